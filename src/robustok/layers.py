@@ -1,0 +1,169 @@
+"""The network parts that tokenizers and generators share: transformer blocks and what they are made of.
+
+A sequence is (b n c): b sequences of n positions, c channels wide. Everything is pre-norm and has no dropout, so a
+forward pass draws no random numbers.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Sequence = Float[Tensor, "b n c"]
+
+
+class KVCache:
+    """The keys and values of the positions seen so far, in memory that is allocated once.
+
+    `keys` and `values` are (b, heads, length, c / heads); the first `filled` positions hold something.
+    """
+
+    def __init__(self, batch: int, heads: int, length: int, head_width: int, *, like: Tensor):
+        self.keys = like.new_empty(batch, heads, length, head_width)
+        self.values = torch.empty_like(self.keys)
+        self.filled = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions so far, the given ones last."""
+        start, end = self.filled, self.filled + keys.shape[2]
+        assert end <= self.keys.shape[2], f"cache of {self.keys.shape[2]} positions is full"
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; heads 64 wide are the fast ones on a CPU.
+
+    `qk_norm` normalises each head's queries and keys (LayerNorm; Dehghani et al. 2023, sec. 2.2).
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, bias: bool = True):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads; choose heads that divide it")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.q_norm = nn.LayerNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width, bias=bias)
+
+    def forward(self, x: Sequence, *, causal: bool = False, cache: KVCache | None = None) -> Sequence:
+        """What each position gathers from all others, or with `causal` from itself and those before it.
+
+        With a cache the positions of `x` follow those in it: one position, or the first ones (an empty cache).
+        """
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if cache is not None:
+            k, v = cache.append(k, v)
+            assert n == 1 or k.shape[2] == n, "several positions at once only into an empty cache"
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=causal and n > 1)
+        return self.proj(x.transpose(1, 2).reshape(b, n, c))
+
+
+class MLP(nn.Module):
+    """Two linear maps with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Sequence) -> Sequence:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learnt gain per channel on a residual branch (Touvron et al. 2021, CaiT, eq. 3)."""
+
+    def __init__(self, width: int, initial: float = 1e-5):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Sequence) -> Sequence:
+        return x * self.gamma
+
+
+class Modulation(nn.Module):
+    """Shifts, scales and gates from a condition: `parts` vectors as wide as it (adaLN-Zero; Peebles & Xie 2023).
+
+    They start at zero. The caller splits them with `chunk(parts, dim=-1)` and applies them with `modulate`.
+    """
+
+    def __init__(self, width: int, parts: int):
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Sequence) -> Float[Tensor, "b n {self.parts}*c"]:
+        return self.linear(F.silu(condition))
+
+
+def modulate(x: Sequence, shift: Sequence, scale: Sequence) -> Sequence:
+    """`x` scaled by 1 + scale and shifted: zeros leave it alone."""
+    return torch.addcmul(x + shift, x, scale)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: attention, then MLP, each added to its input.
+
+    `layer_scale` is the starting gain of both branches (None: no gain). A `modulated` block takes adaLN from outside:
+    `modulation` of its forward is what its own `self.modulation` made of a condition, (b n 6c) in the order shift,
+    scale, gate of the attention, then of the MLP.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        qk_norm: bool = False,
+        layer_scale: float | None = None,
+        modulated: bool = False,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads, qk_norm)
+        self.scale1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, round(mlp_ratio * width))
+        self.scale2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.modulation = Modulation(width, 6) if modulated else None
+
+    def forward(
+        self,
+        x: Sequence,
+        modulation: Float[Tensor, "b n 6*c"] | None = None,
+        *,
+        causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Sequence:
+        assert (modulation is None) == (self.modulation is None), "modulation goes with a modulated block"
+        if modulation is None:
+            x = x + self.scale1(self.attention(self.norm1(x), causal=causal, cache=cache))
+            return x + self.scale2(self.mlp(self.norm2(x)))
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        branch = self.attention(modulate(self.norm1(x), shift1, scale1), causal=causal, cache=cache)
+        x = x + gate1 * self.scale1(branch)
+        return x + gate2 * self.scale2(self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> Float[Tensor, "n c"]:
+    """Fixed embeddings of a rows x columns grid in raster order (Vaswani et al. 2017, sec. 3.5, once per axis).
+
+    The first half of the channels tells the row, the second the column; each half is sines, then cosines.
+    """
+    if width % 4:
+        raise ValueError(
+            f"width {width} is not a multiple of 4, as sines and cosines of two axes need; round it up"
+        )
+    frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
+    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (n, 2)
+    angles = grid[:, :, None] * frequencies  # (n, 2, width / 4)
+    return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
