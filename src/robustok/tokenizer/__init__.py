@@ -1,0 +1,1 @@
+"""Image tokenizers: encoder, quantizer, latent perturbation, decoder, and the four assembled."""

@@ -1,0 +1,175 @@
+"""Latent perturbation: real tokens disturbed as a generator disturbs them (arXiv 2509.12474, sec. 4.2).
+
+A generator that errs puts a code near the right one in its place. `perturb` imitates that on integers: it
+knows neither images nor networks, so main training, pFID and any tokenizer with a codebook share it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from robustok.shapes import Codebook, Latents, Neighbours, TokenMask, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbation:
+    """How hard sampling errors are imitated during main training."""
+
+    alpha: float = 1.0  # share of a chosen image's tokens that are replaced, 0 to 1
+    beta: float = 0.1  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    delta: int = 100  # how many nearest codes a replacement is drawn from
+    anneal_start: float = 0.2  # share of training after which alpha and delta begin to fall
+    anneal_end: float = 0.6  # share of training after which they stay where they are
+    final_share: float = 0.5  # what is left of alpha and delta from then on
+    reference_code: bool = False  # do as the authors' released code does, not as the paper says
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "anneal_start", "anneal_end", "final_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"perturbation {name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.delta < 1:
+            raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {self.delta}")
+        if self.anneal_end < self.anneal_start:
+            raise ValueError(
+                f"annealing ends at {self.anneal_end}, before it starts at {self.anneal_start}; swap the two"
+            )
+
+    def at(self, progress: float) -> tuple[float, int]:
+        """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).
+
+        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there.
+        """
+        if progress < self.anneal_start:
+            fallen = 0.0
+        elif progress >= self.anneal_end:
+            fallen = 1.0
+        else:
+            fallen = (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
+        share = 1 - fallen * (1 - self.final_share)
+        return share * self.alpha, max(1, round(share * self.delta))
+
+
+def neighbours(codebook: Codebook, delta: int) -> Neighbours:
+    """For each code the `delta` others nearest to it in Euclidean distance, the nearest first: (k, delta)."""
+    k = len(codebook)
+    if not 1 <= delta < k:
+        raise ValueError(
+            f"delta = {delta} neighbours were asked for; a codebook of {k} codes has 1 to {k - 1} for each code"
+        )
+    distances = torch.cdist(codebook.float(), codebook.float())
+    distances.fill_diagonal_(torch.inf)
+    return distances.topk(delta, largest=False, sorted=True).indices
+
+
+class Draw(NamedTuple):
+    """Which tokens are replaced, and by which of their neighbours: drawn before any token is known."""
+
+    chosen: TokenMask  # (b, n)
+    rank: Tensor  # (b, n), column of the neighbour table
+
+    def part(self, images: slice) -> "Draw":
+        """The draw of some of the batch's images, where a batch is worked off in parts."""
+        return Draw(self.chosen[images], self.rank[images])
+
+
+def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
+    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement.
+
+    Every token gets a rank in [0, delta), uniformly.
+    """
+    for name, share in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"perturbation {name} is a share from 0 to 1, not {share}")
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device)
+
+    images = uniform(b, 1).argsort(0).argsort(0) < round(beta * b)  # ranks of random numbers: a draw
+    places = uniform(b, n).argsort(1).argsort(1) < round(alpha * n)  # without replacement
+    return Draw(images & places, (uniform(b, n) * delta).long())
+
+
+def replace_tokens(tokens: Tokens, near: Neighbours, draw: Draw) -> Tokens:
+    """The drawn tokens replaced by the neighbours drawn for them."""
+    return torch.where(draw.chosen, near[tokens, draw.rank], tokens)
+
+
+def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, generator: Generator) -> Tokens:
+    """Tokens with some replaced by codes near them, as a generator errs (paper, sec. 4.2).
+
+    Exactly round(beta b) images, and in each exactly round(alpha n) tokens, drawn at random; each replacement
+    is drawn uniformly from the code's row of `near`, which leaves the code itself out, so that every drawn
+    token changes.
+    """
+    drawn = draw(*tokens.shape, near.shape[1], alpha, beta, generator=generator)
+    return replace_tokens(tokens, near, Draw(drawn.chosen.to(tokens.device), drawn.rank.to(tokens.device)))
+
+
+def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
+    """What the authors' released code draws: the first int(b beta) images, each token with probability alpha."""
+    uniform = torch.rand(b, n, generator=generator, device=generator.device)
+    first = torch.arange(b, device=generator.device)[:, None] < int(b * beta)
+    rank = torch.randint(delta, (b, n), generator=generator, device=generator.device)
+    return Draw(first & (uniform <= alpha), rank)
+
+
+def replace_as_released(
+    latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw: Draw
+) -> Tokens:
+    """The drawn tokens replaced as in the released code, which ranks codes by distance to the *encoder's output*.
+
+    Rank 0 is thus the token itself, and one drawn token in `delta` does not change. It searches the codebook
+    anew in every step. `latents` are (b, n, d) where the quantizer compares them with codes.
+    """
+    if not draw.chosen.any():
+        return tokens
+    near = torch.cdist(latents.float(), codebook.float()).topk(delta, largest=False, sorted=True).indices
+    return torch.where(draw.chosen, near.gather(2, draw.rank[:, :, None])[:, :, 0], tokens)
+
+
+class NeighbourTable:
+    """The neighbours of a codebook that is being trained, computed anew only once the codebook has moved.
+
+    A table lookup replaces the search in every step. The table is rebuilt when some code has moved by more
+    than `tolerance` of the mean distance to the furthest neighbour kept, since it was built. Its state is the
+    codebook that it was built from, so that a resumed run has the same table as an uninterrupted one.
+    """
+
+    def __init__(self, tolerance: float = 0.05):
+        self.tolerance = tolerance
+        self.rebuilt = 0  # how many times, for benchmarks and tests
+        self._built_from: Tensor | None = None
+        self._table: Tensor | None = None
+        self._reach = 0.0
+
+    def __call__(self, codebook: Codebook, delta: int) -> Neighbours:
+        """(k, delta) neighbours; a table built for a larger delta serves a smaller one."""
+        codebook = codebook.detach()
+        if self._table is None or self._table.shape[1] < delta or self._moved(codebook):
+            width = delta if self._table is None else max(delta, self._table.shape[1])
+            self._build(codebook, width)
+        assert self._table is not None
+        return self._table[:, :delta]
+
+    def _moved(self, codebook: Codebook) -> bool:
+        assert self._built_from is not None
+        return bool((codebook - self._built_from).norm(dim=1).max() > self.tolerance * self._reach)
+
+    def _build(self, codebook: Codebook, delta: int) -> None:
+        self._built_from = codebook.clone()
+        self._table = neighbours(codebook, delta)
+        self._reach = float((codebook - codebook[self._table[:, -1]]).norm(dim=1).mean())
+        self.rebuilt += 1
+
+    def state_dict(self) -> dict[str, object]:
+        if self._table is None:
+            return {"built_from": None, "delta": 0}
+        return {"built_from": self._built_from, "delta": self._table.shape[1]}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        built_from = state["built_from"]
+        self._table = self._built_from = None
+        if isinstance(built_from, Tensor):
+            self._build(built_from, int(state["delta"]))  # type: ignore[call-overload]

@@ -1,0 +1,102 @@
+"""The parts assembled: encode, quantize, lookup, decode."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustok.shapes import Codebook, Images, Latents, Tokens
+from robustok.tokenizer.decoder import build_decoder
+from robustok.tokenizer.encoder import Conv, ViT, build_encoder
+from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+
+
+class AnyTokenizer(Protocol):
+    """What robustok asks of a tokenizer, whoever made it."""
+
+    image_size: int
+    tokens_per_image: int
+
+    @property
+    def codebook(self) -> Codebook: ...
+    def encode(self, images: Images) -> Latents: ...
+    def quantize(self, latents: Latents) -> Quantized: ...
+    def lookup(self, tokens: Tokens) -> Latents: ...
+    def decode(self, codes: Latents) -> Images: ...
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """What a tokenizer is built from."""
+
+    image_size: int = 256  # side of an image in pixels
+    encoder: ViT | Conv = field(default_factory=ViT)  # image -> latent
+    quantizer: VQ = field(default_factory=VQ)  # latent -> code
+    decoder: ViT | Conv = field(default_factory=ViT)  # code -> image
+
+    def __post_init__(self) -> None:
+        made, read = (part.tokens(self.image_size) for part in (self.encoder, self.decoder))
+        if made != read:
+            raise ValueError(
+                f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers"
+            )
+
+
+class Tokenizer(nn.Module):
+    """Images to discrete tokens and back.
+
+    encode: Images (b 3 h w) in [-1, 1] -> Latents (b n d); quantize: Latents -> Quantized;
+    lookup: Tokens (b n) -> codes (b n d); decode: codes -> Images, not clamped.
+    """
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.image_size = config.image_size
+        self.tokens_per_image = config.encoder.tokens(config.image_size)
+        width = config.quantizer.width
+        self.encoder = build_encoder(config.encoder, config.image_size, width)
+        self.quantizer = VectorQuantizer(config.quantizer)
+        self.decoder = build_decoder(config.decoder, config.image_size, width)
+
+    @property
+    def codebook(self) -> Codebook:
+        return self.quantizer.codebook
+
+    def encode(self, images: Images) -> Latents:
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"this tokenizer takes images of {self.image_size} x {self.image_size} pixels, "
+                f"not {images.shape[-2]} x {images.shape[-1]}; resize or crop them first"
+            )
+        return self.encoder(images)
+
+    def quantize(self, latents: Latents) -> Quantized:
+        return self.quantizer(latents)
+
+    def lookup(self, tokens: Tokens) -> Latents:
+        return self.quantizer.lookup(tokens)
+
+    def decode(self, codes: Latents) -> Images:
+        return self.decoder(codes)
+
+    def fingerprint(self) -> str:
+        """A hash of what decides the tokens: encoder and quantizer. The decoder may change under it."""
+        return fingerprint({k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")})
+
+    def forward(self, images: Images) -> Images:
+        """Reconstructions."""
+        return self.decode(self.quantize(self.encode(images)).codes)
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """16 hex digits that change with any name, shape, type or byte of the tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()[:16]
