@@ -1,0 +1,32 @@
+"""Image tokenizers that generators can rely on: latent perturbation, pFID and decoder post-training.
+
+Names load on first use, so that `import robustok` costs nothing. Everything else is reachable by its module.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_tokenizer": "robustok.tokenizer.tokenizer",
+    "load_generator": "robustok.generators.autoregressive",
+    "sample": "robustok.generators.sampling",
+    "score_tokenizer": "robustok.evaluation.evaluate",
+    "score_generator": "robustok.evaluation.evaluate",
+    "post_train": "robustok.training.post_training",
+}
+
+__all__ = [*_HOMES, "__version__", "data"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data":
+        return import_module("robustok.data")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'robustok' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
