@@ -1,5 +1,47 @@
-"""Checks every shape annotation of robustok while its tests run."""
+"""Checks every shape annotation of robustok while its tests run, and finds the parity fixtures."""
 
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("robustok", "beartype.beartype")
+
+PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
+
+
+@pytest.fixture
+def parity() -> Callable[[str], tuple[dict[str, Any], dict[str, Any]]]:
+    """`parity("rar")` is (meta, inputs and outputs) of a fixture made with the original implementation.
+
+    The test is skipped where the folder is absent: it is not part of robustok.
+    """
+
+    def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        from safetensors.torch import load_file
+
+        folder = PARITY / name
+        if not folder.is_dir():
+            pytest.skip(f"no parity fixture {folder}; set ROBUSTOK_PARITY to the folder that holds {name}")
+        return json.loads((folder / "meta.json").read_text()), load_file(folder / "io.safetensors")
+
+    return load
+
+
+@pytest.fixture
+def parity_weights() -> Callable[[str], dict[str, Any]]:
+    """`parity_weights("rar")`: the original module's state_dict, in float32."""
+
+    def load(name: str) -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        path = PARITY / name / "weights.safetensors"
+        if not path.is_file():
+            pytest.skip(f"no parity fixture {path}; set ROBUSTOK_PARITY to the folder that holds {name}")
+        return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+
+    return load

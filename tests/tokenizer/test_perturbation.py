@@ -1,0 +1,191 @@
+"""Latent perturbation: exact counts, real neighbours, the published schedule, and the released code's numbers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robustok.tokenizer.perturbation import (
+    Draw,
+    NeighbourTable,
+    Perturbation,
+    draw,
+    draw_as_released,
+    neighbours,
+    perturb,
+    replace_as_released,
+)
+from robustok.tokenizer.quantizer import straight_through
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def codebook(k: int = 32, d: int = 4) -> torch.Tensor:
+    return F.normalize(torch.randn(k, d, generator=seeded(0)), dim=1)
+
+
+def test_neighbours_are_the_nearest_others_in_order():
+    codes = codebook()
+    near = neighbours(codes, 5)
+    for code in range(len(codes)):
+        distances = (codes - codes[code]).norm(dim=1)
+        others = [i for i in distances.argsort().tolist() if i != code]
+        assert near[code].tolist() == others[:5]
+
+
+def test_a_code_is_not_its_own_neighbour_even_beside_a_twin():
+    codes = torch.tensor([[0.0], [0.0], [1.0]])
+    assert neighbours(codes, 1).flatten().tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("delta", [0, 32])
+def test_more_neighbours_than_codes_are_refused(delta):
+    with pytest.raises(ValueError, match=f"delta = {delta} .* 32 codes has 1 to 31"):
+        neighbours(codebook(), delta)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(1.0, 0.1), (0.5, 0.5), (0.3, 1.0), (0.06, 0.26), (0.0, 1.0), (1.0, 0.0)]
+)
+def test_exactly_the_shares_are_replaced_by_neighbours(alpha, beta):
+    near = neighbours(codebook(), 6)
+    tokens = torch.randint(32, (10, 16), generator=seeded(1))
+    noisy = perturb(tokens, near, alpha, beta, generator=seeded(2))
+    changed = noisy != tokens
+    hit = changed.any(dim=1)
+    assert hit.sum() == (round(beta * 10) if round(alpha * 16) else 0)
+    assert (changed.sum(dim=1)[hit] == round(alpha * 16)).all()
+    assert (near[tokens] == noisy[:, :, None]).any(dim=2)[changed].all()
+
+
+def test_every_image_place_and_neighbour_is_drawn_equally_often():
+    rounds, b, n, m = 4000, 5, 4, 3
+    chosen, rank = torch.zeros(b, n), torch.zeros(m)
+    generator = seeded(3)
+    for _ in range(rounds):
+        drawn = draw(b, n, m, alpha=0.5, beta=0.4, generator=generator)
+        chosen += drawn.chosen
+        rank += torch.bincount(drawn.rank[drawn.chosen], minlength=m)
+    # each place is chosen with probability 0.4 * 0.5; five standard deviations of that count
+    assert (chosen / rounds - 0.2).abs().max() < 5 * (0.2 * 0.8 / rounds) ** 0.5
+    assert (rank / rank.sum() - 1 / m).abs().max() < 5 * (1 / m * (1 - 1 / m) / rank.sum()) ** 0.5
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_gives_others():
+    near, tokens = neighbours(codebook(), 6), torch.zeros(8, 16, dtype=torch.long)
+    first, again, other = (perturb(tokens, near, 1.0, 0.5, generator=seeded(s)) for s in (4, 4, 5))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_a_share_outside_0_to_1_is_refused(name):
+    shares = {"alpha": 0.5, "beta": 0.5} | {name: 1.5}
+    with pytest.raises(ValueError, match=f"{name} is a share from 0 to 1, not 1.5"):
+        perturb(torch.zeros(2, 2, dtype=torch.long), neighbours(codebook(), 1), **shares, generator=seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"alpha": -0.1}, "alpha is a share"),
+        ({"final_share": 2.0}, "final_share is a share"),
+        ({"delta": 0}, "at least 1, not 0"),
+        ({"anneal_start": 0.7}, "ends at 0.6, before it starts at 0.7"),
+    ],
+)
+def test_a_senseless_perturbation_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Perturbation(**wrong)
+
+
+def test_annealing_is_linear_between_its_ends_and_constant_outside():
+    p = Perturbation(alpha=1.0, delta=100, anneal_start=0.2, anneal_end=0.6, final_share=0.3)
+    assert [p.at(t) for t in (0.0, 0.2, 0.4, 0.6, 1.0)] == [
+        (1.0, 100),
+        (1.0, 100),
+        (pytest.approx(0.65), 65),
+        (pytest.approx(0.3), 30),
+        (pytest.approx(0.3), 30),
+    ]
+
+
+def test_annealing_in_no_time_is_a_step():
+    p = Perturbation(anneal_start=0.5, anneal_end=0.5, final_share=0.0)
+    assert p.at(0.49) == (1.0, 100)
+    assert p.at(0.5) == (0.0, 1)
+
+
+def test_table_is_rebuilt_only_when_the_codebook_moves():
+    codes, table = codebook(), NeighbourTable(tolerance=0.05)
+    assert torch.equal(table(codes, 6), neighbours(codes, 6))
+    assert torch.equal(table(codes + 1e-4, 3), neighbours(codes, 3))
+    assert table.rebuilt == 1
+    moved = codes.clone()
+    moved[7] = codes[20] + 0.01
+    assert torch.equal(table(moved, 6), neighbours(moved, 6))
+    assert table.rebuilt == 2
+    assert torch.equal(table(moved, 9), neighbours(moved, 9))
+    assert table.rebuilt == 3
+
+
+def test_a_restored_table_is_the_one_that_was_saved():
+    codes, table, restored = codebook(), NeighbourTable(), NeighbourTable()
+    table(codes, 6)
+    drifted = codes + 1e-3 * torch.randn(codes.shape, generator=seeded(6))
+    restored.load_state_dict(table.state_dict())
+    assert torch.equal(restored(drifted, 6), table(drifted, 6))
+    restored.load_state_dict(NeighbourTable().state_dict())
+    assert torch.equal(restored(drifted, 6), neighbours(drifted, 6))
+
+
+def test_released_code_draws_from_the_first_images():
+    drawn = draw_as_released(10, 200, 7, alpha=0.5, beta=0.35, generator=seeded(7))
+    assert drawn.chosen.any(dim=1).tolist() == [True] * 3 + [False] * 7
+    share = drawn.chosen[:3].float().mean()
+    assert abs(share - 0.5) < 5 * (0.25 / 600) ** 0.5
+    assert drawn.rank.unique().tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("space", ["l2", "raw"])
+@pytest.mark.parametrize("case", range(5))
+def test_released_code_is_reproduced(parity, space, case):
+    meta, io = parity("robustok_perturb")
+    alpha, beta, delta = (meta["config"]["cases"][case][name] for name in ("alpha", "beta", "delta"))
+    z = io["z"].flatten(2).transpose(1, 2).requires_grad_()
+    latents, codes = z, io["codebook"]
+    if space == "l2":
+        latents, codes = F.normalize(z, dim=-1), F.normalize(codes, dim=-1)
+    b, n, _ = latents.shape
+    tokens = io[f"{space}_indices"].view(b, n)
+    uniform, rank = (io[f"{space}_case{case}_{name}"].view(b, n) for name in ("rand_uniform", "rand_rank"))
+    first = torch.arange(b)[:, None] < int(b * beta)
+    noisy = replace_as_released(latents.detach(), tokens, codes, delta, Draw(first & (uniform <= alpha), rank))
+    assert torch.equal(noisy.flatten(), io[f"{space}_case{case}_new_indices"])
+
+    output = straight_through(latents, F.embedding(noisy, codes))
+    weights = io["grad_w"].flatten(2).transpose(1, 2)
+    (output * weights).sum().backward()
+    as_map = output.transpose(1, 2).reshape(io["z"].shape)
+    torch.testing.assert_close(as_map, io[f"{space}_case{case}_output"], atol=1e-5, rtol=1e-5)
+    gradient = z.grad.transpose(1, 2).reshape(io["z"].shape)
+    torch.testing.assert_close(gradient, io[f"{space}_case{case}_z_grad"], atol=1e-5, rtol=1e-5)
+
+
+def test_published_schedule_is_reproduced(parity):
+    meta, io = parity("robustok_perturb")
+    s = meta["config"]["sched"]
+    p = Perturbation(
+        alpha=s["alpha"],
+        delta=s["delta"],
+        anneal_start=s["anneal_start"] / s["epochs"],
+        anneal_end=s["anneal_end"] / s["epochs"],
+        final_share=s["end_ratio"],
+    )
+    ours = [p.at(epoch / s["epochs"]) for epoch in range(len(io["schedule_alpha"]))]
+    torch.testing.assert_close(
+        torch.tensor([a for a, _ in ours]), io["schedule_alpha"].float(), atol=1e-6, rtol=0
+    )
+    # the released code cuts the fraction of delta off, the paper's default rounds it
+    assert all(0 <= mine - theirs <= 1 for (_, mine), theirs in zip(ours, io["schedule_delta"].tolist(), strict=True))
