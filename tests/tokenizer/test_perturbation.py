@@ -161,7 +161,9 @@ def test_released_code_is_reproduced(parity, space, case):
     tokens = io[f"{space}_indices"].view(b, n)
     uniform, rank = (io[f"{space}_case{case}_{name}"].view(b, n) for name in ("rand_uniform", "rand_rank"))
     first = torch.arange(b)[:, None] < int(b * beta)
-    noisy = replace_as_released(latents.detach(), tokens, codes, delta, Draw(first & (uniform <= alpha), rank))
+    noisy = replace_as_released(
+        latents.detach(), tokens, codes, delta, Draw(first & (uniform <= alpha), rank)
+    )
     assert torch.equal(noisy.flatten(), io[f"{space}_case{case}_new_indices"])
 
     output = straight_through(latents, F.embedding(noisy, codes))
@@ -188,4 +190,6 @@ def test_published_schedule_is_reproduced(parity):
         torch.tensor([a for a, _ in ours]), io["schedule_alpha"].float(), atol=1e-6, rtol=0
     )
     # the released code cuts the fraction of delta off, the paper's default rounds it
-    assert all(0 <= mine - theirs <= 1 for (_, mine), theirs in zip(ours, io["schedule_delta"].tolist(), strict=True))
+    assert all(
+        0 <= mine - theirs <= 1 for (_, mine), theirs in zip(ours, io["schedule_delta"].tolist(), strict=True)
+    )

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from robustok.shapes import Codebook, Latents, Scalar, Tokens
@@ -39,7 +40,7 @@ class VQ:
             )
 
 
-def nearest_code(latents: Latents, codebook: Codebook) -> Tokens:
+def nearest_code(latents: Float[Tensor, "... d"], codebook: Codebook) -> Int[Tensor, "..."]:
     """Index of the codebook entry nearest to each latent; the lower index where two are equally near."""
     # |z - e|^2 without |z|^2, which is the same for every code: one matrix product instead of a difference
     scores = latents @ codebook.T - 0.5 * codebook.square().sum(dim=1)
@@ -83,7 +84,7 @@ class VectorQuantizer(nn.Module):
         """The codes as the decoder gets them: (k, d), of length 1 if normalized."""
         return F.normalize(self.embedding, dim=-1) if self.config.normalized else self.embedding
 
-    def place(self, latents: Latents) -> Latents:
+    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents where they are compared with codes: on the unit sphere if the codebook is."""
         return F.normalize(latents.float(), dim=-1) if self.config.normalized else latents.float()
 
@@ -111,7 +112,7 @@ class VectorQuantizer(nn.Module):
         return F.embedding(tokens, self.codebook)
 
     @torch.no_grad()
-    def start(self, latents: Tensor, *, generator: Generator, rounds: int = 10) -> None:
+    def start(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
         """Place the codes by k-means on latents (m, d) of some first images, m at least the codebook's size."""
         points = self.place(latents)
         k = self.config.codebook_size
