@@ -1,4 +1,4 @@
-"""Latent perturbation: exact counts, real neighbours, the published schedule, and the released code's numbers."""
+"""Latent perturbation: exact counts, real neighbours, the schedule, and the released code's numbers."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_code_is_not_its_own_neighbour_even_beside_a_twin():
 
 @pytest.mark.parametrize("delta", [0, 32])
 def test_more_neighbours_than_codes_are_refused(delta):
-    with pytest.raises(ValueError, match=f"delta = {delta} .* 32 codes has 1 to 31"):
+    with pytest.raises(ValueError, match=f"delta = {delta} .* among 32 has 1 to 31"):
         neighbours(codebook(), delta)
 
 

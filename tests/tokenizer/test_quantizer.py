@@ -94,7 +94,8 @@ def test_long_unused_codes_move_onto_latents_of_the_step():
     assert [quantizer.revive(tokens, latents, generator=seeded(6)) for _ in range(3)] == [0, 0, 4]
     assert torch.equal(quantizer.embedding[:3], before[:3])
     moved = (quantizer.embedding != before).any(dim=1).nonzero().flatten()
-    assert len(moved) == 4 and moved.min() >= 3
+    assert len(moved) == 4
+    assert moved.min() >= 3
     assert all((quantizer.place(latents) == quantizer.embedding[i]).all(dim=-1).any() for i in moved)
 
 

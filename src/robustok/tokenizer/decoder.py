@@ -51,7 +51,7 @@ class ConvDecoder(nn.Module):
         self.stem = config.stem
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The weight whose gradients balance reconstruction and adversarial loss."""
         return self.out.weight
 
@@ -79,7 +79,7 @@ class ViTDecoder(nn.Module):
         self.norm, self.out = nn.LayerNorm(c, eps=1e-6), nn.Linear(c, 3 * config.patch**2)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The weight whose gradients balance reconstruction and adversarial loss."""
         return self.out.weight
 

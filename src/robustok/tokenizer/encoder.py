@@ -160,11 +160,11 @@ class ConvEncoder(nn.Module):
 
 
 class ViTEncoder(nn.Module):
-    """Image patches and learnt latent tokens attend to each other; what the latent tokens became is the latent.
+    """Image patches and learnt latent tokens attend to each other; the latent tokens become the latent.
 
-    The sequence is [class token, patches + positions, latent tokens + positions], with an embedding that tells
-    image from latent, as in the released tokenizer. Where latents and patches are equally many they share
-    their positions.
+    The sequence is [class token, patches + positions, latent tokens + positions], with an embedding that
+    tells image from latent, as in the released tokenizer. Where latents and patches are equally many they
+    share their positions.
     """
 
     def __init__(self, config: ViT, image_size: int, width: int):
@@ -179,7 +179,7 @@ class ViTEncoder(nn.Module):
 
     def forward(self, images: Images) -> Latents:
         x = self.embed(patchify(images, self.patch)) + self.positions
-        latents = self.latent_tokens
+        latents: Tensor = self.latent_tokens
         if len(latents) == len(self.positions):
             latents = latents + self.positions
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.kind[0]

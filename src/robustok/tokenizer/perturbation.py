@@ -56,7 +56,7 @@ def neighbours(codebook: Codebook, delta: int) -> Neighbours:
     k = len(codebook)
     if not 1 <= delta < k:
         raise ValueError(
-            f"delta = {delta} neighbours were asked for; a codebook of {k} codes has 1 to {k - 1} for each code"
+            f"delta = {delta} neighbours were asked for; a code among {k} has 1 to {k - 1} of them"
         )
     distances = torch.cdist(codebook.float(), codebook.float())
     distances.fill_diagonal_(torch.inf)
@@ -103,12 +103,13 @@ def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, gene
     is drawn uniformly from the code's row of `near`, which leaves the code itself out, so that every drawn
     token changes.
     """
-    drawn = draw(*tokens.shape, near.shape[1], alpha, beta, generator=generator)
+    b, n = tokens.shape
+    drawn = draw(b, n, near.shape[1], alpha, beta, generator=generator)
     return replace_tokens(tokens, near, Draw(drawn.chosen.to(tokens.device), drawn.rank.to(tokens.device)))
 
 
 def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
-    """What the authors' released code draws: the first int(b beta) images, each token with probability alpha."""
+    """What the released code draws: the first int(b beta) images, each token with probability alpha."""
     uniform = torch.rand(b, n, generator=generator, device=generator.device)
     first = torch.arange(b, device=generator.device)[:, None] < int(b * beta)
     rank = torch.randint(delta, (b, n), generator=generator, device=generator.device)
@@ -118,7 +119,7 @@ def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, g
 def replace_as_released(
     latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw: Draw
 ) -> Tokens:
-    """The drawn tokens replaced as in the released code, which ranks codes by distance to the *encoder's output*.
+    """The drawn tokens replaced as in the released code, which ranks codes by distance to the encoder's output.
 
     Rank 0 is thus the token itself, and one drawn token in `delta` does not change. It searches the codebook
     anew in every step. `latents` are (b, n, d) where the quantizer compares them with codes.

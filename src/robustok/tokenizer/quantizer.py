@@ -113,7 +113,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
-        """Place the codes by k-means on latents (m, d) of some first images, m at least the codebook's size."""
+        """Place the codes by k-means on the latents of some images, at least as many as there are codes."""
         points = self.place(latents)
         k = self.config.codebook_size
         if len(points) < k:
