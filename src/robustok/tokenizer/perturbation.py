@@ -119,7 +119,7 @@ def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, g
 def replace_as_released(
     latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw: Draw
 ) -> Tokens:
-    """The drawn tokens replaced as in the released code, which ranks codes by distance to the encoder's output.
+    """The drawn tokens replaced as released: codes are ranked by distance to the encoder's output.
 
     Rank 0 is thus the token itself, and one drawn token in `delta` does not change. It searches the codebook
     anew in every step. `latents` are (b, n, d) where the quantizer compares them with codes.
