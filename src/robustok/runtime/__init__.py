@@ -1,0 +1,1 @@
+"""What a run needs around the maths: ranks, seeds, files, logs. Imports nothing else of robustok."""

@@ -1,0 +1,191 @@
+"""Files that are whole or not there: model folders and resume files, tensors and JSON, never pickles.
+
+Every write goes to a neighbour (`name.partial`), is forced to the disk and then renamed over the old file, so
+that whoever kills the process at any moment, or fills the disk, finds the old file or the new one.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Put `data` into the file, all of it or none. Raises OSError; the old file then stays."""
+    with _replacing(Path(path)) as partial:
+        partial.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Put JSON into the file, all of it or none. Raises ValueError for NaN and infinity, which JSON lacks."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot hold this as JSON: {error}; use finite numbers, strings and lists"
+        ) from error
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON in the file. Raises ValueError when it is missing or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); it was cut short or edited, so restore or rewrite it"
+        ) from error
+
+
+def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a model folder: `model.safetensors` (weights) and `config.json`."""
+    folder = Path(folder)
+    write_json(folder / CONFIG, config)
+    _save(folder / MODEL, state, {"robustok": "model"})
+
+
+def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and config of a model folder. Raises ValueError when a file is missing, damaged, of another
+    kind, or holds weights that are not finite."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give the folder that holds {MODEL} and {CONFIG}")
+    config = read_json(folder / CONFIG)
+    state, metadata = _load(folder / MODEL)
+    if metadata.get("robustok", "model") != "model":
+        raise ValueError(
+            f"{folder / MODEL} is a {metadata['robustok']} file, not a model; save the model again"
+        )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} in {folder / MODEL} holds NaN or infinity: training went wrong before it was saved; "
+                "take an earlier save or train again with a lower learning rate"
+            )
+    return state, config
+
+
+def save_resume(path: str | Path, state: Any) -> None:
+    """Write nested dicts (string or integer keys), lists and tuples of tensors, numbers, strings, bools and
+    None into one safetensors file: the tensors flat, the structure as JSON in its metadata.
+
+    Raises ValueError for anything else, naming where it was, and OSError when the disk fails.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = _flatten(state, "", tensors)
+    _save(Path(path), tensors, {"robustok": "resume", "structure": json.dumps(structure)})
+
+
+def load_resume(path: str | Path) -> Any:
+    """What `save_resume` was given, every dtype as it was, tensors on the CPU. Raises ValueError."""
+    tensors, metadata = _load(Path(path))
+    if metadata.get("robustok") != "resume":
+        raise ValueError(f"{path} is not a resume file; give the resume.safetensors of a run folder")
+    return _restore(json.loads(metadata["structure"]), tensors)
+
+
+def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """The structure of `value` as JSON; its tensors go to `tensors` under numbered names."""
+    match value:
+        case Tensor():
+            name = f"{len(tensors)}{where}"
+            tensors[name] = value
+            return {"tensor": name}
+        case None | bool() | int() | float() | str():
+            return value
+        case list():
+            return [_flatten(entry, f"{where}.{i}", tensors) for i, entry in enumerate(value)]
+        case tuple():
+            return {"tuple": [_flatten(entry, f"{where}.{i}", tensors) for i, entry in enumerate(value)]}
+        case Mapping() if all(type(key) in (str, int) for key in value):
+            return {
+                "dict": [[key, _flatten(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]
+            }
+    raise ValueError(
+        f"state{where} is a {type(value).__name__}; a resume file holds tensors, numbers, strings, bools, None, and "
+        "lists, tuples and dicts (string or integer keys) of them"
+    )
+
+
+def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
+    match structure:
+        case list():
+            return [_restore(entry, tensors) for entry in structure]
+        case {"tensor": name}:
+            return tensors[name]
+        case {"tuple": entries}:
+            return tuple(_restore(entry, tensors) for entry in entries)
+        case {"dict": entries}:
+            return {key: _restore(entry, tensors) for key, entry in entries}
+    return structure
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    # Cloned, since safetensors refuses views and tensors that share memory.
+    whole = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
+    }
+    with _replacing(path) as partial:
+        save_file(whole, partial, metadata)
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} {_trouble(path)} ({error})") from error
+
+
+def _trouble(path: Path) -> str:
+    """What is wrong with a file that safetensors cannot read, and what to do."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "is a pickle, which can run code when opened; convert it to safetensors first"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer instead of the file; run `git lfs pull`"
+    if len(start) >= 9 and start[8:9] == b"{":
+        return "was cut short or damaged; copy or download it again"
+    return "is not a safetensors file; give one that robustok wrote"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A neighbour to write to, which becomes `path` when the block ends well and disappears otherwise."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _to_disk(partial)
+        os.replace(partial, path)
+        _to_disk(path.parent)  # the rename itself
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        kept = "the file there is unchanged" if path.exists() else "nothing was written"
+        raise OSError(
+            getattr(error, "errno", None),
+            f"could not write {path} ({error}); {kept}; make room or choose another folder, then start again",
+        ) from error
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""Configs to JSON and back: frozen dataclasses <-> plain dictionaries that name their type."""
+
+import dataclasses
+import math
+import types
+import typing
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+JSON = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+
+def to_plain(config: Any) -> Any:
+    """A config as JSON values: `VQ(size=512)` becomes `{"type": "VQ", "size": 512, ...}`; tuples become lists.
+
+    Raises ValueError for a value that JSON cannot hold.
+    """
+    match config:
+        case _ if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            fields = {
+                field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+            }
+            return {"type": type(config).__name__} | fields
+        case list() | tuple():
+            return [to_plain(value) for value in config]
+        case dict() if all(isinstance(key, str) for key in config):
+            return {key: to_plain(value) for key, value in config.items()}
+        case float() if not math.isfinite(config):
+            raise ValueError(f"a config holds {config}, which JSON cannot; use a finite number or None")
+        case None | bool() | int() | float() | str():
+            return config
+        case Path():
+            return str(config)
+    raise ValueError(
+        f"a config holds a {type(config).__name__}; use dataclasses, numbers, strings, lists and dictionaries"
+    )
+
+
+def from_plain(kind: Any, data: Any, where: str = "") -> Any:
+    """The config that `to_plain` turned into `data`, read by the type hints of `kind`.
+
+    `kind` is a dataclass, a union of dataclasses (chosen by "type") or any hint a config's field may have.
+    A field that `data` lacks takes its default. Raises ValueError for an unknown or missing field, a wrong
+    type or an unknown "type"; it names the place, what was wanted, what came, and the nearest name.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return data
+    if origin in (Union, types.UnionType):
+        return _from_union(arguments, data, where)
+    if origin is Literal:
+        if data not in arguments or type(data) not in map(type, arguments):
+            raise ValueError(f"{_at(where)} {data!r}{_nearest(data, arguments)}")
+        return data
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _from_fields(kind, data, where)
+    if origin is tuple or kind is tuple:
+        return _from_tuple(arguments, data, where)
+    if origin is list or kind is list:
+        values = _expect(list, data, where)
+        return [
+            from_plain(arguments[0] if arguments else Any, v, f"{where}[{i}]") for i, v in enumerate(values)
+        ]
+    if origin is dict or kind is dict:
+        value_kind = arguments[1] if arguments else Any
+        return {
+            key: from_plain(value_kind, v, _join(where, key)) for key, v in _expect(dict, data, where).items()
+        }
+    if kind is None or kind is types.NoneType:
+        return _expect(types.NoneType, data, where)
+    if kind is float and type(data) is int:
+        return float(data)
+    if kind is Path:
+        return Path(_expect(str, data, where))
+    if kind in (bool, int, float, str):
+        return _expect(kind, data, where)
+    raise ValueError(
+        f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses"
+    )
+
+
+def _from_fields(kind: type, data: Any, where: str) -> Any:
+    """A dataclass from a dictionary."""
+    values = dict(_expect(dict, data, where))
+    given = values.pop("type", kind.__name__)
+    if given != kind.__name__:
+        raise ValueError(f"{_at(where)} {given!r}{_nearest(given, [kind.__name__])}")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for name in values:
+        if name not in fields:
+            raise ValueError(
+                f"{_join(where, name)} is not a field of {kind.__name__}{_nearest(name, fields)}"
+            )
+    for name, field in fields.items():
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if needed and name not in values:
+            raise ValueError(f"{_join(where, name)} is missing; {kind.__name__} needs it, so add it")
+    return kind(
+        **{name: from_plain(hints[name], value, _join(where, name)) for name, value in values.items()}
+    )
+
+
+def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
+    """The member of a union that `data` is: a dataclass by its "type", else the first plain kind that fits."""
+    classes = {
+        kind.__name__: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }
+    if isinstance(data, dict) and classes:
+        name = data.get("type", next(iter(classes)) if len(classes) == 1 else None)
+        if name not in classes:
+            raise ValueError(f"{_at(where)} {name!r}{_nearest(name, classes)}")
+        return from_plain(classes[name], data, where)
+    for kind in kinds:
+        if kind not in classes.values():
+            try:
+                return from_plain(kind, data, where)
+            except ValueError:
+                continue
+    wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise ValueError(f"{_at(where)} {data!r}; it should be {wanted}")
+
+
+def _from_tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    """A tuple from a list, of one kind throughout (`tuple[int, ...]`) or of a fixed length."""
+    values = _expect(list, data, where)
+    if not kinds:
+        kinds = (Any, ...)
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(values)
+    if len(kinds) != len(values):
+        raise ValueError(f"{_at(where)} {data!r}; it should have {len(kinds)} entries, not {len(values)}")
+    return tuple(
+        from_plain(kind, value, f"{where}[{i}]") for i, (kind, value) in enumerate(zip(kinds, values))
+    )
+
+
+def _expect(kind: type, data: Any, where: str) -> Any:
+    if type(data) is tuple and kind is list:
+        return list(data)
+    if type(data) is not kind:
+        raise ValueError(f"{_at(where)} {data!r}; it should be of type {kind.__name__}")
+    return data
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _at(where: str) -> str:
+    return f"{where} is" if where else "the config is"
+
+
+def _nearest(name: Any, names: typing.Iterable[Any]) -> str:
+    """`; did you mean ...?` with the nearest of `names`, or all of them when none is near."""
+    known = [str(known) for known in names]
+    near = get_close_matches(str(name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(map(repr, known))}"

@@ -1,0 +1,221 @@
+"""From gradients to weights: AdamW with warm-up, cosine, clipping and accumulation; weight average; precision."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustok.runtime.distributed import mean
+from robustok.shapes import Scalar
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW and its learning rate over a run."""
+
+    lr: float  # learning rate at its peak
+    betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's two moments
+    weight_decay: float = 0.0  # pulls matrices and kernels to zero; norms and biases stay free
+    warmup: int = 0  # steps in which the learning rate rises linearly
+    final_lr_share: float = 0.0  # share of lr that is left at the end of the cosine
+    clip: float = 1.0  # largest gradient norm; 0 switches clipping off
+    accumulate: int = 1  # parts a batch is worked through in, to save memory
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}; it must be positive, for example 2e-4")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"betas are {self.betas}; each must be at least 0 and below 1, for example (0.9, 0.95)"
+            )
+        if not 0 <= self.final_lr_share <= 1:
+            raise ValueError(f"final_lr_share is {self.final_lr_share}; it is a share of lr, so from 0 to 1")
+        for name, least in (("weight_decay", 0), ("warmup", 0), ("clip", 0), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+def learning_rate(config: Optim, step: int, steps: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) of `steps`: linear to `lr` over the warm-up, then half a
+    cosine (Loshchilov & Hutter 2017, eq. 5, no restarts) that reaches `lr * final_lr_share` in the last step."""
+    taken = step + 1
+    if taken <= config.warmup:
+        return config.lr * taken / config.warmup
+    progress = min((taken - config.warmup) / max(steps - config.warmup, 1), 1.0)
+    share = config.final_lr_share + (1 - config.final_lr_share) * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * share
+
+
+def split(batch: Any, parts: int) -> Iterator[tuple[Any, float]]:
+    """The batch in up to `parts` pieces along the first axis, each with its share of the whole.
+
+    A batch is a tensor or a tuple, named tuple or dict of tensors that agree in the first axis.
+
+        for part, share in split(batch, config.accumulate):
+            update.backward(loss(part), share)
+    """
+    lengths = {len(tensor) for tensor in _tensors(batch)}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"the tensors of a batch have lengths {sorted(lengths)}; they must agree to be split"
+        )
+    length = lengths.pop()
+    size = math.ceil(length / parts)
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        yield _slice(batch, start, stop), (stop - start) / length
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+        return
+    for value in batch.values() if isinstance(batch, dict) else batch:
+        yield from _tensors(value)
+
+
+def _slice(batch: Any, start: int, stop: int) -> Any:
+    match batch:
+        case Tensor():
+            return batch[start:stop]
+        case dict():
+            return {name: _slice(value, start, stop) for name, value in batch.items()}
+    values = [_slice(value, start, stop) for value in batch]
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+
+
+class Update:
+    """One optimizer over some parameters: `backward` once or more, then `apply`.
+
+    Parameters that need no gradient are left alone. Parameters with one axis or none (norms, biases) do not
+    decay. A step whose loss or gradient is not finite on any rank changes nothing but clears the gradients.
+    """
+
+    def __init__(
+        self, parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: Optim, steps: int
+    ) -> None:
+        named = parameters.named_parameters() if isinstance(parameters, nn.Module) else parameters
+        self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
+        if not self.parameters:
+            raise ValueError("there is nothing to train: no parameter requires a gradient; unfreeze some")
+        self.config, self.steps = config, steps
+        weights = list(self.parameters.values())
+        groups = [
+            {"params": [w for w in weights if w.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
+        )
+        self._finite = torch.ones((), device=weights[0].device)
+
+    def backward(self, loss: Scalar, share: float = 1.0) -> None:
+        """Add the gradient of `share * loss`; the shares of one step sum to 1 when losses are batch means."""
+        self._finite *= loss.detach().isfinite()
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+
+    def apply(self, step: int) -> dict[str, Tensor]:
+        """Take optimizer step `step` (from 0) and clear the gradients.
+
+        Returns "lr", "gradient_norm" (before clipping) and "skipped": 1 when the loss or the gradient was not
+        finite and the weights were left as they are, else 0.
+        """
+        lr = learning_rate(self.config, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        gradients = [w.grad for w in self.parameters.values() if w.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = mean(self._finite * norm.isfinite()) == 1  # all ranks decide alike
+        if finite:
+            if self.config.clip > 0:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.clip, norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._finite.fill_(1)
+        return {"lr": torch.tensor(lr), "gradient_norm": norm, "skipped": (~finite).float()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments and step count of every parameter that has been updated, by name."""
+        return {
+            name: dict(self.optimizer.state[weight])
+            for name, weight in self.parameters.items()
+            if weight in self.optimizer.state
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave. Raises ValueError when names or shapes do not fit."""
+        if unknown := state.keys() - self.parameters.keys():
+            raise ValueError(
+                f"the saved optimizer knows {sorted(unknown)[0]!r}, this model does not; build the same model"
+            )
+        self.optimizer.state.clear()
+        for name, saved in state.items():
+            weight = self.parameters[name]
+            for key, value in saved.items():
+                if value.ndim and value.shape != weight.shape:
+                    raise ValueError(
+                        f"the saved optimizer has {name} as {tuple(value.shape)}, this model as {tuple(weight.shape)}; "
+                        "build the same model"
+                    )
+                # empty_like keeps the weight's memory layout, on which the last bit of an update depends.
+                like = (
+                    torch.empty_like(weight) if value.ndim else torch.empty_like(value, device=weight.device)
+                )
+                self.optimizer.state[weight][key] = like.detach().copy_(value)
+
+
+class Average:
+    """A running average of a module's weights, in `.module` (evaluation mode, no gradients).
+
+    average <- decay average + (1 - decay) weights, with decay min(decay, (1 + t) / (10 + t)) after t updates,
+    so that the random start is soon forgotten. Buffers are copied.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}; it must be at least 0 and below 1, for example 0.999")
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the weights of `module`."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        ours, theirs = list(self.module.parameters()), list(module.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for our, their in zip(self.module.buffers(), module.buffers(), strict=True):
+            our.copy_(their)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "module": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.updates = state["updates"]
+
+
+def autocast(device: str | torch.device, precision: Precision = "auto") -> AbstractContextManager[Any]:
+    """A context in which matrix products and convolutions run in bfloat16 where that helps.
+
+    "auto": on CUDA, and on CPUs that multiply bfloat16 (AVX-512 BF16 or AMX); "bf16" anywhere; "fp32" nowhere.
+    """
+    kind = torch.device(device).type
+    if precision == "fp32" or (precision == "auto" and not _multiplies_bf16(kind)):
+        return nullcontext()
+    return torch.autocast(kind, torch.bfloat16)
+
+
+def _multiplies_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Older torch cannot tell; then float32 is the safe choice.
+    known = torch.cpu.get_capabilities() if kind == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
