@@ -30,9 +30,8 @@ def write_json(path: str | Path, value: Any) -> None:
     try:
         text = json.dumps(value, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot hold this as JSON: {error}; use finite numbers, strings and lists"
-        ) from error
+        remedy = "use finite numbers, strings, lists and dictionaries"
+        raise ValueError(f"{path} cannot hold this as JSON: {error}; {remedy}") from error
     write_bytes(path, (text + "\n").encode())
 
 
@@ -44,9 +43,8 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); it was cut short or edited, so restore or rewrite it"
-        ) from error
+        remedy = "it was cut short or edited, so restore it or write it anew"
+        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
 
 
 def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -114,8 +112,8 @@ def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
                 "dict": [[key, _flatten(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]
             }
     raise ValueError(
-        f"state{where} is a {type(value).__name__}; a resume file holds tensors, numbers, strings, bools, None, and "
-        "lists, tuples and dicts (string or integer keys) of them"
+        f"state{where} is a {type(value).__name__}; a resume file holds tensors, numbers, strings, bools, "
+        "None, and lists, tuples and dicts (string or integer keys) of them"
     )
 
 
@@ -133,7 +131,7 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    # Cloned, since safetensors refuses views and tensors that share memory.
+    # Cloned: safetensors refuses views and tensors that share memory.
     whole = {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
     }
@@ -146,7 +144,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} {_trouble(path)} ({error})") from error
 
@@ -155,12 +153,12 @@ def _trouble(path: Path) -> str:
     """What is wrong with a file that safetensors cannot read, and what to do."""
     with path.open("rb") as file:
         start = file.read(64)
+    if start[8:9] == b"{":  # where the header of a safetensors file begins
+        return "was cut short or damaged; copy or download it again"
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "is a pickle, which can run code when opened; convert it to safetensors first"
     if start.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer instead of the file; run `git lfs pull`"
-    if len(start) >= 9 and start[8:9] == b"{":
-        return "was cut short or damaged; copy or download it again"
     return "is not a safetensors file; give one that robustok wrote"
 
 
@@ -184,7 +182,10 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Force a file, or the names in a folder, out of the system's cache."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

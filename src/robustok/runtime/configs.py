@@ -8,18 +8,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-JSON = None | bool | int | float | str | list[Any] | dict[str, Any]
-
 
 def to_plain(config: Any) -> Any:
-    """A config as JSON values: `VQ(size=512)` becomes `{"type": "VQ", "size": 512, ...}`; tuples become lists.
+    """A config as JSON values: `VQ(size=512)` becomes `{"type": "VQ", "size": 512, ...}`, a tuple a list.
 
     Raises ValueError for a value that JSON cannot hold.
     """
     match config:
         case _ if dataclasses.is_dataclass(config) and not isinstance(config, type):
             fields = {
-                field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+                field.name: to_plain(getattr(config, field.name))
+                for field in dataclasses.fields(config)
+                if field.init
             }
             return {"type": type(config).__name__} | fields
         case list() | tuple():
@@ -103,7 +103,7 @@ def _from_fields(kind: type, data: Any, where: str) -> Any:
 
 
 def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
-    """The member of a union that `data` is: a dataclass by its "type", else the first plain kind that fits."""
+    """The member of a union that `data` is: a dataclass by "type", else the first plain kind that fits."""
     classes = {
         kind.__name__: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     }
@@ -132,7 +132,8 @@ def _from_tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...
     if len(kinds) != len(values):
         raise ValueError(f"{_at(where)} {data!r}; it should have {len(kinds)} entries, not {len(values)}")
     return tuple(
-        from_plain(kind, value, f"{where}[{i}]") for i, (kind, value) in enumerate(zip(kinds, values))
+        from_plain(kind, value, f"{where}[{i}]")
+        for i, (kind, value) in enumerate(zip(kinds, values, strict=True))
     )
 
 

@@ -50,7 +50,7 @@ def gather(value: Tensor) -> Tensor:
     Gradients flow: each rank receives the sum of what all ranks' losses ask of its part, so that after the
     usual averaging of parameter gradients the result is the gradient of the mean loss over ranks.
     """
-    return _Gather.apply(value) if _active() else value  # type: ignore[no-untyped-call]
+    return _Gather.apply(value) if _active() else value
 
 
 class _Gather(torch.autograd.Function):
@@ -61,7 +61,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total.chunk(world_size())[rank()]

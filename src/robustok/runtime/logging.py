@@ -110,8 +110,7 @@ class Progress:
             return
         seconds = time.monotonic() - self._began
         left = seconds * (self.total - done) / max(done - self.start, 1)
-        numbers = " ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
-        text = f"{self.rate(done):.0f} images/s, {clock(left)} left  {numbers}".rstrip()
+        text = f"{self.rate(done):.4g} images/s, {clock(left)} left  {in_words(values or {})}".rstrip()
         if self._bar:
             self._bar.update(self._task, completed=done, text=text)
             return
@@ -124,6 +123,11 @@ class Progress:
         """Print a line above the bar."""
         if not self.quiet:
             self.console.print(f"{self.name}: {text}", markup=False)
+
+
+def in_words(values: Mapping[str, float]) -> str:
+    """`l1 0.1234 psnr 21.5`: values in four digits."""
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def clock(seconds: float) -> str:

@@ -1,8 +1,8 @@
 """The one loop of all three stages: it counts, saves, logs and evaluates, and never asks which stage it runs.
 
 Everything random is a function of the seed and the step: `batches(step)` brings its own streams, and torch's
-global generator, which dropout draws from, is seeded anew before every step. So a run that was killed at any moment
-goes on from its last save as if nothing had happened; on a CPU its weights end bitwise the same.
+global generator, which dropout draws from, is seeded anew before every step. So a run that was killed at any
+moment goes on from its last save as if nothing had happened; on a CPU its weights end bitwise the same.
 """
 
 import io
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from robustok.runtime.checkpoint import load_resume, save_resume, write_bytes, write_json
 from robustok.runtime.distributed import barrier, is_main, mean, rank
-from robustok.runtime.logging import MetricsLog, Progress
+from robustok.runtime.logging import MetricsLog, Progress, in_words
 from robustok.runtime.seeding import derive
 from robustok.shapes import to_pixels
 
@@ -34,8 +36,10 @@ class Stage(Protocol):
     """Something to train: a tokenizer, a generator, a decoder."""
 
     def step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """Take one optimizer step and return named scalars. "skipped" = 1 says that no step was taken,
-        because the loss or the gradient was not finite."""
+        """Take one optimizer step and return named scalars, the most telling first.
+
+        "skipped" = 1 says that no step was taken, because the loss or the gradient was not finite.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -109,17 +113,18 @@ def run(
 ) -> None:
     """Train `stage` for `config.steps` steps, going on from the last save in `folder` if there is one.
 
-    batches     the batch of step 0, 1, ...: a pure function of the step; called one step ahead in a thread
-    name        what the progress bar and the preview files are called
+    batches     the batch of step 0, 1, ...: a pure function of the step, called one step ahead in a thread
+    name        what the run is called on the screen
     describe    the run's whole configuration as JSON values; a run with another one is not continued
-    preview     pictures by name, called with the steps taken, every `config.preview_every` steps and at the end;
+    preview     pictures by name, asked for every `config.preview_every` steps and at the end;
                 they go to `previews/{name}_{step}.png`
-    check       values by name, called with the steps taken, every `check_every` steps and at the end; they go to
-                `metrics.jsonl`
+    check       values by name, asked for every `check_every` steps and at the end;
+                they go to `metrics.jsonl`
 
-    Writes `run.json`, `metrics.jsonl`, `resume.safetensors` and `previews/`. Raises ValueError when the folder
-    holds another run, RuntimeError when `config.max_skipped` steps in a row were skipped, OSError when a file
-    cannot be written; what was saved before stays.
+    Both `preview` and `check` are called with the number of steps taken. Writes `run.json`, `metrics.jsonl`,
+    `resume.safetensors` and `previews/`. Raises ValueError when the folder holds another run, RuntimeError
+    when `config.max_skipped` steps in a row were skipped, OSError when a file cannot be written; what was
+    saved before stays.
     """
     folder = Path(folder)
     counts = _resume(stage, config, folder, describe or {})
@@ -137,15 +142,11 @@ def run(
         for batch in _prefetched(batches, counts.done, config.steps):
             torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
             terms = stage.step(batch, counts.done)
-            values = {term: float(mean(value.detach())) for term, value in terms.items()}
+            values = _numbers(terms)
             counts.add(values)
             counts.seconds = time.monotonic() - began
-            done = counts.done
-
-            def due(every: int) -> bool:
-                return every > 0 and done % every == 0 or done == config.steps
-
             _stop_if_lost(counts, config, name, folder, progress)
+            done, due = counts.done, partial(_due, counts.done, config.steps)
             row: dict[str, float] = {}
             if due(config.log_every):
                 pace = {
@@ -155,7 +156,9 @@ def run(
                 }
                 row |= counts.row() | pace
             if check and due(check_every):
-                row |= check(done)
+                checked = check(done)
+                progress.say(f"at step {done}: {in_words(checked)}")
+                row |= checked
             if row and is_main():
                 log.write(done, row)
             if preview and config.preview_every and due(config.preview_every):
@@ -163,7 +166,20 @@ def run(
             if due(config.save_every):
                 log.sync()
                 _save(stage, counts, config, folder, describe or {})
-            progress.update(done, values)
+            values.pop("skipped", None)
+            progress.update(done, dict(islice(values.items(), 4)))
+
+
+def _due(done: int, steps: int, every: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return (every > 0 and done % every == 0) or done == steps
+
+
+def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of each term over all ranks, in one exchange and one wait for the device."""
+    device = max((term.device for term in terms.values()), key=lambda device: device.type != "cpu")
+    stacked = torch.stack([term.detach().to(device, torch.float32) for term in terms.values()])
+    return dict(zip(terms, mean(stacked).tolist(), strict=True))
 
 
 def _prefetched(batches: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
@@ -232,8 +248,8 @@ def _stop_if_lost(counts: _Counts, config: Loop, name: str, folder: Path, progre
     if counts.skipped_in_row >= config.max_skipped:
         raise RuntimeError(
             f"{name} stopped at step {counts.done}: the loss or its gradient was not finite in the last "
-            f"{counts.skipped_in_row} steps; lower the learning rate, warm up for longer, or run in fp32, in another "
-            f"folder than {folder}"
+            f"{counts.skipped_in_row} steps; lower the learning rate, warm up for longer, or train in fp32, and "
+            f"choose another folder than {folder}"
         )
 
 

@@ -1,4 +1,4 @@
-"""From gradients to weights: AdamW with warm-up, cosine, clipping and accumulation; weight average; precision."""
+"""From gradients to weights: AdamW with warm-up, cosine, clipping and accumulation; averaging; precision."""
 
 import copy
 import math
@@ -43,8 +43,11 @@ class Optim:
 
 
 def learning_rate(config: Optim, step: int, steps: int) -> float:
-    """The learning rate of optimizer step `step` (from 0) of `steps`: linear to `lr` over the warm-up, then half a
-    cosine (Loshchilov & Hutter 2017, eq. 5, no restarts) that reaches `lr * final_lr_share` in the last step."""
+    """The learning rate of optimizer step `step` (from 0) of `steps`.
+
+    Linear to `lr` over the warm-up, then half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)
+    that reaches `lr * final_lr_share` in the last step.
+    """
     taken = step + 1
     if taken <= config.warmup:
         return config.lr * taken / config.warmup
@@ -119,7 +122,7 @@ class Update:
     def backward(self, loss: Scalar, share: float = 1.0) -> None:
         """Add the gradient of `share * loss`; the shares of one step sum to 1 when losses are batch means."""
         self._finite *= loss.detach().isfinite()
-        (loss * share).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()
 
     def apply(self, step: int) -> dict[str, Tensor]:
         """Take optimizer step `step` (from 0) and clear the gradients.
@@ -139,7 +142,11 @@ class Update:
             self.optimizer.step()
         self.optimizer.zero_grad()
         self._finite.fill_(1)
-        return {"lr": torch.tensor(lr), "gradient_norm": norm, "skipped": (~finite).float()}
+        return {
+            "lr": torch.tensor(lr, device=norm.device),
+            "gradient_norm": norm,
+            "skipped": (~finite).float(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The moments and step count of every parameter that has been updated, by name."""
@@ -161,8 +168,8 @@ class Update:
             for key, value in saved.items():
                 if value.ndim and value.shape != weight.shape:
                     raise ValueError(
-                        f"the saved optimizer has {name} as {tuple(value.shape)}, this model as {tuple(weight.shape)}; "
-                        "build the same model"
+                        f"the saved optimizer has {name} as {tuple(value.shape)}, "
+                        f"this model as {tuple(weight.shape)}; build the same model"
                     )
                 # empty_like keeps the weight's memory layout, on which the last bit of an update depends.
                 like = (
@@ -188,10 +195,10 @@ class Average:
     def update(self, module: nn.Module) -> None:
         """Move the average towards the weights of `module`."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        ours, theirs = list(self.module.parameters()), list(module.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
-        for our, their in zip(self.module.buffers(), module.buffers(), strict=True):
-            our.copy_(their)
+        for average, weight in zip(self.module.parameters(), module.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+        for copied, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            copied.copy_(buffer)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -205,7 +212,7 @@ class Average:
 def autocast(device: str | torch.device, precision: Precision = "auto") -> AbstractContextManager[Any]:
     """A context in which matrix products and convolutions run in bfloat16 where that helps.
 
-    "auto": on CUDA, and on CPUs that multiply bfloat16 (AVX-512 BF16 or AMX); "bf16" anywhere; "fp32" nowhere.
+    "auto": on CUDA and on CPUs that multiply bfloat16 (AVX-512 BF16, AMX); "bf16": always; "fp32": never.
     """
     kind = torch.device(device).type
     if precision == "fp32" or (precision == "auto" and not _multiplies_bf16(kind)):
@@ -215,7 +222,7 @@ def autocast(device: str | torch.device, precision: Precision = "auto") -> Abstr
 
 def _multiplies_bf16(kind: str) -> bool:
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Older torch cannot tell; then float32 is the safe choice.
     known = torch.cpu.get_capabilities() if kind == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
