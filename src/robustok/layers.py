@@ -1,7 +1,7 @@
 """The network parts that tokenizers and generators share: transformer blocks and what they are made of.
 
-A sequence is (b n c): b sequences of n positions, c channels wide. Everything is pre-norm and has no dropout, so a
-forward pass draws no random numbers.
+A sequence is (b n c): b sequences of n positions, c channels wide. Everything is pre-norm and has no dropout,
+so a forward pass draws no random numbers.
 """
 
 import torch
@@ -10,27 +10,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Sequence = Float[Tensor, "b n c"]
+Heads = Float[Tensor, "b heads _ e"]  # e channels per head
 
 
 class KVCache:
-    """The keys and values of the positions seen so far, in memory that is allocated once.
+    """Keys and values of the positions seen so far, in memory allocated once for `length` positions."""
 
-    `keys` and `values` are (b, heads, length, c / heads); the first `filled` positions hold something.
-    """
-
-    def __init__(self, batch: int, heads: int, length: int, head_width: int, *, like: Tensor):
-        self.keys = like.new_empty(batch, heads, length, head_width)
-        self.values = torch.empty_like(self.keys)
+    def __init__(self, length: int):
+        self.length = length
         self.filled = 0
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
         """Keys and values of all positions so far, the given ones last."""
-        start, end = self.filled, self.filled + keys.shape[2]
-        assert end <= self.keys.shape[2], f"cache of {self.keys.shape[2]} positions is full"
-        self.keys[:, :, start:end] = keys
-        self.values[:, :, start:end] = values
-        self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        b, h, new, e = keys.shape
+        if self.filled == 0:
+            self.keys, self.values = (x.new_empty(b, h, self.length, e) for x in (keys, values))
+        start, self.filled = self.filled, self.filled + new
+        assert self.filled <= self.length, f"cache of {self.length} positions is full"
+        self.keys[:, :, start : self.filled] = keys
+        self.values[:, :, start : self.filled] = values
+        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
 
 
 class Attention(nn.Module):
@@ -52,7 +51,7 @@ class Attention(nn.Module):
     def forward(self, x: Sequence, *, causal: bool = False, cache: KVCache | None = None) -> Sequence:
         """What each position gathers from all others, or with `causal` from itself and those before it.
 
-        With a cache the positions of `x` follow those in it: one position, or the first ones (an empty cache).
+        With a cache the positions of `x` follow those in it: one position, or the first ones of all.
         """
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
@@ -88,9 +87,9 @@ class LayerScale(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates from a condition: `parts` vectors as wide as it (adaLN-Zero; Peebles & Xie 2023).
+    """Shifts, scales and gates of adaLN-Zero, `parts` vectors as wide as the condition (Peebles & Xie 2023).
 
-    They start at zero. The caller splits them with `chunk(parts, dim=-1)` and applies them with `modulate`.
+    All start at zero. The caller splits them with `chunk(parts, dim=-1)` and applies them with `modulate`.
     """
 
     def __init__(self, width: int, parts: int):
@@ -112,9 +111,9 @@ def modulate(x: Sequence, shift: Sequence, scale: Sequence) -> Sequence:
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then MLP, each added to its input.
 
-    `layer_scale` is the starting gain of both branches (None: no gain). A `modulated` block takes adaLN from outside:
-    `modulation` of its forward is what its own `self.modulation` made of a condition, (b n 6c) in the order shift,
-    scale, gate of the attention, then of the MLP.
+    `layer_scale` is the starting gain of both branches (None: no gain). A `modulated` block is given with its
+    input what its own `modulation` made of a condition, so that equal conditions are computed once: shift,
+    scale and gate of the attention, then of the MLP.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class Block(nn.Module):
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Float[Tensor, "n c"]:
-    """Fixed embeddings of a rows x columns grid in raster order (Vaswani et al. 2017, sec. 3.5, once per axis).
+    """Fixed embeddings of a grid in raster order (Vaswani et al. 2017, sec. 3.5, once per axis).
 
     The first half of the channels tells the row, the second the column; each half is sines, then cosines.
     """

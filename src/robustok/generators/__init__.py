@@ -1,0 +1,1 @@
+"""Models that produce tokens, and how they are sampled."""

@@ -1,0 +1,173 @@
+"""Sampling tokens: temperature, top-k, top-p, guidance, and keeping some tokens of real images."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustok.shapes import Labels, TokenMask, Tokens
+
+Distribution = Float[Tensor, "b k"]
+
+
+@runtime_checkable
+class TokenGenerator(Protocol):
+    """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one."""
+
+    @property
+    def tokens_per_image(self) -> int: ...
+    @property
+    def no_label(self) -> int: ...
+    def predictor(self, labels: Labels) -> Callable[[Tensor | None], Tensor]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn from a generator's predictions."""
+
+    temperature: float = 1.0  # logits are divided by it
+    top_k: int = 0  # draw from the k likeliest codes only; 0: from all
+    top_p: float = 1.0  # draw from the likeliest codes that together have this probability; 1: from all
+    guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
+    schedule: Literal["constant", "linear", "power-cosine"] = "constant"  # how the scale gets from 1 to g
+    power: float = 1.0  # of power-cosine: above 1 the scale rises later, below 1 earlier
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature is {self.temperature}, which must be above 0; for argmax use top_k=1"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; choose a number of codes, or 0 for all")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it is a probability above 0, or 1 for all codes")
+        if self.guidance < 0:
+            raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
+        if self.schedule not in ("constant", "linear", "power-cosine"):
+            raise ValueError(f"schedule is {self.schedule!r}; choose 'constant', 'linear' or 'power-cosine'")
+        if self.power < 0:
+            raise ValueError(f"power is {self.power}, which must be 0 or more")
+
+
+def guidance_scales(config: Sampling, n: int) -> list[float]:
+    """The guidance scale at each of n tokens.
+
+    With g the guidance and s/n the share of tokens already there: g itself (constant), 1 + (g - 1) s/n
+    (linear), or 1 + (g - 1) (1 - cos(pi (s/n)^power)) / 2 (power-cosine; Gao et al. 2023, MDTv2; RAR).
+    """
+
+    def rise(done: float) -> float:
+        match config.schedule:
+            case "constant":
+                return 1.0
+            case "linear":
+                return done
+            case "power-cosine":
+                return (1 - math.cos(math.pi * done**config.power)) / 2
+
+    return [1 + (config.guidance - 1) * rise(s / n) for s in range(n)]
+
+
+def guide(labelled: Distribution, unlabelled: Distribution, scale: float) -> Distribution:
+    """Logits moved away from those without a label (Ho & Salimans 2022, eq. 6); scale 1 is `labelled`."""
+    return unlabelled + scale * (labelled - unlabelled)
+
+
+def probabilities(logits: Distribution, config: Sampling) -> Distribution:
+    """What to draw from: temperature first, then top-k, then top-p; rows sum to 1."""
+    logits = logits.float() / config.temperature
+    if 0 < config.top_k < logits.shape[1]:
+        values, codes = logits.topk(config.top_k, dim=1)
+        logits = torch.full_like(logits, -math.inf).scatter(1, codes, values)
+    p = logits.softmax(dim=1)
+    if config.top_p < 1:
+        sorted_p, codes = p.sort(dim=1, descending=True, stable=True)
+        likelier = sorted_p.cumsum(dim=1) - sorted_p  # probability of all codes before this one
+        p = torch.zeros_like(p).scatter(1, codes, sorted_p.where(likelier < config.top_p, 0.0))
+        p = p / p.sum(dim=1, keepdim=True)
+    return p
+
+
+def draw(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
+    """The code at which each row's cumulative probability passes its uniform number in [0, 1)."""
+    cumulative = p.double().cumsum(dim=1)
+    cumulative = (
+        cumulative / cumulative[:, -1:]
+    )  # ends in exactly 1, so codes of probability 0 are never drawn
+    return torch.searchsorted(cumulative, uniform.contiguous().unsqueeze(1), right=True).squeeze(1)
+
+
+def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
+    """n float64 numbers in [0, 1) for each sample: the Philox stream whose key is (seed, sample)."""
+    keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
+    return torch.from_numpy(
+        np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys])
+    )
+
+
+@torch.no_grad()
+def sample_tokens(
+    generator: TokenGenerator,
+    labels: Labels,
+    config: Sampling,
+    *,
+    seed: int,
+    first: int = 0,
+    keep: TokenMask | None = None,
+    tokens: Tokens | None = None,
+    batch_size: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Tokens:
+    """Tokens of one image per label, on the labels' device, where the generator must be too.
+
+    Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
+    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done.
+    """
+    if (keep is None) != (tokens is None):
+        raise ValueError("keep and tokens go together; give both or neither")
+    n = generator.tokens_per_image
+    if tokens is not None and tokens.shape != (len(labels), n):
+        raise ValueError(
+            f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for"
+        )
+    scales = guidance_scales(config, n)
+    batches = []
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, min(start + batch_size, len(labels)))
+        uniform = uniforms(seed, range(first + part.start, first + part.stop), n).to(labels.device)
+        kept = None if keep is None or tokens is None else (keep[part], tokens[part])
+        batches.append(_sample_batch(generator, labels[part], config, scales, uniform, kept))
+        if progress is not None:
+            progress(part.stop)
+    return torch.cat(batches) if batches else labels.new_empty(0, n)
+
+
+def _sample_batch(
+    generator: TokenGenerator,
+    labels: Labels,
+    config: Sampling,
+    scales: list[float],
+    uniform: Float[Tensor, "b n"],
+    kept: tuple[TokenMask, Tokens] | None,
+) -> Tokens:
+    guided = any(scale != 1 for scale in scales)
+    no_labels = torch.full_like(labels, generator.no_label)
+    predict = generator.predictor(torch.cat([labels, no_labels]) if guided else labels)
+    result = labels.new_empty(uniform.shape)
+    latest = None
+    for s, scale in enumerate(scales):
+        logits = predict(latest).float()
+        if guided:
+            labelled, unlabelled = logits.chunk(2)
+            logits = guide(labelled, unlabelled, scale)
+        token = draw(probabilities(logits, config), uniform[:, s])
+        if kept is not None:
+            token = torch.where(kept[0][:, s], kept[1][:, s], token)
+        result[:, s] = token
+        latest = token.repeat(2) if guided else token
+    return result
