@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
-install_import_hook("robustok", "beartype.beartype")
+# The numeric tower (PEP 484): an int will do where a float is wanted.
+install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+config.update("jaxtyping_remove_typechecker_stack", True)
 
 PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations go unchecked, as when users run robustok: for tests of our own words about a wrong choice."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ _HOMES = {
     "post_train": "robustok.training.post_training",
 }
 
-__all__ = [*_HOMES, "__version__", "data"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__", "data"]
 
 
 def __getattr__(name: str) -> Any:

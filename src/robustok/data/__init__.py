@@ -1,0 +1,5 @@
+"""Images in, by index: the embedded set and any folder."""
+
+from robustok.data.images import FashionMNIST, ImageFolder, ImageSet, Subset, hold_out
+
+__all__ = ["FashionMNIST", "ImageFolder", "ImageSet", "Subset", "hold_out"]

@@ -1,0 +1,86 @@
+"""One picture: an image file to RGB, and RGB to a square as the field crops it.
+
+The crops are those of ADM (Dhariwal and Nichol 2021, `guided_diffusion/image_datasets.py`), which made the
+published reference statistics. Color profiles are not applied, as nowhere in the field.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+Square: TypeAlias = UInt8[np.ndarray, "h h 3"]
+
+SMALLEST_CROP = 0.8  # side of a random crop as a share of the picture's shorter side, at least
+
+
+def read(path: Path) -> Image.Image:
+    """The file's first frame, upright (EXIF) and in RGB. Raises whatever Pillow makes of a broken file."""
+    with Image.open(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def check(path: Path) -> tuple[int, int]:
+    """Width and height as stored, having decoded every byte; raises as `read` does, in less time for JPEG."""
+    with Image.open(path) as image:
+        size = image.size
+        image.draft(None, (1, 1))
+        to_rgb(ImageOps.exif_transpose(image))
+        return size
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16-bit gray scaled, CMYK as ink, transparency on white as a page would show it."""
+    if image.mode.startswith("I"):  # I;16 and its byte orders; I is how older Pillow opens a 16-bit PNG
+        image = _from_16_bit(image)
+    if image.mode == "F":
+        raise ValueError(
+            "mode F: floating-point pixels have no agreed range; convert the file to 8 or 16 bits"
+        )
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"mode I: values {values.min()} to {values.max()}, wanted the 16-bit range 0 to 65535"
+        )
+    gray = Image.fromarray((values / 257).round().astype(np.uint8))  # Pillow's own conversion clips at 255
+    if "transparency" in image.info:
+        gray.putalpha(
+            Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+        )
+    return gray
+
+
+def resize(image: Image.Image, side: int) -> Image.Image:
+    """The picture with its shorter side `side`: halved by box filter while it can be, then bicubic (ADM)."""
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def center_crop(image: Image.Image, size: int) -> Square:
+    """The middle of the resized picture, ADM's `center_crop_arr`."""
+    image = resize(image, size)
+    return _crop(image, (image.width - size) // 2, (image.height - size) // 2, size)
+
+
+def random_crop(image: Image.Image, size: int, draw: Sequence[float]) -> Square:
+    """ADM's `random_crop_arr`; `draw` is three uniform numbers in [0, 1): for the zoom, x and y."""
+    zoom, x, y = draw
+    image = resize(image, size + int(zoom * (ceil(size / SMALLEST_CROP) - size + 1)))
+    return _crop(image, int(x * (image.width - size + 1)), int(y * (image.height - size + 1)), size)
+
+
+def _crop(image: Image.Image, x: int, y: int, size: int) -> Square:
+    return np.array(image.crop((x, y, x + size, y + size)))
