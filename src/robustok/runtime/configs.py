@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -153,7 +154,7 @@ def _at(where: str) -> str:
     return f"{where} is" if where else "the config is"
 
 
-def _nearest(name: Any, names: typing.Iterable[Any]) -> str:
+def _nearest(name: Any, names: Iterable[Any]) -> str:
     """`; did you mean ...?` with the nearest of `names`, or all of them when none is near."""
     known = [str(known) for known in names]
     near = get_close_matches(str(name), known, n=1)

@@ -248,8 +248,8 @@ def _stop_if_lost(counts: _Counts, config: Loop, name: str, folder: Path, progre
     if counts.skipped_in_row >= config.max_skipped:
         raise RuntimeError(
             f"{name} stopped at step {counts.done}: the loss or its gradient was not finite in the last "
-            f"{counts.skipped_in_row} steps; lower the learning rate, warm up for longer, or train in fp32, and "
-            f"choose another folder than {folder}"
+            f"{counts.skipped_in_row} steps; lower the learning rate, lengthen the warm-up or train in fp32, "
+            f"in another folder than {folder}"
         )
 
 
