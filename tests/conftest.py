@@ -18,7 +18,7 @@ PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[2] / "sha
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Annotations go unchecked, as when users run robustok: for tests of our own words about a wrong choice."""
+    """Annotations go unchecked, as for users: lets a test read our own error about a wrong choice."""
     monkeypatch.setattr(config, "jaxtyping_disable", True)
 
 

@@ -1,0 +1,133 @@
+"""The shape of the code: who may import whom, what is imported at all, and what no file may name."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import robustok
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "robustok"
+
+ONE = {"layers", "shapes", "backbones", "runtime"}
+TWO = {"tokenizer", "losses", "generators"}
+THREE = {"evaluation", "data"}
+FOUR = {"training", "adapters"}
+BELOW = {
+    "__init__": set(),
+    "shapes": set(),
+    "runtime": set(),
+    "layers": {"shapes"},
+    "backbones": {"layers", "shapes"},
+    **dict.fromkeys(TWO, ONE - {"runtime"}),
+    **dict.fromkeys(THREE, ONE | TWO),
+    **dict.fromkeys(FOUR, ONE | TWO | THREE),
+    **dict.fromkeys(["presets", "report"], ONE | TWO | THREE | FOUR),
+    "demo": ONE | TWO | THREE | FOUR | {"presets", "report"},
+    "cli": ONE | TWO | THREE | FOUR | {"presets", "report", "demo"},
+}
+METRICS = ["fid", "inception_score", "precision_recall", "kernel_distance", "pixelwise", "codebook_use"]
+
+
+def modules() -> Iterator[tuple[Path, str]]:
+    """Every source file and its home: the folder or file directly under robustok that it belongs to."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield path, path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import {'.' * node.level}{node.module or ''} by its full name"
+            deeper = node.module in ("robustok", "torch")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if deeper else {str(node.module)}
+    return names
+
+
+def targets(path: Path) -> set[str]:
+    """Homes within robustok that a file imports from."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("robustok.")}
+
+
+def test_imports_only_point_down():
+    for path, home in modules():
+        for target in targets(path):
+            assert target == home or target in BELOW[home], f"{path} must not import {target}"
+
+
+def test_metrics_import_only_shapes():
+    for name in METRICS:
+        extra = targets(SOURCE / "evaluation" / f"{name}.py") - {"shapes", "evaluation"}
+        assert not extra, f"evaluation/{name}.py must not import {extra}"
+
+
+def test_one_file_knows_of_other_processes():
+    users = [path for path, _ in modules() if any(n.startswith("torch.distributed") for n in imports(path))]
+    assert users == [SOURCE / "runtime" / "distributed.py"]
+
+
+def test_only_core_dependencies_are_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = {re.split("[<>=!]", line)[0].replace("-", "_") for line in project["dependencies"]} | {"PIL"}
+    for path, _ in modules():
+        foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"robustok"}
+        assert foreign <= core, f"{path} imports {foreign - core}, which pyproject.toml does not list"
+
+
+def test_importing_robustok_loads_nothing_heavy():
+    code = "import sys, robustok; print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
+
+
+def test_every_public_name_loads():
+    for name in robustok.__all__:
+        assert getattr(robustok, name)
+    assert set(robustok.__all__) <= set(dir(robustok))
+    with pytest.raises(
+        AttributeError, match="'robustok' has no attribute 'tokeniser'; it offers .*load_tokenizer"
+    ):
+        _ = robustok.tokeniser
+
+
+def test_no_file_names_a_place_of_its_own():
+    """Absolute places on the machine that wrote a file, or the host of a package registry."""
+    place = re.compile(
+        r"""(?<![\w.])/(work|root|home)/|\b(pypi|pythonhosted|debian|npmjs)\.org|download\.pytorch"""
+    )
+    tops = [
+        "src",
+        "tests",
+        ".ci",
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+        "CHANGELOG.md",
+    ]
+    files = [
+        file for top in tops for file in [ROOT / top, *sorted((ROOT / top).rglob("*"))] if file.is_file()
+    ]
+    for file in files:
+        if file.suffix in (
+            ".py",
+            ".md",
+            ".toml",
+            ".txt",
+            ".html",
+            ".css",
+            ".js",
+            "",
+        ) and "egg-info" not in str(file):
+            found = place.search(file.read_text(encoding="utf-8"))
+            assert not found, f"{file} names {found[0]}"
