@@ -1,0 +1,1 @@
+"""Frozen pretrained networks, shared by losses and evaluation."""

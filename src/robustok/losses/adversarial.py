@@ -1,0 +1,101 @@
+"""What discriminator and decoder pay in their game, and how much of it the decoder is charged.
+
+Hinge: Lim & Ye 2017 (arXiv 1705.02894). Non-saturating: Goodfellow et al. 2014 (arXiv 1406.2661). The
+discriminator's losses are the mean over real and fake, as in VQGAN's code (Esser et al. 2021, arXiv 2012.09841).
+High logits mean "real".
+"""
+
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustok.shapes import Scalar
+
+Logits: TypeAlias = Float[Tensor, "..."]  # of any shape: one number an image or a map of them
+Kind: TypeAlias = Literal["hinge", "non-saturating"]
+
+
+def discriminator_loss(real_logits: Logits, fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
+    """Low where real logits are high and fake logits are low."""
+    real, fake = real_logits.float(), fake_logits.float()
+    match kind:
+        case "hinge":
+            return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+        case "non-saturating":
+            return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+        case _:
+            raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
+
+
+def generator_loss(fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
+    """Low where the discriminator takes the decoder's images for real."""
+    fake = fake_logits.float()
+    match kind:
+        case "hinge":
+            return -fake.mean()
+        case "non-saturating":
+            return F.softplus(-fake).mean()
+        case _:
+            raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
+
+
+class LogitAverages(nn.Module):
+    """Running averages of the discriminator's mean logits on real and on fake images, the anchors of LeCam.
+
+    An exponential moving average that starts as a plain mean, so that its start value has no say.
+    """
+
+    real: Tensor
+    fake: Tensor
+    updates: Tensor
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}, but an average needs one in [0, 1); 0.999 is usual")
+        self.decay = decay
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update(self, real_logits: Logits, fake_logits: Logits) -> None:
+        """Take in one batch; on several ranks pass the mean over all of them."""
+        self.updates += 1
+        share = (1 / self.updates).clamp(min=1 - self.decay)
+        self.real.lerp_(real_logits.float().mean(), share)
+        self.fake.lerp_(fake_logits.float().mean(), share)
+
+
+def lecam(real_logits: Logits, fake_logits: Logits, averages: LogitAverages) -> Scalar:
+    """Squared distance of real logits from the fakes' average and the other way round.
+
+    Tseng et al. 2021, arXiv 2104.03310, eq. 3. Their released code puts a relu inside the squares, so that
+    only logits on the right side of the average count; the paper, and this, counts all.
+    """
+    real, fake = real_logits.float(), fake_logits.float()
+    return (real - averages.fake).square().mean() + (fake - averages.real).square().mean()
+
+
+def adaptive_weight(
+    reconstruction_loss: Scalar, adversarial_loss: Scalar, last_layer: Tensor, ceiling: float = 1e4
+) -> Scalar:
+    """Weight that makes both losses pull equally hard at the decoder's last layer (Esser et al. 2021, eq. 7).
+
+    Detached, float32, in [0, ceiling]; 0 where a gradient is not finite. It runs both losses backward as far
+    as the last layer; who has these gradients already calls `gradient_ratio`.
+    """
+    (reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (adversarial,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
+    return gradient_ratio(reconstruction, adversarial, ceiling)
+
+
+def gradient_ratio(reconstruction: Tensor, adversarial: Tensor, ceiling: float = 1e4) -> Scalar:
+    """Length of one gradient over that of the other + 1e-6 (as in `adaptive_weight`)."""
+    reconstruction, adversarial = reconstruction.detach().float(), adversarial.detach().float()
+    ratio = reconstruction.norm() / (adversarial.norm() + 1e-6)
+    finite = reconstruction.isfinite().all() & adversarial.isfinite().all()
+    return torch.where(finite, ratio, 0).clamp(0, ceiling)

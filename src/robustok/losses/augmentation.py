@@ -1,0 +1,106 @@
+"""Differentiable augmentation: the discriminator sees real and fake images through the same random changes.
+
+Zhao et al. 2020 (arXiv 2006.10738), with their ranges: color, translation, cutout. Drawing is apart from
+applying, so that one draw can serve several batches.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Generator, Tensor
+
+from robustok.shapes import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How hard images are changed before the discriminator sees them."""
+
+    probability: float = 1.0  # share of images that each of the three kinds of change meets, on its own
+    color: float = 1.0  # 1: brightness +-0.5, saturation x 0..2, contrast x 0.5..1.5; 0: none
+    translation: float = 0.125  # largest shift, as a share of the side; gray moves in
+    cutout: float = 0.5  # side of the gray square, as a share of the image's side
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "color", "translation", "cutout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share: give a number from 0 to 1")
+
+
+class Draw(NamedTuple):
+    """One batch's random changes; each (b), zero where an image is left alone."""
+
+    brightness: Tensor  # added to pixels in [-1, 1]
+    saturation: Tensor  # share by which a pixel moves away from its own gray
+    contrast: Tensor  # share by which a pixel moves away from the image's mean
+    down: Tensor  # shift, as a share of the height
+    right: Tensor  # shift, as a share of the width
+    hole: Tensor  # side of the square cut out, as a share of the image's sides
+    hole_down: Tensor  # its center, as a share of the height
+    hole_right: Tensor  # its center, as a share of the width
+
+
+def draw(config: Augmentation, count: int, *, generator: Generator) -> Draw:
+    """Random changes for `count` images, on the generator's device."""
+    device = generator.device
+    uniform = torch.rand(7, count, generator=generator, device=device)
+    strengths = torch.tensor([[config.color], [config.translation], [config.cutout]], device=device)
+    met = torch.rand(3, count, generator=generator, device=device) < config.probability
+    color, translation, hole = strengths * met
+    signed = 2 * uniform - 1
+    return Draw(
+        brightness=color * signed[0] / 2,
+        saturation=color * signed[1],
+        contrast=color * signed[2] / 2,
+        down=translation * signed[3],
+        right=translation * signed[4],
+        hole=hole,
+        hole_down=uniform[5],
+        hole_right=uniform[6],
+    )
+
+
+def augment(images: Images, changes: Draw) -> Images:
+    """Images with the drawn changes; the same draw changes another batch alike. Gradients flow through."""
+    changes = Draw(*(change.to(images.device) for change in changes))
+    return cut(shift(recolor(images, changes), changes), changes)
+
+
+def recolor(images: Images, changes: Draw) -> Images:
+    """Brightness, then saturation, then contrast."""
+    brightness, saturation, contrast = (change.view(-1, 1, 1, 1) for change in changes[:3])
+    images = images + brightness
+    images = images + saturation * (images - images.mean(dim=1, keepdim=True))
+    return images + contrast * (images - images.mean(dim=(1, 2, 3), keepdim=True))
+
+
+def shift(images: Images, changes: Draw) -> Images:
+    """Each image moved by whole pixels; what moves in from outside is 0."""
+    b, c, h, w = images.shape
+    rows, columns = _sources(h, changes.down), _sources(w, changes.right)
+    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((columns >= 0) & (columns < w))[:, None, None, :]
+    images = images.gather(2, rows.clamp(0, h - 1)[:, None, :, None].expand(b, c, h, w))
+    images = images.gather(3, columns.clamp(0, w - 1)[:, None, None, :].expand(b, c, h, w))
+    return images * inside
+
+
+def cut(images: Images, changes: Draw) -> Images:
+    """A rectangle of each image set to 0; its center is anywhere in the image, so it may hang over the border."""
+    h, w = images.shape[-2:]
+    rows, columns = _inside(h, changes.hole_down, changes.hole), _inside(w, changes.hole_right, changes.hole)
+    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _sources(side: int, share: Tensor) -> Int[Tensor, "b side"]:
+    """For each row (or column) of each image, the one that moves there."""
+    return torch.arange(side, device=share.device) - (share * side).round().long()[:, None]
+
+
+def _inside(side: int, center: Tensor, share: Tensor) -> Bool[Tensor, "b side"]:
+    """For each row (or column) of each image, whether the hole covers it."""
+    size = (share * side).round().long()
+    start = (center * side).long() - size // 2
+    place = torch.arange(side, device=share.device) - start[:, None]
+    return (place >= 0) & (place < size[:, None])
