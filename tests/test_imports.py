@@ -94,17 +94,13 @@ def test_every_public_name_loads():
     for name in robustok.__all__:
         assert getattr(robustok, name)
     assert set(robustok.__all__) <= set(dir(robustok))
-    with pytest.raises(
-        AttributeError, match="'robustok' has no attribute 'tokeniser'; it offers .*load_tokenizer"
-    ):
+    with pytest.raises(AttributeError, match="'robustok' has no attribute 'tokeniser'; it offers .*load_tokenizer"):
         _ = robustok.tokeniser
 
 
 def test_no_file_names_a_place_of_its_own():
     """Absolute places on the machine that wrote a file, or the host of a package registry."""
-    place = re.compile(
-        r"""(?<![\w.])/(work|root|home)/|\b(pypi|pythonhosted|debian|npmjs)\.org|download\.pytorch"""
-    )
+    place = re.compile(r"""(?<![\w.])/(work|root|home)/|\b(pypi|pythonhosted|debian|npmjs)\.org|download\.pytorch""")
     tops = [
         "src",
         "tests",
@@ -115,9 +111,7 @@ def test_no_file_names_a_place_of_its_own():
         "README.md",
         "CHANGELOG.md",
     ]
-    files = [
-        file for top in tops for file in [ROOT / top, *sorted((ROOT / top).rglob("*"))] if file.is_file()
-    ]
+    files = [file for top in tops for file in [ROOT / top, *sorted((ROOT / top).rglob("*"))] if file.is_file()]
     for file in files:
         if file.suffix in (
             ".py",

@@ -96,9 +96,7 @@ def test_pixels_without_an_agreed_range_are_refused(tmp_path):
         read(tmp_path / "wide.tiff")
 
 
-@pytest.mark.parametrize(
-    "suffix", ["jpg", "tiff"]
-)  # JPEG holds CMYK inverted, as Adobe writes it; TIFF does not
+@pytest.mark.parametrize("suffix", ["jpg", "tiff"])  # JPEG holds CMYK inverted, as Adobe writes it; TIFF does not
 @pytest.mark.parametrize(
     ("ink", "rgb"),
     [((0, 0, 0, 0), (255, 255, 255)), ((255, 0, 0, 0), (0, 255, 255)), ((0, 102, 0, 51), (204, 122, 204))],
@@ -144,9 +142,7 @@ def test_check_tells_the_stored_size(tmp_path):
 
 def test_center_crop_halves_by_averaging_then_takes_the_middle():
     blocks = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    image = Image.fromarray(
-        blocks.repeat(4, axis=0).repeat(4, axis=1)
-    )  # 64 x 96: halved twice, nothing to resize
+    image = Image.fromarray(blocks.repeat(4, axis=0).repeat(4, axis=1))  # 64 x 96: halved twice, nothing to resize
     assert np.array_equal(center_crop(image, 16), blocks[:, 4:20])
 
 
@@ -156,9 +152,7 @@ def test_center_crop_averages_rather_than_samples():
     assert np.unique(center_crop(image, 16)).tolist() == [128]  # 127.5, rounded up
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "resized"), [(30, 20, (24, 16)), (20, 31, (16, 25)), (10, 8, (20, 16))]
-)
+@pytest.mark.parametrize(("width", "height", "resized"), [(30, 20, (24, 16)), (20, 31, (16, 25)), (10, 8, (20, 16))])
 def test_center_crop_is_bicubic_below_twice_the_size(width, height, resized):
     image = noise(width, height)
     left, top = (resized[0] - 16) // 2, (resized[1] - 16) // 2

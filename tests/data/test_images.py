@@ -126,9 +126,7 @@ def test_folder_with_classes(zoo):
 
 def test_flat_folder_is_one_class(tmp_path):
     for name in ("b.jpg", "a.png", ".hidden.png", "notes.txt", ".cache/c.png"):
-        save(tmp_path / "photos" / name) if name != "notes.txt" else (tmp_path / "photos" / name).write_text(
-            "hi"
-        )
+        save(tmp_path / "photos" / name) if name != "notes.txt" else (tmp_path / "photos" / name).write_text("hi")
     images = ImageFolder(tmp_path / "photos", size=8)
     assert images.classes == ("photos",)
     assert [file.name for file in images.files] == ["a.png", "b.jpg"]
@@ -172,9 +170,7 @@ def test_a_broken_file_is_named_and_skipped(zoo):
     whole = (zoo / "cat" / "b.png").read_bytes()
     (zoo / "cat" / "b.png").write_bytes(whole[: len(whole) // 2])
     (zoo / "dog" / "no.jpg").write_text("no image")
-    with pytest.warns(
-        UserWarning, match=r"2 of 4 images in .* cannot be read: cat/b.png \(.+\), dog/no.jpg \(not an"
-    ):
+    with pytest.warns(UserWarning, match=r"2 of 4 images in .* cannot be read: cat/b.png \(.+\), dog/no.jpg \(not an"):
         images = ImageFolder(zoo, size=8)
     assert [broken.file.name for broken in images.broken] == ["b.png", "no.jpg"]
     assert images.labels.tolist() == [0, 1]
@@ -194,9 +190,7 @@ def test_a_broken_file_is_an_error_on_request(zoo):
 def test_only_the_first_five_broken_files_are_named(zoo):
     for i in range(7):
         (zoo / "cat" / f"no{i}.png").write_bytes(b"")
-    with pytest.warns(
-        UserWarning, match=r"7 of 10 images .*no4.png \(not an image\), and 2 more; they are skipped"
-    ):
+    with pytest.warns(UserWarning, match=r"7 of 10 images .*no4.png \(not an image\), and 2 more; they are skipped"):
         ImageFolder(zoo, size=8)
 
 
@@ -206,16 +200,12 @@ def test_a_class_without_an_image_is_an_error(zoo, content):
     (zoo / "emu").mkdir()
     if content:
         (zoo / "emu" / "no.png").write_bytes(content)
-    with pytest.raises(
-        ValueError, match="no image that can be read in .* for class emu; add images, or remove"
-    ):
+    with pytest.raises(ValueError, match="no image that can be read in .* for class emu; add images, or remove"):
         ImageFolder(zoo, size=8)
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no image found in .*; wanted .png, .jpg, .*one sub-folder per class"
-    ):
+    with pytest.raises(ValueError, match=r"no image found in .*; wanted .png, .jpg, .*one sub-folder per class"):
         ImageFolder(tmp_path, size=8)
     with pytest.raises(ValueError, match="nowhere is not a folder; wanted a folder of images"):
         ImageFolder(tmp_path / "nowhere", size=8)
@@ -235,9 +225,7 @@ def test_an_image_smaller_than_the_crop_is_an_error_unless_enlarged(zoo, errors)
         images = ImageFolder(zoo, size=16, errors=errors, upscale=upscale)
         return images.images(everything(images))
 
-    with pytest.raises(
-        ValueError, match=r"1 images .* the crop of 16 pixels: cat/small.png \(20 x 10\); .*upscale"
-    ):
+    with pytest.raises(ValueError, match=r"1 images .* the crop of 16 pixels: cat/small.png \(20 x 10\); .*upscale"):
         all_images(upscale=False)
     assert all_images(upscale=True).shape == (4, 3, 16, 16)
 

@@ -38,9 +38,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # I;16 and its byte orders; I is how older Pillow opens a 16-bit PNG
         image = _from_16_bit(image)
     if image.mode == "F":
-        raise ValueError(
-            "mode F: floating-point pixels have no agreed range; convert the file to 8 or 16 bits"
-        )
+        raise ValueError("mode F: floating-point pixels have no agreed range; convert the file to 8 or 16 bits")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -50,14 +48,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"mode I: values {values.min()} to {values.max()}, wanted the 16-bit range 0 to 65535"
-        )
+        raise ValueError(f"mode I: values {values.min()} to {values.max()}, wanted the 16-bit range 0 to 65535")
     gray = Image.fromarray((values / 257).round().astype(np.uint8))  # Pillow's own conversion clips at 255
     if "transparency" in image.info:
-        gray.putalpha(
-            Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
-        )
+        gray.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
     return gray
 
 

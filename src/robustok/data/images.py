@@ -70,9 +70,7 @@ class FashionMNIST:
         if split not in ("train", "validation"):
             raise ValueError(f"split is {split!r}; choose 'train' or 'validation'")
         if size < 28:
-            raise ValueError(
-                f"size is {size}; the images are 28 pixels wide and are padded, so ask for 28 or more"
-            )
+            raise ValueError(f"size is {size}; the images are 28 pixels wide and are padded, so ask for 28 or more")
         self.split, self.size = split, size
         self.pixels, self.labels, self.hash = _read_fashion_mnist(split)
 
@@ -174,17 +172,14 @@ class ImageFolder:
         empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
         if empty:
             raise ValueError(
-                f"no image that can be read in {self.path} for class {_some(empty)}; "
-                f"add images, or remove the folder"
+                f"no image that can be read in {self.path} for class {_some(empty)}; add images, or remove the folder"
             )
 
     def __len__(self) -> int:
         return len(self.files)
 
     def images(self, indices: Indices) -> Images:
-        return _to_batch(
-            self._map(lambda i: decoding.center_crop(self._read(i), self.size), indices.tolist())
-        )
+        return _to_batch(self._map(lambda i: decoding.center_crop(self._read(i), self.size), indices.tolist()))
 
     def training_images(self, indices: Indices, generator: Generator) -> Images:
         draws = torch.rand(len(indices), 4, generator=generator, dtype=torch.float64).tolist()
@@ -262,9 +257,7 @@ class Subset:
 
     def __init__(self, parent: ImageSet, indices: Indices):
         if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(parent):
-            raise ValueError(
-                f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {indices.tolist()}"
-            )
+            raise ValueError(f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {indices.tolist()}")
         self.parent, self.indices = parent, indices.long()
         self.size, self.flip, self.classes = parent.size, parent.flip, parent.classes
         self.labels = parent.labels[self.indices]
@@ -300,9 +293,7 @@ def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:
 def _class_folders(path: Path) -> list[Path]:
     """The sub-folders of a folder that has one per class, or the folder itself."""
     if not path.is_dir():
-        raise ValueError(
-            f"{path} is not a folder; wanted a folder of images, or one with a sub-folder per class"
-        )
+        raise ValueError(f"{path} is not a folder; wanted a folder of images, or one with a sub-folder per class")
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and _visible(entry.name))
     loose = [entry for entry in path.iterdir() if entry.is_file() and _is_image(entry.name)]
     filled = [folder.name for folder in folders if next(_walk(folder), None)]

@@ -16,9 +16,7 @@ def batch_indices(length: int, batch_size: int, seed: int, step: int) -> Labels:
     at the end of an epoch's permutation are left out of that epoch.
     """
     if not 1 <= batch_size <= length:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be filled from {length} images; choose 1 to {length}"
-        )
+        raise ValueError(f"a batch of {batch_size} cannot be filled from {length} images; choose 1 to {length}")
     epoch, batch = divmod(step, length // batch_size)
     return _permutation(length, seed, epoch)[batch * batch_size :][:batch_size].clone()
 
