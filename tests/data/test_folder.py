@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustok.data import ImageFolder
+from robustok.shapes import to_pixels
+
+RED, BLUE, GRAY = (255, 0, 0), (0, 0, 255), (51, 51, 51)
+
+
+def everything(images):
+    return torch.arange(len(images))
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def save(path, color=GRAY, size=(16, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """Two classes, three files."""
+    save(tmp_path / "cat" / "b.png", BLUE)
+    save(tmp_path / "cat" / "a.png", RED)
+    save(tmp_path / "dog" / "sub" / "c.PNG", GRAY)
+    return tmp_path
+
+
+def test_folder_with_classes(zoo):
+    images = ImageFolder(zoo, size=8)
+    assert images.classes == ("cat", "dog")
+    assert images.labels.tolist() == [0, 0, 1]
+    colors = to_pixels(images.images(everything(images)))
+    assert colors.shape == (3, 3, 8, 8)
+    assert colors.unique(dim=2).unique(dim=3).flatten(1).tolist() == [[*RED], [*BLUE], [*GRAY]]
+    assert torch.equal(images.images(torch.tensor([2, 0])), images.images(everything(images))[[2, 0]])
+
+
+def test_flat_folder_is_one_class(tmp_path):
+    for name in ("b.jpg", "a.png", ".hidden.png", "notes.txt", ".cache/c.png"):
+        save(tmp_path / "photos" / name) if name != "notes.txt" else (tmp_path / "photos" / name).write_text("hi")
+    images = ImageFolder(tmp_path / "photos", size=8)
+    assert images.classes == ("photos",)
+    assert [file.name for file in images.files] == ["a.png", "b.jpg"]
+    assert images.labels.tolist() == [0, 0]
+
+
+def test_order_is_kept_by_the_threads(tmp_path):
+    for i in range(40):
+        save(tmp_path / f"{i:02d}.png", (i, i, i), size=(8 + 9 * (i % 5), 40))  # unequal work
+    images = ImageFolder(tmp_path, size=8, workers=4)
+    assert to_pixels(images.images(everything(images)))[:, 0, 0, 0].tolist() == list(range(40))
+
+
+def test_training_view_depends_on_the_generator_alone(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
+    for i, square in enumerate(pixels):
+        Image.fromarray(square).save(tmp_path / f"{i}.png")
+    few, many = ImageFolder(tmp_path, 16, workers=1), ImageFolder(tmp_path, 16, workers=4)
+    view = few.training_images(everything(few), seeded())
+    assert view.shape == (4, 3, 16, 16)
+    assert torch.equal(view, many.training_images(everything(many), seeded()))
+    assert not torch.equal(view, few.training_images(everything(few), torch.Generator().manual_seed(1)))
+    assert not torch.equal(view, few.images(everything(few)))
+
+
+def test_half_of_the_training_images_are_mirrored_and_none_on_request(tmp_path):
+    image = Image.new("RGB", (16, 16), RED)
+    image.paste(BLUE, (8, 0, 16, 16))
+    image.save(tmp_path / "a.png")
+    indices = torch.zeros(200, dtype=torch.int64)
+
+    def mirrored(flip):
+        batch = ImageFolder(tmp_path, 8, flip=flip).training_images(indices, seeded())
+        return int(batch[:, 2, 0, 0].gt(0).sum())  # blue on the left
+
+    assert 70 <= mirrored(True) <= 130  # 100 expected, 7 is one standard deviation
+    assert mirrored(False) == 0
+
+
+def test_a_broken_file_is_named_and_skipped(zoo):
+    whole = (zoo / "cat" / "b.png").read_bytes()
+    (zoo / "cat" / "b.png").write_bytes(whole[: len(whole) // 2])
+    (zoo / "dog" / "no.jpg").write_text("no image")
+    with pytest.warns(UserWarning, match=r"2 of 4 images in .* cannot be read: cat/b.png \(.+\), dog/no.jpg \(not an"):
+        images = ImageFolder(zoo, size=8)
+    assert [broken.file.name for broken in images.broken] == ["b.png", "no.jpg"]
+    assert images.labels.tolist() == [0, 1]
+    assert images.images(everything(images)).shape == (2, 3, 8, 8)
+
+
+def test_a_broken_file_is_an_error_on_request(zoo):
+    (zoo / "cat" / "no.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 of 4 images in .* cat/no.png .* pass errors='skip'"):
+        ImageFolder(zoo, size=8, errors="raise")
+    deferred = ImageFolder(zoo, size=8, errors="defer")
+    assert len(deferred) == 4
+    with pytest.raises(ValueError, match=r"no.png cannot be read \(not an image\); .* errors='skip'"):
+        deferred.images(everything(deferred))
+
+
+def test_only_the_first_five_broken_files_are_named(zoo):
+    for i in range(7):
+        (zoo / "cat" / f"no{i}.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"7 of 10 images .*no4.png \(not an image\), and 2 more; they are skipped"):
+        ImageFolder(zoo, size=8)
+
+
+@pytest.mark.filterwarnings("ignore:.*they are skipped")
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_a_class_without_an_image_is_an_error(zoo, content):
+    (zoo / "emu").mkdir()
+    if content:
+        (zoo / "emu" / "no.png").write_bytes(content)
+    with pytest.raises(ValueError, match="no image that can be read in .* for class emu; add images, or remove"):
+        ImageFolder(zoo, size=8)
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no image found in .*; wanted .png, .jpg, .*one sub-folder per class"):
+        ImageFolder(tmp_path, size=8)
+    with pytest.raises(ValueError, match="nowhere is not a folder; wanted a folder of images"):
+        ImageFolder(tmp_path / "nowhere", size=8)
+
+
+def test_images_beside_class_folders_are_an_error(zoo):
+    save(zoo / "loose.png")
+    with pytest.raises(ValueError, match="has 1 images beside the class folders cat, dog; move them"):
+        ImageFolder(zoo, size=8)
+
+
+@pytest.mark.parametrize("errors", ["skip", "defer"])
+def test_an_image_smaller_than_the_crop_is_an_error_unless_enlarged(zoo, errors):
+    save(zoo / "cat" / "small.png", size=(20, 10))
+
+    def all_images(upscale):
+        images = ImageFolder(zoo, size=16, errors=errors, upscale=upscale)
+        return images.images(everything(images))
+
+    with pytest.raises(ValueError, match=r"1 images .* the crop of 16 pixels: cat/small.png \(20 x 10\); .*upscale"):
+        all_images(upscale=False)
+    assert all_images(upscale=True).shape == (4, 3, 16, 16)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_folder_refuses_what_it_cannot_do(zoo):
+    with pytest.raises(ValueError, match="errors is 'ignore'; choose 'skip', 'raise' or 'defer'"):
+        ImageFolder(zoo, size=8, errors="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="size is 0; ask for 1 pixel or more"):
+        ImageFolder(zoo, size=0)
+
+
+def test_folder_describes_its_files_not_its_place(zoo):
+    before = ImageFolder(zoo, size=8).describe()
+    assert (before["name"], before["count"], before["view"]) == (zoo.name, 3, "ADM center crop to 8")
+    moved = zoo.rename(zoo.with_name("elsewhere"))
+    assert ImageFolder(moved, size=8).describe()["hash"] == before["hash"]
+    save(moved / "dog" / "new.png")
+    assert ImageFolder(moved, size=8).describe()["hash"] != before["hash"]
