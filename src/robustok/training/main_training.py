@@ -1,0 +1,255 @@
+"""Stage 1: a tokenizer learns to reconstruct, while latent perturbation disturbs what its decoder sees.
+
+Order within a step (paper, sec. 4.2 and A.2): encode, quantize, take the codebook, commitment and semantic terms
+from the clean codes; then perturb the tokens, decode, and take the pixel, perceptual and adversarial terms.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustok.backbones.lite0 import POOLED, Lite0
+from robustok.data.images import ImageSet
+from robustok.data.order import batch_indices
+from robustok.losses.semantic import SemanticHead, contrastive
+from robustok.runtime.checkpoint import save_model
+from robustok.runtime.configs import to_plain
+from robustok.runtime.seeding import derive, stream
+from robustok.shapes import Images, Latents, Scalar, Tokens
+from robustok.tokenizer.perturbation import (
+    Draw,
+    NeighbourTable,
+    Perturbation,
+    draw,
+    draw_as_released,
+    replace_as_released,
+    replace_tokens,
+)
+from robustok.tokenizer.quantizer import Quantized, code_use
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.loop import Loop, Picture, run
+from robustok.training.objective import ImageLoss, Objective
+from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+
+LATENTS_PER_CODE = 16  # that k-means starts from, at most
+USED_WITHIN = 100  # steps within which a code was chosen if it counts as used in the log
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainTraining:
+    """How a tokenizer is trained."""
+
+    tokenizer: TokenizerConfig  # what is trained
+    loop: Loop  # how long, and how often to look
+    perturbation: Perturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
+    objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
+    codebook: float = 1.0  # weight of the codebook and commitment losses
+    semantic: float = 0.1  # weight of the semantic term; 0 leaves it out
+    semantic_scale: float = 1 / 0.07  # what the cosines of the semantic term are multiplied by, as CLIP starts
+    semantic_size: int = 224  # side in pixels at which the semantic teacher sees the images
+    optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
+    average: float = 0.9999  # decay of the weight average, which is what is kept
+    precision: Precision = "auto"  # bf16 where the hardware multiplies it
+
+
+class CodebookWarning(UserWarning):
+    """Too much of a codebook lies idle."""
+
+
+class TokenizerStage:
+    """The tokenizer, its losses, their optimizers, the neighbour table and the weight average."""
+
+    def __init__(self, config: MainTraining, device: str | torch.device = "cpu"):
+        self.config, self.device = config, torch.device(device)
+        steps, seed = config.loop.steps, config.loop.seed
+        torch.manual_seed(derive(seed, "tokenizer weights"))
+        self.model = Tokenizer(config.tokenizer).to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trained = list(self.model.named_parameters())
+        if config.semantic:
+            self.teacher = Lite0().to(self.device)
+            self.head = SemanticHead(POOLED, config.tokenizer.quantizer.width).to(self.device)
+            trained += [(f"semantic.{name}", p) for name, p in self.head.named_parameters()]
+        self.update = Update(trained, config.optim, steps)
+        self.average = Average(self.model, config.average)
+        self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
+        self.table = NeighbourTable()
+        self._warned = False
+
+    def step(self, batch: Images, step: int) -> dict[str, Tensor]:
+        """One step on images (b 3 h w)."""
+        config = self.config
+        if step == 0:
+            self._start_codebook(batch)
+        drawn = self._draw(len(batch), step)
+        tokens, latents, terms = [], [], dict[str, Tensor]()
+        for part, ((images, chosen, rank), share) in enumerate(split((batch, *drawn), config.optim.accumulate)):
+            images = images.to(self.device, memory_format=torch.channels_last)
+            with autocast(self.device, config.precision):
+                z = self.model.encode(images).float()
+            quantized = self.model.quantize(z)
+            codes = self._perturbed(z, quantized, Draw(chosen, rank), step)
+            with autocast(self.device, config.precision):
+                output = self.model.decode(codes).float()
+            image_loss, part_terms = self.loss.charge(images, output, self.model.decoder.last_layer, step, part)
+            loss = image_loss + config.codebook * quantized.loss
+            part_terms["codebook"] = quantized.loss.detach()
+            if config.semantic:
+                # in the released code this term too sees the perturbed codes
+                semantic = self._semantic(images, codes if config.perturbation.reference_code else quantized.codes)
+                loss, part_terms["semantic"] = loss + config.semantic * semantic, semantic.detach()
+            self.update.backward(loss, share)
+            part_terms |= self.loss.learn(images, output, share, step, part)
+            for name, term in part_terms.items():
+                terms[name] = terms.get(name, 0) + share * term
+            tokens.append(quantized.tokens)
+            latents.append(z.detach())
+        terms |= {"loss": loss.detach()} | self.update.apply(step)
+        opposed = self.loss.apply(step)
+        terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
+        terms |= opposed | self._tend_codebook(torch.cat(tokens), torch.cat(latents), step)
+        self.average.update(self.model)
+        return terms
+
+    def _draw(self, b: int, step: int) -> Draw:
+        """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
+        p, loop = self.config.perturbation, self.config.loop
+        alpha, delta = p.at(step / loop.steps)
+        how = draw_as_released if p.reference_code else draw
+        generator = stream(loop.seed, "perturbation", step)
+        return how(b, self.model.tokens_per_image, delta, alpha, p.beta, generator=generator)
+
+    def _perturbed(self, z: Latents, quantized: Quantized, drawn: Draw, step: int) -> Latents:
+        """The codes that the decoder sees, gradients passing straight through to the latents."""
+        if not drawn.chosen.any():
+            return quantized.codes
+        p, quantizer = self.config.perturbation, self.model.quantizer
+        drawn = Draw(drawn.chosen.to(self.device), drawn.rank.to(self.device))
+        _, delta = p.at(step / self.config.loop.steps)
+        placed = quantizer.place(z)
+        if p.reference_code:
+            noisy = replace_as_released(placed.detach(), quantized.tokens, quantizer.codebook.detach(), delta, drawn)
+        else:
+            noisy = replace_tokens(quantized.tokens, self.table(quantizer.codebook, delta), drawn)
+        return quantizer.pass_through(placed, quantizer.lookup(noisy))
+
+    def _semantic(self, images: Images, codes: Latents) -> Scalar:
+        """The contrastive term between each image's mean code and the teacher's feature of it."""
+        size = self.config.semantic_size
+        with torch.no_grad():
+            if images.shape[-1] != size:
+                images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+            features = self.teacher(images).pooled
+        return contrastive(codes.mean(dim=1), self.head(features), self.config.semantic_scale)
+
+    @torch.no_grad()
+    def _start_codebook(self, batch: Images) -> None:
+        """Place the codes on the first batch's latents."""
+        latents = torch.cat(
+            [
+                self.model.encode(images.to(self.device, memory_format=torch.channels_last)).flatten(0, 1)
+                for images, _ in split(batch, self.config.optim.accumulate)
+            ]
+        )
+        generator = stream(self.config.loop.seed, "k-means")
+        most = LATENTS_PER_CODE * self.config.tokenizer.quantizer.codebook_size
+        latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
+        self.model.quantizer.start(latents, generator=generator)
+
+    def _tend_codebook(self, tokens: Tokens, latents: Latents, step: int) -> dict[str, Tensor]:
+        """Revive dead codes, tell how many are used, and warn when too few are."""
+        quantizer, loop = self.model.quantizer, self.config.loop
+        revived = quantizer.revive(tokens, latents, generator=stream(loop.seed, "revival", step))
+        use = (quantizer.idle < USED_WITHIN).float().mean()
+        if not self._warned and use < 0.5 and step > max(USED_WITHIN, loop.steps // 10):
+            self._warned = True
+            warnings.warn(
+                f"only {use:.0%} of the codes were used in the last {USED_WITHIN} steps; set the quantizer's "
+                "revive_after to 100 or less, lower its codebook_size, its width or the learning rate",
+                CodebookWarning,
+                stacklevel=2,
+            )
+        perplexity = code_use(tokens, self.config.tokenizer.quantizer.codebook_size)["codebook_perplexity"]
+        return {
+            "codebook_use": use,
+            "codebook_perplexity": perplexity,
+            "dead_codes": torch.tensor(float(revived)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "idle": self.model.quantizer.idle,
+            "semantic": self.head.state_dict() if self.config.semantic else None,
+            "update": self.update.state_dict(),
+            "average": self.average.state_dict(),
+            "loss": self.loss.state_dict(),
+            "table": self.table.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.model.quantizer.idle.copy_(state["idle"])
+        if self.config.semantic:
+            self.head.load_state_dict(state["semantic"])
+        self.update.load_state_dict(state["update"])
+        self.average.load_state_dict(state["average"])
+        self.loss.load_state_dict(state["loss"])
+        self.table.load_state_dict(state["table"])
+
+
+def train_tokenizer(
+    config: MainTraining,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    check: Callable[[Tokenizer, int], Mapping[str, float]] | None = None,
+    check_every: int = 0,
+    quiet: bool = False,
+) -> Tokenizer:
+    """Train a tokenizer on images; the averaged weights go to `folder` and are returned.
+
+    Beside them, `folder/discriminator` keeps the discriminator for post-training. `check(tokenizer, steps
+    taken)` gives values for the log every `check_every` steps, of the averaged weights. A run that was stopped
+    goes on.
+    """
+    stage = TokenizerStage(config, device)
+    seed = config.loop.seed
+
+    def batches(step: int) -> Images:
+        indices = batch_indices(len(images), config.loop.batch_size, seed, step)
+        return images.training_images(indices, stream(seed, "crop and flip", step))
+
+    run(
+        stage,
+        batches,
+        config.loop,
+        Path(folder),
+        name="tokenizer",
+        describe={"stage": to_plain(config), "images": images.describe()},
+        preview=lambda done: reconstructions(stage.average.module, images),
+        check=None if check is None else lambda done: check(stage.average.module, done),
+        check_every=check_every,
+        quiet=quiet,
+    )
+    model = stage.average.module
+    assert isinstance(model, Tokenizer)
+    save_model(folder, model.state_dict(), {"kind": "tokenizer", "config": to_plain(config.tokenizer)})
+    if stage.loss.opponent is not None:
+        stage.loss.opponent.save(Path(folder) / "discriminator")
+    return model
+
+
+@torch.no_grad()
+def reconstructions(tokenizer: Any, images: ImageSet, count: int = 8) -> dict[str, Picture]:
+    """The first images of a set above what the tokenizer makes of them."""
+    device = next(tokenizer.parameters()).device
+    real = images.images(torch.arange(min(count, len(images)))).to(device)
+    return {"reconstructions": torch.cat([real, tokenizer(real).clamp(-1, 1)])}

@@ -1,0 +1,111 @@
+"""The image terms: gradients as if computed in one piece, and a discriminator that learns before it charges."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustok.backbones.lite0 import Lite0
+from robustok.losses.adversarial import adaptive_weight, generator_loss
+from robustok.losses.augmentation import Augmentation
+from robustok.losses.discriminator import PatchGAN
+from robustok.losses.perceptual import Perceptual
+from robustok.training.adversary import Adversary, Opponent
+from robustok.training.objective import ImageLoss, Objective
+from robustok.training.optim import Optim
+
+ADVERSARY = Adversary(
+    discriminator=PatchGAN(width=16, halvings=2),
+    optim=Optim(lr=1e-3),
+    learns_from=0.2,
+    charges_from=0.5,
+    augmentation=Augmentation(probability=0.0),
+)
+OBJECTIVE = Objective(l1=0.3, l2=1.0, perceptual=0.7, perceptual_stages=2, adversarial=0.5, adversary=ADVERSARY)
+CPU = torch.device("cpu")
+
+
+def setting() -> tuple[nn.Conv2d, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    decoder = nn.Conv2d(4, 3, 3, padding=1)
+    return decoder, torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 32, 32)
+
+
+def image_loss(objective: Objective = OBJECTIVE, steps: int = 10) -> ImageLoss:
+    return ImageLoss(objective, steps, seed=0, device=CPU, precision="fp32")
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_gradient_is_that_of_the_weighted_sum(adaptive):
+    objective = replace(OBJECTIVE, adversary=replace(ADVERSARY, adaptive=adaptive))
+    decoder, target, codes = setting()
+    ours = image_loss(objective)
+    loss, terms = ours.charge(target, decoder(codes), decoder.weight, step=9)
+    loss.backward()
+    got = decoder.weight.grad.clone()
+    decoder.zero_grad()
+
+    output = decoder(codes)
+    near = 0.3 * (output - target).abs().mean() + (output - target).square().mean()
+    near = near + 0.7 * Perceptual(Lite0(), 2)(target, output)
+    fooled = generator_loss(ours.opponent.model(output))
+    weight = 0.5 * (adaptive_weight(near, fooled, decoder.weight) if adaptive else 1.0)
+    whole = near + weight * fooled
+    whole.backward()
+    torch.testing.assert_close(loss, whole.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(terms["adversarial_weight"], torch.as_tensor(weight), rtol=1e-4, atol=0)
+    torch.testing.assert_close(got, decoder.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_discriminator_learns_before_it_charges():
+    decoder, target, codes = setting()
+    ours = image_loss()
+    learnt, charged = [], []
+    for step in range(10):
+        output = decoder(codes)
+        charged.append("adversarial" in ours.charge(target, output, decoder.weight, step)[1])
+        learnt.append("discriminator" in ours.learn(target, output, 1.0, step))
+        ours.apply(step)
+    assert learnt == [False] * 2 + [True] * 8
+    assert charged == [False] * 5 + [True] * 5
+
+
+def test_discriminator_never_charges_before_its_first_step():
+    opponent = Opponent(replace(ADVERSARY, learns_from=0.0, charges_from=0.0), 10, 0, CPU)
+    assert [opponent.charges(step) for step in (0, 1)] == [False, True]
+
+
+def test_discriminator_learns_to_tell_real_from_decoded():
+    _, target, _ = setting()
+    ours = image_loss(steps=60)
+    output = 0.2 * target
+    for step in range(12, 60):
+        terms = ours.learn(target, output, 1.0, step)
+        ours.apply(step)
+    assert terms["logits_real"] > terms["logits_fake"] + 0.5
+
+
+def test_a_weight_of_zero_leaves_the_term_out():
+    decoder, target, codes = setting()
+    ours = image_loss(Objective(l1=1.0, l2=0.0, perceptual=0.0, adversarial=0.0))
+    loss, terms = ours.charge(target, decoder(codes), decoder.weight, step=9)
+    assert terms.keys() == {"l1"}
+    torch.testing.assert_close(loss.detach(), terms["l1"])
+    assert ours.learn(target, target, 1.0, 9) == ours.apply(9) == ours.state_dict() == {}
+
+
+def test_another_kind_of_discriminator_is_refused(tmp_path):
+    Opponent(ADVERSARY, 10, 0, CPU).save(tmp_path)
+    same = Opponent(ADVERSARY, 10, seed=1, device=CPU)
+    same.begin_with(tmp_path)
+    other = Opponent(replace(ADVERSARY, discriminator=PatchGAN(width=32)), 10, 0, CPU)
+    with pytest.raises(ValueError, match=r"configure the same one, or begin with a fresh one"):
+        other.begin_with(tmp_path)
+
+
+def test_senseless_settings_are_refused():
+    with pytest.raises(ValueError, match="learns_from and charges_from"):
+        Adversary(learns_from=0.5, charges_from=0.2)
+    with pytest.raises(ValueError, match="one of l1, l2 and perceptual"):
+        Objective(l1=0.0, l2=0.0, perceptual=0.0)
