@@ -76,9 +76,7 @@ class _Counts:
     seconds: float = 0.0  # time trained
     skipped: int = 0  # steps skipped in all
     skipped_in_row: int = 0
-    sums: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # sum and count of each term since the last row
+    sums: dict[str, list[float]] = field(default_factory=dict)  # sum and count of each term since the last row
 
     def add(self, terms: Mapping[str, float]) -> None:
         """Count one step."""
@@ -135,9 +133,7 @@ def run(
     )
     if counts.done:
         left = config.steps - counts.done
-        progress.say(
-            f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps"
-        )
+        progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
     with progress:
         for batch in _prefetched(batches, counts.done, config.steps):
             torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
@@ -242,9 +238,7 @@ def _stop_if_lost(counts: _Counts, config: Loop, name: str, folder: Path, progre
     """Report a skipped step; raise when there were too many in a row."""
     if not counts.skipped_in_row:
         return
-    progress.say(
-        f"step {counts.done} skipped, loss or gradient not finite ({counts.skipped_in_row} in a row)"
-    )
+    progress.say(f"step {counts.done} skipped, loss or gradient not finite ({counts.skipped_in_row} in a row)")
     if counts.skipped_in_row >= config.max_skipped:
         raise RuntimeError(
             f"{name} stopped at step {counts.done}: the loss or its gradient was not finite in the last "

@@ -113,9 +113,10 @@ class TokenizerStage:
         terms |= {"loss": loss.detach()} | self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
-        terms |= opposed | self._tend_codebook(torch.cat(tokens), torch.cat(latents), step)
-        self.average.update(self.model)
-        return terms
+        if not terms["skipped"]:
+            terms |= self._tend_codebook(torch.cat(tokens), torch.cat(latents), step)
+            self.average.update(self.model)
+        return terms | opposed
 
     def _draw(self, b: int, step: int) -> Draw:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""

@@ -32,9 +32,7 @@ class Optim:
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; it must be positive, for example 2e-4")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(
-                f"betas are {self.betas}; each must be at least 0 and below 1, for example (0.9, 0.95)"
-            )
+            raise ValueError(f"betas are {self.betas}; each must be at least 0 and below 1, for example (0.9, 0.95)")
         if not 0 <= self.final_lr_share <= 1:
             raise ValueError(f"final_lr_share is {self.final_lr_share}; it is a share of lr, so from 0 to 1")
         for name, least in (("weight_decay", 0), ("warmup", 0), ("clip", 0), ("accumulate", 1)):
@@ -66,9 +64,7 @@ def split(batch: Any, parts: int) -> Iterator[tuple[Any, float]]:
     """
     lengths = {len(tensor) for tensor in _tensors(batch)}
     if len(lengths) != 1:
-        raise ValueError(
-            f"the tensors of a batch have lengths {sorted(lengths)}; they must agree to be split"
-        )
+        raise ValueError(f"the tensors of a batch have lengths {sorted(lengths)}; they must agree to be split")
     length = lengths.pop()
     size = math.ceil(length / parts)
     for start in range(0, length, size):
@@ -101,9 +97,7 @@ class Update:
     decay. A step whose loss or gradient is not finite on any rank changes nothing but clears the gradients.
     """
 
-    def __init__(
-        self, parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: Optim, steps: int
-    ) -> None:
+    def __init__(self, parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: Optim, steps: int) -> None:
         named = parameters.named_parameters() if isinstance(parameters, nn.Module) else parameters
         self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
         if not self.parameters:
@@ -172,9 +166,7 @@ class Update:
                         f"this model as {tuple(weight.shape)}; build the same model"
                     )
                 # empty_like keeps the weight's memory layout, on which the last bit of an update depends.
-                like = (
-                    torch.empty_like(weight) if value.ndim else torch.empty_like(value, device=weight.device)
-                )
+                like = torch.empty_like(weight) if value.ndim else torch.empty_like(value, device=weight.device)
                 self.optimizer.state[weight][key] = like.detach().copy_(value)
 
 

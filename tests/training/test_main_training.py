@@ -1,0 +1,126 @@
+"""Main training: what the decoder sees, what is left clean, and the course of a tiny run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustok.data.images import FashionMNIST
+from robustok.runtime.logging import MetricsLog
+from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.tokenizer import TokenizerConfig
+from robustok.training.loop import Loop
+from robustok.training.main_training import CodebookWarning, MainTraining, TokenizerStage, train_tokenizer
+from robustok.training.objective import Objective
+from robustok.training.optim import Optim
+
+PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
+TINY = MainTraining(
+    tokenizer=TokenizerConfig(
+        image_size=32, encoder=PART, decoder=PART, quantizer=VQ(codebook_size=32, width=8, revive_after=5)
+    ),
+    loop=Loop(steps=8, batch_size=16, log_every=1, save_every=0),
+    perturbation=Perturbation(beta=0.5, delta=4),
+    objective=Objective(perceptual=0.0, adversarial=0.0),
+    semantic=0.0,
+    optim=Optim(lr=2e-3),
+    precision="fp32",
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return FashionMNIST("train").subset(torch.arange(64))
+
+
+def batch(images, b: int = 16) -> torch.Tensor:
+    return images.images(torch.arange(b))
+
+
+def test_the_decoder_sees_the_drawn_share_of_images_perturbed(images):
+    stage, x = TokenizerStage(TINY), batch(images)
+    seen, clean = [], []
+    stage.model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    stage.model.quantizer.register_forward_hook(lambda _, __, quantized: clean.append(quantized.codes.detach()))
+    stage.step(x, 0)
+    changed = (seen[0] - clean[0]).abs().amax(dim=2) > 1e-4
+    assert changed.all(dim=1).sum() == 8  # alpha 1: all tokens of half of the images
+    assert changed.any(dim=1).sum() == 8
+
+
+def test_accumulating_perturbs_the_same_images_of_the_whole_batch(images):
+    x = batch(images)
+
+    def seen_by(config: MainTraining) -> torch.Tensor:
+        stage, seen = TokenizerStage(config), []
+        stage.model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+        stage.step(x, 0)
+        return torch.cat(seen)
+
+    whole = seen_by(TINY)
+    parts = seen_by(replace(TINY, optim=replace(TINY.optim, accumulate=8)))  # 2 images at a time
+    torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
+
+
+def test_no_perturbation_leaves_the_codes_alone(images):
+    stage = TokenizerStage(replace(TINY, perturbation=Perturbation(beta=0.0)))
+    seen, clean = [], []
+    stage.model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    stage.model.quantizer.register_forward_hook(lambda _, __, quantized: clean.append(quantized.codes.detach()))
+    stage.step(batch(images), 0)
+    assert torch.equal(seen[0], clean[0])
+
+
+def test_codebook_and_semantic_terms_do_not_see_the_perturbation(images):
+    """Paper: only reconstruction terms see perturbed codes. The released code's semantic term sees them too."""
+    x = batch(images)
+    config = replace(TINY, semantic=0.1, semantic_size=32)
+
+    def first_terms(perturbation: Perturbation) -> dict[str, torch.Tensor]:
+        return TokenizerStage(replace(config, perturbation=perturbation)).step(x, 0)
+
+    without = first_terms(Perturbation(beta=0.0))
+    with_it = first_terms(Perturbation(beta=1.0, delta=20))
+    released = first_terms(Perturbation(beta=1.0, delta=20, reference_code=True))
+    for name in ("codebook", "semantic"):
+        torch.testing.assert_close(with_it[name], without[name])
+    assert with_it["l2"] > without["l2"] + 1e-3
+    torch.testing.assert_close(released["codebook"], without["codebook"])
+    assert (released["semantic"] - without["semantic"]).abs() > 1e-4
+
+
+def test_a_tiny_run_learns_and_uses_its_codebook(images, tmp_path):
+    config = replace(TINY, loop=replace(TINY.loop, steps=40), average=0.9)
+    tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
+    rows = MetricsLog(tmp_path).rows()
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    first, last = (sum(row["l2"] for row in part) for part in (rows[:5], rows[-5:]))
+    assert last < 0.7 * first
+    assert rows[-1]["codebook_use"] > 0.9
+    assert not tokenizer.training
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_an_idle_codebook_is_named_with_its_remedy(images):
+    stage = TokenizerStage(
+        replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=VQ(codebook_size=32, width=8, revive_after=0)))
+    )
+    x = batch(images)
+    stage.step(x, 0)
+    stage.model.quantizer.idle[4:] = 1000
+    one_image = x[:1].expand(16, -1, -1, -1).contiguous()  # has 16 tokens, so most codes stay idle
+    with pytest.warns(CodebookWarning, match="of the codes were used in the last 100 steps; set .*revive_after"):
+        stage.step(one_image, 200)
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight(images):
+    stage, x = TokenizerStage(TINY), batch(images)
+    stage.step(x, 0)
+    before = {name: weight.clone() for name, weight in stage.model.named_parameters()}
+    stage.model.quantizer.idle[:] = 1000  # codes that would be placed anew, on latents that are not finite
+    x[0, 0, 0, 0] = float("nan")
+    assert stage.step(x, 1)["skipped"] == 1
+    after = dict(stage.model.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
