@@ -1,0 +1,251 @@
+import errno
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from robustok.runtime import checkpoint
+from robustok.runtime.checkpoint import (
+    load_model,
+    load_resume,
+    read_json,
+    save_model,
+    save_resume,
+    write_bytes,
+    write_json,
+)
+
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.bool,
+]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in structure, types, dtypes, shapes and bits."""
+    if isinstance(a, torch.Tensor):
+        equal = torch.equal(a.view(torch.uint8), b.view(torch.uint8)) if a.ndim else a.item() == b.item()
+        return a.dtype == b.dtype and a.shape == b.shape and equal
+    if isinstance(a, dict):
+        return type(b) is dict and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+def test_a_resume_file_gives_back_what_it_was_given(tmp_path: Path):
+    state = {
+        "dtypes": {str(dtype): (torch.arange(6).view(2, 3) % 2).to(dtype) for dtype in DTYPES},
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 4),
+        "not finite": torch.tensor([float("nan"), float("inf")]),
+        "optimizer": {"state": {0: {"step": 3}, 1: {}}, "param_groups": [{"betas": (0.9, 0.95), "params": [0, 1]}]},
+        "a/b": torch.ones(1),
+        "a": {"b": torch.zeros(1), "": torch.ones(2)},
+        "numbers": [1, -(2**70), 0.1, float("inf"), float("nan"), True, None, "ümlaut", {}, [], ()],
+        "tensor": {"tensor": "a name", "dict": [1], "tuple": [2]},
+    }
+    save_resume(tmp_path / "resume.safetensors", state)
+    assert same(state, load_resume(tmp_path / "resume.safetensors"))
+
+
+def test_views_shared_memory_and_channels_last_survive(tmp_path: Path):
+    whole = torch.arange(24.0).view(2, 3, 2, 2)
+    state = {"all": whole, "again": whole, "view": whole[:, 1], "last": whole.to(memory_format=torch.channels_last)}
+    save_resume(tmp_path / "r", state)
+    loaded = load_resume(tmp_path / "r")
+    assert all(torch.equal(state[name], loaded[name]) for name in state)
+
+
+def test_what_a_resume_file_cannot_hold_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"state\.stage\.1 is a set; a resume file holds tensors"):
+        save_resume(tmp_path / "r", {"stage": [1, {2}]})
+    with pytest.raises(ValueError, match=r"state\.stage is a dict; .*string or integer keys"):
+        save_resume(tmp_path / "r", {"stage": {(1, 2): 3}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_folder_is_weights_and_config(tmp_path: Path):
+    layer = torch.nn.Linear(2, 3)
+    tied = {"a": layer.weight, "b": layer.weight, "bias": layer.bias}
+    save_model(tmp_path / "new" / "model", tied, {"type": "Toy", "size": 3})
+    state, config = load_model(tmp_path / "new" / "model")
+    assert config == {"type": "Toy", "size": 3}
+    assert same({name: tensor.detach() for name, tensor in tied.items()}, state)
+    assert sorted(p.name for p in (tmp_path / "new" / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_model(tmp_path, {"weight": torch.arange(100.0)}, {"type": "Toy"})
+    return tmp_path
+
+
+def break_truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def break_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def break_weights(folder: Path) -> None:
+    save_model(folder, {"fine": torch.ones(2), "weight": torch.tensor([1.0, float("nan")])}, {})
+
+
+def break_kind(folder: Path) -> None:
+    save_resume(folder / "model.safetensors", {"weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_truncated, "model.safetensors was cut short or damaged; copy or download it again"),
+        (break_header, "model.safetensors was cut short or damaged; copy or download it again"),
+        (break_weights, "^weight in .* holds NaN or infinity: .*; take an earlier save or train again"),
+        (break_kind, "model.safetensors is a resume file, not a model; save the model again"),
+        (lambda f: torch.save({"a": torch.ones(1)}, f / "model.safetensors"), "is a pickle.*convert it to safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(pickle.dumps([1] * 99)), "is a pickle"),
+        (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+        (lambda f: (f / "model.safetensors").write_text("<html>404"), "is not a safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "is not a safetensors file"),
+        (lambda f: (f / "model.safetensors").unlink(), "there is no file .*model.safetensors; give a folder"),
+        (lambda f: (f / "config.json").unlink(), "there is no file .*config.json; give a folder"),
+        (lambda f: (f / "config.json").write_text('{"type": '), "config.json is not JSON .*; it was cut short"),
+    ],
+)
+def test_a_damaged_model_is_a_one_line_error_that_says_what_to_do(model: Path, damage: Any, message: str):
+    damage(model)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_no_resume_files(model: Path):
+    with pytest.raises(ValueError, match=r"model.safetensors is not a resume file; give the resume.safetensors"):
+        load_resume(model / "model.safetensors")
+    with pytest.raises(ValueError, match="there is no folder .*; give the folder that holds model.safetensors"):
+        load_model(model / "absent")
+    torch.save({"a": 1}, model / "old.pt")
+    with pytest.raises(ValueError, match="old.pt is a pickle, which can run code when opened"):
+        load_resume(model / "old.pt")
+
+
+def test_a_strangers_safetensors_file_with_a_config_is_a_model(tmp_path: Path):
+    save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
+    write_json(tmp_path / "config.json", {})
+    assert torch.equal(load_model(tmp_path)[0]["w"], torch.ones(2))
+
+
+def test_json_round_trip_and_refusals(tmp_path: Path):
+    write_json(tmp_path / "a" / "scores.json", [{"value": 1.5, "interval": None}])
+    assert read_json(tmp_path / "a" / "scores.json") == [{"value": 1.5, "interval": None}]
+    for value in (float("nan"), {"a": float("inf")}, {1, 2}):
+        with pytest.raises(ValueError, match=r"bad.json cannot hold this as JSON: .*; use finite numbers"):
+            write_json(tmp_path / "bad.json", value)
+    assert not (tmp_path / "bad.json").exists()
+
+
+def save_and_die(path: Path, when: str) -> None:
+    """Save over a resume file in a process that is killed on the way."""
+    rename = os.replace
+
+    def write_half(tensors: Any, partial: Path, metadata: Any) -> None:
+        partial.write_bytes(b"\x10" * 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def replace(source: Path, target: Path) -> None:
+        if when == "after rename":
+            rename(source, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    patch = pytest.MonkeyPatch()
+    if when == "half written":
+        patch.setattr(checkpoint, "save_file", write_half)
+    patch.setattr(os, "replace", replace)
+    save_resume(path, {"step": 2, "weight": torch.zeros(1000)})
+
+
+@pytest.mark.parametrize("when", ["half written", "before rename", "after rename"])
+def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path, when: str):
+    path = tmp_path / "resume.safetensors"
+    save_resume(path, {"step": 1, "weight": torch.ones(1000)})
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo"])
+    child = context.Process(target=save_and_die, args=(path, when))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert load_resume(path)["step"] == (2 if when == "after rename" else 1)
+    save_resume(path, {"step": 3})
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.safetensors"]  # the leftover is gone
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_bytes(path, bytes(50_000)),
+        lambda path: save_resume(path, {"weight": torch.zeros(50_000)}),
+    ],
+)
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path, write: Callable[[Path], None]):
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # larger writes fail, as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"could not write .*file .*; the file there is unchanged; make room"):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failed_first_write_says_that_nothing_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=r"No space left on device\); nothing was written; make room") as caught:
+        write_bytes(tmp_path / "a.json", b"1")
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_never_run(tmp_path: Path):
+    file, sprung = tmp_path / "resume.safetensors", tmp_path / "sprung"
+    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+        save({"model": Trap(sprung)}, file)
+        with pytest.raises(ValueError, match="is a pickle, which can run code when opened"):
+            load_resume(file)
+    assert not sprung.exists()

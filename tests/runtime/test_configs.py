@@ -1,0 +1,120 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from robustok.runtime.configs import from_plain, to_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQ:
+    size: int = 512
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSQ:
+    levels: tuple[int, ...] = (8, 5, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    depth: int
+    name: str = "vit"
+    kernel: tuple[int, int] = (3, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    encoder: Encoder
+    quantizer: VQ | FSQ = field(default_factory=VQ)
+    teacher: VQ | None = None
+    order: Literal["raster", "random"] = "raster"
+    weights: dict[str, float] = field(default_factory=dict)
+    stages: list[Encoder] = field(default_factory=list)
+    clip: float | None = None
+    folder: Path | None = None
+    flag: bool = False
+    anything: Any = None
+    derived: int = field(default=7, init=False)
+
+
+FULL = Model(
+    encoder=Encoder(depth=4, kernel=(3, 5)),
+    quantizer=FSQ(levels=(7, 7)),
+    teacher=VQ(size=3),
+    order="random",
+    weights={"l1": 1.0, "perceptual": 0.5},
+    stages=[Encoder(depth=1), Encoder(depth=2, name="conv")],
+    clip=2.5,
+    folder=Path("runs/a"),
+    flag=True,
+    anything={"free": [1, "two", None]},
+)
+
+
+def test_plain_values_name_their_types():
+    assert to_plain(FSQ()) == {"type": "FSQ", "levels": [8, 5, 5]}
+    assert to_plain(Model(encoder=Encoder(depth=1)))["quantizer"] == {"type": "VQ", "size": 512, "decay": 0.99}
+
+
+@pytest.mark.parametrize("config", [FULL, Model(encoder=Encoder(depth=1))])
+def test_round_trip_through_json(config: Model):
+    assert from_plain(Model, json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_a_union_is_chosen_by_type():
+    kind = VQ | FSQ
+    assert from_plain(kind, {"type": "FSQ", "levels": [2]}) == FSQ(levels=(2,))
+    assert from_plain(kind, {"type": "VQ"}) == VQ()
+    assert from_plain(VQ | None, {"size": 2}) == VQ(size=2)
+    assert from_plain(VQ | None, None) is None
+
+
+def test_a_field_that_is_absent_takes_its_default_and_integers_serve_as_floats():
+    config = from_plain(VQ, {"decay": 1})
+    assert config == VQ(decay=1.0)
+    assert isinstance(config.decay, float)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (VQ, {"sise": 4}, r"sise is not a field of VQ; did you mean 'size'\?"),
+        (VQ, {"zzz": 4}, r"zzz is not a field of VQ; choose from 'size', 'decay'"),
+        (Model, {"encoder": {}}, r"encoder\.depth is missing; Encoder needs it, so add it"),
+        (Model, {"encoder": {"depht": 3}}, r"encoder\.depht is not a field of Encoder; did you mean 'depth'\?"),
+        (Model, {"encoder": {"depth": "3"}}, r"encoder\.depth is '3'; it should be of type int"),
+        (Model, {"encoder": {"depth": True}}, r"encoder\.depth is True; it should be of type int"),
+        (Model, {"encoder": {"depth": 3, "kernel": [1]}}, r"encoder\.kernel is \[1\]; it should have 2 entries, not 1"),
+        (Model, {"encoder": {"depth": 3}, "stages": [{"depth": None}]}, r"stages\[0\]\.depth is None; it should be"),
+        (Model, {"encoder": {"depth": 3}, "weights": {"l1": "x"}}, r"weights\.l1 is 'x'; it should be of type float"),
+        (Model, {"encoder": {"depth": 3}, "order": "rastr"}, r"order is 'rastr'; did you mean 'raster'\?"),
+        (Model, {"encoder": {"depth": 3}, "quantizer": {"type": "FSX"}}, r"quantizer is 'FSX'; did you mean 'FSQ'\?"),
+        (Model, {"encoder": {"depth": 3}, "quantizer": {"levels": [2]}}, r"quantizer is None; choose from 'VQ', 'FSQ'"),
+        (Model, {"encoder": {"depth": 3}, "clip": "no"}, r"clip is 'no'; it should be float or NoneType"),
+        (Model, {"encoder": {"depth": 3}, "teacher": 3}, r"teacher is 3; it should be VQ or NoneType"),
+        (VQ, {"type": "FSQ"}, r"the config is 'FSQ'; choose from 'VQ'"),
+        (VQ, [1], r"the config is \[1\]; it should be of type dict"),
+        (VQ, {"size": 0}, r"size is 0; it must be at least 1"),
+        (set, [1], r"the config is cannot be read as"),
+    ],
+)
+def test_errors_name_the_place_and_the_nearest_name(kind: Any, data: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        from_plain(kind, data)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("nan"), "holds nan, which JSON cannot"), ({1: 2}, "holds a dict"), ([object()], "holds a object")],
+)
+def test_what_json_cannot_hold_is_refused(value: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        to_plain(Model(encoder=Encoder(depth=1), anything=value))
