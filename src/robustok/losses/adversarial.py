@@ -63,11 +63,13 @@ class LogitAverages(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: Logits, fake_logits: Logits) -> None:
-        """Take in one batch; on several ranks pass the mean over all of them."""
-        self.updates += 1
+        """Take in one batch, unless it is not finite; on several ranks pass the logits' means over all of them."""
+        real, fake = real_logits.float().mean(), fake_logits.float().mean()
+        finite = (real + fake).isfinite()
+        self.updates += finite
         share = (1 / self.updates).clamp(min=1 - self.decay)
-        self.real.lerp_(real_logits.float().mean(), share)
-        self.fake.lerp_(fake_logits.float().mean(), share)
+        self.real.copy_(torch.where(finite, self.real.lerp(real, share), self.real))
+        self.fake.copy_(torch.where(finite, self.fake.lerp(fake, share), self.fake))
 
 
 def lecam(real_logits: Logits, fake_logits: Logits, averages: LogitAverages) -> Scalar:
@@ -95,7 +97,5 @@ def adaptive_weight(
 
 def gradient_ratio(reconstruction: Tensor, adversarial: Tensor, ceiling: float = 1e4) -> Scalar:
     """Length of one gradient over that of the other + 1e-6 (as in `adaptive_weight`)."""
-    reconstruction, adversarial = reconstruction.detach().float(), adversarial.detach().float()
-    ratio = reconstruction.norm() / (adversarial.norm() + 1e-6)
-    finite = reconstruction.isfinite().all() & adversarial.isfinite().all()
-    return torch.where(finite, ratio, 0).clamp(0, ceiling)
+    ratio = reconstruction.detach().float().norm() / (adversarial.detach().float().norm() + 1e-6)
+    return torch.where(ratio.isfinite(), ratio, 0).clamp(max=ceiling)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustok.backbones.lite0 import Lite0
 from robustok.shapes import Images, Scalar
 
 Levels = tuple[Tensor, ...]  # unit-length features (b, c, h, w), one map a level
@@ -17,11 +16,12 @@ Levels = tuple[Tensor, ...]  # unit-length features (b, c, h, w), one map a leve
 class Perceptual(nn.Module):
     """Perceptual distance of two batches of images: 0 for equal ones, at most 4 a level.
 
-    `stages` is how many of the network's maps count, from the finest; fewer are cheaper. Images are first
+    `backbone(images, stages).stages` are the network's maps, as Lite0 gives them; the first `stages` of them count,
+    and fewer are cheaper. Images are first
     resized (bilinear) to squares of `size` pixels, unless it is None.
     """
 
-    def __init__(self, backbone: Lite0, stages: int = 4, size: int | None = None) -> None:
+    def __init__(self, backbone: nn.Module, stages: int = 4, size: int | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.stages = stages

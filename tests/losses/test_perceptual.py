@@ -1,0 +1,76 @@
+"""The perceptual distance on hand-made features, and on the real network."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustok.backbones.lite0 import Lite0, Lite0Features
+from robustok.losses.perceptual import Perceptual, unit_length
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+class Raw(nn.Module):
+    """The image itself as every feature map."""
+
+    def forward(self, images: Tensor, stages: int) -> Lite0Features:
+        return Lite0Features((images,) * stages, None)
+
+
+def test_orthogonal_features_are_at_distance_two_on_each_level():
+    red = torch.zeros(2, 3, 4, 4).index_fill(1, torch.tensor([0]), 0.5)
+    green = torch.zeros(2, 3, 4, 4).index_fill(1, torch.tensor([1]), 3.0)
+    assert Perceptual(Raw(), stages=1)(red, green).item() == pytest.approx(2)
+    assert Perceptual(Raw(), stages=3)(red, green).item() == pytest.approx(3 * 2)
+    assert Perceptual(Raw(), stages=3)(red, -red).item() == pytest.approx(3 * 4)  # the most there can be
+
+
+def test_only_the_direction_of_features_counts():
+    target, output = noise(2, 3, 4, 4), noise(2, 3, 4, 4, seed=1)
+    distance = Perceptual(Raw(), stages=2)
+    assert distance(target, 5 * output).item() == pytest.approx(distance(target, output).item(), rel=1e-5)
+
+
+def test_unit_length_of_zero_is_zero_with_a_finite_gradient():
+    features = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    unit = unit_length(features)
+    unit.sum().backward()
+    assert unit.abs().max() == 0
+    assert features.grad.isfinite().all()
+
+
+def test_equal_images_are_at_distance_zero_and_others_further_the_more_they_differ():
+    distance = Perceptual(Lite0())
+    images, change = noise(4, 3, 32, 32), noise(4, 3, 32, 32, seed=1)
+    values = [distance(images, images + amount * change).item() for amount in (0, 0.05, 0.2, 0.8)]
+    assert values[0] == 0
+    assert values == sorted(values)
+    assert 0 < values[1] < values[3] < 4 * 4
+
+
+def test_a_precomputed_target_changes_nothing():
+    distance = Perceptual(Lite0(), stages=3)
+    target, output = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1)
+    assert torch.equal(distance(distance.levels(target), output), distance(target, output))
+
+
+def test_gradient_flows_to_the_output_and_not_to_a_target_image():
+    target, output = noise(2, 3, 32, 32).requires_grad_(), noise(2, 3, 32, 32, seed=1).requires_grad_()
+    Perceptual(Lite0(), stages=3)(target, output).backward()
+    assert target.grad is None
+    assert output.grad.abs().sum() > 0
+
+
+def test_images_are_resized_when_a_size_is_given():
+    target, output = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1)
+    levels = Perceptual(Lite0(), stages=5, size=64).levels(target)
+    assert [level.shape[-1] for level in levels] == [32, 16, 8, 4, 2]
+    at_its_size, unresized = Perceptual(Lite0(), stages=2, size=32), Perceptual(Lite0(), stages=2)
+    assert torch.equal(at_its_size(target, output), unresized(target, output))
+
+
+def test_it_has_nothing_to_train_or_save():
+    assert list(Perceptual(Lite0()).parameters()) == []
+    assert Perceptual(Lite0()).state_dict() == {}
