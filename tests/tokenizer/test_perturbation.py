@@ -45,9 +45,7 @@ def test_more_neighbours_than_codes_are_refused(delta):
         neighbours(codebook(), delta)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "beta"), [(1.0, 0.1), (0.5, 0.5), (0.3, 1.0), (0.06, 0.26), (0.0, 1.0), (1.0, 0.0)]
-)
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.1), (0.5, 0.5), (0.3, 1.0), (0.06, 0.26), (0.0, 1.0), (1.0, 0.0)])
 def test_exactly_the_shares_are_replaced_by_neighbours(alpha, beta):
     near = neighbours(codebook(), 6)
     tokens = torch.randint(32, (10, 16), generator=seeded(1))
@@ -161,9 +159,7 @@ def test_released_code_is_reproduced(parity, space, case):
     tokens = io[f"{space}_indices"].view(b, n)
     uniform, rank = (io[f"{space}_case{case}_{name}"].view(b, n) for name in ("rand_uniform", "rand_rank"))
     first = torch.arange(b)[:, None] < int(b * beta)
-    noisy = replace_as_released(
-        latents.detach(), tokens, codes, delta, Draw(first & (uniform <= alpha), rank)
-    )
+    noisy = replace_as_released(latents.detach(), tokens, codes, delta, Draw(first & (uniform <= alpha), rank))
     assert torch.equal(noisy.flatten(), io[f"{space}_case{case}_new_indices"])
 
     output = straight_through(latents, F.embedding(noisy, codes))
@@ -186,10 +182,6 @@ def test_published_schedule_is_reproduced(parity):
         final_share=s["end_ratio"],
     )
     ours = [p.at(epoch / s["epochs"]) for epoch in range(len(io["schedule_alpha"]))]
-    torch.testing.assert_close(
-        torch.tensor([a for a, _ in ours]), io["schedule_alpha"].float(), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(torch.tensor([a for a, _ in ours]), io["schedule_alpha"].float(), atol=1e-6, rtol=0)
     # the released code cuts the fraction of delta off, the paper's default rounds it
-    assert all(
-        0 <= mine - theirs <= 1 for (_, mine), theirs in zip(ours, io["schedule_delta"].tolist(), strict=True)
-    )
+    assert all(0 <= mine - theirs <= 1 for (_, mine), theirs in zip(ours, io["schedule_delta"].tolist(), strict=True))

@@ -44,9 +44,7 @@ def test_loss_is_codebook_loss_plus_commitment():
     quantized.loss.backward()
     # each half moves only its own side: 2 (z - e) / count, times the commitment for the latents
     torch.testing.assert_close(latents.grad, 0.25 * 2 * (latents - codes).detach() / latents.numel())
-    moved = torch.zeros(4, 2).index_add_(
-        0, quantized.tokens.flatten(), (codes - latents).detach().flatten(0, 1)
-    )
+    moved = torch.zeros(4, 2).index_add_(0, quantized.tokens.flatten(), (codes - latents).detach().flatten(0, 1))
     torch.testing.assert_close(quantizer.embedding.grad, 2 * moved / latents.numel())
 
 
@@ -77,9 +75,7 @@ def test_k_means_finds_separate_clusters():
     quantizer.start(points, generator=seeded(4), rounds=20)
     assert len(nearest_code(centres, quantizer.codebook.detach()).unique()) >= 5
     # no code is left on nothing
-    assert (
-        code_use(nearest_code(quantizer.place(points), quantizer.codebook.detach()), 6)["codebook_use"] == 1
-    )
+    assert code_use(nearest_code(quantizer.place(points), quantizer.codebook.detach()), 6)["codebook_use"] == 1
 
 
 def test_k_means_refuses_fewer_latents_than_codes():
@@ -102,9 +98,7 @@ def test_long_unused_codes_move_onto_latents_of_the_step():
 def test_revival_can_be_switched_off():
     quantizer = VectorQuantizer(VQ(codebook_size=8, width=3, revive_after=0))
     for _ in range(5):
-        assert (
-            quantizer.revive(torch.zeros(1, 1, dtype=torch.long), random(1, 1, 3), generator=seeded(0)) == 0
-        )
+        assert quantizer.revive(torch.zeros(1, 1, dtype=torch.long), random(1, 1, 3), generator=seeded(0)) == 0
 
 
 def test_code_use_and_perplexity_in_closed_form():
@@ -114,9 +108,7 @@ def test_code_use_and_perplexity_in_closed_form():
     assert code_use(torch.zeros(9, dtype=torch.long), 8)["codebook_perplexity"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"codebook_size": 1}, {"width": 0}, {"commitment": -1.0}, {"revive_after": -1}]
-)
+@pytest.mark.parametrize("wrong", [{"codebook_size": 1}, {"width": 0}, {"commitment": -1.0}, {"revive_after": -1}])
 def test_a_senseless_codebook_is_refused(wrong):
     with pytest.raises(ValueError, match=r"at least"):
         VQ(**wrong)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from robustok.runtime.checkpoint import save_model
 from robustok.tokenizer.encoder import Conv, ViT, patchify, to_map, to_sequence, unpatchify
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig, fingerprint
@@ -14,9 +16,7 @@ FEWER = ViT(patch=4, latents=5, width=32, depth=2, heads=2, layer_scale=None)
 
 def tokenizer(part: Conv | ViT = CONV, seed: int = 0) -> Tokenizer:
     torch.manual_seed(seed)
-    config = TokenizerConfig(
-        image_size=16, encoder=part, decoder=part, quantizer=VQ(codebook_size=12, width=6)
-    )
+    config = TokenizerConfig(image_size=16, encoder=part, decoder=part, quantizer=VQ(codebook_size=12, width=6))
     return Tokenizer(config)
 
 
@@ -85,3 +85,27 @@ def test_wrong_sizes_are_named():
         TokenizerConfig(image_size=16, encoder=FEWER, decoder=SHARED)
     with pytest.raises(ValueError, match="5 tokens do not form a square map"):
         to_map(torch.zeros(1, 5, 2))
+
+
+def test_a_saved_tokenizer_comes_back(tmp_path):
+    model = tokenizer(FEWER)
+    model.save_pretrained(tmp_path, note="kept")
+    again = Tokenizer.from_pretrained(tmp_path)
+    images = torch.randn(1, 3, 16, 16)
+    assert torch.equal(again(images), model.eval()(images))
+    assert again.config == model.config
+    assert not again.training
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    tokenizer(FEWER).save_pretrained(tmp_path)
+    other = tokenizer(SHARED).state_dict()
+    save_file(other, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"missing \['decoder.latent_positions'\].*encoder.latent_tokens \(16, 32\)"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    save_model(tmp_path, tokenizer().state_dict(), {"kind": "generator", "config": {}})
+    with pytest.raises(ValueError, match="holds a generator, not a tokenizer"):
+        Tokenizer.from_pretrained(tmp_path)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 
@@ -54,18 +54,20 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Mapping[
     _save(folder / MODEL, state, {"robustok": "model"})
 
 
-def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and config of a model folder. Raises ValueError when a file is missing, damaged, of another
-    kind, or holds weights that are not finite."""
+def load_model(folder: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and config of a model folder, whose config says that it is a `kind` if one is asked for.
+
+    Raises ValueError when a file is missing, damaged, of another kind, or holds weights that are not finite.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give the folder that holds {MODEL} and {CONFIG}")
     config = read_json(folder / CONFIG)
+    if kind is not None and config.get("kind") != kind:
+        raise ValueError(f"{folder} holds a {config.get('kind', 'model')}, not a {kind}; give the folder of a {kind}")
     state, metadata = _load(folder / MODEL)
     if metadata.get("robustok", "model") != "model":
-        raise ValueError(
-            f"{folder / MODEL} is a {metadata['robustok']} file, not a model; save the model again"
-        )
+        raise ValueError(f"{folder / MODEL} is a {metadata['robustok']} file, not a model; save the model again")
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(
@@ -73,6 +75,23 @@ def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "take an earlier save or train again with a lower learning rate"
             )
     return state, config
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Put weights from `source` into a model, all of them and none else. Raises ValueError where they do not fit."""
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misfits = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(weight.shape)}"
+        for name, weight in own.items()
+        if name in state and state[name].shape != weight.shape
+    ]
+    if missing or unexpected or misfits:
+        raise ValueError(
+            f"the weights in {source} are not those of this model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
+            f"of another shape {misfits[:5]}; weights and config must come from the same model"
+        )
+    model.load_state_dict(dict(state))
 
 
 def save_resume(path: str | Path, state: Any) -> None:
@@ -108,9 +127,7 @@ def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         case tuple():
             return {"tuple": [_flatten(entry, f"{where}.{i}", tensors) for i, entry in enumerate(value)]}
         case Mapping() if all(type(key) in (str, int) for key in value):
-            return {
-                "dict": [[key, _flatten(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]
-            }
+            return {"dict": [[key, _flatten(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]}
     raise ValueError(
         f"state{where} is a {type(value).__name__}; a resume file holds tensors, numbers, strings, bools, "
         "None, and lists, tuples and dicts (string or integer keys) of them"
@@ -132,9 +149,7 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     # Cloned: safetensors refuses views and tensors that share memory.
-    whole = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
-    }
+    whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     with _replacing(path) as partial:
         save_file(whole, partial, metadata)
 

@@ -87,9 +87,7 @@ class ViTDecoder(nn.Module):
         n = len(self.positions)
         positions = self.positions if self.latent_positions is None else self.latent_positions
         image = torch.cat([self.class_token, self.mask_token + self.positions]) + self.kind[0]
-        latents = torch.cat(
-            [self.class_token.expand(len(codes), -1, -1), self.embed(codes) + positions], dim=1
-        )
+        latents = torch.cat([self.class_token.expand(len(codes), -1, -1), self.embed(codes) + positions], dim=1)
         x = torch.cat([image.expand(len(codes), -1, -1), latents + self.kind[1]], dim=1)
         x = self.blocks(x)
         return unpatchify(self.out(self.norm(x[:, 1 : n + 1])), self.patch, self.image_size)

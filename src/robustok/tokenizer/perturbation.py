@@ -55,9 +55,7 @@ def neighbours(codebook: Codebook, delta: int) -> Neighbours:
     """For each code the `delta` others nearest to it in Euclidean distance, the nearest first: (k, delta)."""
     k = len(codebook)
     if not 1 <= delta < k:
-        raise ValueError(
-            f"delta = {delta} neighbours were asked for; a code among {k} has 1 to {k - 1} of them"
-        )
+        raise ValueError(f"delta = {delta} neighbours were asked for; a code among {k} has 1 to {k - 1} of them")
     distances = torch.cdist(codebook.float(), codebook.float())
     distances.fill_diagonal_(torch.inf)
     return distances.topk(delta, largest=False, sorted=True).indices
@@ -116,9 +114,7 @@ def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, g
     return Draw(first & (uniform <= alpha), rank)
 
 
-def replace_as_released(
-    latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw: Draw
-) -> Tokens:
+def replace_as_released(latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw: Draw) -> Tokens:
     """The drawn tokens replaced as released: codes are ranked by distance to the encoder's output.
 
     Rank 0 is thus the token itself, and one drawn token in `delta` does not change. It searches the codebook

@@ -89,23 +89,17 @@ class VectorQuantizer(nn.Module):
         return F.normalize(latents.float(), dim=-1) if self.config.normalized else latents.float()
 
     def forward(self, latents: Latents) -> Quantized:
-        with torch.autocast(
-            latents.device.type, enabled=False
-        ):  # near codes differ by less than bf16 resolves
+        with torch.autocast(latents.device.type, enabled=False):  # near codes differ by less than bf16 resolves
             latents, codebook = self.place(latents), self.codebook
             tokens = nearest_code(latents.detach(), codebook.detach())
         codes = F.embedding(tokens, codebook)
-        loss = F.mse_loss(codes, latents.detach()) + self.config.commitment * F.mse_loss(
-            latents, codes.detach()
-        )
+        loss = F.mse_loss(codes, latents.detach()) + self.config.commitment * F.mse_loss(latents, codes.detach())
         return Quantized(self.pass_through(latents, codes), tokens, loss)
 
     def pass_through(self, latents: Latents, codes: Latents) -> Latents:
         """`codes` going forward, with the configured gradient to `latents` (as `place` returns them)."""
         codes = codes.detach()
-        return (
-            rotate(latents, codes) if self.config.gradient == "rotation" else straight_through(latents, codes)
-        )
+        return rotate(latents, codes) if self.config.gradient == "rotation" else straight_through(latents, codes)
 
     def lookup(self, tokens: Tokens) -> Latents:
         """Codes of tokens: (b, n, d)."""

@@ -2,11 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from robustok.runtime.checkpoint import load_model, load_weights, save_model
+from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
@@ -40,9 +43,7 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         made, read = (part.tokens(self.image_size) for part in (self.encoder, self.decoder))
         if made != read:
-            raise ValueError(
-                f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers"
-            )
+            raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
 
 
 class Tokenizer(nn.Module):
@@ -90,6 +91,18 @@ class Tokenizer(nn.Module):
     def forward(self, images: Images) -> Images:
         """Reconstructions."""
         return self.decode(self.quantize(self.encode(images)).codes)
+
+    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
+        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
+        save_model(folder, self.state_dict(), {"kind": "tokenizer", "config": to_plain(self.config)} | about)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
+        """The tokenizer in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
+        state, saved = load_model(folder, "tokenizer")
+        model = cls(from_plain(TokenizerConfig, saved["config"]))
+        load_weights(model, state, folder)
+        return model.eval()
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:

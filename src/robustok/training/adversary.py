@@ -11,7 +11,7 @@ from robustok.losses.adversarial import LogitAverages, discriminator_loss, gener
 from robustok.losses.augmentation import Augmentation, augment, draw
 from robustok.losses.augmentation import Draw as Changes
 from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN, build_discriminator
-from robustok.runtime.checkpoint import load_model, save_model
+from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.distributed import mean
 from robustok.runtime.seeding import derive, stream
@@ -123,11 +123,11 @@ class Opponent:
 
     def begin_with(self, folder: str | Path) -> None:
         """Take over the network of an earlier stage. Raises ValueError when it is another kind of network."""
-        state, saved = load_model(folder)
+        state, saved = load_model(folder, "discriminator")
         theirs = from_plain(PatchGAN | FeatureDiscriminator, saved["config"])
         if theirs != self.config.discriminator:
             raise ValueError(
                 f"the discriminator in {folder} is {theirs}, not {self.config.discriminator}; "
                 "configure the same one, or begin with a fresh one"
             )
-        self.model.load_state_dict(state)
+        load_weights(self.model, state, folder)

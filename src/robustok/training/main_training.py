@@ -18,7 +18,6 @@ from robustok.backbones.lite0 import POOLED, Lite0
 from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.losses.semantic import SemanticHead, contrastive
-from robustok.runtime.checkpoint import save_model
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Latents, Scalar, Tokens
@@ -242,7 +241,7 @@ def train_tokenizer(
     )
     model = stage.average.module
     assert isinstance(model, Tokenizer)
-    save_model(folder, model.state_dict(), {"kind": "tokenizer", "config": to_plain(config.tokenizer)})
+    model.save_pretrained(folder)
     if stage.loss.opponent is not None:
         stage.loss.opponent.save(Path(folder) / "discriminator")
     return model
