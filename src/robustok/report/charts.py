@@ -1,0 +1,196 @@
+"""Line charts and bars as inline SVG, drawn here so that the page needs no script and no library."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from robustok.report.markup import Markup, compact, element
+
+Points = list[tuple[float, float]]
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 8.0, 22.0  # margins of a chart, in its own units
+WIDE = 30  # values further apart than this factor get a logarithmic axis
+
+
+class Series(NamedTuple):
+    """One line of a chart."""
+
+    name: str
+    points: Points  # (step, value), finite, by step
+    color: str  # the style sheet's name for it: line, before, control, after
+    exact: bool = False  # a schedule: no noise to average away
+
+
+class Axis(NamedTuple):
+    """A range of values, where it goes on the chart, and the values that are written beside it."""
+
+    place: Callable[[float], float]  # value -> coordinate, values outside put on the edge
+    ticks: list[float]
+
+
+def line_chart(
+    series: list[Series],
+    *,
+    title: str,
+    size: tuple[float, float] = (300, 156),
+    dots: bool = False,
+    level: float | None = None,
+    mark: tuple[float, float] | None = None,
+) -> Markup:
+    """Values over steps. Raw values faint under their running mean, or each value a dot if `dots`.
+
+    The value axis is logarithmic where the values are more than 30 times apart. `level` is drawn as a dashed
+    line, `mark` ringed.
+    """
+    width, height = size
+    x = _step_axis(max(s.points[-1][0] for s in series), (LEFT, width - RIGHT))
+    drawn = [(s, s.points if dots or s.exact else running_mean(s.points)) for s in series]
+    values = [v for _, points in drawn for _, v in points]
+    raw = sorted(v for s in series for _, v in s.points)
+    values += [raw[len(raw) // 50], raw[-1 - len(raw) // 50]]  # an outlier may leave the chart, not flatten it
+    y = _value_axis(values + ([] if level is None else [level]), (height - BOTTOM, TOP))
+    parts = [*_grid(x, y, width, height)]
+    if level is not None:
+        parts.append(
+            element("line", class_="level", x1=LEFT, x2=width - RIGHT, y1=_c(y.place(level)), y2=_c(y.place(level)))
+        )
+    for s, points in drawn:
+        if points is not s.points:
+            parts.append(_line(extremes(s.points), x, y, f"raw {s.color}"))
+        parts.append(_line(extremes(points), x, y, s.color))
+        if dots:
+            parts += [_dot(p, x, y, 2.4, f"dot {s.color}") for p in points]
+    if mark is not None:
+        parts.append(_dot(mark, x, y, 6.5, "mark"))
+    return element(
+        "svg", element("title", title), *parts, class_="chart", viewBox=f"0 0 {width:g} {height:g}", role="img"
+    )
+
+
+def bar(value: float, longest: float, *, color: str, floor: float | None, bounds: list[float] | None) -> Markup:
+    """A horizontal bar from 0 to `value` of `longest`, its interval as a whisker, the floor as a line.
+
+    Hidden from screen readers: the number stands beside it.
+    """
+    width, height = 220.0, 18.0
+
+    def place(v: float) -> str:
+        return _c(min(max(v / longest, 0), 1) * (width - 2) + 1) if longest > 0 else "1"
+
+    parts = [element("rect", class_=color, x=1, y=5, width=_c(float(place(value)) - 1), height=8, rx=1)]
+    if bounds is not None:
+        low, high = place(bounds[0]), place(bounds[1])
+        parts.append(element("path", class_="whisker", d=f"M{low} 9H{high}M{low} 5.5V12.5M{high} 5.5V12.5"))
+    if floor is not None:
+        parts.append(element("path", class_="floor", d=f"M{place(floor)} 0V{height:g}"))
+    return element("svg", *parts, class_="bar", viewBox=f"0 0 {width:g} {height:g}", aria_hidden="true")
+
+
+def running_mean(points: Points) -> Points:
+    """Each value averaged with its neighbours, a thirtieth of all on either side.
+
+    At the start fewer, as many on both sides, so that a steep beginning stays where it is; at the end as many
+    as there are.
+    """
+    reach = len(points) // 30
+    if reach == 0:
+        return points
+    sums = [0.0]
+    for _, value in points:
+        sums.append(sums[-1] + value)
+    smooth = []
+    for i, (step, _) in enumerate(points):
+        near = min(reach, i)
+        first, end = i - near, min(i + near + 1, len(points))
+        smooth.append((step, (sums[end] - sums[first]) / (end - first)))
+    return smooth
+
+
+def extremes(points: Points, bins: int = 150) -> Points:
+    """At most 2 bins points that look the same: of each bin the lowest and the highest, in order."""
+    if len(points) <= 2 * bins:
+        return points
+    kept = []
+    for i in range(bins):
+        part = points[i * len(points) // bins : (i + 1) * len(points) // bins]
+        ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return kept
+
+
+def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], about `wanted` of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten inside [low, high], thinned to 5; with 2 and 5 times them where they are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
+    ticks = [f * 10.0**d for d in decades for f in factors if low <= f * 10.0**d * (1 + 1e-9) and f * 10.0**d <= high]
+    return ticks[:: math.ceil(len(ticks) / 5)] if ticks else [low, high]
+
+
+def _step_axis(last: float, span: tuple[float, float]) -> Axis:
+    """From 0 to the last step, a tick about every 95 units."""
+    return Axis(_placer(0.0, max(last, 1.0), span, float), nice_ticks(0.0, last, round((span[1] - span[0]) / 95)))
+
+
+def _value_axis(values: list[float], span: tuple[float, float]) -> Axis:
+    """Logarithmic for values more than 30 times apart; else with some air, and from 0 where that costs little."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > WIDE:
+        low, high = math.log10(low) - 0.05, math.log10(high) + 0.05
+        return Axis(_placer(low, high, span, lambda v: math.log10(v) if v > 0 else low), log_ticks(10**low, 10**high))
+    if high == low:
+        low, high = low - max(abs(low), 1) / 2, high + max(abs(high), 1) / 2
+    air = 0.05 * (high - low)
+    low = 0.0 if 0 <= low < 0.4 * high else low - air
+    return Axis(_placer(low, high + air, span, float), nice_ticks(low, high + air))
+
+
+def _placer(
+    low: float, high: float, span: tuple[float, float], scale: Callable[[float], float]
+) -> Callable[[float], float]:
+    def place(value: float) -> float:
+        share = min(max((scale(value) - low) / (high - low), 0.0), 1.0)
+        return span[0] + share * (span[1] - span[0])
+
+    return place
+
+
+def _grid(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
+    """Lines across at the value ticks, a base line, and the labels of both axes."""
+    base = height - BOTTOM
+    parts = []
+    for tick in y.ticks:
+        at = y.place(tick)
+        parts.append(element("line", class_="rule", x1=LEFT, x2=width - RIGHT, y1=_c(at), y2=_c(at)))
+        parts.append(element("text", compact(tick), x=LEFT - 6, y=_c(at + 3.5), text_anchor="end"))
+    parts.append(element("line", class_="base", x1=LEFT, x2=width - RIGHT, y1=base, y2=base))
+    for tick in x.ticks:
+        at, last = x.place(tick), tick == x.ticks[-1]
+        parts.append(element("line", class_="base", x1=_c(at), x2=_c(at), y1=base, y2=base + 3))
+        anchor = "end" if last and at > width - RIGHT - 24 else "middle"
+        end = width - RIGHT + 6 if anchor == "end" else at
+        label = f"{compact(tick)} steps" if last else compact(tick)
+        parts.append(element("text", label, x=_c(end), y=height - 6, text_anchor=anchor))
+    return parts
+
+
+def _line(points: Points, x: Axis, y: Axis, color: str) -> Markup:
+    path = " ".join(f"{_c(x.place(step))},{_c(y.place(value))}" for step, value in points)
+    return element("polyline", class_=color, points=path)
+
+
+def _dot(point: tuple[float, float], x: Axis, y: Axis, radius: float, color: str) -> Markup:
+    return element("circle", class_=color, cx=_c(x.place(point[0])), cy=_c(y.place(point[1])), r=radius)
+
+
+def _c(coordinate: float) -> str:
+    return f"{coordinate:.1f}".removesuffix(".0")

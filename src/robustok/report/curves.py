@@ -1,0 +1,129 @@
+"""Which of a run's logged values are drawn, and how."""
+
+from robustok.report.charts import Series, line_chart, running_mean
+from robustok.report.markup import Markup, compact, decimals, element, number
+from robustok.report.run import STAGES, Run
+from robustok.report.tables import cell, head, row, table
+
+NAMES = {  # in the order in which they are drawn; others follow under their own names
+    "loss": "Loss",
+    "l1": "L1",
+    "l2": "L2",
+    "perceptual": "Perceptual",
+    "adversarial": "Adversarial, decoder",
+    "discriminator": "Adversarial, discriminator",
+    "lecam": "LeCam",
+    "logits_real": "Logits of real images",
+    "logits_fake": "Logits of decoded images",
+    "adversarial_weight": "Adaptive weight",
+    "codebook": "Codebook and commitment",
+    "semantic": "Semantic",
+    "gradient_norm": "Gradient norm",
+    "discriminator_gradient_norm": "Gradient norm, discriminator",
+    "lr": "Learning rate",
+}
+USE = {
+    "codebook_use": "Codes in use, share",
+    "codebook_perplexity": "Perplexity of a batch",
+    "dead_codes": "Codes revived in a step",
+}
+HELD_OUT = "heldout_fd"
+ELSEWHERE = {"step", "skipped", "seconds", "images_per_second", HELD_OUT, "best_heldout_fd", *USE}
+COLORS = {"tokenizer": "line", "generator": "line", "post_training": "after", "control": "control"}
+
+
+def losses(run: Run) -> list[Markup]:
+    """A heading and small charts for main and generator training, and one set for post-training and its control."""
+    parts: list[Markup] = []
+    for stages in (("tokenizer",), ("generator",), ("post_training", "control")):
+        there = [stage for stage in stages if stage in run.metrics]
+        logged = {name for stage in there for line in run.metrics[stage] for name in line} - ELSEWHERE
+        names = [n for n in NAMES if n in logged] + sorted(logged - NAMES.keys())
+        charts = [chart for name in names if (chart := _small(run, there, name))]
+        if charts:
+            title = " and ".join(STAGES[s] if s == stages[0] else STAGES[s].lower() for s in there)
+            steps = " and ".join(dict.fromkeys(_effort(run, s) for s in there))
+            parts.append(element("h3", title, element("small", steps), _legend(there) if len(there) > 1 else None))
+            parts.append(element("div", *charts, class_="charts"))
+    return parts
+
+
+def codebook_use(run: Run) -> Markup | None:
+    """How many codes are in use, and how evenly, over main training."""
+    charts = [chart for name in USE if (chart := _small(run, ["tokenizer"], name))]
+    return element("div", *charts, class_="charts") if charts else None
+
+
+def held_out(run: Run) -> Markup | None:
+    """The check that decides which decoder is kept, with the chosen step ringed, as a chart and as numbers."""
+    stages = [s for s in ("post_training", "control") if run.series(s, HELD_OUT)]
+    if not stages:
+        return None
+    points = {stage: run.series(stage, HELD_OUT) for stage in stages}
+    chosen = {stage: chosen_step(run, stage) for stage in stages}
+    lead = points[stages[0]]
+    start = next((value for step, value in lead if step == 0), None)
+    chart = line_chart(
+        [Series(STAGES[s], points[s], COLORS[s]) for s in reversed(stages)],
+        title="Held-out Fréchet distance over post-training steps",
+        size=(470, 270),
+        dots=True,
+        level=start,
+        mark=next((p for p in lead if p[0] == chosen[stages[0]]), None),
+    )
+    places = decimals(max(v for p in points.values() for _, v in p))
+    steps = sorted({step for p in points.values() for step, _ in p})
+    rows = []
+    for step in steps:
+        values = [(dict(points[s]).get(step), chosen[s] == step) for s in stages]
+        cells = [
+            cell(("● " if best else "") + number(v, places), class_="n key" if best else "n") for v, best in values
+        ]
+        rows.append(row(head(f"{step:,.0f}", scope="row", class_="n"), *cells))
+    heads = row(head("Step", class_="n"), *(head(STAGES[s], class_="n") for s in stages))
+    caption = "Held-out Fréchet distance; ● marks the decoder that was kept"
+    return element(
+        "div",
+        element("figure", _legend(stages), chart, class_="large"),
+        table(caption, [heads], rows, "dense"),
+        class_="beside",
+    )
+
+
+def chosen_step(run: Run, stage: str) -> float | None:
+    """Where the kept decoder comes from: the first step at which the held-out check is lowest."""
+    points = run.series(stage, HELD_OUT)
+    return min(points, key=lambda point: point[1])[0] if points else None
+
+
+def _small(run: Run, stages: list[str], name: str) -> Markup | None:
+    """One logged name over the steps of one or more stages, with where it ended beside its title."""
+    series = [
+        Series(STAGES[s], points, COLORS[s], exact=name == "lr")
+        for s in stages
+        if len(points := run.series(s, name)) > 1
+    ]
+    if not series:
+        return None
+    title = NAMES.get(name) or USE.get(name) or name.replace("_", " ")
+    last = [
+        element("span", compact((s.points if s.exact else running_mean(s.points))[-1][1]), class_=s.color)
+        for s in series
+    ]
+    steps = ", ".join(f"{s.name} {compact(s.points[0][1])} to {compact(s.points[-1][1])}" for s in series)
+    return element(
+        "figure",
+        element("figcaption", element("span", title), element("span", *last, class_="last")),
+        line_chart(series[::-1], title=f"{title} over training steps: {steps}"),
+    )
+
+
+def _legend(stages: list[str]) -> Markup:
+    return element("span", *(element("span", STAGES[s], class_=f"key {COLORS[s]}") for s in stages), class_="legend")
+
+
+def _effort(run: Run, stage: str) -> str:
+    """Steps taken, and steps skipped, which the log counts from the start."""
+    skipped = run.series(stage, "skipped")
+    lost = f", {skipped[-1][1]:.0f} skipped" if skipped and skipped[-1][1] else ""
+    return f"{run.steps(stage):,} steps{lost}"

@@ -1,0 +1,204 @@
+"""A run folder as the page reads it: what is there, and a list of what is not."""
+
+import base64
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robustok.runtime.checkpoint import read_json
+from robustok.runtime.logging import MetricsLog
+
+STAGES = {
+    "tokenizer": "Main training",
+    "generator": "Generator training",
+    "post_training": "Post-training",
+    "control": "Control",
+}
+IMAGES = "images"
+GROUPS = ("overview", "pairs", "changed")
+
+Record = dict[str, Any]  # {"metric", "value", "interval", "images", "seeds", "protocol": {...}}
+Row = dict[str, float]  # {"step", name: value, ...}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """One PNG of equal cells."""
+
+    png: bytes
+    title: str
+    caption: str = ""
+    group: str = "overview"  # overview, pairs (the same tokens side by side) or changed (most by post-training)
+    columns: int = 1  # cells in a row
+    cell: int = 32  # side of a cell in pixels
+    labels: tuple[str, ...] = ()  # what each column shows, where that is one thing
+
+    def __post_init__(self) -> None:
+        if self.png[:8] != b"\x89PNG\r\n\x1a\n" or len(self.png) < 24:
+            raise ValueError("is not a PNG file")
+        if self.group not in GROUPS:
+            raise ValueError(f"has the group {self.group!r}, which is none of {', '.join(GROUPS)}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels (PNG specification, IHDR)."""
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width, height
+
+    @property
+    def rows(self) -> int:
+        return max(1, self.size[1] // self.cell)
+
+    @property
+    def uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that the page shows of one run."""
+
+    name: str
+    config: Record = field(default_factory=dict)
+    stage_configs: dict[str, Record] = field(default_factory=dict)  # stage -> what it trained, and how
+    scores: list[Record] = field(default_factory=list)
+    ablation: list[Record] = field(default_factory=list)  # records whose protocol names an arm
+    metrics: dict[str, list[Row]] = field(default_factory=dict)  # stage -> rows, by step
+    grids: list[Grid] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # one sentence each
+
+    def score(self, metric: str, **protocol: Any) -> Record | None:
+        """The first record of that metric whose protocol has these entries."""
+        return next(find(self.scores, metric, **protocol), None)
+
+    def value(self, metric: str, **protocol: Any) -> float | None:
+        record = self.score(metric, **protocol)
+        return None if record is None else record["value"]
+
+    def series(self, stage: str, name: str) -> list[tuple[float, float]]:
+        """(step, value) of one logged name, finite values only."""
+        rows = self.metrics.get(stage, [])
+        return [(r["step"], r[name]) for r in rows if name in r and math.isfinite(r[name])]
+
+    def steps(self, stage: str) -> int | None:
+        """How far a stage has come."""
+        rows = self.metrics.get(stage)
+        return int(max(r["step"] for r in rows)) if rows else None
+
+    def setting(self, *endings: str) -> Any:
+        """The first setting whose dotted name ends in one of `endings`; None where there is none."""
+        flat = [*flatten(self.config), *flatten(self.stage_configs)]
+        for ending in endings:
+            for key, value in flat:
+                if f".{key}".endswith(f".{ending}"):
+                    return value
+        return None
+
+
+def find(records: list[Record], metric: str, **protocol: Any) -> Iterator[Record]:
+    """The records of one metric whose protocol has these entries."""
+    for record in records:
+        if record["metric"] == metric and all(record["protocol"].get(k) == v for k, v in protocol.items()):
+            yield record
+
+
+def flatten(nested: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} as ("a.b", 1)."""
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder, complete or not; what cannot be read is named in `missing`.
+
+    Raises ValueError for a folder that holds nothing of a run.
+    """
+    names = ["config.json", "scores.json", "images/images.json", *(f"{stage}/metrics.jsonl" for stage in STAGES)]
+    if not any((folder / name).is_file() for name in names):
+        raise ValueError(
+            f"{folder} holds no run: there is none of {', '.join(names)}; give the folder that a run wrote"
+        )
+    missing: list[str] = []
+    config = _read(folder / "config.json", dict, missing)
+    records = _read_records(folder / "scores.json", missing)
+    records += _read_records(folder / "ablation.json", missing, needed=False)
+    metrics = {stage: _read_rows(folder / stage, missing) for stage in STAGES}
+    return Run(
+        name=folder.resolve().name,
+        config=config,
+        stage_configs={stage: settings for stage in STAGES if (settings := _read_settings(folder / stage, missing))},
+        scores=[r for r in records if "arm" not in r["protocol"]],
+        ablation=[r for r in records if "arm" in r["protocol"]],
+        metrics={stage: rows for stage, rows in metrics.items() if rows},
+        grids=_read_grids(folder / IMAGES, missing),
+        missing=missing,
+    )
+
+
+def _read(path: Path, kind: type, missing: list[str], *, needed: bool = True) -> Any:
+    """What is in the file if it is of the kind; otherwise nothing, and a sentence in `missing`."""
+    place = f"{path.parent.name}/{path.name}" if path.parent.name in (*STAGES, IMAGES) else path.name
+    if not path.is_file():
+        if needed:
+            missing.append(f"{place} is not there.")
+        return kind()
+    try:
+        content = read_json(path)
+    except ValueError:
+        missing.append(f"{place} is damaged: it is not JSON.")
+        return kind()
+    if not isinstance(content, kind):
+        missing.append(f"{place} holds a {type(content).__name__} where a {kind.__name__} belongs.")
+        return kind()
+    return content
+
+
+def _read_settings(folder: Path, missing: list[str]) -> Record:
+    """What a stage trained ("model") and how ("training"), as far as it says."""
+    found = {
+        "model": _read(folder / "config.json", dict, missing, needed=False),
+        "training": _read(folder / "run.json", dict, missing, needed=False),
+    }
+    return {name: settings for name, settings in found.items() if settings}
+
+
+def _read_records(path: Path, missing: list[str], *, needed: bool = True) -> list[Record]:
+    records: list[Record] = []
+    for i, record in enumerate(_read(path, list, missing, needed=needed)):
+        if isinstance(record, dict) and "metric" in record and isinstance(record.get("value"), int | float):
+            records.append({"interval": None, "images": None, "seeds": None, "protocol": {}} | record)
+        else:
+            missing.append(f"{path.name} has no metric or no number in its record {i}.")
+    return records
+
+
+def _read_rows(folder: Path, missing: list[str]) -> list[Row]:
+    """The numbers of `metrics.jsonl`, by step."""
+    rows = [
+        {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+        for row in MetricsLog(folder).rows()
+    ]
+    if not rows:
+        missing.append(f"{folder.name}/metrics.jsonl is not there, or empty.")
+    return sorted((row for row in rows if "step" in row), key=lambda row: row["step"])
+
+
+def _read_grids(folder: Path, missing: list[str]) -> list[Grid]:
+    index = _read(folder / "images.json", dict, missing)
+    grids = []
+    for entry in index.get("grids", []):
+        settings = {k: v for k, v in entry.items() if k != "file"}
+        if "labels" in settings:
+            settings["labels"] = tuple(settings["labels"])
+        try:
+            grids.append(Grid(png=(folder / entry["file"]).read_bytes(), **settings))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            reason = "is not there" if isinstance(error, FileNotFoundError) else str(error)
+            missing.append(f"The image {entry.get('file', 'without a file name')} {reason}.")
+    return grids

@@ -1,0 +1,144 @@
+"""The scores of a run: Fréchet distances on one scale, the other figures, the cells of pFID."""
+
+from robustok.report.charts import bar
+from robustok.report.markup import (
+    ALPHA,
+    BLANK,
+    DELTA,
+    TIMES,
+    Markup,
+    change,
+    count,
+    decimals,
+    duration,
+    element,
+    interval,
+    number,
+    percent,
+    signed_percent,
+)
+from robustok.report.run import Run, find
+from robustok.report.tables import cell, definitions, head, row, table
+
+DISTANCES = {  # metric: name, what is compared with real images, color of its bar
+    "fd_floor": ("Floor", "other real images", "floor"),
+    "rfid": ("rFID", "reconstructions", "line"),
+    "pfid": ("pFID", "reconstructions from perturbed tokens", "line"),
+    "gfid_before": ("gFID before", "generated, decoder of main training", "before"),
+    "gfid_control": ("gFID control", "same tokens, decoder trained on clean latents", "control"),
+    "gfid_after": ("gFID after", "same tokens, post-trained decoder", "after"),
+}
+
+
+def distances(run: Run) -> Markup | None:
+    """The floor, rFID, pFID, and gFID before, for the control and after, on one scale."""
+    records = {metric: record for metric in DISTANCES if (record := run.score(metric))}
+    if not records:
+        return None
+    floor, before = run.value("fd_floor"), run.value("gfid_before")
+    longest = max(max(r["value"], *(r["interval"] or [])) if r["interval"] else r["value"] for r in records.values())
+    places = decimals(longest)
+    rows = []
+    for metric, record in records.items():
+        name, meaning, color = DISTANCES[metric]
+        value, bounds = record["value"], record["interval"]
+        moved = change(value, before) if metric in ("gfid_control", "gfid_after") else None
+        rows.append(
+            row(
+                head(name, element("small", meaning), scope="row"),
+                cell(number(value, places), class_="n value"),
+                cell(interval(bounds, places), class_="n quiet"),
+                cell(number(value / floor) if floor else BLANK, class_="n quiet wide"),
+                cell(signed_percent(moved) if moved is not None else None, class_="n value"),
+                element("td", bar(value, longest, color=color, floor=floor, bounds=bounds), class_="wide"),
+                class_="key" if metric == "gfid_after" else None,
+            )
+        )
+    heads = row(
+        head("Real images against"),
+        head("Distance", class_="n"),
+        head("95 % interval", class_="n"),
+        head(f"{TIMES} floor", class_="n wide"),
+        head("Change", element("small", "against before"), class_="n"),
+        head("On one scale", element("small", "from 0; dashed: the floor"), class_="wide"),
+    )
+    return table("Fréchet distances, lower is better", [heads], rows, "distances")
+
+
+def figures(run: Run) -> Markup | None:
+    """What is no Fréchet distance."""
+    psnr, ssim, use = run.value("psnr"), run.value("ssim"), run.value("codebook_use")
+    perplexity, dead, codes = run.value("codebook_perplexity"), run.value("dead_codes"), run.setting("codebook_size")
+    seconds, memory = run.value("seconds_total"), run.value("peak_rss_gib")
+    dead_codes = f"{count(dead)} dead code{'s' * (dead != 1)}" if dead is not None else "of all codes"
+    at_most = f"of at most {count(codes)}" if codes is not None else "effective number of codes"
+    return definitions(
+        "figures",
+        ("PSNR", f"{number(psnr)} dB" if psnr is not None else None, "higher is better"),
+        ("SSIM", number(ssim, 3) if ssim is not None else None, "at most 1"),
+        ("Codebook use", percent(use) if use is not None else None, dead_codes),
+        ("Perplexity", number(perplexity, 0) if perplexity is not None else None, at_most),
+        ("Time", duration(seconds) if seconds is not None else None, "stages and scores"),
+        ("Memory", f"{number(memory)} GiB" if memory is not None else None, "at its peak"),
+    )
+
+
+def headline(run: Run) -> Markup | None:
+    """gFID before and after, in large."""
+    before, control, after = (run.value(f"gfid_{name}") for name in ("before", "control", "after"))
+    if before is None or after is None:
+        return None
+    places = decimals(max(before, after))
+    beside = f"; the control {signed_percent(change(control, before))}" if control is not None else ""
+    return element(
+        "p",
+        element("span", "gFID on the same tokens", class_="quiet"),
+        element(
+            "strong",
+            element("span", number(before, places), class_="before"),
+            element("span", " → ", class_="quiet"),
+            element("span", number(after, places), class_="after"),
+        ),
+        element("span", f"{signed_percent(change(after, before))} by post-training{beside}", class_="quiet"),
+        class_="headline",
+    )
+
+
+def heat_map(run: Run) -> Markup | None:
+    """The cells of pFID: a row per alpha, a column per delta, the darker the larger; means at the edges."""
+    cells = {
+        (float(r["protocol"]["alpha"]), int(r["protocol"]["delta"])): float(r["value"])
+        for r in find(run.scores, "pfid_cell")
+        if {"alpha", "delta"} <= r["protocol"].keys()
+    }
+    if not cells:
+        return None
+    alphas, deltas = sorted({alpha for alpha, _ in cells}, reverse=True), sorted({delta for _, delta in cells})
+    low, high = min(cells.values()), max(cells.values())
+    places = decimals(high)
+
+    def shaded(value: float | None) -> Markup:
+        share = 0.0 if value is None or high == low else (value - low) / (high - low)
+        return cell(number(value, places), class_="heat", style=f"background:{_shade(share)}")
+
+    def mean(values: list[float], kind: str = "n quiet") -> Markup:
+        return cell(number(sum(values) / len(values), places), class_=kind)
+
+    rows = [
+        row(
+            head(f"{ALPHA} = {alpha:g}", scope="row"),
+            *(shaded(cells.get((alpha, delta))) for delta in deltas),
+            mean([v for (a, _), v in cells.items() if a == alpha]),
+        )
+        for alpha in alphas
+    ]
+    columns = [mean([v for (_, d), v in cells.items() if d == delta]) for delta in deltas]
+    rows.append(row(head("mean", scope="row"), *columns, mean(list(cells.values()), "n value")))
+    heads = row(element("td"), *(head(f"{DELTA} = {delta}", class_="n") for delta in deltas), head("mean", class_="n"))
+    return table(f"Fréchet distance in each of the {len(cells)} cells", [heads], rows, "heatmap")
+
+
+def _shade(share: float) -> str:
+    """From nearly white to orange: dark text stays readable on all of it."""
+    pale, strong = (253, 247, 236), (232, 146, 74)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(pale, strong, strict=True))

@@ -1,0 +1,68 @@
+"""One paragraph that says what a run did, with its numbers."""
+
+from robustok.report.curves import chosen_step
+from robustok.report.markup import change, count, decimals, duration, number, percent, signed_percent
+from robustok.report.run import Run
+
+
+def summary(run: Run) -> str:
+    """Sentence by sentence, as far as the run has come; what is not known is left out."""
+    parts = (_main_training(run), _generator_training(run), _post_training(run), _outcome(run), _cost(run))
+    return " ".join(sentence for sentence in parts if sentence)
+
+
+def _main_training(run: Run) -> str | None:
+    steps = run.steps("tokenizer")
+    if steps is None:
+        return None
+    codes, tokens = run.setting("codebook_size"), run.setting("tokens_per_image", "generator.tokens")
+    shape = f" with {count(codes)} codes" if codes else ""
+    shape += f" and {count(tokens)} tokens an image" if codes and tokens else ""
+    images = run.setting("train_images")
+    said = f"A tokenizer{shape} was trained for {count(steps)} steps" + (
+        f" on {count(images)} images" if images else ""
+    )
+    alpha, beta, delta = (run.setting(f"perturbation.{name}") for name in ("alpha", "beta", "delta"))
+    if alpha and beta and delta:
+        said += (
+            f"; in {percent(beta, 0)} of the images of a batch, {percent(alpha, 0)} of the tokens were replaced by one"
+            f" of their {count(delta)} nearest codes (latent perturbation)"
+        )
+    return said + "."
+
+
+def _generator_training(run: Run) -> str | None:
+    steps = run.steps("generator")
+    return f"A generator learnt its tokens in {count(steps)} steps." if steps else None
+
+
+def _post_training(run: Run) -> str | None:
+    steps, sigma = run.steps("post_training"), run.setting("post_training.sigma", "sigma")
+    if not steps:
+        return None
+    pairs = f" from tokens of which the generator had resampled {percent(1 - sigma, 0)}" if sigma is not None else ""
+    said = f"Then the decoder alone learnt for {count(steps)} more steps to restore real images{pairs}"
+    return said + (", and as a control as long from clean tokens." if run.steps("control") else ".")
+
+
+def _outcome(run: Run) -> str | None:
+    before, control, after = (run.value(f"gfid_{name}") for name in ("before", "control", "after"))
+    share = change(after, before)
+    if share is None or before is None or after is None:
+        return None
+    places = decimals(max(before, after))
+    if chosen_step(run, "post_training") == 0:
+        return (
+            f"No step of it passed the held-out check, so the original decoder was kept: gFID {number(after, places)}."
+        )
+    move = "fell" if share < 0 else "rose"
+    said = f"On the same generated tokens gFID {move} from {number(before, places)} to {number(after, places)}"
+    said += f" ({signed_percent(share)})"
+    return said + (f"; the control reached {number(control, places)}." if control is not None else ".")
+
+
+def _cost(run: Run) -> str | None:
+    seconds, memory = run.value("seconds_total"), run.value("peak_rss_gib")
+    if seconds is None:
+        return None
+    return f"All of it took {duration(seconds)}" + (f" and {number(memory)} GiB of memory." if memory else ".")

@@ -1,0 +1,286 @@
+"""The page of a run: complete, cut short, and damaged."""
+
+import json
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from robustok.report import write_report
+from robustok.report.run import GROUPS, Grid, read_run
+
+SECTIONS = [
+    "scores",
+    "images",
+    "pairs",
+    "changed",
+    "pfid",
+    "ablation",
+    "losses",
+    "codebook",
+    "heldout",
+    "cost",
+    "protocol",
+    "configuration",
+    "sources",
+]
+VOID = {"meta", "link", "img", "br"}
+NB = "\N{NO-BREAK SPACE}"
+
+
+class Page(HTMLParser):
+    """The elements of a page in order, which must be balanced, and its text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def sections(self) -> list[str | None]:
+        return [attributes["id"] for attributes in self.all("section")]
+
+
+def read(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def rows(html: str, caption: str) -> list[list[str]]:
+    """The text of each cell of each row of the table with that caption."""
+    body = html.split(f"<caption>{caption}", 1)[1].split("</table>", 1)[0]
+    cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", body, re.S))
+    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in row] for row in cells]
+
+
+@pytest.fixture(scope="module")
+def html(run_folder: Path) -> str:
+    return write_report(run_folder).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_every_section_is_there_in_order_and_linked(page: Page):
+    assert page.sections == SECTIONS
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in SECTIONS]
+
+
+def test_nothing_comes_from_outside_and_nothing_runs(html: str, page: Page):
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "iframe", "object", "embed"}
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("data:", "#")), (tag, attributes)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not re.search(r"@import|url\(", html)
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_text_of_a_run_cannot_become_markup(html: str, page: Page):
+    assert "<script>alert" not in html
+    assert "<script>alert('no')</script>" in page.text
+
+
+def test_a_reader_who_cannot_see_it_is_told(page: Page):
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(page.all("img")) == 10
+    assert all(img["alt"] for img in page.all("img"))
+    assert all(svg.get("role") == "img" or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(cell.get("scope") for cell in page.all("th"))
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+
+
+def test_the_summary_tells_what_was_done_in_this_run(page: Page):
+    for said in (
+        "512 codes and 64 tokens an image was trained for 1,500 steps on 55,000 images",
+        f"in 30{NB}% of the images of a batch, 100{NB}% of the tokens were replaced".replace(NB, " "),
+        "one of their 12 nearest codes",
+        "in 1,600 steps",
+        "had resampled 30 %",
+        "gFID fell from 172.1 to 149.9 (\N{MINUS SIGN}12.9 %); the control reached 165.3.",
+        "14 min 25 s and 2.9 GiB",
+    ):
+        assert said in page.text
+
+
+def test_distances_stand_beside_the_floor_and_the_change(html: str):
+    table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distances")
+    names = ["Floor", "rFID", "pFID", "gFID before", "gFID control", "gFID after"]
+    assert [row[0].startswith(name) for row, name in zip(table[1:], names, strict=True)] == [True] * 6
+    values = {name: row[1:5] for row, name in zip(table[1:], names, strict=True)}
+    assert values["Floor"] == ["38.7", "36.9 to 40.8", "1.0", ""]
+    assert values["gFID before"] == ["172.1", "168.0 to 176.4", "4.4", ""]
+    assert values["gFID control"][3] == f"\N{MINUS SIGN}4.0{NB}%"  # 165.3 / 172.1 - 1
+    assert values["gFID after"][3] == f"\N{MINUS SIGN}12.9{NB}%"  # 149.9 / 172.1 - 1
+
+
+def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
+    table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance in each of the 15 cells")
+    numbers = [[float(cell) for cell in row[1:]] for row in table[1:]]
+    cells = [row[:3] for row in numbers[:5]]
+    assert [len(row) for row in numbers] == [4] * 6
+    values = [r["value"] for r in json.loads((run_folder / "scores.json").read_text()) if r["metric"] == "pfid_cell"]
+    assert sorted(v for row in cells for v in row) == pytest.approx(sorted(values), abs=0.05)
+    assert numbers[5][3] == pytest.approx(sum(values) / 15, abs=0.05)
+    assert [row[3] for row in numbers[:5]] == pytest.approx([sum(row) / 3 for row in cells], abs=0.1)
+    assert [row[0] for row in table[1:6]] == [f"\N{GREEK SMALL LETTER ALPHA} = {a}" for a in (0.9, 0.8, 0.7, 0.6, 0.5)]
+    shades = re.findall(r"background:(#\w{6})", html)
+    assert (shades[values.index(max(values))], shades[values.index(min(values))]) == ("#e8924a", "#fdf7ec")
+
+
+def test_ablation_is_told_by_seed_and_by_share_of_the_generator_steps(html: str, run_folder: Path):
+    table = rows(html, "The same budget with and without")
+    shares = [f"gFID after {share} of the generator steps" for share in ("a quarter", "half", "all")]
+    assert [row[0] for row in table[2:]] == ["rFID", "pFID", *shares]
+    records = json.loads((run_folder / "ablation.json").read_text())
+    arms = [
+        [r["value"] for r in records if r["metric"] == "pfid" and r["protocol"]["arm"] == arm]
+        for arm in ("unperturbed", "perturbed")
+    ]
+    shown = [float(cell) for cell in table[3][1:9]]
+    expected = [v for values in arms for v in (*values, sum(values) / 3)]
+    assert shown == pytest.approx(expected, abs=0.05)
+    gains = rows(html, "What post-training gains")
+    assert len(gains) == 1 + 6
+
+
+def test_the_kept_decoder_is_the_one_that_the_check_chose(html: str):
+    table = rows(html, "Held-out Fr")
+    kept = [(row[0], column) for row in table[1:] for column in (1, 2) if "\N{BLACK CIRCLE}" in row[column]]
+    assert kept == [("300", 2), ("400", 1)]  # the lowest points of the two synthetic curves
+
+
+def test_small_images_are_magnified_by_whole_pixels(page: Page):
+    for img in page.all("img"):
+        assert img["class"] == "pixels"
+        assert int(str(img["width"])) % 32 == 0
+    real = page.all("img")[0]
+    assert (real["width"], real["height"]) == ("960", "192")  # 10 x 2 images of 32 pixels, three times
+    assert real["alt"] == (
+        "Real: 2 rows of 10 images. T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+    )
+
+
+def test_an_unfinished_run_has_a_page_that_says_what_is_missing(run_folder: Path, tmp_path: Path):
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "metrics.jsonl").write_bytes((run_folder / "tokenizer" / "metrics.jsonl").read_bytes())
+    page = read(tmp_path)
+    assert page.sections == ["losses", "codebook", "sources"]
+    for name in ("config.json", "scores.json", "images/images.json", "generator/metrics.jsonl"):
+        assert f"{name} is not there" in page.text
+    assert "A tokenizer was trained for 1,500 steps." in page.text
+
+
+def test_a_complete_run_misses_nothing(page: Page):
+    assert "not complete" not in page.text
+
+
+def test_damage_is_named_and_the_rest_is_shown(run_copy: Path):
+    folder = run_copy
+    (folder / "ablation.json").unlink()
+    (folder / "scores.json").write_text('[{"metric": "rfid", "va')
+    (folder / "config.json").write_text("[]")
+    (folder / "images" / "real.png").unlink()
+    (folder / "images" / "perturbed.png").write_bytes(b"GIF89a")
+    with (folder / "tokenizer" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 1510, "l1": 0.0')
+    page = read(folder)
+    assert "scores.json is damaged: it is not JSON." in page.text
+    assert "config.json holds a list where a dict belongs." in page.text
+    assert "The image real.png is not there." in page.text
+    assert "The image perturbed.png is not a PNG file." in page.text
+    assert page.sections == ["images", "pairs", "changed", "losses", "codebook", "heldout", "configuration", "sources"]
+    assert len(page.all("img")) == 8
+
+
+def test_a_score_without_a_number_is_named(tmp_path: Path):
+    scores = [{"metric": "rfid", "value": None}, {"value": 1.0}, {"metric": "rfid", "value": 101.25}]
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    page = read(tmp_path)
+    assert "scores.json has no metric or no number in its record 0." in page.text
+    assert "scores.json has no metric or no number in its record 1." in page.text
+    assert "101.2" in page.text
+
+
+def test_when_the_original_decoder_was_kept_the_page_says_so(run_copy: Path):
+    log = run_copy / "post_training" / "metrics.jsonl"
+    held = [json.loads(line) for line in log.read_text().splitlines()]
+    worse = [row | ({"heldout_fd": 170.0 + row["step"]} if "heldout_fd" in row else {}) for row in held]
+    log.write_text("".join(json.dumps(row) + "\n" for row in worse))
+    assert "the original decoder was kept" in read(run_copy).text
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"holds no run: there is none of config\.json, .*; give the folder"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_writing_again_replaces_the_page_and_leaves_nothing_else(run_copy: Path):
+    path = run_copy / "report.html"
+    path.write_text("an older page")
+    before = sorted(p.name for p in run_copy.iterdir())
+    assert write_report(run_copy) == path
+    first = path.read_bytes()
+    assert write_report(run_copy).read_bytes() == first
+    assert sorted(p.name for p in run_copy.iterdir()) == before
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + bytes(width) for _ in range(height)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_a_grid_knows_its_size_and_refuses_what_it_cannot_show():
+    grid = Grid(png=png(96, 64), title="x", columns=3, cell=32)
+    assert (grid.size, grid.rows) == ((96, 64), 2)
+    with pytest.raises(ValueError, match="is not a PNG file"):
+        Grid(png=b"", title="x")
+    with pytest.raises(ValueError, match=f"the group 'other', which is none of {', '.join(GROUPS)}"):
+        Grid(png=png(1, 1), title="x", group="other")
+
+
+def test_settings_are_found_by_the_end_of_their_name(run_folder: Path):
+    run = read_run(run_folder)
+    assert run.setting("perturbation.delta") == 12
+    assert run.setting("no_such_setting", "codebook_size") == 512
+    assert run.setting("size") is None  # a whole name, not the end of one
