@@ -85,6 +85,14 @@ def _scores() -> Iterator[dict[str, object]]:
     yield record("gfid_before", 172.1, [168.0, 176.4], **fd, **sampled)
     yield record("gfid_control", 165.3, [161.2, 169.7], **fd, **sampled)
     yield record("gfid_after", 149.9, [146.1, 154.0], **fd, **sampled)
+    for when, precision, recall, distance in (
+        ("before", 0.402, 0.331, 0.0912),
+        ("control", 0.431, 0.338, 0.0871),
+        ("after", 0.517, 0.352, 0.0744),
+    ):
+        yield record(f"precision_{when}", precision, **fd, **sampled)
+        yield record(f"recall_{when}", recall, **fd, **sampled)
+        yield record(f"kid_{when}", distance, **fd, **sampled)
     yield record("psnr", 22.43)
     yield record("ssim", 0.8312)
     yield record("codebook_use", 0.9727)

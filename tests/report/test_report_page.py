@@ -149,6 +149,16 @@ def test_distances_stand_beside_the_floor_and_the_change(html: str):
     assert values["gFID after"][3] == f"\N{MINUS SIGN}12.9{NB}%"  # 149.9 / 172.1 - 1
 
 
+def test_other_scores_of_generated_images_stand_in_one_table(html: str):
+    table = rows(html, "Beside gFID")
+    assert table[0][1:] == ["before", "control", "after"]
+    assert [(row[0].split()[0], *row[1:]) for row in table[1:]] == [
+        ("Precision", "0.402", "0.431", "0.517"),
+        ("Recall", "0.331", "0.338", "0.352"),
+        ("KID", "0.09120", "0.08710", "0.07440"),
+    ]
+
+
 def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance in each of the 15 cells")
     numbers = [[float(cell) for cell in row[1:]] for row in table[1:]]

@@ -10,7 +10,7 @@ from robustok.report.images import gallery
 from robustok.report.markup import ALPHA, DELTA, Markup, decimals, element, join, number
 from robustok.report.protocol import configuration, costs, protocol, sources
 from robustok.report.run import GROUPS, Run, read_run
-from robustok.report.scores import distances, figures, headline, heat_map
+from robustok.report.scores import distances, figures, generated, headline, heat_map
 from robustok.report.summary import summary
 from robustok.runtime.checkpoint import write_bytes
 
@@ -88,6 +88,7 @@ def sections(run: Run) -> list[Section]:
             " generated should be expected below it. Before, control and after decode the same generated tokens,"
             " so no sampling noise is in their difference.",
             distances(run),
+            generated(run),
             figures(run),
         ),
         section(

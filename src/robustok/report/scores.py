@@ -28,6 +28,13 @@ DISTANCES = {  # metric: name, what is compared with real images, color of its b
     "gfid_control": ("gFID control", "same tokens, decoder trained on clean latents", "control"),
     "gfid_after": ("gFID after", "same tokens, post-trained decoder", "after"),
 }
+OF_GENERATED = {  # metric without its _before, _control or _after: name, how to read it
+    "precision": ("Precision", "share that look real, higher is better"),
+    "recall": ("Recall", "share of the real variety, higher is better"),
+    "density": ("Density", "higher is better"),
+    "coverage": ("Coverage", "higher is better"),
+    "kid": ("KID", "kernel distance, lower is better"),
+}
 
 
 def distances(run: Run) -> Markup | None:
@@ -63,6 +70,20 @@ def distances(run: Run) -> Markup | None:
         head("On one scale", element("small", "from 0; dashed: the floor"), class_="wide"),
     )
     return table("Fréchet distances, lower is better", [heads], rows, "distances")
+
+
+def generated(run: Run) -> Markup | None:
+    """What else is known of the generated images: each score before, for the control and after."""
+    shown = [when for when in ("before", "control", "after") if any(run.score(f"{m}_{when}") for m in OF_GENERATED)]
+    rows = []
+    for metric, (name, meaning) in OF_GENERATED.items():
+        values = [run.value(f"{metric}_{when}") for when in shown]
+        known = [abs(value) for value in values if value is not None]
+        if known:
+            cells = [cell(number(value, 3 if max(known) >= 0.1 else 5)) for value in values]
+            rows.append(row(head(name, element("small", meaning), scope="row"), *cells))
+    heads = row(head("Generated images"), *(head(when, class_="n") for when in shown))
+    return table("Beside gFID: quality and variety", [heads], rows) if rows else None
 
 
 def figures(run: Run) -> Markup | None:
