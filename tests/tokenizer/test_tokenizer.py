@@ -109,3 +109,13 @@ def test_another_kind_of_model_is_refused(tmp_path):
     save_model(tmp_path, tokenizer().state_dict(), {"kind": "generator", "config": {}})
     with pytest.raises(ValueError, match="holds a generator, not a tokenizer"):
         Tokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", [CONV, SHARED])
+def test_a_tokenizer_for_gray_images_makes_gray_images(part):
+    config = TokenizerConfig(
+        image_size=16, encoder=part, decoder=part, quantizer=VQ(codebook_size=12, width=6), channels=1
+    )
+    red, green, blue = Tokenizer(config)(torch.randn(2, 3, 16, 16)).unbind(dim=1)
+    assert torch.equal(red, green)
+    assert torch.equal(red, blue)

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.shapes import Images, Latents
@@ -19,6 +20,14 @@ from robustok.tokenizer.encoder import (
 )
 
 
+FINE = 16  # channels at full resolution, where a decoder's squares have been spread out
+
+
+def as_rgb(images: Float[Tensor, "b c h w"]) -> Images:
+    """One channel repeated three times; three as they are."""
+    return images.expand(-1, 3, -1, -1)
+
+
 class Upsample(nn.Module):
     """Twice the resolution by repeating pixels, then a convolution."""
 
@@ -33,7 +42,7 @@ class Upsample(nn.Module):
 class ConvDecoder(nn.Module):
     """A square map of codes in raster order to images."""
 
-    def __init__(self, config: Conv, width: int):
+    def __init__(self, config: Conv, width: int, channels: int):
         super().__init__()
         inputs = config.channels[-1]
         self.embed = nn.Conv2d(width, inputs, 3, padding=1)
@@ -46,9 +55,11 @@ class ConvDecoder(nn.Module):
                 layers.append(ResidualBlock(inputs, outputs))
                 inputs = outputs
         self.levels = nn.Sequential(*layers)
-        self.norm = group_norm(inputs)
-        self.out = nn.Conv2d(inputs, 3 * config.stem**2, 3, padding=1)
-        self.stem = config.stem
+        self.norm, self.stem = group_norm(inputs), config.stem
+        if config.stem > 1:
+            self.spread = nn.Conv2d(inputs, FINE * config.stem**2, 3, padding=1)
+            inputs = FINE
+        self.out = nn.Conv2d(inputs, channels, 3, padding=1)
 
     @property
     def last_layer(self) -> Tensor:
@@ -57,7 +68,11 @@ class ConvDecoder(nn.Module):
 
     def forward(self, codes: Latents) -> Images:
         x = self.levels(self.middle(self.embed(to_map(codes))))
-        return F.pixel_shuffle(self.out(F.silu(self.norm(x))), self.stem)
+        x = F.silu(self.norm(x))
+        if self.stem > 1:
+            # a convolution among the pixels themselves, or the squares that were merged show as a checkerboard
+            x = F.silu(F.pixel_shuffle(self.spread(x), self.stem))
+        return as_rgb(self.out(x))
 
 
 class ViTDecoder(nn.Module):
@@ -67,7 +82,7 @@ class ViTDecoder(nn.Module):
     that tells image from latent, as in the released tokenizer.
     """
 
-    def __init__(self, config: ViT, image_size: int, width: int):
+    def __init__(self, config: ViT, image_size: int, width: int, channels: int):
         super().__init__()
         n, c = patches(image_size, config.patch) ** 2, config.width
         self.patch, self.image_size = config.patch, image_size
@@ -76,7 +91,7 @@ class ViTDecoder(nn.Module):
         self.mask_token, self.kind = learnt(1, c), learnt(2, c)
         self.latent_positions = learnt(config.latents, c) if config.latents != n else None
         self.blocks = transformer(config)
-        self.norm, self.out = nn.LayerNorm(c, eps=1e-6), nn.Linear(c, 3 * config.patch**2)
+        self.norm, self.out = nn.LayerNorm(c, eps=1e-6), nn.Linear(c, channels * config.patch**2)
 
     @property
     def last_layer(self) -> Tensor:
@@ -90,13 +105,13 @@ class ViTDecoder(nn.Module):
         latents = torch.cat([self.class_token.expand(len(codes), -1, -1), self.embed(codes) + positions], dim=1)
         x = torch.cat([image.expand(len(codes), -1, -1), latents + self.kind[1]], dim=1)
         x = self.blocks(x)
-        return unpatchify(self.out(self.norm(x[:, 1 : n + 1])), self.patch, self.image_size)
+        return as_rgb(unpatchify(self.out(self.norm(x[:, 1 : n + 1])), self.patch, self.image_size))
 
 
-def build_decoder(config: ViT | Conv, image_size: int, width: int) -> ViTDecoder | ConvDecoder:
-    """The decoder of codes (b n width) to images (b 3 h w)."""
+def build_decoder(config: ViT | Conv, image_size: int, width: int, channels: int = 3) -> ViTDecoder | ConvDecoder:
+    """The decoder of codes (b n width) to images (b 3 h w), all gray if it makes one channel only."""
     match config:
         case ViT():
-            return ViTDecoder(config, image_size, width)
+            return ViTDecoder(config, image_size, width, channels)
         case Conv():
-            return ConvDecoder(config, width)
+            return ConvDecoder(config, width, channels)

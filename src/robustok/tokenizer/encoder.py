@@ -72,10 +72,10 @@ def patchify(images: Images, patch: int) -> Tensor:
     return x.reshape(b, rows * columns, patch * patch * c)
 
 
-def unpatchify(x: Tensor, patch: int, side: int) -> Images:
-    """The inverse of `patchify` for square images of `side` pixels."""
+def unpatchify(x: Tensor, patch: int, side: int) -> Tensor:
+    """The inverse of `patchify` for square images of `side` pixels, of any number of channels."""
     b, g = len(x), patches(side, patch)
-    return x.view(b, g, g, patch, patch, 3).permute(0, 5, 1, 3, 2, 4).reshape(b, 3, side, side)
+    return x.view(b, g, g, patch, patch, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, side, side)
 
 
 def to_sequence(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class TokenizerConfig:
     encoder: ViT | Conv = field(default_factory=ViT)  # image -> latent
     quantizer: VQ = field(default_factory=VQ)  # latent -> code
     decoder: ViT | Conv = field(default_factory=ViT)  # code -> image
+    channels: Literal[1, 3] = 3  # that the decoder makes; 1 for gray images, which then cannot come out tinted
 
     def __post_init__(self) -> None:
         made, read = (part.tokens(self.image_size) for part in (self.encoder, self.decoder))
@@ -61,7 +62,7 @@ class Tokenizer(nn.Module):
         width = config.quantizer.width
         self.encoder = build_encoder(config.encoder, config.image_size, width)
         self.quantizer = VectorQuantizer(config.quantizer)
-        self.decoder = build_decoder(config.decoder, config.image_size, width)
+        self.decoder = build_decoder(config.decoder, config.image_size, width, config.channels)
 
     @property
     def codebook(self) -> Codebook:
