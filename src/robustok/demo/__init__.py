@@ -1,0 +1,1 @@
+"""The whole main job on the embedded images: what `robustok demo` runs."""

@@ -1,0 +1,71 @@
+"""What the demo does, and which image it uses for what."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from robustok.data.images import FashionMNIST, ImageSet
+from robustok.generators.sampling import Sampling
+from robustok.training.generator_training import GeneratorTraining
+from robustok.training.main_training import MainTraining
+from robustok.training.post_training import PostTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Main training, generator, post-training and all scores on the embedded images."""
+
+    main: MainTraining  # of the tokenizer
+    generator: GeneratorTraining  # of the generator
+    sampling: Sampling  # how the generator is sampled, for pairs and for scores
+    post: PostTraining  # of the decoder
+    sigma: float = 0.7  # share of a pair's tokens that stay those of the real image
+    pairs: int = 20_000  # real images whose tokens the generator touches
+    train_images: int = 55_000  # images that everything is trained on, the first ones
+    held_out: int = 2_000  # images that decide which decoder is kept, the last of the training images
+    reference: int = 10_000  # validation images that generated images are scored against
+    scored: int = 5_000  # generated images that are scored, and validation images that are reconstructed
+    pfid_images: int = 2_000  # of those, how many each cell of pFID perturbs
+    duration: str = "a time that was not measured"  # that all of it takes
+
+    def with_seed(self, seed: int) -> "Demo":
+        """The same with everything random derived from another seed."""
+        return replace(
+            self,
+            main=replace(self.main, loop=replace(self.main.loop, seed=seed)),
+            generator=replace(self.generator, loop=replace(self.generator.loop, seed=seed)),
+            post=replace(self.post, loop=replace(self.post.loop, seed=seed)),
+        )
+
+    @property
+    def seed(self) -> int:
+        """What everything random derives from."""
+        return self.main.loop.seed
+
+
+class DemoImages(NamedTuple):
+    """The embedded images, each used for one purpose only."""
+
+    train: ImageSet  # everything is trained on these
+    held_out: ImageSet  # these decide which decoder is kept
+    reference: ImageSet  # generated images are scored against these; nothing is trained or chosen by them
+    scored: ImageSet  # those of the reference that are reconstructed
+
+    @classmethod
+    def of(cls, config: Demo) -> "DemoImages":
+        size = config.main.tokenizer.image_size
+        train, validation = FashionMNIST("train", size), FashionMNIST("validation", size)
+        first_held_out = len(train) - config.held_out
+        if config.train_images > first_held_out:
+            raise ValueError(
+                f"{config.train_images} images to train on and {config.held_out} held out are more than the "
+                f"{len(train)} there are; lower train_images or held_out"
+            )
+        reference = validation.subset(torch.arange(config.reference))
+        return cls(
+            train=train.subset(torch.arange(config.train_images)),
+            held_out=train.subset(torch.arange(first_held_out, len(train))),
+            reference=reference,
+            scored=reference.subset(torch.arange(config.scored)),
+        )

@@ -1,0 +1,73 @@
+"""What a demo has done so far: seconds of every stage and scores, on disk, so that it can go on."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from robustok.evaluation.evaluate import Score
+from robustok.runtime.checkpoint import read_json, write_json
+from robustok.runtime.logging import clock
+from robustok.runtime.memory import peak_rss_gib
+
+DIARY = "diary.json"
+
+
+class Diary:
+    """Runs stages, tells about them, and remembers their time and scores.
+
+    Raises ValueError when the folder holds a demo with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], quiet: bool = False):
+        self.path, self.quiet = folder / DIARY, quiet
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
+        if self.path.exists():
+            self.content = read_json(self.path)
+            if self.content["settings"] != settings:
+                raise ValueError(
+                    f"{folder} holds a demo with other settings; choose another folder with --out, or delete it"
+                )
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line."""
+        if not self.quiet:
+            self.console.print(text, style=style, markup=False)
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """A stage of the demo; its time adds up over stops and starts."""
+        self.say(f"\n{title}", style="bold")
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.content["seconds"]
+            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+            self.content["peak_rss_gib"] = max(self.content["peak_rss_gib"], peak_rss_gib())
+            write_json(self.path, self.content)
+            self.say(f"{name}: {clock(seconds[name])}", style="dim")
+
+    def scores(self, name: str, compute: Callable[[], Sequence[Score]]) -> list[Score]:
+        """Scores that are computed once; a demo that goes on reads them back."""
+        kept = self.content["scores"]
+        if name not in kept:
+            kept[name] = [score.to_plain() for score in compute()]
+            write_json(self.path, self.content)
+        return [Score.from_plain(plain) for plain in kept[name]]
+
+    def all_scores(self) -> list[Score]:
+        """Every score so far, the stages' times, and the memory that was needed."""
+        seconds = self.content["seconds"]
+        costs = [
+            *(("seconds", taken, {"stage": name}) for name, taken in seconds.items()),
+            ("seconds_total", sum(seconds.values()), {}),
+            ("peak_rss_gib", self.content["peak_rss_gib"], {}),
+        ]
+        plain = [score for group in self.content["scores"].values() for score in group]
+        measured = [Score.from_plain(score) for score in plain]
+        return measured + [Score(metric=name, value=value, images=0, protocol=how) for name, value, how in costs]
