@@ -88,8 +88,8 @@ def sections(run: Run) -> list[Section]:
             " generated should be expected below it. Before, control and after decode the same generated tokens,"
             " so no sampling noise is in their difference.",
             distances(run),
-            generated(run),
             figures(run),
+            generated(run),
         ),
         section(
             "images",

@@ -1,4 +1,13 @@
-"""A run folder as the page reads it: what is there, and a list of what is not."""
+"""A run folder as the page reads it: what is there, and a list of what is not.
+
+config.json                   every setting of the run
+scores.json                   a list of records (`Record`)
+ablation.json                 the same, each protocol with "arm" (perturbed, unperturbed), "seed" and, for
+                              gfid_before, "generator_share" (the share of the generator's steps taken)
+{stage}/metrics.jsonl         rows of logged values, for each of `STAGES`
+{stage}/config.json, run.json what the stage trained, and how
+images/images.json            {"grids": [{"file": "real.png", ...the fields of `Grid`}]}
+"""
 
 import base64
 import math

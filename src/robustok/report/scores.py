@@ -80,10 +80,10 @@ def generated(run: Run) -> Markup | None:
         values = [run.value(f"{metric}_{when}") for when in shown]
         known = [abs(value) for value in values if value is not None]
         if known:
-            cells = [cell(number(value, 3 if max(known) >= 0.1 else 5)) for value in values]
+            cells = [cell(number(value, 3 if max(known) >= 0.1 else 4)) for value in values]
             rows.append(row(head(name, element("small", meaning), scope="row"), *cells))
     heads = row(head("Generated images"), *(head(when, class_="n") for when in shown))
-    return table("Beside gFID: quality and variety", [heads], rows) if rows else None
+    return table("Beside gFID: quality and variety", [heads], rows, "dense") if rows else None
 
 
 def figures(run: Run) -> Markup | None:
