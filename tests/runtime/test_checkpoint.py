@@ -16,6 +16,7 @@ from robustok.runtime import checkpoint
 from robustok.runtime.checkpoint import (
     load_model,
     load_resume,
+    load_weights,
     read_json,
     save_model,
     save_resume,
@@ -154,6 +155,30 @@ def test_a_strangers_safetensors_file_with_a_config_is_a_model(tmp_path: Path):
     save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", {})
     assert torch.equal(load_model(tmp_path)[0]["w"], torch.ones(2))
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path):
+    save_model(tmp_path, {"w": torch.ones(2)}, {"kind": "generator"})
+    assert load_model(tmp_path, "generator")[1] == {"kind": "generator"}
+    with pytest.raises(ValueError, match="holds a generator, not a tokenizer; give the folder of a tokenizer"):
+        load_model(tmp_path, "tokenizer")
+    write_json(tmp_path / "config.json", {})
+    with pytest.raises(ValueError, match="holds a model, not a tokenizer"):
+        load_model(tmp_path, "tokenizer")
+
+
+def test_weights_fit_a_model_exactly_or_not_at_all():
+    layer, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    load_weights(layer, other.state_dict(), "a file")
+    assert same(dict(layer.state_dict()), dict(other.state_dict()))
+    for state, place in (
+        ({"weight": torch.ones(3, 2)}, "bias"),
+        (other.state_dict() | {"extra": torch.ones(1)}, "extra"),
+        (other.state_dict() | {"weight": torch.ones(4, 2)}, r"weight \(4, 2\) instead of \(3, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=f"a file.*{place}"):
+            load_weights(layer, state, "a file")
+        assert same(dict(layer.state_dict()), dict(other.state_dict()))
 
 
 def test_json_round_trip_and_refusals(tmp_path: Path):

@@ -18,9 +18,7 @@ def to_plain(config: Any) -> Any:
     match config:
         case _ if dataclasses.is_dataclass(config) and not isinstance(config, type):
             fields = {
-                field.name: to_plain(getattr(config, field.name))
-                for field in dataclasses.fields(config)
-                if field.init
+                field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init
             }
             return {"type": type(config).__name__} | fields
         case list() | tuple():
@@ -60,14 +58,10 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         return _from_tuple(arguments, data, where)
     if origin is list or kind is list:
         values = _expect(list, data, where)
-        return [
-            from_plain(arguments[0] if arguments else Any, v, f"{where}[{i}]") for i, v in enumerate(values)
-        ]
+        return [from_plain(arguments[0] if arguments else Any, v, f"{where}[{i}]") for i, v in enumerate(values)]
     if origin is dict or kind is dict:
         value_kind = arguments[1] if arguments else Any
-        return {
-            key: from_plain(value_kind, v, _join(where, key)) for key, v in _expect(dict, data, where).items()
-        }
+        return {key: from_plain(value_kind, v, _join(where, key)) for key, v in _expect(dict, data, where).items()}
     if kind is None or kind is types.NoneType:
         return _expect(types.NoneType, data, where)
     if kind is float and type(data) is int:
@@ -76,9 +70,7 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         return Path(_expect(str, data, where))
     if kind in (bool, int, float, str):
         return _expect(kind, data, where)
-    raise ValueError(
-        f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses"
-    )
+    raise ValueError(f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses")
 
 
 def _from_fields(kind: type, data: Any, where: str) -> Any:
@@ -91,23 +83,17 @@ def _from_fields(kind: type, data: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name in values:
         if name not in fields:
-            raise ValueError(
-                f"{_join(where, name)} is not a field of {kind.__name__}{_nearest(name, fields)}"
-            )
+            raise ValueError(f"{_join(where, name)} is not a field of {kind.__name__}{_nearest(name, fields)}")
     for name, field in fields.items():
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and name not in values:
             raise ValueError(f"{_join(where, name)} is missing; {kind.__name__} needs it, so add it")
-    return kind(
-        **{name: from_plain(hints[name], value, _join(where, name)) for name, value in values.items()}
-    )
+    return kind(**{name: from_plain(hints[name], value, _join(where, name)) for name, value in values.items()})
 
 
 def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     """The member of a union that `data` is: a dataclass by "type", else the first plain kind that fits."""
-    classes = {
-        kind.__name__: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-    }
+    classes = {kind.__name__: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     if isinstance(data, dict) and classes:
         name = data.get("type", next(iter(classes)) if len(classes) == 1 else None)
         if name not in classes:
@@ -133,8 +119,7 @@ def _from_tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...
     if len(kinds) != len(values):
         raise ValueError(f"{_at(where)} {data!r}; it should have {len(kinds)} entries, not {len(values)}")
     return tuple(
-        from_plain(kind, value, f"{where}[{i}]")
-        for i, (kind, value) in enumerate(zip(kinds, values, strict=True))
+        from_plain(kind, value, f"{where}[{i}]") for i, (kind, value) in enumerate(zip(kinds, values, strict=True))
     )
 
 
