@@ -202,7 +202,7 @@ def _grids(folder: Path) -> None:
             folder / name
         )
 
-    real, made = garments[:2], garments[2:4]
+    real, made = garments[:4], garments[4:8]
     before, after = blurred(made, 0.7, 30), blurred(made, 0.4, 8)
     grids = []
 
@@ -236,19 +236,11 @@ def _grids(folder: Path) -> None:
         labels=CLASSES,
     )
     add(after, "generated_after.png", "Generated, after", "The same tokens; post-trained decoder.")
-    tokens = garments[4:8, ::2]
-    add(blurred(tokens, 0.7, 30), "pairs_before.png", "Before", "Decoder of main training.", "pairs")
-    add(blurred(tokens, 0.4, 8), "pairs_after.png", "After", "Post-trained decoder.", "pairs")
-    moved = garments[8:12, 1::2]
-    add(blurred(moved, 0.8, 45), "changed_before.png", "Before", "", "changed")
-    add(blurred(moved, 0.4, 8), "changed_after.png", "After", "", "changed")
-    add(
-        np.abs(blurred(moved, 0.8, 45) - blurred(moved, 0.4, 8).astype(float)).clip(0, 255).astype(np.uint8),
-        "changed_difference.png",
-        "Difference",
-        "Absolute, brighter is more.",
-        "changed",
-    )
+    pair = np.concatenate([before[:1], after[:1]])
+    add(pair, "pairs.png", "Both decoders", "Above: main training. Below: post-training.", "pairs", labels=CLASSES)
+    for i in (8, 10):
+        moved = np.concatenate([blurred(garments[i : i + 1], 0.8, 45), blurred(garments[i : i + 1], 0.4, 8)])
+        add(moved, f"changed_{i}.png", "Changed most", "Above: before. Below: after.", "changed")
     (folder / "images.json").write_text(json.dumps({"grids": grids}))
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from robustok.evaluation.intervals import seeds_interval
 from robustok.report import write_report
+from robustok.report.images import gallery
 from robustok.report.run import GROUPS, Grid, read_run
 
 SECTIONS = [
@@ -116,7 +118,7 @@ def test_a_reader_who_cannot_see_it_is_told(page: Page):
     assert len(page.all("h1")) == 1
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert len(page.all("img")) == 10
+    assert len(page.all("img")) == 8
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg.get("role") == "img" or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -185,6 +187,9 @@ def test_ablation_is_told_by_seed_and_by_share_of_the_generator_steps(html: str,
     shown = [float(cell) for cell in table[3][1:9]]
     expected = [v for values in arms for v in (*values, sum(values) / 3)]
     assert shown == pytest.approx(expected, abs=0.05)
+    changes = [b / a - 1 for a, b in zip(*arms, strict=True)]
+    mean, (low, high) = seeds_interval(changes)
+    assert re.findall(r"[\d.]+", table[3][9]) == [f"{abs(100 * v):.1f}" for v in (mean, low, high)]
     gains = rows(html, "What post-training gains")
     assert len(gains) == 1 + 6
 
@@ -200,9 +205,9 @@ def test_small_images_are_magnified_by_whole_pixels(page: Page):
         assert img["class"] == "pixels"
         assert int(str(img["width"])) % 32 == 0
     real = page.all("img")[0]
-    assert (real["width"], real["height"]) == ("960", "192")  # 10 x 2 images of 32 pixels, three times
+    assert (real["width"], real["height"]) == ("960", "384")  # 10 x 4 images of 32 pixels, three times
     assert real["alt"] == (
-        "Real: 2 rows of 10 images. T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+        "Real: 4 rows of 10 images. T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
     )
 
 
@@ -235,7 +240,7 @@ def test_damage_is_named_and_the_rest_is_shown(run_copy: Path):
     assert "The image real.png is not there." in page.text
     assert "The image perturbed.png is not a PNG file." in page.text
     assert page.sections == ["images", "pairs", "changed", "losses", "codebook", "heldout", "configuration", "sources"]
-    assert len(page.all("img")) == 8
+    assert len(page.all("img")) == 6
 
 
 def test_a_score_without_a_number_is_named(tmp_path: Path):
@@ -287,6 +292,33 @@ def test_a_grid_knows_its_size_and_refuses_what_it_cannot_show():
         Grid(png=b"", title="x")
     with pytest.raises(ValueError, match=f"the group 'other', which is none of {', '.join(GROUPS)}"):
         Grid(png=png(1, 1), title="x", group="other")
+
+
+@pytest.mark.parametrize(
+    ("columns", "group", "abreast", "width"),
+    [
+        (10, "overview", 1, 960),  # three times 320
+        (5, "pairs", 2, 480),  # two figures of three times 160
+        (10, "pairs", 1, 960),  # side by side they would be too small to see
+        (5, "changed", 3, 320),
+        (10, "changed", 1, 960),
+    ],
+)
+def test_figures_share_a_line_while_they_stay_readable(columns: int, group: str, abreast: int, width: int):
+    grids = [Grid(png=png(32 * columns, 64), title="x", columns=columns, cell=32, group=group)] * 3
+    html = gallery(grids)
+    assert html is not None
+    assert f'class="gallery abreast-{abreast}"' in html
+    assert html.count(f'width="{width}"') == 3
+    assert html.count(f"width:{width}px") == 3
+
+
+def test_large_images_keep_their_size_and_are_smoothed():
+    html = gallery([Grid(png=png(1024, 256), title="x", columns=4, cell=256)])
+    assert html is not None
+    assert 'width="1024"' in html
+    assert "width:1000px" in html  # what does not fit is shrunk
+    assert 'class="pixels"' not in html
 
 
 def test_settings_are_found_by_the_end_of_their_name(run_folder: Path):

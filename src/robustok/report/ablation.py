@@ -1,6 +1,7 @@
 """Several seeds with and without latent perturbation, side by side."""
 
-from robustok.report.markup import BLANK, Markup, change, decimals, element, join, number, percent, signed_percent
+from robustok.evaluation.intervals import seeds_interval
+from robustok.report.markup import Markup, change, decimals, element, join, number, percent, signed_percent
 from robustok.report.run import Run, find
 from robustok.report.tables import cell, head, row, table
 
@@ -35,11 +36,11 @@ def ablation(run: Run) -> list[Markup]:
         places = decimals(max(v for v in without + using if v is not None))
         label = head(name, element("small", note) if note else None, scope="row")
         changes = [c for a, b in zip(using, without, strict=True) if (c := change(a, b)) is not None]
-        rows.append(row(label, *_arm(without, places), *_arm(using, places), cell(_spread(changes), class_="n value")))
+        rows.append(row(label, *_arm(without, places), *_arm(using, places), cell(_change(changes), class_="n value")))
     top = row(
         element("td", rowspan=2),
         *(head(title, colspan=len(seeds) + 1, scope="colgroup", class_="n group") for title in ARMS.values()),
-        head("Change", element("small", "mean over seeds, and its range"), rowspan=2, class_="n"),
+        head("Change", element("small", "mean over seeds, 95 % interval"), rowspan=2, class_="n"),
     )
     per_arm = [*(head(f"seed {seed}", class_="n") for seed in seeds), head("mean", class_="n mean")]
     tables = [
@@ -85,8 +86,9 @@ def _part(share: float) -> str:
     return {0.25: "a quarter of", 0.5: "half of", 1.0: "all of"}.get(share, f"{percent(share, 0)} of")
 
 
-def _spread(changes: list[float]) -> Markup:
-    if not changes:
-        return Markup(BLANK)
-    ends = f"{signed_percent(min(changes))} to {signed_percent(max(changes))}"
-    return join(signed_percent(sum(changes) / len(changes)), element("small", ends) if len(changes) > 1 else None)
+def _change(changes: list[float]) -> Markup:
+    """The mean over seeds, and its 95 % interval where there are several."""
+    if len(changes) < 2:
+        return join(signed_percent(changes[0] if changes else None))
+    mean, ends = seeds_interval(changes)
+    return join(signed_percent(mean), element("small", " to ".join(map(signed_percent, ends))))

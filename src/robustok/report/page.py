@@ -103,8 +103,8 @@ def sections(run: Run) -> list[Section]:
             "pairs",
             "Before and after",
             "The same tokens, before and after",
-            "Each place holds one generated token map, decoded by the decoder of main training and by the post-trained"
-            " one. Nothing else differs.",
+            "One generated token map at a time, decoded by the decoder of main training and by the post-trained one."
+            " Nothing else differs.",
             gallery(grids["pairs"]),
         ),
         section(

@@ -34,13 +34,13 @@ def costs(run: Run) -> Markup | None:
     rows = []
     for record in records:
         stage, seconds = record["protocol"]["stage"], record["value"]
-        steps = run.steps(stage)
+        steps, trained = run.steps(stage), run.series(stage, "seconds")
         rows.append(
             row(
                 head(STAGES.get(stage, stage.replace("_", " ").capitalize()), scope="row"),
                 cell(duration(seconds)),
                 cell(count(steps) if steps else None, class_="n quiet"),
-                cell(f"{count(1000 * seconds / steps)} ms" if steps else None, class_="n quiet"),
+                cell(f"{count(1000 * trained[-1][1] / trained[-1][0])} ms" if trained else None, class_="n quiet"),
                 element("td", bar(seconds, longest, color="line", floor=None, bounds=None), class_="wide"),
             )
         )
@@ -64,7 +64,7 @@ def protocol(run: Run) -> list[Markup | None]:
         row(
             head(names[r["metric"]], scope="row"),
             cell(count(r["images"]) if r["images"] is not None else BLANK),
-            cell(_plain(r["seeds"])),
+            cell(_plain(r["seeds"] or None)),
             element("td", "; ".join(f"{_words(k)} {_plain(v)}" for k, v in p.items() if shared.get(k) != v)),
         )
         for r, p in records
