@@ -4,6 +4,8 @@ A sequence is (b n c): b sequences of n positions, c channels wide. Everything i
 so a forward pass draws no random numbers.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,22 +16,37 @@ Heads = Float[Tensor, "b heads _ e"]  # e channels per head
 
 
 class KVCache:
-    """Keys and values of the positions seen so far, in memory allocated once for `length` positions."""
+    """Keys and values of the positions seen so far.
 
-    def __init__(self, length: int):
-        self.length = length
+    Its memory grows by `chunk` positions at a time and is always used whole, what is still empty masked out: on
+    a CPU, products of parts of it would copy them first.
+    """
+
+    chunk = 16
+
+    def __init__(self) -> None:
         self.filled = 0
 
-    def append(self, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
-        """Keys and values of all positions so far, the given ones last."""
+    def append(self, keys: Heads, values: Heads) -> None:
         b, h, new, e = keys.shape
         if self.filled == 0:
-            self.keys, self.values = (x.new_empty(b, h, self.length, e) for x in (keys, values))
+            self._keys, self._values = keys.new_zeros(b * h, e, 0), values.new_zeros(b * h, 0, e)
+            self._mask = keys.new_zeros(1, 1, 0)
         start, self.filled = self.filled, self.filled + new
-        assert self.filled <= self.length, f"cache of {self.length} positions is full"
-        self.keys[:, :, start : self.filled] = keys
-        self.values[:, :, start : self.filled] = values
-        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
+        if self.filled > self._keys.shape[2]:
+            more = -(-new // self.chunk) * self.chunk
+            self._keys = F.pad(self._keys, (0, more))
+            self._values = F.pad(self._values, (0, 0, 0, more))
+            self._mask = F.pad(self._mask, (0, more), value=-math.inf)
+        self._keys[:, :, start : self.filled] = keys.flatten(0, 1).transpose(1, 2)
+        self._values[:, start : self.filled] = values.flatten(0, 1)
+        self._mask[:, :, start : self.filled] = 0
+
+    def attend(self, query: Heads) -> Heads:
+        """What one position, whose key and value were appended last, gathers from all so far."""
+        query = query * query.shape[3] ** -0.5
+        weights = torch.baddbmm(self._mask, query.flatten(0, 1), self._keys).softmax(dim=-1)
+        return (weights.to(query.dtype) @ self._values).view_as(query)
 
 
 class Attention(nn.Module):
@@ -57,9 +74,12 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if cache is not None:
-            k, v = cache.append(k, v)
-            assert n == 1 or k.shape[2] == n, "several positions at once only into an empty cache"
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=causal and n > 1)
+            assert n == 1 or cache.filled == 0, "several positions at once only into an empty cache"
+            cache.append(k, v)
+        if cache is not None and n == 1:
+            x = cache.attend(q)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.proj(x.transpose(1, 2).reshape(b, n, c))
 
 
@@ -159,9 +179,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Tensor, "n c"
     The first half of the channels tells the row, the second the column; each half is sines, then cosines.
     """
     if width % 4:
-        raise ValueError(
-            f"width {width} is not a multiple of 4, as sines and cosines of two axes need; round it up"
-        )
+        raise ValueError(f"width {width} is not a multiple of 4, as sines and cosines of two axes need; round it up")
     frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
     grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (n, 2)
     angles = grid[:, :, None] * frequencies  # (n, 2, width / 4)

@@ -11,8 +11,9 @@ its output at the first token is the second's, and so on.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robustok.layers import Block, KVCache, Modulation, modulate
+from robustok.runtime.checkpoint import load_model, load_weights, save_model
+from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Scalar, Tokens
 
 NextTokens: TypeAlias = Int[Tensor, " b"]
@@ -38,9 +41,7 @@ class Autoregressive:
     depth: int = 6  # transformer blocks
     heads: int = 4  # attention heads of a block
     mlp_ratio: float = 4.0  # hidden width of a block's MLP, in widths
-    order: Literal["raster", "random"] = (
-        "random"  # random: positions are target-aware, so orders can be permuted
-    )
+    order: Literal["raster", "random"] = "random"  # random: positions are target-aware, so orders can be permuted
     modulated: bool = False  # adaLN: label and step shift, scale and gate every block
     label_dropout: float = 0.1  # share of training images whose label is withheld, which guidance needs
 
@@ -51,9 +52,7 @@ class Autoregressive:
         if self.order not in ("raster", "random"):
             raise ValueError(f"order is {self.order!r}; choose 'raster' or 'random'")
         if not 0 <= self.label_dropout <= 1:
-            raise ValueError(
-                f"label_dropout is {self.label_dropout}; it is a share, choose one between 0 and 1"
-            )
+            raise ValueError(f"label_dropout is {self.label_dropout}; it is a share, choose one between 0 and 1")
 
 
 def order_share(done: float, start: float = 0.5, end: float = 0.75) -> float:
@@ -74,9 +73,7 @@ class AutoregressiveModel(nn.Module):
         self.start = nn.Parameter(torch.empty(1, width))
         self.label_embedding = nn.Embedding(config.classes + 1, width)  # the last one stands for no label
         self.token_embedding = nn.Embedding(config.codebook_size, width)
-        self.positions = nn.Parameter(
-            torch.empty(config.tokens + 2, width)
-        )  # of start, label and every place
+        self.positions = nn.Parameter(torch.empty(config.tokens + 2, width))  # of start, label and every place
         self.targets = nn.Parameter(torch.empty(config.tokens, width)) if config.order == "random" else None
         self.steps = nn.Parameter(torch.empty(length, width)) if config.modulated else None
         self.blocks = nn.ModuleList(
@@ -91,6 +88,14 @@ class AutoregressiveModel(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     @property
+    def device(self) -> torch.device:
+        return self.start.device
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    @property
     def tokens_per_image(self) -> int:
         return self.config.tokens
 
@@ -100,11 +105,23 @@ class AutoregressiveModel(nn.Module):
         return self.config.classes
 
     def fingerprint(self) -> str:
-        """A hash of configuration and weights."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        """16 hex digits that change with the configuration or any weight."""
+        digest = hashlib.sha256(json.dumps(to_plain(self.config), sort_keys=True).encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest.hexdigest()[:16]
+
+    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
+        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
+        save_model(folder, self.state_dict(), {"kind": "generator", "config": to_plain(self.config)} | about)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "AutoregressiveModel":
+        """The generator in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
+        state, saved = load_model(folder, "generator")
+        model = cls(from_plain(Autoregressive, saved["config"]))
+        load_weights(model, state, folder)
+        return model.eval()
 
     def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Float[Tensor, "b n k"]:
         """Logits of each token, given the label and the tokens before it.
@@ -119,9 +136,7 @@ class AutoregressiveModel(nn.Module):
         x = self._transform(x + self._places(orders), labels)
         return self.head(x[:, 1:])
 
-    def loss(
-        self, tokens: Tokens, labels: Labels, *, order_share: float = 0.0, generator: torch.Generator
-    ) -> Scalar:
+    def loss(self, tokens: Tokens, labels: Labels, *, order_share: float = 0.0, generator: torch.Generator) -> Scalar:
         """Mean cross entropy of all tokens.
 
         `generator` draws which labels are withheld, and which images, each with probability `order_share`,
@@ -148,7 +163,7 @@ class AutoregressiveModel(nn.Module):
 
         It goes in raster order and remembers what came before: call it once per token.
         """
-        caches = [KVCache(self.config.tokens + 1) for _ in self.blocks]
+        caches = [KVCache() for _ in self.blocks]
         places = self._places(self._raster(labels.device))
 
         def predict(tokens: NextTokens | None) -> NextLogits:
@@ -178,8 +193,8 @@ class AutoregressiveModel(nn.Module):
         """All blocks and the last norm; `x` follows what is in the caches."""
         first, length = caches[0].filled if caches else 0, x.shape[1]
 
-        def modulations(modulation: nn.Module | None) -> Tensor | None:
-            if modulation is None or self.steps is None:
+        def modulations(modulation: nn.Module | Tensor | None) -> Tensor | None:
+            if not isinstance(modulation, nn.Module) or self.steps is None:
                 return None
             # the same for images of one class, so with few classes it is cheaper to compute all, then pick
             few = self.label_embedding.num_embeddings < len(labels)

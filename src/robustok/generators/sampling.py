@@ -20,10 +20,15 @@ class TokenGenerator(Protocol):
     """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one."""
 
     @property
+    def codebook_size(self) -> int: ...
+    @property
     def tokens_per_image(self) -> int: ...
     @property
     def no_label(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
     def predictor(self, labels: Labels) -> Callable[[Tensor | None], Tensor]: ...
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +44,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(
-                f"temperature is {self.temperature}, which must be above 0; for argmax use top_k=1"
-            )
+            raise ValueError(f"temperature is {self.temperature}, which must be above 0; for argmax use top_k=1")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; choose a number of codes, or 0 for all")
         if not 0 < self.top_p <= 1:
@@ -96,18 +99,14 @@ def probabilities(logits: Distribution, config: Sampling) -> Distribution:
 def draw(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
     """The code at which each row's cumulative probability passes its uniform number in [0, 1)."""
     cumulative = p.double().cumsum(dim=1)
-    cumulative = (
-        cumulative / cumulative[:, -1:]
-    )  # ends in exactly 1, so codes of probability 0 are never drawn
+    cumulative = cumulative / cumulative[:, -1:]  # ends in exactly 1, so codes of probability 0 are never drawn
     return torch.searchsorted(cumulative, uniform.contiguous().unsqueeze(1), right=True).squeeze(1)
 
 
 def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
     """n float64 numbers in [0, 1) for each sample: the Philox stream whose key is (seed, sample)."""
     keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
-    return torch.from_numpy(
-        np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys])
-    )
+    return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys]))
 
 
 @torch.no_grad()
@@ -123,25 +122,24 @@ def sample_tokens(
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
-    """Tokens of one image per label, on the labels' device, where the generator must be too.
+    """Tokens of one image per label, on the labels' device.
 
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
     given `tokens` stay, as context of those drawn later. `progress` is told how many images are done.
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
-    n = generator.tokens_per_image
+    n, device = generator.tokens_per_image, generator.device
     if tokens is not None and tokens.shape != (len(labels), n):
-        raise ValueError(
-            f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for"
-        )
+        raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, n)
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
-        uniform = uniforms(seed, range(first + part.start, first + part.stop), n).to(labels.device)
-        kept = None if keep is None or tokens is None else (keep[part], tokens[part])
-        batches.append(_sample_batch(generator, labels[part], config, scales, uniform, kept))
+        uniform = uniforms(seed, range(first + part.start, first + part.stop), n).to(device)
+        kept = None if keep is None or tokens is None else (keep[part].to(device), tokens[part].to(device))
+        batch = _sample_batch(generator, labels[part].to(device), config, scales, uniform, kept)
+        batches.append(batch.to(labels.device))
         if progress is not None:
             progress(part.stop)
     return torch.cat(batches) if batches else labels.new_empty(0, n)

@@ -1,0 +1,95 @@
+"""The tokens of a set of images, encoded once and read back: what a generator is trained on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from robustok.data.images import ImageSet, Indices
+from robustok.data.shards import read_shards, write_shards
+from robustok.shapes import Labels, Tokens
+from robustok.tokenizer.tokenizer import AnyTokenizer
+
+
+def encode_tokens(
+    tokenizer: AnyTokenizer,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    batch_size: int = 256,
+    shard_size: int = 16_384,
+    announce: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> "TokenCache":
+    """A cache of every image's tokens, and of its mirror image's where the set may be flipped.
+
+    Goes on where an earlier try stopped. `announce` is told beforehand how many bytes the whole cache takes, `progress`
+    how many images are done. Raises ValueError if the folder holds tokens of another tokenizer or of other images.
+    """
+    size, views = len(tokenizer.codebook), 2 if images.flip else 1
+    if announce is not None:
+        announce(len(images) * (views * tokenizer.tokens_per_image * token_type(size).itemsize + 8))
+
+    @torch.no_grad()
+    def encode(rows: range) -> dict[str, Tensor]:
+        indices = torch.arange(rows.start, rows.stop)
+        batches = []
+        for part in indices.split(batch_size):
+            batch = images.images(part).to(tokenizer.codebook.device)
+            seen = [batch, batch.flip(3)][:views]
+            tokens = [tokenizer.quantize(tokenizer.encode(view)).tokens for view in seen]
+            batches.append(torch.stack(tokens, dim=1).to("cpu", token_type(size)))  # (b, views, n)
+        return {"tokens": torch.cat(batches), "labels": images.labels[indices]}
+
+    manifest = {
+        "kind": "tokens",
+        "tokenizer": tokenizer.fingerprint(),
+        "codebook_size": size,
+        "images": images.describe(),
+        "views": views,
+    }
+    write_shards(Path(folder), manifest, len(images), encode, shard_size=shard_size, progress=progress)
+    return TokenCache(folder, tokenizer)
+
+
+class TokenCache:
+    """What `encode_tokens` left in a folder, in memory, 2 bytes a token.
+
+    `labels` are (count,), `fingerprint` is that of the tokenizer, `codebook_size` its number of codes.
+    """
+
+    def __init__(self, folder: str | Path, tokenizer: AnyTokenizer):
+        """Raises ValueError if the folder is incomplete, or holds another tokenizer's tokens."""
+        manifest, tensors = read_shards(Path(folder))
+        if manifest["tokenizer"] != tokenizer.fingerprint():
+            raise ValueError(
+                f"{folder} holds tokens of tokenizer {manifest['tokenizer']}, not of {tokenizer.fingerprint()}; "
+                "encode the images again into another folder"
+            )
+        self.fingerprint: str = manifest["tokenizer"]
+        self.codebook_size: int = manifest["codebook_size"]
+        self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
+        self.labels = tensors["labels"]
+        self._tokens = tensors["tokens"]  # (count, views, n)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def tokens_per_image(self) -> int:
+        return self._tokens.shape[2]
+
+    def tokens(self, indices: Indices) -> Tokens:
+        """The tokens of images as they are, never mirrored."""
+        return self._tokens[indices, 0].long()
+
+    def batch(self, indices: Indices, generator: Generator) -> tuple[Tokens, Labels]:
+        """Tokens and labels of images, each mirrored or not at random, where the set may be flipped."""
+        view = torch.randint(self._tokens.shape[1], indices.shape, generator=generator)
+        return self._tokens[indices, view].long(), self.labels[indices]
+
+
+def token_type(codebook_size: int) -> torch.dtype:
+    """The smallest type that holds a token and that torch can index."""
+    return torch.uint16 if codebook_size <= 2**16 else torch.int32
