@@ -1,0 +1,1 @@
+"""Scores: Pixels -> Features -> statistics -> one number that says how it was computed."""

@@ -1,0 +1,385 @@
+"""One pass over the images, all scores, each with the protocol that it was computed by."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from robustok.evaluation.codebook_use import code_counts, dead_codes, perplexity, used_share
+from robustok.evaluation.feature_stream import FeatureStream, feature_stream
+from robustok.evaluation.features import Extractor, FeatureSpace, extractor
+from robustok.evaluation.fid import frechet_distance
+from robustok.evaluation.intervals import Influence, Interval, influence, mean_interval
+from robustok.evaluation.kernel_distance import mmd
+from robustok.evaluation.pfid import BLOCK, Cell, grid, perturbed
+from robustok.evaluation.pixelwise import WINDOW, psnr, ssim
+from robustok.evaluation.precision_recall import density_coverage, precision_recall
+from robustok.evaluation.reference import ImageSource, Progress, Reference
+from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.runtime.configs import to_plain
+from robustok.shapes import Codebook, Images, Labels, Latents, Pixels, Tokens, to_pixels
+from robustok.tokenizer.perturbation import neighbours
+
+PSNR_CEILING = 100.0  # dB; stands for the infinite PSNR of an image that is reproduced exactly
+
+
+@runtime_checkable
+class DiscreteTokenizer(Protocol):
+    """What is scored: anything with a codebook that turns images into tokens and back."""
+
+    @property
+    def codebook(self) -> Codebook: ...
+    def encode(self, images: Images) -> Latents: ...
+    def quantize(self, latents: Latents) -> Any: ...  # with .tokens (b, n)
+    def lookup(self, tokens: Tokens) -> Latents: ...
+    def decode(self, codes: Latents) -> Images: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number, and what it was computed with."""
+
+    metric: str  # for example "rfid"
+    value: float
+    interval: Interval | None = None  # 95 %, over the images that could have been drawn
+    images: int  # how many were scored
+    seeds: tuple[int, ...] = ()  # of the random numbers in it; empty when there are none
+    protocol: Mapping[str, Any]  # extractor, reference and every other choice that moves the value
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} came out as {self.value}; look at the images that were scored")
+
+    def to_plain(self) -> dict[str, Any]:
+        """The score as JSON values, a record of `scores.json`."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "interval": list(self.interval) if self.interval else None,
+            "images": self.images,
+            "seeds": list(self.seeds),
+            "protocol": dict(self.protocol),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
+        """What `to_plain` gave."""
+        interval = plain["interval"] and (plain["interval"][0], plain["interval"][1])
+        return cls(**{**plain, "interval": interval, "seeds": tuple(plain["seeds"])})
+
+
+@dataclass(kw_only=True, eq=False)
+class _Seen:
+    """What one pass over the images leaves behind."""
+
+    real: FeatureStream
+    reconstructed: FeatureStream
+    real_of_pfid: FeatureStream  # the images that pFID is computed from
+    perturbed: list[tuple[Cell, FeatureStream]]
+    code_counts: Tensor
+    psnr: list[Tensor]
+    ssim: list[Tensor]
+
+
+@torch.no_grad()
+def score_tokenizer(
+    tokenizer: DiscreteTokenizer,
+    images: ImageSource,
+    features: FeatureSpace = "lite0",
+    *,
+    pfid_images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 125,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """rFID, pFID and its 15 cells, PSNR, SSIM, codebook use, perplexity and dead codes, from one pass.
+
+    pFID is of `pfid_images` images evenly spaced over the set (None: all), against these images. `progress`
+    is told how many images have been looked at, of all real, reconstructed and perturbed ones.
+    """
+    extract = extractor(features, tokenizer.codebook.device)
+    for_pfid = len(images) if pfid_images is None else min(pfid_images, len(images))
+    with evaluating(tokenizer):
+        seen = _look(tokenizer, images, extract, for_pfid, seed, batch_size, progress)
+    about = {"reference": images.describe()}
+    protocol = {**extract.describe(), **about}
+    return [
+        *_reconstruction_scores(seen, protocol, seed),
+        *_pixel_scores(seen, about),
+        *_codebook_scores(seen, {"codebook_size": len(tokenizer.codebook), **about}),
+    ]
+
+
+def _look(
+    tokenizer: DiscreteTokenizer,
+    images: ImageSource,
+    extract: Extractor,
+    for_pfid: int,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> _Seen:
+    """Each image once: itself, its reconstruction and, for the first `for_pfid`, the perturbed ones."""
+    codes = len(tokenizer.codebook)
+    cells = grid(codes)
+    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells))
+
+    def new_stream() -> FeatureStream:
+        return FeatureStream(extract.describe())
+
+    seen = _Seen(
+        real=new_stream(),
+        reconstructed=new_stream(),
+        real_of_pfid=new_stream(),
+        perturbed=[(cell, new_stream()) for cell in cells],
+        code_counts=torch.zeros(codes, dtype=torch.int64),
+        psnr=[],
+        ssim=[],
+    )
+    order = _evenly_spaced_first(len(images), for_pfid)
+    blocks = [*order[:for_pfid].split(BLOCK), *order[for_pfid:].split(BLOCK)]
+    done, total = 0, 2 * len(images) + len(cells) * for_pfid
+
+    def look(decoded: Iterable[Pixels], *streams: FeatureStream) -> None:
+        nonlocal done
+        for pixels in decoded:
+            features = extract(pixels)
+            for stream in streams:
+                stream.add(features)
+            done += len(pixels)
+            if progress is not None:
+                progress(done, total)
+
+    for number, indices in enumerate(blocks):
+        in_pfid = number < -(-for_pfid // BLOCK)
+        batch = images.images(indices)
+        tokens = torch.cat([_tokenize(tokenizer, part) for part in batch.split(batch_size)])
+        pixels, output = to_pixels(batch), torch.cat(list(decoded(tokenizer, tokens, batch_size)))
+        look([pixels], seen.real, *([seen.real_of_pfid] if in_pfid else []))
+        look([output], seen.reconstructed)
+        seen.code_counts += code_counts(tokens.cpu(), codes)
+        seen.psnr.append(psnr(output, pixels))
+        seen.ssim.append(ssim(output, pixels))
+        if in_pfid:
+            noisy = perturbed(tokens, near, cells, seed=seed, block=number)
+            for (_, stream), (_, replaced) in zip(seen.perturbed, noisy, strict=True):
+                look(decoded(tokenizer, replaced, batch_size), stream)
+    return seen
+
+
+def score_images(
+    images: ImageSource,
+    reference: Reference,
+    features: FeatureSpace = "lite0",
+    *,
+    metric: str = "fd_floor",
+    progress: Progress | None = None,
+) -> Score:
+    """Frechet distance of one set of images to the reference; for other real images, it is the floor."""
+    other = Reference.of(images, features, progress=progress)
+    reference.check_space(other.space)
+    protocol = {**other.space, "reference": reference.images, "generated": other.images}
+    return _generated_score(metric, reference, other, protocol)
+
+
+def score_generator(
+    generator: TokenGenerator,
+    tokenizer: DiscreteTokenizer,
+    reference: Reference,
+    labels: Labels,
+    features: FeatureSpace = "lite0",
+    *,
+    sampling: Sampling,
+    seed: int = 0,
+    batch_size: int = 125,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """What `score_pixels` says of one sampled image per label, the i-th drawn from (seed, i)."""
+
+    def pixels() -> Iterator[Pixels]:
+        for first in range(0, len(labels), batch_size):
+            part = labels[first : first + batch_size].to(tokenizer.codebook.device)
+            tokens = sample_tokens(generator, part, sampling, seed=seed, first=first, batch_size=batch_size)
+            yield from decoded(tokenizer, tokens, batch_size)
+            if progress is not None:
+                progress(first + len(part), len(labels))
+
+    space = extractor(features, tokenizer.codebook.device)
+    return score_pixels(pixels(), reference, space, seeds=(seed,), protocol={"sampling": to_plain(sampling)})
+
+
+def score_pixels(
+    generated: Iterable[Pixels],
+    reference: Reference,
+    features: FeatureSpace = "lite0",
+    *,
+    suffix: str = "",
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+) -> list[Score]:
+    """What `score_features` says of batches of uint8 (b 3 h w)."""
+    stream = feature_stream(generated, features)
+    return score_features(stream, reference, suffix=suffix, seeds=seeds, protocol=protocol)
+
+
+def score_features(
+    generated: FeatureStream,
+    reference: Reference,
+    *,
+    suffix: str = "",
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+) -> list[Score]:
+    """gFID of all images; of samples precision and recall, density and coverage, and the kernel distance.
+
+    `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how the images were generated.
+    """
+    reference.check_space(generated.space)
+    about = {**generated.space, "reference": reference.images, **(protocol or {})}
+    one, other = generated.sample, reference.sample
+    sampled = {**about, "generated_sample": len(one), "reference_sample": len(other)}
+    closed = precision_recall(generated=one, real=other, k=3)
+    opened = density_coverage(generated=one, real=other, k=5)
+    kernel = mmd(generated=one, real=other)
+    of_samples: list[tuple[str, float, dict[str, Any]]] = [
+        *((name, value, {"k": 3, "balls": "closed"}) for name, value in closed._asdict().items()),
+        *((name, value, {"k": 5, "balls": "open"}) for name, value in opened._asdict().items()),
+        ("kid", kernel, {"kernel": "cubic", "estimate": "unbiased, of the whole samples"}),
+    ]
+    return [
+        _generated_score(f"gfid{suffix}", reference, generated, about, seeds=seeds),
+        *(
+            Score(
+                metric=f"{name}{suffix}",
+                value=value,
+                images=generated.stats.count,
+                seeds=seeds,
+                protocol={**sampled, **how},
+            )
+            for name, value, how in of_samples
+        ),
+    ]
+
+
+@torch.no_grad()
+def decoded(tokenizer: DiscreteTokenizer, tokens: Tokens, batch_size: int = 125) -> Iterator[Pixels]:
+    """The images that tokens stand for, batch by batch, on the CPU."""
+    for part in tokens.split(batch_size):
+        with evaluating(tokenizer):
+            output = tokenizer.decode(tokenizer.lookup(part.to(tokenizer.codebook.device)))
+        yield to_pixels(output).cpu()
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Evaluation mode for the while: no dropout, no codebook that learns from what is scored."""
+    was_training = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        yield
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(was_training)
+
+
+def _tokenize(tokenizer: DiscreteTokenizer, images: Images) -> Tokens:
+    return tokenizer.quantize(tokenizer.encode(images.to(tokenizer.codebook.device))).tokens
+
+
+def _evenly_spaced_first(count: int, first: int) -> Tensor:
+    """All indices, `first` of them, evenly spaced over the whole, before the others."""
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[torch.arange(first) * count // first] = True
+    everything = torch.arange(count)
+    return torch.cat([everything[chosen], everything[~chosen]])
+
+
+def _generated_score(
+    metric: str,
+    reference: Reference,
+    generated: Reference | FeatureStream,
+    protocol: Mapping[str, Any],
+    seeds: tuple[int, ...] = (),
+) -> Score:
+    protocol = {**protocol, "interval": "95 %, over generated images, the reference held fixed"}
+    return _distance_score(metric, _distance(reference, generated, paired=False), protocol, seeds=seeds)
+
+
+class _Distance(NamedTuple):
+    """A Frechet distance and what each sampled image adds to it."""
+
+    value: float
+    moved: Influence
+    images: int
+
+
+def _distance(real: Reference | FeatureStream, other: Reference | FeatureStream, *, paired: bool) -> _Distance:
+    moved = influence(real.stats, other.stats, real.sample, other.sample)
+    return _Distance(
+        frechet_distance(real.stats, other.stats),
+        moved.a + moved.b if paired else moved.b,
+        other.stats.count,
+    )
+
+
+def _distance_score(
+    metric: str, distance: _Distance, protocol: Mapping[str, Any], *, seeds: tuple[int, ...] = ()
+) -> Score:
+    low, high = mean_interval(distance.value, distance.moved, distance.images)
+    return Score(
+        metric=metric,
+        value=distance.value,
+        interval=(max(0.0, low), high),
+        images=distance.images,
+        seeds=seeds,
+        protocol=protocol,
+    )
+
+
+def _reconstruction_scores(seen: _Seen, protocol: Mapping[str, Any], seed: int) -> Iterator[Score]:
+    """rFID; pFID, the mean of its cells; and the cells."""
+    protocol = {**protocol, "interval": "95 %, over images, each drawn with its reconstruction"}
+    yield _distance_score("rfid", _distance(seen.real, seen.reconstructed, paired=True), protocol)
+    cells = [(cell, _distance(seen.real_of_pfid, stream, paired=True)) for cell, stream in seen.perturbed]
+    mean = _Distance(
+        math.fsum(distance.value for _, distance in cells) / len(cells),
+        torch.stack([distance.moved for _, distance in cells]).mean(dim=0),
+        seen.real_of_pfid.count,
+    )
+    perturbation = {**protocol, "beta": 1.0}
+    yield _distance_score("pfid", mean, {**perturbation, "cells": len(cells)}, seeds=(seed,))
+    for cell, distance in cells:
+        about = {**perturbation, "alpha": cell.alpha, "delta": cell.delta}
+        yield _distance_score("pfid_cell", distance, about, seeds=(seed,))
+
+
+def _pixel_scores(seen: _Seen, protocol: Mapping[str, Any]) -> Iterator[Score]:
+    """PSNR and SSIM, means over images."""
+    per_image: dict[str, tuple[Tensor, dict[str, Any]]] = {
+        "psnr": (torch.cat(seen.psnr).clamp_max(PSNR_CEILING), {"ceiling": PSNR_CEILING}),
+        "ssim": (torch.cat(seen.ssim), {"window": WINDOW}),
+    }
+    for metric, (values, how) in per_image.items():
+        yield Score(
+            metric=metric,
+            value=(mean := float(values.mean())),
+            interval=mean_interval(mean, values),
+            images=len(values),
+            protocol={**protocol, **how, "interval": "95 %, over images"},
+        )
+
+
+def _codebook_scores(seen: _Seen, protocol: Mapping[str, Any]) -> Iterator[Score]:
+    counts = seen.code_counts
+    values = {
+        "codebook_use": used_share(counts),
+        "codebook_perplexity": perplexity(counts),
+        "dead_codes": dead_codes(counts),
+    }
+    for metric, value in values.items():
+        yield Score(metric=metric, value=value, images=seen.real.count, protocol=protocol)
