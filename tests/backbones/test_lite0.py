@@ -82,6 +82,8 @@ def test_memory_order_and_precision_of_the_images_do_not_matter(network: Lite0):
     assert wanted.dtype == torch.float32
     assert torch.equal(network(images).pooled, wanted)
     assert torch.equal(network(images.contiguous(memory_format=torch.channels_last)).pooled, wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(images).pooled, wanted)
 
 
 def test_an_image_has_the_same_features_alone_and_in_a_batch(network: Lite0):

@@ -116,6 +116,14 @@ def test_a_batch_that_is_not_finite_shows_in_the_distance_and_leaves_no_trace():
     assert loss(noise(16, 6, seed=1)).isfinite()
 
 
+def test_autocast_changes_nothing():
+    mean, covariance = (moment.float() for moment in moments(noise(50, 6, seed=9)))
+    loss, plain, features = FrechetLoss(mean, covariance), FrechetLoss(mean, covariance), noise(16, 6).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        within = loss(features)
+    assert torch.equal(within, plain(features))
+
+
 def test_stopping_and_resuming_changes_nothing():
     reference = moments(noise(50, 6, seed=9))
     straight, resumed = FrechetLoss(*reference), FrechetLoss(*reference)

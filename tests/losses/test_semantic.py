@@ -41,6 +41,13 @@ def test_the_lengths_of_rows_do_not_count():
     assert contrastive(stretched, b, 4.0).item() == pytest.approx(contrastive(a, b, 4.0).item(), rel=1e-5)
 
 
+def test_autocast_changes_nothing():
+    a, b = noise(6, 4), noise(6, 4, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = contrastive(a, b, 4.0)
+    assert torch.equal(within, contrastive(a, b, 4.0))
+
+
 def test_descent_brings_pairs_together():
     latents, features = noise(8, 6).requires_grad_(), noise(8, 6, seed=1)
     for _ in range(100):

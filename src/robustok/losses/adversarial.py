@@ -75,7 +75,7 @@ class LogitAverages(nn.Module):
 def lecam(real_logits: Logits, fake_logits: Logits, averages: LogitAverages) -> Scalar:
     """Squared distance of real logits from the fakes' average and the other way round.
 
-    Tseng et al. 2021, arXiv 2104.03310, eq. 3. Their released code puts a relu inside the squares, so that
+    R_LC of Tseng et al. 2021, arXiv 2104.03310. Their released code puts a relu inside the squares, so that
     only logits on the right side of the average count; the paper, and this, counts all.
     """
     real, fake = real_logits.float(), fake_logits.float()

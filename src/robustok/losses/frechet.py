@@ -42,16 +42,17 @@ class FrechetLoss(nn.Module):
 
     def forward(self, features: Features) -> Scalar:
         """Take in one batch, on several ranks that of all; one that is not finite leaves no trace in the average."""
-        features = features.to(self.mean)
-        finite = features.detach().isfinite().all()
-        self.updates += finite
-        share = (1 / self.updates).clamp(min=1 - self.decay).to(self.mean)
-        mean = self.mean.lerp(features.mean(dim=0), share)
-        second_moment = self.second_moment.lerp(features.T @ features / len(features), share)
-        self.mean = torch.where(finite, mean.detach(), self.mean)
-        self.second_moment = torch.where(finite, second_moment.detach(), self.second_moment)
-        covariance = second_moment - torch.outer(mean, mean)
-        return frechet_distance(mean, covariance, self.reference_mean, self.reference_root)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.mean)
+            finite = features.detach().isfinite().all()
+            self.updates += finite
+            share = (1 / self.updates).clamp(min=1 - self.decay).to(self.mean)
+            mean = self.mean.lerp(features.mean(dim=0), share)
+            second_moment = self.second_moment.lerp(features.T @ features / len(features), share)
+            self.mean = torch.where(finite, mean.detach(), self.mean)
+            self.second_moment = torch.where(finite, second_moment.detach(), self.second_moment)
+            covariance = second_moment - torch.outer(mean, mean)
+            return frechet_distance(mean, covariance, self.reference_mean, self.reference_root)
 
 
 def frechet_distance(mean: Mean, covariance: Covariance, reference_mean: Mean, reference_root: Covariance) -> Scalar:

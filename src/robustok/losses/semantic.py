@@ -16,15 +16,16 @@ from robustok.shapes import Features, Scalar
 def contrastive(a: Features, b: Features, scale: float | Tensor) -> Scalar:
     """Mean cross entropy of finding row i of `b` from row i of `a`, and back, by `scale` times their cosines.
 
-    0 at best; log(rows) where all rows are alike. On several ranks pass the rows of all of them. The released
-    code of Qiu et al. takes dot products and scale 1 instead of cosines.
+    0 at best; log(rows) where all rows are alike; float32 under autocast too. On several ranks pass the rows of
+    all of them. The released code of Qiu et al. takes dot products and scale 1 instead of cosines.
     """
     if a.shape != b.shape:
         raise ValueError(
             f"contrastive compares row by row, but got {tuple(a.shape)} and {tuple(b.shape)}; "
             "bring both to one width (SemanticHead does) and pass the same images on both sides"
         )
-    logits = scale * F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
+    with torch.autocast(a.device.type, enabled=False):
+        logits = scale * F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
     match = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2
 
