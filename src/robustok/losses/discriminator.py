@@ -17,7 +17,7 @@ from robustok.shapes import Images
 
 LogitMaps: TypeAlias = Float[Tensor, "b heads p q"]
 
-GROUP = 16  # channels that are normalised together
+GROUP = 16  # channels that are normalized together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class FeatureDiscriminator:
 
 def check_width(width: int) -> None:
     if width < GROUP or width % GROUP:
-        raise ValueError(f"width is {width}; give a multiple of {GROUP}, the channels normalised together")
+        raise ValueError(f"width is {width}; give a multiple of {GROUP}, the channels normalized together")
 
 
 def build_discriminator(config: PatchGAN | FeatureDiscriminator) -> nn.Module:
