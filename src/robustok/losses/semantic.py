@@ -1,4 +1,4 @@
-"""Semantic regularization: quantised latents that say what is in the image.
+"""Semantic regularization: quantized latents that say what is in the image.
 
 The mean of an image's quantized latents and a frozen teacher's feature of that image are pulled together, and
 apart from those of the batch's other images, by the symmetric contrastive loss of CLIP (Radford et al. 2021,
