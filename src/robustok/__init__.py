@@ -9,12 +9,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_tokenizer": "robustok.tokenizer.tokenizer",
-    "load_generator": "robustok.generators.autoregressive",
-    "sample": "robustok.generators.sampling",
+    "load_tokenizer": "robustok.api",
+    "load_generator": "robustok.api",
+    "sample": "robustok.api",
+    "post_train": "robustok.api",
     "score_tokenizer": "robustok.evaluation.evaluate",
     "score_generator": "robustok.evaluation.evaluate",
-    "post_train": "robustok.training.post_training",
 }
 
 __all__ = [*_HOMES, "__version__", "data"]
