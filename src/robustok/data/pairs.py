@@ -67,7 +67,6 @@ def make_pairs(
         return {"tokens": tokens.to(token_type(cache.codebook_size)), "images": chosen, "labels": labels}
 
     manifest = {
-        "kind": "pairs",
         "generator": None if generator is None else generator.fingerprint(),
         "tokenizer": cache.fingerprint,
         "image_set": cache.images,
@@ -75,7 +74,7 @@ def make_pairs(
         "sampling": None if generator is None else to_plain(sampling),
         "seed": seed,
     }
-    write_shards(Path(folder), manifest, count, sample, shard_size=shard_size, progress=progress)
+    write_shards(Path(folder), "pairs", manifest, count, sample, shard_size=shard_size, progress=progress)
     return Pairs(folder)
 
 
@@ -103,7 +102,7 @@ class Pairs:
 
     def __init__(self, folder: str | Path):
         """Raises ValueError if the folder is incomplete."""
-        manifest, tensors = read_shards(Path(folder))
+        manifest, tensors = read_shards(Path(folder), "pairs")
         self.sigma: float = manifest["sigma"]
         self.fingerprint: str = manifest["tokenizer"]
         self._tokens, self._images, self._labels = tensors["tokens"], tensors["images"], tensors["labels"]

@@ -5,6 +5,7 @@ The manifest is written first, so that it marks the folder; every shard is writt
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ MANIFEST = "manifest.json"
 
 def write_shards(
     folder: Path,
+    kind: str,
     manifest: Mapping[str, Any],
     count: int,
     make: Callable[[range], dict[str, Tensor]],
@@ -28,11 +30,11 @@ def write_shards(
     shard_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Fill the folder with `count` rows; `make` is asked for the rows of each shard that is not there yet.
+    """Fill the folder with `count` rows of a `kind`; `make` is asked for those of each shard that is not there yet.
 
     `progress` is told how many rows are there. Raises ValueError if the folder holds what another manifest describes.
     """
-    wanted = {**manifest, "count": count, "shard_size": shard_size}
+    wanted = json.loads(json.dumps({"kind": kind, **manifest, "count": count, "shard_size": shard_size}))
     if (folder / MANIFEST).exists():
         found = read_json(folder / MANIFEST)
         for name in wanted | found:
@@ -52,9 +54,13 @@ def write_shards(
             progress(rows.stop)
 
 
-def read_shards(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The manifest and the tensors, all rows of them. Raises ValueError if a shard is missing or damaged."""
     manifest = read_json(folder / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise ValueError(
+            f"{folder} holds {manifest.get('kind', 'something else')}, not {kind}; give a folder of {kind}"
+        )
     shards = []
     for path, _ in _shards(folder, manifest["count"], manifest["shard_size"]):
         shard = _read(path)

@@ -2,18 +2,32 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from robustok.data.images import ImageSet, Indices
 from robustok.data.shards import read_shards, write_shards
-from robustok.shapes import Labels, Tokens
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
+from robustok.tokenizer.quantizer import Quantized
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """The part of a tokenizer that makes tokens; its fingerprint changes when they may."""
+
+    @property
+    def codebook(self) -> Codebook: ...
+    @property
+    def tokens_per_image(self) -> int: ...
+    def encode(self, images: Images) -> Latents: ...
+    def quantize(self, latents: Latents) -> Quantized: ...
+    def fingerprint(self) -> str: ...
 
 
 def encode_tokens(
-    tokenizer: AnyTokenizer,
+    tokenizer: Encoder,
     images: ImageSet,
     folder: str | Path,
     *,
@@ -43,13 +57,12 @@ def encode_tokens(
         return {"tokens": torch.cat(batches), "labels": images.labels[indices]}
 
     manifest = {
-        "kind": "tokens",
         "tokenizer": tokenizer.fingerprint(),
         "codebook_size": size,
         "images": images.describe(),
         "views": views,
     }
-    write_shards(Path(folder), manifest, len(images), encode, shard_size=shard_size, progress=progress)
+    write_shards(Path(folder), "tokens", manifest, len(images), encode, shard_size=shard_size, progress=progress)
     return TokenCache(folder, tokenizer)
 
 
@@ -59,9 +72,9 @@ class TokenCache:
     `labels` are (count,), `fingerprint` is that of the tokenizer, `codebook_size` its number of codes.
     """
 
-    def __init__(self, folder: str | Path, tokenizer: AnyTokenizer):
+    def __init__(self, folder: str | Path, tokenizer: Encoder):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's tokens."""
-        manifest, tensors = read_shards(Path(folder))
+        manifest, tensors = read_shards(Path(folder), "tokens")
         if manifest["tokenizer"] != tokenizer.fingerprint():
             raise ValueError(
                 f"{folder} holds tokens of tokenizer {manifest['tokenizer']}, not of {tokenizer.fingerprint()}; "

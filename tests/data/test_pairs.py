@@ -1,0 +1,165 @@
+"""Post-training pairs: what is kept, what a pair depends on, where the making goes on, what is refused."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustok.data.pairs import Pairs, make_pairs
+from robustok.data.tokens import encode_tokens
+from robustok.generators.sampling import Sampling
+from robustok.tokenizer.quantizer import Quantized
+
+COUNT, N, CODES = 60, 24, 10
+
+
+class Digits:
+    """Tokens of sixty images: codes 0 to 4, at random."""
+
+    size, image_size, tokens_per_image, flip = 1, 1, N, True
+    classes, labels, codebook = ("a", "b", "c"), torch.arange(COUNT) % 3, torch.zeros(CODES, 1)
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def images(self, indices: Tensor) -> Tensor:
+        return indices.float().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+
+    def training_images(self, indices, generator):
+        raise AssertionError
+
+    subset = training_images
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "digits"}
+
+    def encode(self, images: Tensor) -> Tensor:
+        all_tokens = torch.randint(5, (COUNT, N), generator=torch.Generator().manual_seed(0))
+        return all_tokens[images[:, 0, 0, 0].long()].float().unsqueeze(2)
+
+    def quantize(self, latents: Tensor) -> Quantized:
+        return Quantized(latents, latents[..., 0].long(), latents.new_zeros(()))
+
+    def fingerprint(self) -> str:
+        return "tokenizer"
+
+
+class Counter:
+    """A generator of codes 5 to 9 alone, so that one sees which tokens are its own."""
+
+    tokens_per_image, codebook_size, no_label, device = N, CODES, 3, torch.device("cpu")
+
+    def __init__(self, name: str = "counter", stop_after: float = math.inf):
+        self.name, self.left, self.images = name, stop_after, 0
+
+    def predictor(self, labels: Tensor):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        self.images += len(labels)
+        logits = torch.tensor([-math.inf] * 5 + [0.0] * 5).expand(len(labels), -1)
+        return lambda tokens: logits
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+@pytest.fixture
+def make(tmp_path_factory):
+    digits = Digits()
+    cache = encode_tokens(digits, digits, tmp_path_factory.mktemp("tokens"))
+    arguments = {"sigma": 0.7, "sampling": Sampling(), "count": 50, "seed": 3, "shard_size": 20, "batch_size": 8}
+
+    def make(generator, folder, **changes) -> Pairs:
+        return make_pairs(generator, cache, folder, **{**arguments, **changes})
+
+    make.cache = cache
+    return make
+
+
+def everything(pairs: Pairs):
+    return pairs.batch(torch.arange(len(pairs)))
+
+
+def test_a_share_sigma_of_real_tokens_is_kept(make, tmp_path):
+    pairs = make(Counter(), tmp_path)
+    tokens, images, labels = everything(pairs)
+    assert (len(pairs), pairs.sigma, pairs.fingerprint) == (50, 0.7, "tokenizer")
+    assert len(images.unique()) == 50
+    assert torch.equal(labels, images % 3)
+    kept = tokens < 5
+    assert torch.equal(tokens[kept], make.cache.tokens(images)[kept])
+    assert abs(kept.float().mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / kept.numel())
+    assert kept.sum(dim=1).unique().numel() > 3  # each token for itself, not an exact count
+
+
+def test_sigma_one_is_real_and_needs_no_generator(make, tmp_path):
+    tokens, images, _ = everything(make(None, tmp_path, sigma=1.0))
+    assert torch.equal(tokens, make.cache.tokens(images))
+    generator = Counter()
+    again = make(generator, tmp_path, sigma=1.0, sampling=Sampling(guidance=9.0))  # the same pairs
+    assert torch.equal(everything(again).tokens, tokens)
+    assert generator.images == 0
+
+
+def test_sigma_zero_is_all_generated(make, tmp_path):
+    assert (everything(make(Counter(), tmp_path, sigma=0.0)).tokens >= 5).all()
+
+
+def test_a_pair_depends_on_seed_and_number_alone(make, tmp_path):
+    tokens, images, _ = everything(make(Counter(), tmp_path / "a"))
+    fewer = everything(make(Counter(), tmp_path / "b", count=30, shard_size=7, batch_size=3))
+    assert torch.equal(fewer.tokens, tokens[:30])
+    assert torch.equal(fewer.images, images[:30])
+    more = everything(make(Counter(), tmp_path / "c", sigma=0.9))
+    assert torch.equal(more.images, images)
+    assert (more.tokens < 5)[tokens < 5].all()  # what a smaller sigma keeps, a larger one keeps too
+    other = everything(make(Counter(), tmp_path / "d", seed=4))
+    assert not torch.equal(other.images, images)
+
+
+def test_it_goes_on_where_it_was_stopped(make, tmp_path):
+    whole = everything(make(Counter(), tmp_path / "a"))
+    with pytest.raises(KeyboardInterrupt):
+        make(Counter(stop_after=4), tmp_path / "b")  # the fourth batch is in the second shard
+    heard: list[int] = []
+    rest = Counter()
+    resumed = everything(make(rest, tmp_path / "b", progress=heard.append))
+    assert rest.images == 50 - 20
+    assert heard == [20, 28, 36, 40, 40, 48, 50, 50]
+    assert all(torch.equal(a, b) for a, b in zip(resumed, whole, strict=True))
+
+
+@pytest.mark.parametrize("sigma", [-0.1, 1.01, math.nan])
+def test_sigma_is_a_share(make, tmp_path, sigma):
+    with pytest.raises(ValueError, match="sigma is .*; it is the share of tokens to keep, choose one between 0 and 1"):
+        make(Counter(), tmp_path, sigma=sigma)
+
+
+def test_what_does_not_fit_is_refused(make, tmp_path):
+    with pytest.raises(ValueError, match="61 pairs were asked for, but there are 60 images; choose 1 to 60"):
+        make(Counter(), tmp_path, count=61)
+    with pytest.raises(ValueError, match="sigma below 1 needs a generator"):
+        make(None, tmp_path)
+    stranger = Counter()
+    stranger.codebook_size = 99
+    with pytest.raises(ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 of 10; give the generator"):
+        make(stranger, tmp_path)
+
+
+def test_pairs_made_otherwise_are_refused(make, tmp_path):
+    make(Counter(), tmp_path)
+    with pytest.raises(ValueError, match="made with generator counter, not another; choose another folder, or delete"):
+        make(Counter("another"), tmp_path)
+    with pytest.raises(ValueError, match="made with sigma 0.7, not 0.8"):
+        make(Counter(), tmp_path, sigma=0.8)
+    with pytest.raises(ValueError, match="made with sampling .*'temperature': 1.0.* not .*'temperature': 1.1"):
+        make(Counter(), tmp_path, sampling=replace(Sampling(), temperature=1.1))
+    (tmp_path / "00001-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match="00001-of-00003.safetensors is missing"):
+        Pairs(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"kind": "tokens"}')
+    with pytest.raises(ValueError, match="holds tokens, not pairs"):
+        Pairs(tmp_path)

@@ -1,0 +1,188 @@
+"""Each step of sampling against a hand-computed case, and what a sample may depend on."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.sampling import Sampling, draw, guidance_scales, guide, probabilities, sample_tokens, uniforms
+
+
+class Markov:
+    """Four codes, three tokens; a token's logits depend on the one before (the first's on the label) by a table."""
+
+    codebook_size, tokens_per_image, no_label, device = 4, 3, 2, torch.device("cpu")
+
+    def __init__(self):
+        self.start = torch.tensor([[0.0, 1, 2, 3], [3.0, 2, 1, 0], [0.0, 0, 0, 0]])
+        self.next = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+        self.asked = []  # rows of every prediction
+
+    def predictor(self, labels: Tensor):
+        def predict(tokens: Tensor | None) -> Tensor:
+            self.asked.append(len(labels))
+            return self.start[labels] if tokens is None else self.next[tokens]
+
+        return predict
+
+    def fingerprint(self) -> str:
+        return "markov"
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    torch.manual_seed(0)
+    config = Autoregressive(codebook_size=9, tokens=20, classes=3, width=16, depth=2, heads=1)
+    model = AutoregressiveModel(config).eval()
+    for parameter in model.parameters():
+        parameter.data *= 5  # so that tokens depend on each other
+    return model
+
+
+def test_guidance_schedules():
+    assert guidance_scales(Sampling(guidance=3.0), 4) == [3, 3, 3, 3]
+    assert guidance_scales(Sampling(guidance=3.0, schedule="linear"), 4) == [1, 1.5, 2, 2.5]
+    cosine = guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=2.0), 4)
+    assert cosine == pytest.approx([1 + 2 * (1 - math.cos(math.pi * s * s / 16)) for s in range(4)])
+    assert guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=0.0), 3) == [5, 5, 5]
+    assert guidance_scales(Sampling(schedule="power-cosine"), 3) == [1, 1, 1]
+
+
+def test_guidance_moves_away_from_the_unlabelled():
+    labelled, unlabelled = torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 2.0]])
+    assert guide(labelled, unlabelled, 1.0).tolist() == labelled.tolist()
+    assert guide(labelled, unlabelled, 3.0).tolist() == [[-1, 5]]
+
+
+LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        (Sampling(), [0.1, 0.4, 0.2, 0.3]),
+        (Sampling(temperature=0.5), [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
+        (Sampling(top_k=1), [0, 1, 0, 0]),
+        (Sampling(top_k=2), [0, 4 / 7, 0, 3 / 7]),
+        (Sampling(top_k=9), [0.1, 0.4, 0.2, 0.3]),
+        (Sampling(top_p=0.3), [0, 1, 0, 0]),
+        (Sampling(top_p=0.6), [0, 4 / 7, 0, 3 / 7]),
+        (Sampling(top_p=0.8), [0, 4 / 9, 2 / 9, 3 / 9]),
+        (Sampling(top_k=2, top_p=0.5), [0, 1, 0, 0]),  # 4/7 is enough
+        (Sampling(temperature=0.5, top_k=3, top_p=0.6), [0, 16 / 25, 0, 9 / 25]),  # 16/29 is not
+    ],
+)
+def test_temperature_then_top_k_then_top_p(config, wanted):
+    assert probabilities(LOGITS, config)[0].tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_draw_inverts_the_cumulative_distribution():
+    p = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0])
+    uniform = torch.tensor([0, 0.2499, 0.25, 0.4999, 0.5, 1 - 2**-53], dtype=torch.float64)
+    assert draw(p.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
+    grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    assert draw(p.expand(1000, 6), grid).bincount(minlength=6).tolist() == [0, 250, 0, 250, 500, 0]
+
+
+def test_uniforms_are_philox_streams_of_seed_and_sample():
+    table = uniforms(3, range(5), 4)
+    assert table.dtype == torch.float64
+    for sample in range(5):
+        stream = np.random.Generator(np.random.Philox(key=np.array([3, sample], dtype=np.uint64)))
+        assert table[sample].tolist() == stream.random(4).tolist()
+    assert torch.equal(uniforms(3, [4, 2], 4), table[[4, 2]])
+    assert len(torch.cat([table, uniforms(2**64 - 1, range(5), 4)]).unique()) == 40
+
+
+@pytest.mark.parametrize("config", [Sampling(), Sampling(guidance=3.0, schedule="linear", top_k=5, temperature=1.1)])
+def test_a_sample_depends_on_seed_and_number_alone(transformer, config):
+    labels = torch.arange(8) % 3
+    all_at_once = sample_tokens(transformer, labels, config, seed=1, batch_size=8)
+    for batch_size in (2, 5):
+        assert torch.equal(sample_tokens(transformer, labels, config, seed=1, batch_size=batch_size), all_at_once)
+    later = sample_tokens(transformer, labels[5:], config, seed=1, first=5)
+    assert torch.equal(later, all_at_once[5:])
+    assert not torch.equal(sample_tokens(transformer, labels, config, seed=2), all_at_once)
+
+
+def test_samples_follow_the_chain():
+    chain, b = Markov(), 6000
+    labels = torch.arange(b) % 2
+    tokens = sample_tokens(chain, labels, Sampling(temperature=2.0), seed=0, batch_size=4000)
+    for label in (0, 1):
+        seen = tokens[labels == label, 0].bincount(minlength=4) / (b / 2)
+        assert (seen - (chain.start[label] / 2).softmax(0)).abs().max() < 4 * math.sqrt(0.25 / (b / 2))
+    for before in range(4):
+        after = tokens[tokens[:, 0] == before, 1]
+        wanted = (chain.next[before] / 2).softmax(0)
+        assert (after.bincount(minlength=4) / len(after) - wanted).abs().max() < 4 * math.sqrt(0.25 / len(after))
+
+
+def test_without_guidance_only_the_labelled_branch_runs():
+    chain, labels = Markov(), torch.tensor([0, 1])
+    for config in (Sampling(), Sampling(schedule="power-cosine", power=1.5)):
+        sample_tokens(chain, labels, config, seed=0)
+    assert chain.asked == [2] * 6
+    sample_tokens(chain, labels, Sampling(guidance=1.5), seed=0)
+    assert chain.asked[6:] == [4] * 3
+
+
+def test_guidance_is_towards_the_label():
+    chain = Markov()
+    labels = torch.zeros(2000).long()
+    first = sample_tokens(chain, labels, Sampling(guidance=2.0), seed=0)[:, 0]
+    wanted = (2 * chain.start[0]).softmax(0)  # the unlabelled logits are zero
+    assert (first.bincount(minlength=4) / 2000 - wanted).abs().max() < 4 * math.sqrt(0.25 / 2000)
+
+
+def test_kept_tokens_stay_and_are_context(transformer):
+    labels, config = torch.arange(6) % 3, Sampling(guidance=1.5)
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(9, (6, 20), generator=generator)
+    keep = torch.rand(6, 20, generator=generator) < 0.4
+    free = sample_tokens(transformer, labels, config, seed=3)
+    mixed = sample_tokens(transformer, labels, config, seed=3, keep=keep, tokens=real, batch_size=4)
+    assert torch.equal(mixed[keep], real[keep])
+    # until a kept token differs from what would have been drawn, nothing changes; after it, a lot does
+    same = (mixed == free).int().cumprod(dim=1).bool() | keep
+    first_kept = (keep & (real != free)).int().argmax(dim=1)
+    for row, place in enumerate(first_kept):
+        assert same[row, :place].all()
+    later = torch.arange(20) > first_kept.unsqueeze(1)
+    assert (mixed != free)[later & ~keep].float().mean() > 0.2
+    everything = torch.ones(6, 20, dtype=torch.bool)
+    assert torch.equal(sample_tokens(transformer, labels, config, seed=3, keep=everything, tokens=real), real)
+    assert torch.equal(sample_tokens(transformer, labels, config, seed=3, keep=~everything, tokens=real), free)
+
+
+def test_progress_counts_images(transformer):
+    heard: list[int] = []
+    sample_tokens(transformer, torch.zeros(5).long(), Sampling(), seed=0, batch_size=2, progress=heard.append)
+    assert heard == [2, 4, 5]
+    assert sample_tokens(transformer, torch.zeros(0).long(), Sampling(), seed=0).shape == (0, 20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0, which must be above 0; for argmax use top_k=1"),
+        ({"top_k": -1}, "top_k is -1; choose a number of codes, or 0 for all"),
+        ({"top_p": 0.0}, "top_p is 0.0; it is a probability above 0, or 1 for all codes"),
+        ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
+        ({"power": -1.0}, "power is -1.0, which must be 0 or more"),
+    ],
+)
+def test_a_wrong_config_says_so(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**fields)
+
+
+def test_wrong_arguments_say_so():
+    labels, tokens = torch.tensor([0, 1]), torch.zeros(2, 4).long()
+    with pytest.raises(ValueError, match="keep and tokens go together; give both or neither"):
+        sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens)
+    with pytest.raises(ValueError, match=r"tokens are \(2, 4\), but 2 labels of 3 tokens were asked for"):
+        sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens, keep=tokens.bool())

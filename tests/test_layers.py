@@ -1,0 +1,116 @@
+"""Attention against its formula, the KV cache against no cache, adaLN and LayerScale at their start, positions."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustok.layers import MLP, Attention, Block, KVCache, modulate, sincos_positions
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def randomized(module):
+    """With weights of no special kind, so that no zero or one hides a mistake."""
+    for i, parameter in enumerate(module.parameters()):
+        parameter.data = random(*parameter.shape, seed=i) / math.sqrt(parameter.shape[-1])
+    return module
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_softmax_of_scaled_products(causal):
+    attention, x = randomized(Attention(12, 3)), random(2, 5, 12)
+    queries, keys, values = attention.qkv(x).chunk(3, dim=-1)
+    heads = []
+    for head in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        scores = queries[..., head] @ keys[..., head].mT / 2  # sqrt(4)
+        if causal:
+            scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
+        heads.append(scores.softmax(-1) @ values[..., head])
+    torch.testing.assert_close(attention(x, causal=causal), attention.proj(torch.cat(heads, -1)))
+
+
+def test_qk_norm_forgets_the_size_of_queries_and_keys():
+    attention, x = Attention(8, 2, qk_norm=True, bias=False), random(1, 4, 8)
+    before = attention(x)
+    attention.qkv.weight.data[:16] *= 100
+    torch.testing.assert_close(attention(x), before, rtol=1e-4, atol=1e-5)  # up to the norm's epsilon
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="width 10 is not a multiple of 4 heads; choose heads that divide it"):
+        Attention(10, 4)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_a_cache_changes_nothing(modulated):
+    block, n = randomized(Block(8, 2, qk_norm=True, modulated=modulated)), 2 * KVCache.chunk + 3
+    x = random(2, n, 8)
+    modulation = block.modulation(random(2, n, 8, seed=1)) if block.modulation else None
+    cache, parts = KVCache(), []
+    for start, end in [(0, 2), *((i, i + 1) for i in range(2, n))]:
+        part = modulation[:, start:end] if modulation is not None else None
+        parts.append(block(x[:, start:end], part, causal=True, cache=cache))
+    assert cache.filled == n
+    torch.testing.assert_close(torch.cat(parts, 1), block(x, modulation, causal=True))
+
+
+def test_a_block_is_two_residual_branches():
+    block, x = randomized(Block(8, 2, mlp_ratio=3.0)), random(2, 4, 8)
+    middle = x + block.attention(block.norm1(x))
+    torch.testing.assert_close(block(x), middle + block.mlp(block.norm2(middle)))
+    assert block.mlp.fc1.weight.shape == (24, 8)
+
+
+def test_a_modulated_block_starts_as_the_identity():
+    block, x = Block(8, 2, modulated=True), random(2, 4, 8)
+    assert torch.equal(block(x, block.modulation(random(2, 4, 8, seed=1))), x)
+
+
+def test_layer_scale_weighs_both_branches():
+    plain, scaled = randomized(Block(8, 2)), Block(8, 2, layer_scale=0.0)
+    scaled.load_state_dict(plain.state_dict(), strict=False)
+    x = random(2, 4, 8)
+    assert torch.equal(scaled(x), x)
+    for layer in (scaled.scale1, scaled.scale2):
+        nn.init.ones_(layer.gamma)
+    torch.testing.assert_close(scaled(x), plain(x))
+
+
+def test_modulate_scales_by_one_more_and_shifts():
+    x, shift, scale = torch.full((1, 1, 2), 3.0), torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.0]]])
+    assert modulate(x, shift, scale).tolist() == [[[5.5, 3.0]]]
+
+
+def test_mlp_uses_the_exact_gelu():
+    mlp = MLP(1, 1)
+    for parameter, value in zip(mlp.parameters(), (1.0, 0.0, 1.0, 0.0), strict=True):
+        parameter.data.fill_(value)
+    assert mlp(torch.full((1, 1, 1), 0.7)).item() == pytest.approx(0.7 * 0.5 * (1 + math.erf(0.7 / math.sqrt(2))))
+
+
+def test_positions_tell_row_and_column_and_their_distance():
+    table = sincos_positions(3, 5, 8).unflatten(0, (3, 5))
+    assert torch.equal(table[0, 0], torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1]))
+    assert table[2, 1].tolist() == pytest.approx(
+        [
+            math.sin(2),
+            math.sin(0.02),
+            math.cos(2),
+            math.cos(0.02),
+            math.sin(1),
+            math.sin(0.01),
+            math.cos(1),
+            math.cos(0.01),
+        ]
+    )
+    # a product depends on the offset alone
+    torch.testing.assert_close(table[0, 1] @ table[1, 3], table[1, 2] @ table[2, 4])
+
+
+def test_positions_need_a_width_of_fours():
+    with pytest.raises(ValueError, match="width 10 is not a multiple of 4"):
+        sincos_positions(2, 2, 10)
