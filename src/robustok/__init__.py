@@ -4,7 +4,12 @@ Names load on first use, so that `import robustok` costs nothing. Everything els
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustok import data
+    from robustok.api import load_generator, load_tokenizer, post_train, sample
+    from robustok.evaluation.evaluate import score_generator, score_tokenizer
 
 __version__ = "0.1.0"
 
@@ -17,7 +22,16 @@ _HOMES = {
     "score_generator": "robustok.evaluation.evaluate",
 }
 
-__all__ = [*_HOMES, "__version__", "data"]
+__all__ = [
+    "__version__",
+    "data",
+    "load_generator",
+    "load_tokenizer",
+    "post_train",
+    "sample",
+    "score_generator",
+    "score_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__
