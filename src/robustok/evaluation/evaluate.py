@@ -15,7 +15,7 @@ from robustok.evaluation.features import Extractor, FeatureSpace, extractor
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.intervals import Influence, Interval, influence, mean_interval
 from robustok.evaluation.kernel_distance import mmd
-from robustok.evaluation.pfid import BLOCK, Cell, grid, perturbed
+from robustok.evaluation.pfid import BLOCK, grid, perturbed
 from robustok.evaluation.pixelwise import WINDOW, psnr, ssim
 from robustok.evaluation.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.reference import ImageSource, Progress, Reference
@@ -72,17 +72,35 @@ class Score:
         return cls(**{**plain, "interval": interval, "seeds": tuple(plain["seeds"])})
 
 
-@dataclass(kw_only=True, eq=False)
 class _Seen:
     """What one pass over the images leaves behind."""
 
-    real: FeatureStream
-    reconstructed: FeatureStream
-    real_of_pfid: FeatureStream  # the images that pFID is computed from
-    perturbed: list[tuple[Cell, FeatureStream]]
-    code_counts: Tensor
-    psnr: list[Tensor]
-    ssim: list[Tensor]
+    def __init__(self, extract: Extractor, codes: int):
+        def stream() -> FeatureStream:
+            return FeatureStream(extract.describe())
+
+        self.extract = extract
+        self.real, self.reconstructed = stream(), stream()
+        self.real_of_pfid = stream()  # of the images that are perturbed, too
+        self.perturbed = [(cell, stream()) for cell in grid(codes)]
+        self.code_counts = torch.zeros(codes, dtype=torch.int64)
+        self.psnr: list[Tensor] = []
+        self.ssim: list[Tensor] = []
+
+    def add(self, pixels: Pixels, output: Pixels, tokens: Tokens, in_pfid: bool) -> None:
+        """Images, their reconstructions and their tokens."""
+        features = self.extract(pixels)
+        for stream in [self.real, self.real_of_pfid] if in_pfid else [self.real]:
+            stream.add(features)
+        self.reconstructed.add(self.extract(output))
+        self.code_counts += code_counts(tokens.cpu(), len(self.code_counts))
+        self.psnr.append(psnr(output, pixels))
+        self.ssim.append(ssim(output, pixels))
+
+    @property
+    def count(self) -> int:
+        """Images looked at: real, reconstructed and perturbed."""
+        return self.real.count + self.reconstructed.count + sum(stream.count for _, stream in self.perturbed)
 
 
 @torch.no_grad()
@@ -101,74 +119,34 @@ def score_tokenizer(
     pFID is of `pfid_images` images evenly spaced over the set (None: all), against these images. `progress`
     is told how many images have been looked at, of all real, reconstructed and perturbed ones.
     """
-    extract = extractor(features, tokenizer.codebook.device)
     for_pfid = len(images) if pfid_images is None else min(pfid_images, len(images))
-    with evaluating(tokenizer):
-        seen = _look(tokenizer, images, extract, for_pfid, seed, batch_size, progress)
-    about = {"reference": images.describe()}
-    protocol = {**extract.describe(), **about}
-    return [
-        *_reconstruction_scores(seen, protocol, seed),
-        *_pixel_scores(seen, about),
-        *_codebook_scores(seen, {"codebook_size": len(tokenizer.codebook), **about}),
-    ]
-
-
-def _look(
-    tokenizer: DiscreteTokenizer,
-    images: ImageSource,
-    extract: Extractor,
-    for_pfid: int,
-    seed: int,
-    batch_size: int,
-    progress: Progress | None,
-) -> _Seen:
-    """Each image once: itself, its reconstruction and, for the first `for_pfid`, the perturbed ones."""
+    if for_pfid < 2:
+        raise ValueError(f"pFID cannot be had from {for_pfid} images; take at least two, better some thousands")
     codes = len(tokenizer.codebook)
-    cells = grid(codes)
+    seen = _Seen(extractor(features, tokenizer.codebook.device), codes)
+    cells = [cell for cell, _ in seen.perturbed]
     near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells))
-
-    def new_stream() -> FeatureStream:
-        return FeatureStream(extract.describe())
-
-    seen = _Seen(
-        real=new_stream(),
-        reconstructed=new_stream(),
-        real_of_pfid=new_stream(),
-        perturbed=[(cell, new_stream()) for cell in cells],
-        code_counts=torch.zeros(codes, dtype=torch.int64),
-        psnr=[],
-        ssim=[],
-    )
-    order = _evenly_spaced_first(len(images), for_pfid)
-    blocks = [*order[:for_pfid].split(BLOCK), *order[for_pfid:].split(BLOCK)]
-    done, total = 0, 2 * len(images) + len(cells) * for_pfid
-
-    def look(decoded: Iterable[Pixels], *streams: FeatureStream) -> None:
-        nonlocal done
-        for pixels in decoded:
-            features = extract(pixels)
-            for stream in streams:
-                stream.add(features)
-            done += len(pixels)
-            if progress is not None:
-                progress(done, total)
-
-    for number, indices in enumerate(blocks):
-        in_pfid = number < -(-for_pfid // BLOCK)
-        batch = images.images(indices)
-        tokens = torch.cat([_tokenize(tokenizer, part) for part in batch.split(batch_size)])
-        pixels, output = to_pixels(batch), torch.cat(list(decoded(tokenizer, tokens, batch_size)))
-        look([pixels], seen.real, *([seen.real_of_pfid] if in_pfid else []))
-        look([output], seen.reconstructed)
-        seen.code_counts += code_counts(tokens.cpu(), codes)
-        seen.psnr.append(psnr(output, pixels))
-        seen.ssim.append(ssim(output, pixels))
-        if in_pfid:
-            noisy = perturbed(tokens, near, cells, seed=seed, block=number)
-            for (_, stream), (_, replaced) in zip(seen.perturbed, noisy, strict=True):
-                look(decoded(tokenizer, replaced, batch_size), stream)
-    return seen
+    total = 2 * len(images) + len(cells) * for_pfid
+    tell = progress or _say_nothing
+    with evaluating(tokenizer):
+        for block, (indices, in_pfid) in enumerate(_blocks(len(images), for_pfid)):
+            batch = images.images(indices)
+            tokens = torch.cat([_tokenize(tokenizer, part) for part in batch.split(batch_size)])
+            output = torch.cat(list(decoded(tokenizer, tokens, batch_size)))
+            seen.add(to_pixels(batch), output, tokens, in_pfid)
+            if in_pfid:
+                noisy = perturbed(tokens, near, cells, seed=seed, block=block)
+                for (_, stream), (_, replaced) in zip(seen.perturbed, noisy, strict=True):
+                    for pixels in decoded(tokenizer, replaced, batch_size):
+                        stream.add(seen.extract(pixels))
+                    tell(seen.count, total)
+            tell(seen.count, total)
+    about = {"reference": images.describe()}
+    return [
+        *_reconstruction_scores(seen, about, seed),
+        *_pixel_scores(seen, about),
+        *_codebook_scores(seen, about),
+    ]
 
 
 def score_images(
@@ -202,7 +180,7 @@ def score_generator(
 
     def pixels() -> Iterator[Pixels]:
         for first in range(0, len(labels), batch_size):
-            part = labels[first : first + batch_size].to(tokenizer.codebook.device)
+            part = labels[first : first + batch_size]
             tokens = sample_tokens(generator, part, sampling, seed=seed, first=first, batch_size=batch_size)
             yield from decoded(tokenizer, tokens, batch_size)
             if progress is not None:
@@ -287,16 +265,25 @@ def evaluating(model: object) -> Iterator[None]:
             model.train(was_training)
 
 
+def _say_nothing(done: int, total: int) -> None: ...
+
+
 def _tokenize(tokenizer: DiscreteTokenizer, images: Images) -> Tokens:
     return tokenizer.quantize(tokenizer.encode(images.to(tokenizer.codebook.device))).tokens
 
 
-def _evenly_spaced_first(count: int, first: int) -> Tensor:
-    """All indices, `first` of them, evenly spaced over the whole, before the others."""
+def _blocks(count: int, for_pfid: int) -> Iterator[tuple[Tensor, bool]]:
+    """Indices of all images, block by block, and whether the block is perturbed.
+
+    The `for_pfid` images that are perturbed come first and are evenly spaced over the whole, since folders
+    are sorted by class.
+    """
     chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[torch.arange(first) * count // first] = True
-    everything = torch.arange(count)
-    return torch.cat([everything[chosen], everything[~chosen]])
+    chosen[torch.arange(for_pfid) * count // for_pfid] = True
+    for in_pfid in (True, False):
+        for block in torch.arange(count)[chosen == in_pfid].split(BLOCK):
+            if len(block):
+                yield block, in_pfid
 
 
 def _generated_score(
@@ -343,7 +330,11 @@ def _distance_score(
 
 def _reconstruction_scores(seen: _Seen, protocol: Mapping[str, Any], seed: int) -> Iterator[Score]:
     """rFID; pFID, the mean of its cells; and the cells."""
-    protocol = {**protocol, "interval": "95 %, over images, each drawn with its reconstruction"}
+    protocol = {
+        **seen.extract.describe(),
+        **protocol,
+        "interval": "95 %, over images, each drawn with its reconstruction",
+    }
     yield _distance_score("rfid", _distance(seen.real, seen.reconstructed, paired=True), protocol)
     cells = [(cell, _distance(seen.real_of_pfid, stream, paired=True)) for cell, stream in seen.perturbed]
     mean = _Distance(
@@ -351,11 +342,10 @@ def _reconstruction_scores(seen: _Seen, protocol: Mapping[str, Any], seed: int) 
         torch.stack([distance.moved for _, distance in cells]).mean(dim=0),
         seen.real_of_pfid.count,
     )
-    perturbation = {**protocol, "beta": 1.0}
-    yield _distance_score("pfid", mean, {**perturbation, "cells": len(cells)}, seeds=(seed,))
+    protocol = {**protocol, "images": "evenly spaced over the reference", "beta": 1.0}
+    yield _distance_score("pfid", mean, {**protocol, "cells": len(cells)}, seeds=(seed,))
     for cell, distance in cells:
-        about = {**perturbation, "alpha": cell.alpha, "delta": cell.delta}
-        yield _distance_score("pfid_cell", distance, about, seeds=(seed,))
+        yield _distance_score("pfid_cell", distance, {**protocol, **cell._asdict()}, seeds=(seed,))
 
 
 def _pixel_scores(seen: _Seen, protocol: Mapping[str, Any]) -> Iterator[Score]:
@@ -382,4 +372,6 @@ def _codebook_scores(seen: _Seen, protocol: Mapping[str, Any]) -> Iterator[Score
         "dead_codes": dead_codes(counts),
     }
     for metric, value in values.items():
-        yield Score(metric=metric, value=value, images=seen.real.count, protocol=protocol)
+        yield Score(
+            metric=metric, value=value, images=seen.real.count, protocol={**protocol, "codebook_size": len(counts)}
+        )

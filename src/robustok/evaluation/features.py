@@ -47,7 +47,7 @@ class Lite0Extractor:
         return torch.cat([self._features(part.to(self.device)) for part in pixels.split(self.batch_size)])
 
     def _features(self, pixels: Pixels) -> Features:
-        with torch.autocast(self.device.type, enabled=False):  # bfloat16 would shift distances by percents
+        with torch.autocast(self.device.type, enabled=False):  # bfloat16 shifts distances by 1 %
             pooled = self.network(resize(to_images(pixels), self.size)).pooled
         return pooled.float()
 

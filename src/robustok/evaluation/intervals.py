@@ -87,5 +87,5 @@ def seeds_interval(values: list[float]) -> tuple[float, Interval]:
 def _student_95(degrees: int) -> float:
     """Student's 97.5 % quantile for 10 degrees of freedom and more (Abramowitz & Stegun, 26.7.5)."""
     z = NORMAL_95
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / degrees + second / degrees**2
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))

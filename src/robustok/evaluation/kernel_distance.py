@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
-from robustok.shapes import Features
-
 Generated: TypeAlias = Float[Tensor, "generated f"]
 Real: TypeAlias = Float[Tensor, "real f"]
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (a f), (b f) -> (a b)
@@ -64,7 +62,7 @@ def kid(
     if subset_size > smaller:
         raise ValueError(f"subsets of {subset_size} images need as many on both sides; there are {smaller}")
 
-    def some(features: Features) -> Features:
+    def some(features: Tensor) -> Tensor:
         return features[torch.randperm(len(features), generator=generator)[:subset_size]]
 
     values = torch.tensor(

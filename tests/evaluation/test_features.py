@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from robustok.backbones.lite0 import Lite0
+from robustok.evaluation.features import CustomExtractor, Extractor, extractor, lite0, resize
+from robustok.shapes import to_images
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.randint(256, (6, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_lite0_is_the_pooled_vector_of_the_resized_image(pixels):
+    extract = lite0(32)
+    resized = torch.nn.functional.interpolate(to_images(pixels), size=(32, 32), mode="bilinear", antialias=True)
+    features = extract(pixels)
+    assert features.shape == (6, 1280)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features, Lite0()(resized).pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_each_image_on_its_own(pixels):
+    whole, parts = lite0(32)(pixels), lite0(32, batch_size=4)(pixels)
+    flipped = lite0(32, batch_size=1)(pixels.flip(0)).flip(0)
+    # float32 convolutions add in another order for another batch size: 1e-6 of the features' size
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(flipped, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_the_right_size_are_not_touched():
+    images = torch.rand(1, 3, 16, 16)
+    assert resize(images, 16) is images
+    assert resize(images, 8).shape == (1, 3, 8, 8)
+
+
+def test_shrinking_looks_at_every_pixel():
+    checkers = (torch.arange(64)[:, None] + torch.arange(64)).remainder(2).float().expand(1, 3, -1, -1)
+    torch.testing.assert_close(resize(checkers, 8)[..., 2:-2, 2:-2], torch.full((1, 3, 4, 4), 0.5))
+
+
+def test_says_what_it_is():
+    about = lite0(48).describe()
+    assert about["features"] == "lite0"
+    assert about["resize"] == "bilinear, antialiased, to 48 pixels"
+    assert len(about["weights"]) == 16
+
+
+def test_any_function_is_an_extractor(pixels):
+    def mean_color(pixels):
+        return pixels.double().mean(dim=(2, 3))
+
+    extract = extractor(mean_color)
+    assert isinstance(extract, Extractor)
+    assert extract.describe() == {"features": "mean_color"}
+    assert extract(pixels).dtype == torch.float32
+    assert extractor(extract) is extract
+    assert extractor("lite0").name == "lite0"
+
+
+def test_refuses_what_is_no_pixels(pixels):
+    for extract in (lite0(32), CustomExtractor(lambda pixels: pixels.float().mean(dim=(2, 3)))):
+        with pytest.raises(ValueError, match="uint8 pixels, not from torch.float32; .*to_pixels"):
+            extract(pixels / 255)
+        with pytest.raises(ValueError, match=r"\(images, 3, height, width\), not \(6, 1, 40, 40\)"):
+            extract(pixels[:, :1])
+
+
+def test_refuses_features_of_another_shape(pixels, unchecked):
+    with pytest.raises(ValueError, match=r"maps made a \(6, 3, 40, 40\) tensor .* shape \(6, features\)"):
+        CustomExtractor(lambda pixels: pixels.float(), "maps")(pixels)
+    with pytest.raises(ValueError, match="no feature space 'dino'; choose 'lite0' or give a function"):
+        extractor("dino")
