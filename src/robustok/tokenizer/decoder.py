@@ -19,7 +19,6 @@ from robustok.tokenizer.encoder import (
     unpatchify,
 )
 
-
 FINE = 16  # channels at full resolution, where a decoder's squares have been spread out
 
 

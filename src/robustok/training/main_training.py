@@ -239,12 +239,10 @@ def train_tokenizer(
         check_every=check_every,
         quiet=quiet,
     )
-    model = stage.average.module
-    assert isinstance(model, Tokenizer)
-    model.save_pretrained(folder)
+    stage.average.module.save_pretrained(folder)
     if stage.loss.opponent is not None:
         stage.loss.opponent.save(Path(folder) / "discriminator")
-    return model
+    return stage.average.module
 
 
 @torch.no_grad()

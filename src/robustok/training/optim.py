@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from robustok.runtime.distributed import mean
 from robustok.shapes import Scalar
 
 Precision = Literal["auto", "bf16", "fp32"]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +171,14 @@ class Update:
                 self.optimizer.state[weight][key] = like.detach().copy_(value)
 
 
-class Average:
+class Average(Generic[Module]):
     """A running average of a module's weights, in `.module` (evaluation mode, no gradients).
 
     average <- decay average + (1 - decay) weights, with decay min(decay, (1 + t) / (10 + t)) after t updates,
     so that the random start is soon forgotten. Buffers are copied.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}; it must be at least 0 and below 1, for example 0.999")
         self.module = copy.deepcopy(module).eval().requires_grad_(False)

@@ -1,0 +1,220 @@
+"""The demo itself, read from top to bottom: tokenizer, scores, generator, post-training and its controls, report."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from robustok.data.pairs import make_pairs
+from robustok.data.tokens import TokenCache, encode_tokens
+from robustok.demo.config import Demo, DemoImages
+from robustok.demo.diary import Diary
+from robustok.demo.pictures import write_pictures
+from robustok.evaluation.compare import paired_difference
+from robustok.evaluation.evaluate import Score, decoded, score_features, score_images, score_tokenizer
+from robustok.evaluation.feature_stream import feature_stream
+from robustok.evaluation.features import Extractor, lite0
+from robustok.evaluation.pfid import grid
+from robustok.evaluation.reference import Reference
+from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.sampling import sample_tokens
+from robustok.report import write_report
+from robustok.runtime.checkpoint import write_bytes, write_json
+from robustok.runtime.configs import to_plain
+from robustok.runtime.logging import Progress
+from robustok.runtime.seeding import derive
+from robustok.shapes import Tokens
+from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.generator_training import train_generator
+from robustok.training.main_training import train_tokenizer
+from robustok.training.post_training import HeldOut, PostTrained, post_train_decoder
+
+OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
+  1. a tokenizer is trained with latent perturbation
+  2. rFID and pFID tell how well it will carry a generator
+  3. a generator is trained on its tokens
+  4. samples are drawn
+  5. the tokenizer's decoder is tuned for the generator, and once more on clean latents, as a control
+  6. the same samples are decoded before and after, and scored; a page shows it all
+Everything goes to {out}. Stop it whenever you like: the same command goes on."""
+
+
+def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool = False) -> list[Score]:
+    """Run the demo, or what is left of it, and return its scores.
+
+    Writes `scores.json`, `report.html`, the pictures, and a folder for every stage into `out`. `control` also
+    tunes the decoder for as many steps on clean latents (sigma = 1), to tell what the generator's latents bought.
+    """
+    out = Path(out)
+    diary = Diary(out, {"demo": to_plain(config), "control": control}, quiet)
+    diary.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out))
+    write_json(out / "config.json", to_plain(config))
+    images, extract = DemoImages.of(config), lite0()
+
+    with diary.stage("tokenizer", "1/6 Main training of the tokenizer, with latent perturbation"):
+        tokenizer = train_tokenizer(config.main, images.train, out / "tokenizer", quiet=quiet)
+    with diary.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
+        reference = reference_of(images, out, extract)
+        diary.scores("floor", lambda: [floor(config, images, reference, extract)])
+        scores = diary.scores(
+            "tokenizer",
+            lambda: score_tokenizer(
+                tokenizer, images.scored, extract, pfid_images=config.pfid_images, seed=config.seed
+            ),
+        )
+        tell(diary, scores, "rfid", "pfid", "codebook_use", "psnr")
+    with diary.stage("generator", "3/6 Training of the generator on the tokenizer's tokens"):
+        cache = encode_tokens(tokenizer, images.train, out / "tokens")
+        generator = train_generator(config.generator, cache, out / "generator", quiet=quiet)
+    with diary.stage("sampling", "4/6 Sampling"):
+        labels = balanced_labels(config.scored, len(images.train.classes))
+        tokens = sampled(generator, labels, config, out / "samples.safetensors", "scored samples", quiet)
+    tuned = {}
+    arms = [("post_training", config.sigma)] + ([("control", 1.0)] if control else [])
+    for name, sigma in arms:
+        title = "the generator's latents" if sigma < 1 else "clean latents, as a control"
+        with diary.stage(name, f"5/6 Post-training of the decoder on {title} (sigma = {sigma})"):
+            tuned[name] = post_train(
+                config, sigma, tokenizer, generator, cache, images, out, name, extract, quiet=quiet
+            )
+            tell_tuned(diary, tuned[name], name)
+    with diary.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
+        decoders = {"before": tokenizer} | {
+            {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
+        }
+        scores = diary.scores("generation", lambda: generation_scores(config, decoders, tokens, reference, extract))
+        tell(diary, scores, "gfid_before", "gfid_control", "gfid_after")
+        cell = grid(len(tokenizer.codebook))[-2]
+        write_pictures(
+            out / "images",
+            real=images.scored,
+            before=tokenizer,
+            after=tuned["post_training"].tokenizer,
+            tokens=tokens,
+            labels=labels,
+            alpha=cell.alpha,
+            delta=cell.delta,
+            seed=config.seed,
+        )
+    all_scores = diary.all_scores()
+    write_json(out / "scores.json", [score.to_plain() for score in all_scores])
+    page = write_report(out)
+    diary.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")
+    return all_scores
+
+
+def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference:
+    """The statistics of the validation images, computed once."""
+    path = out / "reference.safetensors"
+    if not path.exists():
+        Reference.of(images.reference, extract).save(path)
+    return Reference.load(path)
+
+
+def floor(config: Demo, images: DemoImages, reference: Reference, extract: Extractor) -> Score:
+    """The distance of as many training images as will be generated: what a perfect generator would score."""
+    real = images.train.subset(torch.arange(min(config.scored, len(images.train))))
+    return score_images(real, reference, extract, metric="fd_floor")
+
+
+def balanced_labels(count: int, classes: int) -> Tensor:
+    """Labels of `count` images, every class equally often."""
+    return torch.arange(count) % classes
+
+
+def sampled(
+    generator: AutoregressiveModel, labels: Tensor, config: Demo, path: Path, purpose: str, quiet: bool
+) -> Tokens:
+    """Freely sampled tokens, one image per label, drawn once and then read back."""
+    if not path.exists():
+        seed = derive(config.seed, purpose)
+        with Progress("sampling", len(labels), quiet=quiet) as progress:
+            tokens = sample_tokens(generator, labels, config.sampling, seed=seed, progress=progress.update)
+        write_bytes(path, save({"tokens": tokens}))
+    return load_file(path)["tokens"]
+
+
+def post_train(
+    config: Demo,
+    sigma: float,
+    tokenizer: Tokenizer,
+    generator: AutoregressiveModel,
+    cache: TokenCache,
+    images: DemoImages,
+    out: Path,
+    name: str,
+    extract: Extractor,
+    *,
+    quiet: bool,
+) -> PostTrained:
+    """A decoder tuned on pairs with preservation ratio sigma, chosen by held-out images."""
+    with Progress(f"pairs at sigma {sigma:g}", config.pairs, quiet=quiet) as progress:
+        pairs = make_pairs(
+            generator,
+            cache,
+            out / name / "pairs",
+            sigma=sigma,
+            sampling=config.sampling,
+            count=config.pairs,
+            seed=config.seed,
+            progress=progress.update,
+        )
+    fresh = sampled(generator, images.held_out.labels, config, out / "held_out.safetensors", "held-out samples", quiet)
+    held_out = HeldOut(tokenizer, fresh, Reference.of(images.held_out, extract).stats, extract)
+    return post_train_decoder(
+        config.post,
+        tokenizer,
+        pairs,
+        images.train,
+        out / name,
+        held_out=held_out,
+        discriminator=out / "tokenizer" / "discriminator",
+        name=name,
+        quiet=quiet,
+    )
+
+
+def generation_scores(
+    config: Demo, decoders: dict[str, Tokenizer], tokens: Tokens, reference: Reference, extract: Extractor
+) -> list[Score]:
+    """gFID, precision and recall of the same tokens under every decoder, and what each changed, paired."""
+    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
+    seeds = (config.seed,)
+    streams = {name: feature_stream(decoded(tokenizer, tokens), extract) for name, tokenizer in decoders.items()}
+    scores = []
+    for name, stream in streams.items():
+        scores += score_features(stream, reference, suffix=f"_{name}", seeds=seeds, protocol=how)
+    for one, other in (("before", "after"), ("before", "control"), ("control", "after")):
+        if one in streams and other in streams:
+            change = paired_difference(streams[one], streams[other], reference)
+            scores.append(
+                Score(
+                    metric="gfid_difference",
+                    value=change.value,
+                    interval=change.interval,
+                    images=len(tokens),
+                    seeds=seeds,
+                    protocol={"from": one, "to": other, "tokens": "the same", "in_words": change.in_words()},
+                )
+            )
+    return scores
+
+
+def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:
+    """Print some scores on a line."""
+    values = {score.metric: score.value for score in scores}
+    diary.say("   ".join(f"{name} {values[name]:.4g}" for name in metrics if name in values))
+
+
+def tell_tuned(diary: Diary, result: PostTrained, name: str) -> None:
+    """Say which decoder was kept."""
+    if result.step == 0:
+        diary.say(
+            f"{name}: no decoder was better on held-out images than the original ({result.before:.1f}), which is "
+            "kept; try a larger sigma, a lower learning rate, or fewer steps"
+        )
+    else:
+        diary.say(
+            f"{name}: held-out distance {result.before:.1f} -> {result.after:.1f}, decoder of step {result.step} kept"
+        )

@@ -1,0 +1,84 @@
+"""Every named run, as a function that returns its config; a variant is `dataclasses.replace`.
+
+Each docstring says what the run costs and what it reached, or "not yet run".
+"""
+
+from dataclasses import replace
+
+from robustok.demo.config import Demo
+from robustok.generators.autoregressive import Autoregressive
+from robustok.generators.sampling import Sampling
+from robustok.losses.augmentation import Augmentation
+from robustok.losses.discriminator import FeatureDiscriminator
+from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.tokenizer import TokenizerConfig
+from robustok.training.adversary import Adversary
+from robustok.training.generator_training import GeneratorTraining
+from robustok.training.loop import Loop
+from robustok.training.main_training import MainTraining
+from robustok.training.objective import Objective
+from robustok.training.optim import Optim
+from robustok.training.post_training import PostTraining
+
+
+def demo() -> Demo:
+    """The default of `robustok demo`: 64 tokens of 512 codes for 32 px images, for two CPU cores."""
+    part = Conv(stem=2, channels=(32, 64), blocks=1, attention=False)
+    tokenizer = TokenizerConfig(
+        image_size=32, encoder=part, quantizer=VQ(codebook_size=512, width=16), decoder=part, channels=1
+    )
+    adversary = Adversary(
+        discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
+        optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
+        learns_from=0.5,
+        charges_from=0.55,
+        augmentation=Augmentation(probability=0.0),
+    )
+    objective = Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary)
+    return Demo(
+        main=MainTraining(
+            tokenizer=tokenizer,
+            loop=Loop(steps=1500, batch_size=64, log_every=25, save_every=250, preview_every=500),
+            perturbation=Perturbation(alpha=1.0, beta=0.3, delta=12),
+            objective=objective,
+            semantic=0.0,
+            optim=Optim(lr=2e-3, betas=(0.9, 0.95), warmup=50, final_lr_share=0.05),
+            average=0.99,
+        ),
+        generator=GeneratorTraining(
+            generator=Autoregressive(
+                codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, order="raster"
+            ),
+            loop=Loop(steps=1500, batch_size=128, log_every=25, save_every=250),
+            optim=Optim(lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
+            average=0.99,
+        ),
+        sampling=Sampling(guidance=1.5),
+        post=PostTraining(
+            loop=Loop(steps=500, batch_size=64, log_every=25, save_every=100),
+            objective=replace(objective, adversary=replace(adversary, learns_from=0.0, charges_from=0.0)),
+            optim=Optim(lr=1e-3, betas=(0.9, 0.95), warmup=25, final_lr_share=0.05),
+            average=0.98,
+            check_every=100,
+        ),
+    )
+
+
+def smoke() -> Demo:
+    """`robustok demo --preset smoke`: the same path, a few steps of everything; for tests, not for its pictures."""
+    full = demo()
+    return replace(
+        full,
+        main=replace(full.main, loop=replace(full.main.loop, steps=60, preview_every=60)),
+        generator=replace(full.generator, loop=replace(full.generator.loop, steps=40)),
+        post=replace(full.post, loop=replace(full.post.loop, steps=20), check_every=10),
+        pairs=256,
+        train_images=4096,
+        held_out=200,
+        reference=500,
+        scored=250,
+        pfid_images=100,
+        duration="under 90 seconds",
+    )

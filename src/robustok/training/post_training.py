@@ -1,0 +1,197 @@
+"""Stage 3: the decoder alone is tuned on latents that the generator touched (paper, sec. 4.3).
+
+A pair is a real image and its own tokens, of which the generator has sampled anew all but a share sigma. Encoder and
+codebook stay as they are, so the generator's tokens keep their meaning and inference costs what it did.
+
+Post-training can hurt. So before it begins and while it runs, tokens that the generator sampled freely are decoded
+and compared with held-out images; the decoder with the lowest distance is kept, which may be the original.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustok.data.images import ImageSet
+from robustok.data.order import batch_indices
+from robustok.data.pairs import Pairs
+from robustok.evaluation.features import Extractor
+from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.runtime.configs import to_plain
+from robustok.runtime.logging import MetricsLog
+from robustok.shapes import Images, Tokens, to_pixels
+from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.loop import RESUME, Loop, run
+from robustok.training.objective import ImageLoss, Objective
+from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostTraining:
+    """How a decoder is tuned for a generator."""
+
+    loop: Loop  # how long, and how often to look
+    objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
+    optim: Optim = field(default_factory=lambda: Optim(lr=1.2e-4))  # of the decoder: half of main training's lr
+    average: float = 0.999  # decay of the weight average, which is what is kept
+    check_every: int = 500  # steps between looks at held-out images
+    precision: Precision = "auto"  # bf16 where the hardware multiplies it
+
+    def __post_init__(self) -> None:
+        if self.check_every < 1:
+            raise ValueError(
+                f"check_every is {self.check_every}; post-training can hurt, so it is checked at least every some steps"
+            )
+
+
+class DecoderStage:
+    """A decoder, its losses, their optimizers, its weight average and the best decoder so far."""
+
+    def __init__(self, config: PostTraining, tokenizer: Tokenizer, device: str | torch.device = "cpu"):
+        self.config, self.device = config, torch.device(device)
+        self.tokenizer = copy.deepcopy(tokenizer).to(self.device).eval().requires_grad_(False)
+        self.decoder = self.tokenizer.decoder.requires_grad_(True)
+        self.update = Update(self.decoder, config.optim, config.loop.steps)
+        self.average = Average(self.decoder, config.average)
+        self.loss = ImageLoss(config.objective, config.loop.steps, config.loop.seed, self.device, config.precision)
+        self.first_distance = self.best_distance = float("inf")
+        self.best_step = 0
+        self.best = copy.deepcopy(self.average.module.state_dict())
+
+    def step(self, batch: tuple[Tokens, Images], step: int) -> dict[str, Tensor]:
+        """One step on (tokens (b n) that the generator touched, the real images (b 3 h w) they came from)."""
+        terms = dict[str, Tensor]()
+        for part, ((tokens, images), share) in enumerate(split(batch, self.config.optim.accumulate)):
+            images = images.to(self.device, memory_format=torch.channels_last)
+            codes = self.tokenizer.lookup(tokens.to(self.device))
+            with autocast(self.device, self.config.precision):
+                output = self.decoder(codes).float()
+            loss, part_terms = self.loss.charge(images, output, self.decoder.last_layer, step, part)
+            self.update.backward(loss, share)
+            part_terms |= self.loss.learn(images, output, share, step, part) | {"loss": loss.detach()}
+            for name, term in part_terms.items():
+                terms[name] = terms.get(name, 0) + share * term
+        terms |= self.update.apply(step)
+        opposed = self.loss.apply(step)
+        terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
+        self.average.update(self.decoder)
+        return terms | opposed
+
+    def look(self, distance: Callable[[nn.Module], float], done: int) -> dict[str, float]:
+        """Measure the averaged decoder on held-out images and keep it if it is the best so far."""
+        now = distance(self.average.module)
+        if now < self.best_distance:
+            self.best_distance, self.best_step = now, done
+            self.best = {name: weight.clone() for name, weight in self.average.module.state_dict().items()}
+        return {"heldout_fd": now, "best_heldout_fd": self.best_distance}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "decoder": self.decoder.state_dict(),
+            "update": self.update.state_dict(),
+            "average": self.average.state_dict(),
+            "loss": self.loss.state_dict(),
+            "best": {
+                "first": self.first_distance,
+                "distance": self.best_distance,
+                "step": self.best_step,
+                "decoder": self.best,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.decoder.load_state_dict(state["decoder"])
+        self.update.load_state_dict(state["update"])
+        self.average.load_state_dict(state["average"])
+        self.loss.load_state_dict(state["loss"])
+        best = state["best"]
+        self.first_distance, self.best_distance = best["first"], best["distance"]
+        self.best_step, self.best = best["step"], best["decoder"]
+
+
+class HeldOut:
+    """How far a decoder's images of freely sampled tokens are from images that no decoder was trained on."""
+
+    def __init__(self, tokenizer: Tokenizer, tokens: Tokens, reference: FeatureStats, extract: Extractor):
+        self.tokenizer, self.tokens, self.reference, self.extract = tokenizer, tokens, reference, extract
+
+    @torch.no_grad()
+    def __call__(self, decoder: nn.Module, batch_size: int = 250) -> float:
+        """The Frechet distance of the decoded tokens to the reference."""
+        device = self.tokenizer.codebook.device
+        parts = (
+            FeatureStats.of(self.extract(to_pixels(decoder(self.tokenizer.lookup(tokens.to(device))))))
+            for tokens in self.tokens.split(batch_size)
+        )
+        return frechet_distance(reduce(add, parts), self.reference)
+
+
+class PostTrained(NamedTuple):
+    """What post-training came to."""
+
+    tokenizer: Tokenizer  # with the decoder that was best on held-out images
+    step: int  # at which it was best; 0: none was better than the original
+    before: float  # held-out distance of the original decoder
+    after: float  # held-out distance of the decoder that was kept
+
+
+def post_train_decoder(
+    config: PostTraining,
+    tokenizer: Tokenizer,
+    pairs: Pairs,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    held_out: HeldOut,
+    discriminator: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    name: str = "post-training",
+    quiet: bool = False,
+) -> PostTrained:
+    """Tune a tokenizer's decoder on pairs of touched tokens and the `images` they came from.
+
+    `discriminator` is the folder of one to begin with; without it a fresh one learns before it charges. The
+    tokenizer with the best decoder goes to `folder`. A run that was stopped goes on.
+    """
+    stage = DecoderStage(config, tokenizer, device)
+    folder = Path(folder)
+    if not (folder / RESUME).exists():
+        if discriminator is not None and stage.loss.opponent is not None:
+            stage.loss.opponent.begin_with(discriminator)
+        log = MetricsLog(folder)
+        log.rewind(-1)
+        log.write(0, stage.look(held_out, 0))
+        stage.first_distance = stage.best_distance
+
+    def batches(step: int) -> tuple[Tokens, Images]:
+        rows = batch_indices(len(pairs), config.loop.batch_size, config.loop.seed, step)
+        pair = pairs.batch(rows)
+        return pair.tokens, images.images(pair.images)
+
+    run(
+        stage,
+        batches,
+        config.loop,
+        folder,
+        name=name,
+        describe={"stage": to_plain(config), "sigma": pairs.sigma, "discriminator": discriminator is not None},
+        check=lambda done: stage.look(held_out, done),
+        check_every=config.check_every,
+        quiet=quiet,
+    )
+    stage.decoder.load_state_dict(stage.best)
+    tuned = stage.tokenizer.requires_grad_(False)
+    about = {
+        "sigma": pairs.sigma,
+        "step": stage.best_step,
+        "before": stage.first_distance,
+        "after": stage.best_distance,
+    }
+    tuned.save_pretrained(folder, post_training=about)
+    return PostTrained(tuned, stage.best_step, stage.first_distance, stage.best_distance)
