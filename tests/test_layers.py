@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustok.layers import MLP, Attention, Block, KVCache, modulate, sincos_positions
+from robustok.layers import MLP, Attention, Block, KVCache, attend, modulate, sincos_positions
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -31,6 +31,20 @@ def test_attention_is_softmax_of_scaled_products(causal):
             scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
         heads.append(scores.softmax(-1) @ values[..., head])
     torch.testing.assert_close(attention(x, causal=causal), attention.proj(torch.cat(heads, -1)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_bfloat16_is_the_same_but_coarser(causal):
+    def outcome(dtype: torch.dtype) -> list[Tensor]:
+        queries, keys, values = (random(2, 3, 9, 4, seed=i).bfloat16().to(dtype).requires_grad_() for i in range(3))
+        output = attend(queries, keys, values, causal=causal)
+        output.backward(random(*output.shape, seed=3).bfloat16().to(dtype))
+        return [output, queries.grad, keys.grad, values.grad]
+
+    for fine, coarse in zip(outcome(torch.float32), outcome(torch.bfloat16), strict=True):
+        assert coarse.dtype == torch.bfloat16
+        # 8 bits; scores, weights, products and their gradients are each rounded
+        torch.testing.assert_close(coarse.float(), fine, atol=8 * 2**-8 * fine.abs().max().item(), rtol=0)
 
 
 def test_qk_norm_forgets_the_size_of_queries_and_keys():

@@ -44,9 +44,26 @@ class KVCache:
 
     def attend(self, query: Heads) -> Heads:
         """What one position, whose key and value were appended last, gathers from all so far."""
-        query = query * query.shape[3] ** -0.5
-        weights = torch.baddbmm(self._mask, query.flatten(0, 1), self._keys).softmax(dim=-1)
-        return (weights.to(query.dtype) @ self._values).view_as(query)
+        return _attend_by_products(query.flatten(0, 1), self._keys, self._values, self._mask).view_as(query)
+
+
+def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool) -> Heads:
+    """softmax(q k' / sqrt(e)) v for each head (Vaswani et al. 2017, eq. 1); `causal`: none sees a later position.
+
+    In bfloat16 on a CPU the fused kernel takes 4 times as long, forward and backward, as two plain products.
+    """
+    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
+        n = queries.shape[2]
+        mask = torch.full((n, n), -math.inf if causal else 0.0, dtype=queries.dtype).triu(1)
+        q, k, v = (x.flatten(0, 1) for x in (queries, keys, values))
+        return _attend_by_products(q, k.mT, v, mask).view_as(queries)
+    return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+
+
+def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of (heads n e) queries to transposed (heads e m) keys; `mask` is added to the scores."""
+    weights = torch.baddbmm(mask, queries * queries.shape[2] ** -0.5, keys).softmax(dim=-1)
+    return weights.to(values.dtype) @ values
 
 
 class Attention(nn.Module):
@@ -76,10 +93,7 @@ class Attention(nn.Module):
         if cache is not None:
             assert n == 1 or cache.filled == 0, "several positions at once only into an empty cache"
             cache.append(k, v)
-        if cache is not None and n == 1:
-            x = cache.attend(q)
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        x = cache.attend(q) if cache is not None and n == 1 else attend(q, k, v, causal=causal)
         return self.proj(x.transpose(1, 2).reshape(b, n, c))
 
 
