@@ -177,9 +177,11 @@ def test_protocol_says_how(scores):
 
 def test_tokenizer_is_in_evaluation_mode_for_the_while(images):
     tokenizer = Blocks().train()
+    tokenizer.add_module("frozen", nn.Dropout().eval())
     score_tokenizer(tokenizer, images, shades, pfid_images=20)
     assert not tokenizer.seen_training
     assert tokenizer.training
+    assert not tokenizer.get_submodule("frozen").training
 
 
 def test_tells_its_progress(images):

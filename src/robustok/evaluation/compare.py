@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from robustok.evaluation.evaluate import Score
 from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.intervals import Interval, influence, mean_interval, seeds_interval
 from robustok.evaluation.reference import Reference
+from robustok.evaluation.score import Score
 
 
 class Difference(NamedTuple):

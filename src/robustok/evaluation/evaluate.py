@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 from robustok.evaluation.codebook_use import code_counts, dead_codes, perplexity, used_share
 from robustok.evaluation.feature_stream import FeatureStream, feature_stream
 from robustok.evaluation.features import Extractor, FeatureSpace, extractor
-from robustok.evaluation.fid import frechet_distance
-from robustok.evaluation.intervals import Influence, Interval, influence, mean_interval
+from robustok.evaluation.intervals import mean_interval
 from robustok.evaluation.kernel_distance import mmd
 from robustok.evaluation.pfid import BLOCK, grid, perturbed
 from robustok.evaluation.pixelwise import WINDOW, psnr, ssim
 from robustok.evaluation.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.reference import ImageSource, Progress, Reference
+from robustok.evaluation.score import Distance
+from robustok.evaluation.score import Score as Score
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Codebook, Images, Labels, Latents, Pixels, Tokens, to_pixels
@@ -37,39 +37,6 @@ class DiscreteTokenizer(Protocol):
     def quantize(self, latents: Latents) -> Any: ...  # with .tokens (b, n)
     def lookup(self, tokens: Tokens) -> Latents: ...
     def decode(self, codes: Latents) -> Images: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One number, and what it was computed with."""
-
-    metric: str  # for example "rfid"
-    value: float
-    interval: Interval | None = None  # 95 %, over the images that could have been drawn
-    images: int  # how many were scored
-    seeds: tuple[int, ...] = ()  # of the random numbers in it; empty when there are none
-    protocol: Mapping[str, Any]  # extractor, reference and every other choice that moves the value
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(f"{self.metric} came out as {self.value}; look at the images that were scored")
-
-    def to_plain(self) -> dict[str, Any]:
-        """The score as JSON values, a record of `scores.json`."""
-        return {
-            "metric": self.metric,
-            "value": self.value,
-            "interval": list(self.interval) if self.interval else None,
-            "images": self.images,
-            "seeds": list(self.seeds),
-            "protocol": dict(self.protocol),
-        }
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
-        """What `to_plain` gave."""
-        interval = plain["interval"] and (plain["interval"][0], plain["interval"][1])
-        return cls(**{**plain, "interval": interval, "seeds": tuple(plain["seeds"])})
 
 
 class _Seen:
@@ -191,7 +158,7 @@ def score_generator(
 
 
 def score_pixels(
-    generated: Iterable[Pixels],
+    generated: Iterable[Tensor],
     reference: Reference,
     features: FeatureSpace = "lite0",
     *,
@@ -255,14 +222,14 @@ def decoded(tokenizer: DiscreteTokenizer, tokens: Tokens, batch_size: int = 125)
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
     """Evaluation mode for the while: no dropout, no codebook that learns from what is scored."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    for module, _ in modes:
+        module.training = False
     try:
         yield
     finally:
-        if isinstance(model, nn.Module):
-            model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _say_nothing(done: int, total: int) -> None: ...
@@ -294,38 +261,7 @@ def _generated_score(
     seeds: tuple[int, ...] = (),
 ) -> Score:
     protocol = {**protocol, "interval": "95 %, over generated images, the reference held fixed"}
-    return _distance_score(metric, _distance(reference, generated, paired=False), protocol, seeds=seeds)
-
-
-class _Distance(NamedTuple):
-    """A Frechet distance and what each sampled image adds to it."""
-
-    value: float
-    moved: Influence
-    images: int
-
-
-def _distance(real: Reference | FeatureStream, other: Reference | FeatureStream, *, paired: bool) -> _Distance:
-    moved = influence(real.stats, other.stats, real.sample, other.sample)
-    return _Distance(
-        frechet_distance(real.stats, other.stats),
-        moved.a + moved.b if paired else moved.b,
-        other.stats.count,
-    )
-
-
-def _distance_score(
-    metric: str, distance: _Distance, protocol: Mapping[str, Any], *, seeds: tuple[int, ...] = ()
-) -> Score:
-    low, high = mean_interval(distance.value, distance.moved, distance.images)
-    return Score(
-        metric=metric,
-        value=distance.value,
-        interval=(max(0.0, low), high),
-        images=distance.images,
-        seeds=seeds,
-        protocol=protocol,
-    )
+    return Distance.between(reference, generated, paired=False).score(metric, protocol, seeds)
 
 
 def _reconstruction_scores(seen: _Seen, protocol: Mapping[str, Any], seed: int) -> Iterator[Score]:
@@ -335,17 +271,17 @@ def _reconstruction_scores(seen: _Seen, protocol: Mapping[str, Any], seed: int) 
         **protocol,
         "interval": "95 %, over images, each drawn with its reconstruction",
     }
-    yield _distance_score("rfid", _distance(seen.real, seen.reconstructed, paired=True), protocol)
-    cells = [(cell, _distance(seen.real_of_pfid, stream, paired=True)) for cell, stream in seen.perturbed]
-    mean = _Distance(
+    yield Distance.between(seen.real, seen.reconstructed, paired=True).score("rfid", protocol)
+    cells = [(cell, Distance.between(seen.real_of_pfid, stream, paired=True)) for cell, stream in seen.perturbed]
+    mean = Distance(
         math.fsum(distance.value for _, distance in cells) / len(cells),
         torch.stack([distance.moved for _, distance in cells]).mean(dim=0),
         seen.real_of_pfid.count,
     )
     protocol = {**protocol, "images": "evenly spaced over the reference", "beta": 1.0}
-    yield _distance_score("pfid", mean, {**protocol, "cells": len(cells)}, seeds=(seed,))
+    yield mean.score("pfid", {**protocol, "cells": len(cells)}, (seed,))
     for cell, distance in cells:
-        yield _distance_score("pfid_cell", distance, {**protocol, **cell._asdict()}, seeds=(seed,))
+        yield distance.score("pfid_cell", {**protocol, **cell._asdict()}, (seed,))
 
 
 def _pixel_scores(seen: _Seen, protocol: Mapping[str, Any]) -> Iterator[Score]:

@@ -1,0 +1,70 @@
+"""A score: one number that says how it was computed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from robustok.evaluation.feature_stream import FeatureStream
+from robustok.evaluation.fid import frechet_distance
+from robustok.evaluation.intervals import Influence, Interval, influence, mean_interval
+from robustok.evaluation.reference import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number, and what it was computed with."""
+
+    metric: str  # for example "rfid"
+    value: float
+    interval: Interval | None = None  # 95 %, over the images that could have been drawn
+    images: int  # how many were scored
+    seeds: tuple[int, ...] = ()  # of the random numbers in it; empty when there are none
+    protocol: Mapping[str, Any]  # extractor, reference and every other choice that moves the value
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} came out as {self.value}; look at the images that were scored")
+
+    def to_plain(self) -> dict[str, Any]:
+        """The score as JSON values, a record of `scores.json`."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "interval": list(self.interval) if self.interval else None,
+            "images": self.images,
+            "seeds": list(self.seeds),
+            "protocol": dict(self.protocol),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
+        """What `to_plain` gave."""
+        interval = plain["interval"] and (plain["interval"][0], plain["interval"][1])
+        return cls(**{**plain, "interval": interval, "seeds": tuple(plain["seeds"])})
+
+
+class Distance(NamedTuple):
+    """A Frechet distance and what each sampled image adds to it."""
+
+    value: float
+    moved: Influence
+    images: int
+
+    @classmethod
+    def between(cls, real: Reference | FeatureStream, other: Reference | FeatureStream, *, paired: bool) -> "Distance":
+        """`paired`: both are of the same images, one by one, which are drawn together; else real ones are fixed."""
+        moved = influence(real.stats, other.stats, real.sample, other.sample)
+        value = frechet_distance(real.stats, other.stats)
+        return cls(value, moved.a + moved.b if paired else moved.b, other.stats.count)
+
+    def score(self, metric: str, protocol: Mapping[str, Any], seeds: tuple[int, ...] = ()) -> Score:
+        low, high = mean_interval(self.value, self.moved, self.images)
+        return Score(
+            metric=metric,
+            value=self.value,
+            interval=(max(0.0, low), high),
+            images=self.images,
+            seeds=seeds,
+            protocol=protocol,
+        )
