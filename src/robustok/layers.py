@@ -18,8 +18,8 @@ Heads = Float[Tensor, "b heads _ e"]  # e channels per head
 class KVCache:
     """Keys and values of the positions seen so far.
 
-    Its memory grows by `chunk` positions at a time and is always used whole, what is still empty masked out: on
-    a CPU, products of parts of it would copy them first.
+    Their memory grows by `chunk` positions at a time and is always read whole, what is still empty masked out:
+    on a CPU, products of parts of it would copy them first.
     """
 
     chunk = 16
@@ -33,8 +33,9 @@ class KVCache:
             self._keys, self._values = keys.new_zeros(b * h, e, 0), values.new_zeros(b * h, 0, e)
             self._mask = keys.new_zeros(1, 1, 0)
         start, self.filled = self.filled, self.filled + new
-        if self.filled > self._keys.shape[2]:
-            more = -(-new // self.chunk) * self.chunk
+        missing = self.filled - self._keys.shape[2]
+        if missing > 0:
+            more = math.ceil(missing / self.chunk) * self.chunk
             self._keys = F.pad(self._keys, (0, more))
             self._values = F.pad(self._values, (0, 0, 0, more))
             self._mask = F.pad(self._mask, (0, more), value=-math.inf)

@@ -1,7 +1,8 @@
 """What a prediction may depend on, both ways of computing it, the loss and its draws, and that it learns."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,13 +124,9 @@ def test_order_share_falls_from_one_to_zero():
     ],
 )
 def test_a_wrong_config_says_so(change, message):
-    # the annotations, checked in tests only, would object first
-    fields = {**{name: getattr(RASTER, name) for name in RASTER.__dataclass_fields__}, **change}
-    config = object.__new__(Autoregressive)
-    for name, value in fields.items():
-        object.__setattr__(config, name, value)
+    fields = {**asdict(RASTER), **change}  # the annotations, checked in tests, would object to 'spiral' first
     with pytest.raises(ValueError, match=message):
-        config.__post_init__()
+        Autoregressive.__post_init__(SimpleNamespace(**fields))
 
 
 @BOTH

@@ -1,6 +1,8 @@
 """Each step of sampling against a hand-computed case, and what a sample may depend on."""
 
 import math
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,8 +182,17 @@ def test_a_wrong_config_says_so(fields, message):
         Sampling(**fields)
 
 
+def test_an_unknown_schedule_says_so():
+    fields = {**asdict(Sampling()), "schedule": "cosine"}  # the annotations, checked in tests, would object first
+    with pytest.raises(ValueError, match="schedule is 'cosine'; choose 'constant', 'linear' or 'power-cosine'"):
+        Sampling.__post_init__(SimpleNamespace(**fields))
+
+
 def test_wrong_arguments_say_so():
     labels, tokens = torch.tensor([0, 1]), torch.zeros(2, 4).long()
+    for wrong in (torch.tensor([0, 3]), torch.tensor([-1])):
+        with pytest.raises(ValueError, match=r"labels go from 0 to 1, and 2 is for no label; not \["):
+            sample_tokens(Markov(), wrong, Sampling(), seed=0)
     with pytest.raises(ValueError, match="keep and tokens go together; give both or neither"):
         sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens)
     with pytest.raises(ValueError, match=r"tokens are \(2, 4\), but 2 labels of 3 tokens were asked for"):

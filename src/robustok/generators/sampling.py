@@ -129,7 +129,9 @@ def sample_tokens(
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
-    n, device = generator.tokens_per_image, generator.device
+    n, device, last = generator.tokens_per_image, generator.device, generator.no_label
+    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, n)

@@ -121,9 +121,8 @@ class SpatialAttention(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation in the largest number of groups up to 32 that divides the channels."""
-    groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    """Group normalisation of 16 channels together, as VQGAN has at its widest; fewer are many times slower on a CPU."""
+    return nn.GroupNorm(max(1, channels // 16) if channels % 16 == 0 else 1, channels, eps=1e-6)
 
 
 def middle(channels: int, attention: bool) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """What main training and post-training ask of a decoded image: near in pixels, near in features, and real."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from robustok.backbones.lite0 import Lite0
 from robustok.losses.adversarial import gradient_ratio
-from robustok.losses.perceptual import Perceptual
+from robustok.losses.frechet import FrechetLoss, relative
+from robustok.losses.perceptual import Levels, Perceptual
 from robustok.losses.reconstruction import l1, l2
-from robustok.shapes import Images, Scalar
+from robustok.shapes import Features, Images, Scalar
 from robustok.training.adversary import Adversary, Opponent
 from robustok.training.optim import Precision
 
@@ -23,13 +25,15 @@ class Objective:
     l2: float = 1.0  # weight of the mean squared pixel difference
     perceptual: float = 1.0  # weight of the difference in features of a frozen network
     adversarial: float = 0.5  # weight of the adversarial term, on top of its adaptive weight
-    perceptual_stages: int = 4  # feature maps that the perceptual term compares, from the finest; 1 to 5
-    perceptual_size: int | None = None  # side in pixels at which it compares; None: the images' own
+    frechet: float = 0.0  # weight of the Frechet term: decoded images as a whole distributed as real ones are
+    perceptual_stages: int = 4  # feature maps that perceptual and Frechet term compare, from the finest; 1 to 5
+    perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
+    frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
     adversary: Adversary = field(default_factory=Adversary)  # of the adversarial term
 
     def __post_init__(self) -> None:
         weights = {name: getattr(self, name) for name in ("l1", "l2", "perceptual", "adversarial")}
-        if min(weights.values()) < 0 or self.l1 + self.l2 + self.perceptual == 0:
+        if min(*weights.values(), self.frechet) < 0 or self.l1 + self.l2 + self.perceptual == 0:
             raise ValueError(
                 f"the weights of the image terms are 0 or more, and one of l1, l2 and perceptual is more, not {weights}"
             )
@@ -50,16 +54,33 @@ class _Reaching(torch.autograd.Function):
 
 
 class ImageLoss:
-    """An `Objective` at work: `charge` the decoder, let the discriminator `learn`, `apply` its step."""
+    """An `Objective` at work: `charge` the decoder, let the discriminator `learn`, `apply` its step.
+
+    Where the objective has a Frechet term, `observe` real images first.
+    """
 
     def __init__(self, config: Objective, steps: int, seed: int, device: torch.device, precision: Precision = "auto"):
         self.config = config
+        self.device = device
+        self.frechet: FrechetLoss | None = None
         self.perceptual = None
-        if config.perceptual:
+        if config.perceptual or config.frechet:
             self.perceptual = Perceptual(Lite0(), config.perceptual_stages, config.perceptual_size).to(device)
         self.opponent = None
         if config.adversarial:
             self.opponent = Opponent(config.adversary, steps, seed, device, precision)
+
+    @torch.no_grad()
+    def observe(self, batches: Iterable[Images]) -> None:
+        """Take the moments of real images, which the Frechet term then compares with."""
+        if not self.config.frechet or self.perceptual is None:
+            return
+        features = torch.cat([channel_means(self.perceptual.levels(images.to(self.device))) for images in batches])
+        features = features.double()
+        self.scale = features.std(dim=0)
+        features = features / self.scale
+        self.frechet = FrechetLoss(features.mean(dim=0), features.T.cov(correction=0), self.config.frechet_decay)
+        self.frechet.to(self.device)
 
     def charge(
         self, target: Images, output: Images, last_layer: Tensor, step: int, part: int = 0
@@ -76,9 +97,17 @@ class ImageLoss:
             terms["l1"] = l1(target, images)
         if config.l2:
             terms["l2"] = l2(target, images)
+        weighted = []
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(target, images)
-        loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
+            levels = self.perceptual.levels(images)
+            if config.perceptual:
+                terms["perceptual"] = self.perceptual(target, levels)
+            if config.frechet:
+                assert self.frechet is not None, "observe real images before charging for their distribution"
+                terms["frechet"] = self.frechet(channel_means(levels) / self.scale).float()
+                weighted.append(config.frechet * relative(terms["frechet"]))
+        weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
+        loss = torch.stack(weighted).sum()
         (gradient,) = torch.autograd.grad(loss, images)
         loss = loss.detach()
         if self.opponent is not None and self.opponent.charges(step):
@@ -111,8 +140,18 @@ class ImageLoss:
         return self.opponent.apply(step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.opponent is None else self.opponent.state_dict()
+        return {
+            "opponent": None if self.opponent is None else self.opponent.state_dict(),
+            "frechet": None if self.frechet is None else self.frechet.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.opponent is not None:
-            self.opponent.load_state_dict(state)
+            self.opponent.load_state_dict(state["opponent"])
+        if self.frechet is not None:
+            self.frechet.load_state_dict(state["frechet"])
+
+
+def channel_means(levels: Levels) -> Features:
+    """Each channel's mean over every map but the finest, side by side: what the Frechet term is taken of."""
+    return torch.cat([features.float().mean(dim=(2, 3)) for features in levels[1:]], dim=1)

@@ -31,6 +31,8 @@ from robustok.training.loop import RESUME, Loop, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 
+OBSERVED = 4096  # real images whose moments the Frechet term compares with
+
 
 @dataclass(frozen=True, kw_only=True)
 class PostTraining:
@@ -160,6 +162,7 @@ def post_train_decoder(
     tokenizer with the best decoder goes to `folder`. A run that was stopped goes on.
     """
     stage = DecoderStage(config, tokenizer, device)
+    stage.loss.observe(images.images(rows) for rows in torch.arange(min(OBSERVED, len(images))).split(256))
     folder = Path(folder)
     if not (folder / RESUME).exists():
         if discriminator is not None and stage.loss.opponent is not None:
