@@ -24,11 +24,8 @@ from robustok.training.post_training import PostTraining
 
 
 def demo() -> Demo:
-    """The default of `robustok demo`: 64 tokens of 512 codes for 32 px images, for two CPU cores."""
-    part = Conv(stem=2, channels=(32, 64), blocks=1, attention=False)
-    tokenizer = TokenizerConfig(
-        image_size=32, encoder=part, quantizer=VQ(codebook_size=512, width=16), decoder=part, channels=1
-    )
+    """The default of `robustok demo`: 64 tokens of 512 codes for 32 px images, sized for two CPU cores."""
+    part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     adversary = Adversary(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
@@ -39,30 +36,45 @@ def demo() -> Demo:
     objective = Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary)
     return Demo(
         main=MainTraining(
-            tokenizer=tokenizer,
-            loop=Loop(steps=1500, batch_size=64, log_every=25, save_every=250, preview_every=500),
-            perturbation=Perturbation(alpha=1.0, beta=0.3, delta=12),
+            tokenizer=TokenizerConfig(
+                image_size=32,
+                encoder=part,
+                quantizer=VQ(codebook_size=512, width=16),
+                decoder=part,
+                channels=1,
+            ),
+            loop=Loop(steps=2000, batch_size=32, log_every=25, save_every=250, preview_every=500),
+            perturbation=Perturbation(alpha=1.0, beta=0.5, delta=16),
             objective=objective,
             semantic=0.0,
-            optim=Optim(lr=2e-3, betas=(0.9, 0.95), warmup=50, final_lr_share=0.05),
-            average=0.99,
+            optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
+            average=0.995,
         ),
         generator=GeneratorTraining(
             generator=Autoregressive(
                 codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, order="raster"
             ),
-            loop=Loop(steps=1500, batch_size=128, log_every=25, save_every=250),
+            loop=Loop(steps=640, batch_size=64, log_every=20, save_every=160),
             optim=Optim(lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
             average=0.99,
         ),
-        sampling=Sampling(guidance=1.5),
+        sampling=Sampling(guidance=2.0),
         post=PostTraining(
-            loop=Loop(steps=500, batch_size=64, log_every=25, save_every=100),
-            objective=replace(objective, adversary=replace(adversary, learns_from=0.0, charges_from=0.0)),
-            optim=Optim(lr=1e-3, betas=(0.9, 0.95), warmup=25, final_lr_share=0.05),
+            loop=Loop(steps=300, batch_size=32, log_every=10, save_every=100),
+            objective=replace(
+                objective,
+                frechet=0.5,
+                perceptual_stages=4,
+                perceptual_size=64,
+                adversary=replace(adversary, learns_from=0.0, charges_from=0.0),
+            ),
+            optim=Optim(lr=1e-3, warmup=25, final_lr_share=0.05),
             average=0.98,
             check_every=100,
         ),
+        sigma=0.5,
+        pairs=6_000,
+        pfid_images=1_500,
     )
 
 

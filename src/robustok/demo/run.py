@@ -28,6 +28,7 @@ from robustok.shapes import Tokens
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.generator_training import train_generator
 from robustok.training.main_training import train_tokenizer
+from robustok.training.optim import autocast
 from robustok.training.post_training import HeldOut, PostTrained, post_train_decoder
 
 OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
@@ -66,7 +67,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         tell(diary, scores, "rfid", "pfid", "codebook_use", "psnr")
     with diary.stage("generator", "3/6 Training of the generator on the tokenizer's tokens"):
         cache = encode_tokens(tokenizer, images.train, out / "tokens")
-        generator = train_generator(config.generator, cache, out / "generator", quiet=quiet)
+        generator = train_demo_generator(config, cache, out / "generator", quiet=quiet)
     with diary.stage("sampling", "4/6 Sampling"):
         labels = balanced_labels(config.scored, len(images.train.classes))
         tokens = sampled(generator, labels, config, out / "samples.safetensors", "scored samples", quiet)
@@ -104,6 +105,17 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     return all_scores
 
 
+def train_demo_generator(config: Demo, cache: TokenCache, folder: Path, *, quiet: bool) -> AutoregressiveModel:
+    """The generator; what it was after each quarter of its training stays in `folder/step_N`."""
+
+    def keep(model: AutoregressiveModel, step: int) -> dict[str, float]:
+        model.save_pretrained(folder / f"step_{step}")
+        return {}
+
+    quarter = max(1, config.generator.loop.steps // 4)
+    return train_generator(config.generator, cache, folder, check=keep, check_every=quarter, quiet=quiet)
+
+
 def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference:
     """The statistics of the validation images, computed once."""
     path = out / "reference.safetensors"
@@ -129,7 +141,7 @@ def sampled(
     """Freely sampled tokens, one image per label, drawn once and then read back."""
     if not path.exists():
         seed = derive(config.seed, purpose)
-        with Progress("sampling", len(labels), quiet=quiet) as progress:
+        with Progress("sampling", len(labels), quiet=quiet) as progress, autocast(generator.device):
             tokens = sample_tokens(generator, labels, config.sampling, seed=seed, progress=progress.update)
         write_bytes(path, save({"tokens": tokens}))
     return load_file(path)["tokens"]
@@ -149,7 +161,7 @@ def post_train(
     quiet: bool,
 ) -> PostTrained:
     """A decoder tuned on pairs with preservation ratio sigma, chosen by held-out images."""
-    with Progress(f"pairs at sigma {sigma:g}", config.pairs, quiet=quiet) as progress:
+    with Progress(f"pairs at sigma {sigma:g}", config.pairs, quiet=quiet) as progress, autocast(generator.device):
         pairs = make_pairs(
             generator,
             cache,

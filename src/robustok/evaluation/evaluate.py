@@ -13,7 +13,7 @@ from robustok.evaluation.feature_stream import FeatureStream, feature_stream
 from robustok.evaluation.features import Extractor, FeatureSpace, extractor
 from robustok.evaluation.intervals import mean_interval
 from robustok.evaluation.kernel_distance import mmd
-from robustok.evaluation.pfid import BLOCK, grid, perturbed
+from robustok.evaluation.pfid import BLOCK, KEPT, grid, perturbed
 from robustok.evaluation.pixelwise import WINDOW, psnr, ssim
 from robustok.evaluation.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.reference import ImageSource, Progress, Reference
@@ -43,13 +43,11 @@ class _Seen:
     """What one pass over the images leaves behind."""
 
     def __init__(self, extract: Extractor, codes: int):
-        def stream() -> FeatureStream:
-            return FeatureStream(extract.describe())
-
+        space = extract.describe()
         self.extract = extract
-        self.real, self.reconstructed = stream(), stream()
-        self.real_of_pfid = stream()  # of the images that are perturbed, too
-        self.perturbed = [(cell, stream()) for cell in grid(codes)]
+        self.real, self.reconstructed = FeatureStream(space), FeatureStream(space)
+        self.real_of_pfid = FeatureStream(space, KEPT)  # of the images that are perturbed, too
+        self.perturbed = [(cell, FeatureStream(space, KEPT)) for cell in grid(codes)]
         self.code_counts = torch.zeros(codes, dtype=torch.int64)
         self.psnr: list[Tensor] = []
         self.ssim: list[Tensor] = []

@@ -153,7 +153,8 @@ def run(
                 row |= counts.row() | pace
             if check and due(check_every):
                 checked = check(done)
-                progress.say(f"at step {done}: {in_words(checked)}")
+                if checked:
+                    progress.say(f"at step {done}: {in_words(checked)}")
                 row |= checked
             if row and is_main():
                 log.write(done, row)

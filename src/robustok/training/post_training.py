@@ -8,6 +8,7 @@ and compared with held-out images; the decoder with the lowest distance is kept,
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
@@ -125,13 +126,16 @@ class HeldOut:
 
     @torch.no_grad()
     def __call__(self, decoder: nn.Module, batch_size: int = 250) -> float:
-        """The Frechet distance of the decoded tokens to the reference."""
+        """The Frechet distance of the decoded tokens to the reference; infinite for a decoder that has collapsed."""
         device = self.tokenizer.codebook.device
         parts = (
             FeatureStats.of(self.extract(to_pixels(decoder(self.tokenizer.lookup(tokens.to(device))))))
             for tokens in self.tokens.split(batch_size)
         )
-        return frechet_distance(reduce(add, parts), self.reference)
+        try:
+            return frechet_distance(reduce(add, parts), self.reference)
+        except ValueError:  # all images alike, or features that are not finite
+            return math.inf
 
 
 class PostTrained(NamedTuple):
@@ -161,6 +165,11 @@ def post_train_decoder(
     `discriminator` is the folder of one to begin with; without it a fresh one learns before it charges. The
     tokenizer with the best decoder goes to `folder`. A run that was stopped goes on.
     """
+    if pairs.fingerprint != tokenizer.fingerprint():
+        raise ValueError(
+            f"the pairs were made with tokenizer {pairs.fingerprint}, not with {tokenizer.fingerprint()}; "
+            "make them again with this one"
+        )
     stage = DecoderStage(config, tokenizer, device)
     stage.loss.observe(images.images(rows) for rows in torch.arange(min(OBSERVED, len(images))).split(256))
     folder = Path(folder)

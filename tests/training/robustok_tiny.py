@@ -1,0 +1,115 @@
+"""The three stages on a few images of 32 px, small enough to train in a second or two: what the tests run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustok.data.images import FashionMNIST, Subset
+from robustok.data.pairs import Pairs, make_pairs
+from robustok.data.tokens import TokenCache, encode_tokens
+from robustok.evaluation.features import CustomExtractor, Extractor
+from robustok.evaluation.reference import Reference
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.sampling import Sampling
+from robustok.losses.discriminator import PatchGAN
+from robustok.shapes import Features, Pixels
+from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.adversary import Adversary
+from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.loop import Loop
+from robustok.training.main_training import MainTraining, train_tokenizer
+from robustok.training.objective import Objective
+from robustok.training.optim import Optim
+from robustok.training.post_training import HeldOut, PostTrained, PostTraining, post_train_decoder
+
+PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
+LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3)
+ADVERSARY = Adversary(
+    discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), learns_from=0.2, charges_from=0.4
+)
+OBJECTIVE = Objective(l1=0.5, perceptual=0.1, perceptual_stages=2, adversary=ADVERSARY)
+MAIN = MainTraining(
+    tokenizer=TokenizerConfig(
+        image_size=32, encoder=PART, decoder=PART, quantizer=VQ(codebook_size=32, width=8, revive_after=3)
+    ),
+    loop=LOOP,
+    perturbation=Perturbation(beta=0.5, delta=4),
+    objective=OBJECTIVE,
+    semantic=0.1,
+    semantic_size=32,
+    optim=Optim(lr=2e-3, warmup=2),
+    average=0.9,
+)
+GENERATOR = GeneratorTraining(
+    generator=Autoregressive(codebook_size=32, tokens=16, classes=10, width=64, depth=2, heads=1),
+    loop=LOOP,
+    optim=Optim(lr=1e-3),
+    average=0.9,
+)
+POST = PostTraining(
+    loop=LOOP,
+    objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARY, learns_from=0.0, charges_from=0.0)),
+    optim=Optim(lr=1e-3),
+    average=0.5,
+    check_every=4,
+)
+
+
+def images(count: int = 64) -> Subset:
+    return FashionMNIST("train").subset(torch.arange(count))
+
+
+def coarse(pixels: Pixels) -> Features:
+    """The image at 4 x 4 pixels: features that take no network."""
+    return nn.functional.adaptive_avg_pool2d(pixels.float(), 4).flatten(1)
+
+
+def extract() -> Extractor:
+    return CustomExtractor(coarse)
+
+
+def tokenizer(seed: int = 0) -> Tokenizer:
+    torch.manual_seed(seed)
+    return Tokenizer(MAIN.tokenizer).eval()
+
+
+def generator() -> AutoregressiveModel:
+    torch.manual_seed(1)
+    return AutoregressiveModel(GENERATOR.generator).eval()
+
+
+def cache(folder: Path) -> TokenCache:
+    return encode_tokens(tokenizer(), images(), folder / "tokens")
+
+
+def pairs(folder: Path, sigma: float = 0.5) -> Pairs:
+    drawn = {"sampling": Sampling(), "count": 48, "seed": 0}
+    return make_pairs(generator(), cache(folder), folder / f"pairs_{sigma}", sigma=sigma, **drawn)
+
+
+def held_out() -> HeldOut:
+    tokens = torch.randint(32, (64, 16), generator=torch.Generator().manual_seed(2))
+    return HeldOut(tokenizer(), tokens, Reference.of(images(), extract()).stats, extract())
+
+
+def run_main(folder: Path, **options: Any) -> None:
+    train_tokenizer(MAIN, images(), folder / "run", quiet=True, **options)
+
+
+def run_generator(folder: Path, **options: Any) -> None:
+    train_generator(GENERATOR, cache(folder), folder / "run", quiet=True, **options)
+
+
+def run_post(folder: Path, config: PostTraining = POST) -> PostTrained:
+    return post_train_decoder(
+        config, tokenizer(), pairs(folder), images(), folder / "run", held_out=held_out(), quiet=True
+    )
+
+
+STAGES = {"main": run_main, "generator": run_generator, "post": run_post}

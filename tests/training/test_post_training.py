@@ -1,0 +1,91 @@
+"""Post-training: what stays, what moves, which decoder is kept."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from robustok_tiny import POST, cache, generator, held_out, images, pairs, run_post, tokenizer
+
+from robustok.data.pairs import make_pairs
+from robustok.generators.sampling import Sampling
+from robustok.runtime.checkpoint import load_model
+from robustok.runtime.logging import MetricsLog
+from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.post_training import DecoderStage, PostTraining, post_train_decoder
+
+
+def test_only_the_decoder_moves(tmp_path):
+    """Byte for byte: encoder and codebook are what they were, and every tensor of the decoder has changed."""
+    before = tokenizer().state_dict()
+    stage = DecoderStage(replace(POST, objective=replace(POST.objective, frechet=0.0)), tokenizer())
+    touched = pairs(tmp_path)
+    for step in range(3):
+        pair = touched.batch(torch.arange(16))
+        stage.step((pair.tokens, images().images(pair.images)), step)
+    after = stage.tokenizer.state_dict()
+    for name, tensor in before.items():
+        moved = tensor.numpy().tobytes() != after[name].numpy().tobytes()
+        assert moved == name.startswith("decoder."), name
+    assert stage.tokenizer.fingerprint() == tokenizer().fingerprint()
+
+
+def test_the_given_tokenizer_is_not_touched(tmp_path):
+    given = tokenizer()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    post_train_decoder(POST, given, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
+    assert all(torch.equal(before[name], tensor) for name, tensor in given.state_dict().items())
+    assert all(p.requires_grad for p in given.parameters())
+
+
+def test_the_best_decoder_on_held_out_images_is_kept(tmp_path):
+    result = run_post(tmp_path)
+    rows = MetricsLog(tmp_path / "run").rows()
+    seen = {row["step"]: row["heldout_fd"] for row in rows if "heldout_fd" in row}
+    assert list(seen) == [0, 4, 8]
+    assert result.before == pytest.approx(seen[0])
+    assert result.after == pytest.approx(min(seen.values()))
+    assert seen[result.step] == min(seen.values())
+    assert result.step > 0  # a decoder with random weights is easily improved on
+    assert held_out()(result.tokenizer.decoder) == pytest.approx(result.after, rel=1e-5)
+    again = Tokenizer.from_pretrained(tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), result.tokenizer.parameters(), strict=True))
+    _, saved = load_model(tmp_path / "run")
+    assert saved["post_training"]["sigma"] == 0.5
+
+
+def test_a_decoder_that_only_gets_worse_is_given_up(tmp_path):
+    harmful = replace(POST, optim=replace(POST.optim, lr=10.0, clip=0.0), average=0.0)
+    result = run_post(tmp_path, harmful)
+    assert result.step == 0
+    assert result.after == result.before
+    original = tokenizer().state_dict()
+    assert all(torch.equal(original[name], tensor) for name, tensor in result.tokenizer.state_dict().items())
+
+
+def test_training_on_pairs_brings_decoded_tokens_nearer_to_their_images(tmp_path):
+    config = replace(POST, loop=replace(POST.loop, steps=40, log_every=1), check_every=40)
+    run_post(tmp_path, config)
+    rows = [row for row in MetricsLog(tmp_path / "run").rows() if "l2" in row]
+    assert sum(r["l2"] for r in rows[-5:]) < 0.7 * sum(r["l2"] for r in rows[:5])
+
+
+def test_the_control_trains_on_the_images_own_tokens(tmp_path):
+    drawn = {"sampling": Sampling(), "count": 48, "seed": 0}
+    clean = make_pairs(None, cache(tmp_path), tmp_path / "clean", sigma=1.0, **drawn)
+    touched = make_pairs(generator(), cache(tmp_path), tmp_path / "touched", sigma=0.5, **drawn)
+    a, b = (p.batch(torch.arange(48)) for p in (clean, touched))
+    assert torch.equal(a.images, b.images)  # the same images in the same steps
+    own = tokenizer().quantize(tokenizer().encode(images().images(a.images))).tokens
+    assert torch.equal(a.tokens, own)
+    assert (b.tokens != own).any(dim=1).all()
+
+
+def test_pairs_of_another_tokenizer_are_refused(tmp_path):
+    other = tokenizer(seed=5)
+    with pytest.raises(ValueError, match=r"pairs were made with tokenizer \w+, not with \w+; make them again"):
+        post_train_decoder(POST, other, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
+
+
+def test_it_is_never_run_unchecked():
+    with pytest.raises(ValueError, match="checked at least every some steps"):
+        PostTraining(loop=POST.loop, check_every=0)
