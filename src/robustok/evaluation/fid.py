@@ -86,7 +86,8 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     spread = a.covariance.trace() + b.covariance.trace()
     # A feature that never varies in one of the sets adds nothing to the root, but would make it singular.
     alive = (a.covariance.diagonal() > 0) & (b.covariance.diagonal() > 0)
-    lower_a, lower_b = (_cholesky(stats.covariance[alive][:, alive]) for stats in (a, b))
+    parts = (c if alive.all() else c[alive][:, alive] for c in (a.covariance, b.covariance))
+    lower_a, lower_b = map(_cholesky, parts)
     if lower_a is not None and lower_b is not None:
         product = lower_a.T @ lower_b
         singular_values = torch.linalg.eigvalsh(product @ product.T).clamp_min(0).sqrt()
