@@ -24,7 +24,7 @@ from robustok.training.post_training import PostTraining
 
 
 def demo() -> Demo:
-    """The default of `robustok demo`: 64 tokens of 512 codes for 32 px images, sized for two CPU cores."""
+    """The default of `robustok demo`: 64 tokens of 1024 codes for 32 px images, sized for two CPU cores."""
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     adversary = Adversary(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
@@ -33,18 +33,20 @@ def demo() -> Demo:
         charges_from=0.55,
         augmentation=Augmentation(probability=0.0),
     )
-    objective = Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary)
+    objective = Objective(
+        l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
+    )
     return Demo(
         main=MainTraining(
             tokenizer=TokenizerConfig(
                 image_size=32,
                 encoder=part,
-                quantizer=VQ(codebook_size=512, width=16),
+                quantizer=VQ(codebook_size=1024, width=16),
                 decoder=part,
                 channels=1,
             ),
             loop=Loop(steps=2000, batch_size=32, log_every=25, save_every=250, preview_every=500),
-            perturbation=Perturbation(alpha=1.0, beta=0.5, delta=16),
+            perturbation=Perturbation(alpha=1.0, beta=0.5, delta=40),
             objective=objective,
             semantic=0.0,
             optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
@@ -52,19 +54,17 @@ def demo() -> Demo:
         ),
         generator=GeneratorTraining(
             generator=Autoregressive(
-                codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, order="raster"
+                codebook_size=1024, tokens=64, classes=10, width=192, depth=4, heads=3, order="raster"
             ),
-            loop=Loop(steps=640, batch_size=64, log_every=20, save_every=160),
+            loop=Loop(steps=640, batch_size=64, log_every=20, save_every=160, preview_every=160),
             optim=Optim(lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
             average=0.99,
         ),
         sampling=Sampling(guidance=2.0),
         post=PostTraining(
-            loop=Loop(steps=300, batch_size=32, log_every=10, save_every=100),
+            loop=Loop(steps=300, batch_size=32, log_every=10, save_every=100, preview_every=100),
             objective=replace(
                 objective,
-                frechet=0.5,
-                perceptual_stages=4,
                 perceptual_size=64,
                 adversary=replace(adversary, learns_from=0.0, charges_from=0.0),
             ),
@@ -72,9 +72,9 @@ def demo() -> Demo:
             average=0.98,
             check_every=100,
         ),
-        sigma=0.5,
+        sigma=0.7,
         pairs=6_000,
-        pfid_images=1_500,
+        pfid_images=4_000,
     )
 
 

@@ -29,7 +29,7 @@ from robustok.training.optim import Optim
 from robustok.training.post_training import HeldOut, PostTrained, PostTraining, post_train_decoder
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
-LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3)
+LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3, preview_every=4)
 ADVERSARY = Adversary(
     discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), learns_from=0.2, charges_from=0.4
 )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robustok.backbones.lite0 import Lite0
+from robustok.data.images import FashionMNIST
 from robustok.losses.adversarial import adaptive_weight, generator_loss
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import PatchGAN
@@ -114,9 +115,10 @@ def test_senseless_settings_are_refused():
 def test_frechet_term_pulls_the_distribution_not_the_image():
     """Images in another order are as good as the right ones; a shift of all of them is charged and undone."""
     generator = torch.Generator().manual_seed(1)
-    real = torch.rand(64, 3, 32, 32, generator=generator) * 2 - 1
+    images = FashionMNIST("train").subset(torch.arange(64))
+    real = images.images(torch.arange(64))
     ours = image_loss(Objective(l2=0.001, perceptual=0.0, perceptual_stages=3, adversarial=0.0, frechet=1.0))
-    ours.observe([real])
+    ours.observe(images)
     layer = nn.Conv2d(3, 3, 1)
     _, same = ours.charge(real, real[torch.randperm(64, generator=generator)], layer.weight, step=0)
     assert same["frechet"] < 1e-6

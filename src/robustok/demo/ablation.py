@@ -65,9 +65,8 @@ def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
             ),
         )
     with diary.stage("generator", f"Seed {config.seed}: its generator"):
-        generator = train_demo_generator(
-            config, encode_tokens(tokenizer, images.train, own / "tokens"), own / "generator", quiet=quiet
-        )
+        cache = encode_tokens(tokenizer, images.train, own / "tokens")
+        generator = train_demo_generator(config, tokenizer, cache, own / "generator", quiet=quiet)
         early = snapshot_scores(config, tokenizer, own, folder, diary, quiet)
         full = generator_scores(config, tokenizer, generator, own, folder, 1.0, diary, quiet)
     return in_arm("unperturbed", config.seed, scores + early + full)

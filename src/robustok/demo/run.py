@@ -67,7 +67,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         tell(diary, scores, "rfid", "pfid", "codebook_use", "psnr")
     with diary.stage("generator", "3/6 Training of the generator on the tokenizer's tokens"):
         cache = encode_tokens(tokenizer, images.train, out / "tokens")
-        generator = train_demo_generator(config, cache, out / "generator", quiet=quiet)
+        generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
     with diary.stage("sampling", "4/6 Sampling"):
         labels = balanced_labels(config.scored, len(images.train.classes))
         tokens = sampled(generator, labels, config, out / "samples.safetensors", "scored samples", quiet)
@@ -105,15 +105,24 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     return all_scores
 
 
-def train_demo_generator(config: Demo, cache: TokenCache, folder: Path, *, quiet: bool) -> AutoregressiveModel:
+def train_demo_generator(
+    config: Demo, tokenizer: Tokenizer, cache: TokenCache, folder: Path, *, quiet: bool
+) -> AutoregressiveModel:
     """The generator; what it was after each quarter of its training stays in `folder/step_N`."""
+    labels = balanced_labels(20, config.generator.generator.classes)
+
+    def preview(model: AutoregressiveModel) -> dict[str, Tensor]:
+        tokens = sample_tokens(model, labels, config.sampling, seed=derive(config.seed, "preview"))
+        return {"samples": torch.cat(list(decoded(tokenizer, tokens)))}
 
     def keep(model: AutoregressiveModel, step: int) -> dict[str, float]:
         model.save_pretrained(folder / f"step_{step}")
         return {}
 
     quarter = max(1, config.generator.loop.steps // 4)
-    return train_generator(config.generator, cache, folder, check=keep, check_every=quarter, quiet=quiet)
+    return train_generator(
+        config.generator, cache, folder, check=keep, check_every=quarter, preview=preview, quiet=quiet
+    )
 
 
 def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference:

@@ -13,7 +13,7 @@ from robustok.data.tokens import TokenCache
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
-from robustok.training.loop import Loop, run
+from robustok.training.loop import Loop, Picture, run
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 
 
@@ -92,12 +92,14 @@ def train_generator(
     device: str | torch.device = "cpu",
     check: Callable[[AutoregressiveModel, int], Mapping[str, float]] | None = None,
     check_every: int = 0,
+    preview: Callable[[AutoregressiveModel], Mapping[str, Picture]] | None = None,
     quiet: bool = False,
 ) -> AutoregressiveModel:
     """Train a generator on cached tokens; the averaged weights go to `folder` and are returned.
 
-    `check(model, steps taken)` gives values for the log every `check_every` steps, of the averaged model. A run
-    that was stopped goes on. Raises ValueError when the cache's tokens do not fit the generator.
+    `check(model, steps taken)` gives values for the log every `check_every` steps, `preview(model)` pictures as often
+    as the loop says, both of the averaged model. A run that was stopped goes on. Raises ValueError when the cache's
+    tokens do not fit the generator.
     """
     wanted = (config.generator.codebook_size, config.generator.tokens)
     given = (cache.codebook_size, cache.tokens_per_image)
@@ -120,6 +122,7 @@ def train_generator(
         Path(folder),
         name="generator",
         describe={"stage": to_plain(config), "tokens": {"tokenizer": cache.fingerprint, "images": cache.images}},
+        preview=None if preview is None else lambda done: preview(stage.average.module),
         check=None if check is None else lambda done: check(stage.average.module, done),
         check_every=check_every,
         quiet=quiet,

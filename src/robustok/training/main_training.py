@@ -221,6 +221,7 @@ def train_tokenizer(
     goes on.
     """
     stage = TokenizerStage(config, device)
+    stage.loss.observe(images)
     seed = config.loop.seed
 
     def batches(step: int) -> Images:

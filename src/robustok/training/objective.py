@@ -1,6 +1,5 @@
 """What main training and post-training ask of a decoded image: near in pixels, near in features, and real."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustok.backbones.lite0 import Lite0
+from robustok.data.images import ImageSet
 from robustok.losses.adversarial import gradient_ratio
 from robustok.losses.frechet import FrechetLoss, relative
 from robustok.losses.perceptual import Levels, Perceptual
@@ -71,11 +71,13 @@ class ImageLoss:
             self.opponent = Opponent(config.adversary, steps, seed, device, precision)
 
     @torch.no_grad()
-    def observe(self, batches: Iterable[Images]) -> None:
-        """Take the moments of real images, which the Frechet term then compares with."""
+    def observe(self, images: ImageSet) -> None:
+        """Take the moments of some real images, which the Frechet term then compares with."""
         if not self.config.frechet or self.perceptual is None:
             return
-        features = torch.cat([channel_means(self.perceptual.levels(images.to(self.device))) for images in batches])
+        rows = torch.arange(min(OBSERVED, len(images)))
+        batches = (images.images(part).to(self.device) for part in rows.split(256))
+        features = torch.cat([channel_means(self.perceptual.levels(batch)) for batch in batches])
         features = features.double()
         self.scale = features.std(dim=0)
         features = features / self.scale
@@ -150,6 +152,9 @@ class ImageLoss:
             self.opponent.load_state_dict(state["opponent"])
         if self.frechet is not None:
             self.frechet.load_state_dict(state["frechet"])
+
+
+OBSERVED = 4096  # real images whose moments the Frechet term compares with
 
 
 def channel_means(levels: Levels) -> Features:

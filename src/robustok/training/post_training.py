@@ -32,8 +32,6 @@ from robustok.training.loop import RESUME, Loop, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 
-OBSERVED = 4096  # real images whose moments the Frechet term compares with
-
 
 @dataclass(frozen=True, kw_only=True)
 class PostTraining:
@@ -137,6 +135,12 @@ class HeldOut:
         except ValueError:  # all images alike, or features that are not finite
             return math.inf
 
+    @torch.no_grad()
+    def picture(self, decoder: nn.Module, count: int = 8) -> Images:
+        """The first tokens as the original decoder decodes them, above what `decoder` makes of them."""
+        codes = self.tokenizer.lookup(self.tokens[:count].to(self.tokenizer.codebook.device))
+        return torch.cat([self.tokenizer.decode(codes), decoder(codes)]).clamp(-1, 1)
+
 
 class PostTrained(NamedTuple):
     """What post-training came to."""
@@ -171,7 +175,7 @@ def post_train_decoder(
             "make them again with this one"
         )
     stage = DecoderStage(config, tokenizer, device)
-    stage.loss.observe(images.images(rows) for rows in torch.arange(min(OBSERVED, len(images))).split(256))
+    stage.loss.observe(images)
     folder = Path(folder)
     if not (folder / RESUME).exists():
         if discriminator is not None and stage.loss.opponent is not None:
@@ -193,6 +197,7 @@ def post_train_decoder(
         folder,
         name=name,
         describe={"stage": to_plain(config), "sigma": pairs.sigma, "discriminator": discriminator is not None},
+        preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
         check=lambda done: stage.look(held_out, done),
         check_every=config.check_every,
         quiet=quiet,

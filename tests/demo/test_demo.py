@@ -1,0 +1,126 @@
+"""The whole main job in miniature: every score, every file, and going on where it stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from robustok_tiny import GENERATOR, MAIN, POST
+
+from robustok.demo.ablation import run_ablation
+from robustok.demo.config import Demo, DemoImages
+from robustok.demo.run import run_demo
+from robustok.generators.sampling import Sampling
+from robustok.training import loop
+
+MINI = Demo(
+    main=replace(MAIN, semantic=0.0),
+    generator=GENERATOR,
+    sampling=Sampling(guidance=1.5),
+    post=POST,
+    sigma=0.5,
+    pairs=32,
+    train_images=128,
+    held_out=40,
+    reference=60,
+    scored=40,
+    pfid_images=20,
+)
+WANTED = {"rfid", "pfid", "gfid_before", "gfid_control", "gfid_after", "fd_floor"}
+WANTED |= {"codebook_use", "seconds_total", "peak_rss_gib"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    run_demo(MINI, out, quiet=True)
+    return out
+
+
+def records(out: Path) -> list[dict]:
+    return json.loads((out / "scores.json").read_text())
+
+
+def test_every_score_is_there_with_its_protocol(finished):
+    found = {record["metric"]: record for record in records(finished)}
+    assert set(found) >= WANTED
+    assert sum(record["metric"] == "pfid_cell" for record in records(finished)) == 15
+    for name in ("rfid", "pfid", "gfid_before", "gfid_after"):
+        assert found[name]["protocol"]["features"] == "lite0"
+        assert found[name]["protocol"]["reference"]["split"] == "validation"
+    assert found["gfid_before"]["seeds"] == [0]
+    assert 0 < found["codebook_use"]["value"] <= 1
+    assert found["seconds_total"]["value"] > 0
+
+
+def test_differences_between_decoders_are_paired(finished):
+    found = {record["metric"]: record["value"] for record in records(finished)}
+    change = {
+        (r["protocol"]["from"], r["protocol"]["to"]): r for r in records(finished) if r["metric"] == "gfid_difference"
+    }
+    assert set(change) == {("before", "after"), ("before", "control"), ("control", "after")}
+    assert change["before", "after"]["value"] == pytest.approx(found["gfid_after"] - found["gfid_before"])
+
+
+def test_the_folder_holds_what_the_report_shows(finished):
+    for name in ("tokenizer", "generator", "post_training", "control"):
+        assert (finished / name / "metrics.jsonl").is_file()
+        assert (finished / name / "model.safetensors").is_file()
+    grids = json.loads((finished / "images" / "images.json").read_text())["grids"]
+    assert {grid["group"] for grid in grids} == {"overview", "pairs", "changed"}
+    assert all((finished / "images" / grid["file"]).is_file() for grid in grids)
+    page = (finished / "report.html").read_text()
+    assert "gFID" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_a_finished_demo_is_only_read_again(finished, monkeypatch):
+    before = [r for r in records(finished) if r["metric"] not in ("seconds", "seconds_total", "peak_rss_gib")]
+    monkeypatch.setattr(loop, "_prefetched", lambda *_: iter(()))  # no stage may train a step
+    run_demo(MINI, finished, quiet=True)
+    after = [r for r in records(finished) if r["metric"] not in ("seconds", "seconds_total", "peak_rss_gib")]
+    assert before == after
+
+
+def test_a_stopped_demo_goes_on(finished, tmp_path, monkeypatch):
+    """Stopped in its last training stage, it ends with the scores of a demo that was not stopped."""
+    from robustok.demo import run as demo_run
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_run, "generation_scores", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(MINI, tmp_path, quiet=True)
+    monkeypatch.undo()
+    run_demo(MINI, tmp_path, quiet=True)
+    pick = {r["metric"]: r["value"] for r in records(tmp_path) if r["metric"] in WANTED}
+    whole = {r["metric"]: r["value"] for r in records(finished) if r["metric"] in WANTED}
+    for name in ("rfid", "pfid", "gfid_before", "gfid_control", "gfid_after"):
+        assert pick[name] == pytest.approx(whole[name], rel=1e-6)
+
+
+def test_another_demo_in_the_same_folder_is_refused(finished):
+    with pytest.raises(ValueError, match="holds a demo with other settings; choose another folder with --out"):
+        run_demo(replace(MINI, sigma=0.7), finished, quiet=True)
+
+
+def test_no_image_serves_two_purposes():
+    images = DemoImages.of(MINI)
+    parts = [images.train.describe(), images.held_out.describe(), images.reference.describe()]
+    assert len({json.dumps(part) for part in parts}) == 3
+    with pytest.raises(ValueError, match="59980 images to train on and 40 held out are more than the 60000"):
+        DemoImages.of(replace(MINI, train_images=59_980))
+
+
+def test_the_ablation_compares_both_arms_at_every_share(finished):
+    found = run_ablation(MINI, finished, seeds=(0, 1), quiet=True)
+    arms = {
+        (r.protocol["arm"], r.protocol["seed"], r.protocol["generator_share"])
+        for r in found
+        if r.metric == "gfid_before"
+    }
+    assert arms == {(a, s, g) for a in ("perturbed", "unperturbed") for s in (0, 1) for g in (0.25, 0.5, 1.0)}
+    assert {r.protocol["arm"] for r in found if r.metric == "pfid"} == {"perturbed", "unperturbed"}
+    assert "Without perturbation" in (finished / "report.html").read_text()
