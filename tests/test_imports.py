@@ -28,6 +28,7 @@ BELOW = {
     "presets": ONE | TWO | THREE | FOUR | {"demo"},
     "api": ONE | TWO | THREE | FOUR | {"presets"},
     "cli": ONE | TWO | THREE | FOUR | {"report", "demo", "presets", "api"},
+    "__main__": {"cli"},
 }
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.
 FILES = {"robustok.runtime.checkpoint", "robustok.runtime.configs"}

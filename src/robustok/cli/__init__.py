@@ -1,0 +1,67 @@
+"""`robustok <verb> ...`: what you type becomes a config, which one function is called with.
+
+Nothing here imports torch before a verb needs it, so that help is there at once.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+
+from robustok.cli.options import Verb, parse
+from robustok.cli.verbs import VERBS, overview
+
+TRACEBACK = "ROBUSTOK_TRACEBACK"  # set to 1, an error comes with the lines that led to it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0, 1 for a failed run, 2 for a user's error, 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(import_module("robustok").__version__)
+        return 0
+    name, verb = f"robustok {words[0]}", None
+    try:
+        verb = Verb.named(words[0], VERBS)
+        with _one_line_warnings():
+            verb.run(parse(verb, words[1:]))
+            sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # whoever read our output has had enough
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get(TRACEBACK) == "1":
+            raise
+        print(f"{name}: {in_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
+    except KeyboardInterrupt:
+        left = "the same command goes on" if verb is not None and verb.resumes else "nothing is left half written"
+        print(f"\n{name}: stopped; {left}", file=sys.stderr)
+        return 130
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, without line breaks; for an error that is ours, how to see where it came from."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, (ValueError, OSError)) else f"{text} ({TRACEBACK}=1 shows where)"
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Warnings on one line each, without the place in the code, for the while."""
+
+    def show(message: Warning | str, *place: object, **more: object) -> None:
+        print(f"robustok: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

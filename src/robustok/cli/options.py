@@ -1,0 +1,237 @@
+"""What can be typed after a verb: its options, and any setting of the configuration behind it."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, NoReturn
+
+WIDTH = 100  # columns of help, at most
+LISTING = "settings"  # the option that lists every setting
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: `--name VALUE`, a switch if it takes no value, or a positional word if its name is in capitals."""
+
+    name: str
+    help: str
+    value: str = ""  # what help calls its value
+    kind: Callable[[str], Any] = str  # from what was typed to the value
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def positional(self) -> bool:
+        return self.name.isupper()
+
+    @property
+    def shown(self) -> str:
+        """The option as help writes it."""
+        if self.positional:
+            return self.name
+        choices = "|".join(self.choices)
+        return " ".join(filter(None, (f"--{self.name}", choices or self.value)))
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command, and what its help says."""
+
+    name: str
+    group: str  # heading that the overview lists it under
+    line: str  # what it does, in a line
+    about: str  # what it reads and writes
+    work: str  # "module:function" that does it, imported when it is run
+    options: tuple[Option, ...]
+    preset: str = ""  # "module:function" from a preset's name to the config whose settings can be typed
+    resumes: bool = False  # whether the same command goes on after a stop
+
+    @classmethod
+    def named(cls, name: str, verbs: Iterable["Verb"]) -> "Verb":
+        """The verb of a name. Raises ValueError for another name, with the nearest one."""
+        by_name = {verb.name: verb for verb in verbs}
+        if name not in by_name:
+            raise ValueError(f"there is no verb {name!r}{nearest(name, by_name)}")
+        return by_name[name]
+
+    def run(self, command: "Command") -> None:
+        """Do it, or print the help that was asked for."""
+        if command.wants == "help":
+            print(help_of(self))
+        elif command.wants == LISTING:
+            print(import_module("robustok.cli.settings").listing(command.over(load(self.preset)(command.preset))))
+        else:
+            load(self.work)(command)
+
+    def named_options(self) -> dict[str, Option]:
+        return {option.name: option for option in self.options if not option.positional}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line that was read."""
+
+    verb: Verb
+    options: argparse.Namespace
+    typed: tuple[tuple[str, str], ...] = ()  # settings, as ("post.optim.lr", "1e-4")
+    wants: str = ""  # "help" or "settings" when that is all that was asked for
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.options, name)
+
+    def over(self, preset: Any) -> Any:
+        """The preset under what configuration files and the command line set. Raises ValueError."""
+        check_names(self.verb, self.typed, preset)
+        files = getattr(self.options, "config", None) or ()
+        return import_module("robustok.cli.settings").layered(preset, files, self.typed)
+
+
+def parse(verb: Verb, words: Sequence[str]) -> Command:
+    """Words to options and settings. Raises ValueError that names the nearest option for an unknown one."""
+    if {"-h", "--help"} & set(words):
+        return Command(verb, argparse.Namespace(), wants="help")
+    known, typed, listing = split(verb, words)
+    parser = _Parser(prog=f"robustok {verb.name}", add_help=False, allow_abbrev=False)
+    for option in verb.options:
+        _add(parser, option, needed=not listing)
+    try:
+        options = parser.parse_args(known)
+    except ValueError:
+        if typed:  # a misspelt option is what is missing, perhaps
+            check_names(verb, typed, load(verb.preset)())
+        raise
+    return Command(verb, options, typed, wants=LISTING if listing else "")
+
+
+def split(verb: Verb, words: Sequence[str]) -> tuple[list[str], tuple[tuple[str, str], ...], bool]:
+    """(words for the verb's own options, settings with their values, whether settings are to be listed)."""
+    own, known, typed, listing = verb.named_options(), list[str](), list[tuple[str, str]](), False
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = word[2:].partition("=")
+        option = own.get(name.replace("_", "-"))
+        if not word.startswith("--"):
+            known.append(word)
+        elif option is not None:
+            known.append(f"--{option.name}{has_value}{value}")
+        elif name == LISTING and verb.preset:
+            listing = True
+        elif not verb.preset:
+            raise ValueError(f"there is no option --{name}{nearest(name, own)}")
+        else:
+            if not has_value and (not rest or rest[0].startswith("--")):
+                raise ValueError(_without_value(verb, name))
+            typed.append((name.replace("-", "_"), value if has_value else rest.pop(0)))
+    return known, tuple(typed), listing
+
+
+def _without_value(verb: Verb, name: str) -> str:
+    near = get_close_matches(name, [*verb.named_options(), LISTING], n=1)
+    return f"--{name} is a setting and needs a value" + (f", or did you mean --{near[0]}?" if near else "")
+
+
+def check_names(verb: Verb, typed: Iterable[tuple[str, str]], preset: Any) -> None:
+    """Raises ValueError for a setting that begins with no field of the preset, with the nearest option or field."""
+    fields = [field.name for field in dataclasses.fields(preset)]
+    for name, _ in typed:
+        first, *deeper = name.split(".")
+        if first not in fields:
+            near = get_close_matches(first, fields if deeper else [*verb.named_options(), *fields], n=1)
+            hint = f"; did you mean --{'.'.join([*near, *deeper])}?" if near else ""
+            raise ValueError(f"there is no option or setting --{name}{hint}; --{LISTING} lists every setting")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean ...?` with the nearest of the names, or all of them when none is near."""
+    known = list(names)
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(known)}" if known else ""
+
+
+def load(place: str) -> Any:
+    """What "module:name" stands for."""
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, which raises where it would exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def _add(parser: argparse.ArgumentParser, option: Option, *, needed: bool) -> None:
+    choices = option.choices or None
+    if option.positional:
+        name = option.name.lower()
+        parser.add_argument(
+            name, nargs=None if needed else "?", default=option.default, choices=choices, type=option.kind
+        )
+    elif not option.value and not option.choices:
+        parser.add_argument(f"--{option.name}", action="store_true")
+    else:
+        parser.add_argument(
+            f"--{option.name}",
+            type=option.kind,
+            default=option.default,
+            required=option.required and needed,
+            choices=choices,
+            action="append" if isinstance(option.default, list) else "store",
+        )
+
+
+def help_of(verb: Verb) -> str:
+    """A verb's help: how to type it, what it reads and writes, its options."""
+    needed = [option.shown for option in verb.options if option.positional or option.required]
+    usage = " ".join(["robustok", verb.name, *needed, "[options]"])
+    parts = [f"{bold(usage)}\n\n{filled(verb.about)}", table((o.shown, _explained(o)) for o in verb.options)]
+    if verb.preset:
+        parts.append(
+            filled(
+                f"Any setting can be typed too, as --name.of.it VALUE; --{LISTING} lists all with their values. "
+                "Files given by --config come first, the last one wins, what is typed wins over them."
+            )
+        )
+    if verb.resumes:
+        parts.append(filled("Stop it whenever you like: the same command goes on where it was."))
+    return "\n\n".join(filter(None, parts))
+
+
+def _explained(option: Option) -> str:
+    """An option's help with its default."""
+    default = option.default
+    return option.help if default in (None, "", []) or option.positional else f"{option.help} ({default})"
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and explanations in two columns."""
+    rows = list(rows)
+    left = min(34, max((len(name) for name, _ in rows), default=0)) + 4
+    lines = []
+    for name, text in rows:
+        body = textwrap.wrap(text, WIDTH - left) or [""]
+        if len(name) > left - 4:
+            lines.append(f"  {name}")
+            name = ""
+        lines.append(f"  {name:<{left - 2}}{body[0]}")
+        lines += [" " * left + line for line in body[1:]]
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """Paragraphs broken into lines."""
+    return "\n".join(textwrap.fill(paragraph, WIDTH) for paragraph in text.split("\n"))
+
+
+def bold(text: str) -> str:
+    """Text that stands out on a terminal."""
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text

@@ -1,0 +1,92 @@
+"""Settings in layers: a preset, then configuration files, then what was typed; merged as plain values, read once.
+
+Reading by `from_plain` and not by jsonargparse's own dataclass types: there, a dotted setting inside a choice of
+dataclasses (`--tokenizer.encoder.channels`) puts every other field of it back to the class's default.
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import get_loader
+
+from robustok.cli.options import bold
+from robustok.runtime.configs import from_plain, to_plain
+
+Config = TypeVar("Config")
+
+
+def layered(preset: Config, files: Iterable[Path], typed: Iterable[tuple[str, str]]) -> Config:
+    """A preset with the settings of files and of the command line, the later one winning.
+
+    `typed` are pairs ("post.optim.lr", "1e-4"). Raises ValueError for what cannot be read, for an unknown setting
+    (naming the nearest), for a value of the wrong type, and for what a config refuses.
+    """
+    plain = to_plain(preset)
+    for file in files:
+        plain = merge(plain, from_file(file))
+    for name, value in typed:
+        layer = from_text(value, f"--{name}")
+        for part in reversed(name.split(".")):
+            layer = {part: layer}
+        plain = merge(plain, layer)
+    return from_plain(type(preset), plain)
+
+
+def merge(below: Any, above: Any) -> Any:
+    """`above` laid over `below`, dictionary by dictionary; another "type" of config starts from its own defaults."""
+    if not isinstance(below, dict):
+        return above
+    if isinstance(above, str):  # `--tokenizer.encoder ViT`
+        above = {"type": above}
+    if not isinstance(above, dict) or above.get("type", below.get("type")) != below.get("type"):
+        return above
+    return below | {name: merge(below.get(name), value) for name, value in above.items()}
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """The settings in a JSON or YAML file. Raises ValueError."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a JSON or YAML file of settings to --config")
+    values = from_text(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; settings are names with values, one under another")
+    return values
+
+
+def from_text(text: str, where: str) -> Any:
+    """JSON or YAML as a value: 1e-4 a number, [16, 32] a list, null nothing, ViT a word. Raises ValueError."""
+    try:
+        return get_loader("yaml")(text)
+    except Exception as error:  # the parser's own kinds of error
+        raise ValueError(f"{where} cannot be read as JSON or YAML: {error}") from error
+
+
+def listing(config: Any) -> str:
+    """Every setting with its value and its comment, config by config."""
+    return "\n".join(_lines(config, "")).strip()
+
+
+def _lines(config: Any, prefix: str) -> Iterator[str]:
+    nested = []
+    explained = comments(type(config))
+    summary = (inspect.getdoc(type(config)) or "").split("\n")[0]
+    yield f"\n{bold(prefix.rstrip('.') or type(config).__name__)}  {summary}"
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            nested.append((field.name, value))
+            continue
+        shown = json.dumps(to_plain(value)).strip('"')
+        yield f"  --{prefix}{field.name} {shown}".ljust(62) + f"  {explained.get(field.name, '')}".rstrip()
+    for name, value in nested:
+        yield from _lines(value, f"{prefix}{name}.")
+
+
+def comments(kind: type) -> dict[str, str]:
+    """The comment of each field of a dataclass, which is its help."""
+    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))

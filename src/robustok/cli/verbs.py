@@ -1,0 +1,238 @@
+"""Every verb: its name, its options, what it reads and what it writes. `robustok --help` is made of nothing else."""
+
+import argparse
+from itertools import groupby
+from pathlib import Path
+
+from robustok.cli.options import Option, Verb, bold, table
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`0,3` or `0-9` or both, as numbers in that order."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        found = []
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} are no numbers; write them like 0,3 or 0-9")
+    return tuple(found)
+
+
+def seed(text: str) -> int:
+    """A seed."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 up")
+    return int(text)
+
+
+def at_least_one(text: str) -> int:
+    """A count."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number from 1 up")
+    return int(text)
+
+
+PRESETS = ("demo", "smoke")
+WHICH = Option(
+    "PRESET",
+    "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path)",
+    choices=PRESETS,
+)
+IMAGES = Option(
+    "images",
+    "a folder of images, one sub-folder per class or all in one place; or fashion-mnist, which is embedded",
+    "FOLDER|fashion-mnist",
+    required=True,
+)
+VIEW = (
+    Option("upscale", "enlarge images that are smaller than the crop, rather than refuse them"),
+    Option("no-flip", "mirrored images do not belong to the set (folders only; text, left and right shoes)"),
+)
+TOKENIZER = Option("tokenizer", "a folder that train-tokenizer or post-train wrote", "DIR", Path, required=True)
+GENERATOR = Option("generator", "a folder that train-generator wrote", "DIR", Path, required=True)
+OUT = Option("out", "folder to write to", "DIR", Path, required=True)
+CONFIG = Option("config", "a JSON or YAML file of settings; may come several times", "FILE", Path, default=[])
+DEVICE = Option("device", "cpu, cuda, cuda:1 ...; without it, cuda if there is one", "NAME")
+SEED = Option("seed", "everything random derives from it", "N", seed, default=0)
+SIZE = Option(
+    "size",
+    "side of the images in pixels, where no tokenizer decides it: 32 for fashion-mnist, else 256",
+    "N",
+    at_least_one,
+)
+QUIET = Option("quiet", "say nothing on the way")
+
+RUN, TRAIN, USE, MEASURE, LOOK = "Start here", "Train", "Use", "Measure", "Look"
+
+VERBS = (
+    Verb(
+        "demo",
+        RUN,
+        "the whole method on embedded images, from nothing to a page of results",
+        "Trains a tokenizer with latent perturbation, a generator on its tokens, and the decoder for the generator; "
+        "scores each step. Reads only what is embedded in the package: Fashion-MNIST and EfficientNet-Lite0.\n"
+        "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.",
+        "robustok.cli.whole:demo",
+        (
+            Option("preset", "which run", choices=("default", "smoke"), default="default"),
+            Option("out", "folder to write to", "DIR", Path, default=Path("runs/demo")),
+            Option("seed", "everything random derives from it; else that of the settings, 0", "N", seed),
+            Option("no-control", "leave out the control: the decoder tuned as long on clean latents"),
+            Option("ablate", "also train without perturbation, once per seed, and compare"),
+            Option("seeds", "of --ablate, 0,1,2 unless given", "N,N,N", numbers),
+            CONFIG,
+            QUIET,
+        ),
+        preset="robustok.cli.whole:demo_preset",
+        resumes=True,
+    ),
+    Verb(
+        "train-tokenizer",
+        TRAIN,
+        "stage 1: a tokenizer, with latent perturbation",
+        "Main training. Reads images.\n"
+        "Writes model.safetensors, config.json, metrics.jsonl, previews/ and discriminator/ into --out.\n"
+        "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.",
+        "robustok.cli.stages:train_tokenizer",
+        (WHICH, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
+        preset="robustok.cli.stages:tokenizer_preset",
+        resumes=True,
+    ),
+    Verb(
+        "train-generator",
+        TRAIN,
+        "stage 2: an autoregressive generator on a tokenizer's tokens",
+        "Reads a tokenizer and images; encodes them once into OUT/tokens, then trains on those.\n"
+        "Writes model.safetensors, config.json and metrics.jsonl into --out.\n"
+        "generator.codebook_size and generator.tokens follow from the tokenizer, generator.classes from the images.",
+        "robustok.cli.stages:train_generator",
+        (WHICH, TOKENIZER, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
+        preset="robustok.cli.stages:generator_preset",
+        resumes=True,
+    ),
+    Verb(
+        "post-train",
+        TRAIN,
+        "stage 3: a tokenizer's decoder, tuned for one generator",
+        "Reads a tokenizer, a generator trained on its tokens, and the images both were trained on. The generator "
+        "draws all but a share sigma of each image's tokens anew; the decoder learns to give the image back. Images "
+        "that are never trained on decide which decoder is kept, which may be the original one.\n"
+        "Writes the tuned tokenizer, metrics.jsonl, tokens/ and pairs/ into --out, and with --control a second one, "
+        "tuned as long on clean latents, into OUT/control.\n"
+        "pairs and held_out, unless set, are as many as the images allow.",
+        "robustok.cli.stages:post_train",
+        (
+            Option("preset", "what to start from", choices=PRESETS, default="demo"),
+            TOKENIZER,
+            GENERATOR,
+            IMAGES,
+            OUT,
+            Option("control", "also tune as long on clean latents, to see what the generator's latents bought"),
+            *VIEW,
+            CONFIG,
+            DEVICE,
+            QUIET,
+        ),
+        preset="robustok.cli.stages:decoder_preset",
+        resumes=True,
+    ),
+    Verb(
+        "sample",
+        USE,
+        "images from a generator and a tokenizer",
+        "Reads a generator and a tokenizer.\n"
+        "Writes grid.png and samples.npz (arr_0: uint8, images x height x width x 3, as ADM's; arr_1: labels) into "
+        "--out. Image i depends on the seed and i alone.\n"
+        "Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power.",
+        "robustok.cli.results:sample",
+        (
+            GENERATOR,
+            TOKENIZER,
+            OUT,
+            Option("labels", "classes by number, taken in turn; all unless given", "0-9|0,3", numbers),
+            Option("count", "how many images", "N", at_least_one, default=100),
+            Option("png", "also write every image as a PNG of its own, into OUT/images"),
+            SEED,
+            CONFIG,
+            DEVICE,
+            QUIET,
+        ),
+        preset="robustok.cli.results:sampling_preset",
+    ),
+    Verb(
+        "evaluate",
+        MEASURE,
+        "scores of a tokenizer, of a generator, or of images",
+        "--tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM, codebook use.\n"
+        "--generator and --tokenizer, with --images or --reference: gFID, precision, recall, density, coverage, KID. "
+        "Settings say how tokens are drawn, as for sample.\n"
+        "--images and --reference: the Frechet distance of the two.\n"
+        "Reads those. Writes a table, or JSON records with --json; --out keeps the records in a file.",
+        "robustok.cli.results:evaluate",
+        (
+            Option("tokenizer", TOKENIZER.help, "DIR", Path),
+            Option("generator", GENERATOR.help, "DIR", Path),
+            Option("images", f"real images: {IMAGES.help} (its validation part here)", IMAGES.value),
+            Option("reference", "statistics that `robustok reference` wrote", "FILE", Path),
+            Option("count", "generated images, all classes equally often", "N", at_least_one, default=5000),
+            Option("pfid-images", "images that each cell of pFID perturbs; all unless given", "N", at_least_one),
+            SIZE,
+            *VIEW[:1],
+            SEED,
+            Option("json", "print records rather than a table"),
+            Option("out", "file to write the records to", "FILE", Path),
+            CONFIG,
+            DEVICE,
+            QUIET,
+        ),
+        preset="robustok.cli.results:sampling_preset",
+    ),
+    Verb(
+        "reference",
+        MEASURE,
+        "statistics of real images, to score others against",
+        "Reads images. Writes one file with the mean and covariance of their features and a sample of them.",
+        "robustok.cli.results:reference",
+        (
+            Option("images", f"{IMAGES.help} (its validation part here)", IMAGES.value, required=True),
+            SIZE,
+            Option("out", "file to write, .safetensors", "FILE", Path, required=True),
+            *VIEW[:1],
+            DEVICE,
+            QUIET,
+        ),
+    ),
+    Verb(
+        "report",
+        LOOK,
+        "one HTML page of a run",
+        "Reads a run's folder, finished or not. Writes report.html into it, which needs no other file.",
+        "robustok.cli.results:report",
+        (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path),),
+    ),
+    Verb(
+        "doctor",
+        LOOK,
+        "what this machine has, and what each extra would add",
+        "Reads nothing but the machine, writes nothing but a page on the screen: versions, cores, memory, device, "
+        "precision, the embedded data and weights, Chromium, extras.",
+        "robustok.cli.doctor:doctor",
+        (),
+    ),
+)
+
+
+def overview() -> str:
+    """What `robustok --help` says."""
+    parts = [
+        f"{bold('robustok')}  image tokenizers that generators can rely on: latent perturbation, pFID, decoder "
+        "post-training",
+        "usage: robustok <verb> [options]",
+    ]
+    for group, verbs in groupby(VERBS, key=lambda verb: verb.group):
+        parts.append(f"{bold(group)}\n{table((f'{verb.name:<17}', verb.line) for verb in verbs)}")
+    parts.append("robustok <verb> --help says what a verb reads and writes. robustok --version says which one this is.")
+    return "\n\n".join(parts)
