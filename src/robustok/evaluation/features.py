@@ -37,7 +37,7 @@ class Lite0Extractor:
 
     name = "lite0"
 
-    def __init__(self, size: int = 64, batch_size: int = 128, device: torch.device | str = "cpu"):
+    def __init__(self, size: int = 64, batch_size: int = 64, device: torch.device | str = "cpu"):
         self.size, self.batch_size, self.device = size, batch_size, torch.device(device)
         self.network = Lite0().to(self.device)
 
@@ -81,7 +81,7 @@ class CustomExtractor:
         return {"features": self.name}
 
 
-def lite0(size: int = 64, *, batch_size: int = 128, device: torch.device | str = "cpu") -> Lite0Extractor:
+def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> Lite0Extractor:
     """The embedded default feature space."""
     return Lite0Extractor(size, batch_size, device)
 
