@@ -121,7 +121,7 @@ def test_frechet_term_pulls_the_distribution_not_the_image():
     ours.observe(images)
     layer = nn.Conv2d(3, 3, 1)
     _, same = ours.charge(real, real[torch.randperm(64, generator=generator)], layer.weight, step=0)
-    assert same["frechet"] < 1e-6
+    assert same["frechet"] < 1e-4  # of a spread of 64, in float32 features
     shift = torch.full((1, 3, 1, 1), 0.4, requires_grad=True)
     loss, shifted = ours.charge(real, real + shift, layer.weight, step=1)
     assert shifted["frechet"] > 0.1
