@@ -1,15 +1,22 @@
 """What is typed reaches the work; what is wrong is said in one line; four verbs work on a folder of images."""
 
+import ast
+import inspect
 import json
+import re
+import shlex
 import subprocess
 import sys
 import warnings
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import robustok
 from robustok import presets
 from robustok.cli import doctor, main, options, results, settings, stages, whole
 from robustok.cli.verbs import VERBS, numbers
@@ -325,7 +332,7 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
     def at(name):
         return str(tmp_path / name)
 
-    plain = ["objective.perceptual", "0", "objective.adversarial", "0"]
+    plain = ["objective.perceptual", "0", "objective.adversarial", "0", "objective.frechet", "0"]
     small = ["tokenizer.image_size", "16", "tokenizer.quantizer.codebook_size", "64", "perturbation.delta", "4"]
     narrow = [word for part in ("encoder", "decoder") for word in (f"tokenizer.{part}.channels", "[8, 16]")]
     argv = ["train-tokenizer", "smoke", "--images", photos, "--out", at("tok"), *quick]
@@ -367,3 +374,47 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
         records = json.loads(capsys.readouterr().out)
         assert records[0]["metric"] == metric
     assert records[0]["value"] == pytest.approx(0, abs=1e-6)  # of images against themselves
+
+
+# README
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """The code blocks of the README in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch):
+    config = tmp_path / "runs" / "stronger" / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps(settings.to_plain(presets.demo())))
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("robustok ")]
+    for name, *words in commands:
+        verb = options.Verb.named(name, VERBS)
+        command = options.parse(verb, words)
+        if verb.preset:
+            command.over(options.load(verb.preset)())
+    assert {words[0] for words in commands} >= {"demo", "train-tokenizer", "train-generator", "post-train", "evaluate"}
+
+
+def test_the_python_of_the_readme_uses_what_there_is():
+    (code,) = blocks("python")
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    called = {ast.unparse(call.func): call for call in calls if ast.unparse(call.func).startswith("robustok.")}
+    for name, call in called.items():
+        function = attrgetter(name.removeprefix("robustok."))(robustok)
+        named = {keyword.arg: None for keyword in call.keywords}
+        inspect.signature(function).bind(*call.args, **named)
+    assert {"robustok.load_tokenizer", "robustok.sample", "robustok.post_train"} <= called.keys()
+
+
+def test_the_readme_names_files_that_exist():
+    source = Path(options.__file__).parents[1]
+    (tree,) = re.findall(r"```\nsrc/robustok/\n(.*?)```", README, re.DOTALL)
+    for name in re.findall(r"^  (\S+)", tree, re.MULTILINE):
+        assert (source / name).exists(), f"README.md names {name}"
