@@ -85,6 +85,7 @@ def _scores() -> Iterator[dict[str, object]]:
     yield record("gfid_before", 172.1, [168.0, 176.4], **fd, **sampled)
     yield record("gfid_control", 165.3, [161.2, 169.7], **fd, **sampled)
     yield record("gfid_after", 149.9, [146.1, 154.0], **fd, **sampled)
+    yield record("gfid_difference", -22.2, [-24.0, -20.4], **{"from": "before", "to": "after"})
     for when, precision, recall, distance in (
         ("before", 0.402, 0.331, 0.0912),
         ("control", 0.431, 0.338, 0.0871),

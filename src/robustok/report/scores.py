@@ -56,7 +56,7 @@ def distances(run: Run) -> Markup | None:
                 cell(number(value, places), class_="n value"),
                 cell(interval(bounds, places), class_="n quiet"),
                 cell(number(value / floor) if floor else BLANK, class_="n quiet wide"),
-                cell(signed_percent(moved) if moved is not None else None, class_="n value"),
+                element("td", *_change(run, metric, moved, before), class_="n value"),
                 element("td", bar(value, longest, color=color, floor=floor, bounds=bounds), class_="wide"),
                 class_="key" if metric == "gfid_after" else None,
             )
@@ -66,10 +66,22 @@ def distances(run: Run) -> Markup | None:
         head("Distance", class_="n"),
         head("95 % interval", class_="n"),
         head(f"{TIMES} floor", class_="n wide"),
-        head("Change", element("small", "against before"), class_="n"),
+        head("Change", element("small", "against before, paired 95 % interval"), class_="n"),
         head("On one scale", element("small", "from 0; dashed: the floor"), class_="wide"),
     )
     return table("Fréchet distances, lower is better", [heads], rows, "distances")
+
+
+def _change(run: Run, metric: str, moved: float | None, before: float | None) -> list[Markup | str]:
+    """How much a decoder changed gFID of the same tokens, and the interval of that, image by image."""
+    if moved is None or not before:
+        return [""]
+    parts: list[Markup | str] = [signed_percent(moved)]
+    paired = run.score("gfid_difference", **{"from": "before", "to": metric.removeprefix("gfid_")})
+    if paired is not None and paired["interval"]:
+        low, high = (signed_percent(bound / before) for bound in paired["interval"])
+        parts.append(element("small", f"{low} to {high}"))
+    return parts
 
 
 def generated(run: Run) -> Markup | None:

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from robustok.tokenizer.encoder import Conv, ViT, build_encoder
 from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
 
 
+@runtime_checkable
 class AnyTokenizer(Protocol):
     """What robustok asks of a tokenizer, whoever made it."""
 
