@@ -74,7 +74,7 @@ def demo() -> Demo:
         ),
         sigma=0.7,
         pairs=6_000,
-        pfid_images=4_000,
+        pfid_images=2_000,
     )
 
 

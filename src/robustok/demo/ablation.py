@@ -44,7 +44,7 @@ def perturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     """The demo itself, and gFID of its generator's snapshots."""
     scores = run_demo(config, folder, quiet=quiet)
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
-    diary = Diary(folder / "perturbed", {"demo": to_plain(config)}, quiet)
+    diary = Diary(folder / "perturbed", {"demo": config.settings()}, quiet)
     with diary.stage("snapshots", f"Seed {config.seed}: gFID in the course of the generator's training"):
         early = snapshot_scores(config, tokenizer, folder, folder, diary, quiet)
     return in_arm("perturbed", config.seed, early + scores)
@@ -55,7 +55,7 @@ def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     perturbation = replace(config.main.perturbation, beta=0.0)
     config = replace(config, main=replace(config.main, perturbation=perturbation))
     images, extract, own = DemoImages.of(config), lite0(), folder / "unperturbed"
-    diary = Diary(own, {"demo": to_plain(config)}, quiet)
+    diary = Diary(own, {"demo": config.settings()}, quiet)
     with diary.stage("tokenizer", f"Seed {config.seed}: main training without perturbation"):
         tokenizer = train_tokenizer(config.main, images.train, own / "tokenizer", quiet=quiet)
         scores = diary.scores(

@@ -1,12 +1,13 @@
 """What the demo does, and which image it uses for what."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from robustok.data.images import FashionMNIST, ImageSet
 from robustok.generators.sampling import Sampling
+from robustok.runtime.configs import to_plain
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.main_training import MainTraining
 from robustok.training.post_training import PostTraining
@@ -37,6 +38,10 @@ class Demo:
             generator=replace(self.generator, loop=replace(self.generator.loop, seed=seed)),
             post=replace(self.post, loop=replace(self.post.loop, seed=seed)),
         )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the results, as JSON values: everything but how long it is said to take."""
+        return {name: value for name, value in to_plain(self).items() if name != "duration"}
 
     @property
     def seed(self) -> int:

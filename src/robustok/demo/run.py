@@ -48,7 +48,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     tunes the decoder for as many steps on clean latents (sigma = 1), to tell what the generator's latents bought.
     """
     out = Path(out)
-    diary = Diary(out, {"demo": to_plain(config), "control": control}, quiet)
+    diary = Diary(out, {"demo": config.settings(), "control": control}, quiet)
     diary.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out))
     write_json(out / "config.json", to_plain(config))
     images, extract = DemoImages.of(config), lite0()

@@ -181,7 +181,9 @@ def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
 
 def _prefetched(batches: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
     """`batches(start)` to `batches(stop - 1)`, the next one being made while the current one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+    # One thread of its own is enough: with a second pool of them, those of the step wait for free cores.
+    one_core = partial(torch.set_num_threads, 1)
+    with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=one_core) as thread:
         ahead = thread.submit(batches, start) if start < stop else None
         for step in range(start, stop):
             assert ahead is not None
