@@ -62,18 +62,18 @@ def demo() -> Demo:
         ),
         sampling=Sampling(guidance=2.0),
         post=PostTraining(
-            loop=Loop(steps=300, batch_size=32, log_every=10, save_every=100, preview_every=100),
+            loop=Loop(steps=200, batch_size=32, log_every=10, save_every=100, preview_every=100),
             objective=replace(
                 objective,
                 perceptual_size=64,
                 adversary=replace(adversary, learns_from=0.0, charges_from=0.0),
             ),
-            optim=Optim(lr=1e-3, warmup=25, final_lr_share=0.05),
+            optim=Optim(lr=2e-4, warmup=20, final_lr_share=0.05),
             average=0.98,
             check_every=100,
         ),
         sigma=0.7,
-        pairs=6_000,
+        pairs=4_000,
         pfid_images=2_000,
     )
 

@@ -1,11 +1,12 @@
 """What a difference between two scores means."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.fid import frechet_distance
-from robustok.evaluation.intervals import Interval, influence, mean_interval, seeds_interval
+from robustok.evaluation.intervals import Influence, Interval, influence, mean_interval, seeds_interval
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
 
@@ -49,10 +50,16 @@ def paired_difference(before: FeatureStream, after: FeatureStream, reference: Re
         )
     for stream in (before, after):
         reference.check_space(stream.space)
-    values = [frechet_distance(reference.stats, stream.stats) for stream in (before, after)]
-    moved = [influence(reference.stats, stream.stats, reference.sample, stream.sample).b for stream in (before, after)]
-    interval = mean_interval(values[1] - values[0], moved[1] - moved[0], before.count)
-    return Difference(values[0], values[1], interval, "images")
+    (first, moved_first), (second, moved_second) = (_apart(reference, s, s.count) for s in (before, after))
+    interval = mean_interval(second - first, moved_second - moved_first, before.count)
+    return Difference(first, second, interval, "images")
+
+
+@lru_cache(maxsize=8)
+def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[float, Influence]:
+    """How far a stream of `count` images is from the reference, and what each sampled image adds to that."""
+    moved = influence(reference.stats, stream.stats, reference.sample, stream.sample).b
+    return frechet_distance(reference.stats, stream.stats), moved
 
 
 def seeds_difference(before: list[float], after: list[float]) -> Difference:
