@@ -12,8 +12,8 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from robustok.presets import demo
 
+from robustok.presets import demo
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, draw, draw_as_released, replace_as_released, replace_tokens
 from robustok.training.main_training import TokenizerStage

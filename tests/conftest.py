@@ -10,6 +10,7 @@ import pytest
 from jaxtyping import config, install_import_hook
 
 # The numeric tower (PEP 484): an int will do where a float is wanted.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
 install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 config.update("jaxtyping_remove_typechecker_stack", True)
 

@@ -18,7 +18,7 @@ def test_a_tiny_run_learns_what_is_in_the_cache(tmp_path):
     model = train_generator(config, cache(tmp_path), tmp_path / "run", quiet=True)
     losses = [row["loss"] for row in MetricsLog(tmp_path / "run").rows()]
     assert losses[0] == pytest.approx(math.log(32), abs=0.3)  # it knows nothing: log of 32 codes
-    assert sum(losses[-5:]) / 5 < 0.75 * losses[0]
+    assert sum(losses[-5:]) / 5 < 0.85 * losses[0]
     again = AutoregressiveModel.from_pretrained(tmp_path / "run")
     assert again.fingerprint() == model.fingerprint()
 

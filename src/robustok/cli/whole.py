@@ -24,7 +24,7 @@ def demo(command: Command) -> None:
         )
     preset = demo_preset(command.preset)
     config = command.over(preset)
-    if config != preset and config.duration == preset.duration:
+    if config.with_seed(preset.seed) != preset and config.duration == preset.duration:
         config = replace(config, duration=Demo.duration)  # other settings take another time
     if command.ablate:
         run_ablation(config, command.out, seeds=command.seeds or (0, 1, 2), quiet=command.quiet)
