@@ -13,6 +13,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
+from robustok.data.images import FashionMNIST
 from robustok.presets import demo
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, draw, draw_as_released, replace_as_released, replace_tokens
@@ -66,8 +67,10 @@ def main() -> None:
     main_training = demo().main
     stage = TokenizerStage(main_training)
     generator = stream(0, "benchmark images")
-    size, b = main_training.tokenizer.image_size, main_training.loop.batch_size
-    images = torch.rand(b, 3, size, size, generator=generator) * 2 - 1
+    b = main_training.loop.batch_size
+    real = FashionMNIST("train", main_training.tokenizer.image_size)
+    stage.loss.observe(real.subset(torch.arange(512)))
+    images = real.images(torch.arange(b))
     late = int(0.9 * main_training.loop.steps)
     for step in (0, 1, late):
         stage.step(images, step)
