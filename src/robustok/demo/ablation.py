@@ -26,8 +26,8 @@ def run_ablation(
 ) -> list[Score]:
     """Run the demo for every seed, and beside it the tokenizer and generator without perturbation.
 
-    Seed s goes to `out/seed_s`, its other arm to `out/seed_s/unperturbed`; `out/ablation.json` gathers the records,
-    and `out` itself is the demo of the first seed, with its page. What was stopped goes on.
+    `out` itself is the demo of the first seed, seed s after it goes to `out/seed_s`; the other arm is in the folder
+    `unperturbed` of each. `out/ablation.json` gathers the records. What was stopped goes on.
     """
     out = Path(out)
     records = []

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from robustok.losses.adversarial import LogitAverages, discriminator_loss, generator_loss, lecam
 from robustok.losses.augmentation import Augmentation, augment, draw
-from robustok.losses.augmentation import Draw as Changes
 from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN, build_discriminator
 from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
@@ -68,7 +67,6 @@ class Opponent:
     def _see(self, images: Images, purpose: str, step: int, part: int) -> Tensor:
         generator = stream(self.seed, purpose, step, part)
         changes = draw(self.config.augmentation, len(images), generator=generator)
-        changes = Changes(*(change.to(self.device) for change in changes))
         return self.model(augment(images, changes)).float()
 
     def charge(self, output: Images, step: int, part: int) -> Scalar:
