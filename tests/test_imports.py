@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,21 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def imports_on_load(path: Path) -> set[str]:
+    """Packages that importing a file imports: those named outside of its functions."""
+    names = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).split(".")[0])
+        elif not isinstance(node, ast.FunctionDef):
+            nodes += ast.iter_child_nodes(node)
+    return names
+
+
 def targets(path: Path, but: Iterable[str] = ()) -> set[str]:
     """Homes within robustok that a file imports from, `but` for some modules."""
     return {name.split(".")[1] for name in imports(path) - set(but) if name.startswith("robustok.")}
@@ -79,10 +95,18 @@ def test_one_file_knows_of_other_processes():
 
 def test_only_core_dependencies_are_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    core = {re.split("[<>=!]", line)[0].replace("-", "_") for line in project["dependencies"]} | {"PIL"}
+
+    def packages(lines: Iterable[str]) -> set[str]:
+        return {re.split("[<>=!;]", line)[0].strip().replace("-", "_") for line in lines}
+
+    core = packages(project["dependencies"]) | {"PIL"}
+    extras = packages(chain(*(lines for extra, lines in project["optional-dependencies"].items() if extra != "dev")))
+    own = set(sys.stdlib_module_names) | {"robustok"}
     for path, _ in modules():
-        foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"robustok"}
-        assert foreign <= core, f"{path} imports {foreign - core}, which pyproject.toml does not list"
+        foreign = {name.split(".")[0] for name in imports(path)} - own
+        assert foreign <= core | extras, f"{path} imports {foreign - core - extras}, not listed in pyproject.toml"
+        at_once = imports_on_load(path) - own
+        assert at_once <= core, f"{path} imports the extra {at_once - core} at its top; import it where it is used"
 
 
 def test_no_file_names_a_place_of_its_own():

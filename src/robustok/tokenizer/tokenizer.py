@@ -17,19 +17,35 @@ from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
 
 
 @runtime_checkable
-class AnyTokenizer(Protocol):
-    """What robustok asks of a tokenizer, whoever made it."""
+class ContinuousTokenizer(Protocol):
+    """What robustok asks of a tokenizer, whoever made it; this is all that one without a codebook has.
 
-    image_size: int
-    tokens_per_image: int
+    Latents are as a generator models them: scaled, shifted and in a sequence (b n d); pixels are in [-1, 1].
+    """
+
+    image_size: int  # side in pixels
+    tokens_per_image: int  # n, of all scales where there are several
+    decoder: nn.Module  # what post-training trains; `decode` calls it
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def last_layer(self) -> Tensor: ...  # the decoder's weight that balances reconstruction and adversarial loss
+    def encode(self, images: Images) -> Latents: ...
+    def decode(self, codes: Latents) -> Images: ...
+    def fingerprint(self) -> str: ...
+    def save_pretrained(self, folder: str | Path, **about: Any) -> None: ...
+
+
+@runtime_checkable
+class AnyTokenizer(ContinuousTokenizer, Protocol):
+    """What a tokenizer with a codebook has on top."""
 
     @property
     def codebook(self) -> Codebook: ...
-    def encode(self, images: Images) -> Latents: ...
     def quantize(self, latents: Latents) -> Quantized: ...
     def lookup(self, tokens: Tokens) -> Latents: ...
-    def decode(self, codes: Latents) -> Images: ...
-    def fingerprint(self) -> str: ...
+    def pass_through(self, latents: Latents, codes: Latents) -> Latents: ...  # `codes`, its gradient to the latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +85,14 @@ class Tokenizer(nn.Module):
     def codebook(self) -> Codebook:
         return self.quantizer.codebook
 
+    @property
+    def device(self) -> torch.device:
+        return self.quantizer.embedding.device
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.decoder.last_layer
+
     def encode(self, images: Images) -> Latents:
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
@@ -82,6 +106,10 @@ class Tokenizer(nn.Module):
 
     def lookup(self, tokens: Tokens) -> Latents:
         return self.quantizer.lookup(tokens)
+
+    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, with the quantizer's gradient to the latents, as `encode` gives them."""
+        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
 
     def decode(self, codes: Latents) -> Images:
         return self.decoder(codes)
