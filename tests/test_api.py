@@ -82,6 +82,6 @@ def test_post_training_changes_the_decoder_alone(tokenizer, generator, tmp_path)
     options = {"sigma": 0.7, "config": config, "pairs": 40, "held_out": 20, "features": brightness}
     tuned = robustok.post_train(tokenizer, generator, images, tmp_path, **options)
     assert tuned.fingerprint() == tokenizer.fingerprint()
-    assert not torch.equal(tuned.decoder.last_layer, tokenizer.decoder.last_layer)
+    assert not torch.equal(tuned.last_layer, tokenizer.last_layer)
     saved = robustok.load_tokenizer(tmp_path).state_dict()
     assert all(torch.equal(saved[name], weight) for name, weight in tuned.state_dict().items())

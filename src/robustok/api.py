@@ -63,7 +63,7 @@ def post_train(
     """
     folder = Path(folder)
     sampling, config = sampling or demo().sampling, config or demo().post
-    seed, device = config.loop.seed, tokenizer.codebook.device
+    seed, device = config.loop.seed, tokenizer.device
     train, held = hold_out(images, held_out)
     cache = encode_tokens(tokenizer, train, folder / "tokens")
     count = min(pairs, len(train))

@@ -100,22 +100,22 @@ def test_sigma_one_is_real_and_needs_no_generator(make, tmp_path):
     assert torch.equal(tokens, make.cache.tokens(images))
     generator = Counter()
     again = make(generator, tmp_path, sigma=1.0, sampling=Sampling(guidance=9.0))  # the same pairs
-    assert torch.equal(everything(again).tokens, tokens)
+    assert torch.equal(everything(again).touched, tokens)
     assert generator.images == 0
 
 
 def test_sigma_zero_is_all_generated(make, tmp_path):
-    assert (everything(make(Counter(), tmp_path, sigma=0.0)).tokens >= 5).all()
+    assert (everything(make(Counter(), tmp_path, sigma=0.0)).touched >= 5).all()
 
 
 def test_a_pair_depends_on_seed_and_number_alone(make, tmp_path):
     tokens, images, _ = everything(make(Counter(), tmp_path / "a"))
     fewer = everything(make(Counter(), tmp_path / "b", count=30, shard_size=7, batch_size=3))
-    assert torch.equal(fewer.tokens, tokens[:30])
+    assert torch.equal(fewer.touched, tokens[:30])
     assert torch.equal(fewer.images, images[:30])
     more = everything(make(Counter(), tmp_path / "c", sigma=0.9))
     assert torch.equal(more.images, images)
-    assert (more.tokens < 5)[tokens < 5].all()  # what a smaller sigma keeps, a larger one keeps too
+    assert (more.touched < 5)[tokens < 5].all()  # what a smaller sigma keeps, a larger one keeps too
     other = everything(make(Counter(), tmp_path / "d", seed=4))
     assert not torch.equal(other.images, images)
 

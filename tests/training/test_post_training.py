@@ -21,7 +21,7 @@ def test_only_the_decoder_moves(tmp_path):
     touched = pairs(tmp_path)
     for step in range(3):
         pair = touched.batch(torch.arange(16))
-        stage.step((pair.tokens, images().images(pair.images)), step)
+        stage.step((pair.touched, images().images(pair.images)), step)
     after = stage.tokenizer.state_dict()
     for name, tensor in before.items():
         moved = tensor.numpy().tobytes() != after[name].numpy().tobytes()
@@ -76,8 +76,8 @@ def test_the_control_trains_on_the_images_own_tokens(tmp_path):
     a, b = (p.batch(torch.arange(48)) for p in (clean, touched))
     assert torch.equal(a.images, b.images)  # the same images in the same steps
     own = tokenizer().quantize(tokenizer().encode(images().images(a.images))).tokens
-    assert torch.equal(a.tokens, own)
-    assert (b.tokens != own).any(dim=1).all()
+    assert torch.equal(a.touched, own)
+    assert (b.touched != own).any(dim=1).all()
 
 
 def test_pairs_of_another_tokenizer_are_refused(tmp_path):

@@ -17,7 +17,7 @@ from robustok.data.tokens import TokenCache, token_type
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Labels, Tokens
+from robustok.shapes import Labels
 
 
 def make_pairs(
@@ -90,9 +90,9 @@ def _check_fit(generator: TokenGenerator | None, cache: TokenCache) -> None:
 
 
 class Pair(NamedTuple):
-    """A batch of pairs: real images by their index in the set, and the tokens the generator made of them."""
+    """A batch of pairs: real images by their index in the set, and what the generator made of them."""
 
-    tokens: Tokens
+    touched: Tensor  # tokens (b n)
     images: Indices
     labels: Labels
 

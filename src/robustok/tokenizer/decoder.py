@@ -60,11 +60,6 @@ class ConvDecoder(nn.Module):
             inputs = FINE
         self.out = nn.Conv2d(inputs, channels, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance reconstruction and adversarial loss."""
-        return self.out.weight
-
     def forward(self, codes: Latents) -> Images:
         x = self.levels(self.middle(self.embed(to_map(codes))))
         x = F.silu(self.norm(x))
@@ -91,11 +86,6 @@ class ViTDecoder(nn.Module):
         self.latent_positions = learnt(config.latents, c) if config.latents != n else None
         self.blocks = transformer(config)
         self.norm, self.out = nn.LayerNorm(c, eps=1e-6), nn.Linear(c, channels * config.patch**2)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance reconstruction and adversarial loss."""
-        return self.out.weight
 
     def forward(self, codes: Latents) -> Images:
         n = len(self.positions)

@@ -1,6 +1,8 @@
 """The parts assembled: encode, quantize, lookup, decode."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -64,6 +66,26 @@ class TokenizerConfig:
             raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
 
 
+def codes_of(tokenizer: ContinuousTokenizer, touched: Tensor) -> Latents:
+    """What a tokenizer decodes, on its device: the codes of tokens (b n); latents (b n d) as they are."""
+    touched = touched.to(tokenizer.device)
+    if touched.is_floating_point():
+        return touched.float()
+    assert isinstance(tokenizer, AnyTokenizer), "tokens are of a tokenizer with a codebook"
+    return tokenizer.lookup(touched)
+
+
+@contextmanager
+def decoding_with(tokenizer: ContinuousTokenizer, decoder: nn.Module) -> Iterator[None]:
+    """The tokenizer decodes with another decoder for the while."""
+    own = tokenizer.decoder
+    tokenizer.decoder = decoder
+    try:
+        yield
+    finally:
+        tokenizer.decoder = own
+
+
 class Tokenizer(nn.Module):
     """Images to discrete tokens and back.
 
@@ -79,7 +101,7 @@ class Tokenizer(nn.Module):
         width = config.quantizer.width
         self.encoder = build_encoder(config.encoder, config.image_size, width)
         self.quantizer = VectorQuantizer(config.quantizer)
-        self.decoder = build_decoder(config.decoder, config.image_size, width, config.channels)
+        self.decoder: nn.Module = build_decoder(config.decoder, config.image_size, width, config.channels)
 
     @property
     def codebook(self) -> Codebook:
@@ -91,7 +113,7 @@ class Tokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        return self.decoder.last_layer
+        return self.decoder.get_parameter("out.weight")
 
     def encode(self, images: Images) -> Latents:
         if images.shape[-2:] != (self.image_size, self.image_size):

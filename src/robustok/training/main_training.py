@@ -96,7 +96,7 @@ class TokenizerStage:
             codes = self._perturbed(z, quantized, Draw(chosen, rank), step)
             with autocast(self.device, config.precision):
                 output = self.model.decode(codes).float()
-            image_loss, part_terms = self.loss.charge(images, output, self.model.decoder.last_layer, step, part)
+            image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
             loss = image_loss + config.codebook * quantized.loss
             part_terms["codebook"] = quantized.loss.detach()
             if config.semantic:

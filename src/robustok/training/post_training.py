@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ from robustok.evaluation.features import Extractor
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.runtime.configs import to_plain
 from robustok.runtime.logging import MetricsLog
-from robustok.shapes import Images, Tokens, to_pixels
-from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.shapes import Images, to_pixels
+from robustok.tokenizer.tokenizer import ContinuousTokenizer, codes_of, decoding_with
 from robustok.training.loop import RESUME, Loop, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+
+AnyOne = TypeVar("AnyOne", bound=ContinuousTokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,16 @@ class PostTraining:
             )
 
 
-class DecoderStage:
-    """A decoder, its losses, their optimizers, its weight average and the best decoder so far."""
+class DecoderStage(Generic[AnyOne]):
+    """A decoder, its losses, their optimizers, its weight average and the best decoder so far.
 
-    def __init__(self, config: PostTraining, tokenizer: Tokenizer, device: str | torch.device = "cpu"):
+    The tokenizer is a `nn.Module` of any kind; the only weights that change are those of its `decoder`.
+    """
+
+    def __init__(self, config: PostTraining, tokenizer: AnyOne, device: str | torch.device = "cpu"):
         self.config, self.device = config, torch.device(device)
-        self.tokenizer = copy.deepcopy(tokenizer).to(self.device).eval().requires_grad_(False)
+        self.tokenizer = copy.deepcopy(tokenizer)
+        as_module(self.tokenizer).to(self.device).eval().requires_grad_(False)
         self.decoder = self.tokenizer.decoder.requires_grad_(True)
         self.update = Update(self.decoder, config.optim, config.loop.steps)
         self.average = Average(self.decoder, config.average)
@@ -65,15 +71,15 @@ class DecoderStage:
         self.best_step = 0
         self.best = copy.deepcopy(self.average.module.state_dict())
 
-    def step(self, batch: tuple[Tokens, Images], step: int) -> dict[str, Tensor]:
-        """One step on (tokens (b n) that the generator touched, the real images (b 3 h w) they came from)."""
+    def step(self, batch: tuple[Tensor, Images], step: int) -> dict[str, Tensor]:
+        """One step on (tokens (b n) or latents (b n d) that the generator touched, the real images (b 3 h w))."""
         terms = dict[str, Tensor]()
-        for part, ((tokens, images), share) in enumerate(split(batch, self.config.optim.accumulate)):
+        for part, ((touched, images), share) in enumerate(split(batch, self.config.optim.accumulate)):
             images = images.to(self.device, memory_format=torch.channels_last)
-            codes = self.tokenizer.lookup(tokens.to(self.device))
+            codes = codes_of(self.tokenizer, touched)
             with autocast(self.device, self.config.precision):
-                output = self.decoder(codes).float()
-            loss, part_terms = self.loss.charge(images, output, self.decoder.last_layer, step, part)
+                output = self.tokenizer.decode(codes).float()
+            loss, part_terms = self.loss.charge(images, output, self.tokenizer.last_layer, step, part)
             self.update.backward(loss, share)
             part_terms |= self.loss.learn(images, output, share, step, part) | {"loss": loss.detach()}
             for name, term in part_terms.items():
@@ -117,19 +123,19 @@ class DecoderStage:
 
 
 class HeldOut:
-    """How far a decoder's images of freely sampled tokens are from images that no decoder was trained on."""
+    """How far a decoder's images of freely sampled tokens or latents are from images that no decoder was trained on."""
 
-    def __init__(self, tokenizer: Tokenizer, tokens: Tokens, reference: FeatureStats, extract: Extractor):
-        self.tokenizer, self.tokens, self.reference, self.extract = tokenizer, tokens, reference, extract
+    def __init__(self, tokenizer: ContinuousTokenizer, generated: Tensor, reference: FeatureStats, extract: Extractor):
+        self.tokenizer, self.generated, self.reference, self.extract = tokenizer, generated, reference, extract
 
     @torch.no_grad()
     def __call__(self, decoder: nn.Module, batch_size: int = 250) -> float:
-        """The Frechet distance of the decoded tokens to the reference; infinite for a decoder that has collapsed."""
-        device = self.tokenizer.codebook.device
-        parts = (
-            FeatureStats.of(self.extract(to_pixels(decoder(self.tokenizer.lookup(tokens.to(device))))))
-            for tokens in self.tokens.split(batch_size)
-        )
+        """The Frechet distance of the decoded images to the reference; infinite for a decoder that has collapsed."""
+        with decoding_with(self.tokenizer, decoder):
+            parts = [
+                FeatureStats.of(self.extract(to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))))
+                for touched in self.generated.split(batch_size)
+            ]
         try:
             return frechet_distance(reduce(add, parts), self.reference)
         except ValueError:  # all images alike, or features that are not finite
@@ -137,23 +143,33 @@ class HeldOut:
 
     @torch.no_grad()
     def picture(self, decoder: nn.Module, count: int = 8) -> Images:
-        """The first tokens as the original decoder decodes them, above what `decoder` makes of them."""
-        codes = self.tokenizer.lookup(self.tokens[:count].to(self.tokenizer.codebook.device))
-        return torch.cat([self.tokenizer.decode(codes), decoder(codes)]).clamp(-1, 1)
+        """The first images as the original decoder makes them, above those that `decoder` makes."""
+        codes = codes_of(self.tokenizer, self.generated[:count])
+        before = self.tokenizer.decode(codes)
+        with decoding_with(self.tokenizer, decoder):
+            return torch.cat([before, self.tokenizer.decode(codes)]).clamp(-1, 1)
 
 
-class PostTrained(NamedTuple):
+@dataclass(frozen=True)
+class PostTrained(Generic[AnyOne]):
     """What post-training came to."""
 
-    tokenizer: Tokenizer  # with the decoder that was best on held-out images
+    tokenizer: AnyOne  # with the decoder that was best on held-out images
     step: int  # at which it was best; 0: none was better than the original
     before: float  # held-out distance of the original decoder
     after: float  # held-out distance of the decoder that was kept
 
 
+def as_module(tokenizer: ContinuousTokenizer) -> nn.Module:
+    """The same, as what can be trained and moved. Raises ValueError for a tokenizer that is no `nn.Module`."""
+    if not isinstance(tokenizer, nn.Module):
+        raise ValueError(f"a {type(tokenizer).__name__} cannot be trained: it is no torch.nn.Module; wrap it in one")
+    return tokenizer
+
+
 def post_train_decoder(
     config: PostTraining,
-    tokenizer: Tokenizer,
+    tokenizer: AnyOne,
     pairs: Pairs,
     images: ImageSet,
     folder: str | Path,
@@ -163,8 +179,8 @@ def post_train_decoder(
     device: str | torch.device = "cpu",
     name: str = "post-training",
     quiet: bool = False,
-) -> PostTrained:
-    """Tune a tokenizer's decoder on pairs of touched tokens and the `images` they came from.
+) -> PostTrained[AnyOne]:
+    """Tune a tokenizer's decoder on pairs of touched tokens or latents and the `images` they came from.
 
     `discriminator` is the folder of one to begin with; without it a fresh one learns before it charges. The
     tokenizer with the best decoder goes to `folder`. A run that was stopped goes on.
@@ -185,10 +201,10 @@ def post_train_decoder(
         log.write(0, stage.look(held_out, 0))
         stage.first_distance = stage.best_distance
 
-    def batches(step: int) -> tuple[Tokens, Images]:
+    def batches(step: int) -> tuple[Tensor, Images]:
         rows = batch_indices(len(pairs), config.loop.batch_size, config.loop.seed, step)
         pair = pairs.batch(rows)
-        return pair.tokens, images.images(pair.images)
+        return pair.touched, images.images(pair.images)
 
     run(
         stage,
@@ -203,7 +219,8 @@ def post_train_decoder(
         quiet=quiet,
     )
     stage.decoder.load_state_dict(stage.best)
-    tuned = stage.tokenizer.requires_grad_(False)
+    tuned = stage.tokenizer
+    as_module(tuned).requires_grad_(False)
     about = {
         "sigma": pairs.sigma,
         "step": stage.best_step,
