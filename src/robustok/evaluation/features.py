@@ -1,7 +1,7 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,26 @@ class Extractor(Protocol):
     def describe(self) -> dict[str, Any]:
         """What a score's protocol says of the features: space, weights, resize."""
         ...
+
+
+class Outputs(NamedTuple):
+    """All that metrics ask of one forward pass; what a space does not have is None."""
+
+    features: Features  # (b f): Frechet and kernel distances, precision and recall
+    logits: Features | None = None  # (b classes), of a classifier: the Inception Score is of their softmax
+    spatial: Features | None = None  # (b s), features that know where they are: sFID
+
+
+@runtime_checkable
+class RichExtractor(Extractor, Protocol):
+    """An extractor with more to give than its features, from the same forward pass."""
+
+    def outputs(self, pixels: Tensor) -> Outputs: ...
+
+
+def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
+    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone."""
+    return extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
 
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
