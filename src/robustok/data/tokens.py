@@ -1,6 +1,7 @@
 """The tokens of a set of images, encoded once and read back: what a generator is trained on."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -41,20 +42,13 @@ def encode_tokens(
     Goes on where an earlier try stopped. `announce` is told beforehand how many bytes the whole cache takes, `progress`
     how many images are done. Raises ValueError if the folder holds tokens of another tokenizer or of other images.
     """
-    size, views = len(tokenizer.codebook), 2 if images.flip else 1
+    size, views = len(tokenizer.codebook), views_of(images)
     if announce is not None:
         announce(len(images) * (views * tokenizer.tokens_per_image * token_type(size).itemsize + 8))
 
-    @torch.no_grad()
-    def encode(rows: range) -> dict[str, Tensor]:
-        indices = torch.arange(rows.start, rows.stop)
-        batches = []
-        for part in indices.split(batch_size):
-            batch = images.images(part).to(tokenizer.codebook.device)
-            seen = [batch, batch.flip(3)][:views]
-            tokens = [tokenizer.quantize(tokenizer.encode(view)).tokens for view in seen]
-            batches.append(torch.stack(tokens, dim=1).to("cpu", token_type(size)))  # (b, views, n)
-        return {"tokens": torch.cat(batches), "labels": images.labels[indices]}
+    def encode(view: Images) -> Tensor:
+        view = view.to(tokenizer.codebook.device)
+        return tokenizer.quantize(tokenizer.encode(view)).tokens.to("cpu", token_type(size))
 
     manifest = {
         "tokenizer": tokenizer.fingerprint(),
@@ -62,8 +56,28 @@ def encode_tokens(
         "images": images.describe(),
         "views": views,
     }
-    write_shards(Path(folder), "tokens", manifest, len(images), encode, shard_size=shard_size, progress=progress)
+    make = partial(encode_views, "tokens", encode, images, batch_size=batch_size)
+    write_shards(Path(folder), "tokens", manifest, len(images), make, shard_size=shard_size, progress=progress)
     return TokenCache(folder, tokenizer)
+
+
+def views_of(images: ImageSet) -> int:
+    """How many ways each image is encoded: as it is, and mirrored where the set may be flipped."""
+    return 2 if images.flip else 1
+
+
+@torch.no_grad()
+def encode_views(
+    name: str, encode: Callable[[Images], Tensor], images: ImageSet, rows: range, *, batch_size: int
+) -> dict[str, Tensor]:
+    """What `encode` makes of every view of some images, (b, views, ...) by the `name`, and their labels."""
+    indices = torch.arange(rows.start, rows.stop)
+    batches = []
+    for part in indices.split(batch_size):
+        batch = images.images(part)
+        seen = [batch, batch.flip(3)][: views_of(images)]
+        batches.append(torch.stack([encode(view) for view in seen], dim=1))
+    return {name: torch.cat(batches), "labels": images.labels[indices]}
 
 
 class TokenCache:
