@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustok.layers import MLP, Attention, Block, KVCache, attend, modulate, sincos_positions
+from robustok.layers import (
+    MLP,
+    Attention,
+    Block,
+    KVCache,
+    SwiGLU,
+    attend,
+    axial_angles,
+    build_norm,
+    modulate,
+    rotate,
+    rotation,
+    sincos_positions,
+)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -52,6 +65,46 @@ def test_qk_norm_forgets_the_size_of_queries_and_keys():
     before = attention(x)
     attention.qkv.weight.data[:16] *= 100
     torch.testing.assert_close(attention(x), before, rtol=1e-4, atol=1e-5)  # up to the norm's epsilon
+
+
+def test_rotary_scores_depend_on_the_distance_along_each_axis():
+    query, key = random(1, 1, 1, 8), random(1, 1, 1, 8, seed=1)
+
+    def score(at: tuple[float, float], other: tuple[float, float]) -> Tensor:
+        angles = axial_angles(torch.tensor([at, other]), 8)
+        q, k = rotate(torch.cat([query, key], dim=2), rotation(angles))[0, 0]
+        return q @ k
+
+    torch.testing.assert_close(score((1.0, 2.0), (3.0, 7.0)), score((11.0, 20.0), (13.0, 25.0)))
+    assert (score((1.0, 2.0), (3.0, 7.0)) - score((2.0, 1.0), (7.0, 3.0))).abs() > 1e-2
+
+
+def test_rotation_turns_pairs_of_neighbours_by_their_angles():
+    x, angles = random(1, 1, 1, 4), torch.tensor([[0.3, -2.0]])
+    as_complex = torch.view_as_complex(x.view(2, 2)) * torch.polar(torch.ones(2), angles[0])
+    torch.testing.assert_close(rotate(x, rotation(angles)).flatten(), torch.view_as_real(as_complex).flatten())
+    torch.testing.assert_close(axial_angles(torch.tensor([[3.0]]), 4), torch.tensor([[3.0, 3.0 / 100]]))
+
+
+def test_an_attention_is_given_the_rotation_of_its_positions():
+    attention, x = randomized(Attention(8, 2)), random(1, 3, 8)
+    turned = attention(x, rotation=rotation(axial_angles(torch.arange(3.0).unsqueeze(1), 4)))
+    torch.testing.assert_close(attention(x, rotation=rotation(torch.full((3, 2), 0.7))), attention(x))  # no distances
+    assert (turned - attention(x)).abs().max() > 1e-3
+
+
+def test_a_head_needs_a_pair_of_channels_for_each_axis():
+    with pytest.raises(ValueError, match="a head of 6 channels has no pairs for 2 axes; choose other width or heads"):
+        axial_angles(torch.zeros(1, 2), 6)
+
+
+def test_swiglu_and_rms_norm_are_their_formulas():
+    mlp, x = randomized(SwiGLU(4, 3)), random(2, 5, 4)
+    a, b = (x @ mlp.fc1.weight.T + mlp.fc1.bias).split(3, dim=-1)
+    torch.testing.assert_close(mlp(x), mlp.fc2(a * a.sigmoid() * b))
+    mean_square = x.square().mean(-1, keepdim=True) + 1e-6
+    torch.testing.assert_close(build_norm("rms", 4)(x), x / mean_square.sqrt())
+    assert not list(build_norm("layer", 4, affine=False).parameters())
 
 
 def test_heads_must_divide_the_width():

@@ -5,6 +5,7 @@ so a forward pass draws no random numbers.
 """
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,30 +68,72 @@ def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Ten
     return weights.to(values.dtype) @ values
 
 
+class Rotation(NamedTuple):
+    """Cosines and sines by which queries and keys are turned: rotary positions (Su et al. 2021, eq. 34)."""
+
+    cos: Float[Tensor, "*heads n e"]
+    sin: Float[Tensor, "*heads n e"]
+
+
+def rotation(angles: Float[Tensor, "*heads n pairs"]) -> Rotation:
+    """By these angles: one for each pair of neighbouring channels."""
+    angles = angles.repeat_interleave(2, dim=-1)
+    return Rotation(angles.cos(), angles.sin())
+
+
+def axial_angles(places: Float[Tensor, "n axes"], e: int, base: float = 10_000) -> Float[Tensor, "n pairs"]:
+    """Angles of rotary positions on several axes, each of which takes an equal part of a head's e channels."""
+    per_axis = e // places.shape[1]
+    if per_axis * places.shape[1] != e or per_axis % 2:
+        raise ValueError(f"a head of {e} channels has no pairs for {places.shape[1]} axes; choose other width or heads")
+    frequencies = base ** -(torch.arange(0, per_axis, 2) / per_axis)
+    return (places[:, :, None] * frequencies).flatten(1)
+
+
+def rotate(x: Heads, by: Rotation) -> Heads:
+    """Each pair of neighbouring channels turned by its angle."""
+    turned = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+    return (x * by.cos + turned * by.sin).to(x.dtype)
+
+
+Norm = Literal["layer", "rms"]
+
+
+def build_norm(kind: Norm, width: int, affine: bool = True) -> nn.Module:
+    """LayerNorm, or RMSNorm (Zhang & Sennrich 2019, eq. 4), which does not subtract the mean."""
+    kinds = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+    return kinds[kind](width, eps=1e-6, elementwise_affine=affine)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; heads 64 wide are the fast ones on a CPU.
 
-    `qk_norm` normalises each head's queries and keys (LayerNorm; Dehghani et al. 2023, sec. 2.2).
+    `qk_norm` normalises each head's queries and keys (Dehghani et al. 2023, sec. 2.2).
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = False, bias: bool = True):
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, bias: bool = True, norm: Norm = "layer"):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of {heads} heads; choose heads that divide it")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.q_norm = nn.LayerNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = build_norm(norm, width // heads) if qk_norm else nn.Identity()
+        self.k_norm = build_norm(norm, width // heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x: Sequence, *, causal: bool = False, cache: KVCache | None = None) -> Sequence:
+    def forward(
+        self, x: Sequence, *, causal: bool = False, cache: KVCache | None = None, rotation: Rotation | None = None
+    ) -> Sequence:
         """What each position gathers from all others, or with `causal` from itself and those before it.
 
-        With a cache the positions of `x` follow those in it: one position, or the first ones of all.
+        With a cache the positions of `x` follow those in it: one position, or the first ones of all. `rotation` is
+        that of the positions of `x`.
         """
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             assert n == 1 or cache.filled == 0, "several positions at once only into an empty cache"
             cache.append(k, v)
@@ -99,15 +142,29 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with an exact GELU between them."""
+    """Two linear maps with a GELU between them, exact or, as DiT has it, approximated with tanh."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, approximate: Literal["none", "tanh"] = "none"):
         super().__init__()
+        self.approximate = approximate
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Sequence) -> Sequence:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP: silu(a) * b of two linear maps of the input, then a third (Shazeer 2020, eq. 6, with biases)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)  # a, then b
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Sequence) -> Sequence:
+        a, b = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(a) * b)
 
 
 class LayerScale(nn.Module):
@@ -177,13 +234,15 @@ class Block(nn.Module):
         *,
         causal: bool = False,
         cache: KVCache | None = None,
+        rotation: Rotation | None = None,
     ) -> Sequence:
         assert (modulation is None) == (self.modulation is None), "modulation goes with a modulated block"
         if modulation is None:
-            x = x + self.scale1(self.attention(self.norm1(x), causal=causal, cache=cache))
+            x = x + self.scale1(self.attention(self.norm1(x), causal=causal, cache=cache, rotation=rotation))
             return x + self.scale2(self.mlp(self.norm2(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        branch = self.attention(modulate(self.norm1(x), shift1, scale1), causal=causal, cache=cache)
+        x1 = modulate(self.norm1(x), shift1, scale1)
+        branch = self.attention(x1, causal=causal, cache=cache, rotation=rotation)
         x = x + gate1 * self.scale1(branch)
         return x + gate2 * self.scale2(self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
