@@ -1,0 +1,48 @@
+"""What each score is called in papers, and which way is better."""
+
+from typing import Literal, NamedTuple
+
+ARMS = ("before", "control", "after")  # decoders of one run: gfid_before is the gfid of the first
+
+
+class Metric(NamedTuple):
+    """How a score is read."""
+
+    label: str  # as papers write it
+    better: Literal["lower", "higher", ""]  # "" where neither is
+    frechet: bool = False  # whether it is a Frechet distance, or a mean of such
+
+
+METRICS = {  # in the order of a system table's columns
+    "rfid": Metric("rFID", "lower", True),
+    "pfid": Metric("pFID", "lower", True),
+    "gfid": Metric("gFID", "lower", True),
+    "fid": Metric("FID", "lower", True),
+    "fd": Metric("FD", "lower", True),
+    "fdr6": Metric("FDr6", "lower", True),
+    "sfid": Metric("sFID", "lower", True),
+    "inception_score": Metric("IS", "higher"),
+    "precision": Metric("Precision", "higher"),
+    "recall": Metric("Recall", "higher"),
+    "density": Metric("Density", "higher"),
+    "coverage": Metric("Coverage", "higher"),
+    "kid": Metric("KID", "lower"),
+    "cmmd": Metric("CMMD", "lower"),
+    "mind": Metric("MIND", "lower"),
+    "lpips": Metric("LPIPS", "lower"),
+    "psnr": Metric("PSNR", "higher"),
+    "ssim": Metric("SSIM", "higher"),
+    "codebook_use": Metric("Codebook use", "higher"),
+    "codebook_perplexity": Metric("Perplexity", "higher"),
+}
+
+
+def metric_named(name: str) -> Metric:
+    """How the score of that name, with its arm or without, is read; of an unknown one neither way is better."""
+    return METRICS.get(arm_of(name)[0], Metric(name, ""))
+
+
+def arm_of(name: str) -> tuple[str, str]:
+    """`gfid_before` as ("gfid", "before"); a name without an arm as it is, with ""."""
+    metric, _, arm = name.rpartition("_")
+    return (metric, arm) if metric in METRICS and arm in ARMS else (name, "")
