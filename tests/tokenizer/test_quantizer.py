@@ -83,22 +83,15 @@ def test_k_means_refuses_fewer_latents_than_codes():
         VectorQuantizer(VQ(codebook_size=6, width=3)).start(random(5, 3), generator=seeded(0))
 
 
-def test_long_unused_codes_move_onto_latents_of_the_step():
-    quantizer = VectorQuantizer(VQ(codebook_size=8, width=3, revive_after=2))
+def test_dead_codes_move_onto_latents_of_the_step():
+    quantizer = VectorQuantizer(VQ(codebook_size=8, width=3))
     before = quantizer.embedding.clone()
-    tokens, latents = torch.tensor([[0, 1, 2, 0]]), random(1, 4, 3, seed=5)
-    assert [quantizer.revive(tokens, latents, generator=seeded(6)) for _ in range(3)] == [0, 0, 4]
-    assert torch.equal(quantizer.embedding[:3], before[:3])
-    moved = (quantizer.embedding != before).any(dim=1).nonzero().flatten()
-    assert len(moved) == 4
-    assert moved.min() >= 3
-    assert all((quantizer.place(latents) == quantizer.embedding[i]).all(dim=-1).any() for i in moved)
-
-
-def test_revival_can_be_switched_off():
-    quantizer = VectorQuantizer(VQ(codebook_size=8, width=3, revive_after=0))
-    for _ in range(5):
-        assert quantizer.revive(torch.zeros(1, 1, dtype=torch.long), random(1, 1, 3), generator=seeded(0)) == 0
+    dead, latents = torch.arange(8) >= 4, random(1, 4, 3, seed=5)
+    assert quantizer.revive(dead, latents, generator=seeded(6)).tolist() == [4, 5, 6, 7]
+    assert torch.equal(quantizer.embedding[:4], before[:4])
+    assert all((quantizer.place(latents) == quantizer.embedding[i]).all(dim=-1).any() for i in range(4, 8))
+    few = quantizer.revive(dead, latents[:, :3], generator=seeded(6))
+    assert few.tolist() == [4, 5, 6]  # as many as there are latents
 
 
 def test_code_use_and_perplexity_in_closed_form():

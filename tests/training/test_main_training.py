@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from robustok_tiny import coarse
 
 from robustok.data.images import FashionMNIST
+from robustok.evaluation.evaluate import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation
-from robustok.tokenizer.quantizer import VQ
-from robustok.tokenizer.tokenizer import TokenizerConfig
+from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.loop import Loop
 from robustok.training.main_training import CodebookWarning, MainTraining, TokenizerStage, train_tokenizer
 from robustok.training.objective import Objective
@@ -109,17 +111,77 @@ def test_an_idle_codebook_is_named_with_its_remedy(images):
     )
     x = batch(images)
     stage.step(x, 0)
-    stage.model.quantizer.idle[4:] = 1000
+    stage.idle[4:] = 1000
     one_image = x[:1].expand(16, -1, -1, -1).contiguous()  # has 16 tokens, so most codes stay idle
     with pytest.warns(CodebookWarning, match="of the codes were used in the last 100 steps; set .*revive_after"):
         stage.step(one_image, 200)
+
+
+@pytest.mark.parametrize(("revive_after", "moved"), [(5, 28), (0, 0)])
+def test_long_unused_codes_are_placed_anew_unless_switched_off(images, revive_after, moved):
+    quantizer = VQ(codebook_size=32, width=8, revive_after=revive_after)
+    stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer)))
+    stage.step(batch(images), 0)
+    stage.idle[:] = torch.tensor([0] * 4 + [5] * 28)
+    latents = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
+    assert stage._tend_codebook(torch.zeros(2, 16, dtype=torch.int64), latents, 1)["dead_codes"] == moved
+    assert stage.idle[4:].max() == (0 if moved else 6)
+
+
+def test_a_large_codebook_starts_from_more_images_than_a_batch(images):
+    quantizer = VQ(codebook_size=400, width=8)
+    stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer)))
+    with pytest.raises(ValueError, match="k-means places 400 codes on at least as many latents, not 256"):
+        stage.step(batch(images), 0)
+    stage.observe(images)
+    assert stage.step(batch(images), 0)["codebook_perplexity"] > 50
+
+
+@pytest.mark.parametrize(
+    "quantizer", [FSQ(levels=(4, 3, 3)), LFQ(bits=5), BSQ(bits=5)], ids=lambda quantizer: type(quantizer).__name__
+)
+def test_an_implicit_codebook_is_trained_with_perturbation_and_scored(images, tmp_path, quantizer):
+    config = replace(
+        TINY,
+        tokenizer=replace(TINY.tokenizer, quantizer=quantizer),
+        loop=replace(TINY.loop, steps=25),
+        average=0.8,
+    )
+    tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
+    rows = MetricsLog(tmp_path).rows()
+    first, last = (sum(row["l2"] for row in part) for part in (rows[:5], rows[-5:]))
+    assert last < 0.8 * first
+    assert rows[-1]["codebook_use"] > 0.5
+    assert "dead_codes" not in rows[-1]  # nothing to revive
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert again.fingerprint() == tokenizer.fingerprint()
+    scores = {s.metric: s.value for s in score_tokenizer(again, images, coarse, pfid_images=16)}
+    assert scores["pfid"] > 0
+    assert scores["rfid"] > 0
+
+
+def test_a_fixed_codebook_has_its_neighbours_computed_once(images):
+    config = replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=FSQ(levels=(4, 3, 3))))
+    stage = TokenizerStage(config)
+    for step in range(8):
+        stage.step(batch(images), step)
+    assert stage.table.rebuilt == 1
+
+
+def test_an_idle_implicit_codebook_has_a_remedy_of_its_own(images):
+    stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=BSQ(bits=5))))
+    x = batch(images)
+    stage.step(x, 0)
+    stage.idle[:] = 1000
+    with pytest.warns(CodebookWarning, match="raise the quantizer's entropy weight or its diversity"):
+        stage.step(x[:1].expand(16, -1, -1, -1).contiguous(), 200)
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight(images):
     stage, x = TokenizerStage(TINY), batch(images)
     stage.step(x, 0)
     before = {name: weight.clone() for name, weight in stage.model.named_parameters()}
-    stage.model.quantizer.idle[:] = 1000  # codes that would be placed anew, on latents that are not finite
+    stage.idle[:] = 1000  # codes that would be placed anew, on latents that are not finite
     x[0, 0, 0, 0] = float("nan")
     assert stage.step(x, 1)["skipped"] == 1
     after = dict(stage.model.named_parameters())

@@ -12,6 +12,8 @@ from torch import Generator, Tensor
 
 from robustok.shapes import Codebook, Latents, Neighbours, TokenMask, Tokens
 
+DISTANCES = 2**24  # between codes that are held at a time: 64 MiB
+
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
@@ -52,13 +54,21 @@ class Perturbation:
 
 
 def neighbours(codebook: Codebook, delta: int) -> Neighbours:
-    """For each code the `delta` others nearest to it in Euclidean distance, the nearest first: (k, delta)."""
+    """For each code the `delta` others nearest to it in Euclidean distance, the nearest first: (k, delta).
+
+    Distances are held for some codes at a time: 2^18 codes against each other would be 256 GiB.
+    """
     k = len(codebook)
     if not 1 <= delta < k:
         raise ValueError(f"delta = {delta} neighbours were asked for; a code among {k} has 1 to {k - 1} of them")
-    distances = torch.cdist(codebook.float(), codebook.float())
-    distances.fill_diagonal_(torch.inf)
-    return distances.topk(delta, largest=False, sorted=True).indices
+    codebook = codebook.detach().float()
+    table = torch.empty(k, delta, dtype=torch.int64, device=codebook.device)
+    rows = max(1, DISTANCES // k)
+    for first in range(0, k, rows):
+        distances = torch.cdist(codebook[first : first + rows], codebook)
+        distances[:, first:].fill_diagonal_(torch.inf)  # a code is not its own neighbour
+        table[first : first + rows] = distances.topk(delta, largest=False, sorted=True).indices
+    return table
 
 
 class Draw(NamedTuple):

@@ -1,157 +1,42 @@
-"""Latent -> codes, tokens and loss. Every kind of quantizer returns the same named tuple."""
+"""Latent -> codes, tokens and loss: every kind of quantizer behind one return type."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TypeAlias
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from robustok.tokenizer.quantizers.binary_spherical import BSQ, BinarySphericalQuantizer
+from robustok.tokenizer.quantizers.finite_scalar import FSQ, FiniteScalarQuantizer
+from robustok.tokenizer.quantizers.lookup_free import LFQ, LookupFreeQuantizer
+from robustok.tokenizer.quantizers.quantized import Quantized, Quantizer, code_use, straight_through
+from robustok.tokenizer.quantizers.vector import VQ, VectorQuantizer, nearest_code, rotate
 
-from robustok.shapes import Codebook, Latents, Scalar, Tokens
+__all__ = [
+    "BSQ",
+    "FSQ",
+    "LFQ",
+    "VQ",
+    "BinarySphericalQuantizer",
+    "FiniteScalarQuantizer",
+    "LookupFreeQuantizer",
+    "Quantized",
+    "Quantizer",
+    "VectorQuantizer",
+    "build_quantizer",
+    "code_use",
+    "nearest_code",
+    "rotate",
+    "straight_through",
+]
 
-
-class Quantized(NamedTuple):
-    """What every quantizer returns."""
-
-    codes: Tensor  # (b, n, d), gradients pass through to the latents
-    tokens: Tensor  # (b, n)
-    loss: Tensor  # scalar: codebook loss + commitment * commitment loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class VQ:
-    """Vector quantization with a learnt codebook (van den Oord et al. 2017)."""
-
-    codebook_size: int = 4096  # number of codes, K
-    width: int = 64  # width of a code, d
-    normalized: bool = True  # latents and codes lie on the unit sphere (arXiv 2110.04627)
-    commitment: float = 0.25  # weight of the latents' pull towards their codes
-    gradient: Literal["straight-through", "rotation"] = "straight-through"  # how it passes the rounding
-    revive_after: int = 100  # training steps without use after which a code is placed anew; 0 = never
-
-    def __post_init__(self) -> None:
-        if self.codebook_size < 2:
-            raise ValueError(f"a codebook has at least 2 codes, not {self.codebook_size}")
-        if self.width < 1 or self.commitment < 0 or self.revive_after < 0:
-            raise ValueError(
-                "a codebook's width is at least 1 and its commitment and revive_after at least 0, "
-                f"not {self.width}, {self.commitment} and {self.revive_after}"
-            )
+AnyQuantizer: TypeAlias = VectorQuantizer | FiniteScalarQuantizer | LookupFreeQuantizer | BinarySphericalQuantizer
 
 
-def nearest_code(latents: Float[Tensor, "... d"], codebook: Codebook) -> Int[Tensor, "..."]:
-    """Index of the codebook entry nearest to each latent; the lower index where two are equally near."""
-    # |z - e|^2 without |z|^2, which is the same for every code: one matrix product instead of a difference
-    scores = latents @ codebook.T - 0.5 * codebook.square().sum(dim=1)
-    return scores.argmax(dim=-1)
-
-
-def straight_through(latents: Latents, codes: Latents) -> Latents:
-    """`codes` going forward, `latents` going backward (van den Oord et al. 2017, sec. 3.2)."""
-    return latents + (codes - latents).detach()
-
-
-def rotate(latents: Latents, codes: Latents) -> Latents:
-    """`codes` going forward; backward, the gradient turned and scaled as latents turn into codes.
-
-    The rotation trick (arXiv 2410.06424, eq. 4): codes = s R latents with the scale s and the rotation R,
-    the reflections I - 2 r r' + 2 q z', held constant.
-    """
-    norm_z, norm_q = (x.norm(dim=-1, keepdim=True).clamp_min(1e-6).detach() for x in (latents, codes))
-    z, q = (latents / norm_z).detach(), (codes / norm_q).detach()
-    r = F.normalize(z + q, dim=-1)
-
-    def along(direction: Tensor) -> Tensor:
-        return (latents * direction).sum(dim=-1, keepdim=True)
-
-    return norm_q / norm_z * (latents - 2 * along(r) * r + 2 * along(z) * q)
-
-
-class VectorQuantizer(nn.Module):
-    """The nearest code of a learnt codebook."""
-
-    idle: Tensor  # (k,) training steps since each code was last chosen
-
-    def __init__(self, config: VQ):
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Parameter(torch.randn(config.codebook_size, config.width) / config.width**0.5)
-        self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int32), persistent=False)
-
-    @property
-    def codebook(self) -> Codebook:
-        """The codes as the decoder gets them: (k, d), of length 1 if normalized."""
-        return F.normalize(self.embedding, dim=-1) if self.config.normalized else self.embedding
-
-    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Latents where they are compared with codes: on the unit sphere if the codebook is."""
-        return F.normalize(latents.float(), dim=-1) if self.config.normalized else latents.float()
-
-    def forward(self, latents: Latents) -> Quantized:
-        with torch.autocast(latents.device.type, enabled=False):  # near codes differ by less than bf16 resolves
-            latents, codebook = self.place(latents), self.codebook
-            tokens = nearest_code(latents.detach(), codebook.detach())
-        codes = F.embedding(tokens, codebook)
-        loss = F.mse_loss(codes, latents.detach()) + self.config.commitment * F.mse_loss(latents, codes.detach())
-        return Quantized(self.pass_through(latents, codes), tokens, loss)
-
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the configured gradient to `latents` (as `place` returns them)."""
-        codes = codes.detach()
-        return rotate(latents, codes) if self.config.gradient == "rotation" else straight_through(latents, codes)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        """Codes of tokens: (b, n, d)."""
-        return F.embedding(tokens, self.codebook)
-
-    @torch.no_grad()
-    def start(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
-        """Place the codes by k-means on the latents of some images, at least as many as there are codes."""
-        points = self.place(latents)
-        k = self.config.codebook_size
-        if len(points) < k:
-            raise ValueError(
-                f"k-means places {k} codes on at least as many latents, not {len(points)}; "
-                "start from more images or choose a smaller codebook"
-            )
-
-        def draw(count: int) -> Tensor:
-            return points[torch.randperm(len(points), generator=generator)[:count].to(points.device)]
-
-        means = draw(k)
-        for _ in range(rounds):
-            owner = nearest_code(points, means)
-            sums = torch.zeros_like(means).index_add_(0, owner, points)
-            counts = torch.bincount(owner, minlength=k)
-            empty = counts == 0
-            means = self.place(sums / counts.clamp_min(1)[:, None])
-            means[empty] = draw(int(empty.sum()))
-        self.embedding.copy_(means)
-        self.idle.zero_()
-
-    @torch.no_grad()
-    def revive(self, tokens: Tokens, latents: Latents, *, generator: Generator) -> int:
-        """Note which codes this step's tokens used; place the long unused ones on random latents of the step.
-
-        Returns how many were placed anew. Called once in a training step.
-        """
-        self.idle += 1
-        self.idle[tokens.flatten()] = 0
-        if not self.config.revive_after:
-            return 0
-        dead = (self.idle > self.config.revive_after).nonzero().flatten()
-        points = self.place(latents).flatten(0, 1)
-        dead = dead[: len(points)]
-        chosen = torch.randperm(len(points), generator=generator)[: len(dead)].to(points.device)
-        self.embedding[dead] = points[chosen]
-        self.idle[dead] = 0
-        return len(dead)
-
-
-def code_use(tokens: Tensor, codebook_size: int) -> dict[str, Scalar]:
-    """Share of codes used by any of the tokens, and the perplexity of their frequencies (1 to K)."""
-    counts = torch.bincount(tokens.flatten(), minlength=codebook_size).float()
-    share = counts / counts.sum()
-    entropy = -(share * share.clamp_min(1e-12).log()).sum()
-    return {"codebook_use": (counts > 0).float().mean(), "codebook_perplexity": entropy.exp()}
+def build_quantizer(config: VQ | FSQ | LFQ | BSQ) -> AnyQuantizer:
+    """The quantizer of latents (b n width)."""
+    match config:
+        case VQ():
+            return VectorQuantizer(config)
+        case FSQ():
+            return FiniteScalarQuantizer(config)
+        case LFQ():
+            return LookupFreeQuantizer(config)
+        case BSQ():
+            return BinarySphericalQuantizer(config)

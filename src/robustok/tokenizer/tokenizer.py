@@ -15,7 +15,7 @@ from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
-from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, Quantized, build_quantizer
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class TokenizerConfig:
 
     image_size: int = 256  # side of an image in pixels
     encoder: ViT | Conv = field(default_factory=ViT)  # image -> latent
-    quantizer: VQ = field(default_factory=VQ)  # latent -> code
+    quantizer: VQ | FSQ | LFQ | BSQ = field(default_factory=VQ)  # latent -> code
     decoder: ViT | Conv = field(default_factory=ViT)  # code -> image
     channels: Literal[1, 3] = 3  # that the decoder makes; 1 for gray images, which then cannot come out tinted
 
@@ -100,7 +100,7 @@ class Tokenizer(nn.Module):
         self.tokens_per_image = config.encoder.tokens(config.image_size)
         width = config.quantizer.width
         self.encoder = build_encoder(config.encoder, config.image_size, width)
-        self.quantizer = VectorQuantizer(config.quantizer)
+        self.quantizer = build_quantizer(config.quantizer)
         self.decoder: nn.Module = build_decoder(config.decoder, config.image_size, width, config.channels)
 
     @property
@@ -109,7 +109,7 @@ class Tokenizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.quantizer.embedding.device
+        return self.codebook.device
 
     @property
     def last_layer(self) -> Tensor:
@@ -137,8 +137,9 @@ class Tokenizer(nn.Module):
         return self.decoder(codes)
 
     def fingerprint(self) -> str:
-        """A hash of what decides the tokens: encoder and quantizer. The decoder may change under it."""
-        return fingerprint({k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")})
+        """A hash of what decides the tokens: encoder and codes. The decoder may change under it."""
+        deciding = {name: v for name, v in self.state_dict().items() if not name.startswith("decoder.")}
+        return fingerprint(deciding | {"codebook": self.codebook})  # not a weight where it is implicit
 
     def forward(self, images: Images) -> Images:
         """Reconstructions."""

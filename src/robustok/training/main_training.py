@@ -4,6 +4,7 @@ Order within a step (paper, sec. 4.2 and A.2): encode, quantize, take the codebo
 from the clean codes; then perturb the tokens, decode, and take the pixel, perceptual and adversarial terms.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,13 +31,13 @@ from robustok.tokenizer.perturbation import (
     replace_as_released,
     replace_tokens,
 )
-from robustok.tokenizer.quantizer import Quantized, code_use
+from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, Quantized, VectorQuantizer, code_use
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.loop import Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 
-LATENTS_PER_CODE = 16  # that k-means starts from, at most
+LATENTS_PER_CODE = (2, 16)  # that k-means starts from, at least and at most
 USED_WITHIN = 100  # steps within which a code was chosen if it counts as used in the log
 
 
@@ -62,7 +63,11 @@ class CodebookWarning(UserWarning):
 
 
 class TokenizerStage:
-    """The tokenizer, its losses, their optimizers, the neighbour table and the weight average."""
+    """The tokenizer, its losses, their optimizers, the neighbour table and the weight average.
+
+    `observe` the images that will be trained on first, where the objective has a Frechet term or where a batch has
+    few latents for the number of codes.
+    """
 
     def __init__(self, config: MainTraining, device: str | torch.device = "cpu"):
         self.config, self.device = config, torch.device(device)
@@ -79,7 +84,15 @@ class TokenizerStage:
         self.average = Average(self.model, config.average)
         self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
         self.table = NeighbourTable()
+        codes = config.tokenizer.quantizer.codebook_size
+        self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
+        self._images: ImageSet | None = None
         self._warned = False
+
+    def observe(self, images: ImageSet) -> None:
+        """Take what is needed of the images before training starts."""
+        self.loss.observe(images)
+        self._images = images
 
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
@@ -150,42 +163,51 @@ class TokenizerStage:
 
     @torch.no_grad()
     def _start_codebook(self, batch: Images) -> None:
-        """Place the codes on the first batch's latents."""
+        """Place the codes, where they are learnt, on the latents of the first batch, and of more images if need be."""
+        if not isinstance(self.model.quantizer, VectorQuantizer):
+            return
+        least, most = (per_code * len(self.idle) for per_code in LATENTS_PER_CODE)
+        generator = stream(self.config.loop.seed, "k-means")
+        missing = math.ceil(least / self.model.tokens_per_image) - len(batch)
+        if missing > 0 and self._images is not None:
+            more = torch.randperm(len(self._images), generator=generator)[:missing]
+            batch = torch.cat([batch, self._images.images(more)])
+        parts = batch.split(math.ceil(self.config.loop.batch_size / self.config.optim.accumulate))
         latents = torch.cat(
             [
                 self.model.encode(images.to(self.device, memory_format=torch.channels_last)).flatten(0, 1)
-                for images, _ in split(batch, self.config.optim.accumulate)
+                for images in parts
             ]
         )
-        generator = stream(self.config.loop.seed, "k-means")
-        most = LATENTS_PER_CODE * self.config.tokenizer.quantizer.codebook_size
         latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
         self.model.quantizer.start(latents, generator=generator)
 
     def _tend_codebook(self, tokens: Tokens, latents: Latents, step: int) -> dict[str, Tensor]:
-        """Revive dead codes, tell how many are used, and warn when too few are."""
+        """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
         quantizer, loop = self.model.quantizer, self.config.loop
-        revived = quantizer.revive(tokens, latents, generator=stream(loop.seed, "revival", step))
-        use = (quantizer.idle < USED_WITHIN).float().mean()
+        self.idle += 1
+        self.idle[tokens.flatten()] = 0
+        terms = dict[str, Tensor]()
+        if isinstance(quantizer, VectorQuantizer):
+            dead = self.idle > (quantizer.config.revive_after or torch.iinfo(self.idle.dtype).max)
+            revived = quantizer.revive(dead, latents, generator=stream(loop.seed, "revival", step))
+            self.idle[revived] = 0
+            terms["dead_codes"] = torch.tensor(float(len(revived)))
+        use = (self.idle < USED_WITHIN).float().mean()
         if not self._warned and use < 0.5 and step > max(USED_WITHIN, loop.steps // 10):
             self._warned = True
             warnings.warn(
-                f"only {use:.0%} of the codes were used in the last {USED_WITHIN} steps; set the quantizer's "
-                "revive_after to 100 or less, lower its codebook_size, its width or the learning rate",
+                f"only {use:.0%} of the codes were used in the last {USED_WITHIN} steps; {_remedy(quantizer.config)}",
                 CodebookWarning,
                 stacklevel=2,
             )
-        perplexity = code_use(tokens, self.config.tokenizer.quantizer.codebook_size)["codebook_perplexity"]
-        return {
-            "codebook_use": use,
-            "codebook_perplexity": perplexity,
-            "dead_codes": torch.tensor(float(revived)),
-        }
+        perplexity = code_use(tokens, len(self.idle))["codebook_perplexity"]
+        return {"codebook_use": use, "codebook_perplexity": perplexity} | terms
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
-            "idle": self.model.quantizer.idle,
+            "idle": self.idle,
             "semantic": self.head.state_dict() if self.config.semantic else None,
             "update": self.update.state_dict(),
             "average": self.average.state_dict(),
@@ -195,13 +217,24 @@ class TokenizerStage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.model.quantizer.idle.copy_(state["idle"])
+        self.idle.copy_(state["idle"])
         if self.config.semantic:
             self.head.load_state_dict(state["semantic"])
         self.update.load_state_dict(state["update"])
         self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
         self.table.load_state_dict(state["table"])
+
+
+def _remedy(config: VQ | FSQ | LFQ | BSQ) -> str:
+    """What helps when many codes lie idle."""
+    match config:
+        case VQ():
+            return "set the VQ's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
+        case FSQ():
+            return "take fewer levels or channels of the FSQ, or train longer"
+        case LFQ() | BSQ():
+            return "raise the quantizer's entropy weight or its diversity, or take fewer bits"
 
 
 def train_tokenizer(
@@ -221,7 +254,7 @@ def train_tokenizer(
     goes on.
     """
     stage = TokenizerStage(config, device)
-    stage.loss.observe(images)
+    stage.observe(images)
     seed = config.loop.seed
 
     def batches(step: int) -> Images:

@@ -1,0 +1,1 @@
+"""One quantizer a file; `robustok.tokenizer.quantizer` gathers them."""
