@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustok.backbones.frozen import FrozenConv, folded
 from robustok.shapes import Images
 
 STRIDES = (
@@ -92,24 +93,6 @@ class InvertedResidual(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
-class FrozenConv(nn.Module):
-    """Convolution by given weights; one input channel in them means one filter per channel."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1) -> None:
-        super().__init__()
-        self.stride = stride
-        self.padding = (weight.shape[-1] - 1) // 2
-        self.groups = weight.shape[0] if weight.shape[1] == 1 else 1
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-
-
 @cache
 def fingerprint() -> str:
     """SHA-256 of the weight file: names this feature space in a score's protocol."""
@@ -127,19 +110,16 @@ def _folded_weights() -> dict[str, tuple[Tensor, Tensor]]:
         released = torch.load(file, map_location="cpu", weights_only=True)
 
     def fold(conv: str, norm: str, stride: int = 1) -> tuple[Tensor, Tensor]:
-        names = ("weight", "bias", "running_mean", "running_var")
-        gain, shift, mean, variance = (released[f"{norm}.{name}"].double() for name in names)
-        gain = gain / (variance + 1e-3).sqrt()
-        weight = released[f"{conv}.weight"].double() * gain.view(-1, 1, 1, 1)
+        weight, bias = folded(released, conv, norm)
         if stride == 2:  # trained with one row of padding less in front than behind: a zero in the kernel's front
-            weight = F.pad(weight, (1, 0, 1, 0))
-        return weight.float().contiguous(memory_format=torch.channels_last), (shift - mean * gain).float()
+            weight = F.pad(weight, (1, 0, 1, 0)).contiguous(memory_format=torch.channels_last)
+        return weight, bias
 
-    folded = {"stem": fold("_conv_stem", "_bn0", stride=2), "head": fold("_conv_head", "_bn1")}
+    convs = {"stem": fold("_conv_stem", "_bn0", stride=2), "head": fold("_conv_head", "_bn1")}
     for block, stride in enumerate(stride for strides in STRIDES for stride in strides):
         conv = f"_blocks.{block}"
         if block > 0:  # the first block does not widen
-            folded[f"{block}.widen"] = fold(f"{conv}._expand_conv", f"{conv}._bn0")
-        folded[f"{block}.filter"] = fold(f"{conv}._depthwise_conv", f"{conv}._bn1", stride)
-        folded[f"{block}.narrow"] = fold(f"{conv}._project_conv", f"{conv}._bn2")
-    return folded
+            convs[f"{block}.widen"] = fold(f"{conv}._expand_conv", f"{conv}._bn0")
+        convs[f"{block}.filter"] = fold(f"{conv}._depthwise_conv", f"{conv}._bn1", stride)
+        convs[f"{block}.narrow"] = fold(f"{conv}._project_conv", f"{conv}._bn2")
+    return convs

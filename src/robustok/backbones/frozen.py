@@ -1,0 +1,37 @@
+"""What the frozen networks share: a convolution by given weights, and batch-norm folded into it."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FrozenConv(nn.Module):
+    """Convolution by given weights; one input channel in them means one filter per channel.
+
+    Sides stay as they are at stride 1, unless `padding` (rows, columns) says otherwise.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1, padding: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = ((weight.shape[-2] - 1) // 2, (weight.shape[-1] - 1) // 2) if padding is None else padding
+        self.groups = weight.shape[0] if weight.shape[1] == 1 else 1
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+
+
+def folded(state: Mapping[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with its batch-norm (epsilon 1e-3) folded in: float64, rounded at the end."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    gain, shift, mean, variance = (state[f"{norm}.{name}"].double() for name in names)
+    gain = gain / (variance + 1e-3).sqrt()
+    weight = state[f"{conv}.weight"].double() * gain.view(-1, 1, 1, 1)
+    return weight.float().contiguous(memory_format=torch.channels_last), (shift - mean * gain).float()

@@ -1,0 +1,75 @@
+"""VGG-16 as the frozen feature network of LPIPS.
+
+Simonyan & Zisserman 2014 (arXiv 1409.1556, configuration D), by the key names of torchvision's `vgg16`. The maps are
+those that LPIPS compares: after the last ReLU in front of each pooling.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustok.backbones.frozen import FrozenConv
+from robustok.shapes import Images
+
+CONVS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # numbers of the convolutions in each stage
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' scaling layer, of values in [-1, 1]
+
+
+class VggFeatures(NamedTuple):
+    """What `Vgg16` returns."""
+
+    stages: tuple[Tensor, ...]  # (b, c, h / 2^i, w / 2^i), sides rounded down; c is 64, 128, 256, 512, 512
+
+
+class Vgg16(nn.Module):
+    """Feature maps at five strides of images in [-1, 1], at the size they come in.
+
+    Made from a state dict by its published key names; channel counts are read from the tensors, and the classifier
+    is not needed. Nothing in it is trained or saved. Gradients flow to the images. It runs in float32, under autocast
+    too. Raises ValueError when convolutions are missing.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        keys = [f"features.{i}.{name}" for stage in CONVS for i in stage for name in ("weight", "bias")]
+        if missing := [key for key in keys if key not in state]:
+            raise ValueError(
+                f"these are not the weights of VGG-16: {len(missing)} of {len(keys)} missing {missing[:3]}; "
+                "take torchvision's vgg16, without batch-norm"
+            )
+        self.stages = nn.ModuleList(_stage(state, numbers) for numbers in CONVS)
+        self.register_buffer("shift", torch.tensor(SHIFT).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Images, stages: int = len(CONVS)) -> VggFeatures:
+        """The first `stages` maps."""
+        if not 1 <= stages <= len(CONVS):
+            raise ValueError(f"stages is {stages}, but VGG-16 has {len(CONVS)}; ask for 1 to {len(CONVS)}")
+        side = min(images.shape[-2:])
+        if side < 2 ** (stages - 1):
+            raise ValueError(
+                f"{stages} stages of VGG-16 need sides of {2 ** (stages - 1)} pixels or more, but an image has {side}; "
+                "resize the images or ask for fewer stages"
+            )
+        with torch.autocast(images.device.type, enabled=False):
+            x = (images.to(self.shift.dtype, memory_format=torch.channels_last) - self.shift) / self.scale
+            maps: list[Tensor] = []
+            for i, stage in enumerate(self.stages[:stages]):
+                x = F.max_pool2d(x, 2) if i > 0 else x
+                x = stage(x)
+                maps.append(x)
+        return VggFeatures(tuple(maps))
+
+
+def _stage(state: Mapping[str, Tensor], numbers: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in numbers:
+        weight, bias = state[f"features.{i}.weight"].float(), state[f"features.{i}.bias"].float()
+        layers += [FrozenConv(weight.contiguous(memory_format=torch.channels_last), bias), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,170 @@
+"""Published weights by name: found on this machine, or downloaded once and checked.
+
+A file is looked for in `cache_folder()` (ROBUSTOK_WEIGHTS, else ~/.cache/robustok) and where `torch.hub` keeps its
+downloads; a model of the Hugging Face hub also in that hub's own cache. What is read are tensors, never pickled code.
+"""
+
+import hashlib
+import os
+import pickle
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+CHUNK = 1 << 20  # bytes read at a time
+TIMEOUT = 30  # seconds without a byte until a download is given up
+TENSORS = ("model.safetensors", "pytorch_model.bin")  # of a hub model; the first one that is there
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """One published file, known by its hash."""
+
+    title: str  # what it holds
+    names: tuple[str, ...]  # that it is published under; it is saved under the first
+    url: str
+    sha256: str
+    size: int  # bytes
+
+    def located(self) -> Path | None:
+        """Where it lies on this machine; None when it does not."""
+        folders = (cache_folder(), Path(torch.hub.get_dir()) / "checkpoints")
+        paths = [folder / name for folder in folders for name in self.names]
+        return next((path for path in paths if path.is_file()), None)
+
+    def remedy(self) -> str:
+        """How to get it by hand."""
+        return f"download {self.url} ({self.size / 1e6:.2g} MB) to {cache_folder() / self.names[0]}"
+
+    def path(self) -> Path:
+        """The file, downloaded if need be. Raises ValueError when it cannot be had, or is not the published one."""
+        path = self.located() or self._download()
+        if sha256(path) != self.sha256:
+            raise ValueError(
+                f"{path} is not {self.title}: its SHA-256 is {sha256(path)[:16]}..., not {self.sha256[:16]}...; "
+                f"remove it, then {self.remedy()}"
+            )
+        return path
+
+    def _download(self) -> Path:
+        """Written beside and renamed when whole: whoever stops it leaves no half a file."""
+        path = cache_folder() / self.names[0]
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        seen = hashlib.sha256()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(self.url, timeout=TIMEOUT) as source, partial.open("wb") as file:
+                while chunk := source.read(CHUNK):
+                    seen.update(chunk)
+                    file.write(chunk)
+            if seen.hexdigest() != self.sha256:
+                raise OSError(f"what came has the SHA-256 {seen.hexdigest()[:16]}..., not {self.sha256[:16]}...")
+            os.replace(partial, path)
+        except OSError as error:  # no network, no such address, no room
+            raise ValueError(f"{self.title} could not be downloaded ({error}); {self.remedy()}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModel:
+    """A model on the Hugging Face hub: its `config.json` and its tensors."""
+
+    title: str  # what it is
+    repository: str  # owner/name
+
+    def located(self) -> Path | None:
+        """The folder that it lies in on this machine; None when it does not."""
+        folder = self._folder()
+        if tensor_file(folder):
+            return folder
+        try:
+            from huggingface_hub import try_to_load_from_cache
+        except ImportError:
+            return None
+        found = [try_to_load_from_cache(self.repository, name) for name in TENSORS]
+        return next((Path(path).parent for path in found if isinstance(path, str)), None)
+
+    def remedy(self) -> str:
+        """How to get it by hand."""
+        return (
+            f"download config.json and {TENSORS[0]} (or {TENSORS[1]}) of https://huggingface.co/{self.repository} "
+            f"to {self._folder()}"
+        )
+
+    def path(self) -> Path:
+        """The folder, downloaded if need be. Raises ValueError when it cannot be had."""
+        return self.located() or self._download()
+
+    def _folder(self) -> Path:
+        return cache_folder() / self.repository.replace("/", "--")
+
+    def _download(self) -> Path:
+        try:
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import EntryNotFoundError
+        except ImportError as error:
+            raise ValueError(f"{self.title} is not here; pip install 'robustok[hub]', or {self.remedy()}") from error
+        try:
+            hf_hub_download(self.repository, "config.json")
+            try:
+                return Path(hf_hub_download(self.repository, TENSORS[0])).parent
+            except EntryNotFoundError:
+                return Path(hf_hub_download(self.repository, TENSORS[1])).parent
+        except (OSError, ValueError) as error:  # offline, no such repository, no room
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{self.title} could not be downloaded ({reason}); {self.remedy()}") from error
+
+
+def cache_folder() -> Path:
+    """Where weights are kept: ROBUSTOK_WEIGHTS, else ~/.cache/robustok."""
+    return Path(os.environ.get("ROBUSTOK_WEIGHTS") or Path.home() / ".cache" / "robustok")
+
+
+def tensor_file(folder: Path) -> Path | None:
+    """The file of a model folder that holds its tensors; None when there is none."""
+    return next((folder / name for name in TENSORS if (folder / name).is_file()), None)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file, on the CPU, unwrapped from `model` or `state_dict`.
+
+    Raises ValueError for a file that is missing, damaged, or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as tensors ({reason}); download it again, or save it as safetensors"
+        ) from error
+    for wrapper in ("model", "state_dict"):
+        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
+    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} holds no tensors by name; give a file with a model's state_dict")
+    return dict(state)
+
+
+def sha256(path: str | Path) -> str:
+    """The hash of a file's bytes."""
+    path = Path(path)
+    return _sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
