@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from robustok.evaluation.feature_stream import FeatureStream
@@ -21,6 +21,7 @@ class Score:
     images: int  # how many were scored
     seeds: tuple[int, ...] = ()  # of the random numbers in it; empty when there are none
     protocol: Mapping[str, Any]  # extractor, reference and every other choice that moves the value
+    system: Mapping[str, Any] = field(default_factory=dict)  # what was scored, see `system.describe`
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -35,13 +36,27 @@ class Score:
             "images": self.images,
             "seeds": list(self.seeds),
             "protocol": dict(self.protocol),
-        }
+        } | ({"system": dict(self.system)} if self.system else {})
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
-        """What `to_plain` gave."""
-        interval = plain["interval"] and (plain["interval"][0], plain["interval"][1])
-        return cls(**{**plain, "interval": interval, "seeds": tuple(plain["seeds"])})
+        """What `to_plain` gave. Raises ValueError for anything else."""
+        try:
+            interval = plain["interval"] and (float(plain["interval"][0]), float(plain["interval"][1]))
+            return cls(
+                metric=str(plain["metric"]),
+                value=float(plain["value"]),
+                interval=interval,
+                images=int(plain["images"]),
+                seeds=tuple(plain["seeds"]),
+                protocol=dict(plain["protocol"]),
+                system=dict(plain.get("system", {})),
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{str(plain)[:60]} is no record of a score ({error!r}); wanted metric, value, interval, images, "
+                "seeds and protocol"
+            ) from error
 
 
 class Distance(NamedTuple):
