@@ -1,9 +1,7 @@
 """Models of diffusers against diffusers itself: the same latents, the same images, the same steps of its sampler."""
 
+import itertools
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -173,7 +171,7 @@ def test_euler_steps_of_the_velocity_are_the_steps_of_ddim(prediction):
     assert (len(times), times[-1]) == (9, 0.0)
     length = ((1 - times[0]) ** 2 + times[0] ** 2) ** 0.5
     x = noise.flatten(2).transpose(1, 2) * length
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in itertools.pairwise(times):
         x = x + (then - now) * generator.velocity(x, torch.full((2,), now), labels)
     # float32 through eight steps, which divide by alpha down to 0.1
     torch.testing.assert_close(x, wanted.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-3)

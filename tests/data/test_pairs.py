@@ -5,10 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from robustok_continuous import Patches
 from torch import Tensor
 
+from robustok.data.images import FashionMNIST
+from robustok.data.latents import encode_latents
 from robustok.data.pairs import Pairs, make_pairs
 from robustok.data.tokens import encode_tokens
+from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.quantizer import Quantized
 
@@ -145,8 +149,50 @@ def test_what_does_not_fit_is_refused(make, tmp_path):
         make(None, tmp_path)
     stranger = Counter()
     stranger.codebook_size = 99
-    with pytest.raises(ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 of 10; give the generator"):
+    with pytest.raises(
+        ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 tokens of 10 codes; give the generator"
+    ):
         make(stranger, tmp_path)
+
+
+class Still:
+    """A generator of latents whose velocity is the noise level: from level t, all numbers fall by t^2 / 2."""
+
+    latent_shape, no_label, device = (16, 12), 10, torch.device("cpu")
+
+    def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return t[:, None, None].expand_as(latents)
+
+    def fingerprint(self) -> str:
+        return "still"
+
+
+def test_latents_are_noised_and_followed_from_there(tmp_path):
+    images = FashionMNIST("train").subset(torch.arange(20))
+    cache = encode_latents(Patches(), images, tmp_path / "latents")
+    arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
+    pairs = make_pairs(Still(), cache, tmp_path / "pairs", sigma=0.9, **arguments)
+    latents, chosen, _ = everything(pairs)
+    own, level = cache.latents(chosen), 0.1
+    # what is left: 0.9 of the latent, 0.1 of the noise, and less than 0.1 of the velocity's way
+    assert (latents - 0.9 * own).std() == pytest.approx(level, rel=0.1)
+    again = everything(
+        make_pairs(Still(), cache, tmp_path / "again", sigma=0.9, shard_size=5, batch_size=2, **arguments)
+    )
+    assert torch.equal(again.touched, latents)
+    clean = everything(make_pairs(None, cache, tmp_path / "clean", sigma=1.0, **arguments))
+    assert torch.equal(clean.touched, own)
+    assert torch.equal(clean.images, chosen)
+    with pytest.raises(
+        ValueError, match="Still, Sampling, LatentCache do not go together; tokens take a TokenGenerator"
+    ):
+        make_pairs(Still(), cache, tmp_path / "no", sigma=0.9, **arguments | {"sampling": Sampling()})
+    stranger = Still()
+    stranger.latent_shape = (4, 4)
+    with pytest.raises(
+        ValueError, match=r"makes latents of shape \(4, 4\), the cache holds latents of shape \(16, 12\)"
+    ):
+        make_pairs(stranger, cache, tmp_path / "no", sigma=0.9, **arguments)
 
 
 def test_pairs_made_otherwise_are_refused(make, tmp_path):

@@ -1,7 +1,8 @@
-"""Tokens that a generator touched, beside the real image they began as: what post-training is done on.
+"""What a generator touched, beside the real image it began as: what post-training is done on.
 
-Each token of an image's own map is kept with probability sigma; the generator draws the others in order, given all
-that is there already (Qiu et al. 2025, arXiv 2509.12474, sec. 4.3).
+Tokens: each of an image's own is kept with probability sigma; the generator draws the others in order, given all that
+is there already. Latents: noised to the level 1 - sigma, and followed from there by the generator, which is SDEdit.
+(Qiu et al. 2025, arXiv 2509.12474, sec. 4.3)
 """
 
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import Indices
+from robustok.data.latents import LatentCache, as_half
 from robustok.data.shards import read_shards, write_shards
 from robustok.data.tokens import TokenCache, token_type
+from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
@@ -21,12 +24,12 @@ from robustok.shapes import Labels
 
 
 def make_pairs(
-    generator: TokenGenerator | None,
-    cache: TokenCache,
+    generator: TokenGenerator | LatentGenerator | None,
+    cache: TokenCache | LatentCache,
     folder: str | Path,
     *,
     sigma: float,
-    sampling: Sampling,
+    sampling: Sampling | FlowSampling,
     count: int,
     seed: int,
     batch_size: int = 256,
@@ -36,8 +39,9 @@ def make_pairs(
     """`count` pairs from as many images of the cache, drawn without replacement, none mirrored.
 
     A pair depends on the seed and its number alone; of two sigmas, the larger keeps what the smaller keeps, and more.
-    sigma = 1 gives the images' own tokens and needs no generator. Goes on where an earlier try stopped. `progress` is
-    told how many pairs are there. Raises ValueError if the folder holds pairs made in another way.
+    sigma = 1 gives the images' own tokens or latents and needs no generator. Goes on where an earlier try stopped.
+    `progress` is told how many pairs are there. Raises ValueError if the folder holds pairs made in another way, or if
+    generator, sampling and cache are not of the same kind and size.
     """
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma is {sigma}; it is the share of tokens to keep, choose one between 0 and 1")
@@ -46,25 +50,48 @@ def make_pairs(
     if sigma == 1:
         generator = None  # nothing is left to draw
     else:
-        _check_fit(generator, cache)
+        _check_fit(generator, sampling, cache)
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
 
-    def sample(rows: range) -> dict[str, Tensor]:
+    def touched(chosen: Indices, rows: range) -> Tensor:
+        labels, first = cache.labels[chosen], rows.start
+        tell = None if progress is None else lambda done: progress(first + done)
+        own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
+        match generator, sampling:
+            case TokenGenerator(), Sampling():
+                keep = uniforms(derive(seed, "pairs, keep"), rows, own.shape[1]) < sigma
+                noise = derive(seed, "pairs, tokens")
+                return sample_tokens(
+                    generator,
+                    labels,
+                    sampling,
+                    seed=noise,
+                    first=first,
+                    keep=keep,
+                    tokens=own,
+                    batch_size=batch_size,
+                    progress=tell,
+                )
+            case LatentGenerator(), FlowSampling():
+                noise = derive(seed, "pairs, latents")
+                return sample_latents(
+                    generator,
+                    labels,
+                    sampling,
+                    seed=noise,
+                    first=first,
+                    start=own,
+                    level=1 - sigma,
+                    batch_size=batch_size,
+                    progress=tell,
+                )
+        return own
+
+    def make(rows: range) -> dict[str, Tensor]:
         chosen = images[rows.start : rows.stop]
-        tokens, labels = cache.tokens(chosen), cache.labels[chosen]
-        if generator is not None:
-            tokens = sample_tokens(
-                generator,
-                labels,
-                sampling,
-                seed=derive(seed, "pairs, tokens"),
-                first=rows.start,
-                keep=uniforms(derive(seed, "pairs, keep"), rows, cache.tokens_per_image) < sigma,
-                tokens=tokens,
-                batch_size=batch_size,
-                progress=None if progress is None else lambda done: progress(rows.start + done),
-            )
-        return {"tokens": tokens.to(token_type(cache.codebook_size)), "images": chosen, "labels": labels}
+        small = touched(chosen, rows)
+        small = small.to(token_type(cache.codebook_size)) if isinstance(cache, TokenCache) else as_half(small)
+        return {"touched": small, "images": chosen, "labels": cache.labels[chosen]}
 
     manifest = {
         "generator": None if generator is None else generator.fingerprint(),
@@ -74,42 +101,59 @@ def make_pairs(
         "sampling": None if generator is None else to_plain(sampling),
         "seed": seed,
     }
-    write_shards(Path(folder), "pairs", manifest, count, sample, shard_size=shard_size, progress=progress)
+    write_shards(Path(folder), "pairs", manifest, count, make, shard_size=shard_size, progress=progress)
     return Pairs(folder)
 
 
-def _check_fit(generator: TokenGenerator | None, cache: TokenCache) -> None:
-    if generator is None:
-        raise ValueError("sigma below 1 needs a generator to draw the tokens that are not kept; give one")
-    made, cached = ((part.codebook_size, part.tokens_per_image) for part in (generator, cache))
-    if made != cached:
+def _check_fit(
+    generator: TokenGenerator | LatentGenerator | None,
+    sampling: Sampling | FlowSampling,
+    cache: TokenCache | LatentCache,
+) -> None:
+    """Raises ValueError unless the generator makes what the cache holds, and the sampling is of that kind."""
+    match generator, sampling, cache:
+        case None, _, _:
+            raise ValueError("sigma below 1 needs a generator to draw the tokens that are not kept; give one")
+        case TokenGenerator(), Sampling(), TokenCache():
+            makes = f"{generator.tokens_per_image} tokens of {generator.codebook_size} codes"
+            holds = f"{cache.tokens_per_image} tokens of {cache.codebook_size} codes"
+        case LatentGenerator(), FlowSampling(), LatentCache():
+            makes, holds = (f"latents of shape {tuple(part.latent_shape)}" for part in (generator, cache))
+        case _:
+            kinds = ", ".join(type(part).__name__ for part in (generator, sampling, cache))
+            raise ValueError(
+                f"{kinds} do not go together; tokens take a TokenGenerator and Sampling, latents a LatentGenerator and "
+                "FlowSampling"
+            )
+    if makes != holds:
         raise ValueError(
-            f"the generator makes {made[1]} tokens of {made[0]} codes, the cache holds {cached[1]} of {cached[0]}; "
-            "give the generator that was trained on this cache"
+            f"the generator makes {makes}, the cache holds {holds}; give the generator that was trained on this cache"
         )
 
 
 class Pair(NamedTuple):
     """A batch of pairs: real images by their index in the set, and what the generator made of them."""
 
-    touched: Tensor  # tokens (b n)
+    touched: Tensor  # tokens (b n), or latents (b n d)
     images: Indices
     labels: Labels
 
 
 class Pairs:
-    """What `make_pairs` left in a folder; `sigma` is the share of real tokens, `fingerprint` the tokenizer's."""
+    """What `make_pairs` left in a folder; `sigma` is the share that is real, `fingerprint` the tokenizer's."""
 
     def __init__(self, folder: str | Path):
         """Raises ValueError if the folder is incomplete."""
         manifest, tensors = read_shards(Path(folder), "pairs")
         self.sigma: float = manifest["sigma"]
         self.fingerprint: str = manifest["tokenizer"]
-        self._tokens, self._images, self._labels = tensors["tokens"], tensors["images"], tensors["labels"]
+        self._touched, self._images, self._labels = tensors["touched"], tensors["images"], tensors["labels"]
 
     def __len__(self) -> int:
         return len(self._images)
 
     def batch(self, indices: Indices) -> Pair:
         """The pairs of these numbers, 0 to len - 1."""
-        return Pair(self._tokens[indices].long(), self._images[indices], self._labels[indices])
+        touched = self._touched[indices]
+        touched = touched.float() if touched.is_floating_point() else touched.long()
+        return Pair(touched, self._images[indices], self._labels[indices])
