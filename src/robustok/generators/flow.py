@@ -1,0 +1,236 @@
+"""Latents sampled from a generator's velocity: solvers, guidance, seeds, and from real images' latents (SDEdit).
+
+Noise levels t and velocities are as `robustok.generators.flow_matching` has them: 0 is the data, 1 pure noise.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from robustok.generators.flow_matching import (
+    INTERPOLANTS,
+    Interpolant,
+    Times,
+    along,
+    coefficients,
+    endpoints,
+    noised,
+    shifted,
+)
+from robustok.shapes import Labels, Latents
+
+Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
+Draw: TypeAlias = Callable[[], Latents]
+METHODS = ("euler", "heun", "heun-but-last", "sde")
+
+
+@runtime_checkable
+class LatentGenerator(Protocol):
+    """What can be sampled; `robustok.generators.diffusion_transformer.DiffusionTransformerModel` is one."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int]: ...  # (n, d)
+    @property
+    def no_label(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def velocity(self, latents: Latents, t: Times, labels: Labels) -> Latents: ...
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSampling:
+    """How a generator's velocity is followed from noise to latents. Noise levels are in [0, 1], 1 is pure noise."""
+
+    steps: int = 50  # from pure noise to the data; heun asks the generator twice a step
+    method: Literal["euler", "heun", "heun-but-last", "sde"] = "euler"  # heun-but-last: EDM's, Euler at the last step
+    guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
+    guided_from: float = 0.0  # lowest noise level with guidance
+    guided_to: float = 1.0  # highest noise level with guidance; less than 1 keeps samples diverse
+    guided_channels: int | None = None  # only the first channels of a latent are guided; None: all (SiT's code: 3)
+    shift: float = 1.0  # above 1: smaller steps near noise, as latents with many channels like it
+    interpolant: Interpolant = "linear"  # the path that is followed; any generator can follow both
+    diffusion: Literal["linear", "decreasing"] = "linear"  # of sde: its noise is sqrt(2 t), or sqrt(2) sin(pi t / 2)^2
+    last: float = 0.04  # of sde: the noise level from which its last step goes to the data without noise
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}, which must be at least 1")
+        for name, choices in (
+            ("method", METHODS),
+            ("interpolant", INTERPOLANTS),
+            ("diffusion", ("linear", "decreasing")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
+        if self.guidance < 0:
+            raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
+        if not 0 <= self.guided_from <= self.guided_to <= 1:
+            raise ValueError(
+                "guided_from and guided_to are noise levels between 0 and 1, the first not above the second; "
+                f"not {self.guided_from} and {self.guided_to}"
+            )
+        if self.guided_channels is not None and self.guided_channels < 1:
+            raise ValueError(f"guided_channels is {self.guided_channels}; choose at least 1, or None for all")
+        if not self.shift > 0:
+            raise ValueError(f"shift is {self.shift}, which must be above 0; 1 makes equal steps")
+        if not 0 < self.last < 1:
+            raise ValueError(f"last is {self.last}; it is a noise level between 0 and 1")
+
+
+def time_grid(config: FlowSampling, level: float = 1.0) -> list[float]:
+    """The noise levels of a sampler, from `level` down to 0: those of the whole way that are below it."""
+    if config.method == "sde":
+        grid = F.pad(torch.linspace(1, config.last, config.steps, dtype=torch.float64), (0, 1))
+    else:
+        grid = torch.linspace(1, 0, config.steps + 1, dtype=torch.float64)
+    return [level, *(t for t in shifted(grid, config.shift).tolist() if t < level)]
+
+
+def guided_field(generator: LatentGenerator, labels: Labels, config: FlowSampling) -> Field:
+    """The generator's velocity for these labels, along the config's interpolant and with its guidance.
+
+    Guidance moves the velocity away from that without a label (Ho & Salimans 2022, eq. 6), within an interval of
+    noise levels only (Kynkaanniemi et al. 2024).
+    """
+    no_labels = torch.full_like(labels, generator.no_label)
+
+    def velocity(x: Latents, t: float, labels: Labels) -> Latents:
+        field = along(lambda x, t: generator.velocity(x, t, labels), "linear", config.interpolant)
+        return field(x, x.new_full((len(x),), t)).float()
+
+    def guided(x: Latents, t: float) -> Latents:
+        if config.guidance == 1 or not config.guided_from <= t <= config.guided_to:
+            return velocity(x, t, labels)
+        labelled, unlabelled = velocity(x.repeat(2, 1, 1), t, torch.cat([labels, no_labels])).chunk(2)
+        scales = x.new_full((x.shape[2],), config.guidance)
+        if config.guided_channels is not None:
+            scales[config.guided_channels :] = 1
+        return unlabelled + scales * (labelled - unlabelled)
+
+    return guided
+
+
+def euler(field: Field, x: Latents, times: Sequence[float], config: FlowSampling, draw: Draw) -> Iterator[Latents]:
+    """The latents after each step: straight ahead, so the error falls with the number of steps."""
+    for t, following in pairwise(times):
+        x = x + (following - t) * field(x, t)
+        yield x
+
+
+def heun(field: Field, x: Latents, times: Sequence[float], config: FlowSampling, draw: Draw) -> Iterator[Latents]:
+    """The latents after each step: by the mean of the velocities at both ends of an Euler step.
+
+    The error falls with the square of the number of steps. With "heun-but-last" the last step, to noise level 0, is
+    Euler's (Karras et al. 2022, alg. 1).
+    """
+    for t, following in pairwise(times):
+        velocity = field(x, t)
+        ahead = x + (following - t) * velocity
+        if following > 0 or config.method == "heun":
+            ahead = x + (following - t) / 2 * (velocity + field(ahead, following))
+        x = ahead
+        yield x
+
+
+def sde(field: Field, x: Latents, times: Sequence[float], config: FlowSampling, draw: Draw) -> Iterator[Latents]:
+    """The latents after each step of the reverse-time diffusion by Euler-Maruyama; the last one adds no noise.
+
+    dx = (v - w s) dt + sqrt(2 w) dW with the score s has the same marginals for every w(t) (Ma et al. 2024, SiT,
+    eq. 10); w is t, or sin(pi t / 2)^4. SiT calls the first sigma on its linear path.
+    """
+    for t, following in pairwise(times):
+        velocity, at = field(x, t), coefficients(x.new_full((1,), t), config.interpolant)
+        score = -endpoints(x, velocity, at)[1] / at.noise
+        w = t if config.diffusion == "linear" else math.sin(math.pi / 2 * t) ** 4
+        x = x + (following - t) * (velocity - w * score)
+        if following > 0:
+            x = x + math.sqrt(2 * w * (t - following)) * draw()
+        yield x
+
+
+def integrate(field: Field, x: Latents, config: FlowSampling, draw: Draw, *, level: float = 1.0) -> Iterator[Latents]:
+    """The latents after each step from noise level `level` to 0; `draw` gives the noise of an sde's steps."""
+    sampler = {"euler": euler, "heun": heun, "heun-but-last": heun, "sde": sde}[config.method]
+    return sampler(field, x, time_grid(config, level), config, draw)
+
+
+def noise_stream(seed: int, samples: Iterable[int], shape: tuple[int, int]) -> Draw:
+    """Gaussian noise (b n d), more of it at every call; of each sample its own: Philox with the key (seed, sample)."""
+    keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
+    streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+    return lambda: torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for stream in streams]))
+
+
+@torch.no_grad()
+def sample_latents(
+    generator: LatentGenerator,
+    labels: Labels,
+    config: FlowSampling,
+    *,
+    seed: int,
+    first: int = 0,
+    start: Latents | None = None,
+    level: float = 1.0,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> Latents:
+    """Latents of one image per label, on the labels' device.
+
+    Image i is drawn with noise that depends on (seed, first + i) alone. With `start`, latents of real images, each is
+    noised to `level` and followed from there (SDEdit; Meng et al. 2021): level 0 gives `start` back, 1 ignores it; it
+    is 1 - sigma for a preservation ratio sigma. `progress` is told how many images are done. Raises ValueError for a
+    level outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
+    """
+    _check(generator, labels, config, start, level)
+    if start is not None and level == 0:
+        return start.to(labels.device, torch.float32, copy=True)
+    device, batches = generator.device, []
+    for begin in range(0, len(labels), batch_size):
+        part = slice(begin, min(begin + batch_size, len(labels)))
+        fresh = noise_stream(seed, range(first + part.start, first + part.stop), generator.latent_shape)
+
+        def draw(fresh: Draw = fresh) -> Latents:
+            return fresh().to(device)
+
+        x = draw()
+        if start is not None:
+            x = noised(start[part].to(x), x, x.new_full((len(x),), level), config.interpolant)
+        field = guided_field(generator, labels[part].to(device), config)
+        x = deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
+        if not x.isfinite().all():
+            raise ValueError("sampling ended in NaN or infinity; use less guidance, more steps, or other weights")
+        batches.append(x.to(labels.device))
+        if progress is not None:
+            progress(part.stop)
+    return torch.cat(batches) if batches else torch.empty(0, *generator.latent_shape, device=labels.device)
+
+
+def _check(
+    generator: LatentGenerator, labels: Labels, config: FlowSampling, start: Latents | None, level: float
+) -> None:
+    (n, d), last = generator.latent_shape, generator.no_label
+    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
+    if (config.guided_channels or 0) > d:
+        raise ValueError(f"guided_channels is {config.guided_channels}, but the latents have {d}; use None for all")
+    if not 0 <= level <= 1:
+        raise ValueError(f"level is {level}; it is a noise level between 0 and 1, that is 1 - sigma")
+    if start is None:
+        if level < 1:
+            raise ValueError(f"level is {level}, so sampling starts from latents of images; give them as start")
+        return
+    if start.shape != (len(labels), n, d):
+        raise ValueError(
+            f"start is {tuple(start.shape)}, but {len(labels)} labels need ({len(labels)}, {n}, {d}); "
+            "encode the images with the tokenizer that the generator was trained on"
+        )
+    if not start.isfinite().all():
+        raise ValueError("start holds NaN or infinity; encode the images again with a sound tokenizer")

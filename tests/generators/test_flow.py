@@ -1,0 +1,233 @@
+"""Samplers on a mixture of Gaussians with known velocity and on an ODE with known solution; seeds, SDEdit, refusals."""
+
+import math
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from robustok_mixture import MIXTURE, Mixture, MixtureGenerator
+from torch import Generator, Tensor
+
+from robustok.generators.flow import (
+    FlowSampling,
+    guided_field,
+    integrate,
+    noise_stream,
+    sample_latents,
+    time_grid,
+)
+from robustok.generators.flow_matching import TrainingTimes, draw_times, flow_losses, noised
+
+GENERATOR = MixtureGenerator(MIXTURE)
+NOBODY = GENERATOR.no_label
+
+
+def labels(count: int, label: int = NOBODY) -> Tensor:
+    return torch.full((count,), label)
+
+
+def assert_from_mixture(samples: Tensor, mixture: Mixture = MIXTURE, slack: float = 0.0) -> None:
+    """Equal parts around the means, each as wide as it should be, up to 4 standard errors and `slack`."""
+    x = samples[:, 0]
+    nearest = torch.cdist(x, mixture.means).argmin(dim=1)
+    for i, mean in enumerate(mixture.means):
+        part, share = x[nearest == i], 1 / len(mixture.means)
+        assert abs(len(part) / len(x) - share) < slack + 4 * math.sqrt(share * (1 - share) / len(x))
+        error = mixture.std / math.sqrt(len(part))
+        assert (part.mean(0) - mean).abs().max() < slack + 4 * error
+        assert (part.std(0) - mixture.std).abs().max() < slack + 4 * error / math.sqrt(2)
+
+
+@pytest.mark.parametrize("interpolant", ["linear", "cosine"])
+@pytest.mark.parametrize("method", ["euler", "heun", "heun-but-last", "sde"])
+def test_every_sampler_reaches_the_mixture(method, interpolant):
+    config = FlowSampling(method=method, interpolant=interpolant, steps=100)
+    # Euler and Euler-Maruyama are off by their step
+    assert_from_mixture(sample_latents(GENERATOR, labels(1000), config, seed=0, batch_size=1000), slack=0.03)
+
+
+@pytest.mark.parametrize("diffusion", ["linear", "decreasing"])
+def test_the_diffusion_leaves_the_marginals_alone(diffusion):
+    """On the way, at noise level 0.5, and at the end: one Gaussian of known mean and variance."""
+    mixture = Mixture(torch.tensor([[1.0, -2.0]]), std=0.3)
+    config = FlowSampling(method="sde", steps=200, diffusion=diffusion, last=0.008)
+    field = guided_field(MixtureGenerator(mixture), labels(2000, 0), config)
+    draw = noise_stream(0, range(2000), (1, 2))
+    for t, x in zip(time_grid(config)[1:], integrate(field, draw(), config, draw), strict=True):
+        if abs(t - 0.5) < 2.4e-3 or t == 0:
+            variance = ((1 - t) * 0.3) ** 2 + t**2
+            assert (x.mean(0) - (1 - t) * mixture.means).abs().max() < 4 * math.sqrt(variance / 2000) + 0.01
+            assert (x.var(0) / variance - 1).abs().max() < 4 * math.sqrt(2 / 2000) + 0.05
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("heun-but-last", 2)])
+def test_order_of_convergence(method, order):
+    """dx/dt = x cos(3t), so that x(0) = x(1) exp(-sin(3) / 3)."""
+
+    def error(steps: int) -> float:
+        config, x = FlowSampling(method=method, steps=steps), torch.ones(1, 1, 1, dtype=torch.float64)
+        *_, end = integrate(lambda x, t: x * math.cos(3 * t), x, config, lambda: x)
+        return abs(end.item() - math.exp(-math.sin(3) / 3))
+
+    measured = math.log2(error(128) / error(256))
+    assert measured == pytest.approx(order, abs=0.1)
+
+
+def test_a_learned_field_and_its_samples_are_those_of_the_mixture():
+    torch.manual_seed(0)
+    mixture = Mixture(means=torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), std=0.6)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(5, 64), torch.nn.GELU(), torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 2)
+    )
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        t = t[:, None, None]
+        return network(torch.cat([x, t, t * x], dim=2))
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2, betas=(0.9, 0.99))
+    generator = Generator().manual_seed(0)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / 200)
+        noise, t = torch.randn(1024, 1, 2, generator=generator), draw_times(1024, TrainingTimes(), generator=generator)
+        loss = flow_losses(velocity, mixture.sample(1024, seed=step), noise, t).error.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    t = torch.linspace(0.05, 0.95, 1000)
+    x = noised(mixture.sample(1000, seed=1000), torch.randn(1000, 1, 2, generator=generator), t)
+    true = mixture.velocity(x, t)
+    assert (velocity(x, t) - true).square().mean() < 0.03 * true.square().mean()
+    learned = SimpleNamespace(**{name: getattr(GENERATOR, name) for name in ("latent_shape", "device", "fingerprint")})
+    learned.no_label, learned.velocity = 0, lambda x, t, labels: velocity(x, t)
+    samples = sample_latents(learned, labels(4000, 0), FlowSampling(method="heun", steps=20), seed=0, batch_size=4000)
+    variance = torch.tensor([1 + 0.36, 0.36])  # that of the means, and that of the parts
+    assert (samples.mean(0)).abs().max() < 0.1
+    assert (samples.var(0) / variance - 1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("method", ["euler", "sde"])
+def test_a_sample_depends_on_its_seed_and_number_alone(method):
+    config = FlowSampling(method=method, steps=6, guidance=2.0)
+    many = torch.arange(7) % 3
+    whole = sample_latents(GENERATOR, many, config, seed=5, first=10, batch_size=7)
+    for size in (1, 3):
+        torch.testing.assert_close(sample_latents(GENERATOR, many, config, seed=5, first=10, batch_size=size), whole)
+    torch.testing.assert_close(sample_latents(GENERATOR, many[4:], config, seed=5, first=14), whole[4:])
+    assert (sample_latents(GENERATOR, many, config, seed=6, first=10) - whole).abs().min() > 0
+
+
+def test_noise_is_gaussian_and_its_own_for_each_call_and_sample():
+    draw = noise_stream(3, range(500), (4, 3))
+    one, other = draw(), draw()
+    assert one.shape == (500, 4, 3)
+    for noise in (one, other, (one + other) / math.sqrt(2), (one[:-1] - one[1:]) / math.sqrt(2)):
+        assert abs(noise.mean()) < 4 / math.sqrt(noise.numel())
+        assert abs(noise.var() - 1) < 4 * math.sqrt(2 / noise.numel())
+    assert torch.equal(noise_stream(3, [7], (4, 3))(), one[7:8])
+
+
+def test_the_grid_is_even_shifted_or_cut():
+    assert time_grid(FlowSampling(steps=4)) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert time_grid(FlowSampling(steps=4), level=0.5) == [0.5, 0.25, 0.0]
+    assert time_grid(FlowSampling(steps=4), level=0.6) == [0.6, 0.5, 0.25, 0.0]
+    assert time_grid(FlowSampling(steps=4, shift=3.0)) == pytest.approx([1, 9 / 10, 3 / 4, 1 / 2, 0])
+    assert time_grid(FlowSampling(steps=4, method="sde", last=0.1)) == pytest.approx([1, 0.7, 0.4, 0.1, 0])
+    assert time_grid(FlowSampling(steps=4, method="sde", last=0.1), level=0.05) == [0.05, 0]
+
+
+def test_guidance_is_an_extrapolation_within_its_interval_and_channels():
+    x, some = torch.randn(2, 1, 2, generator=Generator().manual_seed(0)), torch.tensor([0, 2])
+    config = FlowSampling(guidance=3.0, guided_from=0.2, guided_to=0.7)
+    field, t = guided_field(GENERATOR, some, config), torch.full((2,), 0.5)
+    labelled, unlabelled = GENERATOR.velocity(x, t, some), GENERATOR.velocity(x, t, labels(2))
+    expected = unlabelled + 3 * (labelled - unlabelled)
+    torch.testing.assert_close(field(x, 0.5), expected)
+    for outside in (0.1, 0.8):
+        t = torch.full((2,), outside)
+        torch.testing.assert_close(field(x, outside), GENERATOR.velocity(x, t, some))
+    first = guided_field(GENERATOR, some, replace(config, guided_channels=1))(x, 0.5)
+    torch.testing.assert_close(first, torch.cat([expected[..., :1], labelled[..., 1:]], dim=2))
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "sde"])
+def test_sdedit_from_level_0_is_the_start_and_from_1_forgets_it(method):
+    config, start = FlowSampling(method=method, steps=10), MIXTURE.sample(5, seed=1)
+    kept = sample_latents(GENERATOR, labels(5), config, seed=0, start=start, level=0.0)
+    assert torch.equal(kept, start)
+    assert kept is not start
+    fresh = sample_latents(GENERATOR, labels(5), config, seed=0)
+    assert torch.equal(sample_latents(GENERATOR, labels(5), config, seed=0, start=start, level=1.0), fresh)
+
+
+@pytest.mark.parametrize("method", ["heun", "sde"])
+def test_sdedit_keeps_the_distribution_and_less_of_the_start_from_a_higher_level(method):
+    start, config = MIXTURE.sample(1000, seed=1), FlowSampling(method=method, steps=80)
+    moved = []
+    for level in (0.2, 0.5, 0.8):
+        x = sample_latents(GENERATOR, labels(1000), config, seed=0, start=start, level=level, batch_size=1000)
+        assert_from_mixture(x, slack=0.03)
+        moved.append((x - start).norm(dim=2).mean().item())
+    assert moved == sorted(moved)
+
+
+def test_one_euler_step_is_the_expected_data():
+    """SDEdit in one forward pass: E[x | x_t], here of a single Gaussian."""
+    generator = MixtureGenerator(Mixture(torch.tensor([[1.0, -2.0]]), std=0.3))
+    start, t = torch.zeros(1, 1, 2), 0.4
+    x = sample_latents(generator, labels(1, 0), FlowSampling(steps=1), seed=0, start=start, level=t)
+    x_t = t * noise_stream(0, [0], (1, 2))()
+    mean = generator.mixture.means
+    expected = mean + (1 - t) * 0.09 / ((1 - t) ** 2 * 0.09 + t**2) * (x_t - (1 - t) * mean)
+    torch.testing.assert_close(x, expected)
+
+
+def test_progress_and_no_samples_at_all():
+    seen = []
+    sample_latents(GENERATOR, labels(5), FlowSampling(steps=1), seed=0, batch_size=2, progress=seen.append)
+    assert seen == [2, 4, 5]
+    assert sample_latents(GENERATOR, labels(0), FlowSampling(), seed=0).shape == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": 1.5, "start": MIXTURE.sample(2, seed=0)}, "level is 1.5; it is a noise level between 0 and 1"),
+        ({"level": math.nan, "start": MIXTURE.sample(2, seed=0)}, "level is nan; it is a noise level"),
+        ({"level": 0.5}, "level is 0.5, so sampling starts from latents of images; give them as start"),
+        ({"start": torch.zeros(2, 3, 2)}, r"start is \(2, 3, 2\), but 2 labels need \(2, 1, 2\); encode the images"),
+        ({"start": torch.full((2, 1, 2), math.inf)}, "start holds NaN or infinity; encode the images again"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sample_latents(GENERATOR, labels(2), FlowSampling(), seed=0, **arguments)
+
+
+def test_wrong_labels_channels_and_exploding_generators_are_refused():
+    with pytest.raises(ValueError, match=r"labels go from 0 to 2, and 3 is for no label; not \[4\]"):
+        sample_latents(GENERATOR, labels(2, 4), FlowSampling(), seed=0)
+    with pytest.raises(ValueError, match="guided_channels is 3, but the latents have 2; use None for all"):
+        sample_latents(GENERATOR, labels(2), FlowSampling(guided_channels=3), seed=0)
+    damaged = MixtureGenerator(Mixture(torch.tensor([[math.nan, 0.0]]), std=1.0))
+    with pytest.raises(ValueError, match="sampling ended in NaN or infinity; use less guidance, more steps, or other"):
+        sample_latents(damaged, labels(1, 0), FlowSampling(steps=1), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0, which must be at least 1"),
+        ({"method": "dopri5"}, "method is 'dopri5'; choose from 'euler', 'heun', 'heun-but-last', 'sde'"),
+        ({"interpolant": "vp"}, "interpolant is 'vp'; choose from 'linear', 'cosine'"),
+        ({"diffusion": "constant"}, "diffusion is 'constant'; choose from 'linear', 'decreasing'"),
+        ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
+        ({"guided_from": 0.8, "guided_to": 0.2}, "the first not above the second; not 0.8 and 0.2"),
+        ({"guided_channels": 0}, "guided_channels is 0; choose at least 1, or None for all"),
+        ({"shift": 0.0}, "shift is 0.0, which must be above 0; 1 makes equal steps"),
+        ({"last": 1.0}, "last is 1.0; it is a noise level between 0 and 1"),
+    ],
+)
+def test_a_wrong_config_says_so(change, message):
+    with pytest.raises(ValueError, match=message):
+        FlowSampling.__post_init__(SimpleNamespace(**{**asdict(FlowSampling()), **change}))
