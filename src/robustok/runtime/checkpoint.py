@@ -21,7 +21,7 @@ MODEL, CONFIG = "model.safetensors", "config.json"
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Put `data` into the file, all of it or none. Raises OSError; the old file then stays."""
-    with _replacing(Path(path)) as partial:
+    with replacing(Path(path)) as partial:
         partial.write_bytes(data)
 
 
@@ -150,7 +150,7 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     # Cloned: safetensors refuses views and tensors that share memory.
     whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         save_file(whole, partial, metadata)
 
 
@@ -161,10 +161,10 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} {_trouble(path)} ({error})") from error
+        raise ValueError(f"{path} {trouble(path)} ({error})") from error
 
 
-def _trouble(path: Path) -> str:
+def trouble(path: Path) -> str:
     """What is wrong with a file that safetensors cannot read, and what to do."""
     with path.open("rb") as file:
         start = file.read(64)
@@ -178,7 +178,7 @@ def _trouble(path: Path) -> str:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A neighbour to write to, which becomes `path` when the block ends well and disappears otherwise."""
     partial = path.with_name(path.name + ".partial")
     try:

@@ -1,0 +1,14 @@
+"""Other people's models: one file a family; which family a checkpoint is of is told by its keys."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from robustok.adapters.files import Adapter
+
+FAMILIES: tuple[type[Adapter], ...] = ()
+
+
+def recognised(state: Mapping[str, Tensor]) -> type[Adapter] | None:
+    """The family whose checkpoint this is, by its names and shapes; None when it is of none."""
+    return next((family for family in FAMILIES if family.fits(state)), None)
