@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from robustok.backbones.lite0 import Lite0
-from robustok.evaluation.features import CustomExtractor, Extractor, extractor, lite0, resize
+from robustok.evaluation.features import (
+    CustomExtractor,
+    Extractor,
+    NetworkExtractor,
+    Outputs,
+    extractor,
+    lite0,
+    outputs,
+    resize,
+)
 from robustok.shapes import to_images
 
 
@@ -64,10 +73,39 @@ def test_refuses_what_is_no_pixels(pixels):
             extract(pixels / 255)
         with pytest.raises(ValueError, match=r"\(images, 3, height, width\), not \(6, 1, 40, 40\)"):
             extract(pixels[:, :1])
+        with pytest.raises(ValueError, match=r"no pixel in a batch of shape \(0, 3, 40, 40\)"):
+            extract(pixels[:0])
+
+
+def test_metrics_get_all_that_a_space_has_from_one_pass(pixels):
+    calls = []
+
+    def probabilities(network, _inputs, result):
+        calls.append(len(result.features))
+
+    class Both(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> Outputs:
+            means = pixels.float().mean(dim=(2, 3))
+            return Outputs(means, spatial=pixels[:, 0, 0].float())
+
+    extract = NetworkExtractor(Both(), {"features": "both"}, batch_size=4)
+    extract.network.register_forward_hook(probabilities)
+    features, logits, spatial = outputs(extract, pixels)
+    assert calls == [4, 2]
+    assert torch.equal(features, extract(pixels))
+    assert logits is None
+    assert torch.equal(spatial, pixels[:, 0, 0].float())
+    assert outputs(CustomExtractor(lambda pixels: pixels.float().mean(dim=(2, 3))), pixels).logits is None
 
 
 def test_refuses_features_of_another_shape(pixels, unchecked):
     with pytest.raises(ValueError, match=r"maps made a \(6, 3, 40, 40\) tensor .* shape \(6, features\)"):
         CustomExtractor(lambda pixels: pixels.float(), "maps")(pixels)
-    with pytest.raises(ValueError, match="no feature space 'dino'; choose 'lite0' or give a function"):
-        extractor("dino")
+
+
+@pytest.mark.parametrize("name", ["dino", "", "lite0:mine.pth", "Inception"])
+def test_an_unknown_name_lists_the_known_ones(name: str):
+    with pytest.raises(
+        ValueError, match=f"no feature space '{name}'; choose lite0, inception, .* mae or convnextv2, all"
+    ):
+        extractor(name)

@@ -1,15 +1,17 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustok.backbones.lite0 import Lite0, fingerprint
-from robustok.shapes import Features, Images, Pixels, to_images
+from robustok.shapes import Features, Images, Pixels
+
+SPACES = ("lite0", "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
 
 
 @runtime_checkable
@@ -47,36 +49,36 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
 
 
-class Lite0Extractor:
-    """The 1280 pooled features of EfficientNet-Lite0, trained on ImageNet.
+class NetworkExtractor:
+    """What a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
 
-    Images are resized to `size` bilinearly, with antialiasing where they shrink. Below 224 pixels, the size
-    that the network was trained at, Frechet distances are relative: compare them with each other and with
-    the distance between two sets of real images.
+    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it.
     """
 
-    name = "lite0"
+    def __init__(
+        self, network: nn.Module, about: dict[str, Any], *, batch_size: int = 32, device: torch.device | str = "cpu"
+    ):
+        self.name = str(about["features"])
+        self.about, self.batch_size, self.device = about, batch_size, torch.device(device)
+        self.network = network.to(self.device).eval()
 
-    def __init__(self, size: int = 64, batch_size: int = 64, device: torch.device | str = "cpu"):
-        self.size, self.batch_size, self.device = size, batch_size, torch.device(device)
-        self.network = Lite0().to(self.device)
+    def __call__(self, pixels: Tensor) -> Features:
+        return self.outputs(pixels).features
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Features:
+    def outputs(self, pixels: Tensor) -> Outputs:
         check_pixels(pixels)
-        return torch.cat([self._features(part.to(self.device)) for part in pixels.split(self.batch_size)])
-
-    def _features(self, pixels: Pixels) -> Features:
         with torch.autocast(self.device.type, enabled=False):  # bfloat16 shifts distances by 1 %
-            pooled = self.network(resize(to_images(pixels), self.size)).pooled
-        return pooled.float()
+            parts = [self.network(part.to(self.device)) for part in pixels.split(self.batch_size)]
+        features, logits, spatial = zip(*parts, strict=True)
+        return Outputs(
+            torch.cat(features),
+            None if logits[0] is None else torch.cat(logits),
+            None if spatial[0] is None else torch.cat(spatial),
+        )
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "features": self.name,
-            "weights": fingerprint()[:16],
-            "resize": f"bilinear, antialiased, to {self.size} pixels",
-        }
+        return dict(self.about)
 
 
 class CustomExtractor:
@@ -101,21 +103,55 @@ class CustomExtractor:
         return {"features": self.name}
 
 
-def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> Lite0Extractor:
+def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
     """The embedded default feature space."""
-    return Lite0Extractor(size, batch_size, device)
+    from robustok.evaluation.spaces.lite0 import lite0_space
+
+    return lite0_space(size, batch_size=batch_size, device=device)
 
 
 def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor that a name or a function stands for; an extractor is returned as it is."""
+    """The extractor that a name or a function stands for; an extractor is returned as it is.
+
+    A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth". Raises ValueError
+    for any other, and when the weights cannot be had.
+    """
     if isinstance(features, Extractor):
         return features
     if callable(features):
         return CustomExtractor(features)
-    if features == "lite0":
-        return lite0(device=device)
+    name, _, given = features.partition(":")
+    weights = Path(given) if given else None
+    match name:
+        case "lite0" if weights is None:
+            return lite0(device=device)
+        case "inception":
+            from robustok.evaluation.spaces.inception import inception_space
+
+            return inception_space(weights, device=device)
+        case "dinov2" | "dinov2-224":
+            from robustok.evaluation.spaces.dinov2 import dinov2_224_space, dinov2_space
+
+            return (dinov2_space if name == "dinov2" else dinov2_224_space)(weights, device=device)
+        case "clip":
+            from robustok.evaluation.spaces.clip import clip_space
+
+            return clip_space(weights, device=device)
+        case "siglip2":
+            from robustok.evaluation.spaces.siglip2 import siglip2_space
+
+            return siglip2_space(weights, device=device)
+        case "mae":
+            from robustok.evaluation.spaces.mae import mae_space
+
+            return mae_space(weights, device=device)
+        case "convnextv2":
+            from robustok.evaluation.spaces.convnextv2 import convnextv2_space
+
+            return convnextv2_space(weights, device=device)
     raise ValueError(
-        f"there is no feature space {features!r}; choose 'lite0' or give a function from pixels to features"
+        f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but lite0 also "
+        "with weights of your own (inception:/path/to/weights.pth), or give a function from pixels to features"
     )
 
 
@@ -127,7 +163,7 @@ def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
 
 
 def check_pixels(pixels: Tensor) -> None:
-    """Raises ValueError for anything but uint8 (b 3 h w)."""
+    """Raises ValueError for anything but uint8 (b 3 h w), with at least one image and one pixel in it."""
     if pixels.dtype != torch.uint8:
         raise ValueError(
             f"scores are computed from uint8 pixels, not from {pixels.dtype}; "
@@ -138,3 +174,5 @@ def check_pixels(pixels: Tensor) -> None:
             f"pixels have shape (images, 3, height, width), not {tuple(pixels.shape)}; "
             "repeat a gray channel three times, put channels before height"
         )
+    if not pixels.numel():
+        raise ValueError(f"there is no pixel in a batch of shape {tuple(pixels.shape)}; give at least one image")
