@@ -13,6 +13,7 @@ from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.demo.config import Demo
 from robustok.evaluation.features import extractor
 from robustok.evaluation.reference import Reference
+from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
@@ -61,9 +62,11 @@ def train_tokenizer(command: Command) -> None:
     """Main training on the images."""
     device = device_of(command.device)
     preset = tokenizer_preset(command.preset)
+    assert preset.tokenizer is not None
     if command.images != EMBEDDED:
         preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
     config = command.over(preset)
+    assert config.tokenizer is not None
     images = _images(command, config.tokenizer.image_size)
     main_training.train_tokenizer(config, images, command.out, device=device, quiet=command.quiet)
     _say(command, f"tokenizer: {command.out}")
@@ -76,6 +79,7 @@ def train_generator(command: Command) -> None:
     command.over(preset)  # a misspelt setting is found before any image is read
     tokenizer = load_tokenizer(command.tokenizer).to(device)
     images = _images(command, tokenizer.image_size)
+    assert isinstance(preset.generator, Autoregressive)
     follows = replace(
         preset.generator,
         codebook_size=len(tokenizer.codebook),

@@ -59,6 +59,7 @@ class DemoImages(NamedTuple):
 
     @classmethod
     def of(cls, config: Demo) -> "DemoImages":
+        assert config.main.tokenizer is not None, "the demo trains a tokenizer of its own"
         size = config.main.tokenizer.image_size
         train, validation = FashionMNIST("train", size), FashionMNIST("validation", size)
         first_held_out = len(train) - config.held_out

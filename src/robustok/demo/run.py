@@ -109,6 +109,7 @@ def train_demo_generator(
     config: Demo, tokenizer: Tokenizer, cache: TokenCache, folder: Path, *, quiet: bool
 ) -> AutoregressiveModel:
     """The generator; what it was after each quarter of its training stays in `folder/step_N`."""
+    assert config.generator.generator is not None, "the demo trains a generator of its own"
     labels = balanced_labels(20, config.generator.generator.classes)
 
     def preview(model: AutoregressiveModel) -> dict[str, Tensor]:

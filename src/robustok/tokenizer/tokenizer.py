@@ -66,6 +66,13 @@ class TokenizerConfig:
             raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
 
 
+def as_module(tokenizer: ContinuousTokenizer) -> nn.Module:
+    """The same, as what can be trained and moved. Raises ValueError for a tokenizer that is no `nn.Module`."""
+    if not isinstance(tokenizer, nn.Module):
+        raise ValueError(f"a {type(tokenizer).__name__} cannot be trained: it is no torch.nn.Module; wrap it in one")
+    return tokenizer
+
+
 def codes_of(tokenizer: ContinuousTokenizer, touched: Tensor) -> Latents:
     """What a tokenizer decodes, on its device: the codes of tokens (b n); latents (b n d) as they are."""
     touched = touched.to(tokenizer.device)

@@ -1,16 +1,22 @@
-"""Stage 2: a generator learns to predict a tokenizer's tokens, class by class."""
+"""Stage 2: a generator learns to predict a tokenizer's tokens, or the way to its latents, class by class."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustok.data.latents import LatentCache
 from robustok.data.order import batch_indices
 from robustok.data.tokens import TokenCache
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
+from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.flow import LatentGenerator
+from robustok.generators.flow_matching import TrainingTimes
+from robustok.generators.sampling import TokenGenerator
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Loop, Picture, run
@@ -19,14 +25,15 @@ from robustok.training.optim import Average, Optim, Precision, Update, autocast,
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTraining:
-    """How a generator is trained on cached tokens."""
+    """How a generator is trained on cached tokens or latents."""
 
-    generator: Autoregressive  # what is trained
+    generator: Autoregressive | DiffusionTransformer | None = None  # what is trained; None: one that is given
     loop: Loop  # how long, and how often to look
     optim: Optim = field(  # RAR's: arXiv 2411.00776, table 9
         default_factory=lambda: Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03)
     )
-    order_start: float = 0.5  # share of training after which random orders begin to give way to raster order
+    times: TrainingTimes = field(default_factory=TrainingTimes)  # of latents: the noise levels that are trained
+    order_start: float = 0.5  # of tokens: share of training after which random orders begin to give way to raster order
     order_end: float = 0.75  # share of training after which every image comes in raster order
     average: float = 0.9999  # decay of the weight average, which is what is kept
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
@@ -40,36 +47,43 @@ class GeneratorTraining:
 
 
 class GeneratorStage:
-    """The generator, its optimizer and its weight average."""
+    """The generator, its optimizer and its weight average.
 
-    def __init__(self, config: GeneratorTraining, device: str | torch.device = "cpu"):
+    A given `generator` is an `nn.Module` with a method `loss(tokens or latents, labels, *, generator)`.
+    """
+
+    def __init__(self, config: GeneratorTraining, device: str | torch.device = "cpu", generator: Any = None):
         self.config, self.device = config, torch.device(device)
         torch.manual_seed(derive(config.loop.seed, "generator weights"))
-        self.model = AutoregressiveModel(config.generator).to(self.device)
+        self.model = _model(config, generator).to(self.device).train()
         self.update = Update(self.model, config.optim, config.loop.steps)
         self.average = Average(self.model, config.average)
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
-        """One step on (tokens (b n), labels (b))."""
-        config = self.config
-        share_permuted = 0.0
-        if config.generator.order == "random":
-            share_permuted = order_share(step / config.loop.steps, config.order_start, config.order_end)
+        """One step on (tokens (b n) or latents (b n d), labels (b))."""
+        config, how = self.config, self._how(step)
         generator = stream(config.loop.seed, "order and label dropout", step)
         total = torch.zeros((), device=self.device)
-        for (tokens, labels), share in split(batch, config.optim.accumulate):
+        for (inputs, labels), share in split(batch, config.optim.accumulate):
             with autocast(self.device, config.precision):
-                loss = self.model.loss(
-                    tokens.to(self.device),
-                    labels.to(self.device),
-                    order_share=share_permuted,
-                    generator=generator,
-                )
+                loss = self.model.loss(inputs.to(self.device), labels.to(self.device), **how, generator=generator)
             self.update.backward(loss, share)
             total += share * loss.detach()
         terms = {"loss": total} | self.update.apply(step)
         self.average.update(self.model)
         return terms
+
+    def _how(self, step: int) -> dict[str, Any]:
+        """What the loss depends on besides the batch: the share of random orders now, or the noise levels."""
+        config = self.config
+        match self.model:
+            case AutoregressiveModel() if self.model.config.order == "random":
+                return {"order_share": order_share(step / config.loop.steps, config.order_start, config.order_end)}
+            case AutoregressiveModel():
+                return {"order_share": 0.0}
+            case DiffusionTransformerModel():
+                return {"times": config.times}
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -84,48 +98,86 @@ class GeneratorStage:
         self.average.load_state_dict(state["average"])
 
 
+def _model(config: GeneratorTraining, given: Any) -> Any:
+    """A new generator as the config says, or a copy of the one that is given."""
+    match config.generator, given:
+        case Autoregressive(), None:
+            return AutoregressiveModel(config.generator)
+        case DiffusionTransformer(), None:
+            return DiffusionTransformerModel(config.generator)
+        case None, nn.Module() if hasattr(given, "loss"):
+            return copy.deepcopy(given)
+        case None, nn.Module():
+            raise ValueError(f"a {type(given).__name__} has no loss to train it by; it can be sampled and scored")
+    raise ValueError("generator training takes a generator or the config of a new one; give one of the two")
+
+
 def train_generator(
     config: GeneratorTraining,
-    cache: TokenCache,
+    cache: TokenCache | LatentCache,
     folder: str | Path,
     *,
+    generator: Any = None,
     device: str | torch.device = "cpu",
-    check: Callable[[AutoregressiveModel, int], Mapping[str, float]] | None = None,
+    check: Callable[[Any, int], Mapping[str, float]] | None = None,
     check_every: int = 0,
-    preview: Callable[[AutoregressiveModel], Mapping[str, Picture]] | None = None,
+    preview: Callable[[Any], Mapping[str, Picture]] | None = None,
     quiet: bool = False,
-) -> AutoregressiveModel:
-    """Train a generator on cached tokens; the averaged weights go to `folder` and are returned.
+) -> Any:
+    """Train a generator on cached tokens or latents; the averaged weights go to `folder` and are returned.
 
+    It is a new one as the config says, or a copy of the given `generator`, which may be one of `robustok.adapters`.
     `check(model, steps taken)` gives values for the log every `check_every` steps, `preview(model)` pictures as often
-    as the loop says, both of the averaged model. A run that was stopped goes on. Raises ValueError when the cache's
-    tokens do not fit the generator.
+    as the loop says, both of the averaged model. A run that was stopped goes on. Raises ValueError when what the cache
+    holds does not fit the generator.
     """
-    wanted = (config.generator.codebook_size, config.generator.tokens)
-    given = (cache.codebook_size, cache.tokens_per_image)
-    classes = int(cache.labels.max()) + 1
-    if wanted != given or classes > config.generator.classes:
-        raise ValueError(
-            f"the generator is made for {wanted[0]} codes, {wanted[1]} tokens and {config.generator.classes} classes, "
-            f"the cache has {given[0]}, {given[1]} and {classes}; set codebook_size, tokens and classes to those"
-        )
-    stage = GeneratorStage(config, device)
+    stage = GeneratorStage(config, device, generator)
+    _check_fit(stage.model, cache)
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         indices = batch_indices(len(cache), config.loop.batch_size, config.loop.seed, step)
         return cache.batch(indices, stream(config.loop.seed, "view", step))
 
+    noun = "tokens" if isinstance(cache, TokenCache) else "latents"
     run(
         stage,
         batches,
         config.loop,
         Path(folder),
         name="generator",
-        describe={"stage": to_plain(config), "tokens": {"tokenizer": cache.fingerprint, "images": cache.images}},
+        describe={"stage": to_plain(config), noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
+        | ({} if generator is None else {"from": generator.fingerprint()}),
         preview=None if preview is None else lambda done: preview(stage.average.module),
         check=None if check is None else lambda done: check(stage.average.module, done),
         check_every=check_every,
         quiet=quiet,
     )
-    stage.average.module.save_pretrained(folder)
-    return stage.average.module
+    trained: Any = stage.average.module
+    trained.save_pretrained(folder)
+    return trained
+
+
+def _check_fit(model: Any, cache: TokenCache | LatentCache) -> None:
+    """Raises ValueError unless the generator makes what the cache holds, for at least as many classes."""
+    classes = int(cache.labels.max()) + 1
+    match model, cache:
+        case TokenGenerator(), TokenCache():
+            wanted = f"{model.codebook_size} codes, {model.tokens_per_image} tokens"
+            given = f"{cache.codebook_size}, {cache.tokens_per_image}"
+            fits = wanted == f"{cache.codebook_size} codes, {cache.tokens_per_image} tokens"
+            remedy = "set codebook_size, tokens and classes to those"
+        case LatentGenerator(), LatentCache():
+            wanted = "{} tokens, {} channels".format(*model.latent_shape)
+            given = "{}, {}".format(*cache.latent_shape)
+            fits = tuple(model.latent_shape) == cache.latent_shape
+            remedy = "set tokens, channels and classes to those"
+        case _:
+            raise ValueError(
+                f"a {type(model).__name__} cannot be trained on a {type(cache).__name__}; tokens take an "
+                "autoregressive generator, latents a diffusion transformer"
+            )
+    if not fits or classes > model.no_label:
+        raise ValueError(
+            f"the generator is made for {wanted} and {model.no_label} classes, "
+            f"the cache has {given} and {classes}; {remedy}"
+        )

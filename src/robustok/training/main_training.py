@@ -4,6 +4,7 @@ Order within a step (paper, sec. 4.2 and A.2): encode, quantize, take the codebo
 from the clean codes; then perturb the tokens, decode, and take the pixel, perceptual and adversarial terms.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -31,8 +32,16 @@ from robustok.tokenizer.perturbation import (
     replace_as_released,
     replace_tokens,
 )
-from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, Quantized, VectorQuantizer, code_use
-from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.tokenizer.quantizer import (
+    AnyQuantizer,
+    BinarySphericalQuantizer,
+    FiniteScalarQuantizer,
+    LookupFreeQuantizer,
+    Quantized,
+    VectorQuantizer,
+    code_use,
+)
+from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer, TokenizerConfig, as_module
 from robustok.training.loop import Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
@@ -45,7 +54,7 @@ USED_WITHIN = 100  # steps within which a code was chosen if it counts as used i
 class MainTraining:
     """How a tokenizer is trained."""
 
-    tokenizer: TokenizerConfig  # what is trained
+    tokenizer: TokenizerConfig | None = None  # what is trained; None: a tokenizer that is given, whoever made it
     loop: Loop  # how long, and how often to look
     perturbation: Perturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
@@ -65,26 +74,29 @@ class CodebookWarning(UserWarning):
 class TokenizerStage:
     """The tokenizer, its losses, their optimizers, the neighbour table and the weight average.
 
-    `observe` the images that will be trained on first, where the objective has a Frechet term or where a batch has
-    few latents for the number of codes.
+    A given `tokenizer` is an `nn.Module` of any kind with a codebook; those of its weights that ask for a gradient
+    change. `observe` the images that will be trained on first, where the objective has a Frechet term or where a batch
+    has few latents for the number of codes.
     """
 
-    def __init__(self, config: MainTraining, device: str | torch.device = "cpu"):
+    def __init__(self, config: MainTraining, device: str | torch.device = "cpu", tokenizer: AnyTokenizer | None = None):
         self.config, self.device = config, torch.device(device)
         steps, seed = config.loop.steps, config.loop.seed
+        self.fresh = tokenizer is None  # then the codes are placed before the first step
         torch.manual_seed(derive(seed, "tokenizer weights"))
-        self.model = Tokenizer(config.tokenizer).to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained = list(self.model.named_parameters())
+        self.model = _model(config, tokenizer)
+        module = as_module(self.model).to(self.device).train()
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trained = list(module.named_parameters())
         if config.semantic:
             self.teacher = Lite0().to(self.device)
-            self.head = SemanticHead(POOLED, config.tokenizer.quantizer.width).to(self.device)
+            self.head = SemanticHead(POOLED, self.model.codebook.shape[1]).to(self.device)
             trained += [(f"semantic.{name}", p) for name, p in self.head.named_parameters()]
         self.update = Update(trained, config.optim, steps)
-        self.average = Average(self.model, config.average)
+        self.average = Average(module, config.average)
         self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
         self.table = NeighbourTable()
-        codes = config.tokenizer.quantizer.codebook_size
+        codes = len(self.model.codebook)
         self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
         self._images: ImageSet | None = None
         self._warned = False
@@ -127,7 +139,7 @@ class TokenizerStage:
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
             terms |= self._tend_codebook(torch.cat(tokens), torch.cat(latents), step)
-            self.average.update(self.model)
+            self.average.update(as_module(self.model))
         return terms | opposed
 
     def _draw(self, b: int, step: int) -> Draw:
@@ -142,15 +154,16 @@ class TokenizerStage:
         """The codes that the decoder sees, gradients passing straight through to the latents."""
         if not drawn.chosen.any():
             return quantized.codes
-        p, quantizer = self.config.perturbation, self.model.quantizer
+        p, model = self.config.perturbation, self.model
         drawn = Draw(drawn.chosen.to(self.device), drawn.rank.to(self.device))
         _, delta = p.at(step / self.config.loop.steps)
-        placed = quantizer.place(z)
         if p.reference_code:
-            noisy = replace_as_released(placed.detach(), quantized.tokens, quantizer.codebook.detach(), delta, drawn)
+            assert isinstance(model, Tokenizer)  # _model has seen to it
+            placed = model.quantizer.place(z).detach()
+            noisy = replace_as_released(placed, quantized.tokens, model.codebook.detach(), delta, drawn)
         else:
-            noisy = replace_tokens(quantized.tokens, self.table(quantizer.codebook, delta), drawn)
-        return quantizer.pass_through(placed, quantizer.lookup(noisy))
+            noisy = replace_tokens(quantized.tokens, self.table(model.codebook, delta), drawn)
+        return model.pass_through(z, model.lookup(noisy))
 
     def _semantic(self, images: Images, codes: Latents) -> Scalar:
         """The contrastive term between each image's mean code and the teacher's feature of it."""
@@ -164,7 +177,8 @@ class TokenizerStage:
     @torch.no_grad()
     def _start_codebook(self, batch: Images) -> None:
         """Place the codes, where they are learnt, on the latents of the first batch, and of more images if need be."""
-        if not isinstance(self.model.quantizer, VectorQuantizer):
+        quantizer = _quantizer(self.model)
+        if not self.fresh or not isinstance(quantizer, VectorQuantizer):
             return
         least, most = (per_code * len(self.idle) for per_code in LATENTS_PER_CODE)
         generator = stream(self.config.loop.seed, "k-means")
@@ -180,11 +194,11 @@ class TokenizerStage:
             ]
         )
         latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
-        self.model.quantizer.start(latents, generator=generator)
+        quantizer.start(latents, generator=generator)
 
     def _tend_codebook(self, tokens: Tokens, latents: Latents, step: int) -> dict[str, Tensor]:
         """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
-        quantizer, loop = self.model.quantizer, self.config.loop
+        quantizer, loop = _quantizer(self.model), self.config.loop
         self.idle += 1
         self.idle[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
@@ -197,7 +211,7 @@ class TokenizerStage:
         if not self._warned and use < 0.5 and step > max(USED_WITHIN, loop.steps // 10):
             self._warned = True
             warnings.warn(
-                f"only {use:.0%} of the codes were used in the last {USED_WITHIN} steps; {_remedy(quantizer.config)}",
+                f"only {use:.0%} of the codes were used in the last {USED_WITHIN} steps; {_remedy(quantizer)}",
                 CodebookWarning,
                 stacklevel=2,
             )
@@ -206,7 +220,7 @@ class TokenizerStage:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
+            "model": as_module(self.model).state_dict(),
             "idle": self.idle,
             "semantic": self.head.state_dict() if self.config.semantic else None,
             "update": self.update.state_dict(),
@@ -216,7 +230,7 @@ class TokenizerStage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        as_module(self.model).load_state_dict(state["model"])
         self.idle.copy_(state["idle"])
         if self.config.semantic:
             self.head.load_state_dict(state["semantic"])
@@ -226,15 +240,36 @@ class TokenizerStage:
         self.table.load_state_dict(state["table"])
 
 
-def _remedy(config: VQ | FSQ | LFQ | BSQ) -> str:
+def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer:
+    """A new tokenizer as the config says, or a copy of the one that is given."""
+    if (config.tokenizer is None) == (tokenizer is None):
+        raise ValueError("main training takes a tokenizer or the config of a new one; give one of the two")
+    if config.tokenizer is not None:
+        return Tokenizer(config.tokenizer)
+    if config.perturbation.reference_code and not isinstance(tokenizer, Tokenizer):
+        raise ValueError(
+            f"reference_code ranks codes by distance to latents as robustok's own quantizers place them, which a "
+            f"{type(tokenizer).__name__} does not tell; set perturbation.reference_code to false"
+        )
+    assert tokenizer is not None
+    return copy.deepcopy(tokenizer)
+
+
+def _quantizer(tokenizer: AnyTokenizer) -> AnyQuantizer | None:
+    """The quantizer of our own tokenizer; of others nothing is known but what their codebook is."""
+    return tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
+
+
+def _remedy(quantizer: AnyQuantizer | None) -> str:
     """What helps when many codes lie idle."""
-    match config:
-        case VQ():
+    match quantizer:
+        case VectorQuantizer():
             return "set the VQ's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
-        case FSQ():
+        case FiniteScalarQuantizer():
             return "take fewer levels or channels of the FSQ, or train longer"
-        case LFQ() | BSQ():
+        case LookupFreeQuantizer() | BinarySphericalQuantizer():
             return "raise the quantizer's entropy weight or its diversity, or take fewer bits"
+    return "lower the learning rate, or train on more images"
 
 
 def train_tokenizer(
@@ -242,18 +277,21 @@ def train_tokenizer(
     images: ImageSet,
     folder: str | Path,
     *,
+    tokenizer: AnyTokenizer | None = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Tokenizer, int], Mapping[str, float]] | None = None,
+    check: Callable[[Any, int], Mapping[str, float]] | None = None,
     check_every: int = 0,
     quiet: bool = False,
-) -> Tokenizer:
+) -> Any:
     """Train a tokenizer on images; the averaged weights go to `folder` and are returned.
+
+    It is a new one as the config says, or a copy of the given `tokenizer`, which may be one of `robustok.adapters`.
 
     Beside them, `folder/discriminator` keeps the discriminator for post-training. `check(tokenizer, steps
     taken)` gives values for the log every `check_every` steps, of the averaged weights. A run that was stopped
     goes on.
     """
-    stage = TokenizerStage(config, device)
+    stage = TokenizerStage(config, device, tokenizer)
     stage.observe(images)
     seed = config.loop.seed
 
@@ -267,21 +305,23 @@ def train_tokenizer(
         config.loop,
         Path(folder),
         name="tokenizer",
-        describe={"stage": to_plain(config), "images": images.describe()},
+        describe={"stage": to_plain(config), "images": images.describe()}
+        | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
         preview=lambda done: reconstructions(stage.average.module, images),
         check=None if check is None else lambda done: check(stage.average.module, done),
         check_every=check_every,
         quiet=quiet,
     )
-    stage.average.module.save_pretrained(folder)
+    trained: Any = stage.average.module
+    trained.save_pretrained(folder)
     if stage.loss.opponent is not None:
         stage.loss.opponent.save(Path(folder) / "discriminator")
-    return stage.average.module
+    return trained
 
 
 @torch.no_grad()
 def reconstructions(tokenizer: Any, images: ImageSet, count: int = 8) -> dict[str, Picture]:
     """The first images of a set above what the tokenizer makes of them."""
-    device = next(tokenizer.parameters()).device
-    real = images.images(torch.arange(min(count, len(images)))).to(device)
-    return {"reconstructions": torch.cat([real, tokenizer(real).clamp(-1, 1)])}
+    real = images.images(torch.arange(min(count, len(images)))).to(tokenizer.device)
+    output = tokenizer.decode(tokenizer.quantize(tokenizer.encode(real)).codes)
+    return {"reconstructions": torch.cat([real, output.clamp(-1, 1)])}

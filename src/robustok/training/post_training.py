@@ -27,7 +27,7 @@ from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.runtime.configs import to_plain
 from robustok.runtime.logging import MetricsLog
 from robustok.shapes import Images, to_pixels
-from robustok.tokenizer.tokenizer import ContinuousTokenizer, codes_of, decoding_with
+from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module, codes_of, decoding_with
 from robustok.training.loop import RESUME, Loop, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
@@ -158,13 +158,6 @@ class PostTrained(Generic[AnyOne]):
     step: int  # at which it was best; 0: none was better than the original
     before: float  # held-out distance of the original decoder
     after: float  # held-out distance of the decoder that was kept
-
-
-def as_module(tokenizer: ContinuousTokenizer) -> nn.Module:
-    """The same, as what can be trained and moved. Raises ValueError for a tokenizer that is no `nn.Module`."""
-    if not isinstance(tokenizer, nn.Module):
-        raise ValueError(f"a {type(tokenizer).__name__} cannot be trained: it is no torch.nn.Module; wrap it in one")
-    return tokenizer
 
 
 def post_train_decoder(
