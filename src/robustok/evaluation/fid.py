@@ -14,11 +14,16 @@ from torch import Tensor
 from robustok.shapes import Features
 
 EPSILON = torch.finfo(torch.float64).eps
+BLOCK = 256  # rows and columns of a triangular matrix that are multiplied at once
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStats:
-    """Number, mean and scatter (sum of squared deviations from the mean) of feature vectors, float64, on the CPU."""
+    """Number, mean and scatter (sum of squared deviations from the mean) of feature vectors, float64, on the CPU.
+
+    Statistics that somebody published may not say of how many images they are; `count` is then 0, and `scatter`
+    the covariance itself.
+    """
 
     count: int
     mean: Float64[Tensor, " f"]
@@ -40,27 +45,49 @@ class FeatureStats:
         deviation = features - mean
         return cls(len(features), mean.cpu(), (deviation.T @ deviation).cpu())
 
+    @classmethod
+    def published(cls, mean: Tensor, covariance: Tensor, count: int = 0) -> "FeatureStats":
+        """Statistics that were computed elsewhere. Raises ValueError for what cannot be a mean and a covariance."""
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(
+                f"a mean of shape {tuple(mean.shape)} and a covariance of shape {tuple(covariance.shape)} do not "
+                "belong together; wanted (f,) and (f, f)"
+            )
+        mean, covariance = mean.double(), covariance.double()
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
+            raise ValueError("the statistics hold NaN or infinity; compute them again from the images")
+        if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():  # some were kept in float32
+            raise ValueError("the covariance is not symmetric, so it is none; compute the statistics again")
+        return cls(count, mean, (covariance + covariance.T) / 2 * max(1, count - 1))
+
     def __add__(self, other: "FeatureStats") -> "FeatureStats":
         """The statistics of both sets together (Chan et al. 1979)."""
         if len(self.mean) != len(other.mean):
             raise ValueError(_other_space(self, other))
+        if not (self.count and other.count):
+            raise ValueError("statistics of an unknown number of images cannot be merged; compute them from the images")
         count = self.count + other.count
         gap = other.mean - self.mean
         between = (self.count * other.count / count * gap).outer(gap)
         return FeatureStats(count, self.mean + other.count / count * gap, (self.scatter + other.scatter).add_(between))
 
-    @cached_property
+    @property
     def covariance(self) -> Float64[Tensor, "f f"]:
         """The unbiased covariance. Raises ValueError for one image, and for images that are all the same."""
-        if self.count < 2:
+        if self.count == 1:
             raise ValueError("one image has no covariance; score at least two, better some thousands")
-        covariance = self.scatter / (self.count - 1)
+        covariance = self.scatter / (self.count - 1) if self.count else self.scatter
         if covariance.trace() <= 1e-12 * self.mean.square().sum():  # float32 features round to 1e-14
             raise ValueError(
                 f"all {self.count} images have the same features; the images are constant, "
                 "or the model has collapsed: look at them before you score them"
             )
         return covariance
+
+    @cached_property
+    def factor(self) -> Float64[Tensor, "f f"] | None:
+        """The lower triangular L with L L' = covariance, or None where the covariance is singular to rounding."""
+        return _cholesky(self.covariance)
 
     @cached_property
     def root(self) -> Float64[Tensor, "f rank"]:
@@ -75,25 +102,43 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
 
     The trace of the root is the sum of the singular values of R' S, for any R R' = A and S S' = B. With
     Cholesky factors R and S these are the roots of the eigenvalues of a positive matrix, real by construction
-    and ten times faster than a matrix square root. Singular covariances (fewer images than features, dead
-    features) get their factors from an eigendecomposition, cut to its rank.
+    and more than ten times faster than a matrix square root. Statistics keep their factor, so a reference is
+    factored once. Singular covariances (fewer images than features, dead features) get their factors from an
+    eigendecomposition, cut to its rank.
 
     Raises ValueError for statistics of less than two images, of constant images, or of two feature spaces.
     """
     if len(a.mean) != len(b.mean):
         raise ValueError(_other_space(a, b))
     shift = (a.mean - b.mean).square().sum()
-    spread = a.covariance.trace() + b.covariance.trace()
+    one, other = a.covariance, b.covariance
     # A feature that never varies in one of the sets adds nothing to the root, but would make it singular.
-    alive = (a.covariance.diagonal() > 0) & (b.covariance.diagonal() > 0)
-    parts = (c if alive.all() else c[alive][:, alive] for c in (a.covariance, b.covariance))
-    lower_a, lower_b = map(_cholesky, parts)
-    if lower_a is not None and lower_b is not None:
-        product = lower_a.T @ lower_b
-        singular_values = torch.linalg.eigvalsh(product @ product.T).clamp_min(0).sqrt()
+    alive = (one.diagonal() > 0) & (other.diagonal() > 0)
+    if alive.all():
+        lowers = (a.factor, b.factor)
     else:
-        singular_values = torch.linalg.svdvals(a.root.T @ b.root)
-    return max(0.0, float(shift + spread - 2 * singular_values.sum()))
+        lowers = (_cholesky(one[alive][:, alive]), _cholesky(other[alive][:, alive]))
+    if lowers[0] is not None and lowers[1] is not None:
+        root_trace = torch.linalg.eigvalsh(_gram(lowers[0], lowers[1])).clamp_min(0).sqrt().sum()
+    else:
+        root_trace = torch.linalg.svdvals(a.root.T @ b.root).sum()
+    return max(0.0, float(shift + one.trace() + other.trace() - 2 * root_trace))
+
+
+def _gram(r: Float64[Tensor, "f f"], s: Float64[Tensor, "f f"]) -> Float64[Tensor, "f f"]:
+    """The lower triangle of P P' for P = R' S with R and S lower triangular; above it anything.
+
+    Block by block, without the halves that are zero or not asked for: 5/3 f^3 operations rather than 4 f^3.
+    """
+    product, gram = torch.empty_like(r), torch.empty_like(r)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(r), BLOCK)]
+    for rows in blocks:
+        for columns in blocks:
+            below = slice(max(rows.start, columns.start), None)
+            product[rows, columns] = r[below, rows].T @ s[below, columns]
+    for rows in blocks:
+        gram[rows, : rows.stop] = product[rows] @ product[: rows.stop].T
+    return gram
 
 
 def _cholesky(covariance: Float64[Tensor, "f f"]) -> Float64[Tensor, "f f"] | None:
