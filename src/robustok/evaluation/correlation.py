@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+Numbers = Sequence[float] | NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
@@ -18,19 +18,19 @@ class Estimate(NamedTuple):
     high: float
 
 
-def pearson(x: Sequence[float] | NDArray[np.float64], y: Sequence[float] | NDArray[np.float64]) -> float:
+def pearson(x: Numbers, y: Numbers) -> float:
     """Pearson's r, -1 to 1; NaN where one of the two does not vary."""
     a, b = (np.asarray(values, dtype=np.float64) - np.mean(values) for values in (x, y))
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / norm if norm > 0 else math.nan
 
 
-def spearman(x: Sequence[float] | NDArray[np.float64], y: Sequence[float] | NDArray[np.float64]) -> float:
+def spearman(x: Numbers, y: Numbers) -> float:
     """Spearman's r: Pearson's r of the ranks, equal values sharing their mean rank."""
     return pearson(ranks(x), ranks(y))
 
 
-def ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def ranks(values: Numbers) -> NDArray[np.float64]:
     """The rank of each value, from 1; equal values share the mean of theirs."""
     _, group, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
@@ -59,7 +59,7 @@ def bootstrap(
 
 
 def correlation(
-    statistic: Statistic, x: Sequence[float], y: Sequence[float], *, level: float = 0.95, seed: int = 0
+    statistic: Callable[[Numbers, Numbers], float], x: Numbers, y: Numbers, *, level: float = 0.95, seed: int = 0
 ) -> Estimate:
     """`pearson` or `spearman` of x and y over models, with its bootstrap interval."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
