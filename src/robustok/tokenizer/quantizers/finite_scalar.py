@@ -1,6 +1,8 @@
 """FSQ: every channel of a latent is rounded to one of a few levels (Mentzer et al. 2023, arXiv 2309.15505).
 
 The codebook is all combinations of levels; nothing about it is learnt, so that it has no loss and cannot collapse.
+vector-quantize-pytorch 1.32 has the same codes and token numbers; it bounds latents a little outside of the
+outermost levels, not inside, which moves 1 token in 100. With its margin set to ours, codes and gradients are equal.
 """
 
 import math
