@@ -115,10 +115,21 @@ def test_one_run_on_either_side_leaves_the_intervals_over_images():
     assert difference.interval == pytest.approx((-1.5, -0.5))
     # A lower end that stopped at 0 says nothing of the error.
     assert score_difference([gfid(0.1, 0.3)], [gfid(0.1, 0.4)]).interval == pytest.approx((-0.5, 0.5))
-    # Two runs on one side: the mean of two has an error of hypot(0.3, 0.3) / 2.
-    difference = score_difference([gfid(10, 0.3), gfid(12, 0.3)], [gfid(9, 0.4)])
-    assert difference.value == pytest.approx(-2)
-    assert difference.interval[1] + 2 == pytest.approx((0.3**2 / 2 + 0.4**2) ** 0.5)
+
+
+def test_one_run_against_several_is_taken_to_spread_like_them():
+    several = [gfid(10, seed=0), gfid(12, seed=1), gfid(11, seed=2)]
+    difference = score_difference(several, [gfid(8, seed=0)])
+    assert (difference.over, difference.paired) == ("seeds", False)
+    assert difference.interval == pytest.approx((-3 - 4.3027 * (4 / 3) ** 0.5, -3 + 4.3027 * (4 / 3) ** 0.5))
+    assert score_difference([gfid(8, seed=0)], several).interval == pytest.approx(
+        (3 - 4.3027 * (4 / 3) ** 0.5, 3 + 4.3027 * (4 / 3) ** 0.5)
+    )
+
+
+def test_seeds_that_moved_nothing_are_one_run():
+    same = [gfid(10, seed=seed) for seed in range(3)]
+    assert score_difference(same, [gfid(9, seed=0)]).over == "images"
 
 
 def test_the_same_seeds_are_paired_in_any_order_and_others_are_not():

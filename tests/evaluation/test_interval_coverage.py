@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
 from robustok.evaluation.compare import paired_difference, score_difference, seeds_difference
+from robustok.evaluation.correlation import bootstrap, pearson
 from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.evaluation.intervals import (
     Interval,
-    bootstrap_interval,
     influence,
     mean_interval,
     seeds_interval,
@@ -104,25 +105,28 @@ def test_paired_seeds():
     assert mean([high - low for low, high in found]) < 1  # what the seeds share, a spread of 5, has gone
 
 
+def test_a_single_run_against_several():
+    runs, single = 10 + draws(CASES, 4, seed=4), 9 + draws(CASES, 1, seed=5)
+    found = [two_samples_interval(one, other) for one, other in zip(runs.tolist(), single.tolist(), strict=True)]
+    assert 0.9 <= coverage(found, -1) <= 0.99
+    found = [two_samples_interval(other, one) for one, other in zip(runs.tolist(), single.tolist(), strict=True)]
+    assert 0.9 <= coverage(found, 1) <= 0.99
+
+
 def test_bootstrap_of_a_correlation():
-    generator = torch.Generator().manual_seed(0)
     pairs = draws(CASES, 40, 2, seed=6)
     pairs[..., 1] = 0.6 * pairs[..., 0] + 0.8 * pairs[..., 1]
 
-    def pearson(rows: torch.Tensor) -> float:
-        return float(torch.corrcoef(rows.T)[0, 1])
+    def interval(rows: np.ndarray) -> Interval:
+        _, low, high = bootstrap(lambda chosen: pearson(rows[chosen, 0], rows[chosen, 1]), len(rows), rounds=100)
+        return low, high
 
-    found = [bootstrap_interval(rows, pearson, generator=generator, draws=100) for rows in pairs]
-    assert 0.9 <= coverage(found, 0.6) <= 0.99
+    assert 0.9 <= coverage([interval(rows) for rows in pairs.numpy()], 0.6) <= 0.99
 
 
-def test_bootstrap_is_wrong_for_a_distance(scored):
+def test_bootstrap_is_wrong_for_a_distance():
     """Which is why it is not offered for one: fewer distinct images are farther from the real ones."""
-    wide = draws(60, 40, seed=7)
+    features = draws(60, 40, seed=7)
     reference = FeatureStats.of(draws(2000, 40, seed=8))
-
-    def distance(rows: torch.Tensor) -> float:
-        return frechet_distance(reference, FeatureStats.of(rows))
-
-    low, _ = bootstrap_interval(wide, distance, generator=torch.Generator().manual_seed(0), draws=50)
-    assert low > distance(wide)
+    found = bootstrap(lambda chosen: frechet_distance(reference, FeatureStats.of(features[chosen])), 60, rounds=50)
+    assert found.low > found.value

@@ -17,7 +17,10 @@ LISTING = "settings"  # the option that lists every setting
 
 @dataclass(frozen=True)
 class Option:
-    """One option: `--name VALUE`, a switch if it takes no value, or a positional word if its name is in capitals."""
+    """One option: `--name VALUE`, a switch if it takes no value, or a positional word if its name is in capitals.
+
+    `NAMES...` stands for one word or more.
+    """
 
     name: str
     help: str
@@ -102,7 +105,7 @@ def parse(verb: Verb, words: Sequence[str]) -> Command:
     for option in verb.options:
         _add(parser, option, needed=not listing)
     try:
-        options = parser.parse_args(known)
+        options = parser.parse_intermixed_args(known)  # words may stand between options
     except ValueError:
         if typed:  # a misspelt option is what is missing, perhaps
             check_names(verb, typed, load(verb.preset)())
@@ -125,7 +128,7 @@ def split(verb: Verb, words: Sequence[str]) -> tuple[list[str], tuple[tuple[str,
         elif name == LISTING and verb.preset:
             listing = True
         elif not verb.preset:
-            raise ValueError(f"there is no option --{name}{nearest(name, own)}")
+            raise ValueError(f"there is no option --{name}{nearest(f'--{name}', [f'--{n}' for n in own])}")
         else:
             if not has_value and (not rest or rest[0].startswith("--")):
                 raise ValueError(_without_value(verb, name))
@@ -172,10 +175,9 @@ class _Parser(argparse.ArgumentParser):
 def _add(parser: argparse.ArgumentParser, option: Option, *, needed: bool) -> None:
     choices = option.choices or None
     if option.positional:
-        name = option.name.lower()
-        parser.add_argument(
-            name, nargs=None if needed else "?", default=option.default, choices=choices, type=option.kind
-        )
+        name, several, _ = option.name.lower().partition("...")
+        nargs = ("+" if several else None) if needed else ("*" if several else "?")
+        parser.add_argument(name, nargs=nargs, default=option.default, choices=choices, type=option.kind)
     elif not option.value and not option.choices:
         parser.add_argument(f"--{option.name}", action="store_true")
     else:

@@ -206,6 +206,27 @@ VERBS = (
         ),
     ),
     Verb(
+        "compare",
+        MEASURE,
+        "a table of several systems, and what the gaps between them mean",
+        "Reads files that evaluate --out wrote, and folders that demo wrote. A system is what a file is named by "
+        "NAME=FILE, else by --name of evaluate, else where it lies; files of one name are its runs, and its scores the "
+        "means over them. The decoders of one run are NAME:before, NAME:control and NAME:after.\n"
+        "Scores that were not computed alike are refused, with the first thing that differs.\n"
+        "Writes the table, and a sentence for each gap to the baseline: whether it is within the noise, over seeds "
+        "(the same seeds are paired), else over images.",
+        "robustok.cli.compare:compare",
+        (
+            Option("SCORES...", "files or folders, as FILE or NAME=FILE"),
+            Option("metrics", "columns, in this order; all usual ones unless given", "rfid,gfid,..."),
+            Option("baseline", "system that the others are compared with; the first unless given", "NAME"),
+            Option("format", "of the table; else by the suffix of --out", choices=("markdown", "latex", "csv", "html")),
+            Option("out", "file to write to: .md, .tex, .csv or .html", "FILE", Path),
+            Option("force", "compare what was not computed alike, unranked, with a note on the table"),
+            QUIET,
+        ),
+    ),
+    Verb(
         "report",
         LOOK,
         "one HTML page of a run",

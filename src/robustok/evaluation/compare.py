@@ -114,14 +114,14 @@ def seeds_difference(before: list[float], after: list[float], metric: str = "fd"
 def score_difference(before: Sequence[Score], after: Sequence[Score]) -> Difference:
     """One metric of two systems, each run once or several times, by the sharpest comparison that the runs allow.
 
-    The same seeds both ways are paired; other seeds, at least two on either side, are two samples (Welch 1947). A
-    single run leaves the intervals over images, as of images drawn independently: wider than needed where both
-    systems saw the same images. Raises ValueError where nothing tells the noise.
+    The same seeds both ways are paired; other seeds are two samples (Welch 1947). Single runs leave the intervals over
+    images, as of images drawn independently: wider than needed where both systems saw the same images. Runs that all
+    have one value are one run: their seeds moved nothing. Raises ValueError where nothing tells the noise.
     """
     metric = before[0].metric
-    one, other = (sorted(scores, key=lambda score: score.seeds) for scores in (before, after))
+    one, other = (sorted(distinct(scores), key=lambda score: score.seeds) for scores in (before, after))
     values, other_values = ([score.value for score in scores] for scores in (one, other))
-    if min(len(one), len(other)) >= 2:
+    if max(len(one), len(other)) >= 2:
         seeds = [score.seeds for score in one]
         if seeds == [score.seeds for score in other] and len(set(seeds)) == len(seeds):
             return seeds_difference(values, other_values, metric)
@@ -130,10 +130,14 @@ def score_difference(before: Sequence[Score], after: Sequence[Score]) -> Differe
     if any(score.interval is None for score in (*one, *other)):
         raise ValueError(f"{metric} has no interval over images, so one run tells nothing of its noise; run two seeds")
     # The upper end, since the lower one of a distance stops at 0.
-    errors = [[score.interval[1] - score.value for score in scores if score.interval] for scores in (one, other)]
-    error = math.hypot(*(math.hypot(*part) / len(part) for part in errors))
-    first, second = _mean(values), _mean(other_values)
-    return Difference(first, second, (second - first - error, second - first + error), "images", metric)
+    error = math.hypot(*(score.interval[1] - score.value for score in (*one, *other) if score.interval))
+    change = other_values[0] - values[0]
+    return Difference(values[0], other_values[0], (change - error, change + error), "images", metric)
+
+
+def distinct(runs: Sequence[Score]) -> Sequence[Score]:
+    """The runs; the first one alone if their scores are all the same."""
+    return runs if len({score.value for score in runs}) > 1 else runs[:1]
 
 
 class Unlike(NamedTuple):

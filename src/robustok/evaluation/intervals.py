@@ -8,17 +8,16 @@ numbers, and pairs image by image. Among sets of other 2,000 images that distanc
 1.2; the influences of single sets said 1.4 to 1.7. The interval is of the distance of as many images as there
 are, which lies above that of infinitely many.
 
-The bootstrap is offered for what does not mind an image that comes twice: means, quantiles, correlations. It is
-wrong for Frechet and kernel distances, recall, coverage and the use of codes, which all see a poorer set.
+The bootstrap (`correlation.bootstrap`) is for what does not mind a row that comes twice: means, quantiles,
+correlations. It is wrong for distances, recall, coverage and the use of codes, which all see a poorer set.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Generator, Tensor
+from torch import Tensor
 
 from robustok.evaluation.fid import EPSILON, FeatureStats
 from robustok.shapes import Features
@@ -88,31 +87,23 @@ def seeds_interval(values: list[float]) -> tuple[float, Interval]:
 
 
 def two_samples_interval(before: list[float], after: list[float]) -> Interval:
-    """95 % interval of how much greater the mean over the seeds of `after` is, each side with its own spread.
+    """95 % interval of how much greater the mean over the seeds of `after` is.
 
-    By Student's t with the degrees of freedom of Welch (1947), rounded down. Raises ValueError for one seed.
+    By Student's t with the degrees of freedom of Welch (1947), rounded down: each side has its own spread. A side
+    of one seed is taken to spread like the other one. Raises ValueError for one seed on both.
     """
-    (first, a), (second, b) = _mean_and_error(before), _mean_and_error(after)
-    inverse = a**2 / (len(before) - 1) + b**2 / (len(after) - 1)
-    degrees = math.floor((a + b) ** 2 / inverse + 1e-9) if inverse else len(before) + len(after) - 2
-    error = _student_95(max(1, degrees)) * math.sqrt(a + b)
-    return second - first - error, second - first + error
-
-
-def bootstrap_interval(
-    rows: Float[Tensor, "b ..."], statistic: Callable[[Tensor], float], *, generator: Generator, draws: int = 1000
-) -> Interval:
-    """95 % interval of a statistic of rows, from rows drawn with repetition (Efron & Tibshirani 1993, ch. 13).
-
-    For statistics that do not mind a row that comes twice; see the top of this file. Raises ValueError for less
-    than two rows.
-    """
-    if len(rows) < 2:
-        raise ValueError(f"{len(rows)} row cannot be drawn anew; an interval takes at least two")
-    chosen = torch.randint(len(rows), (draws, len(rows)), generator=generator)
-    values = torch.tensor([statistic(rows[part]) for part in chosen], dtype=torch.float64)
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    one, other = len(before), len(after)
+    if min(one, other) == 1 < max(one, other):
+        _, squared = _mean_and_error(max(before, after, key=len))
+        degrees, squared = max(one, other) - 1, squared * (max(one, other) + 1)
+    else:
+        (_, a), (_, b) = _mean_and_error(before), _mean_and_error(after)
+        inverse = a**2 / (one - 1) + b**2 / (other - 1)
+        degrees = math.floor((a + b) ** 2 / inverse + 1e-9) if inverse else one + other - 2
+        squared = a + b
+    change = math.fsum(after) / other - math.fsum(before) / one
+    error = _student_95(max(1, degrees)) * math.sqrt(squared)
+    return change - error, change + error
 
 
 def _mean_and_error(values: list[float]) -> tuple[float, float]:

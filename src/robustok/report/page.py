@@ -1,13 +1,13 @@
 """The page itself: what a run did, in the order in which one asks."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from robustok.report.ablation import ablation
 from robustok.report.curves import codebook_use, held_out, losses
+from robustok.report.document import document
 from robustok.report.images import gallery
-from robustok.report.markup import ALPHA, DELTA, Markup, decimals, element, join, number
+from robustok.report.markup import ALPHA, DELTA, Markup, decimals, element, number
 from robustok.report.protocol import configuration, costs, protocol, sources
 from robustok.report.run import GROUPS, Run, read_run
 from robustok.report.scores import distances, figures, generated, headline, heat_map
@@ -15,8 +15,6 @@ from robustok.report.summary import summary
 from robustok.runtime.checkpoint import write_bytes
 
 TITLE = "A tokenizer, its generator, and a decoder post-trained for it"
-# Nothing comes in from outside: a page that tried would be stopped, and say so in the browser's console.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Section(NamedTuple):
@@ -43,7 +41,6 @@ def write_report(run_folder: Path) -> Path:
 def page(run: Run) -> str:
     """The whole HTML document."""
     shown = [section for section in sections(run) if section.content]
-    style = files("robustok.report").joinpath("style.css").read_text(encoding="utf-8")
     top = element(
         "header",
         element("p", f"robustok · {run.name}", class_="eyebrow"),
@@ -52,23 +49,7 @@ def page(run: Run) -> str:
         _notice(run),
         element("nav", *(element("a", s.short, href=f"#{s.name}") for s in shown), aria_label="Sections"),
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{join(f"robustok · {run.name}")}</title>
-<link rel="icon" href="data:,">
-<style>
-{style}</style>
-</head>
-<body>
-{top}
-{element("main", *map(_render, shown))}
-</body>
-</html>
-"""
+    return document(f"robustok · {run.name}", top, element("main", *map(_render, shown)))
 
 
 def sections(run: Run) -> list[Section]:
