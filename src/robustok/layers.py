@@ -195,7 +195,7 @@ class Modulation(nn.Module):
         return self.linear(F.silu(condition))
 
 
-def modulate(x: Sequence, shift: Sequence, scale: Sequence) -> Sequence:
+def modulate(x: Sequence, shift: Float[Tensor, "b #n c"], scale: Float[Tensor, "b #n c"]) -> Sequence:
     """`x` scaled by 1 + scale and shifted: zeros leave it alone."""
     return torch.addcmul(x + shift, x, scale)
 

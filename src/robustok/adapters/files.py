@@ -177,7 +177,7 @@ class Adapter(nn.Module):
 
     @classmethod
     @abstractmethod
-    def configured(cls, state: State, **fields: Any) -> Any:
+    def configured(cls, state: State, *args: Any, **fields: Any) -> Any:
         """The config of weights by their original names; `fields` are those that weights do not tell."""
 
     @classmethod

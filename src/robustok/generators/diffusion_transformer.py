@@ -22,8 +22,7 @@ from robustok.generators.flow_matching import (
     Times,
     TrainingTimes,
     along,
-    draw_times,
-    flow_losses,
+    drawn_loss,
 )
 from robustok.layers import (
     MLP,
@@ -43,6 +42,7 @@ from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Latents, Scalar
 
 Sequence = Float[Tensor, "b n c"]
+Condition = Float[Tensor, "b 1 c"]  # what noise level and label say, to every position alike
 FREQUENCIES = 256  # sines and cosines that tell the noise level
 
 
@@ -124,12 +124,12 @@ class TransformerBlock(nn.Module):
             self.mlp = MLP(width, config.hidden or 4 * width, approximate="tanh")
         self.modulation = Modulation(width, 6 if config.shifts else 4)
 
-    def forward(self, x: Sequence, condition: Sequence, rotation: Rotation | None) -> Sequence:
+    def forward(self, x: Sequence, condition: Condition, rotation: Rotation | None) -> Sequence:
         shift1, scale1, gate1, shift2, scale2, gate2 = self._parts(condition)
         x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1), rotation=rotation)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
-    def _parts(self, condition: Sequence) -> tuple[Tensor, ...]:
+    def _parts(self, condition: Condition) -> tuple[Tensor, ...]:
         parts = self.modulation(condition).chunk(self.modulation.parts, dim=-1)
         none = torch.zeros_like(parts[0])
         return parts if len(parts) == 6 else (none, *parts[:2], none, *parts[2:])
@@ -173,7 +173,7 @@ class DiffusionTransformerModel(nn.Module):
             places = torch.arange(config.tokens).float().unsqueeze(1)
             angles = axial_angles(places, config.width)
             embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
-        self.register_buffer("positions", embedded)
+        self.register_buffer("positions", embedded.unsqueeze(0))
         turned = rotation(axial_angles(places, config.width // config.heads)) if config.rotary else (None, None)
         for name, value in zip(("cos", "sin"), turned, strict=True):
             self.register_buffer(name, value)
@@ -238,12 +238,16 @@ class DiffusionTransformerModel(nn.Module):
         self, latents: Latents, labels: Labels, *, times: TrainingTimes | None = None, generator: torch.Generator
     ) -> Scalar:
         """Mean squared error of the velocity, at noise levels and with noise and withheld labels from `generator`."""
-        t = draw_times(len(latents), times or TrainingTimes(), generator=generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
-        withheld = torch.rand(len(labels), generator=generator, device=generator.device) < self.config.label_dropout
-        labels = labels.masked_fill(withheld.to(labels.device), self.no_label)
-        field = lambda x, t: self(x, t, labels)  # noqa: E731
-        return flow_losses(field, latents, noise, t, self.config.interpolant).error.mean()
+        return drawn_loss(
+            self,
+            latents,
+            labels,
+            no_label=self.no_label,
+            label_dropout=self.config.label_dropout,
+            times=times or TrainingTimes(),
+            interpolant=self.config.interpolant,
+            generator=generator,
+        )
 
 
 def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:
@@ -251,8 +255,8 @@ def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:
     return x.mT.unflatten(2, (side, side))
 
 
-def _from_patches(x: Sequence, side: int, patch: int, channels: int) -> Latents:
+def _from_patches(x: Sequence, side: int, patch: int, channels: int) -> Float[Tensor, "b tokens d"]:
     """Tokens in raster order of patches (row, column, channel); channels beyond the latents' are dropped."""
     b, rows = len(x), side // patch
-    x = x.view(b, rows, rows, patch, patch, -1)[..., :channels]
-    return x.transpose(2, 3).reshape(b, side * side, channels)
+    squares = x.reshape(b, rows, rows, patch, patch, -1)[..., :channels]
+    return squares.transpose(2, 3).reshape(b, side * side, channels)

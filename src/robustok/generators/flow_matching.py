@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from robustok.shapes import Latents
+from robustok.shapes import Labels, Latents, Scalar
 
 Times: TypeAlias = Float[Tensor, " b"]
 Velocity: TypeAlias = Callable[[Latents, Times], Latents]
@@ -129,3 +129,28 @@ def flow_losses(
     return FlowLosses(
         (predicted - target).square().mean(dim=(1, 2)), 1 - F.cosine_similarity(predicted, target, dim=2).mean(dim=1)
     )
+
+
+def drawn_loss(
+    field: Callable[[Latents, Times, Labels], Latents],
+    latents: Latents,
+    labels: Labels,
+    *,
+    no_label: int,
+    label_dropout: float,
+    times: TrainingTimes,
+    interpolant: Interpolant,
+    direction: float = 0.0,
+    generator: torch.Generator,
+) -> Scalar:
+    """Mean error of a class-conditional field, plus `direction` times that of its direction.
+
+    `generator` draws the noise levels, the noise, and which labels are withheld, each with probability
+    `label_dropout`.
+    """
+    t = draw_times(len(latents), times, generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
+    withheld = torch.rand(len(labels), generator=generator, device=generator.device) < label_dropout
+    labels = labels.masked_fill(withheld.to(labels.device), no_label)
+    losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, t, interpolant)
+    return (losses.error + direction * losses.direction).mean()

@@ -1,0 +1,44 @@
+"""LightningDiT (Yao et al. 2025, arXiv 2501.01423): a faster-training DiT on the latents of VA-VAE.
+
+Weights on the Hugging Face hub, code under the MIT licence: hustvl/lightningdit-xl-imagenet256-800ep and -64ep, torch
+files of which `ema` is taken. They generate latents of VA-VAE (hustvl/vavae-imagenet256-f16d32-dinov2), 16 x 16 places
+of 32 channels, normalized: (latent - mean) / std with the mean and standard deviation of each channel in
+`latents_stats.pt` beside the autoencoder (the authors' latent_multiplier is 1).
+
+What one might not expect:
+
+- there t = 0 is noise and t = 1 the data; here it is the other way round, so their cfg_interval_start s means
+  guidance up to noise level 1 - s, and their timestep_shift s is a `shift` of 1 / s;
+- guidance moves the first 3 of the 32 channels only (`guided_channels`), which is why published scales are so large;
+- rotary positions come on top of embedded ones;
+- 250 of the authors' sampling steps are 250 points, that is 249 of ours;
+- its training adds the direction of the velocity to its error (`robustok.generators.flow_matching.flow_losses`).
+"""
+
+from robustok.adapters.diffusion_transformers import PublishedTransformer, is_layout
+from robustok.adapters.files import State
+from robustok.generators.flow import FlowSampling
+from robustok.generators.flow_matching import TrainingTimes
+
+# Published, not reproduced here: FID of 50,000 images of 256 pixels, by the configs of the authors' `reproductions`.
+PUBLISHED = {
+    #                                     steps       guidance       interval          shift       channels     gFID
+    "XL/1, 800 epochs": FlowSampling(
+        steps=249, guidance=6.7, guided_to=0.875, shift=1 / 0.3, guided_channels=3
+    ),  # 1.35
+    "XL/1, 64 epochs": FlowSampling(steps=249, guidance=10.0, guided_to=0.9, shift=1 / 0.3, guided_channels=3),  # 2.11
+}
+
+
+class LightningDiT(PublishedTransformer):
+    """A LightningDiT, with whichever of its options, as a `LatentGenerator` of (places of the latent, channels)."""
+
+    family = "lightningdit"
+    data_at = 1
+    times = TrainingTimes(distribution="logit-normal")
+    direction = 1.0
+
+    @staticmethod
+    def fits(state: State) -> bool:
+        options = ("feat_rope.freqs_cos", "blocks.0.mlp.w12.weight", "blocks.0.norm1.weight")
+        return is_layout(state, "x_embedder.proj.weight") and any(name in state for name in options)

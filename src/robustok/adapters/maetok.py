@@ -1,0 +1,291 @@
+"""MAETok (Chen et al. 2025, arXiv 2502.03444): a plain autoencoder with masked training, a sequence of latents.
+
+Weights on the Hugging Face hub (`model.safetensors`, flat, and `config.json`): MAETok/maetok-b-128 for images of 256
+pixels (rFID 0.48) and MAETok/maetok-b-128-512 for 512 (rFID 0.62), published and not reproduced here. The code's
+repository (Hhhhhhao/continuous_tokenizer) has no licence file; its model cards are written with "apache-2.0".
+
+What one might not expect:
+
+- generators see normalized latents: (latent - vq_mean) / vq_std, two numbers that are not among the weights. They are
+  read from the `config.json` beside the file, where its authors' code keeps them; else pass `mean` and `std` (without
+  any: 0 and 1, as there);
+- with rotary positions the encoder also has the embedded ones and the decoder has not, although its file holds them;
+- the rotations are learnt, each head's own along both axes (mixed RoPE); class token and latents are not turned;
+- masking belongs to training: its token is in the file, and encoding does not use it;
+- the decoder's patch embedding is in the file and never used; auxiliary decoders of training (HOG, DINO, CLIP) and the
+  models that taught them are put aside and written back;
+- the authors cut pixels down to uint8; we round.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
+from robustok.layers import Block, Rotation, rotation
+from robustok.shapes import Images, Latents
+from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
+from robustok.tokenizer.tokenizer import fingerprint
+
+Sequence = Float[Tensor, "b n c"]
+HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """The sizes of one of the two vision transformers."""
+
+    width: int = 768  # channels
+    depth: int = 12  # blocks
+    heads: int = 12  # attention heads of a block
+    hidden: int = 3072  # width of a block's MLP
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAETokConfig:
+    """The sizes of a MAETok; the defaults are those of maetok-b-128."""
+
+    image_size: int = 256  # side of an image in pixels
+    patch: int = 16  # side of a patch in pixels
+    tokens: int = 128  # of an image
+    channels: int = 32  # of a token
+    encoder: Transformer = Transformer()  # image -> latents
+    decoder: Transformer = Transformer()  # latents -> image
+    rotary: int = 256  # patches for which the file has rotary positions (rope_mixed); 0: embedded positions only
+    masked: bool = True  # the file has the token that hid patches in training
+    layer_scale: bool = True  # a learnt gain on every residual branch, as DINOv2 has
+    mean: float = 0.0  # of all latents (vq_mean)
+    std: float = 1.0  # of all latents (vq_std): generators see (latent - mean) / std
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std is {self.std}; it is the standard deviation of the latents, vq_std, above 0")
+
+
+class Vision(nn.Module):
+    """[class token, one token for each patch] and the latents attend to each other."""
+
+    columns: Tensor
+    rows: Tensor
+
+    def __init__(self, size: Transformer, config: MAETokConfig):
+        super().__init__()
+        n, c, heads = patches(config.image_size, config.patch) ** 2, size.width, size.heads
+        self.heads = heads
+        self.embed = nn.Conv2d(3, c, config.patch, config.patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, c))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + n, c))
+        self.latent_positions = nn.Parameter(0.02 * torch.randn(1, config.tokens, c))
+        gain = 1e-5 if config.layer_scale else None
+        self.blocks = nn.ModuleList(Block(c, heads, size.hidden / c, layer_scale=gain) for _ in range(size.depth))
+        self.norm = nn.LayerNorm(c, eps=1e-6)
+        self.frequencies = None
+        if config.rotary:
+            self.frequencies = nn.Parameter(torch.randn(2, size.depth, c // 2))  # along a row, along a column
+            for name, coordinates in zip(("columns", "rows"), grid(config.rotary), strict=True):
+                self.register_buffer(name, coordinates)
+
+    def forward(self, places: Sequence, latents: Sequence, *, positions: bool) -> Sequence:
+        """All of them, normed; `positions` says whether the embedded ones of the patches are added."""
+        x = torch.cat([self.class_token.expand(len(places), -1, -1), places], dim=1)
+        if positions:
+            x = x + self.positions
+        x = torch.cat([x, latents + self.latent_positions], dim=1)
+        for block, turn in zip(self.blocks, self.rotations(places.shape[1], latents.shape[1]), strict=True):
+            x = block(x, rotation=turn)
+        return self.norm(x)
+
+    def rotations(self, n: int, latents: int) -> list[Rotation | None]:
+        """Of each block: every head turns the n patches by its own frequencies along both axes, and nothing else."""
+        if self.frequencies is None:
+            return [None] * len(self.blocks)
+        columns, rows = (self.columns, self.rows) if len(self.columns) == n else grid(n, self.columns.device)
+        along_row, along_column = self.frequencies.unsqueeze(2)  # each (depth 1 heads*pairs)
+        angles = columns[:, None] * along_row + rows[:, None] * along_column
+        angles = angles.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (depth heads n pairs)
+        return [rotation(turn) for turn in F.pad(angles, (0, 0, 1, latents))]
+
+
+def grid(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Column and row of each of n patches of a square in raster order."""
+    side, places = math.isqrt(n), torch.arange(n, device=device)
+    return (places % side).float(), (places // side).float()
+
+
+class Encoder(nn.Module):
+    """Latent tokens gather what there is to say of an image."""
+
+    def __init__(self, config: MAETokConfig):
+        super().__init__()
+        c = config.encoder.width
+        self.vision = Vision(config.encoder, config)
+        self.latents = nn.Parameter(0.02 * torch.randn(1, config.tokens, c))
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, c)) if config.masked else None
+
+    def forward(self, images: Images) -> Sequence:
+        places = to_sequence(self.vision.embed(images))
+        x = self.vision(places, self.latents.expand(len(images), -1, -1), positions=True)
+        return x[:, -self.latents.shape[1] :]
+
+
+class Decoder(nn.Module):
+    """Mask tokens in the places of the patches gather the image from the latents."""
+
+    def __init__(self, config: MAETokConfig):
+        super().__init__()
+        c = config.decoder.width
+        self.patch, self.image_size, self.embedded = config.patch, config.image_size, not config.rotary
+        self.vision = Vision(config.decoder, config)
+        self.vision.embed.requires_grad_(False)  # in the file, and never used
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, c))
+        self.out = nn.Linear(c, 3 * config.patch**2)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients balance reconstruction and adversarial loss."""
+        return self.out.weight
+
+    def forward(self, latents: Sequence) -> Images:
+        n = patches(self.image_size, self.patch) ** 2
+        x = self.vision(self.mask_token.expand(len(latents), n, -1), latents, positions=self.embedded)
+        return unpatchify(self.out(x[:, 1 : 1 + n]), self.patch, self.image_size)
+
+
+class MAETok(Adapter):
+    """A published tokenizer: a `ContinuousTokenizer`."""
+
+    family, kind, config_type = "maetok", "tokenizer", MAETokConfig
+    prefer = ("ema", *WRAPPERS)
+    unused = (
+        r"^(decoder|post_quant_conv|to_pixel)_(hog|dino|clip|supcls)\.|"
+        r"^(hog_generator|repa_model|clip_model|projection|(clip_)?(de_)?scale)\."
+    )
+    config: MAETokConfig
+
+    def __init__(self, config: MAETokConfig):
+        super().__init__()
+        self.config, self.image_size, self.tokens_per_image = config, config.image_size, config.tokens
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.to_latent = nn.Linear(config.encoder.width, config.channels)
+        self.from_latent = nn.Linear(config.channels, config.decoder.width)
+
+    @property
+    def device(self) -> torch.device:
+        return self.last_layer.device
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.decoder.last_layer
+
+    def encode(self, images: Images) -> Latents:
+        """Latents (b n d) as the generators see them, of images in [-1, 1]."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"this tokenizer takes images of {self.image_size} x {self.image_size} pixels, "
+                f"not {images.shape[-2]} x {images.shape[-1]}; resize or crop them first"
+            )
+        return (self.to_latent(self.encoder(images)) - self.config.mean) / self.config.std
+
+    def decode(self, codes: Latents) -> Images:
+        """Images, not clamped, of latents as `encode` gives them."""
+        return self.decoder(self.from_latent(codes * self.config.std + self.config.mean))
+
+    def fingerprint(self) -> str:
+        """A hash of what decides the latents: all but the decoder."""
+        statistics = {"mean": torch.tensor(self.config.mean), "std": torch.tensor(self.config.std)}
+        return fingerprint(statistics | {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")})
+
+    @staticmethod
+    def fits(state: State) -> bool:
+        needed = {"encoder.latent_tokens", "decoder.latent_pos_embed", "quant_conv.weight", "post_quant_conv.weight"}
+        return needed <= state.keys() and not any(name.startswith("quantize.") for name in state)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **fields: Any) -> Self:
+        """The model in a published file, its latents' mean and std from the `config.json` beside it unless given.
+
+        Further fields: `heads` of attention where the width does not tell; `dtype` None keeps the file's types.
+        """
+        return super().from_checkpoint(path, **(_statistics(Path(path).with_name("config.json")) | fields))
+
+    @classmethod
+    def configured(cls, state: State, *, heads: int | None = None, mean: float = 0.0, std: float = 1.0) -> MAETokConfig:
+        """Of these weights; `heads` of attention where they do not tell, `mean` and `std` of the latents."""
+        embed, positions = "encoder.model.patch_embed.proj.weight", "encoder.model.pos_embed"
+        shape = sizes(state, embed, positions, "encoder.latent_tokens", "quant_conv.weight")
+        patch = shape[embed][2]
+        return MAETokConfig(
+            image_size=math.isqrt(shape[positions][1] - 1) * patch,
+            patch=patch,
+            tokens=shape["encoder.latent_tokens"][1],
+            channels=shape["quant_conv.weight"][0],
+            encoder=_transformer(state, "encoder", heads),
+            decoder=_transformer(state, "decoder", heads),
+            rotary=len(state["encoder.freqs_t_x"]) if "encoder.freqs_t_x" in state else 0,
+            masked="encoder.mask_token" in state,
+            layer_scale="encoder.model.blocks.0.ls1.gamma" in state,
+            mean=mean,
+            std=std,
+        )
+
+    @classmethod
+    def renames(cls, config: MAETokConfig) -> Renames:
+        return RENAMES
+
+
+RENAMES: Renames = [
+    ("^quant_conv", "^to_latent"),
+    ("^post_quant_conv", "^from_latent"),
+    ("^encoder.latent_tokens", "^encoder.latents"),
+    ("^decoder.to_pixel.model", "^decoder.out"),
+    *(
+        pair
+        for part in ("^encoder", "^decoder")
+        for pair in (
+            (f"{part}.model", f"{part}.vision"),
+            (f"{part}.latent_pos_embed", f"{part}.vision.latent_positions"),
+            (f"{part}.freqs", f"{part}.vision.frequencies"),
+            (f"{part}.freqs_t_x", f"{part}.vision.columns"),
+            (f"{part}.freqs_t_y", f"{part}.vision.rows"),
+            (f"{part}.vision.cls_token", f"{part}.vision.class_token"),
+            (f"{part}.vision.pos_embed", f"{part}.vision.positions"),
+            (f"{part}.vision.patch_embed.proj", f"{part}.vision.embed"),
+            (f"{part}.vision.blocks.*.attn", f"{part}.vision.blocks.*.attention"),
+            (f"{part}.vision.blocks.*.ls1", f"{part}.vision.blocks.*.scale1"),
+            (f"{part}.vision.blocks.*.ls2", f"{part}.vision.blocks.*.scale2"),
+        )
+    ),
+]
+
+
+def _transformer(state: State, part: str, heads: int | None) -> Transformer:
+    """The sizes of encoder or decoder."""
+    token, hidden = f"{part}.model.cls_token", f"{part}.model.blocks.0.mlp.fc1.weight"
+    shape = sizes(state, token, hidden)
+    width = shape[token][2]
+    if heads is None and width not in HEADS:
+        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
+    return Transformer(
+        width=width,
+        depth=count(state, rf"{part}\.model\.blocks\.(\d+)\."),
+        heads=heads or HEADS[width],
+        hidden=shape[hidden][0],
+    )
+
+
+def _statistics(path: Path) -> dict[str, float]:
+    """Mean and standard deviation of the latents, if the file of the authors' configuration says them."""
+    try:
+        saved = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    fields = saved.get("config", saved) if isinstance(saved, dict) else {}
+    known = {"mean": fields.get("vq_mean"), "std": fields.get("vq_std")}
+    return {name: float(value) for name, value in known.items() if value is not None}

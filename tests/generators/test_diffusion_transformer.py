@@ -1,0 +1,165 @@
+"""What a velocity depends on, every option, patches, the loss and its draws, files, and that it learns."""
+
+import math
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from robustok.generators.diffusion_transformer import (
+    DiffusionTransformer,
+    DiffusionTransformerModel,
+    _from_patches,
+    time_features,
+)
+from robustok.generators.flow import FlowSampling, sample_latents
+from robustok.generators.flow_matching import TrainingTimes
+from robustok.tokenizer.encoder import patchify, to_sequence
+
+LIGHTNING = DiffusionTransformer(tokens=16, channels=3, classes=2, width=16, depth=2, heads=2)
+SIT = replace(LIGHTNING, patch=2, mlp="gelu", norm="layer", rotary=False, qk_norm=False, variance=True)
+ONE_D = replace(LIGHTNING, tokens=5, layout="sequence", shifts=False)
+ALL = pytest.mark.parametrize("config", [LIGHTNING, SIT, ONE_D], ids=["lightning", "sit", "sequence"])
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=Generator().manual_seed(seed))
+
+
+def build(config: DiffusionTransformer) -> DiffusionTransformerModel:
+    """With weights of no special kind: a new model's adaLN and head are zero and would hide mistakes."""
+    model = DiffusionTransformerModel(config)
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data = 0.3 * random(*parameter.shape, seed=i)
+    return model.eval()
+
+
+@ALL
+def test_a_velocity_depends_on_all_latents_the_noise_level_and_the_label(config):
+    model, labels, t = build(config), torch.tensor([0, 2]), torch.tensor([0.3, 0.8])
+    latents = random(2, *model.latent_shape)
+    velocity = model.velocity(latents, t, labels)
+    assert velocity.shape == latents.shape
+    assert (model.velocity(latents, t + 0.1, labels) - velocity).abs().amax(dim=(1, 2)).min() > 1e-4
+    assert (model.velocity(latents, t, 1 - labels.clamp(max=1)) - velocity).abs().amax(dim=(1, 2)).min() > 1e-4
+    changed = latents.clone()
+    changed[:, 3] += 1
+    assert ((model.velocity(changed, t, labels) - velocity).abs().amax(dim=2) > 1e-6).all()
+    torch.testing.assert_close(model.velocity(latents[:1], t[:1], labels[:1]), velocity[:1])
+
+
+@ALL
+def test_a_new_model_says_zero_and_loses_what_there_is(config):
+    model, latents = DiffusionTransformerModel(config), 3 * torch.ones(400, config.tokens, config.channels)
+    labels = torch.zeros(400).long()
+    assert not model(latents, torch.full((400,), 0.5), labels).any()
+    loss = model.loss(latents, labels, generator=Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(1 + 9, abs=4 * math.sqrt((2 + 4 * 9) / latents.numel()))  # E (e - 3)^2
+
+
+def test_patches_are_as_the_tokenizer_cuts_them():
+    images = random(2, 3, 6, 6)
+    assert torch.equal(_from_patches(patchify(images, 2), 6, 2, 3), to_sequence(images))
+    twice = torch.cat([images, random(2, 3, 6, 6, seed=1)], dim=1)
+    cut = twice.view(2, 6, 3, 2, 3, 2).permute(0, 2, 4, 3, 5, 1).reshape(2, 9, -1)
+    assert torch.equal(_from_patches(cut, 6, 2, 3), to_sequence(images))  # what is beyond the channels goes
+
+
+def test_positions_tell_places_apart():
+    for config in (LIGHTNING, ONE_D):
+        model, same = build(config), torch.ones(1, config.tokens, config.channels)
+        velocity = model(same, torch.tensor([0.5]), torch.tensor([0]))[0]
+        assert torch.cdist(velocity, velocity).fill_diagonal_(1).min() > 1e-4
+
+
+def test_time_features_are_cosines_then_sines():
+    features = time_features(torch.tensor([0.0, 0.7]))
+    assert torch.equal(features[0], torch.cat([torch.ones(128), torch.zeros(128)]))
+    assert features[1, [0, 64, 128]].tolist() == pytest.approx([math.cos(0.7), math.cos(0.007), math.sin(0.7)])
+
+
+def test_a_model_of_the_cosine_path_is_asked_as_any_other():
+    """A single point as the data: on the linear path its velocity at x_t is (x_t - point) / t."""
+    model = DiffusionTransformerModel(replace(LIGHTNING, interpolant="cosine"))
+    point = random(1, 16, 3)
+
+    def v_prediction(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        angle = math.pi / 2 * t[:, None, None]
+        noise = (x - angle.cos() * point) / angle.sin()
+        return math.pi / 2 * (angle.cos() * noise - angle.sin() * point)
+
+    model.forward = v_prediction
+    x, t = random(3, 16, 3, seed=1), torch.tensor([0.2, 0.5, 1.0])
+    velocity = model.velocity(x, t, torch.zeros(3).long())
+    torch.testing.assert_close(velocity, (x - point) / t[:, None, None], atol=1e-5, rtol=1e-5)
+
+
+class Witness(DiffusionTransformerModel):
+    """Remembers what it was asked."""
+
+    def forward(self, latents, t, labels):
+        self.t, self.labels = t, labels
+        return super().forward(latents, t, labels)
+
+
+def test_the_loss_draws_noise_levels_and_withholds_labels():
+    model, b = Witness(replace(ONE_D, label_dropout=0.2)), 1000
+    latents, labels = random(b, 5, 3), torch.arange(b) % 2
+    times = TrainingTimes(distribution="logit-normal", mean=1.0)
+    losses = [model.loss(latents, labels, times=times, generator=Generator().manual_seed(5)) for _ in range(2)]
+    assert torch.equal(*losses)  # nothing but the generator decides
+    withheld = model.labels == model.no_label
+    assert torch.equal(model.labels[~withheld], labels[~withheld])
+    assert abs(withheld.float().mean() - 0.2) < 4 * math.sqrt(0.2 * 0.8 / b)
+    assert abs(model.t.logit().mean() - 1) < 4 / math.sqrt(b)
+
+
+@ALL
+def test_it_comes_back_from_its_folder(config, tmp_path):
+    model = build(config)
+    model.save_pretrained(tmp_path, trained="not at all")
+    loaded = DiffusionTransformerModel.from_pretrained(tmp_path)
+    assert loaded.config == config
+    assert not loaded.training
+    assert loaded.fingerprint() == model.fingerprint()
+    loaded.head.bias.data[0] += 1e-3
+    assert loaded.fingerprint() != model.fingerprint()
+
+
+def test_latents_of_another_tokenizer_are_refused():
+    with pytest.raises(ValueError, match="takes latents of 16 tokens and 3 channels, not 4 and 5; use those of the"):
+        build(LIGHTNING).velocity(random(1, 4, 5), torch.tensor([0.5]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 0}, "depth is 0, which must be at least 1"),
+        ({"mlp": "relu"}, "mlp is 'relu'; choose from 'gelu', 'swiglu'"),
+        ({"layout": "sequence", "patch": 2}, "patch is 2, but a sequence has no squares; set it to 1 or layout to"),
+        ({"tokens": 12}, "12 tokens are no square grid of patches of side 1; set layout to 'sequence'"),
+        ({"patch": 3}, "16 tokens are no square grid of patches of side 3"),
+        ({"label_dropout": 2.0}, "label_dropout is 2.0; it is a share, choose one between 0 and 1"),
+    ],
+)
+def test_a_wrong_config_says_so(change, message):
+    fields = {**asdict(LIGHTNING), **change}
+    with pytest.raises(ValueError, match=message):
+        DiffusionTransformer.__post_init__(SimpleNamespace(**fields, side=math.isqrt(fields["tokens"])))
+
+
+def test_it_learns_where_the_latents_of_each_class_are():
+    torch.manual_seed(0)
+    config = DiffusionTransformer(tokens=4, channels=2, classes=2, width=32, depth=2, heads=2)
+    model = DiffusionTransformerModel(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    looks, labels = random(2, 4, 2), torch.arange(128) % 2
+    for step in range(200):
+        loss = model.loss(looks[labels], labels, generator=Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    samples = sample_latents(model.eval(), torch.arange(8) % 2, FlowSampling(steps=20), seed=0)
+    assert (samples - looks.repeat(4, 1, 1)).square().mean() < 0.05 * (looks[0] - looks[1]).square().mean()
