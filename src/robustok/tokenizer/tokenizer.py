@@ -82,6 +82,15 @@ def codes_of(tokenizer: ContinuousTokenizer, touched: Tensor) -> Latents:
     return tokenizer.lookup(touched)
 
 
+def check_size(images: Images, side: int) -> None:
+    """Raises ValueError for images of another size than a tokenizer's."""
+    if images.shape[-2:] != (side, side):
+        raise ValueError(
+            f"this tokenizer takes images of {side} x {side} pixels, "
+            f"not {images.shape[-2]} x {images.shape[-1]}; resize or crop them first"
+        )
+
+
 @contextmanager
 def decoding_with(tokenizer: ContinuousTokenizer, decoder: nn.Module) -> Iterator[None]:
     """The tokenizer decodes with another decoder for the while."""
@@ -123,11 +132,7 @@ class Tokenizer(nn.Module):
         return self.decoder.get_parameter("out.weight")
 
     def encode(self, images: Images) -> Latents:
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this tokenizer takes images of {self.image_size} x {self.image_size} pixels, "
-                f"not {images.shape[-2]} x {images.shape[-1]}; resize or crop them first"
-            )
+        check_size(images, self.image_size)
         return self.encoder(images)
 
     def quantize(self, latents: Latents) -> Quantized:
