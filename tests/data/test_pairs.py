@@ -54,6 +54,7 @@ class Counter:
     """A generator of codes 5 to 9 alone, so that one sees which tokens are its own."""
 
     tokens_per_image, codebook_size, no_label, device = N, CODES, 3, torch.device("cpu")
+    blocks = (1,) * N
 
     def __init__(self, name: str = "counter", stop_after: float = math.inf):
         self.name, self.left, self.images = name, stop_after, 0
@@ -63,7 +64,7 @@ class Counter:
         if self.left < 0:
             raise KeyboardInterrupt
         self.images += len(labels)
-        logits = torch.tensor([-math.inf] * 5 + [0.0] * 5).expand(len(labels), -1)
+        logits = torch.tensor([-math.inf] * 5 + [0.0] * 5).expand(len(labels), 1, -1)
         return lambda tokens: logits
 
     def fingerprint(self) -> str:

@@ -60,8 +60,8 @@ def test_a_target_aware_prediction_depends_on_where_its_target_is():
 def test_predicting_step_by_step_is_the_same(config, images):
     model, labels, tokens = build(config), torch.arange(images) % 4, some_tokens(images)
     predict = model.predictor(labels)
-    logits = [predict(None), *(predict(tokens[:, i]) for i in range(5))]
-    torch.testing.assert_close(torch.stack(logits, dim=1), model(tokens, labels), rtol=1e-4, atol=1e-5)
+    logits = [predict(None), *(predict(tokens[:, i : i + 1]) for i in range(5))]
+    torch.testing.assert_close(torch.cat(logits, dim=1), model(tokens, labels), rtol=1e-4, atol=1e-5)
 
 
 def test_an_ignorant_model_loses_log_k():

@@ -16,6 +16,7 @@ PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[3] / "sha
 
 # Where ours differs from RAR's names; embeddings and positions, which RAR keeps in longer tables, are cut below.
 RENAMES = {
+    "blocks.": "layers.",
     "attn.": "attention.",
     "adaln_before_head.adaLN_modulation.1": "modulation.linear",
     "adaLN_modulation.1": "modulation.linear",
@@ -75,6 +76,7 @@ class Recorded:
         self.model, self.logits = model, []
         self.codebook_size, self.tokens_per_image = model.codebook_size, model.tokens_per_image
         self.no_label, self.device, self.fingerprint = model.no_label, model.device, model.fingerprint
+        self.blocks = model.blocks
 
     def predictor(self, labels: Tensor) -> Callable[[Tensor | None], Tensor]:
         predict = self.model.predictor(labels)
@@ -87,11 +89,12 @@ class Recorded:
 
     def probabilities(self, config: Sampling) -> Tensor:
         """What each step would have drawn from at this temperature and guidance, (b n k)."""
-        scales = guidance_scales(config, len(self.logits))
+        logits = [logits.squeeze(1) for logits in self.logits]
+        scales = guidance_scales(config, len(logits))
         if all(scale == 1 for scale in scales):
-            guided = self.logits
+            guided = logits
         else:
-            guided = [guide(*logits.chunk(2), scale) for logits, scale in zip(self.logits, scales, strict=True)]
+            guided = [guide(*both.chunk(2), scale) for both, scale in zip(logits, scales, strict=True)]
         return torch.stack([probabilities(x, Sampling(temperature=config.temperature)) for x in guided], dim=1)
 
 

@@ -17,6 +17,7 @@ class Markov:
     """Four codes, three tokens; a token's logits depend on the one before (the first's on the label) by a table."""
 
     codebook_size, tokens_per_image, no_label, device = 4, 3, 2, torch.device("cpu")
+    blocks = (1, 1, 1)
 
     def __init__(self):
         self.start = torch.tensor([[0.0, 1, 2, 3], [3.0, 2, 1, 0], [0.0, 0, 0, 0]])
@@ -26,7 +27,7 @@ class Markov:
     def predictor(self, labels: Tensor):
         def predict(tokens: Tensor | None) -> Tensor:
             self.asked.append(len(labels))
-            return self.start[labels] if tokens is None else self.next[tokens]
+            return self.start[labels].unsqueeze(1) if tokens is None else self.next[tokens]
 
         return predict
 
@@ -47,6 +48,9 @@ def transformer():
 def test_guidance_schedules():
     assert guidance_scales(Sampling(guidance=3.0), 4) == [3, 3, 3, 3]
     assert guidance_scales(Sampling(guidance=3.0, schedule="linear"), 4) == [1, 1.5, 2, 2.5]
+    assert guidance_scales(Sampling(guidance=4.0, schedule="ramp"), 4) == [1, 2, 3, 4]
+    assert guidance_scales(Sampling(guidance=4.0, schedule="ramp"), 1) == [1]
+    assert guidance_scales(Sampling(guidance=3.0, guided=2), 4) == [3, 3, 1, 1]
     cosine = guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=2.0), 4)
     assert cosine == pytest.approx([1 + 2 * (1 - math.cos(math.pi * s * s / 16)) for s in range(4)])
     assert guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=0.0), 3) == [5, 5, 5]
@@ -79,6 +83,58 @@ LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 )
 def test_temperature_then_top_k_then_top_p(config, wanted):
     assert probabilities(LOGITS, config)[0].tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_codes_as_likely_as_the_k_th_stay():
+    tied = torch.tensor([[0.1, 0.3, 0.3, 0.3]]).log()
+    assert probabilities(tied, Sampling(top_k=2))[0].tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("name", ["llamagen_gpt", "var"])
+def test_filters_keep_what_the_originals_keep(parity, name):
+    logits = parity(name)[1]["filter_logits"]
+    filters = {"topk5": Sampling(top_k=5), "topp0p8": Sampling(top_p=0.8)}
+    filters["topk10_topp0p5"] = Sampling(top_k=10, top_p=0.5)
+    for tag, config in filters.items():
+        kept = probabilities(logits.flatten(0, -2), config) > 0
+        assert torch.equal(kept, parity(name)[1][f"filter_{tag}"].flatten(0, -2))
+
+
+class Pyramid:
+    """Blocks of 1, 4 and 9 tokens of five codes; logits depend on label, place and the sum of the latest block."""
+
+    codebook_size, tokens_per_image, no_label, device, blocks = 5, 14, 2, torch.device("cpu"), (1, 4, 9)
+
+    def predictor(self, labels: Tensor):
+        sizes = iter(self.blocks)
+
+        def predict(tokens: Tensor | None) -> Tensor:
+            before = labels if tokens is None else tokens.sum(dim=1)
+            place = torch.arange(next(sizes)) * torch.arange(1, 6).unsqueeze(1)
+            return torch.sin(before.view(-1, 1, 1) + place.T + labels.view(-1, 1, 1))
+
+        return predict
+
+    def fingerprint(self) -> str:
+        return "pyramid"
+
+
+def test_a_block_is_drawn_at_once_from_the_one_before():
+    labels, config = torch.tensor([0, 1, 1]), Sampling(guidance=3.0, schedule="ramp")
+    generator, numbers = Pyramid(), uniforms(7, range(3), 14)
+    tokens = sample_tokens(generator, labels, config, seed=7, batch_size=2)
+    with_label, without = generator.predictor(labels), generator.predictor(torch.full((3,), 2))
+    latest = None
+    for block, scale in ((slice(0, 1), 1.0), (slice(1, 5), 2.0), (slice(5, 14), 3.0)):
+        logits = guide(with_label(latest).flatten(0, 1), without(latest).flatten(0, 1), scale)
+        latest = draw(logits.softmax(1), numbers[:, block].flatten()).view(3, -1)
+        assert torch.equal(tokens[:, block], latest)
+    keep = torch.zeros(3, 14, dtype=torch.bool)
+    keep[:, 2] = True
+    given = torch.full((3, 14), 4)
+    mixed = sample_tokens(generator, labels, config, seed=7, keep=keep, tokens=given)
+    assert (mixed[:, 2] == 4).all()
+    assert torch.equal(mixed[:, [0, 1, 3, 4]], tokens[:, [0, 1, 3, 4]])  # of its own block, nothing else changes
 
 
 def test_draw_inverts_the_cumulative_distribution():
@@ -175,6 +231,7 @@ def test_progress_counts_images(transformer):
         ({"top_p": 0.0}, "top_p is 0.0; it is a probability above 0, or 1 for all codes"),
         ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
         ({"power": -1.0}, "power is -1.0, which must be 0 or more"),
+        ({"guided": -1}, "guided is -1; choose a number of predictions, or 0 for all"),
     ],
 )
 def test_a_wrong_config_says_so(fields, message):
@@ -184,7 +241,7 @@ def test_a_wrong_config_says_so(fields, message):
 
 def test_an_unknown_schedule_says_so():
     fields = {**asdict(Sampling()), "schedule": "cosine"}  # the annotations, checked in tests, would object first
-    with pytest.raises(ValueError, match="schedule is 'cosine'; choose 'constant', 'linear' or 'power-cosine'"):
+    with pytest.raises(ValueError, match="'cosine'; choose from 'constant', 'linear', 'ramp', 'power-cosine'"):
         Sampling.__post_init__(SimpleNamespace(**fields))
 
 

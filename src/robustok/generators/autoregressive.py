@@ -10,24 +10,20 @@ its output at the first token is the second's, and so on.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Scalar, Tokens
-
-NextTokens: TypeAlias = Int[Tensor, " b"]
-NextLogits: TypeAlias = Float[Tensor, "b k"]
-Predictor: TypeAlias = Callable[[NextTokens | None], NextLogits]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +72,7 @@ class AutoregressiveModel(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.tokens + 2, width))  # of start, label and every place
         self.targets = nn.Parameter(torch.empty(config.tokens, width)) if config.order == "random" else None
         self.steps = nn.Parameter(torch.empty(length, width)) if config.modulated else None
-        self.blocks = nn.ModuleList(
+        self.layers = nn.ModuleList(
             Block(width, config.heads, config.mlp_ratio, qk_norm=True, modulated=config.modulated)
             for _ in range(config.depth)
         )
@@ -98,6 +94,11 @@ class AutoregressiveModel(nn.Module):
     @property
     def tokens_per_image(self) -> int:
         return self.config.tokens
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """One token at a time."""
+        return (1,) * self.config.tokens
 
     @property
     def no_label(self) -> int:
@@ -123,7 +124,7 @@ class AutoregressiveModel(nn.Module):
         load_weights(model, state, folder)
         return model.eval()
 
-    def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Float[Tensor, "b n k"]:
+    def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Logits:
         """Logits of each token, given the label and the tokens before it.
 
         `orders[:, i]` is the place of the i-th token to come, and its logits are at i (None: raster order).
@@ -163,14 +164,14 @@ class AutoregressiveModel(nn.Module):
 
         It goes in raster order and remembers what came before: call it once per token.
         """
-        caches = [KVCache() for _ in self.blocks]
+        caches = [KVCache() for _ in self.layers]
         places = self._places(self._raster(labels.device))
 
-        def predict(tokens: NextTokens | None) -> NextLogits:
-            x = self._prefix(labels) if tokens is None else self.token_embedding(tokens).unsqueeze(1)
+        def predict(token: Tokens | None) -> Logits:
+            x = self._prefix(labels) if token is None else self.token_embedding(token)
             first = caches[0].filled
             x = self._transform(x + places[:, first : first + x.shape[1]], labels, caches)
-            return self.head(x[:, -1])
+            return self.head(x[:, -1:])
 
         return predict
 
@@ -202,7 +203,7 @@ class AutoregressiveModel(nn.Module):
             per_label = modulation(condition.unsqueeze(1) + self.steps[first : first + length])
             return per_label[labels] if few else per_label
 
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.layers):
             x = block(x, modulations(block.modulation), causal=True, cache=caches[i] if caches else None)
         last = modulations(self.modulation)
         if last is None:

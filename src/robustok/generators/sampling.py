@@ -1,9 +1,9 @@
 """Sampling tokens: temperature, top-k, top-p, guidance, and keeping some tokens of real images."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,21 +13,31 @@ from torch import Tensor
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
+Logits: TypeAlias = Float[Tensor, "b n k"]
+Predictor: TypeAlias = Callable[[Tokens | None], Logits]  # the latest block of tokens -> those of the next
+Schedule: TypeAlias = Literal["constant", "linear", "ramp", "power-cosine"]
 
 
 @runtime_checkable
 class TokenGenerator(Protocol):
-    """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one."""
+    """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one.
+
+    It predicts an image's tokens in `blocks`, all tokens of a block at once: each block is one token for an
+    autoregressive model, one scale for VAR. Its predictor is given the latest block of each image (None at the start)
+    and returns the logits of the next one.
+    """
 
     @property
     def codebook_size(self) -> int: ...
     @property
     def tokens_per_image(self) -> int: ...
     @property
+    def blocks(self) -> Sequence[int]: ...  # tokens of each prediction; together tokens_per_image
+    @property
     def no_label(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
-    def predictor(self, labels: Labels) -> Callable[[Tensor | None], Tensor]: ...
+    def predictor(self, labels: Labels) -> Predictor: ...
     def fingerprint(self) -> str: ...
 
 
@@ -36,11 +46,12 @@ class Sampling:
     """How tokens are drawn from a generator's predictions."""
 
     temperature: float = 1.0  # logits are divided by it
-    top_k: int = 0  # draw from the k likeliest codes only; 0: from all
+    top_k: int = 0  # draw from the k likeliest codes, and those as likely as the k-th, only; 0: from all
     top_p: float = 1.0  # draw from the likeliest codes that together have this probability; 1: from all
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
-    schedule: Literal["constant", "linear", "power-cosine"] = "constant"  # how the scale gets from 1 to g
+    schedule: Schedule = "constant"  # how the scale gets from 1 to g
     power: float = 1.0  # of power-cosine: above 1 the scale rises later, below 1 earlier
+    guided: int = 0  # only so many predictions are guided, from the first; 0: all
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -51,29 +62,35 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}; it is a probability above 0, or 1 for all codes")
         if self.guidance < 0:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
-        if self.schedule not in ("constant", "linear", "power-cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}; choose 'constant', 'linear' or 'power-cosine'")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule is {self.schedule!r}; choose from {', '.join(map(repr, get_args(Schedule)))}")
         if self.power < 0:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
+        if self.guided < 0:
+            raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
 
 
 def guidance_scales(config: Sampling, n: int) -> list[float]:
-    """The guidance scale at each of n tokens.
+    """The guidance scale at each of n predictions.
 
-    With g the guidance and s/n the share of tokens already there: g itself (constant), 1 + (g - 1) s/n
-    (linear), or 1 + (g - 1) (1 - cos(pi (s/n)^power)) / 2 (power-cosine; Gao et al. 2023, MDTv2; RAR).
+    With g the guidance and s/n the share of predictions already made: g itself (constant), 1 + (g - 1) s/n
+    (linear), 1 + (g - 1) s/(n - 1) (ramp, which reaches g at the last; Tian et al. 2024, VAR, whose cfg is g - 1),
+    or 1 + (g - 1) (1 - cos(pi (s/n)^power)) / 2 (power-cosine; Gao et al. 2023, MDTv2; RAR).
     """
 
-    def rise(done: float) -> float:
+    def rise(s: int) -> float:
         match config.schedule:
             case "constant":
                 return 1.0
             case "linear":
-                return done
+                return s / n
+            case "ramp":
+                return s / max(1, n - 1)
             case "power-cosine":
-                return (1 - math.cos(math.pi * done**config.power)) / 2
+                return (1 - math.cos(math.pi * (s / n) ** config.power)) / 2
 
-    return [1 + (config.guidance - 1) * rise(s / n) for s in range(n)]
+    guided = config.guided or n
+    return [1 + (config.guidance - 1) * rise(s) if s < guided else 1.0 for s in range(n)]
 
 
 def guide(labelled: Distribution, unlabelled: Distribution, scale: float) -> Distribution:
@@ -85,8 +102,8 @@ def probabilities(logits: Distribution, config: Sampling) -> Distribution:
     """What to draw from: temperature first, then top-k, then top-p; rows sum to 1."""
     logits = logits.float() / config.temperature
     if 0 < config.top_k < logits.shape[1]:
-        values, codes = logits.topk(config.top_k, dim=1)
-        logits = torch.full_like(logits, -math.inf).scatter(1, codes, values)
+        least = logits.topk(config.top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
     p = logits.softmax(dim=1)
     if config.top_p < 1:
         sorted_p, codes = p.sort(dim=1, descending=True, stable=True)
@@ -134,7 +151,7 @@ def sample_tokens(
         raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
-    scales = guidance_scales(config, n)
+    scales = guidance_scales(config, len(generator.blocks))
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
@@ -159,15 +176,17 @@ def _sample_batch(
     no_labels = torch.full_like(labels, generator.no_label)
     predict = generator.predictor(torch.cat([labels, no_labels]) if guided else labels)
     result = labels.new_empty(uniform.shape)
-    latest = None
-    for s, scale in enumerate(scales):
-        logits = predict(latest).float()
+    latest, start = None, 0
+    for scale, size in zip(scales, generator.blocks, strict=True):
+        block = slice(start, start + size)
+        start = block.stop
+        logits = predict(latest).float().flatten(0, 1)
         if guided:
             labelled, unlabelled = logits.chunk(2)
             logits = guide(labelled, unlabelled, scale)
-        token = draw(probabilities(logits, config), uniform[:, s])
+        tokens = draw(probabilities(logits, config), uniform[:, block].flatten()).view(-1, size)
         if kept is not None:
-            token = torch.where(kept[0][:, s], kept[1][:, s], token)
-        result[:, s] = token
-        latest = token.repeat(2) if guided else token
+            tokens = torch.where(kept[0][:, block], kept[1][:, block], tokens)
+        result[:, block] = tokens
+        latest = tokens.repeat(2, 1) if guided else tokens
     return result
