@@ -1,0 +1,108 @@
+"""LPIPS: how different two images look, by VGG-16 and weights fitted to human judgments.
+
+Zhang et al. 2018 (arXiv 1801.03924), version 0.1 of its authors' weights on torchvision's VGG-16, images at the size
+they come in. Taking the difference on pixels instead of on float images in [-1, 1] changes it by their rounding.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustok.backbones.vgg import CONVS, Vgg16
+from robustok.losses.perceptual import Perceptual
+from robustok.runtime.weights import WeightFile, read_tensors, sha256
+
+VGG = WeightFile(
+    title="torchvision's VGG-16",
+    names=("vgg16-397923af.pth",),
+    url="https://s3.amazonaws.com/pytorch/models/vgg16-397923af.pth",  # its first address; torchvision caches it, too
+    sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    size=553_433_881,
+)
+HEADS = WeightFile(
+    title="the heads of LPIPS 0.1 on VGG-16",
+    names=("weights-vgg16-lpips.pth", "vgg-v0.1.pth"),
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
+    sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    size=7_289,
+)
+
+
+def available() -> bool:
+    """Whether both weight files are on this machine already."""
+    return VGG.located() is not None and HEADS.located() is not None
+
+
+def lpips_distance(vgg: Path | None = None, heads: Path | None = None) -> Perceptual:
+    """LPIPS as a term to train with, from files of your own or the published ones.
+
+    Raises ValueError when they cannot be had or hold something else.
+    """
+    tensors = read_tensors(heads or HEADS.path())
+    names = [f"lin{i}.model.1.weight" for i in range(len(CONVS))]
+    state = read_tensors(vgg or VGG.path())
+    network = Vgg16(state)
+    widths = [len(state[f"features.{stage[-1]}.bias"]) for stage in CONVS]
+    found = [tensors[name].numel() if name in tensors else None for name in names]
+    if found != widths:
+        raise ValueError(
+            f"{heads or HEADS.names[0]} holds no heads for VGG-16: {', '.join(names)} should have {widths} weights, "
+            f"but have {found}; take vgg.pth of version 0.1 of LPIPS"
+        )
+    return Perceptual(network, stages=len(CONVS), heads=[tensors[name].float().flatten() for name in names])
+
+
+class LPIPS:
+    """LPIPS of pairs of images, 0 for equal ones, on one device and `batch_size` pairs at a time."""
+
+    def __init__(
+        self,
+        vgg: Path | None = None,
+        heads: Path | None = None,
+        *,
+        batch_size: int = 16,
+        device: torch.device | str = "cpu",
+    ):
+        self.batch_size, self.device = batch_size, torch.device(device)
+        self.distance = lpips_distance(vgg, heads).to(self.device)
+        self.about = {
+            "network": "VGG-16",
+            "version": "0.1",
+            "weights": sha256(vgg or VGG.path())[:16],
+            "heads": sha256(heads or HEADS.path())[:16],
+        }
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, outputs: Tensor) -> Float[Tensor, " b"]:
+        """Each image (b 3 h w) in [-1, 1] against its reconstruction."""
+        _check_pair(images, outputs)
+        pairs = zip(images.split(self.batch_size), outputs.split(self.batch_size), strict=True)
+        return torch.cat([self.distance.per_image(a.to(self.device), b.to(self.device)) for a, b in pairs])
+
+    def describe(self) -> dict[str, Any]:
+        """What a score's protocol says of it."""
+        return dict(self.about)
+
+
+def _check_pair(images: Tensor, outputs: Tensor) -> None:
+    for batch in (images, outputs):
+        if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
+            raise ValueError(f"images have shape (images, 3, height, width), not {tuple(batch.shape)}; give RGB images")
+        if not batch.is_floating_point():
+            raise ValueError(
+                f"LPIPS takes floats in [-1, 1], not {batch.dtype}; turn pixels into images with "
+                "robustok.shapes.to_images"
+            )
+        if not batch.abs().max() <= 1 + 1e-3:  # nor NaN
+            raise ValueError(
+                f"LPIPS takes values in [-1, 1], but there are some from {batch.min():.4g} to {batch.max():.4g}; "
+                "clamp the decoder's output, or scale pixels with robustok.shapes.to_images"
+            )
+    if images.shape != outputs.shape:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} cannot be compared with {tuple(outputs.shape)}; give each image "
+            "beside its own reconstruction, at the same size"
+        )
