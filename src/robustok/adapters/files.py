@@ -24,7 +24,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,7 @@ from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, replacing, tro
 from robustok.runtime.configs import from_plain, to_plain
 
 State: TypeAlias = Mapping[str, Tensor]
+A = TypeVar("A", bound="Adapter")
 Renames: TypeAlias = Sequence[tuple[str, str]]  # (theirs, ours), see `renamed`
 
 WRAPPERS = ("model", "ema", "model_ema", "module", "state_dict")  # under which files keep weights, in order of choice
@@ -196,7 +197,9 @@ class Adapter(nn.Module):
         return {original(name, cls.renames(config)): tensor for name, tensor in state.items()}
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, dtype: torch.dtype | None = torch.float32, **fields: Any) -> Self:
+    def from_checkpoint(
+        cls: type[A], path: str | Path, *, dtype: torch.dtype | None = torch.float32, **fields: Any
+    ) -> A:
         """The model in a published file, in evaluation mode; `dtype` None keeps the file's types.
 
         `fields` of the config that weights do not tell may be given. Raises ValueError for a file that cannot be read
@@ -207,14 +210,14 @@ class Adapter(nn.Module):
 
     @classmethod
     def from_state(
-        cls,
+        cls: type[A],
         state: State,
         *,
         layout: Layout | None = None,
         source: str | Path = "this state_dict",
         dtype: torch.dtype | None = torch.float32,
         **fields: Any,
-    ) -> Self:
+    ) -> A:
         """The model of weights by their original names; it keeps the tensors that have its type, uncopied."""
         if not cls.fits(state):
             raise ValueError(f"{source} is no checkpoint of {cls.family}: {cls._stranger(state)}")
@@ -224,8 +227,8 @@ class Adapter(nn.Module):
 
     @classmethod
     def _assembled(
-        cls, state: State, config: Any, layout: Layout, source: str | Path, dtype: torch.dtype | None
-    ) -> Self:
+        cls: type[A], state: State, config: Any, layout: Layout, source: str | Path, dtype: torch.dtype | None
+    ) -> A:
         with torch.device("meta"):
             model = cls(config)
         aside = {name: tensor for name, tensor in state.items() if re.search(cls.unused, name)}
@@ -272,7 +275,7 @@ class Adapter(nn.Module):
         write_checkpoint(folder / MODEL, self.to_state(), replace(layout, prefix=""))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Self:
+    def from_pretrained(cls: type[A], folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> A:
         """The model in a folder that `save_pretrained` wrote. Raises ValueError for anything else that is there."""
         folder = Path(folder)
         saved = read_json(folder / CONFIG)

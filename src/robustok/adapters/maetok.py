@@ -21,7 +21,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,9 @@ class Vision(nn.Module):
             for name, coordinates in zip(("columns", "rows"), grid(config.rotary), strict=True):
                 self.register_buffer(name, coordinates)
 
-    def forward(self, places: Sequence, latents: Sequence, *, positions: bool) -> Sequence:
+    def forward(
+        self, places: Sequence, latents: Float[Tensor, "b l c"], *, positions: bool
+    ) -> Float[Tensor, "b 1+n+l c"]:
         """All of them, normed; `positions` says whether the embedded ones of the patches are added."""
         x = torch.cat([self.class_token.expand(len(places), -1, -1), places], dim=1)
         if positions:
@@ -208,7 +210,7 @@ class MAETok(Adapter):
         return needed <= state.keys() and not any(name.startswith("quantize.") for name in state)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, **fields: Any) -> Self:
+    def from_checkpoint(cls, path: str | Path, **fields: Any) -> "MAETok":
         """The model in a published file, its latents' mean and std from the `config.json` beside it unless given.
 
         Further fields: `heads` of attention where the width does not tell; `dtype` None keeps the file's types.
