@@ -6,19 +6,17 @@ from typing import Any
 
 import torch
 
-from robustok.data.images import ImageSet, hold_out
-from robustok.data.pairs import make_pairs
-from robustok.data.tokens import encode_tokens
+from robustok.data.images import ImageSet
 from robustok.evaluation.evaluate import decoded
-from robustok.evaluation.features import FeatureSpace, extractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features import FeatureSpace
 from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
 from robustok.presets import demo
-from robustok.runtime.seeding import derive
 from robustok.shapes import Pixels
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.post_training import HeldOut, PostTraining, post_train_decoder
+from robustok.training.post_training import AnyOne, PostTraining
+from robustok.training.tuning import DecoderTuning, tune_decoder
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -43,32 +41,26 @@ def sample(
 
 
 def post_train(
-    tokenizer: Tokenizer,
-    generator: TokenGenerator,
+    tokenizer: AnyOne,
+    generator: TokenGenerator | LatentGenerator,
     images: ImageSet,
     folder: str | Path,
     *,
     sigma: float = 0.7,
-    sampling: Sampling | None = None,
+    sampling: Sampling | FlowSampling | None = None,
     config: PostTraining | None = None,
     pairs: int = 20_000,
     held_out: int = 2_000,
     features: FeatureSpace = "lite0",
-) -> Tokenizer:
+) -> AnyOne:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
-    `pairs` of the images are paired with tokens of which the generator drew all but a share `sigma`; `held_out` of
-    them are never trained on and decide which decoder is kept. Everything goes to `folder`; called again after it
-    was stopped, it goes on. By default it samples and trains as the demo does.
+    `pairs` of the images are paired with tokens or latents of which the generator made all but a share `sigma`; take
+    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images are never trained on and
+    decide which decoder is kept. Everything goes to `folder`; called again after it was stopped, it goes on. By default
+    it samples and trains as the demo does.
     """
-    folder = Path(folder)
-    sampling, config = sampling or demo().sampling, config or demo().post
-    seed, device = config.loop.seed, tokenizer.device
-    train, held = hold_out(images, held_out)
-    cache = encode_tokens(tokenizer, train, folder / "tokens")
-    count = min(pairs, len(train))
-    touched = make_pairs(generator, cache, folder / "pairs", sigma=sigma, sampling=sampling, count=count, seed=seed)
-    fresh = sample_tokens(generator, held.labels, sampling, seed=derive(seed, "held-out samples"))
-    extract = extractor(features, device)
-    check = HeldOut(tokenizer, fresh, Reference.of(held, extract).stats, extract)
-    return post_train_decoder(config, tokenizer, touched, train, folder, held_out=check, device=device).tokenizer
+    if sampling is None:
+        sampling = demo().sampling if isinstance(generator, TokenGenerator) else FlowSampling()
+    tuning = DecoderTuning(post=config or demo().post, sampling=sampling, sigma=sigma, pairs=pairs, held_out=held_out)
+    return tune_decoder(tuning, tokenizer, generator, images, folder, features=features).touched.tokenizer

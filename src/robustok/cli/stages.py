@@ -1,40 +1,21 @@
 """`robustok train-tokenizer`, `train-generator` and `post-train`."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from robustok import presets
 from robustok.api import load_generator, load_tokenizer
 from robustok.cli.images import EMBEDDED, device_of, images_of
 from robustok.cli.options import Command
-from robustok.data.images import ImageSet, hold_out
-from robustok.data.pairs import make_pairs
-from robustok.data.tokens import TokenCache, encode_tokens
+from robustok.data.images import ImageSet
 from robustok.demo.config import Demo
-from robustok.evaluation.features import extractor
-from robustok.evaluation.reference import Reference
 from robustok.generators.autoregressive import Autoregressive
-from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.logging import Progress
-from robustok.runtime.seeding import derive
-from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training import generator_training, main_training
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.main_training import MainTraining
-from robustok.training.post_training import HeldOut, PostTraining, post_train_decoder
+from robustok.training.tuning import DecoderTuning, encode, tune_decoder
 
-HELD_OUT, SHARE_HELD_OUT = 2000, 10  # held-out images: so many, or one in so many of a small set
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderTuning:
-    """Post-training and what goes before it; names as in the demo's settings."""
-
-    post: PostTraining  # of the decoder
-    sampling: Sampling  # how the generator is sampled
-    sigma: float = 0.7  # share of a pair's tokens that stay those of the real image
-    pairs: int = 20_000  # real images whose tokens the generator touches
-    held_out: int = HELD_OUT  # images that decide which decoder is kept
+SHARE_HELD_OUT = 10  # of a small set of images, one in so many is held out
 
 
 def stages_of(name: str) -> Demo:
@@ -87,7 +68,8 @@ def train_generator(command: Command) -> None:
         classes=len(images.classes),
     )
     config = command.over(replace(preset, generator=follows))
-    cache = _tokens(command, tokenizer, images)
+    with Progress("encoding", len(images), quiet=command.quiet) as progress:
+        cache = encode(tokenizer, images, command.out, progress.update)
     generator_training.train_generator(config, cache, command.out, device=device, quiet=command.quiet)
     _say(command, f"generator: {command.out}")
 
@@ -100,54 +82,28 @@ def post_train(command: Command) -> None:
     tokenizer, generator = load_tokenizer(command.tokenizer).to(device), load_generator(command.generator).to(device)
     images = _images(command, tokenizer.image_size)
     held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)
-    preset = replace(preset, held_out=held_out, pairs=min(preset.pairs, len(images) - held_out))
-    config = command.over(preset)
-    train, held = hold_out(images, config.held_out)
-    cache = _tokens(command, tokenizer, train)
-    seed, extract = config.post.loop.seed, extractor("lite0", device)
-    with Progress("held-out samples", len(held), quiet=command.quiet) as progress:
-        fresh = sample_tokens(
-            generator, held.labels, config.sampling, seed=derive(seed, "held-out samples"), progress=progress.update
-        )
-    check = HeldOut(tokenizer, fresh, Reference.of(held, extract).stats, extract)
+    config = command.over(replace(preset, held_out=held_out))
     discriminator = command.tokenizer / "discriminator"
-    arms = [(config.sigma, command.out)] + ([(1.0, command.out / "control")] if command.control else [])
-    for sigma, folder in arms:
-        with Progress(f"pairs at sigma {sigma:g}", config.pairs, quiet=command.quiet) as progress:
-            pairs = make_pairs(
-                generator,
-                cache,
-                folder / "pairs",
-                sigma=sigma,
-                sampling=config.sampling,
-                count=config.pairs,
-                seed=seed,
-                progress=progress.update,
+    tuned = tune_decoder(
+        config,
+        tokenizer,
+        generator,
+        images,
+        command.out,
+        discriminator=discriminator if discriminator.is_dir() else None,
+        control=command.control,
+        quiet=command.quiet,
+    )
+    for folder, result in ((command.out, tuned.touched), (command.out / "control", tuned.control)):
+        if result is not None:
+            kept = f"of step {result.step}" if result.step else "the original one, for none was better"
+            _say(
+                command, f"{folder}: held-out distance {result.before:.4g} -> {result.after:.4g}, decoder kept: {kept}"
             )
-        result = post_train_decoder(
-            config.post,
-            tokenizer,
-            pairs,
-            train,
-            folder,
-            held_out=check,
-            discriminator=discriminator if discriminator.is_dir() else None,
-            device=device,
-            quiet=command.quiet,
-        )
-        kept = f"of step {result.step}" if result.step else "the original one, for none was better"
-        _say(command, f"{folder}: held-out distance {result.before:.4g} -> {result.after:.4g}, decoder kept: {kept}")
 
 
 def _images(command: Command, size: int) -> ImageSet:
     return images_of(command.images, size, upscale=command.upscale, flip=not command.no_flip)
-
-
-def _tokens(command: Command, tokenizer: Tokenizer, images: ImageSet) -> TokenCache:
-    """The images' tokens, in OUT/tokens."""
-    folder: Path = command.out / "tokens"
-    with Progress("tokens", len(images), quiet=command.quiet) as progress:
-        return encode_tokens(tokenizer, images, folder, progress=progress.update)
 
 
 def _say(command: Command, text: str) -> None:

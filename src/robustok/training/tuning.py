@@ -1,0 +1,142 @@
+"""Post-training from two finished models and images: held-out samples, pairs, the decoder, and its control."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic
+
+from torch import Tensor
+
+from robustok.data.images import ImageSet, hold_out
+from robustok.data.latents import LatentCache, encode_latents
+from robustok.data.pairs import make_pairs
+from robustok.data.tokens import TokenCache, encode_tokens
+from robustok.evaluation.features import FeatureSpace, extractor
+from robustok.evaluation.reference import Reference
+from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
+from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.runtime.logging import Progress
+from robustok.runtime.seeding import derive
+from robustok.shapes import Labels
+from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.training.objective import Objective
+from robustok.training.post_training import AnyOne, HeldOut, PostTrained, PostTraining, post_train_decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTuning:
+    """Post-training and what goes before it."""
+
+    post: PostTraining  # of the decoder
+    sampling: Sampling | FlowSampling  # how the generator is sampled, for pairs and held-out samples
+    sigma: float = 0.7  # share of a pair that stays real; 0.9 or so for decoders that never saw perturbed latents
+    pairs: int = 20_000  # real images whose tokens or latents the generator touches
+    held_out: int = 2_000  # images that decide which decoder is kept
+    warm_up: float = 0.25  # share of training in which a discriminator that is not given learns before it charges
+
+    def __post_init__(self) -> None:
+        for name in ("sigma", "warm_up"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, choose one between 0 and 1")
+        if self.held_out < 2:
+            raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
+
+
+@dataclass(frozen=True)
+class Tuned(Generic[AnyOne]):
+    """The tokenizer with the tuned decoder, and with one tuned as long on clean latents if that was asked for."""
+
+    touched: PostTrained[AnyOne]
+    control: PostTrained[AnyOne] | None = None
+
+
+def tune_decoder(
+    config: DecoderTuning,
+    tokenizer: AnyOne,
+    generator: TokenGenerator | LatentGenerator,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    discriminator: str | Path | None = None,
+    control: bool = False,
+    features: FeatureSpace = "lite0",
+    quiet: bool = False,
+) -> Tuned[AnyOne]:
+    """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
+
+    The last `config.held_out` of the images are never trained on and decide which decoder is kept. `discriminator` is
+    the folder of one to begin with, as main training leaves it. Everything goes to `folder`, the control's to
+    `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device.
+    """
+    folder, device = Path(folder), tokenizer.device
+    train, held = hold_out(images, config.held_out)
+    with Progress("encoding", len(train), quiet=quiet) as progress:
+        cache = encode(tokenizer, train, folder, progress.update)
+    extract, seed = extractor(features, device), config.post.loop.seed
+    with Progress("held-out samples", len(held), quiet=quiet) as progress:
+        drawn = sample(generator, held.labels, config.sampling, derive(seed, "held-out samples"), progress.update)
+    check = HeldOut(tokenizer, drawn, Reference.of(held, extract).stats, extract)
+    post = config.post if discriminator is not None else _warmed_up(config)
+
+    def arm(sigma: float, where: Path) -> PostTrained[AnyOne]:
+        count = min(config.pairs, len(train))
+        with Progress(f"pairs at sigma {sigma:g}", count, quiet=quiet) as progress:
+            pairs = make_pairs(
+                generator,
+                cache,
+                where / "pairs",
+                sigma=sigma,
+                sampling=config.sampling,
+                count=count,
+                seed=seed,
+                progress=progress.update,
+            )
+        return post_train_decoder(
+            post,
+            tokenizer,
+            pairs,
+            train,
+            where,
+            held_out=check,
+            discriminator=discriminator,
+            device=device,
+            quiet=quiet,
+        )
+
+    return Tuned(arm(config.sigma, folder), arm(1.0, folder / "control") if control else None)
+
+
+def encode(
+    tokenizer: ContinuousTokenizer, images: ImageSet, folder: Path, progress: Callable[[int], None] | None = None
+) -> TokenCache | LatentCache:
+    """The images' tokens in `folder/tokens`, or their latents in `folder/latents` if there is no codebook."""
+    if isinstance(tokenizer, AnyTokenizer):
+        return encode_tokens(tokenizer, images, folder / "tokens", progress=progress)
+    return encode_latents(tokenizer, images, folder / "latents", progress=progress)
+
+
+def sample(
+    generator: TokenGenerator | LatentGenerator,
+    labels: Labels,
+    sampling: Sampling | FlowSampling,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Tokens or latents of one image per label. Raises ValueError for settings of the other kind of generator."""
+    match generator, sampling:
+        case TokenGenerator(), Sampling():
+            return sample_tokens(generator, labels, sampling, seed=seed, progress=progress)
+        case LatentGenerator(), FlowSampling():
+            return sample_latents(generator, labels, sampling, seed=seed, progress=progress)
+    raise ValueError(
+        f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; "
+        "generators of tokens take Sampling, those of latents FlowSampling"
+    )
+
+
+def _warmed_up(config: DecoderTuning) -> PostTraining:
+    """The same with a discriminator that learns before it charges, for a fresh one would only disturb."""
+    objective: Objective = config.post.objective
+    adversary = objective.adversary
+    charges = max(adversary.charges_from, min(1.0, adversary.learns_from + config.warm_up))
+    return replace(config.post, objective=replace(objective, adversary=replace(adversary, charges_from=charges)))
