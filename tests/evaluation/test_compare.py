@@ -8,6 +8,7 @@ from robustok.evaluation.compare import (
     Difference,
     check_comparable,
     paired_difference,
+    score_decoders,
     score_difference,
     seeds_difference,
     unlike,
@@ -179,3 +180,21 @@ def test_only_scores_of_one_protocol_are_compared():
     other = replace(score, protocol={"features": "lite0", "reference": {"hash": "b", "count": 5}})
     with pytest.raises(ValueError, match="computed with reference.hash 'a' once and 'b' the other time"):
         check_comparable(score, other)
+
+
+def test_decoders_of_the_same_tokens_are_scored_and_compared():
+    tokens = cloud(500, 1, shift=0.3)
+    streams = {"after": stream(tokens - 0.01), "before": stream(tokens)}
+    scores = score_decoders(streams, REFERENCE, seeds=(3,), protocol={"labels": "balanced"})
+    by_name = {score.metric: score for score in scores}
+    assert {"gfid_before", "gfid_after", "precision_before", "kid_after"} <= by_name.keys()
+    change, expected = by_name["gfid_difference"], paired_difference(streams["before"], streams["after"], REFERENCE)
+    assert (change.value, change.interval, change.images, change.seeds) == (
+        expected.value,
+        expected.interval,
+        500,
+        (3,),
+    )
+    assert (change.protocol["from"], change.protocol["to"], change.protocol["features"]) == ("before", "after", "cloud")
+    assert change.protocol["in_words"] == expected.in_words()
+    assert change.value == pytest.approx(by_name["gfid_after"].value - by_name["gfid_before"].value)

@@ -11,8 +11,8 @@ from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
-from robustok.evaluation.compare import paired_difference
-from robustok.evaluation.evaluate import Score, decoded, score_features, score_images, score_tokenizer
+from robustok.evaluation.compare import score_decoders
+from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
 from robustok.evaluation.feature_stream import feature_stream
 from robustok.evaluation.features import Extractor, lite0
 from robustok.evaluation.pfid import grid
@@ -201,26 +201,9 @@ def generation_scores(
     config: Demo, decoders: dict[str, Tokenizer], tokens: Tokens, reference: Reference, extract: Extractor
 ) -> list[Score]:
     """gFID, precision and recall of the same tokens under every decoder, and what each changed, paired."""
-    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
-    seeds = (config.seed,)
     streams = {name: feature_stream(decoded(tokenizer, tokens), extract) for name, tokenizer in decoders.items()}
-    scores = []
-    for name, stream in streams.items():
-        scores += score_features(stream, reference, suffix=f"_{name}", seeds=seeds, protocol=how)
-    for one, other in (("before", "after"), ("before", "control"), ("control", "after")):
-        if one in streams and other in streams:
-            change = paired_difference(streams[one], streams[other], reference)
-            scores.append(
-                Score(
-                    metric="gfid_difference",
-                    value=change.value,
-                    interval=change.interval,
-                    images=len(tokens),
-                    seeds=seeds,
-                    protocol={"from": one, "to": other, "tokens": "the same", "in_words": change.in_words()},
-                )
-            )
-    return scores
+    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
+    return score_decoders(streams, reference, seeds=(config.seed,), protocol=how)
 
 
 def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:

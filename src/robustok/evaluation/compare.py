@@ -9,8 +9,10 @@ decides nothing (Dufour et al. 2026, arXiv 2606.20536).
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import Any, NamedTuple
 
+from robustok.evaluation.evaluate import score_features
 from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.intervals import (
@@ -21,7 +23,7 @@ from robustok.evaluation.intervals import (
     seeds_interval,
     two_samples_interval,
 )
-from robustok.evaluation.metric_names import metric_named
+from robustok.evaluation.metric_names import ARMS, metric_named
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
 
@@ -100,6 +102,38 @@ def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[flo
     """How far a stream of `count` images is from the reference, and what each sampled image adds to that."""
     moved = influence(reference.stats, stream.stats, reference.sample, stream.sample).b
     return frechet_distance(reference.stats, stream.stats), moved
+
+
+def score_decoders(
+    streams: Mapping[str, FeatureStream],
+    reference: Reference,
+    *,
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+) -> list[Score]:
+    """What `score_features` says of each decoder's images of the same tokens, and how much each pair differs.
+
+    `streams` are named after the decoders, with names of `metric_names.ARMS`: {"before": ..., "after": ...} makes
+    gfid_before, gfid_after and one gfid_difference, whose protocol says from which to which.
+    """
+    scores = []
+    for name, stream in streams.items():
+        scores += score_features(stream, reference, suffix=f"_{name}", seeds=seeds, protocol=protocol)
+    for one, other in combinations([arm for arm in ARMS if arm in streams], 2):
+        change = paired_difference(streams[one], streams[other], reference)
+        how = {"from": one, "to": other, "tokens": "the same", "in_words": change.in_words()}
+        how |= {name: reference.space[name] for name in ("features",) if name in reference.space}
+        scores.append(
+            Score(
+                metric="gfid_difference",
+                value=change.value,
+                interval=change.interval,
+                images=streams[one].count,
+                seeds=seeds,
+                protocol=how,
+            )
+        )
+    return scores
 
 
 def seeds_difference(before: list[float], after: list[float], metric: str = "fd") -> Difference:

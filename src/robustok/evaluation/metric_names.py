@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-ARMS = ("before", "control", "after")  # decoders of one run: gfid_before is the gfid of the first
+ARMS = ("before", "control", "after")  # decoders of the same tokens: gfid_before is the gfid of the first
 
 
 class Metric(NamedTuple):
