@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from robustok.adapters.files import Adapter
+from robustok.adapters.robustok_vit import RobusTokViT
 
-FAMILIES: tuple[type[Adapter], ...] = ()
+FAMILIES: tuple[type[Adapter], ...] = (RobusTokViT,)
 
 
 def recognised(state: Mapping[str, Tensor]) -> type[Adapter] | None:
