@@ -21,6 +21,7 @@ from robustok import presets
 from robustok.cli import doctor, main, options, results, settings, stages, whole
 from robustok.cli.verbs import VERBS, numbers
 from robustok.data import FashionMNIST
+from robustok.evaluation.features import SPACES
 from robustok.evaluation.score import Score
 from robustok.tokenizer.encoder import Conv, ViT
 
@@ -313,6 +314,21 @@ def test_doctor_tells_what_there_is(capsys, monkeypatch):
         assert words in output
     monkeypatch.setattr(doctor, "installed", lambda name: None)
     assert "pip install 'robustok[dev]'" in dict(doctor.extras())["dev"]
+
+
+def test_doctor_tells_which_feature_spaces_are_ready(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
+    (tmp_path / "facebook--vit-mae-large").mkdir()
+    (tmp_path / "facebook--vit-mae-large" / "model.safetensors").touch()
+    rows = dict(doctor.spaces())
+    assert {part for name in rows for part in name.split(", ")} >= {*SPACES, "lpips"}
+    assert rows["mae"] == f"MAE ViT-L/16, in {tmp_path / 'facebook--vit-mae-large'}"
+    assert rows["clip"].startswith("missing: it is downloaded when asked for; without a network download config.json")
+    assert rows["clip"].endswith(
+        f"https://huggingface.co/openai/clip-vit-large-patch14 to {tmp_path}/openai--clip-vit-large-patch14"
+    )
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert dict(doctor.spaces())["clip"].startswith("needs pip install 'robustok[features]'; missing")
 
 
 def test_from_a_folder_of_images_to_scores(tmp_path, capsys):

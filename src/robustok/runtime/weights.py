@@ -10,6 +10,7 @@ import pickle
 import urllib.request
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class WeightFile:
 
     def remedy(self) -> str:
         """How to get it by hand."""
-        return f"download {self.url} ({self.size / 1e6:.2g} MB) to {cache_folder() / self.names[0]}"
+        return f"download {self.url} ({self.size / 1e6:.3g} MB) to {cache_folder() / self.names[0]}"
 
     def path(self) -> Path:
         """The file, downloaded if need be. Raises ValueError when it cannot be had, or is not the published one."""
@@ -67,7 +68,7 @@ class WeightFile:
             if seen.hexdigest() != self.sha256:
                 raise OSError(f"what came has the SHA-256 {seen.hexdigest()[:16]}..., not {self.sha256[:16]}...")
             os.replace(partial, path)
-        except OSError as error:  # no network, no such address, no room
+        except (OSError, HTTPException) as error:  # no network, no such address, no room
             raise ValueError(f"{self.title} could not be downloaded ({error}); {self.remedy()}") from error
         finally:
             partial.unlink(missing_ok=True)
