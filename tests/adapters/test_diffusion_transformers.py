@@ -1,20 +1,24 @@
 """SiT, LightningDiT and MAETok's SiT: velocities, files there and back, full-size names, refusals, further training."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from robustok_published import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
 
+from robustok.adapters import FAMILIES as KNOWN
+from robustok.adapters import recognised
 from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
 from robustok.adapters.lightningdit import LightningDiT
+from robustok.adapters.maetok import MAETok
 from robustok.adapters.maetok_sit import PUBLISHED as MAETOK_SIT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import PUBLISHED as SIT
 from robustok.adapters.sit import SiT
 from robustok.generators.diffusion_transformer import DiffusionTransformer
-from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
+from robustok.generators.flow import LatentGenerator, sample_latents
 
 FAMILIES = {"sit": SiT, "lightningdit": LightningDiT, "maetok_sit": MAETokSiT}
 ALL = pytest.mark.parametrize("fixture", FAMILIES)
@@ -75,10 +79,13 @@ def test_the_published_model_fits(fixture):
         assert (model.config.width, model.config.heads, model.config.depth) == (1152, 16, 28)
 
 
-def test_no_file_is_of_two_families():
-    for fixture, family in FAMILIES.items():
-        for other in FAMILIES:
-            assert family.fits(load_file(weights_file(other))) == (other == fixture)
+def test_a_file_tells_its_family():
+    for fixture, family in {**FAMILIES, "maetok": MAETok, "maetok_ape": MAETok}.items():
+        state = load_file(weights_file(fixture))
+        assert recognised(state) is family
+        assert [known for known in KNOWN if known.fits(state)] == [family]
+    with pytest.raises(ValueError, match="is no checkpoint of sit: this looks like lightningdit"):
+        SiT.from_state(load_file(weights_file("lightningdit")))
 
 
 def test_every_option_is_read_from_the_weights():
@@ -86,20 +93,23 @@ def test_every_option_is_read_from_the_weights():
         tokens=16, channels=3, classes=2, width=24, depth=3, heads=3, hidden=20, qk_norm=True, shifts=False
     )
     for changed in ({}, {"rotary": False}, {"norm": "layer"}, {"mlp": "gelu"}, {"variance": True, "patch": 2}):
-        wanted = DiffusionTransformer(**{**vars(config), **changed})
+        wanted = replace(config, **changed)
         assert LightningDiT.from_state(LightningDiT(wanted).to_state()).config == wanted
 
 
 def test_heads_that_nothing_tells_are_asked_for():
     config = DiffusionTransformer(tokens=5, channels=3, classes=2, width=24, layout="sequence", rotary=False)
-    state = MAETokSiT(DiffusionTransformer(**{**vars(config), "qk_norm": False})).to_state()
+    state = MAETokSiT(replace(config, qk_norm=False)).to_state()
     with pytest.raises(ValueError, match="weights 24 wide do not tell their attention heads; pass heads, a divisor"):
         MAETokSiT.from_state(state)
     assert MAETokSiT.from_state(state, heads=4, interpolant="cosine").config.interpolant == "cosine"
 
 
-def test_a_file_that_lacks_something_is_refused(published):
-    state = load_file(weights_file("sit"))
+def test_a_file_that_lacks_something_is_refused():
+    config = DiffusionTransformer(
+        tokens=4, channels=3, classes=2, width=16, rotary=False, norm="layer", mlp="gelu", qk_norm=False
+    )
+    state = SiT(config).to_state()
     state["blocks.0.attn.qkv.extra"] = state.pop("blocks.0.attn.qkv.bias")
     with pytest.raises(ValueError, match=r"no checkpoint of sit: 1 keys missing \(blocks.0.attn.qkv.bias\), 1 keys"):
         SiT.from_state(state, heads=4)
@@ -128,5 +138,6 @@ def test_the_authors_training_goes_on(published, fixture):
 def test_published_sampling_runs(published, fixture, presets):
     model, _, _ = published(fixture)
     for config in presets.values():
-        few = FlowSampling(**{**vars(config), "steps": 2})
+        few = replace(config, steps=2)
         assert sample_latents(model, torch.tensor([1]), few, seed=0).shape == (1, *model.latent_shape)
+    assert model.sampling in presets.values()

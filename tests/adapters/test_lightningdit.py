@@ -13,7 +13,8 @@ def loaded(parity):
     how = meta["sampling"]
     guided = {"guidance": how["cfg_scale"], "guided_channels": 3, "guided_to": 1 - how["cfg_interval_start"]}
     shifted = {"steps": how["num_steps"] - 1, "shift": 1 / how["timestep_shift"]}
-    return LightningDiT.from_checkpoint(weights_file("lightningdit")), io, meta, guided, shifted
+    model = LightningDiT.from_checkpoint(weights_file("lightningdit"), heads=meta["config"]["num_heads"])
+    return model, io, meta, guided, shifted
 
 
 @torch.no_grad()

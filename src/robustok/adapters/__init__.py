@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from robustok.adapters.files import Adapter
+from robustok.adapters.lightningdit import LightningDiT
+from robustok.adapters.maetok import MAETok
+from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.robustok_vit import RobusTokViT
+from robustok.adapters.sit import SiT
 
-FAMILIES: tuple[type[Adapter], ...] = (RobusTokViT,)
+FAMILIES: tuple[type[Adapter], ...] = (RobusTokViT, MAETok, MAETokSiT, SiT, LightningDiT)
 
 
 def recognised(state: Mapping[str, Tensor]) -> type[Adapter] | None:

@@ -5,12 +5,14 @@ rotated; for published widths it is known, for others give `heads`. A file of Di
 SiT's, but its network predicts the noise of discrete steps: nothing in the file tells, so it is no SiT only by name.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 
 from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes, along, drawn_loss
 from robustok.shapes import Labels, Latents, Scalar
 
@@ -44,6 +46,7 @@ class PublishedTransformer(Adapter):
     kind = "generator"
     config_type = DiffusionTransformer
     prefer = ("ema", *WRAPPERS)  # as all their sampling scripts do
+    guided: ClassVar[FlowSampling]  # how its authors sample it
     data_at: ClassVar[int]  # t of the data in the authors' convention, 0 or 1; the noise is at the other end
     times: ClassVar[TrainingTimes] = TrainingTimes()  # that its authors trained it at
     direction: ClassVar[float] = 0.0  # weight of the velocity's direction in their loss
@@ -66,6 +69,11 @@ class PublishedTransformer(Adapter):
     def no_label(self) -> int:
         """The label of an image of unknown class."""
         return self.network.no_label
+
+    @property
+    def sampling(self) -> FlowSampling:
+        """How its authors sample it, on the path that it was trained on."""
+        return replace(self.guided, interpolant=self.config.interpolant)
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the configuration or any weight."""

@@ -34,6 +34,7 @@ class LightningDiT(PublishedTransformer):
     """A LightningDiT, with whichever of its options, as a `LatentGenerator` of (places of the latent, channels)."""
 
     family = "lightningdit"
+    guided = PUBLISHED["XL/1, 800 epochs"]
     data_at = 1
     times = TrainingTimes(distribution="logit-normal")
     direction = 1.0

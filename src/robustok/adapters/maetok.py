@@ -59,6 +59,7 @@ class MAETokConfig:
     encoder: Transformer = Transformer()  # image -> latents
     decoder: Transformer = Transformer()  # latents -> image
     rotary: int = 256  # patches for which the file has rotary positions (rope_mixed); 0: embedded positions only
+    decoder_class_token: bool = True  # the decoder has one beside its mask tokens, as the encoder has
     masked: bool = True  # the file has the token that hid patches in training
     layer_scale: bool = True  # a learnt gain on every residual branch, as DINOv2 has
     mean: float = 0.0  # of all latents (vq_mean)
@@ -67,6 +68,8 @@ class MAETokConfig:
     def __post_init__(self) -> None:
         if not self.std > 0:
             raise ValueError(f"std is {self.std}; it is the standard deviation of the latents, vq_std, above 0")
+        if not self.rotary and not self.decoder_class_token:
+            raise ValueError("without rotary positions a decoder needs its class token; give a whole checkpoint")
 
 
 class Vision(nn.Module):
@@ -75,12 +78,12 @@ class Vision(nn.Module):
     columns: Tensor
     rows: Tensor
 
-    def __init__(self, size: Transformer, config: MAETokConfig):
+    def __init__(self, size: Transformer, config: MAETokConfig, *, class_token: bool = True):
         super().__init__()
         n, c, heads = patches(config.image_size, config.patch) ** 2, size.width, size.heads
         self.heads = heads
         self.embed = nn.Conv2d(3, c, config.patch, config.patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, c))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, c)) if class_token else None
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + n, c))
         self.latent_positions = nn.Parameter(0.02 * torch.randn(1, config.tokens, c))
         gain = 1e-5 if config.layer_scale else None
@@ -92,11 +95,11 @@ class Vision(nn.Module):
             for name, coordinates in zip(("columns", "rows"), grid(config.rotary), strict=True):
                 self.register_buffer(name, coordinates)
 
-    def forward(
-        self, places: Sequence, latents: Float[Tensor, "b l c"], *, positions: bool
-    ) -> Float[Tensor, "b 1+n+l c"]:
-        """All of them, normed; `positions` says whether the embedded ones of the patches are added."""
-        x = torch.cat([self.class_token.expand(len(places), -1, -1), places], dim=1)
+    def forward(self, places: Sequence, latents: Float[Tensor, "b l c"], *, positions: bool) -> Float[Tensor, "b _ c"]:
+        """All of them, normed, the latents last; `positions` says whether the embedded ones of patches are added."""
+        x = places
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(places), -1, -1), places], dim=1)
         if positions:
             x = x + self.positions
         x = torch.cat([x, latents + self.latent_positions], dim=1)
@@ -112,7 +115,8 @@ class Vision(nn.Module):
         along_row, along_column = self.frequencies.unsqueeze(2)  # each (depth 1 heads*pairs)
         angles = columns[:, None] * along_row + rows[:, None] * along_column
         angles = angles.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (depth heads n pairs)
-        return [rotation(turn) for turn in F.pad(angles, (0, 0, 1, latents))]
+        before = 0 if self.class_token is None else 1
+        return [rotation(turn) for turn in F.pad(angles, (0, 0, before, latents))]
 
 
 def grid(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -144,7 +148,7 @@ class Decoder(nn.Module):
         super().__init__()
         c = config.decoder.width
         self.patch, self.image_size, self.embedded = config.patch, config.image_size, not config.rotary
-        self.vision = Vision(config.decoder, config)
+        self.vision = Vision(config.decoder, config, class_token=config.decoder_class_token)
         self.vision.embed.requires_grad_(False)  # in the file, and never used
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, c))
         self.out = nn.Linear(c, 3 * config.patch**2)
@@ -157,7 +161,8 @@ class Decoder(nn.Module):
     def forward(self, latents: Sequence) -> Images:
         n = patches(self.image_size, self.patch) ** 2
         x = self.vision(self.mask_token.expand(len(latents), n, -1), latents, positions=self.embedded)
-        return unpatchify(self.out(x[:, 1 : 1 + n]), self.patch, self.image_size)
+        x = x[:, : -latents.shape[1]][:, -n:]
+        return unpatchify(self.out(x), self.patch, self.image_size)
 
 
 class MAETok(Adapter):
@@ -231,6 +236,7 @@ class MAETok(Adapter):
             encoder=_transformer(state, "encoder", heads),
             decoder=_transformer(state, "decoder", heads),
             rotary=len(state["encoder.freqs_t_x"]) if "encoder.freqs_t_x" in state else 0,
+            decoder_class_token="decoder.model.cls_token" in state,
             masked="encoder.mask_token" in state,
             layer_scale="encoder.model.blocks.0.ls1.gamma" in state,
             mean=mean,
@@ -269,9 +275,9 @@ RENAMES: Renames = [
 
 def _transformer(state: State, part: str, heads: int | None) -> Transformer:
     """The sizes of encoder or decoder."""
-    token, hidden = f"{part}.model.cls_token", f"{part}.model.blocks.0.mlp.fc1.weight"
-    shape = sizes(state, token, hidden)
-    width = shape[token][2]
+    positions, hidden = f"{part}.model.pos_embed", f"{part}.model.blocks.0.mlp.fc1.weight"
+    shape = sizes(state, positions, hidden)
+    width = shape[positions][2]
     if heads is None and width not in HEADS:
         raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
     return Transformer(

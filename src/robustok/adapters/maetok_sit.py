@@ -33,6 +33,7 @@ class MAETokSiT(PublishedTransformer):
     """A SiT on one-dimensional latents as a `LatentGenerator` of (tokens, channels)."""
 
     family = "maetok-sit"
+    guided = PUBLISHED["guided"]
     data_at = 0
 
     @staticmethod

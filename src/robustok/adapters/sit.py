@@ -30,6 +30,7 @@ class SiT(PublishedTransformer):
     """A SiT (S, B, L, XL; any patch) as a `LatentGenerator` of (tokens of the latent's grid, channels)."""
 
     family = "sit"
+    guided = PUBLISHED["SiT-XL/2"]
     data_at = 1
 
     @staticmethod
