@@ -99,9 +99,20 @@ def rotate(x: Heads, by: Rotation) -> Heads:
 Norm = Literal["layer", "rms"]
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm (Zhang & Sennrich 2019, eq. 4), which does not subtract the mean, in its input's type.
+
+    torch's own takes the slow way, and warns of it, where autocast gives it bfloat16 and its weight is float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
 def build_norm(kind: Norm, width: int, affine: bool = True) -> nn.Module:
-    """LayerNorm, or RMSNorm (Zhang & Sennrich 2019, eq. 4), which does not subtract the mean."""
-    kinds = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+    """LayerNorm or RMSNorm over the last axis, with a learnt gain if `affine`."""
+    kinds = {"layer": nn.LayerNorm, "rms": RMSNorm}
     return kinds[kind](width, eps=1e-6, elementwise_affine=affine)
 
 
