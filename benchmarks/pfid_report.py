@@ -1,0 +1,233 @@
+"""The numbers of `pfid_study.py` as tables in docs/pfid_study.md and as a picture beside it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pfid_variants import FROM_SCORES, PUBLISHED, Measured, left_out_error, pfid, variants
+
+from robustok.evaluation.correlation import Estimate, bootstrap, correlation, pearson, spearman
+from robustok.report.charts import nice_ticks
+from robustok.report.markup import Markup, element
+from robustok.runtime.checkpoint import read_json
+
+BEGIN, END = "<!-- written by benchmarks/pfid_report.py -->", "<!-- end -->"
+COLORS = {"up to 512 codes": "#b4590c", "about 1024 codes": "#2463a8", "about 4096 codes": "#33803f"}
+MINUS = "\N{MINUS SIGN}"
+PANEL, HEIGHT, LEFT, TOP, BOTTOM = 300, 290, 48, 30, 44  # of the picture, in its own units
+
+
+def report(folder: Path, docs: Path) -> None:
+    """Put the tables between the two marks in docs/pfid_study.md and the picture into docs/images."""
+    measured = [m for path in sorted(folder.glob("*/measured.json")) if "gfid_guided" in (m := read_json(path))]
+    measured.sort(key=lambda m: (m["codebook_size"], pfid(m)))
+    page, picture = docs / "pfid_study.md", docs / "images" / "pfid_study.svg"
+    tables = "\n\n".join(
+        [
+            tokenizers(measured),
+            comparison("gFID with tuned guidance", "gfid_guided", measured),
+            comparison("gFID without guidance", "gfid", measured),
+            left_out(measured),
+            published(),
+        ]
+    )
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
+    picture.write_text(scatter(measured), encoding="utf-8")
+
+
+def tokenizers(measured: Sequence[Measured]) -> str:
+    """One row a tokenizer."""
+    rows = [
+        [
+            str(number),
+            m["name"],
+            f"{m['codebook_size']}",
+            f"{m['reconstruction']['perplexity']:.0f}",
+            f"{m['reconstruction']['rfid']:.1f}",
+            f"{pfid(m):.1f}",
+            f"{m['gfid']:.1f}",
+            f"{m['gfid_guided']:.1f}",
+            f"{m['guidance']:g}",
+        ]
+        for number, m in enumerate(measured, 1)
+    ]
+    head = ["#", "tokenizer", "K", "perplexity", "rFID", "pFID", "gFID", "gFID, guided", "guidance"]
+    return table(head, rows, right=2)
+
+
+def comparison(title: str, target: str, measured: Sequence[Measured]) -> str:
+    """How each variant goes with gFID, and whether it does so better than the published pFID."""
+    scores, gfid = variants(measured), [m[target] for m in measured]
+    level = 1 - 0.05 / (len(scores) - 1)  # Bonferroni: all differences hold together with 95 %
+    alike = [i for i, m in enumerate(measured) if group(m) == "about 1024 codes"]
+    rows = []
+    for name, values in scores.items():
+        gain = "" if name == "pFID" else in_words(advantage(values, scores["pFID"], gfid, level))
+        one_size = correlation(pearson, [values[i] for i in alike], [gfid[i] for i in alike])
+        rows.append(
+            [
+                name,
+                in_words(correlation(pearson, values, gfid)),
+                in_words(correlation(spearman, values, gfid)),
+                gain,
+                in_words(one_size),
+            ]
+        )
+    head = [
+        title,
+        "Pearson r",
+        "Spearman r",
+        f"Pearson, minus pFID's ({level:.1%})",
+        f"Pearson, the {len(alike)} of about 1024 codes",
+    ]
+    return table(head, rows)
+
+
+def advantage(values: Sequence[float], baseline: Sequence[float], gfid: Sequence[float], level: float) -> Estimate:
+    """How much better one predictor correlates than another, over resampled tokenizers."""
+    x, b, y = (np.asarray(v, dtype=np.float64) for v in (values, baseline, gfid))
+    return bootstrap(lambda i: pearson(x[i], y[i]) - pearson(b[i], y[i]), len(y), level=level)
+
+
+def left_out(measured: Sequence[Measured]) -> str:
+    """How well gFID is predicted for a tokenizer that nothing was chosen or fitted on."""
+    scores = variants(measured)
+    candidates: dict[str, list[list[float]]] = {
+        "nothing: the mean of the others": [],
+        "rFID": [scores["rFID"]],
+        "pFID": [scores["pFID"]],
+        "whichever variant is best on the others": list(scores.values()),
+    }
+    rows = []
+    for name, columns in candidates.items():
+        errors = []
+        for target in ("gfid_guided", "gfid"):
+            gfid = [m[target] for m in measured]
+            errors.append(left_out_error(columns, gfid) if columns else spread_left_out(gfid))
+        rows.append([name, *(f"{error:.1f}" for error in errors)])
+    return table(["error in gFID of a left-out tokenizer, predicted from", "guided", "not guided"], rows)
+
+
+def spread_left_out(gfid: Sequence[float]) -> float:
+    """Root mean square error of predicting each value by the mean of the others."""
+    n, mean = len(gfid), sum(gfid) / len(gfid)
+    return math.sqrt(sum(((value - mean) * n / (n - 1)) ** 2 for value in gfid) / n)
+
+
+def published() -> str:
+    """What can be said from the 11 published rows."""
+    gfid = [row.gfid for row in PUBLISHED]
+    scores = {name: [of(r.rfid, r.pfid, r.codebook_size) for r in PUBLISHED] for name, of in FROM_SCORES.items()}
+    level = 1 - 0.05 / (len(scores) - 1)
+    rows = [
+        [
+            name,
+            in_words(correlation(pearson, values, gfid)),
+            in_words(correlation(spearman, values, gfid)),
+            "" if name == "pFID" else in_words(advantage(values, scores["pFID"], gfid, level)),
+            f"{left_out_error([values], gfid):.2f}",
+        ]
+        for name, values in scores.items()
+    ]
+    head = ["published rows", "Pearson r", "Spearman r", f"Pearson, minus pFID's ({level:.1%})", "left-out error"]
+    return table(head, rows)
+
+
+def group(m: Measured) -> str:
+    """Which of three sizes a codebook has."""
+    small, middle, large = COLORS
+    return small if m["codebook_size"] <= 512 else middle if m["codebook_size"] <= 2048 else large
+
+
+def in_words(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})".replace("-", MINUS)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> str:
+    """Markdown; columns from `right` on hold numbers."""
+    rule = ["---" if i < right else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+def scatter(measured: Sequence[Measured]) -> str:
+    """Guided gFID over rFID, over pFID and over the variant that goes with it best, as one SVG file."""
+    scores, gfid = variants(measured), [m["gfid_guided"] for m in measured]
+    rest = {name: values for name, values in scores.items() if name not in ("pFID", "rFID")}
+    best = max(rest, key=lambda name: pearson_of(rest[name], gfid))
+    shown = ["rFID", "pFID", best]
+    width = PANEL * len(shown)
+    parts: list[Markup] = [element("rect", width=width, height=HEIGHT, fill="#ffffff")]
+    for i, name in enumerate(shown):
+        parts.append(panel(name, scores[name], gfid, measured, PANEL * i))
+    parts += legend(width)
+    style = "text { font: 11px system-ui, sans-serif; fill: #333 } .name { font-weight: 600 } .rule { stroke: #e2e2e2 }"
+    title = element("title", "Guided gFID of the study's tokenizers over three predictors of it")
+    return element(
+        "svg",
+        title,
+        element("style", style),
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {HEIGHT}",
+        role="img",
+    )
+
+
+def pearson_of(x: Sequence[float], y: Sequence[float]) -> float:
+    return float(pearson(np.asarray(x), np.asarray(y)))
+
+
+def panel(name: str, x: Sequence[float], y: Sequence[float], measured: Sequence[Measured], left: float) -> Markup:
+    """One scatter plot; every point has its number in the table."""
+    to_x = axis(x, left + LEFT, left + PANEL - 16)
+    to_y = axis(y, HEIGHT - BOTTOM, TOP)
+    parts = [element("text", f"{name}: r = {pearson_of(x, y):.2f}", x=left + LEFT, y=TOP - 12, class_="name")]
+    for tick in ticks(y):
+        parts.append(line(left + LEFT, to_y(tick), left + PANEL - 16, to_y(tick)))
+        if left == 0:
+            parts.append(element("text", f"{tick:g}", x=left + LEFT - 6, y=to_y(tick) + 4, text_anchor="end"))
+    for tick in ticks(x):
+        parts.append(line(to_x(tick), HEIGHT - BOTTOM, to_x(tick), TOP))
+        parts.append(element("text", f"{tick:g}", x=to_x(tick), y=HEIGHT - BOTTOM + 15, text_anchor="middle"))
+    if left == 0:
+        middle = (TOP + HEIGHT - BOTTOM) / 2
+        turned = f"rotate(-90 12 {middle})"
+        parts.append(element("text", "gFID, guided", x=12, y=middle, text_anchor="middle", transform=turned))
+    for number, (a, b, m) in enumerate(zip(x, y, measured, strict=True), 1):
+        place: dict[str, Any] = {"cx": f"{to_x(a):.1f}", "cy": f"{to_y(b):.1f}"}
+        parts.append(element("circle", **place, r=4, fill=COLORS[group(m)], fill_opacity=0.85))
+        parts.append(element("text", str(number), x=f"{to_x(a) + 6:.1f}", y=f"{to_y(b) - 4:.1f}"))
+    return element("g", *parts)
+
+
+def axis(values: Sequence[float], first: float, last: float) -> Any:
+    """From value to coordinate, with some air at both ends."""
+    low, high = bounds(values)
+    return lambda value: first + (value - low) / (high - low) * (last - first)
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    air = 0.08 * (max(values) - min(values) or 1.0)
+    return min(values) - air, max(values) + air
+
+
+def ticks(values: Sequence[float]) -> list[float]:
+    return nice_ticks(*bounds(values))
+
+
+def line(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return element("line", class_="rule", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}")
+
+
+def legend(width: float) -> list[Markup]:
+    """Which color is which size."""
+    parts = []
+    for i, (name, color) in enumerate(COLORS.items()):
+        at = LEFT + i * 150
+        parts.append(element("circle", cx=at + 4, cy=HEIGHT - 10, r=4, fill=color))
+        parts.append(element("text", name, x=at + 14, y=HEIGHT - 6))
+    return parts
