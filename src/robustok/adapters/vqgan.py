@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustok.adapters.files import Renames, count
-from robustok.shapes import Images
+from robustok.shapes import Images, Pixels
 
 Dialect = Literal["taming", "maskgit"]
 
@@ -203,13 +203,15 @@ def _norm(channels: int) -> nn.GroupNorm:
 def _middle(channels: int, config: VQGAN) -> nn.Sequential:
     """Taming's has attention between two blocks; the MaskGIT-VQGAN's has as many blocks as each resolution."""
     taming = config.dialect == "taming"
-    parts: list[Any] = [ResidualBlock(channels, channels, config.dialect) for _ in range(2 if taming else config.blocks)]
+    parts: list[Any] = [
+        ResidualBlock(channels, channels, config.dialect) for _ in range(2 if taming else config.blocks)
+    ]
     if taming:
         parts.insert(1, SpatialAttention(channels))
     return nn.Sequential(*parts)
 
 
-def published_pixels(images: Images) -> Tensor:
+def published_pixels(images: Images) -> Pixels:
     """Pixels as LlamaGen's and RobusTok's sampling scripts save them: 127.5 x + 128, cut off, not rounded.
 
     robustok itself rounds (`robustok.shapes.to_pixels`), which is what its scores are of.
