@@ -1,0 +1,262 @@
+"""The whole analysis of a tokenizer with its generator, and of the tokenizer after post-training."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from robustok.evaluation.analysis.code_usage import CodeUsage, code_usage
+from robustok.evaluation.analysis.departures import Departures, departures
+from robustok.evaluation.analysis.effects import Change, Effect, Effects, look
+from robustok.evaluation.analysis.imitation import Imitation, imitate
+from robustok.evaluation.analysis.prediction import Forced, free_running, teacher_forcing
+from robustok.evaluation.analysis.projection import principal_plane
+from robustok.evaluation.evaluate import DiscreteTokenizer, decoded, evaluating
+from robustok.evaluation.features import FeatureSpace, extractor
+from robustok.evaluation.pfid import Cell, grid
+from robustok.generators.sampling import Sampling, TokenGenerator
+from robustok.runtime.configs import to_plain
+from robustok.runtime.seeding import stream
+from robustok.shapes import Images, Labels, Pixels, Tokens, to_pixels
+from robustok.tokenizer.perturbation import neighbours, perturb
+
+SHOWN = 300  # points of each set in the plane
+EXAMPLES = 12  # images of each set
+
+Progress = Callable[[str, int, int], None]  # told what is being done, how much of it, and of how much
+
+
+@runtime_checkable
+class LabelledImages(Protocol):
+    """Real images with their classes."""
+
+    labels: Tensor  # (len,) int64
+
+    def __len__(self) -> int: ...
+    def images(self, indices: Int[Tensor, " b"]) -> Images: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Why this generator's images differ from this tokenizer's reconstructions."""
+
+    protocol: dict[str, Any]
+    forced: Forced  # given the real tokens before each one
+    free: tuple[Departures, ...]  # given a label and some real tokens, the fewest first
+    other_real: Departures  # other real images of the same classes, for comparison
+    code_usage: CodeUsage
+    imitation: Imitation
+    plane: dict[str, Any]  # share of the variance, and points: name -> ((x, y), ...)
+    effects: tuple[Effect, ...]
+    changes: tuple[Change, ...]  # empty without a tuned decoder
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON values, the contents of `analysis.json`."""
+        return asdict(self)
+
+
+class Result(NamedTuple):
+    """The numbers, and some images of every set, the same ones from set to set."""
+
+    analysis: Analysis
+    examples: dict[str, Pixels]
+
+
+@torch.no_grad()
+def analyze(
+    tokenizer: DiscreteTokenizer,
+    generator: TokenGenerator,
+    images: LabelledImages,
+    *,
+    tuned: DiscreteTokenizer | None = None,
+    sampling: Sampling | None = None,
+    count: int = 1000,
+    features: FeatureSpace = "lite0",
+    seed: int = 0,
+    batch_size: int = 125,
+    progress: Progress | None = None,
+) -> Result:
+    """`count` real images, what becomes of them and of their classes, beside `count` other real images.
+
+    All numbers have a floor: what the first images are to the others. The two sets have the same classes, as far as
+    the images go. `tuned` is the tokenizer with another decoder. Raises ValueError for parts that do not fit together.
+    """
+    sampling = sampling or Sampling()
+    _check(tokenizer, generator, tuned)
+    tell = progress or _say_nothing
+    codebook, k = tokenizer.codebook, len(tokenizer.codebook)
+    chosen, others = two_sets(images.labels, count)
+    labels = images.labels[chosen]
+
+    def step(name: str) -> Callable[[int, int], None]:
+        return lambda done, total: tell(name, done, total)
+
+    own, real = _tokens(tokenizer, images, [chosen, others], batch_size, step("encoding"))
+    with evaluating(tokenizer), evaluating(generator):
+        forced, drawn = teacher_forcing(
+            generator, own, labels, codebook, sampling=sampling, seed=seed, progress=step("teacher forcing")
+        )
+        n = own.shape[1]
+        free, generated = free_running(
+            generator,
+            own,
+            labels,
+            codebook,
+            sampling=sampling,
+            prefixes=tuple(sorted({0, n // 4, n // 2, 3 * n // 4})),
+            seed=seed,
+            batch_size=batch_size,
+            progress=step("free running"),
+        )
+        targets = {"generated": generated, "forced": drawn}
+        imitation = imitate(
+            own, real, targets, codebook, tokenizer.lookup, seed=seed, progress=step("imitation by perturbation")
+        )
+    middle = sorted(grid(k))[len(grid(k)) // 2]
+    sets = {"reconstructed": own, **perturbed_sets(own, tokenizer, middle, imitation, seed), "generated": generated}
+    effects, examples = _effects(
+        tokenizer, tuned, images, chosen, others, sets, extractor(features, codebook.device), batch_size, step("images")
+    )
+    analysis = Analysis(
+        protocol={
+            "images": images.describe(),
+            "count": len(chosen),
+            "sampling": to_plain(sampling),
+            "seed": seed,
+            "generator": generator.fingerprint(),
+            "codebook_size": k,
+            "tokens_per_image": n,
+            "middle": middle,
+            **extractor(features, codebook.device).describe(),
+        },
+        forced=forced,
+        free=tuple(free),
+        other_real=departures(real, own, codebook),
+        code_usage=code_usage(generated=generated, real=real, other=own, codebook_size=k),
+        imitation=imitation,
+        plane=_plane(tokenizer, {"real": real, "perturbed": sets["perturbed"], "generated": generated}),
+        effects=tuple(effects.found),
+        changes=tuple(effects.changes()),
+    )
+    return Result(analysis, examples)
+
+
+def two_sets(labels: Labels, count: int) -> tuple[Int[Tensor, " count"], Int[Tensor, " count"]]:
+    """Indices of twice `count` images evenly spaced over the set, dealt out class by class; less if it is smaller.
+
+    Images at the same place of the two have the same class, but for one in each class at most. Raises ValueError for
+    less than 100 images, whose numbers would mean nothing.
+    """
+    count = min(count, len(labels) // 2)
+    if count < 50:
+        raise ValueError(
+            f"{2 * count} of {len(labels)} images are too few to be split into two sets and compared; "
+            "give at least 100, better some thousands"
+        )
+    spaced = torch.arange(2 * count) * len(labels) // (2 * count)
+    by_class = spaced[labels[spaced].argsort(stable=True)]
+    return by_class[0::2], by_class[1::2]
+
+
+def perturbed_sets(
+    tokens: Tokens, tokenizer: DiscreteTokenizer, middle: Cell, imitation: Imitation, seed: int
+) -> dict[str, Tokens]:
+    """Tokens perturbed as in pFID's middle cell, and as imitates teacher forcing best."""
+    cells = {"perturbed": middle, "imitating": imitation.target("forced", "codes").best}
+    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells.values())).cpu()
+    made = {}
+    for name, cell in cells.items():
+        generator = stream(seed, "imitation")
+        made[name] = perturb(tokens.cpu(), near[:, : cell.delta], cell.alpha, 1.0, generator=generator)
+    return {name: noisy.to(tokens.device) for name, noisy in made.items()}
+
+
+def _effects(
+    tokenizer: DiscreteTokenizer,
+    tuned: DiscreteTokenizer | None,
+    images: LabelledImages,
+    chosen: Tensor,
+    others: Tensor,
+    sets: dict[str, Tokens],
+    extract: Any,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> tuple[Effects, dict[str, Pixels]]:
+    """Every set of tokens decoded by every decoder, beside real images; and some images of each."""
+    decoders = {"original": tokenizer} if tuned is None else {"original": tokenizer, "tuned": tuned}
+    total, done = len(chosen) * (2 + len(sets) * len(decoders)), 0
+
+    def pixels_of(indices: Tensor) -> Iterator[Tensor]:
+        for part in indices.split(batch_size):
+            yield to_pixels(images.images(part))
+
+    def counted(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        nonlocal done
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            progress(done, total)
+
+    shown = torch.arange(EXAMPLES) * len(chosen) // EXAMPLES
+    effects = Effects(look(counted(pixels_of(others)), extract), look(counted(pixels_of(chosen)), extract))
+    examples = {"real": torch.cat(list(pixels_of(chosen[shown])))}
+    for name, tokens in sets.items():
+        for decoder, model in decoders.items():
+            effects.add(name, decoder, look(counted(decoded(model, tokens, batch_size)), extract))
+            key = name if decoder == "original" else f"{name}, {decoder}"
+            examples[key] = torch.cat(list(decoded(model, tokens[shown], batch_size)))
+    return effects, examples
+
+
+def _tokens(
+    tokenizer: DiscreteTokenizer,
+    images: LabelledImages,
+    sets: list[Tensor],
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> list[Tokens]:
+    """The tokens of each set of images, on the CPU."""
+    made, total, done = [], sum(map(len, sets)), 0
+    with evaluating(tokenizer):
+        for indices in sets:
+            parts = []
+            for part in indices.split(batch_size):
+                batch = images.images(part).to(tokenizer.codebook.device)
+                parts.append(tokenizer.quantize(tokenizer.encode(batch)).tokens.cpu())
+                done += len(part)
+                progress(done, total)
+            made.append(torch.cat(parts))
+    return made
+
+
+def _plane(tokenizer: DiscreteTokenizer, sets: dict[str, Tokens]) -> dict[str, Any]:
+    """Sets of tokens in the plane in which the latents of real images vary most."""
+    device = tokenizer.codebook.device
+    plane = principal_plane(tokenizer.lookup(sets["real"].to(device)).float().cpu())
+
+    def points(tokens: Tokens) -> list[tuple[float, ...]]:
+        some = tokens[torch.arange(min(SHOWN, len(tokens))) * len(tokens) // min(SHOWN, len(tokens))]
+        return [tuple(point) for point in plane.project(tokenizer.lookup(some.to(device)).float().cpu()).tolist()]
+
+    return {"share": plane.share, "points": {name: points(tokens) for name, tokens in sets.items()}}
+
+
+def _check(tokenizer: DiscreteTokenizer, generator: TokenGenerator, tuned: DiscreteTokenizer | None) -> None:
+    """Raises ValueError for parts that were not made for each other."""
+    if len(tokenizer.codebook) != generator.codebook_size:
+        raise ValueError(
+            f"the generator draws from {generator.codebook_size} codes and the tokenizer has "
+            f"{len(tokenizer.codebook)}; give the generator that was trained on this tokenizer's tokens"
+        )
+    if tuned is not None and not torch.equal(tuned.codebook.cpu(), tokenizer.codebook.cpu()):
+        raise ValueError(
+            "the tuned tokenizer has another codebook, so it cannot decode the same tokens; "
+            "give what post-train made of this very tokenizer"
+        )
+
+
+def _say_nothing(what: str, done: int, total: int) -> None: ...

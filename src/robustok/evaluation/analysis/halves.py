@@ -1,0 +1,31 @@
+"""How far a number would move if other images had been drawn, from random halves of the images.
+
+A statistic of half the images, drawn without replacement, varies about that of all as the statistic of all varies
+about the truth: m of N images have a variance of S^2 / m (1 - m / N), which is S^2 / N for m = N / 2. Unlike a
+bootstrap, no image comes twice, so distances between sets keep their meaning.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from robustok.evaluation.intervals import NORMAL_95, Interval
+from robustok.runtime.seeding import stream
+
+COUNT = 200  # halves
+
+Halves = Bool[Tensor, "halves b"]
+
+
+def halves(images: int, *, seed: int = 0, count: int = COUNT) -> Halves:
+    """Which images each half holds, floor(images / 2) of them. Raises ValueError for less than 4 images."""
+    if images < 4:
+        raise ValueError(f"{images} images cannot be halved into sets of two; give at least 4, better some hundreds")
+    order = torch.rand(count, images, generator=stream(seed, "halves", images)).argsort(dim=1).argsort(dim=1)
+    return order < images // 2
+
+
+def half_interval(value: float, of_halves: Float[Tensor, " halves"]) -> Interval:
+    """95 % interval of a statistic of all images, from its values in the halves."""
+    error = NORMAL_95 * float(of_halves.double().std())
+    return value - error, value + error
