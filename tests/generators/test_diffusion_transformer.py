@@ -128,6 +128,14 @@ def test_it_comes_back_from_its_folder(config, tmp_path):
     assert loaded.fingerprint() != model.fingerprint()
 
 
+def test_in_bfloat16_it_is_sampled_in_float32():
+    model, labels = build(LIGHTNING), torch.tensor([0, 1])
+    fine = sample_latents(model, labels, FlowSampling(steps=2, guidance=2.0), seed=0)
+    coarse = sample_latents(model.bfloat16(), labels, FlowSampling(steps=2, guidance=2.0), seed=0)
+    assert coarse.dtype == torch.float32
+    assert 0 < (coarse - fine).square().mean() < 0.01 * fine.square().mean()  # 8 bits, about a dozen roundings deep
+
+
 def test_latents_of_another_tokenizer_are_refused():
     with pytest.raises(ValueError, match="takes latents of 16 tokens and 3 channels, not 4 and 5; use those of the"):
         build(LIGHTNING).velocity(random(1, 4, 5), torch.tensor([0.5]), torch.tensor([0]))
@@ -152,14 +160,14 @@ def test_a_wrong_config_says_so(change, message):
 
 def test_it_learns_where_the_latents_of_each_class_are():
     torch.manual_seed(0)
-    config = DiffusionTransformer(tokens=4, channels=2, classes=2, width=32, depth=2, heads=2)
+    config = DiffusionTransformer(tokens=4, channels=2, classes=2, width=32, depth=1, heads=2)
     model = DiffusionTransformerModel(config)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    looks, labels = random(2, 4, 2), torch.arange(128) % 2
-    for step in range(200):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    looks, labels = random(2, 4, 2), torch.arange(64) % 2
+    for step in range(100):
         loss = model.loss(looks[labels], labels, generator=Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    samples = sample_latents(model.eval(), torch.arange(8) % 2, FlowSampling(steps=20), seed=0)
-    assert (samples - looks.repeat(4, 1, 1)).square().mean() < 0.05 * (looks[0] - looks[1]).square().mean()
+    samples = sample_latents(model.eval(), torch.arange(8) % 2, FlowSampling(steps=10), seed=0)
+    assert (samples - looks.repeat(4, 1, 1)).square().mean() < 0.1 * (looks[0] - looks[1]).square().mean()

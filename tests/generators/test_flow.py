@@ -51,11 +51,11 @@ def test_every_sampler_reaches_the_mixture(method, interpolant):
 def test_the_diffusion_leaves_the_marginals_alone(diffusion):
     """On the way, at noise level 0.5, and at the end: one Gaussian of known mean and variance."""
     mixture = Mixture(torch.tensor([[1.0, -2.0]]), std=0.3)
-    config = FlowSampling(method="sde", steps=200, diffusion=diffusion, last=0.008)
+    config = FlowSampling(method="sde", steps=100, diffusion=diffusion, last=0.01)
     field = guided_field(MixtureGenerator(mixture), labels(2000, 0), config)
     draw = noise_stream(0, range(2000), (1, 2))
     for t, x in zip(time_grid(config)[1:], integrate(field, draw(), config, draw), strict=True):
-        if abs(t - 0.5) < 2.4e-3 or t == 0:
+        if abs(t - 0.5) < 5e-3 or t == 0:
             variance = ((1 - t) * 0.3) ** 2 + t**2
             assert (x.mean(0) - (1 - t) * mixture.means).abs().max() < 4 * math.sqrt(variance / 2000) + 0.01
             assert (x.var(0) / variance - 1).abs().max() < 4 * math.sqrt(2 / 2000) + 0.05
@@ -87,17 +87,17 @@ def test_a_learned_field_and_its_samples_are_those_of_the_mixture():
 
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-2, betas=(0.9, 0.99))
     generator = Generator().manual_seed(0)
-    for step in range(200):
-        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / 200)
-        noise, t = torch.randn(1024, 1, 2, generator=generator), draw_times(1024, TrainingTimes(), generator=generator)
-        loss = flow_losses(velocity, mixture.sample(1024, seed=step), noise, t).error.mean()
+    for step in range(150):
+        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / 150)
+        noise, t = torch.randn(512, 1, 2, generator=generator), draw_times(512, TrainingTimes(), generator=generator)
+        loss = flow_losses(velocity, mixture.sample(512, seed=step), noise, t).error.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     t = torch.linspace(0.05, 0.95, 1000)
     x = noised(mixture.sample(1000, seed=1000), torch.randn(1000, 1, 2, generator=generator), t)
     true = mixture.velocity(x, t)
-    assert (velocity(x, t) - true).square().mean() < 0.03 * true.square().mean()
+    assert (velocity(x, t) - true).square().mean() < 0.05 * true.square().mean()
     learned = SimpleNamespace(**{name: getattr(GENERATOR, name) for name in ("latent_shape", "device", "fingerprint")})
     learned.no_label, learned.velocity = 0, lambda x, t, labels: velocity(x, t)
     samples = sample_latents(learned, labels(4000, 0), FlowSampling(method="heun", steps=20), seed=0, batch_size=4000)

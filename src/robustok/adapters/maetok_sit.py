@@ -20,12 +20,11 @@ from robustok.adapters.diffusion_transformers import PublishedTransformer, is_la
 from robustok.adapters.files import State
 from robustok.generators.flow import FlowSampling
 
-# Published, not reproduced here: FID 2.31 without and 1.67 with guidance at 256 pixels (2.79 and 1.69 at 512). The
-# README gives one command, for a SoftVQ model, whose scale and interval are taken; it says none for MAETok's.
+# Published, not reproduced here: at 256 pixels FID 2.31 without and 1.67 with guidance, at 512 pixels 2.79 and 1.69.
+# With which settings is not said; these are those of the README's only command, which samples a SoftVQ model.
 PUBLISHED = {
-    #                                method         steps       guidance        interval           gFID
-    "unguided": FlowSampling(method="sde", steps=250),  # 2.31
-    "guided": FlowSampling(method="sde", steps=250, guidance=1.75, guided_to=0.7),  # 1.67
+    "unguided": FlowSampling(method="sde", steps=250),
+    "guided": FlowSampling(method="sde", steps=250, guidance=1.75, guided_to=0.7),
 }
 
 

@@ -19,11 +19,8 @@ from robustok.adapters.diffusion_transformers import PublishedTransformer, is_la
 from robustok.adapters.files import State
 from robustok.generators.flow import FlowSampling
 
-# Published, not reproduced here: FID 2.06 of 50,000 images of 256 pixels (README), with scale 1.5 (paper, sec. 4).
-PUBLISHED = {
-    #                         method         steps       guidance       channels            gFID
-    "SiT-XL/2": FlowSampling(method="sde", steps=250, guidance=1.5, guided_channels=3),  # 2.06
-}
+# Published, not reproduced here: gFID 2.06 (README, 50,000 images of 256 pixels), with scale 1.5 by the paper.
+PUBLISHED = {"SiT-XL/2": FlowSampling(method="sde", steps=250, guidance=1.5, guided_channels=3)}
 
 
 class SiT(PublishedTransformer):

@@ -218,7 +218,7 @@ class DiffusionTransformerModel(nn.Module):
                 f"this generator takes latents of {self.latent_shape[0]} tokens and {self.latent_shape[1]} channels, "
                 f"not {latents.shape[1]} and {latents.shape[2]}; use those of the tokenizer that it was trained on"
             )
-        grid = config.layout == "grid"
+        grid, latents = config.layout == "grid", latents.to(self.positions.dtype)
         x = self.embed(_to_map(latents, config.side)).flatten(2).mT if grid else self.embed(latents)
         x = x + self.positions  # (b, positions, width)
         turned = None if self.cos is None or self.sin is None else Rotation(self.cos, self.sin)
