@@ -24,6 +24,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -56,6 +57,14 @@ class Checkpoint(NamedTuple):
 
     state: dict[str, Tensor]  # by the original names, without a prefix; mapped from the file, not yet read
     layout: Layout
+
+
+class Published(NamedTuple):
+    """What the authors of a generator say of it: published, not reproduced here."""
+
+    weights: str  # where they are: owner/repository:file on the Hugging Face hub
+    sampling: Any  # how they sample it
+    gfid: float | None  # the gFID that they report for that, on ImageNet at 256 pixels
 
 
 def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS) -> Checkpoint:
@@ -165,6 +174,7 @@ class Adapter(nn.Module):
     kind: ClassVar[Literal["tokenizer", "generator"]]
     config_type: ClassVar[type]
     published: ClassVar[Layout] = Layout()  # how its authors lay out a torch file
+    presets: ClassVar[Mapping[str, Published]] = MappingProxyType({})  # how a generator is sampled, by its name
     prefer: ClassVar[Sequence[str]] = WRAPPERS  # which of several sets of weights in a file are taken
     unused: ClassVar[str] = "(?!)"  # names (a regular expression) that files may have and nothing here uses
     config: Any
