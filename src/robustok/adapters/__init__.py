@@ -10,8 +10,9 @@ from robustok.adapters.maetok import MAETok
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.robustok_vit import RobusTokViT
 from robustok.adapters.sit import SiT
+from robustok.adapters.var_vq import VARTokenizer
 
-FAMILIES: tuple[type[Adapter], ...] = (RobusTokViT, MAETok, MAETokSiT, SiT, LightningDiT)
+FAMILIES: tuple[type[Adapter], ...] = (RobusTokViT, VARTokenizer, MAETok, MAETokSiT, SiT, LightningDiT)
 
 
 def recognised(state: Mapping[str, Tensor]) -> type[Adapter] | None:

@@ -1,0 +1,248 @@
+"""VAR's tokenizer (Tian et al. 2024, arXiv 2404.02905): an image as token maps of growing size, coarse to fine.
+
+Weights: `vae_ch160v4096z32.pth` of FoundationVision/var on the Hugging Face hub, a flat torch file, MIT licence; one
+file for 256 and 512 pixels, which differ in the sizes of the maps alone.
+
+Tokens are all maps one after another, the coarsest first, each in raster order: 1 + 4 + 9 + ... + 256 = 680 at 256
+pixels. Each map codes what the sum of those before it has left over, so `lookup` gives their sum, (b, h w, d), and
+a token that errs at a coarse scale moves the whole image. What one might not expect:
+
+- codes are not normalized; the one codebook serves all scales;
+- a map is enlarged (bicubic) before one of a few 3 x 3 convolutions smooths it, half and half with what it was; which
+  one depends on the share of scales already done, by a rule that is uneven for four of them;
+- the quantizer's loss is averaged over the scales, the latents being pulled to each partial sum.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustok.adapters.files import Adapter, Renames, State, count, renamed, sizes
+from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, taming_renames
+from robustok.shapes import Codebook, Images, Latents, Tokens
+from robustok.tokenizer.encoder import to_map, to_sequence
+from robustok.tokenizer.quantizer import Quantized, nearest_code, straight_through
+from robustok.tokenizer.tokenizer import check_size, fingerprint
+
+SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # sides of the maps at 256 pixels
+SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+
+Map: TypeAlias = Float[Tensor, "b d _ _"]  # of any scale
+
+CODE_RENAMES: Renames = (
+    ("^quantize.embedding.weight", "^quantizer.embedding"),
+    ("^quantize.quant_resi.qresi_ls.*", "^quantizer.smooth.*"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """The sizes of the codes of all scales."""
+
+    scales: tuple[int, ...] = SCALES_256  # sides of the token maps, coarse to fine; the weights do not tell
+    codebook_size: int = 4096  # codes, the same for all scales
+    width: int = 32  # channels of a code
+    smoothers: int = 4  # convolutions that smooth enlarged maps (share_quant_resi)
+    smoothing: float = 0.5  # share of a smoothed map that the convolution made (quant_resi)
+
+    def __post_init__(self) -> None:
+        if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
+            raise ValueError(
+                f"scales are {self.scales}; give the sides of the token maps from the smallest to the largest"
+            )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(side**2 for side in self.scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VARTokenizerConfig:
+    """The sizes of VAR's tokenizer; the defaults are those of the published one at 256 pixels."""
+
+    network: VQGAN = field(
+        default_factory=lambda: VQGAN(channels=(160, 160, 320, 320, 640), latent=32, stem=160)
+    )  # encoder and decoder
+    codes: Codes = Codes()  # what is between them
+    kernel: int = 3  # side of the convolutions before and after the codes (quant_conv_ks)
+    remembered: int = 10  # scales for which the file counts how often codes were used
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels: the finest map's, times what a place spans."""
+        return self.codes.scales[-1] * self.network.stride
+
+
+class MultiScale(nn.Module):
+    """A latent map as a sum of codes over scales (arXiv 2404.02905, algorithms 1 and 2)."""
+
+    def __init__(self, config: Codes):
+        super().__init__()
+        self.config, self.side, self.last = config, config.scales[-1], len(config.scales) - 1
+        self.embedding = nn.Parameter(torch.randn(config.codebook_size, config.width) / config.width**0.5)
+        self.smooth = nn.ModuleList(
+            nn.Conv2d(config.width, config.width, 3, padding=1) for _ in range(config.smoothers)
+        )
+
+    def split(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        """The tokens of each scale. Raises ValueError for any other number of tokens than all scales have."""
+        blocks = self.config.blocks
+        if tokens.shape[1] != sum(blocks):
+            raise ValueError(
+                f"{tokens.shape[1]} tokens are not those of maps with sides {self.config.scales}, which are "
+                f"{sum(blocks)}; pass the tokens of all scales, coarse to fine"
+            )
+        return tokens.split(blocks, dim=1)
+
+    def shrink(self, x: Map, scale: int) -> Map:
+        """The whole map at the size of a scale, by means over areas."""
+        side = self.config.scales[scale]
+        return x if scale == self.last else F.interpolate(x, size=(side, side), mode="area")
+
+    def spread(self, tokens: Tokens, scale: int) -> Map:
+        """What the tokens of one scale add to the whole map."""
+        x = to_map(F.embedding(tokens, self.embedding))
+        if scale < self.last:
+            x = F.interpolate(x, size=(self.side, self.side), mode="bicubic")
+        share = self.config.smoothing
+        return (1 - share) * x + share * self.smooth[self._smoother(scale)](x)
+
+    def sums(self, tokens: Tokens) -> Iterator[Map]:
+        """The map after each scale; the last is the whole."""
+        parts = [self.spread(part, scale) for scale, part in enumerate(self.split(tokens))]
+        total = torch.zeros_like(parts[0])
+        for part in parts:
+            total = total + part
+            yield total
+
+    def next_inputs(self, tokens: Tokens) -> Float[Tensor, "b l d"]:
+        """What VAR reads at every scale but the first: the sum of those before it, at that scale's size."""
+        inputs = [
+            to_sequence(self.shrink(x, scale)) for scale, x in enumerate(self.sums(tokens), 1) if scale <= self.last
+        ]
+        return torch.cat(inputs, dim=1) if inputs else self.embedding.new_zeros(len(tokens), 0, self.config.width)
+
+    def forward(self, latents: Latents) -> Quantized:
+        """Codes of what each scale leaves over, summed. The loss is the mean over scales of codebook loss + 0.25
+        commitment loss of the sum so far."""
+        with torch.autocast(latents.device.type, enabled=False):  # near codes differ by less than bf16 resolves
+            whole = to_map(latents.float())
+            total, loss, tokens = torch.zeros_like(whole), whole.new_zeros(()), []
+            for scale in range(self.last + 1):
+                left = self.shrink((whole - total).detach(), scale)
+                tokens.append(nearest_code(to_sequence(left), self.embedding.detach()))
+                total = total + self.spread(tokens[-1], scale)
+                loss = loss + F.mse_loss(total, whole.detach()) + 0.25 * F.mse_loss(total.detach(), whole)
+        codes = straight_through(latents.float(), to_sequence(total))
+        return Quantized(codes, torch.cat(tokens, dim=1), loss / (self.last + 1))
+
+    def _smoother(self, scale: int) -> int:
+        """The convolution whose place in [0, 1] is nearest to that of the scale."""
+        k = self.config.smoothers
+        margin = 1 / 3 / k if k == 4 else 1 / 2 / k
+        return int(np.abs(np.linspace(margin, 1 - margin, k) - scale / max(1, self.last)).argmin())
+
+
+class VARTokenizer(Adapter):
+    """VAR's tokenizer: an `AnyTokenizer` whose latents are the whole map in raster order, whose tokens all scales."""
+
+    family, kind, config_type = "var-vq", "tokenizer", VARTokenizerConfig
+    config: VARTokenizerConfig
+
+    def __init__(self, config: VARTokenizerConfig):
+        super().__init__()
+        self.config, self.image_size = config, config.image_size
+        self.tokens_per_image = sum(config.codes.blocks)
+        self.encoder, self.decoder = VQGANEncoder(config.network), VQGANDecoder(config.network)
+        latent, width, margin = config.network.latent, config.codes.width, config.kernel // 2
+        self.to_code = nn.Conv2d(latent, width, config.kernel, padding=margin)
+        self.from_code = nn.Conv2d(width, latent, config.kernel, padding=margin)
+        self.quantizer = MultiScale(config.codes)
+        self.register_buffer("hits", torch.zeros(config.remembered, config.codes.codebook_size))
+
+    @property
+    def codebook(self) -> Codebook:
+        return self.quantizer.embedding
+
+    @property
+    def device(self) -> torch.device:
+        return self.codebook.device
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.decoder.last_layer
+
+    def encode(self, images: Images) -> Latents:
+        check_size(images, self.image_size)
+        return to_sequence(self.to_code(self.encoder(images)))
+
+    def quantize(self, latents: Latents) -> Quantized:
+        return self.quantizer(latents)
+
+    def lookup(self, tokens: Tokens) -> Float[Tensor, "b places d"]:
+        """The sum of all scales."""
+        *_, whole = self.quantizer.sums(tokens)
+        return to_sequence(whole)
+
+    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+        return straight_through(latents, codes)
+
+    def decode(self, codes: Latents) -> Images:
+        """Images, not clamped, of a sum of scales; not all need be in it."""
+        return self.decoder(self.from_code(to_map(codes)))
+
+    def forward(self, images: Images) -> Images:
+        """Reconstructions."""
+        return self.decode(self.quantize(self.encode(images)).codes)
+
+    def fingerprint(self) -> str:
+        """A hash of what decides the tokens: encoder, `quant_conv`, codebook, smoothing and scales."""
+        ours = ("encoder.", "to_code.", "quantizer.")
+        weights = {name: w for name, w in self.state_dict().items() if name.startswith(ours)}
+        return fingerprint(weights | {"scales": torch.tensor(self.config.codes.scales)})
+
+    @staticmethod
+    def fits(state: State) -> bool:
+        return {"quantize.quant_resi.qresi_ls.0.weight", "encoder.conv_in.weight"} <= state.keys()
+
+    @classmethod
+    def configured(
+        cls, state: State, *, scales: Sequence[int] = SCALES_256, smoothing: float = 0.5
+    ) -> VARTokenizerConfig:
+        """Of these weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor the share of `smoothing`."""
+        book, conv, hits = "quantize.embedding.weight", "quant_conv.weight", "quantize.ema_vocab_hit_SV"
+        shape = sizes(state, book, conv, hits, "encoder.conv_in.weight", "decoder.conv_in.weight")
+        table = _renames(count(state, r"decoder\.up\.(\d+)\."))
+        return VARTokenizerConfig(
+            network=VQGAN.of({renamed(name, table): weight for name, weight in state.items()}, "taming"),
+            codes=Codes(
+                scales=tuple(scales),
+                codebook_size=shape[book][0],
+                width=shape[book][1],
+                smoothers=count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
+                smoothing=smoothing,
+            ),
+            kernel=shape[conv][2],
+            remembered=shape[hits][0],
+        )
+
+    @classmethod
+    def renames(cls, config: VARTokenizerConfig) -> Renames:
+        return _renames(len(config.network.channels))
+
+
+def _renames(levels: int) -> Renames:
+    return (
+        *taming_renames(levels),
+        *CODE_RENAMES,
+        ("^quant_conv", "^to_code"),
+        ("^post_quant_conv", "^from_code"),
+        ("^quantize.ema_vocab_hit_SV", "^hits"),
+    )
