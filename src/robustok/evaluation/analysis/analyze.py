@@ -20,7 +20,7 @@ from robustok.evaluation.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
-from robustok.shapes import Images, Labels, Pixels, Tokens, to_pixels
+from robustok.shapes import Images, Labels, Neighbours, Pixels, Tokens, to_pixels
 from robustok.tokenizer.perturbation import neighbours, perturb
 
 SHOWN = 300  # points of each set in the plane
@@ -117,7 +117,14 @@ def analyze(
             own, real, targets, codebook, tokenizer.lookup, seed=seed, progress=step("imitation by perturbation")
         )
     middle = sorted(grid(k))[len(grid(k)) // 2]
-    sets = {"reconstructed": own, **perturbed_sets(own, tokenizer, middle, imitation, seed), "generated": generated}
+    departing = Cell(forced.sampled.alpha, min(forced.sampled.delta or 1, k - 1))
+    near = neighbours(codebook, max(middle.delta, departing.delta)).cpu()
+    sets = {
+        "reconstructed": own,
+        "perturbed": _perturbed(own, near, middle, seed),
+        "perturbed as departing": _perturbed(own, near, departing, seed),
+        "generated": generated,
+    }
     effects, examples = _effects(
         tokenizer, tuned, images, chosen, others, sets, extractor(features, codebook.device), batch_size, step("images")
     )
@@ -130,7 +137,8 @@ def analyze(
             "generator": generator.fingerprint(),
             "codebook_size": k,
             "tokens_per_image": n,
-            "middle": middle,
+            "perturbed": middle,
+            "perturbed as departing": departing,
             **extractor(features, codebook.device).describe(),
         },
         forced=forced,
@@ -162,17 +170,9 @@ def two_sets(labels: Labels, count: int) -> tuple[Int[Tensor, " count"], Int[Ten
     return by_class[0::2], by_class[1::2]
 
 
-def perturbed_sets(
-    tokens: Tokens, tokenizer: DiscreteTokenizer, middle: Cell, imitation: Imitation, seed: int
-) -> dict[str, Tokens]:
-    """Tokens perturbed as in pFID's middle cell, and as imitates teacher forcing best."""
-    cells = {"perturbed": middle, "imitating": imitation.target("forced", "codes").best}
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells.values())).cpu()
-    made = {}
-    for name, cell in cells.items():
-        generator = stream(seed, "imitation")
-        made[name] = perturb(tokens.cpu(), near[:, : cell.delta], cell.alpha, 1.0, generator=generator)
-    return {name: noisy.to(tokens.device) for name, noisy in made.items()}
+def _perturbed(tokens: Tokens, near: Neighbours, cell: Cell, seed: int) -> Tokens:
+    """The same random numbers as in the grid."""
+    return perturb(tokens, near[:, : cell.delta], cell.alpha, 1.0, generator=stream(seed, "imitation"))
 
 
 def _effects(

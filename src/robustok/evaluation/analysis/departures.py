@@ -70,7 +70,9 @@ def departures(tokens: Tokens, real: Tokens, codebook: Codebook, *, first: int =
         rank=median,
         # ranks 1 to delta, each as likely, have the median (delta + 1) / 2
         delta=None if median is None else round(2 * median - 1),
-        within=tuple((r, float((steps.rank <= r).double().mean())) for r in _powers_of_two(k - 1)) if len(image) else (),
+        within=tuple((r, float((steps.rank <= r).double().mean())) for r in _powers_of_two(k - 1))
+        if len(image)
+        else (),
         distance=float(distance.mean()) if len(image) else None,
         distance_by_position=tuple(
             float(total) / int(count) if count else None for total, count in zip(summed, counted, strict=True)

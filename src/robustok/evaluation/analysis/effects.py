@@ -116,7 +116,10 @@ class Effects:
                 images=images,
                 decoder=decoder,
                 values=values,
-                intervals=_intervals(values, parts),
+                intervals={
+                    name: bounds if name.endswith("_db") else (max(0.0, bounds[0]), bounds[1])
+                    for name, bounds in _intervals(values, parts).items()
+                },
                 colors=tuple(wasserstein(seen.colors, self.real.colors).tolist()),
                 shifts=tuple((seen.colors.mean(dim=0) - self.real.colors.mean(dim=0)).tolist()),
                 spectrum=tuple(decibels(seen.spectra, self.real.spectra).tolist()),

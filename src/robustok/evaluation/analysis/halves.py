@@ -12,7 +12,7 @@ from torch import Tensor
 from robustok.evaluation.intervals import NORMAL_95, Interval
 from robustok.runtime.seeding import stream
 
-COUNT = 200  # halves
+COUNT = 100  # halves
 
 Halves = Bool[Tensor, "halves b"]
 

@@ -13,22 +13,23 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from robustok.evaluation.analysis.halves import Halves
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Latents
 
-FREQUENCIES = 1024  # of the views of a whole image
-WIDTH = 16_384  # features of the view of codes, over all places
+FREQUENCIES = 512  # of the views of a whole image
+WIDTH = 8192  # features of the view of codes, over all places
 BLOCK = 100  # images whose features are computed at once
 PAIRS = 500  # images or codes whose distances set the bandwidth
 
-Embedding: TypeAlias = Float[Tensor, "b f"]  # rows of length 1
+Rows: TypeAlias = Float[Tensor, "b f"]  # one of length 1 for each image
 
 
 class View(NamedTuple):
     """One way to look at latents."""
 
     name: str
-    embed: Callable[[Latents], Embedding]
+    embed: Callable[[Latents], Rows]
 
 
 def views(real: Latents, codebook: Codebook) -> list[View]:
@@ -39,44 +40,51 @@ def views(real: Latents, codebook: Codebook) -> list[View]:
     """
     flat, pooled = real.flatten(1), real.mean(dim=1)
     n, d = real.shape[1:]
-    of_image = _waves(flat.shape[1], FREQUENCIES, _median_square(flat), "image").to(real.device)
-    of_code = _waves(d, max(8, WIDTH // (2 * n)), _median_square(codebook), "codes").to(real.device)
-    of_mean = _waves(d, FREQUENCIES, _median_square(pooled), "pooled").to(real.device)
+    of_image = _waves(flat.shape[1], FREQUENCIES, _median_square(flat)).to(real.device)
+    of_code = _waves(d, max(8, WIDTH // (2 * n)), _median_square(codebook)).to(real.device)
+    of_mean = _waves(d, FREQUENCIES, _median_square(pooled)).to(real.device)
     return [
-        View("image", lambda latents: _embed(latents.flatten(1), of_image)),
-        View("codes", lambda latents: _embed(latents, of_code).flatten(1) / n**0.5),
-        View("pooled", lambda latents: _embed(latents.mean(dim=1), of_mean)),
+        View("image", lambda latents: _features(latents.flatten(1), of_image)),
+        View("codes", lambda latents: _features(latents, of_code).flatten(1) / n**0.5),
+        View("pooled", lambda latents: _features(latents.mean(dim=1), of_mean)),
     ]
 
 
-class Moments(NamedTuple):
-    """What the MMD asks of a set of embedded images, all of them or some halves of them."""
+class Embedded:
+    """A set of images in one view, and the mean features of some parts of it."""
 
-    mean: Float64[Tensor, "sets f"]  # mean embedding of each set
-    within: Float64[Tensor, " sets"]  # mean kernel of two different images of the set
+    def __init__(self, rows: Rows, parts: Halves):
+        """`parts` (parts b) says which images belong to each part, at least two."""
+        self.rows, self.parts = rows, parts
+        self.count = parts.sum(dim=1).double().to(rows.device)
+        total = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64, device=rows.device)
+        for block, chosen in zip(rows.split(BLOCK), parts.to(rows).split(BLOCK, dim=1), strict=True):
+            total += (chosen @ block).double()
+        self.mean = total / self.count[:, None]
+        self.within = self._without_pairs(self.mean.square().sum(dim=1), self.count)
 
-    @classmethod
-    def of(cls, embedded: Embedding, chosen: Tensor) -> "Moments":
-        """`chosen` (sets b) says which images belong to each set, at least two."""
-        count = chosen.sum(dim=1).double()
-        summed = torch.zeros(len(chosen), embedded.shape[1], dtype=torch.float64, device=embedded.device)
-        for part, weights in zip(embedded.split(BLOCK), chosen.to(embedded).split(BLOCK, dim=1), strict=True):
-            summed += (weights @ part).double()
-        within = (summed.square().sum(dim=1) - count) / (count * (count - 1))
-        return cls(summed / count[:, None], within)
+    def mmd(self, other: "Embedded") -> Float64[Tensor, " parts"]:
+        """Unbiased squared MMD of each part of this set and the same part of the other (Gretton et al. 2012, eq. 3).
+
+        Images at the same place of the two sets do not count as a pair: they are of the same class, or even made of
+        the same image, while within a set no image meets itself, so that equal distributions would seem closer than
+        they can be. Near 0, perhaps below, where the distributions are equal.
+        """
+        matched = self.parts.to(self.mean) @ (self.rows * other.rows).sum(dim=1, dtype=torch.float64)
+        across = self._without_pairs((self.mean * other.mean).sum(dim=1), matched)
+        return self.within + other.within - 2 * across
+
+    def _without_pairs(self, mean: Tensor, left_out: Tensor) -> Tensor:
+        """The mean kernel of all pairs, less some pairs, one for each image, with this sum."""
+        return (mean * self.count**2 - left_out) / (self.count * (self.count - 1))
 
 
-def mmd_of(a: Moments, b: Moments) -> Float64[Tensor, " sets"]:
-    """Unbiased squared MMD of the sets, one by one (Gretton et al. 2012, eq. 3); near 0, perhaps below, where equal."""
-    return a.within + b.within - 2 * (a.mean * b.mean).sum(dim=1)
-
-
-def _waves(width: int, frequencies: int, bandwidth: float, purpose: str) -> Float[Tensor, "width frequencies"]:
+def _waves(width: int, frequencies: int, bandwidth: float) -> Float[Tensor, "width frequencies"]:
     normal = torch.randn(width, frequencies, generator=stream(0, "random features", width))
     return normal * (2 / bandwidth) ** 0.5
 
 
-def _embed(points: Float[Tensor, "... width"], waves: Float[Tensor, "width frequencies"]) -> Tensor:
+def _features(points: Float[Tensor, "... width"], waves: Float[Tensor, "width frequencies"]) -> Tensor:
     angles = points.float() @ waves
     return torch.cat([angles.cos(), angles.sin()], dim=-1) / waves.shape[1] ** 0.5
 

@@ -15,7 +15,6 @@ from robustok.generators.sampling import (
     TokenGenerator,
     draw,
     guidance_scales,
-    guide,
     probabilities,
     sample_tokens,
     uniforms,
@@ -70,7 +69,9 @@ def teacher_forcing(
             size = logits.shape[:2]
             chosen = draw(probabilities(flat, sampling), uniform[:, places].flatten())
             own = flat.gather(1, true)
-            log_p[batch, places] = (flat / sampling.temperature).log_softmax(1).gather(1, true).double().view(size).cpu()
+            log_p[batch, places] = (
+                (flat / sampling.temperature).log_softmax(1).gather(1, true).double().view(size).cpu()
+            )
             drawn[batch, places] = chosen.view(size).to(tokens.device)
             likeliest[batch, places] = flat.argmax(1).view(size).to(tokens.device)
             rank[batch, places] = ((flat > own).sum(1) + 1).view(size).to(tokens.device)
@@ -98,29 +99,28 @@ def forced_logits(
 
     Our own model predicts all places in one pass, others block by block as in sampling.
     """
-    scales = guidance_scales(sampling, len(generator.blocks))
-    guided = any(scale != 1 for scale in scales)
+    scales = torch.tensor(guidance_scales(sampling, len(generator.blocks)), device=tokens.device)
+    guided = bool((scales != 1).any())
     asked = torch.cat([labels, torch.full_like(labels, generator.no_label)]) if guided else labels
 
-    def combined(logits: Logits, scale: Float[Tensor, " m"] | float) -> Logits:
+    def twice(given: Tokens) -> Tokens:
+        return given.repeat(2, 1) if guided else given
+
+    def combined(logits: Logits, scale: Float[Tensor, " m"]) -> Logits:
+        """`guide`, with a scale for each place."""
         if not guided:
             return logits.float()
         labelled, unlabelled = logits.float().chunk(2)
-        weight = scale[:, None] if isinstance(scale, Tensor) else scale
-        return guide(labelled, unlabelled, weight)
-
-    def both(block: Tokens) -> Tokens:
-        return block.repeat(2, 1) if guided else block
+        return unlabelled + scale[:, None] * (labelled - unlabelled)
 
     if isinstance(generator, AutoregressiveModel):
-        weights = torch.tensor(scales, device=tokens.device)
-        yield slice(0, tokens.shape[1]), combined(generator(both(tokens), asked), weights)
+        yield slice(0, tokens.shape[1]), combined(generator(twice(tokens), asked), scales)
         return
     predict, latest, start = generator.predictor(asked), None, 0
     for size, scale in zip(generator.blocks, scales, strict=True):
         places = slice(start, start + size)
-        yield places, combined(predict(latest), scale)
-        latest, start = both(tokens[:, places]), places.stop
+        yield places, combined(predict(latest), scale.expand(size))
+        latest, start = twice(tokens[:, places]), places.stop
 
 
 def free_running(
