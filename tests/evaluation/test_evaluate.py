@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustok.evaluation import evaluate
+from robustok.evaluation import reconstruction
 from robustok.evaluation.evaluate import (
     Score,
     decoded,
@@ -38,6 +38,7 @@ class Blocks(nn.Module):
     """A tokenizer of four tokens: each is the mean gray of a quarter, in 256 levels."""
 
     codebook: torch.Tensor
+    device = torch.device("cpu")
 
     def __init__(self):
         super().__init__()
@@ -208,7 +209,7 @@ def test_floor_is_the_distance_of_two_real_sets(images):
 def test_generated_pixels(images):
     reference, pixels = Reference.of(images, shades), Noise(90, seed=1).pixels
     scores = score_pixels(pixels.split(20), reference, shades, suffix="_before", seeds=(4,), protocol={"guidance": 2.0})
-    names = ("gfid", "precision", "recall", "density", "coverage", "kid")
+    names = ("gfid", "precision", "recall", "density", "coverage", "kid", "mind")
     assert [score.metric for score in scores] == [f"{name}_before" for name in names]
     assert all(score.images == 90 and score.seeds == (4,) for score in scores)
     assert all(score.protocol["guidance"] == 2.0 for score in scores)
@@ -271,5 +272,5 @@ def test_refuses_what_cannot_be_scored(images):
 
 def test_an_image_reproduced_exactly_counts_100_db(monkeypatch):
     images = Noise(40)
-    monkeypatch.setattr(evaluate, "psnr", lambda output, pixels: torch.full((len(pixels),), torch.inf).double())
+    monkeypatch.setattr(reconstruction, "psnr", lambda output, pixels: torch.full((len(pixels),), torch.inf).double())
     assert value(score_tokenizer(Blocks(), images, shades), "psnr") == 100

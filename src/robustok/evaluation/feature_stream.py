@@ -1,39 +1,82 @@
 """Features as they come, to their statistics and a small sample of them."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import add
+from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.features import FeatureSpace, extractor
+from robustok.evaluation.features import Extractor, FeatureSpace, Outputs, extractor, outputs
 from robustok.evaluation.fid import FeatureStats
-from robustok.shapes import Features
+from robustok.evaluation.inception_score import ClassStats
+from robustok.runtime.distributed import gather_objects, rank, world_size
+from robustok.shapes import Features, Pixels
 
 KEPT = 2000  # images whose features are kept
+BATCH = 50  # images that an extractor is given at once unless it names a number
+
+Positions = Int[Tensor, " b"]
+Part = TypeVar("Part", FeatureStats, ClassStats)
 
 
 class FeatureStream:
     """Statistics of all images added, and the features of an evenly thinned sample of them.
 
-    The sample holds every s-th image, with s doubled whenever there are more than `keep`. It depends on the
-    positions of the images alone, so two streams over the same images keep the same ones, whatever the
-    batches. Memory does not grow with the number of images.
+    Images have positions, from 0: the order in which they are added unless told. The sample holds those at every
+    s-th position, s being the smallest power of two that leaves no more than `keep`. So a stream depends neither on
+    batches, nor on the order in which images come, nor on the number of processes that share them: streams add up.
+    Memory does not grow with the number of images.
     """
 
     def __init__(self, space: dict[str, Any], keep: int = KEPT):
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; keep the features of at least one image, better some thousands")
         self.space = space  # what the features are
         self.keep = keep
         self._stats: FeatureStats | None = None
-        self._kept: list[Features] = []
+        self._spatial: FeatureStats | None = None
+        self._classes: ClassStats | None = None
+        self._kept: list[tuple[Positions, Features]] = []
         self._stride = 1
 
-    def add(self, features: Features) -> None:
-        part = FeatureStats.of(features)
-        self._kept.append(features[-self.count % self._stride :: self._stride].cpu())
-        self._stats = self._stats + part if self._stats else part
-        while sum(map(len, self._kept)) > self.keep:
-            self._kept = [torch.cat(self._kept)[::2]]
+    def add(self, batch: Features | Outputs, positions: Positions | None = None) -> None:
+        """Take in features, or all that an extractor has to give. Raises ValueError for NaN and infinity."""
+        out = batch if isinstance(batch, Outputs) else Outputs(batch)
+        if positions is None:
+            positions = torch.arange(self.count, self.count + len(out.features))
+        self._stats = _sum(self._stats, FeatureStats.of(out.features))
+        if out.spatial is not None:
+            self._spatial = _sum(self._spatial, FeatureStats.of(out.spatial))
+        if out.logits is not None:
+            self._classes = _sum(self._classes, ClassStats.of(out.logits.double().softmax(dim=1), positions))
+        self._kept.append((positions, out.features.cpu()))
+        self._thin()
+
+    def __add__(self, other: "FeatureStream") -> "FeatureStream":
+        """The stream of both sets of images, which must have positions of their own."""
+        both = FeatureStream(self.space, self.keep)
+        both._stats = _sum(self._stats, other._stats)
+        both._spatial = _sum(self._spatial, other._spatial)
+        both._classes = _sum(self._classes, other._classes)
+        both._kept = self._kept + other._kept
+        both._stride = max(self._stride, other._stride)
+        both._thin()
+        return both
+
+    def together(self) -> "FeatureStream":
+        """On the main process the stream of all processes' images; elsewhere its own."""
+        return reduce(add, gather_objects(self) or [self])
+
+    def _thin(self) -> None:
+        """Forget what is not at every s-th position, with s doubled until the rest is few enough."""
+        while True:
+            kept = [(at % self._stride == 0, at, features) for at, features in self._kept]
+            self._kept = [(at[on], features[on]) for on, at, features in kept if on.any()]
+            if sum(len(at) for at, _ in self._kept) <= self.keep:
+                return
             self._stride *= 2
 
     @property
@@ -49,14 +92,70 @@ class FeatureStream:
         return self._stats
 
     @property
+    def spatial(self) -> FeatureStats | None:
+        """Statistics of the spatial features, where the space has them."""
+        return self._spatial
+
+    @property
+    def classes(self) -> ClassStats | None:
+        """Statistics of the class probabilities, where the space has them."""
+        return self._classes
+
+    @property
     def sample(self) -> Features:
-        return torch.cat(self._kept)
+        """The features kept, in the order of their positions."""
+        positions = torch.cat([at for at, _ in self._kept])
+        return torch.cat([features for _, features in self._kept])[positions.argsort()]
 
 
 def feature_stream(pixels: Iterable[Tensor], features: FeatureSpace = "lite0", *, keep: int = KEPT) -> FeatureStream:
-    """The stream of all batches of Pixels (b 3 h w)."""
+    """The stream of all batches of Pixels (b 3 h w). Several processes share the work; the main one has the result."""
     extract = extractor(features)
     stream = FeatureStream(extract.describe(), keep)
-    for batch in pixels:
-        stream.add(extract(batch))
-    return stream
+    count = 0
+    for number, batch in enumerate(_regrouped(pixels, _batch_size(extract))):
+        if number % world_size() == rank():
+            stream.add(extracted(extract, batch), torch.arange(count, count + len(batch)))
+        count += len(batch)
+    return stream.together()
+
+
+@torch.no_grad()
+def extracted(extract: Extractor, pixels: Pixels) -> Outputs:
+    """All that an extractor has to give of images, which it is always given as many of at once, the last repeated.
+
+    Networks compute an image's features in another order of additions in a batch of another size. With one size,
+    they depend on the image alone, not on its company.
+    """
+    if not len(pixels):
+        return outputs(extract, pixels)
+    size = _batch_size(extract)
+    parts = []
+    for part in pixels.split(size):
+        filled = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
+        parts.append([None if x is None else x[: len(part)] for x in outputs(extract, filled)])
+    return Outputs(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+def _batch_size(extract: Extractor) -> int:
+    return int(getattr(extract, "batch_size", BATCH))
+
+
+def _regrouped(batches: Iterable[Tensor], size: int) -> Iterator[Pixels]:
+    """The same images in batches of `size`, fewer only at the end and where images of another size follow."""
+    waiting: list[Tensor] = []
+    for batch in batches:
+        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
+            yield torch.cat(waiting)
+            waiting = []
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= size:
+            *whole, rest = torch.cat(waiting).split(size)
+            yield from whole
+            waiting = [rest]
+    if waiting:
+        yield torch.cat(waiting)
+
+
+def _sum(a: Part | None, b: Part | None) -> Part | None:
+    return a + b if a and b else a or b

@@ -28,16 +28,23 @@ class DensityCoverage(NamedTuple):
     coverage: float  # share of the real balls that hold a generated image
 
 
-def precision_recall(*, generated: Generated, real: Real, k: int = 3, strict: bool = False) -> PrecisionRecall:
+def precision_recall(
+    *, generated: Generated, real: Real, k: int = 3, strict: bool = False, half: bool = False
+) -> PrecisionRecall:
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
 
     An image is inside a set when it lies in the ball of any of its images. A point on a ball's surface lies
-    in it, as in ADM's evaluator and torch-fidelity, unless `strict`, as in PRDC. ADM rounds distances to
-    float16 on top, which moves the shares by up to 0.02. Exchanging the sets exchanges precision and recall.
+    in it, as in ADM's evaluator and torch-fidelity, unless `strict`, as in PRDC. Exchanging the sets exchanges
+    precision and recall.
+
+    `half` rounds as ADM's evaluator does, to float16 (see `_half_distances`). Published values carry that rounding,
+    which is no reason to repeat it: its 11 bits are 5e-4 of the squared norms, not of the distances, so an image near
+    a surface may fall to either side. The shares then move by up to 0.02, either way.
     """
     _check(generated, real, k)
     return PrecisionRecall(
-        precision=_share(_inside(generated, real, k, strict)), recall=_share(_inside(real, generated, k, strict))
+        precision=_share(_inside(generated, real, k, strict, half)),
+        recall=_share(_inside(real, generated, k, strict, half)),
     )
 
 
@@ -54,12 +61,14 @@ def density_coverage(*, generated: Generated, real: Real, k: int = 5) -> Density
     return DensityCoverage(density=balls / (k * len(generated)), coverage=_share(torch.cat(covered)))
 
 
-def _inside(points: Float[Tensor, "b f"], of: Float[Tensor, "other f"], k: int, strict: bool) -> Bool[Tensor, " b"]:
+def _inside(
+    points: Float[Tensor, "b f"], of: Float[Tensor, "other f"], k: int, strict: bool, half: bool
+) -> Bool[Tensor, " b"]:
     """Which points lie in the ball of any image of the set."""
-    radii = _radii(of, k)
+    radii = _half_radii(of, k) if half else _radii(of, k)
     inside = []
     for rows in points.split(ROWS):
-        distances = _distances(rows, of)
+        distances = (_half_distances if half else _distances)(rows, of)
         inside.append((distances < radii if strict else distances <= radii).any(dim=1))
     return torch.cat(inside)
 
@@ -81,6 +90,23 @@ def _distances(a: Float[Tensor, "a f"], b: Float[Tensor, "b f"]) -> Float64[Tens
     a, b = a.double(), b.double()
     squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
     return squares.addmm_(a, b.T, alpha=-2).clamp_min_(0)
+
+
+def _half_radii(features: Features, k: int) -> Float[Tensor, " b"]:
+    """As ADM finds them: the k-th after the smallest distance, since rounding may not leave 0 to the image itself."""
+    return torch.cat([_half_distances(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)])
+
+
+def _half_distances(a: Float[Tensor, "a f"], b: Float[Tensor, "b f"]) -> Float[Tensor, "a b"]:
+    """Squared distances of which every intermediate result is a float16, or of float32 where one overflows.
+
+    ADM's evaluator computes |a|^2 - 2 a'b + |b|^2 from features cast to float16. In which order a GPU adds up the
+    products is not known, so its values are met within their rounding only; here sums are in float32, then rounded.
+    """
+    u, v = (features.half().float() for features in (a, b))
+    norms = [features.square().half().float().sum(dim=1).half() for features in (u, v)]
+    rounded = norms[0][:, None] - 2 * (u @ v.T).half() + norms[1]
+    return (rounded.float() if rounded.isfinite().all() else _distances(a.float(), b.float()).float()).clamp_min_(0)
 
 
 def _share(hits: Bool[Tensor, " b"]) -> float:

@@ -12,13 +12,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robustok.evaluation.feature_stream import KEPT, FeatureStream
+from robustok.evaluation.feature_stream import KEPT, FeatureStream, extracted
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.fid import FeatureStats
 from robustok.runtime.checkpoint import write_bytes
-from robustok.shapes import Features, Images, to_pixels
+from robustok.runtime.distributed import from_main, rank, world_size
+from robustok.shapes import Features, Images, Pixels, to_pixels
 
 Progress = Callable[[int, int], None]  # told how many images are done, and of how many
+
+BLOCK = 250  # images that are read at once
+LOOKED_AT = 20  # images, evenly spaced over a set, that tell its range
 
 
 @runtime_checkable
@@ -30,14 +34,58 @@ class ImageSource(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
+def pixels_of(images: Images) -> Pixels:
+    """Images in [-1, 1] as pixels. Raises ValueError for NaN and for what is plainly in another range."""
+    if images.isnan().any():
+        raise ValueError("the images hold NaN; look for broken files")
+    low, high = float(images.min()), float(images.max())
+    if low < -1.001 or high > 1.001:
+        raise ValueError(f"images run from {low:.3g} to {high:.3g}; scale them to [-1, 1]: pixels / 127.5 - 1")
+    return to_pixels(images)
+
+
+def check_range(images: ImageSource) -> None:
+    """Raises ValueError for images in [0, 1], which no single image gives away: none of many is half dark."""
+    count = min(LOOKED_AT, len(images))
+    if count < 2:
+        raise ValueError(f"{len(images)} image cannot be scored; give at least two, better some thousands")
+    some = images.images(torch.arange(count) * len(images) // count)
+    if count == LOOKED_AT and some.min() >= 0:
+        raise ValueError(
+            f"images run from {float(some.min()):.3g} to {float(some.max()):.3g}, as if 0 were black; scale them to "
+            "[-1, 1]: 2 * images - 1"
+        )
+
+
+def stream_of(
+    images: ImageSource,
+    features: FeatureSpace = "lite0",
+    *,
+    keep: int = KEPT,
+    batch_size: int = BLOCK,
+    progress: Progress | None = None,
+) -> FeatureStream:
+    """The features of all images. Several processes share the work; the main one has the result."""
+    check_range(images)
+    extract = extractor(features)
+    stream = FeatureStream(extract.describe(), keep)
+    shares = torch.arange(len(images)).split(batch_size)[rank() :: world_size()]
+    for indices in shares:
+        stream.add(extracted(extract, pixels_of(images.images(indices))), indices)
+        if progress is not None:
+            progress(stream.count, sum(map(len, shares)))
+    return stream.together()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
     """Feature statistics of real images, with what a score's protocol says of them."""
 
     stats: FeatureStats
-    sample: Features  # (some images, f), evenly spaced, for precision, recall and kernel distances
+    sample: Features  # (some images, f), evenly spaced, for precision, recall and kernel distances; may be none
     images: dict[str, Any]  # what the images are, their hash among it
     space: dict[str, Any]  # what the features are
+    spatial: FeatureStats | None = None  # of the spatial features, for sFID, where the space has them
 
     @classmethod
     def of(
@@ -46,17 +94,20 @@ class Reference:
         features: FeatureSpace = "lite0",
         *,
         keep: int = KEPT,
-        batch_size: int = 250,
+        batch_size: int = BLOCK,
         progress: Progress | None = None,
     ) -> "Reference":
-        """The reference that `images` are, `keep` of them at most as a sample."""
-        extract = extractor(features)
-        stream = FeatureStream(extract.describe(), keep)
-        for indices in torch.arange(len(images)).split(batch_size):
-            stream.add(extract(to_pixels(images.images(indices))))
-            if progress is not None:
-                progress(stream.count, len(images))
-        return cls(stats=stream.stats, sample=stream.sample, images=images.describe(), space=stream.space)
+        """The reference that `images` are, `keep` of them at most as a sample. Several processes share the work."""
+        stream = stream_of(images, features, keep=keep, batch_size=batch_size, progress=progress)
+        return from_main(
+            lambda: cls(
+                stats=stream.stats,
+                sample=stream.sample,
+                images=images.describe(),
+                space=stream.space,
+                spatial=stream.spatial,
+            )
+        )
 
     def check_space(self, space: dict[str, Any]) -> None:
         """Raises ValueError when features of another space are about to be scored against this reference."""
@@ -70,6 +121,8 @@ class Reference:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
         tensors = {"mean": self.stats.mean, "scatter": self.stats.scatter, "sample": self.sample}
+        if self.spatial:
+            tensors |= {"spatial_mean": self.spatial.mean, "spatial_scatter": self.spatial.scatter}
         about = {"count": self.stats.count, "images": self.images, "space": self.space}
         write_bytes(path, save(tensors, {"robustok": "reference", "about": json.dumps(about)}))
 
@@ -82,9 +135,18 @@ class Reference:
                 metadata = file.metadata() or {}
                 if metadata.get("robustok") != "reference":
                     raise ValueError(f"{path} holds no reference statistics; {remedy}")
-                mean, scatter, sample = (file.get_tensor(name) for name in ("mean", "scatter", "sample"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
         about = json.loads(metadata["about"])
-        stats = FeatureStats(about["count"], mean, scatter)
-        return cls(stats=stats, sample=sample, images=about["images"], space=about["space"])
+
+        def stats(prefix: str) -> FeatureStats:
+            return FeatureStats(about["count"], tensors[f"{prefix}mean"], tensors[f"{prefix}scatter"])
+
+        return cls(
+            stats=stats(""),
+            sample=tensors["sample"],
+            images=about["images"],
+            space=about["space"],
+            spatial=stats("spatial_") if "spatial_mean" in tensors else None,
+        )

@@ -1,13 +1,44 @@
 """Ranks: the one file that knows torch.distributed. On one process every function does nothing.
 
-`torchrun` (or the caller) initialises the process group; everything else only asks here.
+A command that may be started by torchrun does its work inside `processes`; everything else only asks here.
 """
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # environment variables
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """The processes that torchrun started work together for the while; without torchrun nothing happens.
+
+    With GPUs each process has one of its own, which "cuda" then stands for. Raises ValueError where there are fewer.
+    """
+    if _active() or not os.environ.keys() >= STARTED_BY_TORCHRUN:
+        yield
+        return
+    gpus, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if gpus:
+        if local_rank >= gpus:
+            raise ValueError(
+                f"torchrun started process {local_rank + 1} on a machine with {gpus} GPUs; "
+                f"start it with --nproc-per-node {gpus}"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    try:
+        yield
+        dist.barrier()  # nobody leaves before all are done, or the others' last exchange would break
+    finally:
+        dist.destroy_process_group()
 
 
 def _active() -> bool:
@@ -42,6 +73,31 @@ def mean(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def gather_objects(value: T) -> list[T]:
+    """On the main process the values of all, in rank order; elsewhere none. They travel pickled, among ourselves."""
+    if not _active():
+        return [value]
+    values: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(value, values)
+    return values or []
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What `make` returns on the main process, which alone calls it, on every process; likewise a ValueError."""
+    if not _active():
+        return make()
+    outcome: list[Any] = [None, None]
+    if is_main():
+        try:
+            outcome[0] = make()
+        except ValueError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def gather(value: Tensor) -> Tensor:

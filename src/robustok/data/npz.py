@@ -1,0 +1,53 @@
+"""An npz file of images as an image source, as ADM's and most samplers write them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robustok.data.images import Indices, short_hash
+from robustok.runtime.npz import array_names, checksum, map_array, read_array
+from robustok.shapes import Images, to_images
+
+
+class NpzImages:
+    """The images arr_0 of an npz file: uint8, (count, height, width, 3). Only those asked for are in memory.
+
+    `labels` (count,) are arr_1 where it is there, else 0. Raises ValueError for a file that is missing, cut short or
+    compressed beyond what the disk holds, and for an arr_0 of another type or shape.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.array = map_array(path, "arr_0")
+        if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[-1] != 3:
+            raise ValueError(
+                f"arr_0 in {path} is {self.array.dtype} of shape {self.array.shape}; images are uint8 from 0 to 255, "
+                "(count, height, width, 3)"
+            )
+        if not self.array.size:
+            raise ValueError(f"arr_0 in {path} has shape {self.array.shape}, so there is no image; give at least two")
+        self.labels = torch.zeros(len(self.array), dtype=torch.int64)
+        if "arr_1" in array_names(path):
+            self.labels = torch.from_numpy(read_array(path, "arr_1").astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def size(self) -> int:
+        """Side in pixels, of the shorter side."""
+        return min(self.array.shape[1:3])
+
+    def images(self, indices: Indices) -> Images:
+        return to_images(torch.from_numpy(self.array[indices.numpy()]).permute(0, 3, 1, 2).contiguous())
+
+    def describe(self) -> dict[str, Any]:
+        """What scores record. The hash is of the checksum that the file keeps of its pixels."""
+        return {
+            "name": self.path.name,
+            "view": "as they are",
+            "count": len(self),
+            "hash": short_hash(checksum(self.path, "arr_0").encode()),
+        }

@@ -1,0 +1,86 @@
+"""Tokenizers as scores see them: images to tokens or latents, and these to pixels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from robustok.shapes import Codebook, Images, Latents, Pixels, Tokens, to_pixels
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """What is scored: anything that turns images into latents and back."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def encode(self, images: Images) -> Latents: ...
+    def decode(self, codes: Latents) -> Images: ...
+
+
+@runtime_checkable
+class DiscreteTokenizer(Autoencoder, Protocol):
+    """What has a codebook on top, and so a pFID."""
+
+    @property
+    def codebook(self) -> Codebook: ...
+    def quantize(self, latents: Latents) -> Any: ...  # with .tokens (b, n)
+    def lookup(self, tokens: Tokens) -> Latents: ...
+
+
+@torch.no_grad()
+def encoded(tokenizer: Autoencoder, images: Images, batch_size: int = 125) -> Tensor:
+    """The tokens (b n) of images, or the latents (b n d) of a tokenizer without a codebook, on the CPU.
+
+    Raises ValueError for latents that are not finite.
+    """
+    parts = []
+    with evaluating(tokenizer):
+        for part in images.split(batch_size):
+            latents = tokenizer.encode(part.to(tokenizer.device))
+            _check_finite(latents, "encoder")
+            if isinstance(tokenizer, DiscreteTokenizer):
+                latents = tokenizer.quantize(latents).tokens
+            parts.append(latents.cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> Iterator[Pixels]:
+    """The images that tokens (b n) or latents (b n d) stand for, batch by batch, on the CPU.
+
+    Raises ValueError for images that are not finite.
+    """
+    for part in tokens.split(batch_size):
+        with evaluating(tokenizer):
+            codes = part.to(tokenizer.device)
+            if not codes.is_floating_point():
+                assert isinstance(tokenizer, DiscreteTokenizer), "tokens are of a tokenizer with a codebook"
+                codes = tokenizer.lookup(codes)
+            output = tokenizer.decode(codes)
+        _check_finite(output, "decoder")
+        yield to_pixels(output).cpu()
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Evaluation mode for the while: no dropout, no codebook that learns from what is scored."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check_finite(values: Tensor, part: str) -> None:
+    broken = int((~values.flatten(1).isfinite().all(dim=1)).sum())
+    if broken:  # rounded to pixels, NaN would become some color
+        raise ValueError(
+            f"the {part} makes NaN or infinity of {broken} of {len(values)} images; look at its weights, and for "
+            "half-precision overflow"
+        )

@@ -1,0 +1,93 @@
+"""The scores of generated images, from their features and a reference."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robustok.evaluation.feature_stream import FeatureStream
+from robustok.evaluation.fid import frechet_distance
+from robustok.evaluation.inception_score import SPLIT
+from robustok.evaluation.kernel_distance import mmd
+from robustok.evaluation.precision_recall import density_coverage, precision_recall
+from robustok.evaluation.reference import Reference
+from robustok.evaluation.score import Distance, Score
+from robustok.evaluation.sliced_wasserstein import DIRECTIONS, mind
+from robustok.runtime.seeding import stream as random_stream
+
+
+def score_features(
+    generated: FeatureStream,
+    reference: Reference,
+    *,
+    metric: str = "gfid",
+    suffix: str = "",
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+) -> list[Score]:
+    """The Frechet distance of all images, called `metric`; with what the feature space has for it sFID and the
+    Inception Score; of samples precision and recall, density and coverage, the kernel distance and MIND.
+
+    `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how the images were generated. What
+    the reference has no sample for is left out with a warning.
+    """
+    reference.check_space(generated.space)
+    about = {**generated.space, "reference": reference.images, **(protocol or {})}
+    values = [*_of_all(generated, reference), *_of_samples(generated, reference)]
+    return [
+        frechet_score(metric + suffix, generated, reference, about, seeds),
+        *(
+            Score(
+                metric=f"{name}{suffix}",
+                value=value,
+                images=generated.stats.count,
+                seeds=seeds,
+                protocol={**about, **how},
+            )
+            for name, value, how in values
+        ),
+    ]
+
+
+def frechet_score(
+    metric: str,
+    generated: FeatureStream | Reference,
+    reference: Reference,
+    protocol: Mapping[str, Any],
+    seeds: tuple[int, ...] = (),
+) -> Score:
+    """The Frechet distance alone, with its interval."""
+    protocol = {**protocol, "interval": "95 %, over generated images, the reference held fixed"}
+    return Distance.between(reference, generated, paired=False).score(metric, protocol, seeds)
+
+
+Value = tuple[str, float, dict[str, Any]]  # metric, value and how it was had
+
+
+def _of_all(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
+    """What a space with spatial features and classes tells of all images."""
+    if generated.spatial and reference.spatial:
+        yield "sfid", frechet_distance(reference.spatial, generated.spatial), {"of": "spatial features"}
+    if generated.classes:
+        score = generated.classes.score()
+        yield "inception_score", score.mean, {"splits": f"{SPLIT} consecutive images", "std": score.std}
+
+
+def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
+    """What is told by images one by one."""
+    one, other = generated.sample, reference.sample
+    if not len(other):
+        warnings.warn(
+            "the reference has statistics only, so precision, recall, density, coverage, kernel distance and MIND are "
+            "left out; make a reference from its images to have them",
+            stacklevel=4,
+        )
+        return
+    sampled = {"generated_sample": len(one), "reference_sample": len(other)}
+    for name, share in precision_recall(generated=one, real=other, k=3)._asdict().items():
+        yield name, share, {**sampled, "k": 3, "balls": "closed"}
+    for name, share in density_coverage(generated=one, real=other, k=5)._asdict().items():
+        yield name, share, {**sampled, "k": 5, "balls": "open"}
+    kernel = {"kernel": "cubic", "estimate": "unbiased, of the whole samples"}
+    yield "kid", mmd(generated=one, real=other), {**sampled, **kernel}
+    distance = mind(generated=one, real=other, generator=random_stream(0, "MIND"))
+    yield "mind", distance, {**sampled, "directions": DIRECTIONS}

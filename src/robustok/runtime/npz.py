@@ -1,0 +1,83 @@
+"""Arrays of numpy's npz files, checked, never unpickled; large ones memory-mapped rather than read."""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copyfileobj
+from typing import Any, BinaryIO
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+LOCAL_HEADER = 30  # bytes of a zip member's header before its name
+
+
+def array_names(path: str | Path) -> tuple[str, ...]:
+    """Which arrays the file holds. Raises ValueError for a file that is missing, cut short or no npz."""
+    with _opened(path) as archive:
+        return tuple(name.removesuffix(".npy") for name in archive.namelist())
+
+
+def read_array(path: str | Path, name: str) -> Array:
+    """An array in memory; its checksum has been verified. Raises ValueError as `map_array` does."""
+    with _opened(path) as archive:
+        _member(archive, path, name)
+        with archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def map_array(path: str | Path, name: str) -> Array:
+    """An array on the disk, of which only what is asked for is read; a compressed one is unpacked to a temporary file.
+
+    Raises ValueError for a file that is missing, damaged or lacks the array, and for an array of Python objects.
+    """
+    with _opened(path) as archive:
+        member = _member(archive, path, name)
+        if member.compress_type == zipfile.ZIP_STORED:
+            file: BinaryIO = open(path, "rb")  # noqa: SIM115 (closed below)
+            file.seek(member.header_offset + LOCAL_HEADER - 4)
+            lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what else is between header and data
+            file.seek(int(lengths.sum()), 1)
+        else:
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+            with archive.open(member) as packed:
+                copyfileobj(packed, file)
+            file.seek(0)
+    with file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} in {path} holds Python objects, which may run code; save it as numbers")
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def checksum(path: str | Path, name: str) -> str:
+    """A name for the array's contents: the checksum that the file keeps, and the number of bytes."""
+    with _opened(path) as archive:
+        member = _member(archive, path, name)
+        return f"{member.CRC:08x}-{member.file_size}"
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; whatever is wrong with it while it is open is a ValueError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        if str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        reason = "it holds Python objects, which may run code" if "allow_pickle" in str(error) else error
+        raise ValueError(
+            f"{path} cannot be read as an npz file ({reason}); give a whole file of numbers that numpy.savez wrote"
+        ) from error
+
+
+def _member(archive: zipfile.ZipFile, path: str | Path, name: str) -> zipfile.ZipInfo:
+    if f"{name}.npy" not in archive.namelist():
+        found = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist()) or "nothing"
+        raise ValueError(f"{path} has no array {name}, only {found}; give a file that holds it")
+    return archive.getinfo(f"{name}.npy")
