@@ -18,7 +18,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +120,9 @@ class LlamaGenGPT(Adapter):
         return LlamaGenGPTConfig(**(read | fields))
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, dtype: torch.dtype | None = torch.float32, **fields: Any) -> Self:
+    def from_checkpoint(
+        cls, path: str | Path, *, dtype: torch.dtype | None = torch.float32, **fields: Any
+    ) -> "LlamaGenGPT":
         """The model in a published file, whose name ends in the pixels of its images (`c2i_L_384.pt`), or else in 256.
 
         `tokens` and `heads` may be given. Raises ValueError, as `Adapter.from_checkpoint` does.
