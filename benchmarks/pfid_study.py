@@ -42,7 +42,7 @@ from robustok.training.optim import Optim
 
 SIDE, TRAIN, CHOOSING = 28, 20_000, 5_000  # pixels; training images; others, which choose the guidance
 RECONSTRUCTED, PERTURBED, CHOSEN_BY, GENERATED = 3_000, 1_400, 1_400, 2_500  # images of each score
-SURFACE_ALPHAS, SURFACE_DELTAS = (0.9, 0.5), 8  # the surface: from 1 neighbour to half of the codes
+SURFACE_ALPHA, SURFACE_DELTAS = 0.9, 8  # the surface: from 1 neighbour to half of the codes
 GUIDANCE = (1.0, 1.5, 2.5)
 OFF = Perturbation(beta=0.0)
 
@@ -186,9 +186,9 @@ def tokens_and_errors(tokenizer: Tokenizer, images: Iterator[Tensor]) -> tuple[T
 
 
 def surface_cells(codes: int) -> list[Cell]:
-    """Deltas from 1 to half of the codes at equal ratios, for each of the alphas."""
+    """Deltas from 1 to half of the codes at equal ratios."""
     deltas = sorted({round((codes / 2) ** (i / (SURFACE_DELTAS - 1))) for i in range(SURFACE_DELTAS)})
-    return [Cell(alpha, delta) for alpha in SURFACE_ALPHAS for delta in deltas]
+    return [Cell(SURFACE_ALPHA, delta) for delta in deltas]
 
 
 def reconstruction(tokenizer: Tokenizer, judge: Judge) -> dict[str, float]:

@@ -3,7 +3,8 @@
 pFID replaces codes by one of the delta nearest, delta being the same share of every codebook. That is a small step in
 one codebook and a large one in another. The variants below make the steps equal in some other sense, without a
 parameter to choose: where a strength has to be chosen, it is the median, over the tokenizers compared, of what the
-published cells happen to do. No variant sees a gFID. They are compared with the published pFID in `pfid_report.py`:
+published cells happen to do. It is then looked up on the surface, where delta goes from 1 to half of the codes at one
+alpha. No variant sees a gFID. They are compared with the published pFID in `pfid_report.py`:
 each by its correlation with gFID, with an interval over tokenizers, and together by leave-one-out, so that having
 tried many is paid for.
 """
@@ -86,15 +87,9 @@ def variants(measured: Sequence[Measured]) -> dict[str, list[float]]:
 
 
 def at_strength(surface: Cells, strength: Callable[[dict[str, float]], float], wanted: float) -> float:
-    """The Frechet distance at a strength, interpolated along delta for each alpha; the mean over alphas.
-
-    Beyond the weakest or strongest cell it is that cell's.
-    """
-    distances = []
-    for alpha in sorted({cell["alpha"] for cell in surface}):
-        line = sorted((strength(cell), cell["fd"]) for cell in surface if cell["alpha"] == alpha)
-        distances.append(float(np.interp(wanted, *zip(*line, strict=True))))
-    return fmean(distances)
+    """The Frechet distance at a strength, interpolated between cells; beyond the outermost it is theirs."""
+    strengths, distances = zip(*sorted((strength(cell), cell["fd"]) for cell in surface), strict=True)
+    return float(np.interp(wanted, strengths, distances))
 
 
 def left_out_error(candidates: Sequence[Sequence[float]], target: Sequence[float]) -> float:
