@@ -2,10 +2,14 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from robustok_tiny import POST, extract
 
+import robustok
 from robustok.adapters.diffusers import (
     DiffusersAutoencoder,
     DiffusersDiT,
@@ -17,7 +21,8 @@ from robustok.adapters.diffusers import (
     noise_level,
     tokenizer_of,
 )
-from robustok.generators.flow import LatentGenerator
+from robustok.data.images import FashionMNIST
+from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, decoding_with
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
@@ -64,10 +69,10 @@ def representation():
     ).eval()
 
 
-def pipeline(prediction: str = "epsilon", **vae):
+def pipeline(prediction: str = "epsilon", side: int = SIDE, **vae):
     """A DiTPipeline of random weights, which like those of DiT predicts a variance too."""
     torch.manual_seed(1)
-    shape = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": SIDE // 2}
+    shape = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": side // 2}
     transformer = diffusers.DiTTransformer2DModel(**shape, in_channels=4, out_channels=8, num_embeds_ada_norm=1000)
     scheduler = diffusers.DDIMScheduler(clip_sample=False, prediction_type=prediction, set_alpha_to_one=True)
     pipe = diffusers.DiTPipeline(transformer.eval(), autoencoder(**vae), scheduler)
@@ -225,6 +230,35 @@ def test_a_lent_decoder_decodes_and_is_given_back(images):
         torch.testing.assert_close(tokenizer.decode(latents), other.decode(latents))
     assert tokenizer.decoder is tokenizer.vae.decoder
     assert tokenizer.fingerprint() == other.fingerprint()  # of what decides the latents
+
+
+PLAIN = """
+import json, sys, torch
+sys.modules["robustok"] = None  # importing it is an error
+from diffusers import DiTPipeline
+pipe = DiTPipeline.from_pretrained(sys.argv[1], use_safetensors=True)
+pipe.set_progress_bar_config(disable=True)
+image = pipe([1, 2], num_inference_steps=2, generator=torch.manual_seed(0), output_type="pt").images
+print(json.dumps([float(image.mean()), *(float(w.sum()) for w in pipe.vae.parameters())]))
+"""
+
+
+def test_three_lines_tune_a_pipelines_decoder_and_plain_diffusers_loads_it(tmp_path):
+    pipe = pipeline(side=32)
+    before = {name: weight.clone() for name, weight in pipe.vae.state_dict().items()}
+    images = FashionMNIST("train").subset(torch.arange(40))
+    arguments = {"config": POST, "sampling": FlowSampling(steps=2), "pairs": 24, "held_out": 16, "features": extract()}
+    pipe.vae = robustok.post_train(pipe.vae, pipe, images, tmp_path / "run", sigma=0.9, **arguments).to_diffusers()
+    pipe.save_pretrained(tmp_path / "better")
+    changed = {name for name, weight in pipe.vae.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+    words = [sys.executable, "-c", PLAIN, str(tmp_path / "better")]
+    plain = subprocess.run(words, capture_output=True, text=True, check=True)
+    mean, *sums = json.loads(plain.stdout.splitlines()[-1])
+    assert sums == pytest.approx([float(weight.sum()) for weight in pipe.vae.parameters()])
+    image = pipe([1, 2], num_inference_steps=2, generator=torch.manual_seed(0), output_type="pt").images
+    assert mean == pytest.approx(float(image.mean()), rel=1e-4)
 
 
 def test_what_is_not_known_is_refused(tmp_path):

@@ -320,6 +320,21 @@ def generator_of(pipeline: Any) -> DiffusersDiT:
     return DiffusersDiT(pipeline.transformer, pipeline.scheduler)
 
 
+def adapted(tokenizer: Any, generator: Any = None) -> tuple[Any, Any]:
+    """The same two models; those that are of diffusers as robustok's tokenizer and generator.
+
+    A pipeline stands for its generator; `pipe.vae` beside `pipe` is that pipeline's tokenizer.
+    """
+    pipeline = generator if _is_of_diffusers(generator) else None
+    if _is_of_diffusers(tokenizer):
+        tokenizer = tokenizer_of(tokenizer, pipeline=pipeline)
+    return tokenizer, generator if pipeline is None else generator_of(pipeline)
+
+
+def _is_of_diffusers(model: Any) -> bool:
+    return type(model).__module__.startswith("diffusers.")
+
+
 def is_diffusers(folder: Path) -> bool:
     """Whether diffusers wrote the folder: a model or a pipeline."""
     if (folder / PIPELINE).is_file():
