@@ -23,6 +23,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
@@ -41,6 +42,7 @@ Renames: TypeAlias = Sequence[tuple[str, str]]  # (theirs, ours), see `renamed`
 
 WRAPPERS = ("model", "ema", "model_ema", "module", "state_dict")  # under which files keep weights, in order of choice
 PREFIXES = ("module.", "_orig_mod.")  # that wrapping and compiling a model put before every name
+MASKS = ("attn_bias_for_masking",)  # of attention (VAR): minus infinity is meant
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS) -> Check
         prefix += found
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     for name, tensor in state.items():
-        if not _finite(tensor):
+        if name not in MASKS and not _finite(tensor):
             raise ValueError(f"{name} in {path} holds NaN or infinity, so it cannot be used; take another save of it")
     return Checkpoint(state, Layout(entries, prefix, {name: tensor.dtype for name, tensor in state.items()}))
 
@@ -112,27 +114,33 @@ def renamed(name: str, table: Renames) -> str:
     A side is some whole parts of a dotted name; `*` stands for a number, the same on both sides in the same order, and
     `^` in front for the start of the name: `("^down.*.block.*.", "^levels.*.blocks.*.")`.
     """
-    for theirs, ours in table:
-        name = _replaced(name, theirs, ours)
+    for pattern, ours in _patterns(tuple(table), False):
+        name = pattern.sub(ours, name)
     return name
 
 
 def original(name: str, table: Renames) -> str:
     """Their name for ours: the inverse of `renamed`, the pairs in reverse."""
-    for theirs, ours in reversed(table):
-        name = _replaced(name, ours, theirs)
+    for pattern, theirs in _patterns(tuple(table), True):
+        name = pattern.sub(theirs, name)
     return name
 
 
-def _replaced(name: str, old: str, new: str) -> str:
-    pattern = re.escape(old.strip("^.")).replace(r"\*", r"(\d+)")
-    start = "^" if old.startswith("^") else r"(?:^|(?<=\.))"
-    parts = new.strip("^.").split("*")
-    return re.sub(
-        rf"{start}{pattern}(?=\.|$)",
-        lambda match: "".join(part + number for part, number in zip(parts, [*match.groups(), ""], strict=True)),
-        name,
-    )
+@cache
+def _patterns(table: Renames, backward: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """What each pair looks for and what it puts there, in the order of use."""
+    pairs = [(ours, theirs) for theirs, ours in reversed(table)] if backward else table
+    return tuple((_pattern(old), _replacement(new)) for old, new in pairs)
+
+
+def _pattern(side: str) -> re.Pattern[str]:
+    start = "^" if side.startswith("^") else r"(?:^|(?<=\.))"
+    return re.compile(start + re.escape(side.strip("^.")).replace(r"\*", r"(\d+)") + r"(?=\.|$)")
+
+
+def _replacement(side: str) -> str:
+    first, *rest = side.strip("^.").split("*")
+    return first + "".join(rf"\g<{number}>{part}" for number, part in enumerate(rest, start=1))
 
 
 def fuse(state: State, parts: Sequence[str], whole: str) -> dict[str, Tensor]:
@@ -199,12 +207,14 @@ class Adapter(nn.Module):
     @classmethod
     def ours(cls, state: State, config: Any) -> dict[str, Tensor]:
         """Weights by our names from weights by theirs."""
-        return {renamed(name, cls.renames(config)): tensor for name, tensor in state.items()}
+        table = cls.renames(config)
+        return {renamed(name, table): tensor for name, tensor in state.items()}
 
     @classmethod
     def theirs(cls, state: State, config: Any) -> dict[str, Tensor]:
         """Weights by their names from weights by ours."""
-        return {original(name, cls.renames(config)): tensor for name, tensor in state.items()}
+        table = cls.renames(config)
+        return {original(name, table): tensor for name, tensor in state.items()}
 
     @classmethod
     def from_checkpoint(
@@ -282,7 +292,7 @@ class Adapter(nn.Module):
         described = {"kind": self.kind, "family": self.family, "config": to_plain(self.config)}
         layout_plain = {"entries": list(layout.entries), "prefix": layout.prefix}
         write_json(folder / CONFIG, described | {"layout": layout_plain} | about)
-        write_checkpoint(folder / MODEL, self.to_state(), replace(layout, prefix=""))
+        write_checkpoint(folder / MODEL, self._kept(), replace(layout, prefix=""))
 
     @classmethod
     def from_pretrained(cls: type[A], folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> A:
@@ -295,6 +305,10 @@ class Adapter(nn.Module):
         known = saved.get("layout", {"entries": [], "prefix": ""})
         layout = replace(layout, entries=tuple(known["entries"]), prefix=known["prefix"])
         return cls._assembled(state, from_plain(cls.config_type, saved["config"]), layout, folder, dtype)
+
+    def _kept(self) -> dict[str, Tensor]:
+        """What `save_pretrained` writes: the original weights, and what else a family needs to be whole."""
+        return self.to_state()
 
     def _layout(self) -> Layout:
         return getattr(self, "layout", self.published)
