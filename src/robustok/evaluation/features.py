@@ -13,6 +13,8 @@ from robustok.shapes import Features, Images, Pixels
 
 SPACES = ("lite0", "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
 
+FULL = 16  # images from which on the batch size does not matter
+
 
 @runtime_checkable
 class Extractor(Protocol):
@@ -52,7 +54,9 @@ FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
 class NetworkExtractor:
     """What a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
 
-    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it.
+    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. Batches are filled up to a
+    multiple of 16: in smaller ones convolutions add up in another order, and a score would change in its sixth digit
+    with the number of images that happen to come together.
     """
 
     def __init__(
@@ -69,13 +73,16 @@ class NetworkExtractor:
     def outputs(self, pixels: Tensor) -> Outputs:
         check_pixels(pixels)
         with torch.autocast(self.device.type, enabled=False):  # bfloat16 shifts distances by 1 %
-            parts = [self.network(part.to(self.device)) for part in pixels.split(self.batch_size)]
-        features, logits, spatial = zip(*parts, strict=True)
-        return Outputs(
-            torch.cat(features),
-            None if logits[0] is None else torch.cat(logits),
-            None if spatial[0] is None else torch.cat(spatial),
-        )
+            parts = [self._filled(part.to(self.device)) for part in pixels.split(self.batch_size)]
+        columns = zip(*parts, strict=True)
+        features, logits, spatial = (None if column[0] is None else torch.cat(column) for column in columns)
+        assert features is not None
+        return Outputs(features, logits, spatial)
+
+    def _filled(self, pixels: Pixels) -> list[Tensor | None]:
+        missing = -len(pixels) % min(FULL, self.batch_size)
+        found: Outputs = self.network(torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]))
+        return [None if part is None else part[: len(pixels)] for part in found]
 
     def describe(self) -> dict[str, Any]:
         return dict(self.about)
