@@ -20,7 +20,7 @@ from robustok.report.markup import (
     signed_percent,
     void,
 )
-from robustok.report.scores import _shade
+from robustok.report.tables import shade
 
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -91,7 +91,7 @@ def test_contrast_of_black_and_white():
 
 
 def test_text_can_be_read_on_every_shade_of_the_heat_map():
-    assert all(contrast("#1b1e23", _shade(share / 10)) >= 4.5 for share in range(11))
+    assert all(contrast("#1b1e23", shade(share / 10)) >= 4.5 for share in range(11))
 
 
 def test_text_can_be_read_in_light_and_in_dark():

@@ -167,21 +167,63 @@ VERBS = (
         MEASURE,
         "scores of a tokenizer, of a generator, or of images",
         "--tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM, codebook use.\n"
-        "--generator and --tokenizer, with --images or --reference: gFID, precision, recall, density, coverage, KID. "
-        "Settings say how tokens are drawn, as for sample.\n"
-        "--images and --reference: the Frechet distance of the two.\n"
-        "Reads those. Writes a table, or JSON records with --json; --out keeps the records in a file.",
-        "robustok.cli.results:evaluate",
+        "--generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND; in the space "
+        "inception also sFID and the Inception Score. Settings say how the generator is sampled, as for sample.\n"
+        "--generated and --reference: the same of any two sets of images.\n"
+        "Reads those. Writes a table, or JSON records with --json; --out keeps the records in a file. "
+        "Under torchrun the processes share the work; the scores are those of one.",
+        "robustok.cli.evaluate:evaluate",
         (
             Option("tokenizer", TOKENIZER.help, "DIR", Path),
             Option("generator", GENERATOR.help, "DIR", Path),
-            Option("images", f"real images: {IMAGES.help} (its validation part here)", IMAGES.value),
-            Option("reference", "statistics that `robustok reference` wrote", "FILE", Path),
-            Option("count", "generated images, all classes equally often", "N", at_least_one, default=5000),
+            Option(
+                "images",
+                "real images for the tokenizer to reconstruct: a folder, an npz of its size, or fashion-mnist (the "
+                "validation part)",
+                "FOLDER|NPZ|fashion-mnist",
+            ),
+            Option(
+                "generated",
+                "images to score: a folder, or an npz (arr_0: uint8, images x height x width x 3)",
+                "FOLDER|NPZ",
+            ),
+            Option(
+                "reference",
+                "what they are scored against: real images (folder, npz, fashion-mnist), or statistics of such, which "
+                "`robustok reference`, ADM, clean-fid, pytorch-fid or torch-fidelity wrote (.safetensors, .npz, .pt)",
+                "IMAGES|FILE",
+            ),
+            Option(
+                "against", "another tokenizer of the same tokens: compare both decoders, image by image", "DIR", Path
+            ),
+            Option(
+                "features",
+                "spaces to score in, one or several of lite0, inception, dinov2, clip, siglip2, mae and convnextv2; "
+                "unless given that of a file of statistics, else lite0",
+                "NAME,...",
+            ),
+            Option("fdr", "also the mean of the distances in several spaces, each over that of ImageNet at 256 pixels"),
+            Option("lpips", "also the LPIPS of reconstructions"),
+            Option("count", "images to generate, all classes equally often", "N", at_least_one, default=5000),
             Option("pfid-images", "images that each cell of pFID perturbs; all unless given", "N", at_least_one),
-            SIZE,
+            Option(
+                "sample-size",
+                "images of each set, at most, for precision, recall, density, coverage, KID and MIND",
+                "N",
+                at_least_one,
+                default=2000,
+            ),
+            Option(
+                "size",
+                "side in pixels at which the images of folders are scored, center crops as ADM's; that of the first "
+                "image of --generated unless given",
+                "N",
+                at_least_one,
+            ),
             *VIEW[:1],
+            Option("batch-size", "images that the tokenizer decodes at once", "N", at_least_one, default=125),
             SEED,
+            Option("name", "of the system, for compare; runs of one name are its seeds", "NAME"),
             Option("json", "print records rather than a table"),
             Option("out", "file to write the records to", "FILE", Path),
             CONFIG,
@@ -194,13 +236,33 @@ VERBS = (
         "reference",
         MEASURE,
         "statistics of real images, to score others against",
-        "Reads images. Writes one file with the mean and covariance of their features and a sample of them.",
-        "robustok.cli.results:reference",
+        "Reads images. Writes one file with the mean and covariance of their features and a sample of them, and says "
+        "what it is of. A file that holds another reference is left alone.",
+        "robustok.cli.evaluate:reference",
         (
-            Option("images", f"{IMAGES.help} (its validation part here)", IMAGES.value, required=True),
-            SIZE,
+            Option(
+                "images",
+                "a folder of images, an npz (arr_0: uint8, images x height x width x 3), or fashion-mnist (the "
+                "validation part)",
+                "FOLDER|NPZ|fashion-mnist",
+                required=True,
+            ),
             Option("out", "file to write, .safetensors", "FILE", Path, required=True),
+            Option(
+                "features",
+                "space to compute them in: lite0, inception, dinov2, clip, siglip2, mae or convnextv2",
+                "NAME",
+                default="lite0",
+            ),
+            Option(
+                "size",
+                "side of the center crops of a folder in pixels: 256, and 32 for fashion-mnist, unless given",
+                "N",
+                at_least_one,
+            ),
             *VIEW[:1],
+            Option("sample-size", "images whose features are kept, at most", "N", at_least_one, default=2000),
+            Option("overwrite", "replace a file that holds another reference"),
             DEVICE,
             QUIET,
         ),
@@ -225,6 +287,34 @@ VERBS = (
             Option("force", "compare what was not computed alike, unranked, with a note on the table"),
             QUIET,
         ),
+    ),
+    Verb(
+        "analyze",
+        MEASURE,
+        "why a generator's images differ from the tokenizer's reconstructions",
+        "Reads a tokenizer, the generator of its tokens, real images, and if given the tokenizer that post-train made. "
+        "Tells how often, where and how far generated tokens leave real ones, how the codes are used, which "
+        "perturbation imitates the generator, and what that does to images: off the real ones, color, detail.\n"
+        "Writes analysis.json and analysis.html, a page with charts that needs no other file, into --out.\n"
+        "Settings say how tokens are drawn, as for sample: give those that the generator is used with.",
+        "robustok.cli.analyze:analyze",
+        (
+            TOKENIZER,
+            GENERATOR,
+            Option("images", f"real images: {IMAGES.help} (its validation part here)", IMAGES.value, required=True),
+            OUT,
+            Option("tuned", "the tokenizer after post-train, to compare on the same tokens", "DIR", Path),
+            Option(
+                "count", "images to analyze; as many others are what they are compared with", "N", at_least_one, 1000
+            ),
+            Option("features", "feature space that images are compared in", "NAME", default="lite0"),
+            *VIEW[:1],
+            SEED,
+            CONFIG,
+            DEVICE,
+            QUIET,
+        ),
+        preset="robustok.cli.results:sampling_preset",
     ),
     Verb(
         "report",

@@ -35,8 +35,9 @@ def line_chart(
     dots: bool = False,
     level: float | None = None,
     mark: tuple[float, float] | None = None,
+    unit: str = "steps",
 ) -> Markup:
-    """Values over steps. Raw values faint under their running mean, or each value a dot if `dots`.
+    """Values over steps, or another `unit`. Raw values faint under their running mean, or each value a dot if `dots`.
 
     The value axis is logarithmic where the values are more than 30 times apart. `level` is drawn as a dashed
     line, `mark` ringed.
@@ -48,7 +49,7 @@ def line_chart(
     raw = sorted(v for s in series for _, v in s.points)
     values += [raw[len(raw) // 50], raw[-1 - len(raw) // 50]]  # an outlier may leave the chart, not flatten it
     y = _value_axis(values + ([] if level is None else [level]), (height - BOTTOM, TOP))
-    parts = [*_grid(x, y, width, height)]
+    parts = [*_grid(x, y, width, height, unit)]
     if level is not None:
         parts.append(
             element("line", class_="level", x1=LEFT, x2=width - RIGHT, y1=_c(y.place(level)), y2=_c(y.place(level)))
@@ -83,6 +84,45 @@ def bar(value: float, longest: float, *, color: str, floor: float | None, bounds
     if floor is not None:
         parts.append(element("path", class_="floor", d=f"M{place(floor)} 0V{height:g}"))
     return element("svg", *parts, class_="bar", viewBox=f"0 0 {width:g} {height:g}", aria_hidden="true")
+
+
+def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (420, 320)) -> Markup:
+    """Points of several sets in one plane, both axes to the same scale, so that distances are what they look like."""
+    width, height = size
+    sides = [[point[i] for cloud in clouds for point in cloud.points] for i in range(2)]
+    middle = [(min(side) + max(side)) / 2 for side in sides]
+    spread = (
+        max((max(side) - min(side)) / room for side, room in zip(sides, (width - 8, height - 8), strict=True)) or 1.0
+    )
+
+    def place(i: int) -> Callable[[float], float]:
+        return lambda value: size[i] / 2 + (1, -1)[i] * (value - middle[i]) / spread
+
+    x, y = (Axis(place(i), []) for i in range(2))
+    dots = [_dot(point, x, y, 2, f"dot {cloud.color}") for cloud in clouds for point in cloud.points]
+    return element(
+        "svg", element("title", title), *dots, class_="chart cloud", viewBox=f"0 0 {width:g} {height:g}", role="img"
+    )
+
+
+def pixel_map(values: list[float], columns: int, *, title: str, low: float = 0.0, high: float = 1.0) -> Markup:
+    """Values row by row as squares, the more opaque the larger between `low` and `high`."""
+    squares = [
+        element(
+            "rect",
+            element("title", f"{value:.2f}"),
+            x=i % columns,
+            y=i // columns,
+            width=1,
+            height=1,
+            fill_opacity=f"{min(max((value - low) / (high - low), 0), 1):.3f}",
+        )
+        for i, value in enumerate(values)
+    ]
+    rows = -(-len(values) // columns)
+    return element(
+        "svg", element("title", title), *squares, class_="chart map", viewBox=f"0 0 {columns} {rows}", role="img"
+    )
 
 
 def running_mean(points: Points) -> Points:
@@ -164,8 +204,8 @@ def _placer(
     return place
 
 
-def _grid(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
-    """Lines across at the value ticks, a base line, and the labels of both axes."""
+def _grid(x: Axis, y: Axis, width: float, height: float, unit: str) -> list[Markup]:
+    """Lines across at the value ticks, a base line, and the labels of both axes, the last with its unit."""
     base = height - BOTTOM
     parts = []
     for tick in y.ticks:
@@ -178,7 +218,7 @@ def _grid(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
         parts.append(element("line", class_="base", x1=_c(at), x2=_c(at), y1=base, y2=base + 3))
         anchor = "end" if last and at > width - RIGHT - 24 else "middle"
         end = width - RIGHT + 6 if anchor == "end" else at
-        label = f"{compact(tick)} steps" if last else compact(tick)
+        label = f"{compact(tick)} {unit}" if last else compact(tick)
         parts.append(element("text", label, x=_c(end), y=height - 6, text_anchor=anchor))
     return parts
 

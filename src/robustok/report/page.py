@@ -49,7 +49,7 @@ def page(run: Run) -> str:
         _notice(run),
         element("nav", *(element("a", s.short, href=f"#{s.name}") for s in shown), aria_label="Sections"),
     )
-    return document(f"robustok · {run.name}", top, element("main", *map(_render, shown)))
+    return document(f"robustok · {run.name}", top, element("main", *map(rendered, shown)))
 
 
 def sections(run: Run) -> list[Section]:
@@ -154,7 +154,8 @@ def sections(run: Run) -> list[Section]:
     ]
 
 
-def _render(section: Section) -> Markup:
+def rendered(section: Section) -> Markup:
+    """A section as the page shows it: what it is on the left, the thing itself on the right."""
     note = element("p", section.note) if section.note else None
     return element(
         "section",

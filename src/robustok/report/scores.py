@@ -18,7 +18,7 @@ from robustok.report.markup import (
     signed_percent,
 )
 from robustok.report.run import Run, find
-from robustok.report.tables import cell, definitions, head, row, table
+from robustok.report.tables import cell, definitions, head, row, shade, table
 
 DISTANCES = {  # metric: name, what is compared with real images, color of its bar
     "fd_floor": ("Floor", "other real images", "floor"),
@@ -152,7 +152,7 @@ def heat_map(run: Run) -> Markup | None:
 
     def shaded(value: float | None) -> Markup:
         share = 0.0 if value is None or high == low else (value - low) / (high - low)
-        return cell(number(value, places), class_="heat", style=f"background:{_shade(share)}")
+        return cell(number(value, places), class_="heat", style=f"background:{shade(share)}")
 
     def mean(values: list[float], kind: str = "n quiet") -> Markup:
         return cell(number(sum(values) / len(values), places), class_=kind)
@@ -169,9 +169,3 @@ def heat_map(run: Run) -> Markup | None:
     rows.append(row(head("mean", scope="row"), *columns, mean(list(cells.values()), "n value")))
     heads = row(element("td"), *(head(f"{DELTA} = {delta}", class_="n") for delta in deltas), head("mean", class_="n"))
     return table(f"Fréchet distance in each of the {len(cells)} cells", [heads], rows, "heatmap")
-
-
-def _shade(share: float) -> str:
-    """From nearly white to orange: dark text stays readable on all of it."""
-    pale, strong = (253, 247, 236), (232, 146, 74)
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(pale, strong, strict=True))

@@ -34,3 +34,9 @@ def definitions(kind: str, *entries: tuple[str, str | None, str | None]) -> Mark
         if value is not None
     ]
     return element("dl", *shown, class_=kind) if shown else None
+
+
+def shade(share: float) -> str:
+    """From nearly white at 0 to orange at 1: dark text stays readable on all of it."""
+    pale, strong = (253, 247, 236), (232, 146, 74)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(pale, strong, strict=True))

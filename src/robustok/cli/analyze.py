@@ -1,0 +1,100 @@
+"""`robustok analyze`."""
+
+import io
+
+from PIL import Image
+
+from robustok.api import load_generator, load_tokenizer
+from robustok.cli.images import device_of, images_of
+from robustok.cli.options import Command, table
+from robustok.evaluation.analysis.analyze import Result
+from robustok.evaluation.analysis.analyze import analyze as analyze_images
+from robustok.evaluation.decoding import DiscreteTokenizer
+from robustok.evaluation.features import extractor
+from robustok.generators.sampling import Sampling, TokenGenerator
+from robustok.report.analysis import NAMES, page, ways
+from robustok.report.findings import findings
+from robustok.report.markup import percent
+from robustok.report.run import Grid
+from robustok.runtime.checkpoint import write_bytes, write_json
+from robustok.runtime.logging import Progress
+from robustok.shapes import Pixels
+
+
+def analyze(command: Command) -> None:
+    """Numbers in `analysis.json`, the same with charts and images in `analysis.html`, the main ones printed."""
+    device, sampling = device_of(command.device), command.over(Sampling())
+    tokenizer, generator = load_tokenizer(command.tokenizer).to(device), load_generator(command.generator).to(device)
+    tuned = load_tokenizer(command.tuned).to(device) if command.tuned else None
+    if not isinstance(tokenizer, DiscreteTokenizer) or not isinstance(generator, TokenGenerator):
+        raise ValueError(
+            "analyze compares tokens, so it needs a tokenizer with a codebook and a generator of tokens; "
+            "for continuous latents, robustok evaluate scores reconstruction and generation"
+        )
+    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
+    result = analyze_images(
+        tokenizer,
+        generator,
+        images,
+        tuned=tuned,
+        sampling=sampling,
+        count=command.count,
+        features=extractor(command.features, device),
+        seed=command.seed,
+        progress=_Steps(command.quiet),
+    )
+    write_json(command.out / "analysis.json", result.analysis.to_plain())
+    write_bytes(command.out / "analysis.html", page(result, grids(result)).encode())
+    if not command.quiet:
+        print(in_tables(result))
+        print(f"\nnumbers: {command.out / 'analysis.json'}\npage: {command.out / 'analysis.html'}")
+
+
+def in_tables(result: Result) -> str:
+    """What is printed: departures, effects, and what was found in sentences."""
+    analysis = result.analysis
+    departed = [
+        (f"{name}, {note}", f"{percent(d.alpha):>8}   median rank {'-' if d.rank is None else f'{d.rank:.0f}'}")
+        for name, note, d in ways(analysis)
+    ]
+    shown = ("outside", "color", "detail", "fine_db")
+    effects = [
+        (
+            ", ".join(filter(None, (effect.images, effect.decoder))),
+            "   ".join(f"{NAMES[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
+        )
+        for effect in analysis.effects
+    ]
+    sentences = [(str(number), text) for number, text in enumerate(findings(analysis), 1)]
+    parts = ("Tokens that differ from the real image's", departed), ("Images", effects), ("Found", sentences)
+    return "\n\n".join(f"{title}\n{table(rows)}" for title, rows in parts)
+
+
+def grids(result: Result) -> list[Grid]:
+    """The example images of every set, one row each."""
+    return [
+        Grid(png=_png(pixels), title=name.capitalize(), columns=len(pixels), cell=pixels.shape[-1])
+        for name, pixels in result.examples.items()
+    ]
+
+
+def _png(pixels: Pixels) -> bytes:
+    """Images side by side."""
+    data = io.BytesIO()
+    Image.fromarray(pixels.permute(2, 0, 3, 1).flatten(1, 2).contiguous().numpy()).save(data, "PNG")
+    return data.getvalue()
+
+
+class _Steps:
+    """Progress of one step after the other."""
+
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+        self.bar: Progress | None = None
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if self.bar is None or self.bar.name != name:
+            self.bar = Progress(name, total, quiet=self.quiet).__enter__()
+        self.bar.update(done)
+        if done == total:
+            self.bar.__exit__(None, None, None)

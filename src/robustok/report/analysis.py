@@ -1,0 +1,352 @@
+"""The page of `robustok analyze`: where a generator leaves real images, and what that does to the pictures."""
+
+import math
+from collections.abc import Iterable
+
+from robustok.evaluation.analysis.analyze import Analysis, Result
+from robustok.evaluation.analysis.departures import Departures
+from robustok.evaluation.analysis.effects import Change, Effect
+from robustok.evaluation.analysis.imitation import Target
+from robustok.report.analysis_charts import far_chart, place_map, places_charts, plane_chart, spectrum_chart
+from robustok.report.document import document
+from robustok.report.findings import VIEW, cell_name, findings, standing
+from robustok.report.images import gallery
+from robustok.report.markup import ALPHA, BLANK, DELTA, MINUS, Markup, element, number, percent
+from robustok.report.page import Section, rendered
+from robustok.report.run import Grid
+from robustok.report.tables import cell, definitions, head, row, shade, table
+
+TITLE = "Why generation differs from reconstruction"
+SHOWN_RANKS = (1, 4, 16, 64, 256, 1024)
+NAMES = {
+    "outside": ("Off the real ones", "1 - precision"),
+    "distance": ("Distance", "to the nearest real image, other real ones = 1"),
+    "color": ("Color", "Delta E"),
+    "contrast": ("Contrast", "of the pixels' L*, a*, b*"),
+    "detail": ("Detail", "deviation of the spectrum in dB"),
+    "coarse_db": ("Coarse", "dB"),
+    "middle_db": ("Middle", "dB"),
+    "fine_db": ("Fine", "finest octave, dB"),
+}
+
+
+def page(result: Result, grids: list[Grid]) -> str:
+    """The whole HTML document, which needs no other file. `grids` show some images of every set."""
+    shown = [section for section in sections(result.analysis, grids) if section.content]
+    top = element(
+        "header",
+        element("p", "robustok analyze", class_="eyebrow"),
+        element("h1", TITLE),
+        element("div", *(element("p", text) for text in findings(result.analysis)), class_="summary found"),
+        element("nav", *(element("a", s.short, href=f"#{s.name}") for s in shown), aria_label="Sections"),
+    )
+    return document("robustok analyze", top, element("main", *map(rendered, shown)))
+
+
+def sections(analysis: Analysis, grids: list[Grid]) -> list[Section]:
+    """All parts, in the order in which one asks."""
+    return [
+        Section(
+            "images",
+            "Images",
+            "Images",
+            "The same places of every set: real images, their reconstructions, these with perturbed tokens, and images "
+            "generated for the same classes.",
+            _kept(gallery(grids)),
+        ),
+        Section(
+            "tokens",
+            "Tokens",
+            "Where tokens leave the real ones",
+            f"{ALPHA}: share of places with another token than the real image. {DELTA}: a perturbation that draws from "
+            "so many nearest codes has the same median neighbour rank. A real image is one of many that a label, or a "
+            "prefix, allows, so a departure is no mistake by itself: compare with another real image of the class.",
+            _kept(departures_table(analysis), places_charts(analysis), ranks_table(analysis), place_map(analysis)),
+        ),
+        Section(
+            "codes",
+            "Codes",
+            "How the codebook is used",
+            "Two samples differ even when their distributions do not; each floor is what other real images come to.",
+            _kept(code_figures(analysis)),
+        ),
+        Section(
+            "latents",
+            "Latents",
+            "Which perturbation imitates the generator",
+            "Squared maximum mean discrepancy of latents, 0 where distributions are equal. Generated tokens are set "
+            "beside real tokens perturbed by each strength; pFID's cells are outlined. An imitation is one that is "
+            "nearer than the unperturbed tokens are.",
+            _kept(
+                targets_table(analysis),
+                cells_table(analysis, analysis.imitation.target("generated", VIEW)),
+                far_table(analysis, analysis.imitation.target("generated", VIEW)),
+                far_chart(analysis),
+            ),
+        ),
+        Section(
+            "plane",
+            "Plane",
+            "Latents in two dimensions",
+            "The plane in which the latents of real images vary most, "
+            f"{percent(sum(analysis.plane['share']))} of their variance. One point is one image.",
+            _kept(plane_chart(analysis)),
+        ),
+        Section(
+            "effects",
+            "Effects",
+            "What it does to images",
+            "Every set beside the same real images; the first row, other real images, shows what is left when nothing "
+            "is wrong. In small print: 95 % intervals over images. Decibels below 0: power that is missing.",
+            _kept(effects_table(analysis.effects), spectrum_chart(analysis), colors_table(analysis.effects)),
+        ),
+        Section(
+            "changes",
+            "Post-training",
+            "Before and after post-training",
+            "The tuned decoder less the original one on the same tokens, image by image.",
+            _kept(changes_table(analysis.changes)),
+        ),
+        Section("protocol", "Protocol", "Protocol", "What to repeat to get these numbers.", _kept(protocol(analysis))),
+    ]
+
+
+def departures_table(analysis: Analysis) -> Markup:
+    """A row for each way to draw tokens."""
+    rows = [
+        row(
+            head(name, element("small", note), scope="row"),
+            cell(percent(d.alpha), element("small", f"{percent(d.interval[0])} to {percent(d.interval[1])}")),
+            cell(number(d.rank, 0)),
+            cell(BLANK if d.delta is None else str(d.delta)),
+            cell(number(d.distance, 2)),
+        )
+        for name, note, d in ways(analysis)
+    ]
+    heads = row(
+        head("Tokens"),
+        head(f"Depart ({ALPHA})", class_="n"),
+        head("Median rank", class_="n"),
+        head(f"As {DELTA}", class_="n"),
+        head("Code distance", element("small", "two codes of the codebook = 1"), class_="n"),
+    )
+    forced = analysis.forced
+    said = (
+        f"Under teacher forcing the real token has a probability of {number(forced.probability, 3)} (perplexity "
+        f"{number(forced.perplexity)}) and the median rank {forced.rank:.0f} among the generator's predictions; it is "
+        "among the likeliest " + ", ".join(f"{r} in {percent(share)}" for r, share in forced.top.items()) + "."
+    )
+    return element("div", table("Departures from the real image's tokens", [heads], rows), element("p", said))
+
+
+def ways(analysis: Analysis) -> list[tuple[str, str, Departures]]:
+    """(name, how it was drawn, what came out), the closest to real images first."""
+    n = analysis.protocol["tokens_per_image"]
+    return [
+        ("Teacher forcing", "drawn, given the real tokens before", analysis.forced.sampled),
+        ("Teacher forcing, likeliest", "argmax instead of a draw", analysis.forced.likeliest),
+        *(
+            ("Free running", f"after {d.first} real tokens of {n}" if d.first else "from the label alone", d)
+            for d in reversed(analysis.free)
+        ),
+        ("Another real image", "of the same class", analysis.other_real),
+    ]
+
+
+def ranks_table(analysis: Analysis) -> Markup | None:
+    """How many departures are among the r nearest codes."""
+    codes = analysis.protocol["codebook_size"]
+    ranks = [r for r in SHOWN_RANKS if r < codes - 1]
+    sets = [("Teacher forcing", analysis.forced.sampled), ("From the label alone", analysis.free[0])]
+    sets.append(("Another real image", analysis.other_real))
+    rows = [
+        row(head(name, scope="row"), *(cell(percent(dict(d.within)[r])) for r in ranks)) for name, d in sets if d.within
+    ]
+    rows.append(row(head("Codes picked at random", scope="row"), *(cell(percent(r / (codes - 1))) for r in ranks)))
+    heads = row(head("Of the departures"), *(head(f"{r} nearest", class_="n") for r in ranks))
+    return table("How far departures go, by neighbour rank", [heads], rows, "dense") if ranks else None
+
+
+def code_figures(analysis: Analysis) -> Markup | None:
+    u = analysis.code_usage
+    return definitions(
+        "figures",
+        ("Jensen-Shannon", f"{u.js:.4f}", f"nats; floor {u.js_floor:.4f}"),
+        ("KL(real, generated)", f"{u.kl:.4f}", f"nats; floor {u.kl_floor:.4f}"),
+        ("Perplexity", number(u.perplexity_generated, 0), f"real: {number(u.perplexity_real, 0)}"),
+        ("Codes used", percent(u.used_generated), f"real: {percent(u.used_real)}"),
+        ("Tokens of unseen codes", percent(u.unseen, 2), f"floor {percent(u.unseen_floor, 2)}"),
+    )
+
+
+def targets_table(analysis: Analysis) -> Markup:
+    """The best cell of each target in each view."""
+    names = {"generated": "Generated", "forced": "Drawn under teacher forcing"}
+    rows = []
+    for target in analysis.imitation.targets:
+        nearer, as_far, farther = standing(analysis.imitation, target)
+        better = target.gain_interval[0] > 0
+        rows.append(
+            row(
+                head(names.get(target.name, target.name), element("small", f"view: {target.view}"), scope="row"),
+                cell(milli(target.to_real), element("small", " to ".join(map(milli, target.real_interval)))),
+                cell(milli(target.to_unperturbed)),
+                cell(milli(min(target.cells)), element("small", cell_name(target.best))),
+                cell(
+                    element("span", "yes" if better else "no", class_="value"),
+                    element("small", f"gain {' to '.join(map(milli, target.gain_interval))}"),
+                ),
+                cell(
+                    percent(target.wins, 0),
+                    element("small", f"{ALPHA} {_span(target.alphas)}, {DELTA} {_span(target.deltas)}"),
+                ),
+                cell(f"{nearer} / {as_far} / {farther}"),
+            )
+        )
+    heads = row(
+        head("Latents"),
+        head("To other real", class_="n"),
+        head("To unperturbed", class_="n"),
+        head("To the best cell", class_="n"),
+        head("Better than none", class_="n"),
+        head("Wins", element("small", "in random halves; range of 95 %"), class_="n"),
+        head("pFID's cells", element("small", "nearer / as far / farther from real"), class_="n"),
+    )
+    floor = ", ".join(f"{view} {milli(value)}" for view, value in analysis.imitation.floor.items())
+    return table(f"Squared MMD, in thousandths (two sets of real images: {floor})", [heads], rows)
+
+
+def cells_table(analysis: Analysis, target: Target) -> Markup:
+    """MMD to the generated latents in each cell."""
+    return _grid(
+        analysis,
+        target.cells,
+        f"From generated to perturbed latents, in thousandths of squared MMD ({target.view}); unperturbed: "
+        f"{milli(target.to_unperturbed)}",
+    )
+
+
+def far_table(analysis: Analysis, target: Target) -> Markup:
+    """MMD to real latents in each cell."""
+    return _grid(
+        analysis,
+        analysis.imitation.from_real[target.view],
+        f"From real to perturbed latents, likewise; generated: {milli(target.to_real)}",
+    )
+
+
+def _grid(analysis: Analysis, values: Iterable[float], caption: str) -> Markup:
+    """A row for each alpha, a column for each delta."""
+    imitation = analysis.imitation
+    by_cell = dict(zip(imitation.grid, values, strict=True))
+    pfid = {c for c, inside in zip(imitation.grid, imitation.in_pfid, strict=True) if inside}
+    low, high = min(by_cell.values()), max(by_cell.values())
+    alphas, deltas = (sorted({c[i] for c in by_cell}) for i in range(2))
+    rows = []
+    for alpha in alphas:
+        cells = []
+        for delta in deltas:
+            c = next(c for c in by_cell if c == (alpha, delta))
+            # by their roots, or the largest would leave the small ones, which matter, without a difference
+            share = math.sqrt((by_cell[c] - low) / (high - low)) if high > low else 0.0
+            kind = "heat within" if c in pfid else "heat"
+            cells.append(cell(milli(by_cell[c]), class_=kind, style=f"background:{shade(share)}"))
+        rows.append(row(head(f"{ALPHA} = {alpha:g}", scope="row"), *cells))
+    heads = row(element("td"), *(head(f"{DELTA} = {delta}", class_="n") for delta in deltas))
+    return table(caption, [heads], rows, "heatmap fine")
+
+
+def effects_table(effects: Iterable[Effect]) -> Markup:
+    rows = [
+        row(
+            head(_set_name(effect.images), element("small", _decoder(effect.decoder)), scope="row"),
+            *(
+                cell(_shown(name, effect.values[name]), element("small", _bounds(name, effect.intervals[name])))
+                for name in NAMES
+            ),
+        )
+        for effect in effects
+    ]
+    return table("Every set against real images", [_effect_heads()], rows, "dense")
+
+
+def colors_table(effects: Iterable[Effect]) -> Markup:
+    """Wasserstein-1 distances of L*, a*, b*, and which way they moved."""
+    rows = [
+        row(
+            head(_set_name(effect.images), element("small", _decoder(effect.decoder)), scope="row"),
+            *(
+                cell(number(distance, 2), element("small", f"{shift:+.2f}".replace("-", MINUS)))
+                for distance, shift in zip(effect.colors, effect.shifts, strict=True)
+            ),
+        )
+        for effect in effects
+    ]
+    names = [f"{kind} {channel}" for kind in ("Mean", "Spread") for channel in ("L*", "a*", "b*")]
+    heads = row(head("Images"), *(head(name, class_="n") for name in names))
+    return table("CIELAB by channel: Wasserstein-1 distance, and the shift of the mean below", [heads], rows, "dense")
+
+
+def changes_table(changes: Iterable[Change]) -> Markup | None:
+    rows = []
+    for change in changes:
+        cells = []
+        for name in NAMES:
+            low, high = change.intervals[name]
+            kind = "n quiet" if low <= 0 <= high else "n value"
+            value = _shown(name, change.values[name], signed=True)
+            cells.append(cell(value, element("small", _bounds(name, (low, high))), class_=kind))
+        rows.append(row(head(_set_name(change.images), scope="row"), *cells))
+    if not rows:
+        return None
+    caption = "Tuned less original; bold where the 95 % interval leaves out 0"
+    return table(caption, [_effect_heads()], rows, "dense")
+
+
+def protocol(analysis: Analysis) -> Markup | None:
+    p = analysis.protocol
+    images, sampling = p["images"], p["sampling"]
+    return definitions(
+        "facts",
+        ("Images", f"{p['count']} and as many others", f"of {images.get('name', 'a set')} ({images['count']})"),
+        ("Sampling", ", ".join(f"{k} {v}" for k, v in sampling.items() if k != "type"), f"seed {p['seed']}"),
+        ("Codes", str(p["codebook_size"]), f"{p['tokens_per_image']} tokens an image"),
+        ("Features", p["features"], p.get("resize")),
+        ("Generator", p["generator"], "fingerprint"),
+        ("Perturbed", cell_name(p["perturbed"]), "the middle cell of pFID"),
+        ("Perturbed as departing", cell_name(p["perturbed as departing"]), "as often and as far as teacher forcing"),
+    )
+
+
+def milli(value: float) -> str:
+    """Thousandths."""
+    return number(1000 * value, 2)
+
+
+def _effect_heads() -> Markup:
+    return row(head("Images"), *(head(name, element("small", note), class_="n") for name, note in NAMES.values()))
+
+
+def _set_name(name: str) -> str:
+    return {"real": "Other real images"}.get(name, name.capitalize())
+
+
+def _decoder(name: str) -> str | None:
+    return f"{name} decoder" if name else None
+
+
+def _shown(name: str, value: float, signed: bool = False) -> str:
+    text = percent(value) if name == "outside" else number(value, 1 if name.endswith("_db") else 2)
+    return f"+{text}" if signed and value > 0 else text
+
+
+def _bounds(name: str, bounds: tuple[float, float]) -> str:
+    return f"{_shown(name, bounds[0])} to {_shown(name, bounds[1])}"
+
+
+def _span(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g}" if ends[0] == ends[1] else f"{ends[0]:g} to {ends[1]:g}"
+
+
+def _kept(*content: Markup | None) -> list[Markup]:
+    return [part for part in content if part is not None]
