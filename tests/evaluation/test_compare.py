@@ -8,8 +8,8 @@ from robustok.evaluation.compare import (
     Difference,
     check_comparable,
     paired_difference,
-    score_decoders,
     score_difference,
+    score_streams,
     seeds_difference,
     unlike,
 )
@@ -185,7 +185,7 @@ def test_only_scores_of_one_protocol_are_compared():
 def test_decoders_of_the_same_tokens_are_scored_and_compared():
     tokens = cloud(500, 1, shift=0.3)
     streams = {"after": stream(tokens - 0.01), "before": stream(tokens)}
-    scores = score_decoders(streams, REFERENCE, seeds=(3,), protocol={"labels": "balanced"})
+    scores = score_streams(streams, REFERENCE, seeds=(3,), protocol={"labels": "balanced"})
     by_name = {score.metric: score for score in scores}
     assert {"gfid_before", "gfid_after", "precision_before", "kid_after"} <= by_name.keys()
     change, expected = by_name["gfid_difference"], paired_difference(streams["before"], streams["after"], REFERENCE)

@@ -1,11 +1,16 @@
 """From what was typed to images and a device."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 
+from robustok.data import decoding
 from robustok.data.folder import ImageFolder
 from robustok.data.images import FashionMNIST, ImageSet
+from robustok.data.npz import NpzImages
+from robustok.evaluation.reference import ImageSource
+from robustok.runtime.npz import array_names
 
 EMBEDDED = "fashion-mnist"
 SIZE, EMBEDDED_SIZE = 256, 32  # side in pixels, where neither a tokenizer nor the user decides it
@@ -28,9 +33,39 @@ def images_of(
         raise ValueError(str(error).replace("pass upscale=True", "add --upscale")) from error
 
 
+def scored_images(name: str, size: int | None, *, upscale: bool = False) -> ImageSource:
+    """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
+    if not is_npz(name):
+        return images_of(name, size or own_size(name), split="validation", upscale=upscale)
+    images = NpzImages(name)
+    if size not in (None, images.size):
+        raise ValueError(
+            f"the images in {name} are {images.size} pixels and not {size}; those of an npz are not resized"
+        )
+    return images
+
+
+def own_size(name: str) -> int:
+    """The side in pixels that images have: the shorter one of a folder's first image."""
+    if name == EMBEDDED:
+        return EMBEDDED_SIZE
+    if is_npz(name):
+        return NpzImages(name).size
+    return min(decoding.read(ImageFolder(name, 1, errors="defer").files[0]).size)
+
+
 def size_of(name: str) -> int:
     """The usual side of these images in pixels."""
     return EMBEDDED_SIZE if name == EMBEDDED else SIZE
+
+
+def is_npz(name: str) -> bool:
+    return name.endswith(".npz")
+
+
+def is_statistics(name: str) -> bool:
+    """Whether a file holds statistics rather than images. Raises ValueError for an npz file that cannot be read."""
+    return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))
 
 
 def device_of(name: str | None) -> torch.device:

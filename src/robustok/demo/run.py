@@ -11,7 +11,7 @@ from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
-from robustok.evaluation.compare import score_decoders
+from robustok.evaluation.compare import score_streams
 from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
 from robustok.evaluation.feature_stream import feature_stream
 from robustok.evaluation.features import Extractor, lite0
@@ -203,7 +203,7 @@ def generation_scores(
     """gFID, precision and recall of the same tokens under every decoder, and what each changed, paired."""
     streams = {name: feature_stream(decoded(tokenizer, tokens), extract) for name, tokenizer in decoders.items()}
     how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
-    return score_decoders(streams, reference, seeds=(config.seed,), protocol=how)
+    return score_streams(streams, reference, seeds=(config.seed,), protocol=how)
 
 
 def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:

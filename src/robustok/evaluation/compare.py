@@ -12,8 +12,9 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from robustok.evaluation.evaluate import score_features
-from robustok.evaluation.feature_stream import FeatureStream
+from robustok.evaluation.decoding import Autoencoder
+from robustok.evaluation.evaluate import FeatureSpaces, generated_streams, score_features, with_references
+from robustok.evaluation.feature_stream import KEPT, FeatureStream
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.intervals import (
     Influence,
@@ -24,8 +25,14 @@ from robustok.evaluation.intervals import (
     two_samples_interval,
 )
 from robustok.evaluation.metric_names import ARMS, metric_named
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.reference import Progress, Reference
 from robustok.evaluation.score import Score
+from robustok.generators.flow import FlowSampling, LatentGenerator
+from robustok.generators.sampling import Sampling, TokenGenerator
+from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import from_main
+from robustok.shapes import Labels
+from robustok.tokenizer.tokenizer import ContinuousTokenizer
 
 UNDECIDED = 0.013  # share of a Frechet distance that one training more or less moves it by (arXiv 2606.20536)
 OF_THE_SYSTEM = frozenset({"sampling", "generated", "codebook_size"})  # entries of a protocol that say what was scored
@@ -105,6 +112,53 @@ def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[flo
 
 
 def score_decoders(
+    generator: TokenGenerator | LatentGenerator,
+    decoders: Mapping[str, Autoencoder],
+    reference: Reference | Sequence[Reference],
+    labels: Labels,
+    features: FeatureSpaces = "lite0",
+    *,
+    sampling: Sampling | FlowSampling,
+    seed: int = 0,
+    batch_size: int = 125,
+    keep: int = KEPT,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """What `score_streams` says of tokenizers that decode the same samples, the i-th drawn from (seed, i).
+
+    With several feature spaces there is one reference for each, in the same order. Raises ValueError for tokenizers
+    with other tokens or latents, which is for those that tell it by a `fingerprint`.
+    """
+    tokenizers = list(decoders.values())
+    prints = {tokenizer.fingerprint() for tokenizer in tokenizers if isinstance(tokenizer, ContinuousTokenizer)}
+    if len(prints) > 1:
+        raise ValueError(
+            f"the tokenizers {', '.join(decoders)} have other tokens, so they cannot decode the same ones; compare a "
+            "tokenizer with one post-trained from it, or score each with its own generator"
+        )
+    spaces = with_references(features, reference, tokenizers[0].device)
+    streams = generated_streams(
+        generator,
+        tokenizers,
+        labels,
+        [extract for extract, _ in spaces],
+        sampling=sampling,
+        seed=seed,
+        batch_size=batch_size,
+        keep=keep,
+        progress=progress,
+    )
+    about = {"sampling": to_plain(sampling)}
+
+    def scores() -> list[Score]:
+        arms = [dict(zip(decoders, own, strict=True)) for own in zip(*streams, strict=True)]
+        pairs = zip(spaces, arms, strict=True)
+        return [s for (_, real), arm in pairs for s in score_streams(arm, real, seeds=(seed,), protocol=about)]
+
+    return from_main(scores)
+
+
+def score_streams(
     streams: Mapping[str, FeatureStream],
     reference: Reference,
     *,

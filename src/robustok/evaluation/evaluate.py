@@ -135,8 +135,7 @@ def score_image_set(
     """
     about = {"generated": images.describe()}
     scores: list[Score] = []
-    for extract, real in _with_references(features, reference):
-        real.check_space(extract.describe())
+    for extract, real in with_references(features, reference):
         stream = stream_of(images, extract, keep=keep, progress=progress)
         scores += _scored(stream, real, metric=metric, protocol=about)
     return scores
@@ -159,26 +158,56 @@ def score_generator(
 
     With several feature spaces there is one reference for each, in the same order; images are sampled once.
     """
-    spaces = _with_references(features, reference, tokenizer.device)
-    for extract, real in spaces:
-        real.check_space(extract.describe())
-    streams = [FeatureStream(extract.describe(), keep) for extract, _ in spaces]
-    batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
-    done = 0
-    for at in batches:
-        drawn = _drawn(generator, labels[at], sampling, seed, int(at[0]))
-        pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
-        for (extract, _), stream in zip(spaces, streams, strict=True):
-            stream.add(extracted(extract, pixels), at)
-        done += len(at)
-        if progress is not None:
-            progress(done, sum(map(len, batches)))
+    spaces = with_references(features, reference, tokenizer.device)
+    (streams,) = generated_streams(
+        generator,
+        [tokenizer],
+        labels,
+        [extract for extract, _ in spaces],
+        sampling=sampling,
+        seed=seed,
+        batch_size=batch_size,
+        keep=keep,
+        progress=progress,
+    )
     about = {"sampling": to_plain(sampling)}
     return [
         score
         for (_, real), stream in zip(spaces, streams, strict=True)
-        for score in _scored(stream.together(), real, seeds=(seed,), protocol=about)
+        for score in _scored(stream, real, seeds=(seed,), protocol=about)
     ]
+
+
+def generated_streams(
+    generator: TokenGenerator | LatentGenerator,
+    tokenizers: Sequence[Autoencoder],
+    labels: Labels,
+    extractors: Sequence[Extractor],
+    *,
+    sampling: Sampling | FlowSampling,
+    seed: int = 0,
+    batch_size: int = 125,
+    keep: int = KEPT,
+    progress: Progress | None = None,
+) -> list[list[FeatureStream]]:
+    """For each tokenizer, the features in each space of one sampled image per label, the i-th drawn from (seed, i).
+
+    Images are sampled once, whatever the number of tokenizers and spaces. Several processes share the work; the main
+    one has the result.
+    """
+    streams = [[FeatureStream(extract.describe(), keep) for extract in extractors] for _ in tokenizers]
+    batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
+    done = 0
+    for at in batches:
+        drawn = _drawn(generator, labels[at], sampling, seed, int(at[0]))
+        for tokenizer, own in zip(tokenizers, streams, strict=True):
+            pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
+            for extract, stream in zip(extractors, own, strict=True):
+                stream.add(extracted(extract, pixels), at)
+        done += len(at)
+        if progress is not None:
+            progress(done, sum(map(len, batches)))
+    return [[stream.together() for stream in own] for own in streams]
 
 
 def score_pixels(
@@ -225,16 +254,18 @@ def _extractors(features: FeatureSpaces, device: torch.device | str) -> list[Ext
     return [extractor(space, device) for space in several]
 
 
-def _with_references(
+def with_references(
     features: FeatureSpaces, reference: Reference | Sequence[Reference], device: torch.device | str = "cpu"
 ) -> list[tuple[Extractor, Reference]]:
-    """Each extractor and its reference. Raises ValueError where there are not as many of both."""
+    """Each extractor and its reference. Raises ValueError where they are not as many, or of other spaces."""
     extractors = _extractors(features, device)
     references = [reference] if isinstance(reference, Reference) else list(reference)
     if len(extractors) != len(references):
         raise ValueError(
             f"there are {len(extractors)} feature spaces and {len(references)} references; give one for each"
         )
+    for extract, real in zip(extractors, references, strict=True):
+        real.check_space(extract.describe())
     return list(zip(extractors, references, strict=True))
 
 

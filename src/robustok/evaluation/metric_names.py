@@ -19,7 +19,7 @@ METRICS = {  # in the order of a system table's columns
     "gfid": Metric("gFID", "lower", True),
     "fid": Metric("FID", "lower", True),
     "fd": Metric("FD", "lower", True),
-    "fdr6": Metric("FDr6", "lower", True),
+    **{f"fdr{spaces}": Metric(f"FDr{spaces}", "lower", True) for spaces in range(6, 0, -1)},
     "sfid": Metric("sFID", "lower", True),
     "inception_score": Metric("IS", "higher"),
     "precision": Metric("Precision", "higher"),

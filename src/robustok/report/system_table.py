@@ -228,14 +228,14 @@ def _notes(systems: Sequence[System], headings: Mapping[Column, Heading]) -> Ite
     protocols: dict[str, list[str]] = {}
     for column, heading in headings.items():
         score = next(system.scores[column][0] for system in systems if column in system.scores)
-        protocols.setdefault(_protocol(score), []).append(heading.label)
+        protocols.setdefault(protocol_of(score), []).append(heading.label)
     yield from (f"{', '.join(labels)}: {protocol}." for protocol, labels in protocols.items())
     samplings = {system.name: _sampling(system) for system in systems}
     if len(set(samplings.values())) > 1:
         yield f"Sampling: {'; '.join(f'{name}: {text}' for name, text in samplings.items() if text)}."
 
 
-def _protocol(score: Score) -> str:
+def protocol_of(score: Score) -> str:
     """Images, features and reference of a score."""
     entries = score.protocol
     parts = [f"{count(score.images)} images"] if score.images else []

@@ -112,7 +112,7 @@ class Progress:
         left = seconds * (self.total - done) / max(done - self.start, 1)
         text = f"{self.rate(done):.4g} images/s, {clock(left)} left  {in_words(values or {})}".rstrip()
         if self._bar:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, completed=done, total=self.total, text=text)
             return
         tenth = 10 * done // max(self.total, 1)
         if tenth > self._tenth or time.monotonic() - self._spoke > 60:
