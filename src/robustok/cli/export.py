@@ -1,0 +1,26 @@
+"""`robustok export`: a model as its authors' code, or diffusers, loads it."""
+
+from robustok.api import load_generator, load_tokenizer
+from robustok.cli.options import Command
+
+
+def export(command: Command) -> None:
+    """A file in the authors' layout, or a folder of diffusers."""
+    if (command.tokenizer is None) == (command.generator is None):
+        raise ValueError("export takes one model; give either --tokenizer or --generator")
+    model = load_generator(command.generator) if command.tokenizer is None else load_tokenizer(command.tokenizer)
+    if command.out.exists():
+        raise ValueError(f"{command.out} is already there, and is not overwritten; give another --out")
+    if hasattr(model, "to_checkpoint"):
+        model.to_checkpoint(command.out)
+        how = "in the layout of its authors"
+    elif hasattr(model, "to_diffusers"):
+        model.to_diffusers().save_pretrained(command.out)
+        how = "as diffusers writes it"
+    else:
+        raise ValueError(
+            f"a {type(model).__name__} is robustok's own, and its folder is what loads it everywhere; "
+            "export is for models of other families"
+        )
+    if not command.quiet:
+        print(f"{type(model).__name__} {how}: {command.out}")
