@@ -6,6 +6,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from robustok.evaluation import fid as module
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 
 MIX = torch.randn(64, 64, generator=torch.Generator().manual_seed(9)) / 8
@@ -110,3 +111,48 @@ def test_refuses_what_has_no_distance():
         frechet_distance(good, FeatureStats.of(features(20, 8)))
     with pytest.raises(ValueError, match="features of 16 and of 8 numbers"):
         good + FeatureStats.of(features(20, 8))
+
+
+def test_products_of_triangles_block_by_block(monkeypatch):
+    r, s = (torch.linalg.cholesky(FeatureStats.of(features(300, 64, seed)).covariance) for seed in (0, 1))
+    plain = r.T @ s @ s.T @ r
+    for block in (64, 24, 1000):  # one block, blocks with a rest, one larger than all
+        monkeypatch.setattr(module, "BLOCK", block)
+        torch.testing.assert_close(module._gram(r, s).tril(), plain.tril(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_reference_is_factored_once(monkeypatch):
+    a, b = FeatureStats.of(features(300, 64)), FeatureStats.of(features(200, 64, seed=1))
+    first, seen = frechet_distance(a, b), []
+    factor = module._cholesky
+    monkeypatch.setattr(module, "_cholesky", lambda covariance: seen.append(1) or factor(covariance))
+    again = FeatureStats(b.count, b.mean, b.scatter)
+    assert frechet_distance(a, again) == first
+    assert len(seen) == 1
+
+
+def test_one_singular_covariance_is_enough_for_its_rank():
+    a, b = features(300, 64), features(20, 64, seed=1)
+    distance = frechet_distance(FeatureStats.of(a), FeatureStats.of(b))
+    assert distance == pytest.approx(by_matrix_root(a, b), rel=1e-6)  # scipy's root of a singular matrix: 8 digits
+    assert distance == pytest.approx(frechet_distance(FeatureStats.of(b), FeatureStats.of(a)), rel=1e-10)
+
+
+def test_published_statistics_score_as_their_images_do():
+    a, b = FeatureStats.of(features(50)), FeatureStats.of(features(70, seed=1))
+    for count in (0, 50):
+        read = FeatureStats.published(a.mean, a.covariance, count)
+        assert read.count == count
+        assert frechet_distance(read, b) == pytest.approx(frechet_distance(a, b), rel=1e-12)
+    with pytest.raises(ValueError, match="unknown number of images cannot be merged"):
+        FeatureStats.published(a.mean, a.covariance) + b
+
+
+def test_refuses_published_statistics_that_are_none():
+    a = FeatureStats.of(features(50))
+    with pytest.raises(ValueError, match=r"mean of shape \(8,\) and a covariance of shape \(16, 16\) .* wanted \(f,\)"):
+        FeatureStats.published(a.mean[:8], a.covariance)
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        FeatureStats.published(a.mean * torch.nan, a.covariance)
+    with pytest.raises(ValueError, match="not symmetric"):
+        FeatureStats.published(a.mean, a.covariance.triu())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.evaluation.inception_score import inception_score
+from robustok.evaluation.inception_score import ClassStats, inception_score
 
 
 def test_certain_and_varied_is_the_number_of_classes():
@@ -37,3 +37,22 @@ def test_refuses_what_is_no_probability():
     for wrong in (torch.randn(5, 4), torch.full((5, 4), torch.nan), torch.ones(5, 4)):
         with pytest.raises(ValueError, match="softmax outputs"):
             inception_score(wrong)
+
+
+def probabilities(count: int) -> torch.Tensor:
+    return torch.randn(count, 7, generator=torch.Generator().manual_seed(0)).mul(3).double().softmax(dim=1)
+
+
+def test_neither_batches_nor_order_change_the_score():
+    p = probabilities(47)
+    order = torch.randperm(47, generator=torch.Generator().manual_seed(1))
+    batches = [ClassStats.of(p[at], at, 20) for at in order.split(6)]
+    once, merged = inception_score(p, split_size=20), sum(batches[1:], batches[0]).score()
+    assert merged == pytest.approx(once, rel=1e-12)
+    by_split = [inception_score(part).mean for part in p.split(20)]
+    assert once == pytest.approx((np.mean(by_split), np.std(by_split)), rel=1e-12)
+
+
+def test_splits_that_nobody_saw_do_not_count():
+    p = probabilities(20)
+    assert ClassStats.of(p, torch.arange(40, 60), 20).score() == pytest.approx(inception_score(p), rel=1e-12)

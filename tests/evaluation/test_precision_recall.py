@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -41,15 +42,42 @@ def test_values_of_the_accepted_evaluators(parity):
     for name in ("adm_fp32", "torch_fidelity"):
         assert closed.precision == pytest.approx(io[f"precision_{name}"].item(), rel=1e-6)
         assert closed.recall == pytest.approx(io[f"recall_{name}"].item(), rel=1e-6)
-    # ADM's float16 distances have 11 bits: 5e-4 of a distance, enough to move an image across a surface.
-    assert closed.precision == pytest.approx(io["precision_adm_fp16emul"].item(), abs=0.02)
-    assert closed.recall == pytest.approx(io["recall_adm_fp16emul"].item(), abs=0.02)
+    # ADM's float16 distances have 11 bits: 5e-4 of a squared norm, enough to move an image across a surface.
+    for shares in (closed, precision_recall(**sets, half=True)):
+        assert shares.precision == pytest.approx(io["precision_adm_fp16emul"].item(), abs=0.02)
+        assert shares.recall == pytest.approx(io["recall_adm_fp16emul"].item(), abs=0.02)
     radii = module._radii(io["features_ref"], 3)
     torch.testing.assert_close(radii, io["adm_radii_ref"].double(), rtol=1e-5, atol=1e-6)
     for k in (3, 5):
         strict, volume = precision_recall(**sets, k=k, strict=True), density_coverage(**sets, k=k)
         for name, value in (strict._asdict() | volume._asdict()).items():
             assert value == pytest.approx(io[f"prdc_k{k}_{name}"].item(), rel=1e-6)
+
+
+def test_float16_rounds_every_intermediate_result():
+    a, b = cloud(30).numpy().astype(np.float16), cloud(20, seed=1).numpy().astype(np.float16)
+
+    def norm(x):  # sums in float32, as ours
+        return (x * x).astype(np.float32).sum(axis=1).astype(np.float16)
+
+    product = (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float16)
+    wanted = np.maximum(norm(a)[:, None] - np.float16(2) * product + norm(b)[None], np.float16(0))
+    got = module._half_distances(cloud(30), cloud(20, seed=1)).numpy()
+    assert got.dtype == np.float32
+    off = np.abs(got - wanted.astype(np.float32))  # a sum in another order may round a product the other way
+    assert (off == 0).mean() > 0.99
+    assert off.max() <= 2**-10 * float(norm(a).max() + norm(b).max())
+
+
+def test_float16_that_overflows_is_left_to_float32():
+    a, b = 1e3 * cloud(30), 1e3 * cloud(20, seed=1)  # squared norms of 5e6, above 65504
+    assert precision_recall(generated=a, real=b, half=True) == precision_recall(generated=a, real=b)
+
+
+def test_float16_needs_no_image_to_be_its_own_nearest():
+    far = cloud(40) + 100  # squared norms of 5e4, rounded to 32: farther than neighbours are
+    assert module._half_radii(far, 3).isfinite().all()
+    assert 0 <= precision_recall(generated=far, real=far, half=True).precision <= 1
 
 
 def test_rows_in_memory_do_not_matter(monkeypatch):
