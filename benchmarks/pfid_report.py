@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pfid_variants import FROM_SCORES, PUBLISHED, Measured, left_out_error, pfid, variants
+from pfid_variants import FROM_SCORES, PUBLISHED, Measured, joint_left_out_error, left_out_error, pfid, variants
 
 from robustok.evaluation.correlation import Estimate, bootstrap, correlation, pearson, spearman
 from robustok.report.charts import nice_ticks
@@ -67,14 +67,15 @@ def comparison(title: str, target: str, measured: Sequence[Measured]) -> str:
     rows = []
     for name, values in scores.items():
         gain = "" if name == "pFID" else in_words(advantage(values, scores["pFID"], gfid, level))
-        one_size = correlation(pearson, [values[i] for i in alike], [gfid[i] for i in alike])
+        few = len(alike) < 4
+        one_size = None if few else correlation(pearson, [values[i] for i in alike], [gfid[i] for i in alike])
         rows.append(
             [
                 name,
                 in_words(correlation(pearson, values, gfid)),
                 in_words(correlation(spearman, values, gfid)),
                 gain,
-                in_words(one_size),
+                "too few" if one_size is None else in_words(one_size),
             ]
         )
     head = [
@@ -96,26 +97,18 @@ def advantage(values: Sequence[float], baseline: Sequence[float], gfid: Sequence
 def left_out(measured: Sequence[Measured]) -> str:
     """How well gFID is predicted for a tokenizer that nothing was chosen or fitted on."""
     scores = variants(measured)
-    candidates: dict[str, list[list[float]]] = {
-        "nothing: the mean of the others": [],
-        "rFID": [scores["rFID"]],
-        "pFID": [scores["pFID"]],
-        "whichever variant is best on the others": list(scores.values()),
-    }
+    surprise = [math.log2(m["reconstruction"]["perplexity"]) for m in measured]
     rows = []
-    for name, columns in candidates.items():
-        errors = []
-        for target in ("gfid_guided", "gfid"):
-            gfid = [m[target] for m in measured]
-            errors.append(left_out_error(columns, gfid) if columns else spread_left_out(gfid))
-        rows.append([name, *(f"{error:.1f}" for error in errors)])
+    for name, error in {
+        "nothing: the mean of the others": lambda gfid: joint_left_out_error([], gfid),
+        "rFID": lambda gfid: left_out_error([scores["rFID"]], gfid),
+        "pFID": lambda gfid: left_out_error([scores["pFID"]], gfid),
+        "whichever variant is best on the others": lambda gfid: left_out_error(list(scores.values()), gfid),
+        "log perplexity of the codes (afterthought)": lambda gfid: left_out_error([surprise], gfid),
+        "pFID and log perplexity (afterthought)": lambda gfid: joint_left_out_error([scores["pFID"], surprise], gfid),
+    }.items():
+        rows.append([name, *(f"{error([m[target] for m in measured]):.1f}" for target in ("gfid_guided", "gfid"))])
     return table(["error in gFID of a left-out tokenizer, predicted from", "guided", "not guided"], rows)
-
-
-def spread_left_out(gfid: Sequence[float]) -> float:
-    """Root mean square error of predicting each value by the mean of the others."""
-    n, mean = len(gfid), sum(gfid) / len(gfid)
-    return math.sqrt(sum(((value - mean) * n / (n - 1)) ** 2 for value in gfid) / n)
 
 
 def published() -> str:
@@ -133,6 +126,9 @@ def published() -> str:
         ]
         for name, values in scores.items()
     ]
+    both = joint_left_out_error([scores["pFID"], [math.log2(row.codebook_size) for row in PUBLISHED]], gfid)
+    rows.append(["nothing: the mean of the others", "", "", "", f"{joint_left_out_error([], gfid):.2f}"])
+    rows.append(["pFID and log2 K, both fitted (afterthought)", "", "", "", f"{both:.2f}"])
     head = ["published rows", "Pearson r", "Spearman r", f"Pearson, minus pFID's ({level:.1%})", "left-out error"]
     return table(head, rows)
 

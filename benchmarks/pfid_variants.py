@@ -15,6 +15,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 Measured = dict[str, Any]  # measured.json of one tokenizer
 Cells = list[dict[str, float]]
@@ -98,11 +99,28 @@ def left_out_error(candidates: Sequence[Sequence[float]], target: Sequence[float
     On the others the candidate that correlates best with gFID is chosen and a line fitted, so that a choice among
     many has to prove itself on a tokenizer that it was not made on.
     """
-    y, errors = np.asarray(target, dtype=np.float64), []
-    for out in range(len(y)):
-        rest = np.arange(len(y)) != out
-        lines = [np.asarray(candidate, dtype=np.float64) for candidate in candidates]
+    lines, y = [np.asarray(candidate, dtype=np.float64) for candidate in candidates], np.asarray(target)
+
+    def predicted(out: int, rest: NDArray[np.bool_]) -> float:
         best = max(lines, key=lambda x: np.corrcoef(x[rest], y[rest])[0, 1])
-        slope, offset = np.polyfit(best[rest], y[rest], 1)
-        errors.append(slope * best[out] + offset - y[out])
-    return math.sqrt(fmean(error**2 for error in errors))
+        return _fitted([best], y, out, rest)
+
+    return _left_out(predicted, y)
+
+
+def joint_left_out_error(columns: Sequence[Sequence[float]], target: Sequence[float]) -> float:
+    """The same for a linear fit to several numbers at once; to none, for the mean of the others."""
+    x, y = [np.asarray(column, dtype=np.float64) for column in columns], np.asarray(target)
+    return _left_out(lambda out, rest: _fitted(x, y, out, rest), y)
+
+
+def _left_out(predicted: Callable[[int, NDArray[np.bool_]], float], y: NDArray[np.float64]) -> float:
+    places = np.arange(len(y))
+    return math.sqrt(fmean((predicted(out, places != out) - y[out]) ** 2 for out in range(len(y))))
+
+
+def _fitted(x: list[NDArray[np.float64]], y: NDArray[np.float64], out: int, rest: NDArray[np.bool_]) -> float:
+    """What a least squares fit to `rest` says of tokenizer `out`."""
+    design = np.stack([np.ones(len(y)), *x], axis=1)
+    weights, *_ = np.linalg.lstsq(design[rest], y[rest], rcond=None)
+    return float(design[out] @ weights)

@@ -74,9 +74,12 @@ def test_a_left_out_tokenizer_is_predicted_from_the_others():
     exact, useless = [2 * y + 1 for y in gfid], [1.0, -1.0, 1.0, -1.0]
     assert pfid_variants.left_out_error([exact], gfid) == pytest.approx(0, abs=1e-9)
     assert pfid_variants.left_out_error([useless, exact], gfid) == pytest.approx(0, abs=1e-9)
-    by_mean = pfid_report.spread_left_out(gfid)
+    by_mean = pfid_variants.joint_left_out_error([], gfid)
     rest = [sum(gfid) - y for y in gfid]
     assert by_mean == pytest.approx(math.sqrt(sum((r / 3 - y) ** 2 for r, y in zip(rest, gfid, strict=True)) / 4))
+    parts = [2.0, 5.0, 1.0, 0.0], [7.0, -1.0, 2.0, 7.0]
+    both = [3 * a - b + 1 for a, b in zip(*parts, strict=True)]
+    assert pfid_variants.joint_left_out_error(parts, both) == pytest.approx(0, abs=1e-9)
 
 
 def test_pearson_of_the_published_rows_is_the_known_one():
