@@ -63,19 +63,17 @@ def comparison(title: str, target: str, measured: Sequence[Measured]) -> str:
     """How each variant goes with gFID, and whether it does so better than the published pFID."""
     scores, gfid = variants(measured), [m[target] for m in measured]
     level = 1 - 0.05 / (len(scores) - 1)  # Bonferroni: all differences hold together with 95 %
-    alike = [i for i, m in enumerate(measured) if group(m) == "about 1024 codes"]
+    sizes = [group(m) for m in measured]
     rows = []
     for name, values in scores.items():
         gain = "" if name == "pFID" else in_words(advantage(values, scores["pFID"], gfid, level))
-        few = len(alike) < 4
-        one_size = None if few else correlation(pearson, [values[i] for i in alike], [gfid[i] for i in alike])
         rows.append(
             [
                 name,
                 in_words(correlation(pearson, values, gfid)),
                 in_words(correlation(spearman, values, gfid)),
                 gain,
-                "too few" if one_size is None else in_words(one_size),
+                in_words(within(sizes, values, gfid)),
             ]
         )
     head = [
@@ -83,7 +81,7 @@ def comparison(title: str, target: str, measured: Sequence[Measured]) -> str:
         "Pearson r",
         "Spearman r",
         f"Pearson, minus pFID's ({level:.1%})",
-        f"Pearson, the {len(alike)} of about 1024 codes",
+        "Pearson r within sizes",
     ]
     return table(head, rows)
 
@@ -92,6 +90,17 @@ def advantage(values: Sequence[float], baseline: Sequence[float], gfid: Sequence
     """How much better one predictor correlates than another, over resampled tokenizers."""
     x, b, y = (np.asarray(v, dtype=np.float64) for v in (values, baseline, gfid))
     return bootstrap(lambda i: pearson(x[i], y[i]) - pearson(b[i], y[i]), len(y), level=level)
+
+
+def within(sizes: Sequence[Any], values: Sequence[float], gfid: Sequence[float]) -> Estimate:
+    """Pearson's r once every codebook size has lost its mean: what is left between tokenizers of one size."""
+    return correlation(pearson, centered(sizes, values), centered(sizes, gfid))
+
+
+def centered(sizes: Sequence[Any], values: Sequence[float]) -> list[float]:
+    """Each value less the mean of its size."""
+    alike = {size: [v for s, v in zip(sizes, values, strict=True) if s == size] for size in sizes}
+    return [value - sum(alike[size]) / len(alike[size]) for size, value in zip(sizes, values, strict=True)]
 
 
 def left_out(measured: Sequence[Measured]) -> str:
@@ -122,14 +131,22 @@ def published() -> str:
             in_words(correlation(pearson, values, gfid)),
             in_words(correlation(spearman, values, gfid)),
             "" if name == "pFID" else in_words(advantage(values, scores["pFID"], gfid, level)),
+            in_words(within([row.codebook_size for row in PUBLISHED], values, gfid)),
             f"{left_out_error([values], gfid):.2f}",
         ]
         for name, values in scores.items()
     ]
     both = joint_left_out_error([scores["pFID"], [math.log2(row.codebook_size) for row in PUBLISHED]], gfid)
-    rows.append(["nothing: the mean of the others", "", "", "", f"{joint_left_out_error([], gfid):.2f}"])
-    rows.append(["pFID and log2 K, both fitted (afterthought)", "", "", "", f"{both:.2f}"])
-    head = ["published rows", "Pearson r", "Spearman r", f"Pearson, minus pFID's ({level:.1%})", "left-out error"]
+    rows.append(["nothing: the mean of the others", "", "", "", "", f"{joint_left_out_error([], gfid):.2f}"])
+    rows.append(["pFID and log2 K, both fitted (afterthought)", "", "", "", "", f"{both:.2f}"])
+    head = [
+        "published rows",
+        "Pearson r",
+        "Spearman r",
+        f"Pearson, minus pFID's ({level:.1%})",
+        "Pearson r within sizes",
+        "left-out error",
+    ]
     return table(head, rows)
 
 

@@ -88,6 +88,14 @@ def test_pearson_of_the_published_rows_is_the_known_one():
     assert "| rFID | 0.64 (" in page
 
 
+def test_what_differs_between_sizes_does_not_count_within_them():
+    sizes, noise = ["a", "a", "b", "b"], [0.0, 1.0, 0.0, 1.0]
+    assert pfid_report.centered(sizes, [5.0, 7.0, 100.0, 102.0]) == [-1, 1, -1, 1]
+    across = [10 * (size == "b") + v for size, v in zip(sizes, noise, strict=True)]
+    against = [-10 * (size == "b") + v for size, v in zip(sizes, noise, strict=True)]
+    assert pfid_report.within(sizes, across, against).value == pytest.approx(1)
+
+
 def test_finished_measurements_are_never_made_again(tmp_path):
     Notes(tmp_path / "measured.json").once("a", lambda: 1)
     again = Notes(tmp_path / "measured.json")
