@@ -20,6 +20,7 @@ tensors are cut or joined on the way, it overrides `ours` and `theirs`, which ar
 import argparse
 import pickle
 import re
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -362,13 +363,14 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} {trouble(path)} ({_line(error)})") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # of a training script's arguments: only values
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # of arguments: values
+            warnings.simplefilter("ignore")  # what torch has to say of foreign pickles
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
     except pickle.UnpicklingError as error:
         asked = re.search(r"(?:GLOBAL|global|class|Type) `?([\w.]+)", str(error))
         what = f" ({asked[1]})" if asked else ""
         raise ValueError(
-            f"{path} is a pickle that asks for code to be run{what}, which was not done; "
+            f"{path} is a pickle of more than tensors{what}, whose code was not run; "
             "get it as safetensors, or as a torch file of tensors alone"
         ) from error
     except Exception as error:  # a damaged file can break the reader anywhere

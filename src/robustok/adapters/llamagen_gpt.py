@@ -9,7 +9,7 @@ What one might not expect:
 - positions are rotary along both axes, rows in the first half of a head's channels; but the class token is not turned:
   its query and key are multiplied by zero, so that all look at it alike;
 - the weights tell neither how many tokens an image has (rotary positions need no table) nor the number of heads:
-  published files are named after the pixels, 16 to a token, and all but the 3B have heads of 64 channels;
+  published files are named after the pixels, 16 to a token, and heads are known for the published widths;
 - their guidance interval k guides the first k + 2 tokens: `Sampling(guided=k + 2)`;
 - they train with dropout (0.1) of embeddings, attention and MLP; `loss` here only drops labels.
 """
@@ -30,6 +30,8 @@ from robustok.generators.sampling import Logits, Predictor, Sampling
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.tokenizer import fingerprint
+
+HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  # of published widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ class LlamaGenGPT(Adapter):
 
     @classmethod
     def configured(cls, state: State, **fields: Any) -> LlamaGenGPTConfig:
-        """Sizes of weights; `tokens` (256) and `heads` (of 64 channels; 3B: 32) may be given."""
+        """Sizes of weights; `tokens` (256) may be given, and `heads` must where the width is of no published model."""
         labels = "cls_embedding.embedding_table.weight"  # absent where a text is the condition
         shapes = sizes(state, labels, "output.weight", "layers.0.feed_forward.w1.weight")
         codes, width = shapes["output.weight"]
@@ -114,7 +116,7 @@ class LlamaGenGPT(Adapter):
             "classes": shapes[labels][0] - 1,
             "width": width,
             "depth": count(state, r"layers\.(\d+)\."),
-            "heads": 32 if width == 3200 else max(1, width // 64),
+            "heads": fields.get("heads") or _heads(width),
             "hidden": shapes["layers.0.feed_forward.w1.weight"][0],
         }
         return LlamaGenGPTConfig(**(read | fields))
@@ -210,3 +212,9 @@ class LlamaGenGPT(Adapter):
         places = torch.cartesian_prod(torch.arange(side), torch.arange(side))[:-1].float()
         turn = rotation(axial_angles(places, self.config.width // self.config.heads))
         return Rotation(*(F.pad(values, (0, 0, 1, 0)).to(device) for values in turn))
+
+
+def _heads(width: int) -> int:
+    if width not in HEADS:
+        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
+    return HEADS[width]

@@ -29,6 +29,17 @@ from robustok.tokenizer.encoder import patches, to_map, to_sequence
 from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
 from robustok.tokenizer.tokenizer import fingerprint
 
+RENAMES: Renames = (
+    ("conv_blocks.*", "levels.*"),
+    ("levels.*.res.*", "levels.*.blocks.*"),
+    ("mid", "middle"),
+    *TAMING,
+    ("^quant_conv", "^to_code"),
+    ("^post_quant_conv", "^from_code"),
+    ("^quantize.embedding.weight", "^quantizer.embedding"),
+    ("^quantize.codebook_used", "^codebook_used"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaGenVQConfig:
@@ -75,24 +86,15 @@ class LlamaGenVQ(Adapter):
             "decoder.conv_blocks.0.res.0.conv2.weight",
         )  # fmt: skip
         codes, width = shapes["quantize.embedding.weight"]
-        network = VQGAN.of({renamed(name, cls.renames(None)): weight for name, weight in state.items()}, "taming")
+        network = VQGAN.of({renamed(name, RENAMES): weight for name, weight in state.items()}, "taming")
         read: dict[str, Any] = {"network": network, "codebook_size": codes, "code_width": width}
         if "quantize.codebook_used" in shapes:
             read["remembered"] = shapes["quantize.codebook_used"][0]
         return LlamaGenVQConfig(**(read | fields))
 
     @classmethod
-    def renames(cls, config: LlamaGenVQConfig | None) -> Renames:
-        return (
-            ("conv_blocks.*", "levels.*"),
-            ("levels.*.res.*", "levels.*.blocks.*"),
-            ("mid", "middle"),
-            *TAMING,
-            ("^quant_conv", "^to_code"),
-            ("^post_quant_conv", "^from_code"),
-            ("^quantize.embedding.weight", "^quantizer.embedding"),
-            ("^quantize.codebook_used", "^codebook_used"),
-        )
+    def renames(cls, config: LlamaGenVQConfig) -> Renames:
+        return RENAMES
 
     @classmethod
     def ours(cls, state: State, config: LlamaGenVQConfig) -> dict[str, Tensor]:

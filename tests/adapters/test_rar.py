@@ -1,72 +1,36 @@
-"""Our generator with RAR's own weights gives RAR's numbers: logits, loss, greedy samples, kept tokens."""
+"""RAR with its own weights gives its numbers: logits, loss, greedy samples, kept tokens; its files come back."""
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from robustok_parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
 from torch import Tensor
 
+from robustok.adapters.rar import RAR
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import Sampling, guidance_scales, guide, probabilities, sample_tokens
-
-PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
-
-# Where ours differs from RAR's names; embeddings and positions, which RAR keeps in longer tables, are cut below.
-RENAMES = {
-    "blocks.": "layers.",
-    "attn.": "attention.",
-    "adaln_before_head.adaLN_modulation.1": "modulation.linear",
-    "adaLN_modulation.1": "modulation.linear",
-    "lm_head": "head",
-}
-
-
-def renamed(name: str) -> str:
-    for theirs, ours in RENAMES.items():
-        name = name.replace(theirs, ours)
-    return name
-
-
-def converted(weights: dict[str, Tensor], config: Autoregressive) -> dict[str, Tensor]:
-    """RAR's state_dict under our names. Its mask token and the spare rows of its position tables go."""
-    k, n = config.codebook_size, config.tokens
-    rest = dict(weights)
-    embeddings = rest.pop("embeddings.weight")  # codes, mask token, classes, no class
-    return {
-        "start": rest.pop("cls_token")[0],
-        "token_embedding.weight": embeddings[:k],
-        "label_embedding.weight": embeddings[k + 1 :],
-        "positions": rest.pop("pos_embed")[0, : n + 2],
-        "targets": rest.pop("target_aware_pos_embed")[0, 2 : n + 2],
-        "steps": rest.pop("timesteps_embeddings")[0, : n + 1],
-        **{renamed(name): weight for name, weight in rest.items()},
-    }
-
-
-def config_of(generator: dict[str, int], codebook_size: int) -> Autoregressive:
-    return Autoregressive(
-        codebook_size=codebook_size,
-        tokens=generator["image_seq_len"],
-        classes=generator["condition_num_classes"],
-        width=generator["hidden_size"],
-        depth=generator["num_hidden_layers"],
-        heads=generator["num_attention_heads"],
-        mlp_ratio=generator["intermediate_size"] / generator["hidden_size"],
-        modulated=True,
-    )
+from robustok.generators.sampling import Sampling, TokenGenerator, guidance_scales, guide, probabilities, sample_tokens
 
 
 @pytest.fixture
-def rar(parity, parity_weights) -> tuple[AutoregressiveModel, dict[str, Tensor], dict]:
+def rar(parity) -> tuple[RAR, dict[str, Tensor], dict]:
     meta, io = parity("rar")
-    shape = meta["config"]["model"]
-    config = config_of(shape["generator"], shape["vq_model"]["codebook_size"])
-    model = AutoregressiveModel(config).eval()
-    model.load_state_dict(converted(parity_weights("rar"), config))
-    return model, io, meta
+    return RAR.from_state(stored("rar")), io, meta
+
+
+def test_all_sizes_are_in_the_weights(rar):
+    model, _, meta = rar
+    sizes = meta["config"]["model"]["generator"]
+    assert model.config == Autoregressive(
+        codebook_size=meta["config"]["model"]["vq_model"]["codebook_size"],
+        tokens=sizes["image_seq_len"],
+        classes=sizes["condition_num_classes"],
+        width=sizes["hidden_size"],
+        depth=sizes["num_hidden_layers"],
+        heads=sizes["num_attention_heads"],
+        mlp_ratio=sizes["intermediate_size"] / sizes["hidden_size"],
+        modulated=True,
+    )
 
 
 class Recorded:
@@ -149,14 +113,27 @@ def test_generation_around_kept_tokens(rar):
 
 
 @pytest.mark.parametrize(("file", "codes"), [("maskgit1024", 1024), ("robustok4096", 4096)])
-def test_the_published_model_fits(parity, file, codes):
-    meta, _ = parity("rar")
-    published = json.loads((PARITY / "rar" / f"fullsize_keys_RAR-B_{file}.json").read_text())
-    shape = {**meta["fullsize"]["RAR-B"], **meta["fullsize"]["common"]}
-    config = config_of(shape, codes)
-    with torch.device("meta"):
-        weights = {name: torch.empty(entry["shape"]) for name, entry in published.items()}
-        ours = AutoregressiveModel(config).state_dict()
-    assert {name: weight.shape for name, weight in converted(weights, config).items()} == {
-        name: weight.shape for name, weight in ours.items()
-    }
+def test_the_published_size(parity, file, codes):
+    sizes = parity("rar")[0]["fullsize"]["RAR-B"]
+    published = published_shapes(PARITY / "rar" / f"fullsize_keys_RAR-B_{file}.json")
+    config = RAR.configured({key: torch.empty(shape, device="meta") for key, shape in published.items()})
+    assert (config.codebook_size, config.tokens, config.classes) == (codes, 256, 1000)
+    assert (config.width, config.depth, config.heads) == (768, 24, sizes["num_attention_heads"])
+    assert shapes_of(RAR, config) == published
+
+
+def test_there_and_back(rar, tmp_path):
+    assert isinstance(rar[0], TokenGenerator)
+    check_there_and_back(RAR, stored("rar"), tmp_path)
+
+
+def test_presets_are_as_published(parity):
+    facts = parity("rar")[0]["fullsize"]
+    published = {f"{name.lower()}": facts["sampling_1d_tokenizer"][name] for name in facts["sampling_1d_tokenizer"]}
+    for name in ("RAR-B", "RAR-L"):
+        published[f"{name.lower()}-robustok"] = facts["sampling_RobusTok"][name]
+    assert published.keys() == RAR.presets.keys()
+    for name, said in published.items():
+        sampling = RAR.presets[name].sampling
+        assert (sampling.temperature, sampling.guidance, sampling.power) == (said["T"], said["scale"], said["pow"])
+        assert str(RAR.presets[name].gfid) in str(said.get("FID") or said["gFID"])
