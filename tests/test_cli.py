@@ -18,7 +18,7 @@ from PIL import Image
 
 import robustok
 from robustok import presets
-from robustok.cli import doctor, main, options, results, settings, stages, whole
+from robustok.cli import doctor, evaluate, main, options, settings, stages, whole
 from robustok.cli.verbs import VERBS, numbers
 from robustok.data import FashionMNIST
 from robustok.evaluation.features import SPACES
@@ -234,7 +234,7 @@ def test_numbers():
         (["train-tokenizer", "demo", "--out", "y"], "the following arguments are required: --images"),
         ([*TRAIN, "--device", "abacus"], "there is no device 'abacus' here; choose cpu"),
         (["train-tokenizer", "demo", "--images", "no-folder", "--out", "y"], "no-folder is not a folder"),
-        (["sample", "--generator", "g", "--tokenizer", "t", "--out", "o"], "there is no folder g"),
+        (["sample", "--generator", "g", "--tokenizer", "t", "--out", "o"], "there is no g; give a file, a folder or owner"),
         (["sample", "--count", "0", "--generator", "g", "--tokenizer", "t", "--out", "o"], "'0' is no count"),
         (["evaluate", "--tokenizer", "t"], "evaluate takes --tokenizer and --images; or --generator"),
         (["report", "--quiet"], "there is no option --quiet"),
@@ -295,7 +295,7 @@ def test_a_reader_who_has_had_enough_is_no_error():
 
 def test_evaluate_prints_a_table_or_records(monkeypatch, capsys, tmp_path):
     cell = Score(metric="pfid_cell", value=12.5, images=8, interval=(12.0, 13.0), protocol={"alpha": 0.9, "delta": 4})
-    monkeypatch.setattr(results, "_scores", lambda command, sampling, tell: [cell])
+    monkeypatch.setattr(evaluate, "_scores", lambda command: [cell])
     assert main(["evaluate", "--quiet", "--out", str(tmp_path / "scores.json")]) == 0
     assert capsys.readouterr().out.split(maxsplit=5) == [
         *["pfid_cell,", "alpha", "0.9,", "delta", "4"],
@@ -383,7 +383,7 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
     questions = {
         "rfid": ["--tokenizer", at("better"), "--images", photos, "--pfid-images", "4"],
         "gfid": [*both, "--reference", at("real.safetensors"), "--count", "20"],
-        "fd": ["--images", photos, "--size", "16", "--reference", at("real.safetensors")],
+        "fid": ["--generated", photos, "--size", "16", "--reference", at("real.safetensors")],
     }
     for metric, question in questions.items():
         assert main(["evaluate", "--json", *question, *quick]) == 0

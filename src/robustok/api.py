@@ -1,44 +1,52 @@
 """What `import robustok` offers: load, sample and post-train in one call each (scores: `evaluation.evaluate`)."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from robustok import adapters
 from robustok.adapters.diffusers import adapted
+from robustok.adapters.published import default_sampling
 from robustok.data.images import ImageSet
 from robustok.evaluation.evaluate import decoded
 from robustok.evaluation.features import FeatureSpace
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.generators.sampling import Sampling
 from robustok.presets import demo
 from robustok.shapes import Pixels
-from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training import tuning
 from robustok.training.post_training import PostTraining
-from robustok.training.tuning import DecoderTuning, tune_decoder
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer that a run or `save_pretrained` left in a folder. Raises ValueError for anything else."""
-    return Tokenizer.from_pretrained(folder)
+def load_tokenizer(name: str | Path, **fields: Any) -> Any:
+    """The tokenizer of a name, in evaluation mode, whoever made it.
+
+    `name` is a folder that a run or `save_pretrained` left, a file or folder of another family's weights
+    (`robustok.adapters`), a folder of diffusers, or `owner/repository[:file][@revision]` of the Hugging Face hub;
+    `fields` are what a file does not tell, such as `image_size`. Raises ValueError for anything else.
+    """
+    return adapters.load_tokenizer(name, **fields)
 
 
-def load_generator(folder: str | Path) -> AutoregressiveModel:
-    """The generator that a run or `save_pretrained` left in a folder. Raises ValueError for anything else."""
-    return AutoregressiveModel.from_pretrained(folder)
+def load_generator(name: str | Path, **fields: Any) -> Any:
+    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads` or `tokens`."""
+    return adapters.load_generator(name, **fields)
 
 
-def sample(
-    generator: TokenGenerator, tokenizer: Tokenizer, labels: Iterable[int], *, seed: int = 0, **sampling: Any
-) -> Pixels:
+def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:
     """One image per label, on the CPU; image i depends on (seed, i) alone.
 
-    `sampling` are fields of `Sampling`: temperature, top_k, top_p, guidance, schedule, power.
+    `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...) or, for latents, of
+    `FlowSampling` (steps, method, guidance, guided_to, shift ...); unless given they are as the generator's authors
+    published, where that is known. Both models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`.
     """
-    tokens = sample_tokens(generator, torch.tensor(list(labels)), Sampling(**sampling), seed=seed)
-    return torch.cat(list(decoded(tokenizer, tokens)))
+    tokenizer, generator = adapted(tokenizer, generator)
+    drawn = tuning.sample(generator, torch.tensor(list(labels)), replace(default_sampling(generator), **sampling), seed)
+    return torch.cat(list(decoded(tokenizer, drawn)))
 
 
 def post_train(
@@ -59,12 +67,14 @@ def post_train(
     `pairs` of the images are paired with tokens or latents of which the generator made all but a share `sigma`; take
     0.9 or so for a decoder that was trained without perturbation. `held_out` of the images are never trained on and
     decide which decoder is kept. Everything goes to `folder`; called again after it was stopped, it goes on. By default
-    it samples and trains as the demo does.
+    it trains as the demo does, and samples robustok's own generators so too, others as published.
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """
     tokenizer, generator = adapted(tokenizer, generator)
     if sampling is None:
-        sampling = demo().sampling if isinstance(generator, TokenGenerator) else FlowSampling()
-    tuning = DecoderTuning(post=config or demo().post, sampling=sampling, sigma=sigma, pairs=pairs, held_out=held_out)
-    return tune_decoder(tuning, tokenizer, generator, images, folder, features=features).touched.tokenizer
+        sampling = demo().sampling if isinstance(generator, AutoregressiveModel) else default_sampling(generator)
+    how = tuning.DecoderTuning(
+        post=config or demo().post, sampling=sampling, sigma=sigma, pairs=pairs, held_out=held_out
+    )
+    return tuning.tune_decoder(how, tokenizer, generator, images, folder, features=features).touched.tokenizer

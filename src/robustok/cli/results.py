@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from robustok.adapters.published import default_sampling
 from robustok.api import load_generator, load_tokenizer
 from robustok.cli.images import device_of
 from robustok.cli.options import Command
@@ -29,7 +30,7 @@ def sampling_preset(name: str | None = None) -> Sampling:
 
 def sampling_of(command: Command, generator: TokenGenerator | LatentGenerator) -> Sampling | FlowSampling:
     """What was typed of how this generator is sampled. Raises ValueError for settings of the other kind."""
-    return command.over(sampling_preset() if isinstance(generator, TokenGenerator) else FlowSampling())
+    return command.over(default_sampling(generator))
 
 
 def sample(command: Command) -> None:

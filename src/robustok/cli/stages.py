@@ -1,20 +1,28 @@
 """`robustok train-tokenizer`, `train-generator` and `post-train`."""
 
 from dataclasses import replace
+from math import isqrt
+from typing import Literal
+
+import torch
 
 from robustok import presets
+from robustok.adapters.published import default_sampling
 from robustok.api import load_generator, load_tokenizer
 from robustok.cli.images import EMBEDDED, device_of, images_of
 from robustok.cli.options import Command
 from robustok.data.images import ImageSet
 from robustok.demo.config import Demo
-from robustok.generators.autoregressive import Autoregressive
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.runtime.logging import Progress
+from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer
 from robustok.training import generator_training, main_training
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.main_training import MainTraining
 from robustok.training.tuning import DecoderTuning, encode, tune_decoder
 
+OTHERS_SIGMA = 0.9  # for decoders that were trained without perturbation (arXiv 2509.12474, sec. 4.3)
 SHARE_HELD_OUT = 10  # of a small set of images, one in so many is held out
 
 
@@ -40,46 +48,61 @@ def decoder_preset(name: str | None = None) -> DecoderTuning:
 
 
 def train_tokenizer(command: Command) -> None:
-    """Main training on the images."""
+    """Main training on the images, of a new tokenizer or of one that is given."""
     device = device_of(command.device)
     preset = tokenizer_preset(command.preset)
     assert preset.tokenizer is not None
-    if command.images != EMBEDDED:
-        preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
-    config = command.over(preset)
-    assert config.tokenizer is not None
-    images = _images(command, config.tokenizer.image_size)
-    main_training.train_tokenizer(config, images, command.out, device=device, quiet=command.quiet)
+    if command.tokenizer is not None:
+        given = load_tokenizer(command.tokenizer).to(device)
+        config, size = command.over(replace(preset, tokenizer=None)), given.image_size
+    else:
+        given = None
+        if command.images != EMBEDDED:
+            preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
+        config = command.over(preset)
+        size = config.tokenizer.image_size
+    images = _images(command, size)
+    main_training.train_tokenizer(config, images, command.out, tokenizer=given, device=device, quiet=command.quiet)
     _say(command, f"tokenizer: {command.out}")
 
 
 def train_generator(command: Command) -> None:
-    """Tokens of the images, then a generator of them."""
+    """Tokens or latents of the images, then a generator of them."""
     device = device_of(command.device)
     preset = generator_preset(command.preset)
-    command.over(preset)  # a misspelt setting is found before any image is read
     tokenizer = load_tokenizer(command.tokenizer).to(device)
     images = _images(command, tokenizer.image_size)
-    assert isinstance(preset.generator, Autoregressive)
-    follows = replace(
-        preset.generator,
-        codebook_size=len(tokenizer.codebook),
-        tokens=tokenizer.tokens_per_image,
-        classes=len(images.classes),
-    )
-    config = command.over(replace(preset, generator=follows))
+    config = command.over(replace(preset, generator=_fitting(preset, tokenizer, len(images.classes))))
     with Progress("encoding", len(images), quiet=command.quiet) as progress:
         cache = encode(tokenizer, images, command.out, progress.update)
     generator_training.train_generator(config, cache, command.out, device=device, quiet=command.quiet)
     _say(command, f"generator: {command.out}")
 
 
+def _fitting(
+    preset: GeneratorTraining, tokenizer: ContinuousTokenizer, classes: int
+) -> Autoregressive | DiffusionTransformer:
+    """The preset's generator for what this tokenizer makes; a diffusion transformer of its size for latents."""
+    generator, n = preset.generator, tokenizer.tokens_per_image
+    assert isinstance(generator, Autoregressive)
+    if isinstance(tokenizer, AnyTokenizer):
+        return replace(generator, codebook_size=len(tokenizer.codebook), tokens=n, classes=classes)
+    with torch.no_grad():
+        channels = tokenizer.encode(torch.zeros(1, 3, tokenizer.image_size, tokenizer.image_size).to(tokenizer.device))
+    size = {name: getattr(generator, name) for name in ("width", "depth", "heads", "label_dropout")}
+    layout: Literal["grid", "sequence"] = "grid" if isqrt(n) ** 2 == n else "sequence"
+    return DiffusionTransformer(tokens=n, channels=channels.shape[2], classes=classes, layout=layout, **size)
+
+
 def post_train(command: Command) -> None:
     """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
     device = device_of(command.device)
     preset = decoder_preset(command.preset)
-    command.over(preset)
     tokenizer, generator = load_tokenizer(command.tokenizer).to(device), load_generator(command.generator).to(device)
+    if not isinstance(generator, AutoregressiveModel):
+        preset = replace(preset, sampling=default_sampling(generator))
+    if not isinstance(tokenizer, Tokenizer):
+        preset = replace(preset, sigma=OTHERS_SIGMA)
     images = _images(command, tokenizer.image_size)
     held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)
     config = command.over(replace(preset, held_out=held_out))
@@ -97,9 +120,8 @@ def post_train(command: Command) -> None:
     for folder, result in ((command.out, tuned.touched), (command.out / "control", tuned.control)):
         if result is not None:
             kept = f"of step {result.step}" if result.step else "the original one, for none was better"
-            _say(
-                command, f"{folder}: held-out distance {result.before:.4g} -> {result.after:.4g}, decoder kept: {kept}"
-            )
+            change = f"{result.before:.4g} -> {result.after:.4g}"
+            _say(command, f"{folder}: held-out distance {change}, decoder kept: {kept}")
 
 
 def _images(command: Command, size: int) -> ImageSet:

@@ -51,8 +51,11 @@ VIEW = (
     Option("upscale", "enlarge images that are smaller than the crop, rather than refuse them"),
     Option("no-flip", "mirrored images do not belong to the set (folders only; text, left and right shoes)"),
 )
-TOKENIZER = Option("tokenizer", "a folder that train-tokenizer or post-train wrote", "DIR", Path, required=True)
-GENERATOR = Option("generator", "a folder that train-generator wrote", "DIR", Path, required=True)
+OTHERS = "or another family's file, folder, or owner/repository[:file][@revision] on the hub"
+TOKENIZER = Option(
+    "tokenizer", f"a folder that train-tokenizer or post-train wrote, {OTHERS}", "NAME", Path, required=True
+)
+GENERATOR = Option("generator", f"a folder that train-generator wrote, {OTHERS}", "NAME", Path, required=True)
 OUT = Option("out", "folder to write to", "DIR", Path, required=True)
 CONFIG = Option("config", "a JSON or YAML file of settings; may come several times", "FILE", Path, default=[])
 DEVICE = Option("device", "cpu, cuda, cuda:1 ...; without it, cuda if there is one", "NAME")
@@ -93,21 +96,32 @@ VERBS = (
         "train-tokenizer",
         TRAIN,
         "stage 1: a tokenizer, with latent perturbation",
-        "Main training. Reads images.\n"
+        "Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained "
+        "further.\n"
         "Writes model.safetensors, config.json, metrics.jsonl, previews/ and discriminator/ into --out.\n"
         "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.",
         "robustok.cli.stages:train_tokenizer",
-        (WHICH, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
+        (
+            WHICH,
+            Option("tokenizer", f"train this one further: a folder of a tokenizer, {OTHERS}", "NAME", Path),
+            IMAGES,
+            OUT,
+            *VIEW,
+            CONFIG,
+            DEVICE,
+            QUIET,
+        ),
         preset="robustok.cli.stages:tokenizer_preset",
         resumes=True,
     ),
     Verb(
         "train-generator",
         TRAIN,
-        "stage 2: an autoregressive generator on a tokenizer's tokens",
-        "Reads a tokenizer and images; encodes them once into OUT/tokens, then trains on those.\n"
+        "stage 2: a generator of a tokenizer's tokens or latents",
+        "Reads a tokenizer and images; encodes them once into OUT/tokens or OUT/latents, then trains on those: an "
+        "autoregressive transformer on tokens, a diffusion transformer on latents where there is no codebook.\n"
         "Writes model.safetensors, config.json and metrics.jsonl into --out.\n"
-        "generator.codebook_size and generator.tokens follow from the tokenizer, generator.classes from the images.",
+        "generator.codebook_size, .tokens and .channels follow from the tokenizer, generator.classes from the images.",
         "robustok.cli.stages:train_generator",
         (WHICH, TOKENIZER, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
         preset="robustok.cli.stages:generator_preset",
@@ -122,7 +136,8 @@ VERBS = (
         "that are never trained on decide which decoder is kept, which may be the original one.\n"
         "Writes the tuned tokenizer, metrics.jsonl, tokens/ and pairs/ into --out, and with --control a second one, "
         "tuned as long on clean latents, into OUT/control.\n"
-        "pairs and held_out, unless set, are as many as the images allow.",
+        "pairs and held_out, unless set, are as many as the images allow; sigma is 0.7, or 0.9 for tokenizers of other "
+        "families; other families are sampled as published, where that is known.",
         "robustok.cli.stages:post_train",
         (
             Option("preset", "what to start from", choices=PRESETS, default="demo"),
@@ -146,7 +161,8 @@ VERBS = (
         "Reads a generator and a tokenizer.\n"
         "Writes grid.png and samples.npz (arr_0: uint8, images x height x width x 3, as ADM's; arr_1: labels) into "
         "--out. Image i depends on the seed and i alone.\n"
-        "Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power.",
+        "Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power; or how "
+        "latents are: --steps, --method, --guidance, --guided-to, --shift. Unless set, as published if that is known.",
         "robustok.cli.results:sample",
         (
             GENERATOR,
@@ -315,6 +331,20 @@ VERBS = (
             QUIET,
         ),
         preset="robustok.cli.results:sampling_preset",
+    ),
+    Verb(
+        "export",
+        USE,
+        "a model of another family, as its authors' code loads it",
+        "Reads a tokenizer or a generator that is not robustok's own, such as one whose decoder was tuned.\n"
+        "Writes one file in the original layout, or for models of diffusers a folder; nothing is overwritten.",
+        "robustok.cli.export:export",
+        (
+            Option("tokenizer", TOKENIZER.help, "NAME", Path),
+            Option("generator", GENERATOR.help, "NAME", Path),
+            Option("out", "file to write (.safetensors, or a torch file), or folder", "PATH", Path, required=True),
+            QUIET,
+        ),
     ),
     Verb(
         "report",
