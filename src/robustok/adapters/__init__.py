@@ -19,6 +19,7 @@ from robustok.adapters.rar import RAR
 from robustok.adapters.robustok_vit import RobusTokViT
 from robustok.adapters.sit import SiT
 from robustok.adapters.titok import TiTok
+from robustok.adapters.var import VAR
 from robustok.adapters.var_vq import VARTokenizer
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
@@ -33,6 +34,7 @@ FAMILIES: tuple[type[Adapter], ...] = (
     RobusTokViT,
     TiTok,
     VARTokenizer,
+    VAR,
     MAETok,
     MAETokSiT,
     SiT,
