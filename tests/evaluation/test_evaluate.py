@@ -1,8 +1,8 @@
 import json
-from typing import NamedTuple
 
 import pytest
 import torch
+from robustok_scored import CODES, SIDE, Blocks, Classes, Grays, Noise, shades
 from torch import nn
 
 from robustok.evaluation import reconstruction
@@ -10,79 +10,20 @@ from robustok.evaluation.evaluate import (
     Score,
     decoded,
     score_generator,
+    score_image_set,
     score_images,
     score_pixels,
     score_tokenizer,
 )
 from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.evaluation.inception_score import inception_score
 from robustok.evaluation.pfid import BLOCK, grid, perturbed
 from robustok.evaluation.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.shapes import to_images, to_pixels
 from robustok.tokenizer.perturbation import neighbours
-
-CODES, SIDE = 256, 12
-
-
-class Quantized(NamedTuple):
-    tokens: torch.Tensor
-
-
-def quarters(values):
-    """(b c 2 2) blown up to images."""
-    return values.repeat_interleave(SIDE // 2, 2).repeat_interleave(SIDE // 2, 3)
-
-
-class Blocks(nn.Module):
-    """A tokenizer of four tokens: each is the mean gray of a quarter, in 256 levels."""
-
-    codebook: torch.Tensor
-    device = torch.device("cpu")
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("codebook", torch.linspace(-1, 1, CODES)[:, None])
-        self.seen_training = False
-
-    def encode(self, images):
-        self.seen_training |= self.training
-        means = nn.functional.adaptive_avg_pool2d(images.mean(dim=1, keepdim=True), 2)
-        return means.flatten(2).transpose(1, 2)
-
-    def quantize(self, latents):
-        return Quantized((latents - self.codebook.T).abs().argmin(dim=2))
-
-    def lookup(self, tokens):
-        return self.codebook[tokens]
-
-    def decode(self, codes):
-        return (
-            codes.transpose(1, 2).view(-1, 1, 2, 2).repeat_interleave(6, 2).repeat_interleave(6, 3).repeat(1, 3, 1, 1)
-        )
-
-
-class Noise:
-    """Images of four noisy quarters, sorted by brightness."""
-
-    def __init__(self, count: int, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
-        means = torch.rand(count, 1, 2, 2, generator=generator).sort(dim=0).values * 200 + 20
-        noise = torch.randn(count, 3, SIDE, SIDE, generator=generator) * 8
-        self.pixels = (quarters(means) + noise).clamp(0, 255).to(torch.uint8)
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def images(self, indices):
-        return to_images(self.pixels[indices])
-
-    def describe(self):
-        return {"name": "noise", "count": len(self), "hash": "abc"}
-
-
-def shades(pixels):
-    return nn.functional.avg_pool2d(pixels.float(), 4).flatten(1) / 50
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +207,7 @@ def test_refuses_what_cannot_be_scored(images):
     with pytest.raises(ValueError, match="rfid came out as nan"):
         Score(metric="rfid", value=float("nan"), images=5, protocol={})
     flat = torch.full((50, 3, SIDE, SIDE), 7, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="all 50 generated images have the same features"):
+    with pytest.raises(ValueError, match="all 50 images have the same features; .*collapsed"):
         score_pixels([flat], Reference.of(images, shades), shades)
 
 
@@ -274,3 +215,153 @@ def test_an_image_reproduced_exactly_counts_100_db(monkeypatch):
     images = Noise(40)
     monkeypatch.setattr(reconstruction, "psnr", lambda output, pixels: torch.full((len(pixels),), torch.inf).double())
     assert value(score_tokenizer(Blocks(), images, shades), "psnr") == 100
+
+
+def test_a_continuous_tokenizer_has_no_codes_to_score(images):
+    scores = score_tokenizer(Grays(), images, shades)
+    assert [score.metric for score in scores] == ["rfid", "psnr", "ssim"]
+    whole = images.images(torch.arange(len(images)))
+    output = to_pixels(Grays().decode(Grays().encode(whole)))
+    distance = frechet_distance(FeatureStats.of(shades(images.pixels)), FeatureStats.of(shades(output)))
+    assert scores[0].value == pytest.approx(distance, rel=1e-9)
+    with pytest.raises(ValueError, match="pFID replaces codes and this tokenizer has no codebook; leave pfid_images"):
+        score_tokenizer(Grays(), images, shades, pfid_images=20)
+
+
+def test_cells_of_few_codes_that_are_equal_are_still_15(images):
+    scores = score_tokenizer(Blocks(codes=4), images, shades, pfid_images=30)
+    assert [score.metric for score in scores].count("pfid_cell") == 15
+
+
+def test_several_spaces_in_one_pass(images, scores):
+    both = score_tokenizer(Blocks(), images, [shades, Classes()], pfid_images=BLOCK + 10)
+    assert [s.value for s in both if s.protocol.get("features") == "shades"] == [s.value for s in scores[:17]]
+    assert [s.value for s in both if s.protocol.get("features") == "classes"] == [s.value for s in scores[:17]]
+    assert [s.metric for s in both].count("psnr") == 1
+    with pytest.raises(ValueError, match="no feature space to score in"):
+        score_tokenizer(Blocks(), images, [])
+
+
+def test_a_perceptual_distance_of_each_image_beside_its_reconstruction(images):
+    def apart(real, output):
+        return (real - output).abs().mean(dim=(1, 2, 3))
+
+    scores = score_tokenizer(Grays(), images, shades, lpips=apart)
+    output = torch.cat(list(decoded(Grays(), Grays().encode(images.images(torch.arange(len(images)))))))
+    wanted = apart(to_images(images.pixels), to_images(output)).double()
+    assert value(scores, "lpips") == pytest.approx(float(wanted.mean()), rel=1e-6)
+    low, high = next(score.interval for score in scores if score.metric == "lpips")
+    assert low < value(scores, "lpips") < high
+
+
+def test_a_set_of_images_has_all_that_the_space_gives(images):
+    reference, other = Reference.of(images, Classes()), Noise(300, seed=1)
+    scores = score_image_set(other, reference, Classes())
+    names = ("fid", "sfid", "inception_score", "precision", "recall", "density", "coverage", "kid", "mind")
+    assert tuple(score.metric for score in scores) == names
+    assert scores[0].value == score_images(other, reference, Classes()).value
+    spatial = [FeatureStats.of(Classes().outputs(source.pixels).spatial) for source in (images, other)]
+    assert scores[1].value == pytest.approx(frechet_distance(*spatial), rel=1e-9)
+    p = Classes().outputs(other.pixels).logits.double().softmax(dim=1)
+    assert scores[2].value == pytest.approx(inception_score(p).mean, rel=1e-9)
+    assert scores[0].protocol["generated"]["name"] == "noise"
+
+
+def test_exchanging_real_and_generated_exchanges_precision_and_recall(images):
+    other = Noise(300, seed=1)
+    references = [Reference.of(source, shades) for source in (images, other)]
+    one, swapped = score_image_set(other, references[0], shades), score_image_set(images, references[1], shades)
+    assert value(one, "precision") == value(swapped, "recall") != value(one, "recall")
+    assert value(one, "recall") == value(swapped, "precision")
+    assert value(one, "fid") == pytest.approx(value(swapped, "fid"), rel=1e-9)
+
+
+class Still:
+    """A generator of latents that the noise becomes unchanged."""
+
+    latent_shape, no_label, device = (4, 1), 2, torch.device("cpu")
+
+    def velocity(self, latents, t, labels):
+        return 0 * latents
+
+    def fingerprint(self):
+        return "still"
+
+
+def test_a_generator_of_latents(images):
+    reference, labels = Reference.of(images, shades), torch.arange(70) % 2
+
+    def run(batch_size=30, sampling=FlowSampling(steps=2)):
+        return score_generator(
+            Still(), Grays(), reference, labels, shades, sampling=sampling, seed=3, batch_size=batch_size
+        )
+
+    scores = run()
+    assert scores[0].metric == "gfid"
+    assert scores[0].images == 70
+    assert scores[0].protocol["sampling"]["steps"] == 2
+    assert scores[0].value == pytest.approx(run(70)[0].value, rel=1e-9)
+    with pytest.raises(ValueError, match="Still cannot be sampled by Sampling; a generator of latents takes FlowSamp"):
+        run(sampling=Sampling())
+
+
+def test_one_reference_for_each_space(images):
+    references = [Reference.of(images, space) for space in (shades, Classes())]
+    scores = score_image_set(Noise(90, seed=1), references, [shades, Classes()])
+    assert [score.protocol["features"] for score in scores if score.metric == "fid"] == ["shades", "classes"]
+    with pytest.raises(ValueError, match="2 feature spaces and 1 references; give one for each"):
+        score_image_set(images, references[:1], [shades, Classes()])
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_nan_of_a_tokenizer_is_no_color(images, part, monkeypatch):
+    tokenizer = Blocks()
+    whole = getattr(tokenizer, part)
+    monkeypatch.setattr(tokenizer, part, lambda x: whole(x).index_fill(0, torch.tensor([1, 4]), torch.nan))
+    with pytest.raises(ValueError, match=f"the {part}r makes NaN or infinity of 2 of 125 images"):
+        score_tokenizer(tokenizer, images, shades)
+
+
+class Wrong(Noise):
+    """Images as somebody else scales them."""
+
+    def __init__(self, scale):
+        super().__init__(40)
+        self.scale = scale
+
+    def images(self, indices):
+        return self.scale(self.pixels[indices].float())
+
+
+@pytest.mark.parametrize(
+    ("scale", "match"),
+    [
+        (lambda pixels: pixels / 255, r"images run from 0\S* to \S+, as if 0 were black; .* 2 \* images - 1"),
+        (lambda pixels: pixels, r"images run from \d+ to 2\d+, as if 0 were black"),
+        (lambda pixels: pixels - 127, r"images run from -\d+ to \d+; scale them to \[-1, 1\]: pixels / 127.5 - 1"),
+        (lambda pixels: pixels / 127.5 - 1 + torch.nan, "the images hold NaN; look for broken files"),
+    ],
+)
+def test_refuses_images_in_another_range(scale, match):
+    for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
+        with pytest.raises(ValueError, match=match):
+            score(Wrong(scale))
+
+
+def test_refuses_too_few_images(images):
+    reference = Reference.of(images, shades)
+    for count in (0, 1):
+        few = Noise(count)
+        for score in (
+            lambda: Reference.of(few, shades),
+            lambda: score_images(few, reference, shades),
+            lambda: score_tokenizer(Blocks(), few, shades),
+        ):
+            with pytest.raises(ValueError, match=f"{count} image cannot be scored; give at least two"):
+                score()
+    with pytest.raises(ValueError, match="no images to score; give at least two"):
+        score_pixels([], reference, shades)
+    with pytest.raises(ValueError, match="one image has no covariance"):
+        score_pixels([images.pixels[:1]], reference, shades)
+    with pytest.raises(ValueError, match="no images to score"):
+        score_generator(Still(), Grays(), reference, torch.arange(0), shades, sampling=FlowSampling())

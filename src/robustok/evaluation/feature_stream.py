@@ -19,6 +19,7 @@ KEPT = 2000  # images whose features are kept
 BATCH = 50  # images that an extractor is given at once unless it names a number
 
 Positions = Int[Tensor, " b"]
+Kept = tuple[Tensor, Tensor]  # positions (b) and features (b f)
 Part = TypeVar("Part", FeatureStats, ClassStats)
 
 
@@ -39,7 +40,7 @@ class FeatureStream:
         self._stats: FeatureStats | None = None
         self._spatial: FeatureStats | None = None
         self._classes: ClassStats | None = None
-        self._kept: list[tuple[Positions, Features]] = []
+        self._kept: list[Kept] = []
         self._stride = 1
 
     def add(self, batch: Features | Outputs, positions: Positions | None = None) -> None:
@@ -52,7 +53,7 @@ class FeatureStream:
             self._spatial = _sum(self._spatial, FeatureStats.of(out.spatial))
         if out.logits is not None:
             self._classes = _sum(self._classes, ClassStats.of(out.logits.double().softmax(dim=1), positions))
-        self._kept.append((positions, out.features.cpu()))
+        self._kept += _at_every(self._stride, [(positions, out.features.cpu())])
         self._thin()
 
     def __add__(self, other: "FeatureStream") -> "FeatureStream":
@@ -61,8 +62,8 @@ class FeatureStream:
         both._stats = _sum(self._stats, other._stats)
         both._spatial = _sum(self._spatial, other._spatial)
         both._classes = _sum(self._classes, other._classes)
-        both._kept = self._kept + other._kept
         both._stride = max(self._stride, other._stride)
+        both._kept = _at_every(both._stride, self._kept + other._kept)
         both._thin()
         return both
 
@@ -71,13 +72,10 @@ class FeatureStream:
         return reduce(add, gather_objects(self) or [self])
 
     def _thin(self) -> None:
-        """Forget what is not at every s-th position, with s doubled until the rest is few enough."""
-        while True:
-            kept = [(at % self._stride == 0, at, features) for at, features in self._kept]
-            self._kept = [(at[on], features[on]) for on, at, features in kept if on.any()]
-            if sum(len(at) for at, _ in self._kept) <= self.keep:
-                return
+        """Double s until few enough are left."""
+        while sum(len(at) for at, _ in self._kept) > self.keep:
             self._stride *= 2
+            self._kept = _at_every(self._stride, self._kept)
 
     @property
     def count(self) -> int:
@@ -155,6 +153,12 @@ def _regrouped(batches: Iterable[Tensor], size: int) -> Iterator[Pixels]:
             waiting = [rest]
     if waiting:
         yield torch.cat(waiting)
+
+
+def _at_every(stride: int, kept: list[Kept]) -> list[Kept]:
+    """What is at every s-th position."""
+    chosen = [(at % stride == 0, at, features) for at, features in kept]
+    return [(at[on], features[on]) for on, at, features in chosen if on.any()]
 
 
 def _sum(a: Part | None, b: Part | None) -> Part | None:

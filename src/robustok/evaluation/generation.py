@@ -32,9 +32,10 @@ def score_features(
     """
     reference.check_space(generated.space)
     about = {**generated.space, "reference": reference.images, **(protocol or {})}
+    distance = frechet_score(metric + suffix, generated, reference, about, seeds)
     values = [*_of_all(generated, reference), *_of_samples(generated, reference)]
     return [
-        frechet_score(metric + suffix, generated, reference, about, seeds),
+        distance,
         *(
             Score(
                 metric=f"{name}{suffix}",
