@@ -1,5 +1,7 @@
 """Latent perturbation: exact counts, real neighbours, the schedule, and the released code's numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from robustok.tokenizer.perturbation import (
     perturb,
     replace_as_released,
 )
-from robustok.tokenizer.quantizer import straight_through
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer, straight_through
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -171,6 +173,31 @@ def test_released_code_is_reproduced(parity, space, case):
     torch.testing.assert_close(gradient, io[f"{space}_case{case}_z_grad"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("space", ["l2", "raw"])
+def test_released_quantization_and_ranking_are_reproduced(parity, space):
+    _, io = parity("robustok_perturb")
+    k, d = io["codebook"].shape
+    quantizer = VectorQuantizer(VQ(codebook_size=k, width=d, normalized=space == "l2"))
+    quantizer.embedding.data = io["codebook"]
+    latents = io["z"].flatten(2).transpose(1, 2)
+    quantized = quantizer(latents)
+    assert torch.equal(quantized.tokens.flatten(), io[f"{space}_indices"])
+    as_map = quantized.codes.transpose(1, 2).reshape(io["z"].shape)
+    torch.testing.assert_close(as_map, io[f"{space}_z_q"], atol=1e-5, rtol=1e-5)
+    everywhere = torch.ones_like(quantized.tokens, dtype=torch.bool)
+    ranked = [
+        replace_as_released(
+            quantizer.place(latents),
+            quantized.tokens,
+            quantizer.codebook.detach(),
+            k,
+            Draw(everywhere, torch.full_like(quantized.tokens, rank)),
+        ).flatten()
+        for rank in range(k)
+    ]
+    assert torch.equal(torch.stack(ranked, dim=1), io[f"{space}_neighbours_sorted"])
+
+
 def test_published_schedule_is_reproduced(parity):
     meta, io = parity("robustok_perturb")
     s = meta["config"]["sched"]
@@ -180,8 +207,23 @@ def test_published_schedule_is_reproduced(parity):
         anneal_start=s["anneal_start"] / s["epochs"],
         anneal_end=s["anneal_end"] / s["epochs"],
         final_share=s["end_ratio"],
+        reference_code=True,
     )
-    ours = [p.at(epoch / s["epochs"]) for epoch in range(len(io["schedule_alpha"]))]
-    torch.testing.assert_close(torch.tensor([a for a, _ in ours]), io["schedule_alpha"].float(), atol=1e-6, rtol=0)
-    # the released code cuts the fraction of delta off, the paper's default rounds it
-    assert all(0 <= mine - theirs <= 1 for (_, mine), theirs in zip(ours, io["schedule_delta"].tolist(), strict=True))
+    progress = [epoch / s["epochs"] for epoch in range(len(io["schedule_alpha"]))]
+    alphas, deltas = (torch.tensor(values) for values in zip(*map(p.at, progress), strict=True))
+    torch.testing.assert_close(alphas, io["schedule_alpha"].float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(alphas / p.alpha, io["schedule_ratio"].float(), atol=1e-6, rtol=0)
+    assert torch.equal(deltas, io["schedule_delta"])
+
+
+def test_the_released_schedule_jumps_unless_it_ends_at_one_half():
+    p = Perturbation(anneal_start=0.2, anneal_end=0.6, final_share=0.2, reference_code=True)
+    before_the_end = p.at(0.6 - 1e-6)
+    assert before_the_end == (pytest.approx(0.8, abs=1e-5), 80)
+    assert p.at(0.6) == (pytest.approx(0.2), 20)
+    assert replace(p, reference_code=False).at(0.6 - 1e-6)[1] == 20
+
+
+def test_the_released_code_cuts_the_fraction_of_delta_off():
+    paper, released = (Perturbation(delta=99, final_share=0.5, reference_code=choice) for choice in (False, True))
+    assert (paper.at(1.0)[1], released.at(1.0)[1]) == (50, 49)

@@ -4,6 +4,7 @@ A generator that errs puts a code near the right one in its place. `perturb` imi
 knows neither images nor networks, so main training, pFID and any tokenizer with a codebook share it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,16 +42,19 @@ class Perturbation:
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).
 
-        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there.
+        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there. The released
+        code falls by `final_share` until it gets there, which is the same at one half only, and cuts the fraction of
+        delta off.
         """
         if progress < self.anneal_start:
-            fallen = 0.0
+            share = 1.0
         elif progress >= self.anneal_end:
-            fallen = 1.0
+            share = self.final_share
         else:
             fallen = (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
-        share = 1 - fallen * (1 - self.final_share)
-        return share * self.alpha, max(1, round(share * self.delta))
+            share = 1 - fallen * (self.final_share if self.reference_code else 1 - self.final_share)
+        delta = math.floor(share * self.delta + 1e-9) if self.reference_code else round(share * self.delta)
+        return share * self.alpha, max(1, delta)
 
 
 def neighbours(codebook: Codebook, delta: int) -> Neighbours:
