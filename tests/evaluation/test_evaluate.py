@@ -291,7 +291,8 @@ class Still:
 def test_a_generator_of_latents(images):
     reference, labels = Reference.of(images, shades), torch.arange(70) % 2
 
-    def run(batch_size=30, sampling=FlowSampling(steps=2)):
+    def run(batch_size=30, sampling=None):
+        sampling = sampling or FlowSampling(steps=2)
         return score_generator(
             Still(), Grays(), reference, labels, shades, sampling=sampling, seed=3, batch_size=batch_size
         )
@@ -353,12 +354,12 @@ def test_refuses_too_few_images(images):
     for count in (0, 1):
         few = Noise(count)
         for score in (
-            lambda: Reference.of(few, shades),
-            lambda: score_images(few, reference, shades),
-            lambda: score_tokenizer(Blocks(), few, shades),
+            lambda few: Reference.of(few, shades),
+            lambda few: score_images(few, reference, shades),
+            lambda few: score_tokenizer(Blocks(), few, shades),
         ):
             with pytest.raises(ValueError, match=f"{count} image cannot be scored; give at least two"):
-                score()
+                score(few)
     with pytest.raises(ValueError, match="no images to score; give at least two"):
         score_pixels([], reference, shades)
     with pytest.raises(ValueError, match="one image has no covariance"):
