@@ -196,7 +196,7 @@ class TokenizerStage:
         latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
         quantizer.start(latents, generator=generator)
 
-    def _tend_codebook(self, tokens: Tokens, latents: Latents, step: int) -> dict[str, Tensor]:
+    def _tend_codebook(self, tokens: Tokens, latents: Tensor, step: int) -> dict[str, Tensor]:
         """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
         quantizer, loop = _quantizer(self.model), self.config.loop
         self.idle += 1

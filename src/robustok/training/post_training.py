@@ -217,8 +217,8 @@ def post_train_decoder(
     about = {
         "sigma": pairs.sigma,
         "step": stage.best_step,
-        "before": stage.first_distance,
-        "after": stage.best_distance,
+        "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
+        "after": stage.best_distance if math.isfinite(stage.best_distance) else None,
     }
     tuned.save_pretrained(folder, post_training=about)
     return PostTrained(tuned, stage.best_step, stage.first_distance, stage.best_distance)
