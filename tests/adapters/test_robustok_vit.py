@@ -8,6 +8,7 @@ from robustok_published import assert_as_published, grid, published_keys, sequen
 from safetensors.torch import load_file
 
 from robustok.adapters.robustok_vit import RobusTokViT
+from robustok.adapters.vqgan import published_pixels
 from robustok.shapes import to_pixels
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
@@ -39,14 +40,13 @@ def test_images(parity):
     model, io, meta = loaded(parity)
     images = model.decode(sequence(io["quant"]))
     assert_as_published(images, io, meta, "reconstruction")
-    whole = model.decode(model.lookup(model.quantize(model.encode(io["image"])).tokens))
-    assert_as_published(whole.clamp(-1, 1), io, meta, "reconstruction_clamped")
+    assert_as_published(model(io["image"]).clamp(-1, 1), io, meta, "reconstruction_clamped")
     codes = model.lookup(io["codes"])
     assert_as_published(grid(codes), io, meta, "codebook_entry")
     images = model.decode(codes)
     assert_as_published(images, io, meta, "decode_tokens")
     theirs = io["decode_tokens_uint8"].permute(0, 3, 1, 2).int()
-    truncated = (127.5 * images + 128).clamp(0, 255).to(torch.uint8).int()
+    truncated = published_pixels(images).int()
     assert (truncated == theirs).float().mean() >= 0.999
     assert (truncated - theirs).abs().max() <= 1
     assert (to_pixels(images).int() - theirs).abs().max() <= 1
@@ -74,7 +74,8 @@ def test_a_released_torch_file_is_read_by_its_average_and_comes_back(parity, tmp
     path = tmp_path / "main-train.pt"
     args = argparse.Namespace(lr=3e-5, config="configs/main-train.yaml")
     torch.save({"model": trained, "ema": ema, "optimizer": {"state": {}}, "steps": 7, "args": args}, path)
-    again = RobusTokViT.from_checkpoint(path, heads=model.config.encoder.heads)
+    fields = {"heads": model.config.encoder.heads, "normalized": model.config.normalized}
+    again = RobusTokViT.from_checkpoint(path, **fields)
     assert again.fingerprint() == model.fingerprint()
     again.to_checkpoint(tmp_path / "post-train.pt")
     held = torch.load(tmp_path / "post-train.pt", weights_only=True)
@@ -111,7 +112,7 @@ def test_the_published_model_fits(parity):
 def test_a_file_without_the_teacher_will_do(parity):
     model, io, _ = loaded(parity)
     state = {name: w for name, w in model.to_state().items() if not name.startswith("semantic_model.")}
-    bare = RobusTokViT.from_state(state, heads=model.config.encoder.heads)
+    bare = RobusTokViT.from_state(state, heads=model.config.encoder.heads, normalized=model.config.normalized)
     assert bare.fingerprint() == model.fingerprint()
     assert bare.to_state().keys() == state.keys()
     with pytest.raises(ValueError, match=r"no semantic_model\.\*; load main-train\.pt or post-train\.pt"):
@@ -139,6 +140,14 @@ def test_perturbed_codes_pass_their_gradient_to_the_latents(parity):
     torch.testing.assert_close(passed, codes)
     passed.square().sum().backward()
     assert latents.grad.abs().sum() > 0
+
+
+def test_whether_codes_are_normalized_is_part_of_the_fingerprint(parity):
+    model, _, _ = loaded(parity)
+    fields = {"heads": model.config.encoder.heads, "normalized": not model.config.normalized}
+    other = RobusTokViT.from_state(model.to_state(), **fields)
+    assert other.fingerprint() != model.fingerprint()
+    assert not torch.allclose(other.codebook, model.codebook)
 
 
 def test_refusals(parity):

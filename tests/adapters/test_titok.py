@@ -13,7 +13,8 @@ BOTH = pytest.mark.parametrize("fixture", ["titok_legacy", "titok_vq8k"])
 
 def loaded(parity, fixture):
     meta, io = parity(fixture)
-    return TiTok.from_checkpoint(weights_file(fixture), heads=meta["config"]["heads"]), io, meta
+    fields = {"heads": meta["config"]["heads"], "normalized": meta["config"]["use_l2_norm"]}
+    return TiTok.from_checkpoint(weights_file(fixture), **fields), io, meta
 
 
 def theirs(latents):

@@ -218,10 +218,15 @@ class RobusTokViT(Adapter):
         """Images, not clamped."""
         return self.decoder(pointwise(self.from_code, codes))
 
+    def forward(self, images: Images) -> Images:
+        """Reconstructions."""
+        return self.decode(self.quantize(self.encode(images)).codes)
+
     def fingerprint(self) -> str:
         """A hash of what decides the tokens: encoder, `quant_conv` and codebook."""
         ours = ("encoder.", "to_code.", "quantizer.")
-        return fingerprint({name: w for name, w in self.state_dict().items() if name.startswith(ours)})
+        weights = {name: w for name, w in self.state_dict().items() if name.startswith(ours)}
+        return fingerprint(weights | {"normalized": torch.tensor(self.config.normalized)})
 
     def semantic_features(self, images: Images) -> Features:
         """The class token of the teacher in the file. Raises ValueError when the file had none."""

@@ -233,7 +233,8 @@ class TiTok(Adapter):
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""
-        return fingerprint({name: w for name, w in self.state_dict().items() if not name.startswith("decoder.")})
+        weights = {name: w for name, w in self.state_dict().items() if not name.startswith("decoder.")}
+        return fingerprint(weights | {"normalized": torch.tensor(self.config.normalized)})
 
     @staticmethod
     def fits(state: State) -> bool:

@@ -206,7 +206,8 @@ class VARTokenizer(Adapter):
         """A hash of what decides the tokens: encoder, `quant_conv`, codebook, smoothing and scales."""
         ours = ("encoder.", "to_code.", "quantizer.")
         weights = {name: w for name, w in self.state_dict().items() if name.startswith(ours)}
-        return fingerprint(weights | {"scales": torch.tensor(self.config.codes.scales)})
+        codes = self.config.codes
+        return fingerprint(weights | {"scales": torch.tensor(codes.scales), "smoothing": torch.tensor(codes.smoothing)})
 
     @staticmethod
     def fits(state: State) -> bool:
