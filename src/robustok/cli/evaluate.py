@@ -160,7 +160,8 @@ def reference(command: Command) -> None:
         extract = extractor(command.features, device_of(command.device))
         images = scored_images(command.images, command.size or _usual_size(command.images), upscale=command.upscale)
         about, space, sample = images.describe(), extract.describe(), kept(len(images), command.sample_size)
-        if out.exists() and not command.overwrite:
+        there = out.exists() and not command.overwrite
+        if there:
             _check_same(out, {"images": about, "features": space, "sample": f"{sample} images"})
         else:
             with told(command, "reference") as tell:
@@ -168,7 +169,7 @@ def reference(command: Command) -> None:
             if is_main():
                 made.save(out)
         if is_main() and not command.quiet:
-            file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}"
+            file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
             held = f"{sample} images, for precision, recall and kernel distances"
             print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
 
