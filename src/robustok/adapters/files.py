@@ -70,12 +70,12 @@ class Published(NamedTuple):
     gfid: float | None  # the gFID that they report for that, on ImageNet at 256 pixels
 
 
-def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS) -> Checkpoint:
+def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finite: bool = True) -> Checkpoint:
     """The weights in a safetensors or torch file. No code of the file runs.
 
     Of several sets of weights in one file, that under the earliest key of `prefer` is taken. Raises ValueError, in one
     line, for a file that is missing, damaged or something else, that needs code to be read, or that holds NaN or
-    infinity.
+    infinity (unless `finite` is false: then no number is read).
     """
     path = Path(path)
     if not path.is_file():
