@@ -9,7 +9,6 @@ from robustok.cli.images import device_of, images_of
 from robustok.cli.options import Command, table
 from robustok.evaluation.analysis.analyze import Result
 from robustok.evaluation.analysis.analyze import analyze as analyze_images
-from robustok.evaluation.decoding import DiscreteTokenizer
 from robustok.evaluation.features import extractor
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.report.analysis import NAMES, page, ways
@@ -19,6 +18,7 @@ from robustok.report.run import Grid
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.logging import Progress
 from robustok.shapes import Pixels
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def analyze(command: Command) -> None:
@@ -26,7 +26,7 @@ def analyze(command: Command) -> None:
     device, sampling = device_of(command.device), command.over(Sampling())
     tokenizer, generator = load_tokenizer(command.tokenizer).to(device), load_generator(command.generator).to(device)
     tuned = load_tokenizer(command.tuned).to(device) if command.tuned else None
-    if not isinstance(tokenizer, DiscreteTokenizer) or not isinstance(generator, TokenGenerator):
+    if not isinstance(tokenizer, AnyTokenizer) or not isinstance(generator, TokenGenerator):
         raise ValueError(
             "analyze compares tokens, so it needs a tokenizer with a codebook and a generator of tokens; "
             "for continuous latents, robustok evaluate scores reconstruction and generation"

@@ -7,7 +7,7 @@ from robustok.evaluation.analysis.analyze import Analysis, Result
 from robustok.evaluation.analysis.departures import Departures
 from robustok.evaluation.analysis.effects import Change, Effect
 from robustok.evaluation.analysis.imitation import Target
-from robustok.report.analysis_charts import far_chart, place_map, places_charts, plane_chart, spectrum_chart
+from robustok.report.analysis_charts import far_chart, places_charts, plane_chart, spectrum_chart
 from robustok.report.document import document
 from robustok.report.findings import VIEW, cell_name, findings, standing
 from robustok.report.images import gallery
@@ -37,7 +37,7 @@ def page(result: Result, grids: list[Grid]) -> str:
         "header",
         element("p", "robustok analyze", class_="eyebrow"),
         element("h1", TITLE),
-        element("div", *(element("p", text) for text in findings(result.analysis)), class_="summary found"),
+        element("ol", *(element("li", text) for text in findings(result.analysis)), class_="summary found"),
         element("nav", *(element("a", s.short, href=f"#{s.name}") for s in shown), aria_label="Sections"),
     )
     return document("robustok analyze", top, element("main", *map(rendered, shown)))
@@ -61,7 +61,7 @@ def sections(analysis: Analysis, grids: list[Grid]) -> list[Section]:
             f"{ALPHA}: share of places with another token than the real image. {DELTA}: a perturbation that draws from "
             "so many nearest codes has the same median neighbour rank. A real image is one of many that a label, or a "
             "prefix, allows, so a departure is no mistake by itself: compare with another real image of the class.",
-            _kept(departures_table(analysis), places_charts(analysis), ranks_table(analysis), place_map(analysis)),
+            _kept(departures_table(analysis), places_charts(analysis), ranks_table(analysis)),
         ),
         Section(
             "codes",
@@ -81,7 +81,6 @@ def sections(analysis: Analysis, grids: list[Grid]) -> list[Section]:
                 targets_table(analysis),
                 cells_table(analysis, analysis.imitation.target("generated", VIEW)),
                 far_table(analysis, analysis.imitation.target("generated", VIEW)),
-                far_chart(analysis),
             ),
         ),
         Section(
@@ -89,8 +88,9 @@ def sections(analysis: Analysis, grids: list[Grid]) -> list[Section]:
             "Plane",
             "Latents in two dimensions",
             "The plane in which the latents of real images vary most, "
-            f"{percent(sum(analysis.plane['share']))} of their variance. One point is one image.",
-            _kept(plane_chart(analysis)),
+            f"{percent(sum(analysis.plane['share']))} of their variance. One point is one image. Beside it, how far "
+            "perturbed latents get from real ones.",
+            [element("div", plane_chart(analysis), far_chart(analysis), class_="beside")],
         ),
         Section(
             "effects",
@@ -181,36 +181,32 @@ def code_figures(analysis: Analysis) -> Markup | None:
 
 def targets_table(analysis: Analysis) -> Markup:
     """The best cell of each target in each view."""
-    names = {"generated": "Generated", "forced": "Drawn under teacher forcing"}
+    names = {"generated": "Generated", "forced": "Teacher forcing"}
     rows = []
     for target in analysis.imitation.targets:
         nearer, as_far, farther = standing(analysis.imitation, target)
-        better = target.gain_interval[0] > 0
+        best = "n value" if target.gain_interval[0] > 0 else "n quiet"
         rows.append(
             row(
                 head(names.get(target.name, target.name), element("small", f"view: {target.view}"), scope="row"),
                 cell(milli(target.to_real), element("small", " to ".join(map(milli, target.real_interval)))),
-                cell(milli(target.to_unperturbed)),
-                cell(milli(min(target.cells)), element("small", cell_name(target.best))),
-                cell(
-                    element("span", "yes" if better else "no", class_="value"),
-                    element("small", f"gain {' to '.join(map(milli, target.gain_interval))}"),
-                ),
-                cell(
-                    percent(target.wins, 0),
-                    element("small", f"{ALPHA} {_span(target.alphas)}, {DELTA} {_span(target.deltas)}"),
-                ),
                 cell(f"{nearer} / {as_far} / {farther}"),
+                cell(milli(target.to_unperturbed)),
+                cell(
+                    milli(min(target.cells)), element("small", f"gain {' to '.join(map(milli, target.gain_interval))}")
+                ),
+                cell(cell_name(target.best), element("small", f"wins {percent(target.wins, 0)}"), class_=best),
+                cell(f"{ALPHA} {_span(target.alphas)}", element("small", f"{DELTA} {_span(target.deltas)}")),
             )
         )
     heads = row(
         head("Latents"),
-        head("To other real", class_="n"),
+        head("To real", class_="n"),
+        head("pFID's cells", element("small", "nearer / as far / farther"), class_="n"),
         head("To unperturbed", class_="n"),
         head("To the best cell", class_="n"),
-        head("Better than none", class_="n"),
-        head("Wins", element("small", "in random halves; range of 95 %"), class_="n"),
-        head("pFID's cells", element("small", "nearer / as far / farther from real"), class_="n"),
+        head("Best cell", element("small", "bold: better than none"), class_="n"),
+        head("In 95 % of halves", class_="n"),
     )
     floor = ", ".join(f"{view} {milli(value)}" for view, value in analysis.imitation.floor.items())
     return table(f"Squared MMD, in thousandths (two sets of real images: {floor})", [heads], rows)

@@ -29,6 +29,7 @@ def places_charts(analysis: Analysis) -> Markup:
             _figure("Share of tokens that differ from the real image's", departing, "tokens"),
             _figure("Code distance of those that differ", distances, "tokens"),
             _figure("Probability of the real token under teacher forcing", probability, "tokens"),
+            place_map(analysis),
             class_="beside",
         ),
         class_="large",
@@ -44,11 +45,10 @@ def place_map(analysis: Analysis) -> Markup | None:
     low, high = min(values), max(values)
     return element(
         "figure",
-        pixel_map(values, side, title="Departures at each place", low=low * 0.9, high=high),
         element(
-            "figcaption",
-            f"Departures under teacher forcing, row by row of the tokens: {percent(low)} (pale) to {percent(high)}.",
+            "figcaption", f"Departures under teacher forcing as a picture: {percent(low)} (pale) to {percent(high)}"
         ),
+        pixel_map(values, side, title="Departures at each place", low=low * 0.9, high=high),
     )
 
 
@@ -106,7 +106,7 @@ def spectrum_chart(analysis: Analysis) -> Markup:
         "div",
         _legend({line.name: line.color for line in lines}),
         element("figure", element("figcaption", "Power against real images in dB, by cycles per image"), chart),
-        class_="large",
+        class_="large single",
     )
 
 

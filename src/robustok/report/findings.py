@@ -1,11 +1,11 @@
 """What an analysis found, in sentences."""
 
 from robustok.evaluation.analysis.analyze import Analysis
-from robustok.evaluation.analysis.imitation import Imitation, Target
+from robustok.evaluation.analysis.imitation import JOINT, Imitation, Target
 from robustok.evaluation.pfid import Cell
 from robustok.report.markup import ALPHA, DELTA, number, percent
 
-VIEW = "codes"  # the view of the latents that tells perturbations apart best
+VIEW = JOINT
 
 
 def findings(analysis: Analysis) -> list[str]:

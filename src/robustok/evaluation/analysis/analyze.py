@@ -113,9 +113,7 @@ def analyze(
             progress=step("free running"),
         )
         targets = {"generated": generated, "forced": drawn}
-        imitation = imitate(
-            own, real, targets, codebook, tokenizer.lookup, seed=seed, progress=step("imitation by perturbation")
-        )
+        imitation = imitate(own, real, targets, codebook, tokenizer.lookup, seed=seed, progress=step("imitation"))
     middle = sorted(grid(k))[len(grid(k)) // 2]
     departing = Cell(forced.sampled.alpha, min(forced.sampled.delta or 1, k - 1))
     near = neighbours(codebook, max(middle.delta, departing.delta)).cpu()
@@ -189,6 +187,7 @@ def _effects(
     """Every set of tokens decoded by every decoder, beside real images; and some images of each."""
     decoders = {"original": tokenizer} if tuned is None else {"original": tokenizer, "tuned": tuned}
     total, done = len(chosen) * (2 + len(sets) * len(decoders)), 0
+    progress(done, total)
 
     def pixels_of(indices: Tensor) -> Iterator[Tensor]:
         for part in indices.split(batch_size):
@@ -221,6 +220,7 @@ def _tokens(
 ) -> list[Tokens]:
     """The tokens of each set of images, on the CPU."""
     made, total, done = [], sum(map(len, sets)), 0
+    progress(done, total)
     with evaluating(tokenizer):
         for indices in sets:
             parts = []

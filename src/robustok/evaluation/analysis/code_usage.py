@@ -8,7 +8,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.evaluation.codebook_use import code_counts, perplexity, used_share
-from robustok.shapes import Tokens
 
 Counts = Int[Tensor, " k"]
 
@@ -33,7 +32,9 @@ class CodeUsage:
     used_generated: float
 
 
-def code_usage(*, generated: Tokens, real: Tokens, other: Tokens, codebook_size: int) -> CodeUsage:
+def code_usage(
+    *, generated: Int[Tensor, "g n"], real: Int[Tensor, "r n"], other: Int[Tensor, "o n"], codebook_size: int
+) -> CodeUsage:
     """Use of the codes by generated images and, for the floor, by `other` real ones, against that by `real` ones.
 
     Raises ValueError unless there are as many generated tokens as other ones: a floor of fewer lies higher.

@@ -21,6 +21,7 @@ from robustok.tokenizer.perturbation import neighbours, perturb
 
 ALPHAS = tuple(i / 10 for i in range(1, 11))
 DELTAS = (10, 25, 180, 360, 720)  # of 4096 codes, in proportion at others; beside those of pFID
+JOINT = "joint"  # the view to rely on: places by themselves tell strengths apart best, but see no two tokens at once
 COVERED = 0.95  # share of the halves whose best cells make a range
 
 Lookup = Callable[[Tokens], Latents]
@@ -86,7 +87,8 @@ def imitate(
     """`tokens` of real images, perturbed, against each target's tokens and against `real` ones of other images.
 
     All are of as many images, of the same class at the same place. All cells share their random numbers: a larger
-    alpha replaces what a smaller one replaces, and more. `progress` is told how many cells of how many are done.
+    alpha replaces what a smaller one replaces, and more. `progress` is told how many images were perturbed, and
+    of how many.
     """
     for name, other in {"real": real, **targets}.items():
         if other.shape != tokens.shape:
@@ -105,34 +107,37 @@ def imitate(
 
     others = {name: embedded(of) for name, of in {"real": real, **targets}.items()}
     unperturbed = embedded(tokens)
-    distances: dict[tuple[str, str], list[Tensor]] = {(name, look.name): [] for name in others for look in looks}
+    tell = progress or (lambda done, total: None)
+    tell(0, len(cells) * len(tokens))
+    found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in others}  # by view, cell after cell
     for number, cell in enumerate(cells):
         generator = stream(seed, "imitation")
         noisy = embedded(perturb(tokens.cpu(), near[:, : cell.delta], cell.alpha, 1.0, generator=generator))
-        for (name, view), found in distances.items():
-            found.append(noisy[view].mmd(others[name][view]))
-        if progress is not None:
-            progress(number + 1, len(cells))
-    from_real = {look.name: torch.stack(distances["real", look.name]) for look in looks}
+        for name in others:
+            found[name].append(_distances(noisy, others[name]))
+        tell((number + 1) * len(tokens), len(cells) * len(tokens))
+    to_cells = {
+        name: {view: torch.stack([by[view] for by in all_]) for view in all_[0]} for name, all_ in found.items()
+    }
     return Imitation(
         grid=cells,
         in_pfid=tuple(cell in grid(len(codebook)) for cell in cells),
-        floor={name: float(set_.mmd(others["real"][name])[0]) for name, set_ in unperturbed.items()},
-        from_real={view: tuple(found[:, 0].tolist()) for view, found in from_real.items()},
+        floor={view: float(value[0]) for view, value in _distances(unperturbed, others["real"]).items()},
+        from_real={view: tuple(of_cells[:, 0].tolist()) for view, of_cells in to_cells["real"].items()},
         targets=tuple(
-            _target(
-                name,
-                view,
-                cells,
-                torch.stack(distances[name, view]),
-                from_real[view],
-                others["real"][view].mmd(others[name][view]),
-                unperturbed[view].mmd(others[name][view]),
-            )
+            _target(name, view, cells, of_cells, to_cells["real"][view], to_real[view], to_unperturbed[view])
             for name in targets
-            for view in from_real
+            for to_real in [_distances(others["real"], others[name])]
+            for to_unperturbed in [_distances(unperturbed, others[name])]
+            for view, of_cells in to_cells[name].items()
         ),
     )
+
+
+def _distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> dict[str, Tensor]:
+    """Squared MMD in every view, and in the first two jointly: that of the sum of their kernels, half of each."""
+    by_view = {view: embedded.mmd(other[view]) for view, embedded in one.items()}
+    return {JOINT: (by_view["image"] + by_view["codes"]) / 2, **by_view}
 
 
 def _target(

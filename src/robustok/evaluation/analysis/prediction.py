@@ -60,6 +60,8 @@ def teacher_forcing(
     rows = max(1, LOGITS // (n * k))
     drawn, likeliest = torch.empty_like(tokens), torch.empty_like(tokens)
     log_p, rank = torch.empty(tokens.shape, dtype=torch.float64), torch.empty_like(tokens)
+    tell = progress or (lambda done, total: None)
+    tell(0, len(tokens))
     for start in range(0, len(tokens), rows):
         batch = slice(start, min(start + rows, len(tokens)))
         uniform = uniforms(derive(seed, "analysis, forced"), range(batch.start, batch.stop), n).to(generator.device)
@@ -75,8 +77,7 @@ def teacher_forcing(
             drawn[batch, places] = chosen.view(size).to(tokens.device)
             likeliest[batch, places] = flat.argmax(1).view(size).to(tokens.device)
             rank[batch, places] = ((flat > own).sum(1) + 1).view(size).to(tokens.device)
-        if progress is not None:
-            progress(batch.stop, len(tokens))
+        tell(batch.stop, len(tokens))
     step = torch.repeat_interleave(torch.tensor(generator.blocks))
     forced = Forced(
         sampled=departures(drawn, tokens, codebook),
@@ -103,10 +104,10 @@ def forced_logits(
     guided = bool((scales != 1).any())
     asked = torch.cat([labels, torch.full_like(labels, generator.no_label)]) if guided else labels
 
-    def twice(given: Tokens) -> Tokens:
+    def twice(given: Tensor) -> Tensor:
         return given.repeat(2, 1) if guided else given
 
-    def combined(logits: Logits, scale: Float[Tensor, " m"]) -> Logits:
+    def combined(logits: Tensor, scale: Float[Tensor, " m"]) -> Logits:
         """`guide`, with a scale for each place."""
         if not guided:
             return logits.float()
@@ -141,7 +142,13 @@ def free_running(
     """
     found, free = [], None
     places = torch.arange(tokens.shape[1], device=tokens.device)
+    tell, count = progress or (lambda done, total: None), len(tokens)
+    tell(0, len(prefixes) * count)
     for number, first in enumerate(prefixes):
+
+        def told(done: int, before: int = number * count) -> None:
+            tell(before + done, len(prefixes) * count)
+
         drawn = sample_tokens(
             generator,
             labels,
@@ -150,14 +157,10 @@ def free_running(
             keep=(places < first).expand(tokens.shape),
             tokens=tokens,
             batch_size=batch_size,
-            progress=_part(progress, number * len(tokens), len(prefixes) * len(tokens)),
+            progress=told,
         )
         found.append(departures(drawn, tokens, codebook, first=first))
         free = drawn if first == 0 else free
     if free is None:
         raise ValueError(f"prefixes {prefixes} leave out 0, which is what the generator makes of a label alone; add it")
     return found, free
-
-
-def _part(progress: Progress | None, before: int, total: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(before + done, total)

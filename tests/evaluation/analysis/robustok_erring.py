@@ -1,0 +1,76 @@
+"""A generator that errs in a known way, and a tokenizer and images to go with it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.quantizer import Quantized, nearest_code
+
+
+class Erring:
+    """Knows each label's one image, and replaces a share alpha of it by one of the delta nearest codes."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, images: Tensor, codebook: Tensor, alpha: float, delta: int, blocks: tuple[int, ...] = ()):
+        self.images, self.codebook_size, self.no_label = images, len(codebook), len(images)
+        self.tokens_per_image, self.blocks = images.shape[1], blocks or (1,) * images.shape[1]
+        p = torch.zeros(len(codebook), len(codebook)).scatter(1, neighbours(codebook, delta), alpha / delta)
+        self.logits = (p + (1 - alpha) * torch.eye(len(codebook)) + 1e-12).log()
+
+    def predictor(self, labels: Tensor):
+        images = torch.cat([self.images, self.images[:1]])[labels]
+        sizes, start = iter(self.blocks), [0]
+
+        def predict(tokens: Tensor | None) -> Tensor:
+            first, size = start[0], next(sizes)
+            assert tokens is None or len(tokens) == len(labels)
+            start[0] += size
+            return self.logits[images[:, first : first + size]]
+
+        return predict
+
+    def fingerprint(self) -> str:
+        return "erring"
+
+
+class Patches:
+    """A token for the mean color of each 4 x 4 pixels of a 16 x 16 image; a decoder may lose contrast."""
+
+    device, image_size, tokens_per_image = torch.device("cpu"), 16, 16
+
+    def __init__(self, contrast: float = 1.0, seed: int = 0):
+        self.codebook = 2 * torch.rand(128, 3, generator=torch.Generator().manual_seed(seed)) - 1
+        self.contrast = contrast
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, 4).flatten(2).mT
+
+    def quantize(self, latents: Tensor) -> Quantized:
+        tokens = nearest_code(latents, self.codebook)
+        return Quantized(self.codebook[tokens], tokens, latents.new_zeros(()))
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        return self.codebook[tokens]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.contrast * F.interpolate(codes.mT.unflatten(2, (4, 4)), scale_factor=4)
+
+
+class Templates:
+    """Four images of each of 60 classes, the same ones: a picture of codes."""
+
+    def __init__(self, tokenizer: Patches):
+        self.tokens = torch.randint(128, (60, 16), generator=torch.Generator().manual_seed(5))
+        self.labels = torch.arange(240) // 4
+        self.tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.tokenizer.decode(self.tokenizer.lookup(self.tokens[self.labels[indices]]))
+
+    def describe(self) -> dict:
+        return {"name": "templates", "count": len(self), "hash": "0"}
