@@ -1,0 +1,286 @@
+"""The pages say what there is: names, arguments, commands and settings exist, published numbers are the presets'."""
+
+import ast
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import robustok
+from robustok.adapters import FAMILIES, diffusers
+from robustok.adapters.files import Published
+from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
+from robustok.cli.options import Command, Verb, check_names, load, parse
+from robustok.cli.settings import layered
+from robustok.cli.verbs import VERBS
+from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.diffusion_transformer import DiffusionTransformerModel
+from robustok.generators.flow import FlowSampling
+from robustok.generators.sampling import Sampling
+from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.tuning import DecoderTuning
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "docs" / "models"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+OURS = (Tokenizer, AutoregressiveModel, DiffusionTransformerModel)
+LOADED = (*FAMILIES, *OURS, diffusers.DiffusersAutoencoder, diffusers.DiffusersVQ, diffusers.DiffusersDiT)
+MODEL = object()  # stands for a model that was loaded, of whatever class
+LOADERS = (robustok.load_tokenizer, robustok.load_generator)
+MAKERS = ("load_tokenizer", "load_generator", "post_train", "tokenizer_of", "generator_of", "from_checkpoint", "to")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def names_of(config: type) -> set[str]:
+    return {field.name for field in fields(config)}
+
+
+def fields_of_loading() -> set[str]:
+    """What some family takes that its weights do not tell."""
+    found: set[str] = set()
+    for function in (*(part for f in FAMILIES for part in (f.configured, f.from_checkpoint, f.from_state)),
+                     diffusers.load_tokenizer):  # fmt: skip
+        found |= {p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    return found.union(*(names_of(family.config_type) for family in FAMILIES))
+
+
+MORE = {  # names that functions pass on
+    robustok.sample: names_of(Sampling) | names_of(FlowSampling),
+    **dict.fromkeys(LOADERS, fields_of_loading()),
+}
+
+
+class Code:
+    """Python of a page, as far as it is about robustok: every name, argument and method is looked up."""
+
+    def __init__(self, code: str):
+        self.names: dict[str, Any] = {}
+        for statement in ast.parse(code).body:
+            self.read(statement)
+
+    def read(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.Import(names=names):
+                for name in names:
+                    if name.name.split(".")[0] == "robustok":
+                        module = import_module(name.name)
+                        self.names[name.asname or "robustok"] = module if name.asname else robustok
+            case ast.ImportFrom(module=str(module), names=names) if module.split(".")[0] == "robustok":
+                self.names |= {name.asname or name.name: member(import_module(module), name.name) for name in names}
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                self.names[name] = self.meaning(value)
+            case _:
+                for part in ast.iter_child_nodes(statement):
+                    if isinstance(part, ast.stmt):
+                        self.read(part)
+                    elif isinstance(part, ast.expr):
+                        self.meaning(part)
+
+    def meaning(self, node: ast.AST) -> Any:
+        """What an expression is: something of robustok, a model, or None for everything else."""
+        match node:
+            case ast.Name(id=name):
+                return self.names.get(name)
+            case ast.Attribute(value=value, attr=name):
+                whole = self.meaning(value)
+                return None if whole is None else member(whole, name)
+            case ast.Call(func=function, args=arguments, keywords=keywords):
+                for part in (*arguments, *(keyword.value for keyword in keywords)):
+                    self.meaning(part)
+                return called(
+                    self.meaning(function), len(arguments), [keyword.arg for keyword in keywords if keyword.arg]
+                )
+        for part in ast.iter_child_nodes(node):
+            self.meaning(part)
+        return None
+
+
+def member(whole: Any, name: str) -> Any:
+    """An attribute; of a model a list of the methods of that name. Anything but modules, classes and models: None."""
+    if whole is MODEL:
+        methods = [getattr(model, name) for model in LOADED if inspect.isroutine(getattr(model, name, None))]
+        instance = {attribute for model in LOADED for attribute in (*dir(model), *annotations(model))}
+        assert name in instance | {"source", "config"}, f"no model has {name}"
+        return methods or None
+    if isinstance(whole, ModuleType) and not hasattr(whole, name):
+        return import_module(f"{whole.__name__}.{name}")  # raises ModuleNotFoundError for what is none
+    if isinstance(whole, (ModuleType, type)):
+        return getattr(whole, name)
+    return None
+
+
+def annotations(model: type) -> set[str]:
+    return {name for parent in model.__mro__ for name in getattr(parent, "__annotations__", {})}
+
+
+def called(function: Any, positional: int, named: list[str]) -> Any:
+    """What a call gives: a model or None. Asserts that one of the functions that it may be takes these arguments."""
+    if function is None or function is MODEL:
+        return None
+    several = isinstance(function, list)
+    ways = function if several else [function]
+    assert any(takes(way, positional + several, named) for way in ways), f"{ways[0].__qualname__} takes no {named}"
+    return MODEL if getattr(ways[0], "__name__", "") in MAKERS else None
+
+
+def takes(function: Any, positional: int, named: list[str]) -> bool:
+    """Whether a function can be called so; where it passes names on, whether those that it passes them to know them."""
+    signature = inspect.signature(function)
+    known = MORE.get(function)
+    if known is not None and not set(named) <= known | set(signature.parameters):
+        return False
+    bound = inspect.ismethod(function)  # a class method of a model: its class is not passed
+    try:
+        signature.bind(*[None] * (positional - bound), **dict.fromkeys(named))
+    except TypeError:
+        return False
+    return True
+
+
+@EACH
+def test_the_python_of_a_page_uses_what_there_is(page):
+    for code in blocks(page, "python"):
+        Code(code)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words after `robustok` of each command in a page."""
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words and Path(words[0]).name == "robustok":
+            yield words[1:]
+
+
+def understood(words: list[str]) -> Command:
+    """The command of words, its options and the settings of its preset checked. Raises ValueError."""
+    verb = Verb.named(words[0], VERBS)
+    command = parse(verb, words[1:])
+    if verb.preset and command.wants != "help":
+        preset = load(verb.preset)(getattr(command.options, "preset", None))
+        failures = [error for config in kinds(preset) if (error := refusal(command, config)) is not None]
+        if len(failures) == len(kinds(preset)):
+            raise failures[0]
+    return command
+
+
+def kinds(preset: Any) -> list[Any]:
+    """A preset, and the same for a generator of latents."""
+    if isinstance(preset, Sampling):
+        return [preset, FlowSampling()]
+    if isinstance(preset, DecoderTuning):
+        return [preset, replace(preset, sampling=FlowSampling())]
+    return [preset]
+
+
+def refusal(command: Command, config: Any) -> ValueError | None:
+    try:
+        check_names(command.verb, command.typed, config)
+        layered(config, (), command.typed)
+    except ValueError as error:
+        return error
+    return None
+
+
+@EACH
+def test_the_commands_of_a_page_are_understood(page):
+    for words in commands(page):
+        understood(words)
+
+
+@EACH
+def test_links_of_a_page_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_family_has_its_page():
+    index = (MODELS / "README.md").read_text(encoding="utf-8")
+    for family in (*FAMILIES, diffusers.DiffusersAutoencoder):
+        row = next((line for line in index.splitlines() if f"`{family.family}`" in line), None)
+        assert row is not None, f"no row of docs/models/README.md names {family.family}"
+        (page,) = re.findall(r"\]\((\S+?\.md)\)", row)
+        text = (MODELS / page).read_text(encoding="utf-8")
+        assert "\n## Verified here\n" in text
+        assert "\n## Not verified here\n" in text
+        assert len(text.splitlines()) <= 90, f"{page} is long"
+
+
+PRESETS = [(family, name) for family in FAMILIES for name in family.presets]
+
+
+@pytest.mark.parametrize(("family", "name"), PRESETS, ids=[name for _, name in PRESETS])
+def test_published_numbers_are_those_of_the_presets(family, name):
+    entry: Published = family.presets[name]
+    file = entry.weights.rpartition("/")[2].rpartition(":")[2]
+    numbers = [f"{entry.sampling.guidance:g}", *([f"{entry.gfid:.2f}"] if entry.gfid is not None else [])]
+    rows = [
+        line
+        for page in sorted(MODELS.glob("*.md"))
+        if entry.weights.partition(":")[0] in page.read_text(encoding="utf-8")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|") and f"`{file}`" in line
+    ]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert any(all(number in row for number in numbers) for row in cells), f"no row has {file} with {numbers}"
+
+
+@pytest.mark.parametrize("config", LIGHTNINGDIT.values(), ids=LIGHTNINGDIT)
+def test_published_guidance_of_lightningdit_is_in_a_row(config):
+    rows = [
+        line for line in (MODELS / "lightningdit.md").read_text(encoding="utf-8").splitlines() if "`hustvl/" in line
+    ]
+    assert any(f"| {config.guidance:g} " in row and f"| {config.guided_to:g} " in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import robustok\nrobustok.load_tokeniser('x')",
+        "import robustok\nrobustok.load_tokenizer('x', image_sise=384)",
+        "import robustok\nrobustok.sample(None, None, [1], guidence=2.0)",
+        "import robustok\nrobustok.post_train(None, None, None)",
+        "import robustok\nfor _ in range(2):\n    robustok.post_train(None, None, None, 'x', sigmas=1)",
+        "import robustok\nx = robustok.load_tokenizer('x')\nx.to_chekpoint('y')",
+        "import robustok\nx = robustok.load_tokenizer('x')\nx.to_checkpoint('y', layout=1)",
+        "import robustok\nrobustok.post_train(None, None, None, 'x').to_difusers()",
+        "from robustok.adapters.rar import RAB",
+        "from robustok.adapters.rar import RAR\nRAR.preset['rar-b']",
+        "from robustok.generators.flow import FlowSampling\nFlowSampling(step=2)",
+        "import robustok\nprint(robustok.data.ImageFolder('x', sise=2))",
+        "import robustok\nx = [",
+    ],
+)
+def test_python_that_would_fail_is_seen(code):
+    with pytest.raises((AssertionError, AttributeError, ImportError, SyntaxError)):
+        Code(code)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evalate --tokenizer x --images y",
+        "export --tokenizer x",
+        "sample --generator x --tokenizer y --out z --guidence 2",
+        "sample --generator x --tokenizer y --out z --method eule",
+        "post-train --tokenizer x --generator y --images z --out w --sampling.temprature 2",
+        "post-train --tokenizer x --generator y --images z --out w --sigma 7",
+        "train-generator demo --tokenizer x --out y",
+    ],
+)
+def test_a_command_that_would_fail_is_seen(words):
+    with pytest.raises(ValueError):
+        understood(words.split())
