@@ -12,6 +12,7 @@ from robustok.evaluation.correlation import Estimate, bootstrap, correlation, pe
 from robustok.report.charts import nice_ticks
 from robustok.report.markup import Markup, element
 from robustok.runtime.checkpoint import read_json
+from robustok.runtime.logging import MetricsLog
 
 BEGIN, END = "<!-- written by benchmarks/pfid_report.py -->", "<!-- end -->"
 COLORS = {"up to 512 codes": "#b4590c", "about 1024 codes": "#2463a8", "about 4096 codes": "#33803f"}
@@ -21,7 +22,11 @@ PANEL, HEIGHT, LEFT, TOP, BOTTOM = 300, 290, 48, 30, 44  # of the picture, in it
 
 def report(folder: Path, docs: Path) -> None:
     """Put the tables between the two marks in docs/pfid_study.md and the picture into docs/images."""
-    measured = [m for path in sorted(folder.glob("*/measured.json")) if "gfid_guided" in (m := read_json(path))]
+    measured = [
+        m | {"loss": MetricsLog(path.parent / "generator").rows()[-1]["loss"]}
+        for path in sorted(folder.glob("*/measured.json"))
+        if "gfid_guided" in (m := read_json(path))
+    ]
     measured.sort(key=lambda m: (m["codebook_size"], pfid(m)))
     page, picture = docs / "pfid_study.md", docs / "images" / "pfid_study.svg"
     tables = "\n\n".join(
@@ -49,13 +54,14 @@ def tokenizers(measured: Sequence[Measured]) -> str:
             f"{m['reconstruction']['perplexity']:.0f}",
             f"{m['reconstruction']['rfid']:.1f}",
             f"{pfid(m):.1f}",
+            f"{m['loss']:.2f}",
             f"{m['gfid']:.1f}",
             f"{m['gfid_guided']:.1f}",
             f"{m['guidance']:g}",
         ]
         for number, m in enumerate(measured, 1)
     ]
-    head = ["#", "tokenizer", "K", "perplexity", "rFID", "pFID", "gFID", "gFID, guided", "guidance"]
+    head = ["#", "tokenizer", "K", "perplexity", "rFID", "pFID", "loss", "gFID", "gFID, guided", "guidance"]
     return table(head, rows, right=2)
 
 
@@ -115,6 +121,9 @@ def left_out(measured: Sequence[Measured]) -> str:
         "whichever variant is best on the others": lambda gfid: left_out_error(list(scores.values()), gfid),
         "log perplexity of the codes (afterthought)": lambda gfid: left_out_error([surprise], gfid),
         "pFID and log perplexity (afterthought)": lambda gfid: joint_left_out_error([scores["pFID"], surprise], gfid),
+        "the generator's own loss (known only once it is trained)": lambda gfid: left_out_error(
+            [[m["loss"] for m in measured]], gfid
+        ),
     }.items():
         rows.append([name, *(f"{error([m[target] for m in measured]):.1f}" for target in ("gfid_guided", "gfid"))])
     return table(["error in gFID of a left-out tokenizer, predicted from", "guided", "not guided"], rows)

@@ -15,6 +15,8 @@ import pfid_report
 import pfid_variants
 from pfid_study import KINDS, Notes, main_training, surface_cells
 
+from robustok.runtime.logging import MetricsLog
+
 
 def measured(k: int, rfid: float = 10.0, slope: float = 30.0) -> dict:
     """A tokenizer whose distance grows with the code distance, which is a root of delta's share of the codes."""
@@ -107,6 +109,7 @@ def test_the_page_keeps_its_words_and_the_picture_shows_every_tokenizer(tmp_path
         folder = tmp_path / "runs" / str(i)
         folder.mkdir(parents=True)
         (folder / "measured.json").write_text(json.dumps(measured(k, rfid=10.0 + i, slope=30.0 - 3 * i * i)))
+        MetricsLog(folder / "generator").write(500, {"loss": 3.0 + i})
     unfinished = tmp_path / "runs" / "unfinished"
     unfinished.mkdir()
     (unfinished / "measured.json").write_text('{"name": "unfinished"}')
