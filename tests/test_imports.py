@@ -115,6 +115,8 @@ def test_no_file_names_a_place_of_its_own():
     tops = [
         "src",
         "tests",
+        "docs",
+        "benchmarks",
         ".ci",
         "Makefile",
         "pyproject.toml",

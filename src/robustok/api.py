@@ -32,9 +32,12 @@ def load_tokenizer(name: str | Path, **fields: Any) -> Any:
     return adapters.load_tokenizer(name, **fields)
 
 
-def load_generator(name: str | Path, **fields: Any) -> Any:
-    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads` or `tokens`."""
-    return adapters.load_generator(name, **fields)
+def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) -> Any:
+    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads`.
+
+    `tokenizer` is the one that it was trained on: VAR's files need it, LlamaGen's take the number of tokens from it.
+    """
+    return adapters.load_generator(name, tokenizer=tokenizer, **fields)
 
 
 def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:
@@ -73,7 +76,7 @@ def post_train(
     """
     tokenizer, generator = adapted(tokenizer, generator)
     if sampling is None:
-        sampling = demo().sampling if isinstance(generator, AutoregressiveModel) else default_sampling(generator)
+        sampling = demo().sampling if type(generator) is AutoregressiveModel else default_sampling(generator)
     how = tuning.DecoderTuning(
         post=config or demo().post, sampling=sampling, sigma=sigma, pairs=pairs, held_out=held_out
     )

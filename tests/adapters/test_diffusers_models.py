@@ -219,6 +219,12 @@ def test_a_pipelines_folder_holds_a_tokenizer_and_a_generator(tmp_path, images):
     assert load_generator(tmp_path / "generator").fingerprint() == generator.fingerprint()
 
 
+def test_a_pipelines_vq_model_is_found_too(tmp_path):
+    vq_model().save_pretrained(tmp_path / "vqvae")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LDMPipeline"}')
+    assert isinstance(load_tokenizer(tmp_path), DiffusersVQ)
+
+
 @torch.no_grad()
 def test_a_lent_decoder_decodes_and_is_given_back(images):
     tokenizer = DiffusersAutoencoder(autoencoder())

@@ -58,19 +58,23 @@ def load_tokenizer(name: str | Path, **fields: Any) -> Any:
     return _load(name, "tokenizer", fields)
 
 
-def load_generator(name: str | Path, **fields: Any) -> Any:
-    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads` or `tokens`."""
-    return _load(name, "generator", fields)
+def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) -> Any:
+    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads`.
+
+    `tokenizer` is the one that it was trained on: VAR's files need it, LlamaGen's take the number of tokens from it.
+    """
+    return _load(name, "generator", fields, tokenizer)
 
 
-def _load(name: str | Path, kind: Kind, fields: Mapping[str, Any]) -> Any:
+def _load(name: str | Path, kind: Kind, fields: Mapping[str, Any], tokenizer: Any = None) -> Any:
     source = located(name)
-    model = _from_folder(source.path, kind, fields) if source.path.is_dir() else _from_file(source.path, kind, fields)
+    find = _from_folder if source.path.is_dir() else _from_file
+    model = find(source.path, kind, fields, tokenizer)
     model.source = source
     return model
 
 
-def _from_folder(folder: Path, kind: Kind, fields: Mapping[str, Any]) -> Any:
+def _from_folder(folder: Path, kind: Kind, fields: Mapping[str, Any], tokenizer: Any) -> Any:
     if (folder / diffusers.PIPELINE).is_file():
         return diffusers.load_tokenizer(folder, **fields) if kind == "tokenizer" else diffusers.load_generator(folder)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -96,10 +100,10 @@ def _from_folder(folder: Path, kind: Kind, fields: Mapping[str, Any]) -> Any:
     if len(weights) != 1:
         found = ", ".join(path.name for path in weights[:8]) or "none"
         raise ValueError(f"{folder} holds no model: {len(weights)} files of weights ({found}); give one of the files")
-    return _from_file(weights[0], kind, fields)
+    return _from_file(weights[0], kind, fields, tokenizer)
 
 
-def _from_file(path: Path, kind: Kind, fields: Mapping[str, Any]) -> Any:
+def _from_file(path: Path, kind: Kind, fields: Mapping[str, Any], tokenizer: Any) -> Any:
     state = read_checkpoint(path, finite=False).state  # names and shapes
     family = recognised(state)
     if family is None:
@@ -108,7 +112,12 @@ def _from_file(path: Path, kind: Kind, fields: Mapping[str, Any]) -> Any:
             f"known are {', '.join(adapter.family for adapter in FAMILIES)}"
         )
     _expect(kind, family.kind, path)
-    return family.from_checkpoint(path, **fields)
+    told = {}
+    if family is VAR:
+        told = {"tokenizer": tokenizer}
+    elif family is LlamaGenGPT and tokenizer is not None:
+        told = {"tokens": tokenizer.tokens_per_image}
+    return family.from_checkpoint(path, **(told | dict(fields)))
 
 
 def _expect(wanted: Kind, found: str, where: Path) -> None:

@@ -9,6 +9,7 @@ numbers, read from diffusers 0.42:
 - VQModel: the codebook is not normalized; LDM's pipelines model unquantized latents, token generators its indices.
 - AutoencoderTiny: latents are those of the AutoencoderKL that it stands in for, already scaled; pixels in [-1, 1].
 - AutoencoderRAE: pixels in [0, 1]; it normalizes its latents itself; its `noise_tau` disturbs them in training mode.
+- DiTPipeline guides all four channels of a latent, where DiT's own code guides the first three.
 - DiTPipeline guides with class 1000 as the one without label, which is only right for 1000 classes; here it is the one
   after the last.
 """
@@ -343,9 +344,11 @@ def is_diffusers(folder: Path) -> bool:
 
 
 def load_tokenizer(folder: Path, image_size: int | None = None) -> Any:
-    """The tokenizer in a folder that diffusers wrote: a model's, or a pipeline's with `vae/`."""
+    """The tokenizer in a folder that diffusers wrote: a model's, or a pipeline's with `vae/` or `vqvae/`."""
     import_extra()
     if (folder / PIPELINE).is_file():
+        if (folder / "vqvae").is_dir():
+            return tokenizer_of(_load(folder / "vqvae"), image_size)
         return tokenizer_of(_load(folder / "vae"), image_size, pipeline=_Parts(_load(folder / "transformer")))
     about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
     model = _load(folder)

@@ -155,6 +155,7 @@ class VAR(Adapter):
 
     family, kind, config_type = "var", "generator", VARConfig
     config: VARConfig
+    sampling: ClassVar = SAMPLING  # of any size
     presets: ClassVar = {
         "var-d16": Published("FoundationVision/var:var_d16.pth", SAMPLING, 3.55),
         "var-d20": Published("FoundationVision/var:var_d20.pth", SAMPLING, 2.95),

@@ -4,13 +4,14 @@ import io
 
 from PIL import Image
 
-from robustok.api import load_generator, load_tokenizer
+from robustok.adapters.published import default_sampling
 from robustok.cli.images import device_of, images_of
+from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.evaluation.analysis.analyze import Result
 from robustok.evaluation.analysis.analyze import analyze as analyze_images
 from robustok.evaluation.features import extractor
-from robustok.generators.sampling import Sampling, TokenGenerator
+from robustok.generators.sampling import TokenGenerator
 from robustok.report.analysis import NAMES, page, ways
 from robustok.report.findings import findings
 from robustok.report.markup import percent
@@ -23,14 +24,16 @@ from robustok.tokenizer.tokenizer import AnyTokenizer
 
 def analyze(command: Command) -> None:
     """Numbers in `analysis.json`, the same with charts and images in `analysis.html`, the main ones printed."""
-    device, sampling = device_of(command.device), command.over(Sampling())
-    tokenizer, generator = load_tokenizer(command.tokenizer).to(device), load_generator(command.generator).to(device)
-    tuned = load_tokenizer(command.tuned).to(device) if command.tuned else None
+    device = device_of(command.device)
+    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
+    generator = generator_of(command.generator, device, tokenizer)
+    tuned = tokenizer_of(command.tuned, device, command.fields) if command.tuned else None
     if not isinstance(tokenizer, AnyTokenizer) or not isinstance(generator, TokenGenerator):
         raise ValueError(
             "analyze compares tokens, so it needs a tokenizer with a codebook and a generator of tokens; "
             "for continuous latents, robustok evaluate scores reconstruction and generation"
         )
+    sampling = command.over(default_sampling(generator))
     images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
     result = analyze_images(
         tokenizer,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from robustok.api import load_generator, load_tokenizer
 from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, size_of
+from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.cli.results import sampling_of, sampling_preset
 from robustok.evaluation.compare import score_decoders
@@ -72,7 +72,7 @@ def _scores(command: Command) -> list[Score]:
 
 def _of_tokenizer(command: Command) -> list[Score]:
     device = device_of(command.device)
-    tokenizer = load_tokenizer(command.tokenizer).to(device)
+    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     images = scored_images(command.images, tokenizer.image_size, upscale=command.upscale)
     with told(command, "scoring") as tell:
         scores = score_tokenizer(
@@ -90,8 +90,8 @@ def _of_tokenizer(command: Command) -> list[Score]:
 
 def _of_generator(command: Command) -> list[Score]:
     device = device_of(command.device)
-    generator = load_generator(command.generator).to(device)
-    tokenizer = load_tokenizer(command.tokenizer).to(device)
+    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
+    generator = generator_of(command.generator, device, tokenizer)
     sampling = sampling_of(command, generator)
     extractors = _extractors(command, command.reference)
     references = _references(command, extractors, tokenizer.image_size)
@@ -99,7 +99,7 @@ def _of_generator(command: Command) -> list[Score]:
     how = {"sampling": sampling, "seed": command.seed, "batch_size": command.batch_size, "keep": command.sample_size}
     with told(command, "scoring") as tell:
         if command.against:
-            decoders = {"before": load_tokenizer(command.against).to(device), "after": tokenizer}
+            decoders = {"before": tokenizer_of(command.against, device, command.fields), "after": tokenizer}
             scores = score_decoders(generator, decoders, references, labels, extractors, **how, progress=tell)
         else:
             scores = score_generator(generator, tokenizer, references, labels, extractors, **how, progress=tell)

@@ -1,6 +1,8 @@
 """`robustok export`: a model as its authors' code, or diffusers, loads it."""
 
-from robustok.api import load_generator, load_tokenizer
+import torch
+
+from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
 
 
@@ -8,7 +10,11 @@ def export(command: Command) -> None:
     """A file in the authors' layout, or a folder of diffusers."""
     if (command.tokenizer is None) == (command.generator is None):
         raise ValueError("export takes one model; give either --tokenizer or --generator")
-    model = load_generator(command.generator) if command.tokenizer is None else load_tokenizer(command.tokenizer)
+    cpu = torch.device("cpu")
+    if command.tokenizer is not None:
+        model = tokenizer_of(command.tokenizer, cpu, command.fields)
+    else:
+        model = generator_of(command.generator, cpu, None)
     if command.out.exists():
         raise ValueError(f"{command.out} is already there, and is not overwritten; give another --out")
     if hasattr(model, "to_checkpoint"):

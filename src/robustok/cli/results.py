@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from robustok.adapters.published import default_sampling
-from robustok.api import load_generator, load_tokenizer
 from robustok.cli.images import device_of
+from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
 from robustok.demo.pictures import write_grid
 from robustok.evaluation.evaluate import decoded
@@ -36,7 +36,8 @@ def sampling_of(command: Command, generator: TokenGenerator | LatentGenerator) -
 def sample(command: Command) -> None:
     """A grid, an npz and, if asked for, a PNG of each image."""
     device = device_of(command.device)
-    generator, tokenizer = load_generator(command.generator).to(device), load_tokenizer(command.tokenizer).to(device)
+    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
+    generator = generator_of(command.generator, device, tokenizer)
     sampling = sampling_of(command, generator)
     classes = command.labels or range(generator.no_label)
     labels = torch.tensor([classes[i % len(classes)] for i in range(command.count)])

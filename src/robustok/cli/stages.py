@@ -8,8 +8,8 @@ import torch
 
 from robustok import presets
 from robustok.adapters.published import default_sampling
-from robustok.api import load_generator, load_tokenizer
 from robustok.cli.images import EMBEDDED, device_of, images_of
+from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
 from robustok.data.images import ImageSet
 from robustok.demo.config import Demo
@@ -53,7 +53,7 @@ def train_tokenizer(command: Command) -> None:
     preset = tokenizer_preset(command.preset)
     assert preset.tokenizer is not None
     if command.tokenizer is not None:
-        given = load_tokenizer(command.tokenizer).to(device)
+        given = tokenizer_of(command.tokenizer, device, command.fields)
         config, size = command.over(replace(preset, tokenizer=None)), given.image_size
     else:
         given = None
@@ -70,7 +70,7 @@ def train_generator(command: Command) -> None:
     """Tokens or latents of the images, then a generator of them."""
     device = device_of(command.device)
     preset = generator_preset(command.preset)
-    tokenizer = load_tokenizer(command.tokenizer).to(device)
+    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     images = _images(command, tokenizer.image_size)
     config = command.over(replace(preset, generator=_fitting(preset, tokenizer, len(images.classes))))
     with Progress("encoding", len(images), quiet=command.quiet) as progress:
@@ -98,8 +98,9 @@ def post_train(command: Command) -> None:
     """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
     device = device_of(command.device)
     preset = decoder_preset(command.preset)
-    tokenizer, generator = load_tokenizer(command.tokenizer).to(device), load_generator(command.generator).to(device)
-    if not isinstance(generator, AutoregressiveModel):
+    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
+    generator = generator_of(command.generator, device, tokenizer)
+    if type(generator) is not AutoregressiveModel:  # one of another family may derive from it
         preset = replace(preset, sampling=default_sampling(generator))
     if not isinstance(tokenizer, Tokenizer):
         preset = replace(preset, sigma=OTHERS_SIGMA)

@@ -56,6 +56,12 @@ TOKENIZER = Option(
     "tokenizer", f"a folder that train-tokenizer or post-train wrote, {OTHERS}", "NAME", Path, required=True
 )
 GENERATOR = Option("generator", f"a folder that train-generator wrote, {OTHERS}", "NAME", Path, required=True)
+FIELDS = Option(
+    "fields",
+    "what the tokenizer's file does not tell, such as image_size=384; may come several times",
+    "NAME=VALUE",
+    default=[],
+)
 OUT = Option("out", "folder to write to", "DIR", Path, required=True)
 CONFIG = Option("config", "a JSON or YAML file of settings; may come several times", "FILE", Path, default=[])
 DEVICE = Option("device", "cpu, cuda, cuda:1 ...; without it, cuda if there is one", "NAME")
@@ -104,6 +110,7 @@ VERBS = (
         (
             WHICH,
             Option("tokenizer", f"train this one further: a folder of a tokenizer, {OTHERS}", "NAME", Path),
+            FIELDS,
             IMAGES,
             OUT,
             *VIEW,
@@ -123,7 +130,7 @@ VERBS = (
         "Writes model.safetensors, config.json and metrics.jsonl into --out.\n"
         "generator.codebook_size, .tokens and .channels follow from the tokenizer, generator.classes from the images.",
         "robustok.cli.stages:train_generator",
-        (WHICH, TOKENIZER, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
+        (WHICH, TOKENIZER, FIELDS, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
         preset="robustok.cli.stages:generator_preset",
         resumes=True,
     ),
@@ -142,6 +149,7 @@ VERBS = (
         (
             Option("preset", "what to start from", choices=PRESETS, default="demo"),
             TOKENIZER,
+            FIELDS,
             GENERATOR,
             IMAGES,
             OUT,
@@ -167,6 +175,7 @@ VERBS = (
         (
             GENERATOR,
             TOKENIZER,
+            FIELDS,
             OUT,
             Option("labels", "classes by number, taken in turn; all unless given", "0-9|0,3", numbers),
             Option("count", "how many images", "N", at_least_one, default=100),
@@ -190,8 +199,9 @@ VERBS = (
         "Under torchrun the processes share the work; the scores are those of one.",
         "robustok.cli.evaluate:evaluate",
         (
-            Option("tokenizer", TOKENIZER.help, "DIR", Path),
-            Option("generator", GENERATOR.help, "DIR", Path),
+            Option("tokenizer", TOKENIZER.help, "NAME", Path),
+            FIELDS,
+            Option("generator", GENERATOR.help, "NAME", Path),
             Option(
                 "images",
                 "real images for the tokenizer to reconstruct: a folder, an npz of its size, or fashion-mnist (the "
@@ -316,6 +326,7 @@ VERBS = (
         "robustok.cli.analyze:analyze",
         (
             TOKENIZER,
+            FIELDS,
             GENERATOR,
             Option("images", f"real images: {IMAGES.help} (its validation part here)", IMAGES.value, required=True),
             OUT,
@@ -341,6 +352,7 @@ VERBS = (
         "robustok.cli.export:export",
         (
             Option("tokenizer", TOKENIZER.help, "NAME", Path),
+            FIELDS,
             Option("generator", GENERATOR.help, "NAME", Path),
             Option("out", "file to write (.safetensors, or a torch file), or folder", "PATH", Path, required=True),
             QUIET,

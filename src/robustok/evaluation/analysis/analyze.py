@@ -183,7 +183,7 @@ def _effects(
     extract: Any,
     batch_size: int,
     progress: Callable[[int, int], None],
-) -> tuple[Effects, dict[str, Pixels]]:
+) -> tuple[Effects, dict[str, Tensor]]:
     """Every set of tokens decoded by every decoder, beside real images; and some images of each."""
     decoders = {"original": tokenizer} if tuned is None else {"original": tokenizer, "tuned": tuned}
     total, done = len(chosen) * (2 + len(sets) * len(decoders)), 0

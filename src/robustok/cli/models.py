@@ -1,0 +1,38 @@
+"""From what was typed to a tokenizer and a generator."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustok.api import load_generator, load_tokenizer
+
+
+def fields_of(typed: Iterable[str]) -> dict[str, Any]:
+    """`image_size=384` as {"image_size": 384}: JSON where it is, else a string. Raises ValueError."""
+    fields = {}
+    for text in typed:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ValueError(f"{text!r} is no field; write it like image_size=384")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def tokenizer_of(name: Path, device: torch.device, fields: Iterable[str] = ()) -> Any:
+    """The tokenizer of a name, on the device. Raises ValueError for a field that its family does not have."""
+    known = fields_of(fields)
+    try:
+        return load_tokenizer(name, **known).to(device)
+    except TypeError as error:
+        raise ValueError(f"{name} takes no {' or '.join(known)} ({error}); leave out --fields") from error
+
+
+def generator_of(name: Path, device: torch.device, tokenizer: Any) -> Any:
+    """The generator of a name, trained on that tokenizer, on the device."""
+    return load_generator(name, tokenizer=tokenizer).to(device)
