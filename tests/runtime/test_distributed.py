@@ -1,5 +1,7 @@
+import socket
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
@@ -47,3 +49,39 @@ def test_two_processes_average_gather_and_share_gradients(tmp_path: Path):
         assert torch.equal(result["gathered"][:, 0], torch.tensor([1.0, 3.0, 11.0, 13.0]))
         asked = torch.arange(8.0).view(4, 2) * (1 + 2)  # the sum over both ranks' losses
         assert torch.equal(result["gradient"], asked[2 * rank : 2 * rank + 2])
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a process that torchrun started alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_without_torchrun_there_is_one_process():
+    with distributed.processes():
+        assert not dist.is_initialized()
+    assert distributed.gather_objects("alone") == ["alone"]
+    assert distributed.from_main(lambda: 3) == 3
+
+
+def test_torchrun_processes_are_together_for_the_while(torchrun):
+    with distributed.processes():
+        assert dist.is_initialized()
+        with distributed.processes():  # already together
+            assert distributed.gather_objects("alone") == ["alone"]
+        assert dist.is_initialized()
+        assert distributed.from_main(lambda: 3) == 3
+    assert not dist.is_initialized()
+
+
+def test_refuses_more_processes_than_gpus(torchrun, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 3 on a machine with 2 GPUs; start it with --nproc-per-node 2"):
+        distributed.processes().__enter__()
+    assert not dist.is_initialized()
