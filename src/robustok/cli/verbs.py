@@ -188,6 +188,21 @@ VERBS = (
         preset="robustok.cli.results:sampling_preset",
     ),
     Verb(
+        "export",
+        USE,
+        "a model of another family, as its authors' code loads it",
+        "Reads a tokenizer or a generator that is not robustok's own, such as one whose decoder was tuned.\n"
+        "Writes one file in the original layout, or for models of diffusers a folder; nothing is overwritten.",
+        "robustok.cli.export:export",
+        (
+            Option("tokenizer", TOKENIZER.help, "NAME", Path),
+            FIELDS,
+            Option("generator", GENERATOR.help, "NAME", Path),
+            Option("out", "file to write (.safetensors, or a torch file), or folder", "PATH", Path, required=True),
+            QUIET,
+        ),
+    ),
+    Verb(
         "evaluate",
         MEASURE,
         "scores of a tokenizer, of a generator, or of images",
@@ -342,21 +357,6 @@ VERBS = (
             QUIET,
         ),
         preset="robustok.cli.results:sampling_preset",
-    ),
-    Verb(
-        "export",
-        USE,
-        "a model of another family, as its authors' code loads it",
-        "Reads a tokenizer or a generator that is not robustok's own, such as one whose decoder was tuned.\n"
-        "Writes one file in the original layout, or for models of diffusers a folder; nothing is overwritten.",
-        "robustok.cli.export:export",
-        (
-            Option("tokenizer", TOKENIZER.help, "NAME", Path),
-            FIELDS,
-            Option("generator", GENERATOR.help, "NAME", Path),
-            Option("out", "file to write (.safetensors, or a torch file), or folder", "PATH", Path, required=True),
-            QUIET,
-        ),
     ),
     Verb(
         "report",
