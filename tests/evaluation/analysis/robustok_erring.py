@@ -55,22 +55,26 @@ class Patches:
         return self.codebook[tokens]
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.contrast * F.interpolate(codes.mT.unflatten(2, (4, 4)), scale_factor=4)
+        return self.contrast * F.interpolate(codes.mT.unflatten(2, (4, 4)), scale_factor=4.0)
 
 
 class Templates:
-    """Four images of each of 60 classes, the same ones: a picture of codes."""
+    """Twelve images of each of 20 classes: one picture of codes, under a faint chessboard that is each image's own."""
 
     def __init__(self, tokenizer: Patches):
-        self.tokens = torch.randint(128, (60, 16), generator=torch.Generator().manual_seed(5))
-        self.labels = torch.arange(240) // 4
+        draw = torch.Generator().manual_seed(5)
+        self.tokens = torch.randint(128, (20, 16), generator=draw)
+        self.labels = torch.arange(240) // 12
+        self.faint = 0.03 * torch.rand(240, 1, 1, 1, generator=draw)
+        self.board = 1 - 2 * (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).float()
         self.tokenizer = tokenizer
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def images(self, indices: Tensor) -> Tensor:
-        return self.tokenizer.decode(self.tokenizer.lookup(self.tokens[self.labels[indices]]))
+        pictures = self.tokenizer.decode(self.tokenizer.lookup(self.tokens[self.labels[indices]]))
+        return pictures + self.faint[indices] * self.board
 
     def describe(self) -> dict:
         return {"name": "templates", "count": len(self), "hash": "0"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.evaluation.analysis.halves import half_interval, halves
+from robustok.evaluation.analysis.halves import half_interval, halves, other_halves
 from robustok.evaluation.analysis.imitation import imitate, imitation_grid
 from robustok.evaluation.analysis.latent_kernel import Embedded, views
 from robustok.evaluation.analysis.projection import principal_plane
@@ -25,7 +25,8 @@ def everything(count: int) -> Tensor:
 
 def test_halves_are_halves_and_their_spread_is_that_of_the_mean():
     chosen = halves(101, count=400)
-    assert (chosen.sum(dim=1) == 50).all()
+    assert (chosen[:200].sum(dim=1) == 50).all()
+    assert (chosen ^ chosen[other_halves(400)]).all()
     values = normal(101).double()
     means = torch.stack([values[half].mean() for half in chosen])
     low, high = half_interval(0.0, means)
@@ -84,7 +85,7 @@ def test_random_features_find_the_gaussian_mmd():
 
 def test_halves_have_the_distance_of_these_images_alone():
     x, y = (view_rows(normal(60, 5, seed=seed)) for seed in range(2))
-    half = halves(60, count=1)
+    half = halves(60, count=2)
     parts = torch.cat([everything(60), half])
     of_half = Embedded(x, parts).mmd(Embedded(y, parts))[1]
     alone = Embedded(x[half[0]], everything(30)).mmd(Embedded(y[half[0]], everything(30)))[0]
@@ -122,12 +123,12 @@ def world(count: int, seed: int, phases: float) -> Tensor:
     return ((phase + torch.linspace(0, 0.5, 8)) * 256).long() % 256
 
 
-CELLS = tuple(Cell(alpha, delta) for alpha in (0.1, 0.4, 0.7, 1.0) for delta in (5, 20, 80))
+CELLS = tuple(Cell(alpha, delta) for alpha in (0.1, 0.4, 0.7, 1.0) for delta in (5, 30, 120))
 
 
 @pytest.mark.parametrize(("phases", "views"), [(0.3, {"joint", "image", "codes"}), (1.0, {"joint", "image"})])
 def test_the_perturbation_that_a_generator_is_comes_out_as_the_nearest(phases, views):
-    codebook, truth, count = circle(), Cell(0.7, 80), 300
+    codebook, truth, count = circle(), Cell(0.7, 120), 300
     near = neighbours(codebook, truth.delta)
     made = perturb(world(count, 3, phases), near, truth.alpha, 1.0, generator=torch.Generator().manual_seed(9))
     targets, seen = {"noisy": made, "clean": world(count, 4, phases)}, []
@@ -144,13 +145,11 @@ def test_the_perturbation_that_a_generator_is_comes_out_as_the_nearest(phases, v
         target = found.target("noisy", view)
         assert target.best == truth, view
         assert target.alphas[0] <= 0.7 <= target.alphas[1]
-        assert target.deltas[0] <= 80 <= target.deltas[1]
+        assert target.deltas[0] <= 120 <= target.deltas[1]
         assert target.gain_interval[0] > 0, view
         assert target.as_far[CELLS.index(truth)]
         assert found.from_real[view][CELLS.index(Cell(0.1, 5))] < target.to_real / 4
-        clean = found.target("clean", view)
-        assert clean.best.alpha == 0.1
-        assert clean.gain_interval[0] < 0  # nothing is nearer than no perturbation
+        assert found.target("clean", view).gain_interval[0] < 0  # nothing is nearer than no perturbation
         assert abs(found.floor[view]) < target.to_real / 4
     assert seen[-1] == (count * len(CELLS), count * len(CELLS))
 

@@ -6,7 +6,7 @@ bootstrap, no image comes twice, so distances between sets keep their meaning.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robustok.evaluation.intervals import NORMAL_95, Interval
@@ -18,11 +18,20 @@ Halves = Bool[Tensor, "halves b"]
 
 
 def halves(images: int, *, seed: int = 0, count: int = COUNT) -> Halves:
-    """Which images each half holds, floor(images / 2) of them. Raises ValueError for less than 4 images."""
+    """Which images each half holds: `count` / 2 random halves, then the other half of each.
+
+    Raises ValueError for less than 4 images.
+    """
     if images < 4:
         raise ValueError(f"{images} images cannot be halved into sets of two; give at least 4, better some hundreds")
-    order = torch.rand(count, images, generator=stream(seed, "halves", images)).argsort(dim=1).argsort(dim=1)
-    return order < images // 2
+    order = torch.rand(count // 2, images, generator=stream(seed, "halves", images)).argsort(dim=1).argsort(dim=1)
+    chosen = order < images // 2
+    return torch.cat([chosen, ~chosen])
+
+
+def other_halves(count: int) -> Int[Tensor, " halves"]:
+    """The number of each half's other half."""
+    return torch.arange(count).roll(count // 2)
 
 
 def half_interval(value: float, of_halves: Float[Tensor, " halves"]) -> Interval:

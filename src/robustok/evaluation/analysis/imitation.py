@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustok.evaluation.analysis.halves import half_interval, halves
+from robustok.evaluation.analysis.halves import half_interval, halves, other_halves
 from robustok.evaluation.analysis.latent_kernel import BLOCK, Embedded, View, views
 from robustok.evaluation.intervals import Interval
 from robustok.evaluation.pfid import Cell, grid
@@ -46,7 +46,7 @@ class Target:
     wins: float  # share of random halves of the images in which that cell is the nearest
     alphas: tuple[float, float]  # range of the cells that are nearest in 95 % of the halves
     deltas: tuple[int, int]
-    gain: float  # to_unperturbed less the best cell's
+    gain: float  # to_unperturbed less the best cell's, the cell chosen on one half and measured on the other
     gain_interval: Interval  # where it is above 0, the imitation is better than none
     as_far: tuple[bool, ...]  # which cells are as far from real images as this set is, within the noise
 
@@ -150,9 +150,13 @@ def _target(
     to_unperturbed: Tensor,
 ) -> Target:
     """What distances (cells, 1 + halves) and (1 + halves) say; the first column is of all images."""
-    best, winners = int(to_cells[:, 0].argmin()), to_cells[:, 1:].argmin(dim=0).tolist()
-    gain, farther = to_unperturbed - to_cells[best], cells_to_real - to_real
-    bounds = [half_interval(float(row[0]), row[1:]) for row in farther]
+    best, chosen = int(to_cells[:, 0].argmin()), to_cells[:, 1:].argmin(dim=0)
+    winners = chosen.tolist()
+    # the least of many noisy distances is too small where it was chosen, so it is measured on the other half
+    other = 1 + other_halves(len(winners)).to(chosen.device)
+    gains = to_unperturbed[other] - to_cells[chosen, other]
+    gain = float(gains.mean())
+    bounds = [half_interval(float(row[0]), row[1:]) for row in cells_to_real - to_real]
     return Target(
         name=name,
         view=view,
@@ -164,8 +168,8 @@ def _target(
         wins=winners.count(best) / len(winners),
         alphas=_covering([cells[i].alpha for i in winners]),
         deltas=_covering([cells[i].delta for i in winners]),
-        gain=float(gain[0]),
-        gain_interval=half_interval(float(gain[0]), gain[1:]),
+        gain=gain,
+        gain_interval=half_interval(gain, gains),
         as_far=tuple(low <= 0 <= high for low, high in bounds),
     )
 

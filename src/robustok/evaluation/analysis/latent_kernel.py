@@ -35,17 +35,18 @@ class View(NamedTuple):
 def views(real: Latents, codebook: Codebook) -> list[View]:
     """The three ways latents are compared in.
 
-    image: all codes of an image as one point; codes: each place by itself, averaged over places; pooled: the mean
-    code. Bandwidths h are the median squared distance of two real images, or of two codes (Gretton et al. 2012).
+    image: all codes of an image as one point; codes: each place by itself, averaged over places, with frequencies of
+    its own; pooled: the mean code. Bandwidths h are the median squared distance of two real images, or of two codes
+    (Gretton et al. 2012).
     """
     flat, pooled = real.flatten(1), real.mean(dim=1)
     n, d = real.shape[1:]
     of_image = _waves(flat.shape[1], FREQUENCIES, _median_square(flat)).to(real.device)
-    of_code = _waves(d, max(8, WIDTH // (2 * n)), _median_square(codebook)).to(real.device)
+    of_code = _waves(d, n * max(8, WIDTH // (2 * n)), _median_square(codebook)).unflatten(1, (n, -1)).to(real.device)
     of_mean = _waves(d, FREQUENCIES, _median_square(pooled)).to(real.device)
     return [
         View("image", lambda latents: _features(latents.flatten(1), of_image)),
-        View("codes", lambda latents: _features(latents, of_code).flatten(1) / n**0.5),
+        View("codes", lambda latents: _cosines(torch.einsum("bnd,dnw->bnw", latents, of_code)).flatten(1) / n**0.5),
         View("pooled", lambda latents: _features(latents.mean(dim=1), of_mean)),
     ]
 
@@ -84,9 +85,12 @@ def _waves(width: int, frequencies: int, bandwidth: float) -> Float[Tensor, "wid
     return normal * (2 / bandwidth) ** 0.5
 
 
-def _features(points: Float[Tensor, "... width"], waves: Float[Tensor, "width frequencies"]) -> Tensor:
-    angles = points.float() @ waves
-    return torch.cat([angles.cos(), angles.sin()], dim=-1) / waves.shape[1] ** 0.5
+def _features(points: Float[Tensor, "b width"], waves: Float[Tensor, "width frequencies"]) -> Tensor:
+    return _cosines(points.float() @ waves)
+
+
+def _cosines(angles: Float[Tensor, "... frequencies"]) -> Tensor:
+    return torch.cat([angles.cos(), angles.sin()], dim=-1) / angles.shape[-1] ** 0.5
 
 
 def _median_square(points: Float[Tensor, "b f"]) -> float:
