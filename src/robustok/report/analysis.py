@@ -97,7 +97,8 @@ def sections(analysis: Analysis, grids: list[Grid]) -> list[Section]:
             "Effects",
             "What it does to images",
             "Every set beside the same real images; the first row, other real images, shows what is left when nothing "
-            "is wrong. In small print: 95 % intervals over images. Decibels below 0: power that is missing.",
+            "is wrong. In small print: 95 % intervals over images. Decibels below 0: power that is missing. Perturbed "
+            f"as departing: with the {ALPHA} and {DELTA} of teacher forcing.",
             _kept(effects_table(analysis.effects), spectrum_chart(analysis), colors_table(analysis.effects)),
         ),
         Section(
@@ -136,7 +137,9 @@ def departures_table(analysis: Analysis) -> Markup:
         f"{number(forced.perplexity)}) and the median rank {forced.rank:.0f} among the generator's predictions; it is "
         "among the likeliest " + ", ".join(f"{r} in {percent(share)}" for r, share in forced.top.items()) + "."
     )
-    return element("div", table("Departures from the real image's tokens", [heads], rows), element("p", said))
+    return element(
+        "div", table("Departures from the real image's tokens", [heads], rows), element("p", said, class_="said")
+    )
 
 
 def ways(analysis: Analysis) -> list[tuple[str, str, Departures]]:
@@ -315,8 +318,8 @@ def protocol(analysis: Analysis) -> Markup | None:
 
 
 def milli(value: float) -> str:
-    """Thousandths."""
-    return number(1000 * value, 2)
+    """Thousandths, and no minus before a zero."""
+    return number(round(1000 * value, 2) + 0.0, 2)
 
 
 def _effect_heads() -> Markup:

@@ -70,13 +70,13 @@ def far_chart(analysis: Analysis) -> Markup:
     chart = line_chart(
         lines, title="MMD to real latents over alpha", size=LARGE, level=target.to_real, unit=f"= {ALPHA}"
     )
-    caption = element("figcaption", "Squared MMD to real latents; dashed: the generated ones'")
+    caption = element("figcaption", "Squared MMD to real latents; dotted: the generated ones'")
     return element("div", _legend({s.name: s.color for s in lines}), element("figure", caption, chart), class_="large")
 
 
 def plane_chart(analysis: Analysis) -> Markup:
     """Real, perturbed and generated latents."""
-    colors = {"real": "line", "perturbed": "control", "generated": "after"}
+    colors = {"real": "before", "perturbed": "control", "generated": "after"}
     clouds = [Series(name, points, colors[name]) for name, points in analysis.plane["points"].items()]
     legend = _legend({cloud.name: cloud.color for cloud in clouds}, "points")
     return element("div", legend, scatter(clouds, title="Latents in the plane of real ones"), class_="large")

@@ -3,7 +3,7 @@
 from robustok.evaluation.analysis.analyze import Analysis
 from robustok.evaluation.analysis.imitation import JOINT, Imitation, Target
 from robustok.evaluation.pfid import Cell
-from robustok.report.markup import ALPHA, DELTA, number, percent
+from robustok.report.markup import ALPHA, DELTA, MINUS, number, percent
 
 VIEW = JOINT
 
@@ -64,8 +64,8 @@ def _imitation(analysis: Analysis) -> list[str]:
         )
     nearer, as_far, farther = standing(analysis.imitation, target)
     grid = (
-        f"Of pFID's {nearer + as_far + farther} cells, {nearer} are nearer to real latents than the generated ones, "
-        f"{as_far} as far within the noise, and {farther} farther."
+        f"Distance to real latents of pFID's {nearer + as_far + farther} cells, beside that of the generated ones: "
+        f"{nearer} nearer, {as_far} as far within the noise, {farther} farther."
     )
     return [nearest, grid]
 
@@ -87,6 +87,6 @@ def _images(analysis: Analysis) -> list[str]:
             low, high = change.intervals[name]
             verdict = "within the noise" if low <= 0 <= high else "better" if change.values[name] < 0 else "worse"
             shown = f"{100 * change.values[name]:+.1f} points" if name == "outside" else f"{change.values[name]:+.2g}"
-            parts.append(f"{text} {verdict} ({shown})")
+            parts.append(f"{text} {verdict} ({shown.replace('-', MINUS)})")
         sentences.append(f"After post-training, on the same tokens: {'; '.join(parts)}.")
     return sentences
