@@ -14,6 +14,7 @@ from robustok.data.folder import ImageFolder
 from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.features import CustomExtractor, extractor
 from robustok.evaluation.reference import Reference
+from robustok.evaluation.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
@@ -187,6 +188,13 @@ def test_fdr_is_of_the_spaces_it_is_defined_for(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     assert main(["evaluate", "--generated", "ours", "--reference", "real", "--fdr", *QUICK]) == 2
     assert "--fdr is a mean over feature spaces; name some: --features inception,dinov2" in capsys.readouterr().err
+
+
+def test_two_decoders_are_compared_in_words(place, capsys, monkeypatch):
+    difference = Score(metric="gfid_difference", value=-1.0, images=5, protocol={"in_words": "10 to 9: lower"})
+    monkeypatch.setattr(evaluate, "_scores", lambda command: [difference])
+    assert main(["evaluate", *QUICK]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "gfid_difference: 10 to 9: lower"
 
 
 # References

@@ -188,6 +188,9 @@ def test_decoders_of_the_same_tokens_are_scored_and_compared():
     scores = score_streams(streams, REFERENCE, seeds=(3,), protocol={"labels": "balanced"})
     by_name = {score.metric: score for score in scores}
     assert {"gfid_before", "gfid_after", "precision_before", "kid_after"} <= by_name.keys()
+    low, high = by_name["precision_after"].interval
+    assert low < by_name["precision_after"].value < high <= 1
+    assert by_name["recall_after"].interval is None
     change, expected = by_name["gfid_difference"], paired_difference(streams["before"], streams["after"], REFERENCE)
     assert (change.value, change.interval, change.images, change.seeds) == (
         expected.value,

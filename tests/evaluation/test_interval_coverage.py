@@ -16,6 +16,7 @@ from robustok.evaluation.intervals import (
     influence,
     mean_interval,
     seeds_interval,
+    share_interval,
     two_samples_interval,
 )
 from robustok.evaluation.reference import Reference
@@ -88,6 +89,13 @@ def test_difference_of_two_decoders_on_the_same_tokens():
     assert 0.9 <= coverage([difference.interval for difference in found], truth) <= 0.99
 
 
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.97])
+def test_interval_of_a_share(share):
+    hits = torch.rand(1000, IMAGES, generator=torch.Generator().manual_seed(0)) < share
+    found = [share_interval(float(row.double().mean()), IMAGES) for row in hits]
+    assert 0.9 <= coverage(found, share) <= 0.99
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_intervals_over_seeds(seeds):
     runs = (10 + draws(CASES, seeds, seed=4)).tolist()
@@ -128,5 +136,9 @@ def test_bootstrap_is_wrong_for_a_distance():
     """Which is why it is not offered for one: fewer distinct images are farther from the real ones."""
     features = draws(60, 40, seed=7)
     reference = FeatureStats.of(draws(2000, 40, seed=8))
-    found = bootstrap(lambda chosen: frechet_distance(reference, FeatureStats.of(features[chosen])), 60, rounds=50)
+
+    def distances(draws: np.ndarray) -> np.ndarray:
+        return np.array([frechet_distance(reference, FeatureStats.of(features[chosen])) for chosen in draws])
+
+    found = bootstrap(distances, 60, rounds=50)
     assert found.low > found.value

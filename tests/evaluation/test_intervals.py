@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 
 from robustok.evaluation.fid import FeatureStats, frechet_distance
-from robustok.evaluation.intervals import influence, mean_interval, seeds_interval
+from robustok.evaluation.intervals import influence, mean_interval, seeds_interval, share_interval
 
 
 def cloud(count: int, width: int = 3, seed: int = 0) -> torch.Tensor:
@@ -75,6 +75,12 @@ def test_interval_of_a_mean():
     low, high = mean_interval(10, contributions, 100)
     assert (high - low) / 2 == pytest.approx(1.959964 * contributions.std().item() / 10)
     assert (high + low) / 2 == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 20), (7, 20), (20, 20)])
+def test_interval_of_a_share_is_wilsons(hits, count):
+    expected = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert share_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 11, 30])

@@ -45,6 +45,9 @@ def evaluate(command: Command) -> None:
             print(json.dumps(records, indent=2))
             return
         print(table((_name(score, scores), _value(score)) for score in scores))
+        for score in scores:
+            if "in_words" in score.protocol:
+                print(f"\n{_name(score, scores)}: {score.protocol['in_words']}")
         for protocol in dict.fromkeys(protocol_of(score) for score in scores if "reference" in score.protocol):
             print(f"\n{protocol}")
 

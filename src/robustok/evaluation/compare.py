@@ -215,10 +215,12 @@ def score_difference(before: Sequence[Score], after: Sequence[Score]) -> Differe
             return seeds_difference(values, other_values, metric)
         interval = two_samples_interval(values, other_values)
         return Difference(_mean(values), _mean(other_values), interval, "seeds", metric)
-    if any(score.interval is None for score in (*one, *other)):
+    runs = (*one, *other)
+    if any(score.interval is None for score in runs):
         raise ValueError(f"{metric} has no interval over images, so one run tells nothing of its noise; run two seeds")
-    # The upper end, since the lower one of a distance stops at 0.
-    error = math.hypot(*(score.interval[1] - score.value for score in (*one, *other) if score.interval))
+    # The farther end, since the lower one of a distance stops at 0, the upper one of a share before 1.
+    ends = [(score.value - score.interval[0], score.interval[1] - score.value) for score in runs if score.interval]
+    error = math.hypot(*map(max, ends))
     change = other_values[0] - values[0]
     return Difference(values[0], other_values[0], (change - error, change + error), "images", metric)
 

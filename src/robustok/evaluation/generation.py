@@ -7,6 +7,7 @@ from typing import Any
 from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.inception_score import SPLIT
+from robustok.evaluation.intervals import share_interval
 from robustok.evaluation.kernel_distance import mmd
 from robustok.evaluation.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.reference import Reference
@@ -27,8 +28,9 @@ def score_features(
     """The Frechet distance of all images, called `metric`; with what the feature space has for it sFID and the
     Inception Score; of samples precision and recall, density and coverage, the kernel distance and MIND.
 
-    `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how the images were generated. What
-    the reference has no sample for is left out with a warning.
+    Precision alone of these is a mean over generated images, and so has an interval; what the others would be with
+    other images, only other seeds tell. `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how
+    the images were generated. What the reference has no sample for is left out with a warning.
     """
     reference.check_space(generated.space)
     about = {**generated.space, "reference": reference.images, **(protocol or {})}
@@ -40,6 +42,7 @@ def score_features(
             Score(
                 metric=f"{name}{suffix}",
                 value=value,
+                interval=share_interval(value, how["generated_sample"]) if name == "precision" else None,
                 images=generated.stats.count,
                 seeds=seeds,
                 protocol={**about, **how},

@@ -79,6 +79,14 @@ def mean_interval(value: float, contributions: Influence, count: int | None = No
     return value - error, value + error
 
 
+def share_interval(share: float, count: int) -> Interval:
+    """95 % interval of a share of `count` images, also where it is none or all of them (Wilson 1927)."""
+    square = NORMAL_95**2
+    center = (share + square / (2 * count)) / (1 + square / count)
+    error = NORMAL_95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
+    return center - error, center + error
+
+
 def seeds_interval(values: list[float]) -> tuple[float, Interval]:
     """Mean of one score over seeds, and its 95 % interval by Student's t. Raises ValueError for one seed."""
     mean, squared = _mean_and_error(values)

@@ -43,9 +43,9 @@ class Shown(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """Half of the interval, or ""; the upper half, since the lower end of a distance stops at 0."""
-        interval = self.estimate.interval
-        return f"{interval[1] - self.estimate.value:,.{self.places}f}" if interval else ""
+        """The farther end of the interval, or ""; the nearer one stopped at 0 for a distance, before 1 for a share."""
+        value, interval = self.estimate.value, self.estimate.interval
+        return f"{max(value - interval[0], interval[1] - value):,.{self.places}f}" if interval else ""
 
 
 class Row(NamedTuple):
