@@ -122,6 +122,8 @@ def _of_images(command: Command) -> list[Score]:
 def _extractors(command: Command, reference: str | None) -> list[Extractor]:
     """Those named; else that of the reference, where it is a file that has one; else the embedded one."""
     names = command.features.split(",") if command.features else [_space_of(reference)]
+    if command.fdr and not {name.split(":")[0] for name in names} & IMAGENET_256.keys():
+        raise ValueError(f"--fdr is a mean over feature spaces; name some: --features {','.join(IMAGENET_256)}")
     return [extractor(name, device_of(command.device)) for name in dict.fromkeys(names)]
 
 
@@ -142,16 +144,12 @@ def _references(command: Command, extractors: Sequence[Extractor], size: int) ->
 
 
 def _fdr(command: Command, scores: Sequence[Score]) -> list[Score]:
-    """The mean of each decoder's distances over those of ImageNet, if it was asked for. ValueError without any."""
-    if not command.fdr:
-        return []
+    """The mean of each decoder's distances over those of ImageNet, if it was asked for."""
     distances: dict[str, list[Score]] = {}
-    for score in scores:
+    for score in scores if command.fdr else ():
         metric, arm = arm_of(score.metric)
         if metric in ("fid", "gfid") and score.protocol["features"] in IMAGENET_256:
             distances.setdefault(arm, []).append(score)
-    if not distances:
-        raise ValueError(f"--fdr is a mean over feature spaces; name some: --features {','.join(IMAGENET_256)}")
     means = ((arm, fdr(found)) for arm, found in distances.items())
     return [replace(mean, metric=f"{mean.metric}_{arm}") if arm else mean for arm, mean in means]
 
