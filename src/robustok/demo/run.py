@@ -17,6 +17,7 @@ from robustok.evaluation.feature_stream import feature_stream
 from robustok.evaluation.features import Extractor, lite0
 from robustok.evaluation.pfid import grid
 from robustok.evaluation.reference import Reference
+from robustok.evaluation.system import describe, of_system
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import sample_tokens
 from robustok.report import write_report
@@ -98,7 +99,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             delta=cell.delta,
             seed=config.seed,
         )
-    all_scores = diary.all_scores()
+    all_scores = of_system(diary.all_scores(), describe(tokenizer=tokenizer, generator=generator))
     write_json(out / "scores.json", [score.to_plain() for score in all_scores])
     page = write_report(out)
     diary.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")
