@@ -16,7 +16,9 @@ from robustok.report.charts import (
     line_chart,
     log_ticks,
     nice_ticks,
+    pixel_map,
     running_mean,
+    scatter,
 )
 
 
@@ -134,3 +136,24 @@ def test_a_bar_is_as_long_as_its_value():
     assert 'd="M55.5 0V18"' in half  # the floor, a quarter along
     assert "M88.2 9H131.8" in half  # 0.4 and 0.6 of 218, one unit in
     assert bar(0, 0, color="line", floor=None, bounds=None).count("<rect") == 1
+
+
+def test_a_chart_may_be_over_something_else_than_steps():
+    svg = line_chart([Series("x", [(0.0, 1.0), (60.0, 2.0)], "line")], title="t", unit="tokens")
+    assert labels(svg)[-1] == "60 tokens"
+
+
+def test_a_scatter_keeps_the_shape_of_what_it_shows():
+    """A 2 x 1 rectangle in a square of 108 units: 100 wide, 50 high, upright."""
+    svg = scatter([Series("a", [(0.0, 0.0), (2.0, 1.0)], "after")], title="t", size=(108, 108))
+    (x0, y0), (x1, y1) = ((float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg))
+    assert (x1 - x0, y0 - y1) == (100, 50)
+    assert (x0 + x1) / 2 == (y0 + y1) / 2 == 54
+    assert "<circle" in scatter([Series("a", [(1.0, 1.0)], "after")], title="t")
+
+
+def test_a_pixel_map_goes_row_by_row():
+    svg = pixel_map([0.0, 0.5, 1.0, 2.0], 2, title="t")
+    found = re.findall(r'x="(\d)" y="(\d)" width="1" height="1" fill-opacity="([\d.]+)"', svg)
+    assert found == [("0", "0", "0.000"), ("1", "0", "0.500"), ("0", "1", "1.000"), ("1", "1", "1.000")]
+    assert 'viewBox="0 0 2 2"' in svg

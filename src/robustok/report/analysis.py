@@ -19,14 +19,14 @@ from robustok.report.tables import cell, definitions, head, row, shade, table
 TITLE = "Why generation differs from reconstruction"
 SHOWN_RANKS = (1, 4, 16, 64, 256, 1024)
 NAMES = {
-    "outside": ("Off the real ones", "1 - precision"),
-    "distance": ("Distance", "to the nearest real image, other real ones = 1"),
+    "outside": ("Off the real ones", f"1 {MINUS} precision"),
+    "distance": ("Distance", "others = 1"),
     "color": ("Color", "Delta E"),
-    "contrast": ("Contrast", "of the pixels' L*, a*, b*"),
-    "detail": ("Detail", "deviation of the spectrum in dB"),
+    "contrast": ("Contrast", "Delta E"),
+    "detail": ("Detail", "dB"),
     "coarse_db": ("Coarse", "dB"),
     "middle_db": ("Middle", "dB"),
-    "fine_db": ("Fine", "finest octave, dB"),
+    "fine_db": ("Fine", "dB"),
 }
 
 
@@ -97,8 +97,10 @@ def sections(analysis: Analysis, grids: list[Grid]) -> list[Section]:
             "Effects",
             "What it does to images",
             "Every set beside the same real images; the first row, other real images, shows what is left when nothing "
-            "is wrong. In small print: 95 % intervals over images. Decibels below 0: power that is missing. Perturbed "
-            f"as departing: with the {ALPHA} and {DELTA} of teacher forcing.",
+            "is wrong. Distance: to the nearest real image. Color and contrast: Wasserstein-1 distance of the images' "
+            "mean L*, a*, b* and of their spreads. Detail: deviation of the power spectrum; coarse, middle, fine: the "
+            "power of its octaves, below 0 where some is missing. In small print: 95 % intervals over images. "
+            f"Perturbed as departing: with the {ALPHA} and {DELTA} of teacher forcing.",
             _kept(effects_table(analysis.effects), spectrum_chart(analysis), colors_table(analysis.effects)),
         ),
         Section(
@@ -275,7 +277,7 @@ def colors_table(effects: Iterable[Effect]) -> Markup:
         row(
             head(_set_name(effect.images), element("small", _decoder(effect.decoder)), scope="row"),
             *(
-                cell(number(distance, 2), element("small", f"{shift:+.2f}".replace("-", MINUS)))
+                cell(number(distance, 2), element("small", _signed(shift)))
                 for distance, shift in zip(effect.colors, effect.shifts, strict=True)
             ),
         )
@@ -305,16 +307,18 @@ def changes_table(changes: Iterable[Change]) -> Markup | None:
 def protocol(analysis: Analysis) -> Markup | None:
     p = analysis.protocol
     images, sampling = p["images"], p["sampling"]
-    return definitions(
-        "facts",
-        ("Images", f"{p['count']} and as many others", f"of {images.get('name', 'a set')} ({images['count']})"),
-        ("Sampling", ", ".join(f"{k} {v}" for k, v in sampling.items() if k != "type"), f"seed {p['seed']}"),
-        ("Codes", str(p["codebook_size"]), f"{p['tokens_per_image']} tokens an image"),
-        ("Features", p["features"], p.get("resize")),
-        ("Generator", p["generator"], "fingerprint"),
-        ("Perturbed", cell_name(p["perturbed"]), "the middle cell of pFID"),
-        ("Perturbed as departing", cell_name(p["perturbed as departing"]), "as often and as far as teacher forcing"),
-    )
+    drawn = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sampling.items() if name != "type")
+    resize = f", {p['resize']}" if "resize" in p else ""
+    facts = {
+        "Images": f"{p['count']} and as many others of {images.get('name', 'a set')} ({images['count']})",
+        "Sampling": f"{drawn}; seed {p['seed']}",
+        "Tokens": f"{p['tokens_per_image']} an image, of {p['codebook_size']} codes",
+        "Features": f"{p['features']}{resize}",
+        "Generator": f"fingerprint {p['generator']}",
+        "Perturbed": f"{cell_name(p['perturbed'])}, the middle cell of pFID",
+        "Perturbed as departing": f"{cell_name(p['perturbed as departing'])}, as teacher forcing",
+    }
+    return definitions("facts", *((name, fact, None) for name, fact in facts.items()))
 
 
 def milli(value: float) -> str:
@@ -335,8 +339,14 @@ def _decoder(name: str) -> str | None:
 
 
 def _shown(name: str, value: float, signed: bool = False) -> str:
-    text = percent(value) if name == "outside" else number(value, 1 if name.endswith("_db") else 2)
+    text = percent(value) if name == "outside" else number(round(value, 2) + 0.0, 2)
     return f"+{text}" if signed and value > 0 else text
+
+
+def _signed(value: float) -> str:
+    """With its sign, unless it rounds to 0."""
+    rounded = round(value, 2) + 0.0
+    return f"+{rounded:.2f}" if rounded > 0 else number(rounded, 2)
 
 
 def _bounds(name: str, bounds: tuple[float, float]) -> str:

@@ -49,6 +49,7 @@ def departures(tokens: Tokens, real: Tokens, codebook: Codebook, *, first: int =
             f"tokens {tuple(tokens.shape)} cannot be compared with real ones {tuple(real.shape)} from position {first} "
             "on; give the tokens of the same images and a position before the last"
         )
+    tokens, real = tokens.to(codebook.device), real.to(codebook.device)
     differs = (tokens != real)[:, first:]
     per_image = differs.double().mean(dim=1)
     image, place = differs.nonzero(as_tuple=True)
