@@ -12,7 +12,8 @@ from robustok.evaluation.analysis.analyze import Result
 from robustok.evaluation.analysis.analyze import analyze as analyze_images
 from robustok.evaluation.features import extractor
 from robustok.generators.sampling import TokenGenerator
-from robustok.report.analysis import NAMES, page, ways
+from robustok.report.analysis import page
+from robustok.report.analysis_tables import NAMES, ways
 from robustok.report.findings import findings
 from robustok.report.markup import percent
 from robustok.report.run import Grid
