@@ -395,7 +395,12 @@ def _load(folder: Path) -> Any:
         raise ValueError(f"{folder} holds a {name} of diffusers; known are {', '.join(KNOWN)}")
     kind = diffusers.DiTTransformer2DModel if name == "Transformer2DModel" else getattr(diffusers, name)
     try:
-        return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval()
+        how = {
+            "use_safetensors": True,
+            "local_files_only": True,
+            "low_cpu_mem_usage": False,
+        }  # the last needs accelerate
+        return kind.from_pretrained(folder, **how).eval()
     except Exception as error:  # diffusers raises many kinds; all mean that the folder is no good
         raise ValueError(
             f"{folder} cannot be loaded by diffusers ({' '.join(str(error).split())[:300]}); "
