@@ -80,6 +80,7 @@ def comparison(title: str, target: str, measured: Sequence[Measured]) -> str:
                 in_words(correlation(spearman, values, gfid)),
                 gain,
                 in_words(within(sizes, values, gfid)),
+                signed(least(values, gfid)),
             ]
         )
     head = [
@@ -88,8 +89,15 @@ def comparison(title: str, target: str, measured: Sequence[Measured]) -> str:
         "Spearman r",
         f"Pearson, minus pFID's ({level:.1%})",
         "Pearson r within sizes",
+        "least r without one",
     ]
     return table(head, rows)
+
+
+def least(values: Sequence[float], gfid: Sequence[float]) -> float:
+    """The lowest Pearson r that leaving out a single tokenizer gives: whether it all rests on one."""
+    x, y = np.asarray(values), np.asarray(gfid)
+    return min(float(pearson(np.delete(x, out), np.delete(y, out))) for out in range(len(x)))
 
 
 def advantage(values: Sequence[float], baseline: Sequence[float], gfid: Sequence[float], level: float) -> Estimate:
@@ -112,6 +120,7 @@ def centered(sizes: Sequence[Any], values: Sequence[float]) -> list[float]:
 def left_out(measured: Sequence[Measured]) -> str:
     """How well gFID is predicted for a tokenizer that nothing was chosen or fitted on."""
     scores = variants(measured)
+    best = most_telling(scores, [m["gfid_guided"] for m in measured])
     surprise = [math.log2(m["reconstruction"]["perplexity"]) for m in measured]
     rows = []
     for name, error in {
@@ -119,6 +128,7 @@ def left_out(measured: Sequence[Measured]) -> str:
         "rFID": lambda gfid: left_out_error([scores["rFID"]], gfid),
         "pFID": lambda gfid: left_out_error([scores["pFID"]], gfid),
         "whichever variant is best on the others": lambda gfid: left_out_error(list(scores.values()), gfid),
+        f"{best}, which is best in hindsight": lambda gfid: left_out_error([scores[best]], gfid),
         "log perplexity of the codes (afterthought)": lambda gfid: left_out_error([surprise], gfid),
         "pFID and log perplexity (afterthought)": lambda gfid: joint_left_out_error([scores["pFID"], surprise], gfid),
         "the generator's own loss (known only once it is trained)": lambda gfid: left_out_error(
@@ -166,7 +176,11 @@ def group(m: Measured) -> str:
 
 
 def in_words(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})".replace("-", MINUS)
+    return f"{signed(estimate.value)} ({signed(estimate.low)} to {signed(estimate.high)})"
+
+
+def signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", MINUS)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> str:
@@ -178,9 +192,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) ->
 def scatter(measured: Sequence[Measured]) -> str:
     """Guided gFID over rFID, over pFID and over the variant that goes with it best, as one SVG file."""
     scores, gfid = variants(measured), [m["gfid_guided"] for m in measured]
-    rest = {name: values for name, values in scores.items() if name not in ("pFID", "rFID")}
-    best = max(rest, key=lambda name: pearson_of(rest[name], gfid))
-    shown = ["rFID", "pFID", best]
+    shown = ["rFID", "pFID", most_telling(scores, gfid)]
     width = PANEL * len(shown)
     parts: list[Markup] = [element("rect", width=width, height=HEIGHT, fill="#ffffff")]
     for i, name in enumerate(shown):
@@ -199,6 +211,11 @@ def scatter(measured: Sequence[Measured]) -> str:
     )
 
 
+def most_telling(scores: dict[str, list[float]], gfid: Sequence[float]) -> str:
+    """The variant that correlates best, other than pFID and rFID themselves."""
+    return max(scores.keys() - {"pFID", "rFID"}, key=lambda name: pearson_of(scores[name], gfid))
+
+
 def pearson_of(x: Sequence[float], y: Sequence[float]) -> float:
     return float(pearson(np.asarray(x), np.asarray(y)))
 
@@ -207,7 +224,7 @@ def panel(name: str, x: Sequence[float], y: Sequence[float], measured: Sequence[
     """One scatter plot; every point has its number in the table."""
     to_x = axis(x, left + LEFT, left + PANEL - 16)
     to_y = axis(y, HEIGHT - BOTTOM, TOP)
-    parts = [element("text", f"{name}: r = {pearson_of(x, y):.2f}", x=left + LEFT, y=TOP - 12, class_="name")]
+    parts = [element("text", f"{name}: r = {signed(pearson_of(x, y))}", x=left + LEFT, y=TOP - 12, class_="name")]
     for tick in ticks(y):
         parts.append(line(left + LEFT, to_y(tick), left + PANEL - 16, to_y(tick)))
         if left == 0:
