@@ -234,7 +234,10 @@ def test_numbers():
         (["train-tokenizer", "demo", "--out", "y"], "the following arguments are required: --images"),
         ([*TRAIN, "--device", "abacus"], "there is no device 'abacus' here; choose cpu"),
         (["train-tokenizer", "demo", "--images", "no-folder", "--out", "y"], "no-folder is not a folder"),
-        (["sample", "--generator", "g", "--tokenizer", "t", "--out", "o"], "there is no g; give a file, a folder or owner"),
+        (
+            ["sample", "--generator", "g", "--tokenizer", "t", "--out", "o"],
+            "there is no g; give a file, a folder or owner",
+        ),
         (["sample", "--count", "0", "--generator", "g", "--tokenizer", "t", "--out", "o"], "'0' is no count"),
         (["evaluate", "--tokenizer", "t"], "evaluate takes --tokenizer and --images; or --generator"),
         (["report", "--quiet"], "there is no option --quiet"),
