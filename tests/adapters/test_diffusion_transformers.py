@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_published import assert_as_published, grid, published_keys, sequence, weights_file
+from robustok_fixtures import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters import FAMILIES as KNOWN

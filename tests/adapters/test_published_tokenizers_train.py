@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_published import weights_file
+from robustok_fixtures import weights_file
 from robustok_tiny import GENERATOR, MAIN, POST
 
 from robustok.adapters import load_generator, load_tokenizer

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 import torch
-from robustok_published import assert_as_published, grid, published_keys, sequence, weights_file
+from robustok_fixtures import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters.robustok_vit import RobusTokViT
