@@ -9,6 +9,7 @@ from robustok.data import decoding
 from robustok.data.folder import ImageFolder
 from robustok.data.images import FashionMNIST, ImageSet
 from robustok.data.npz import NpzImages
+from robustok.data.tars import TarImages
 from robustok.evaluation.reference import ImageSource
 from robustok.runtime.npz import array_names
 
@@ -35,6 +36,11 @@ def images_of(
 
 def scored_images(name: str, size: int | None, *, upscale: bool = False) -> ImageSource:
     """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
+    if is_tar(name):
+        try:
+            return TarImages(name, size or own_size(name), upscale=upscale)
+        except ValueError as error:
+            raise ValueError(str(error).replace("pass upscale=True", "add --upscale")) from error
     if not is_npz(name):
         return images_of(name, size or own_size(name), split="validation", upscale=upscale)
     images = NpzImages(name)
@@ -51,12 +57,18 @@ def own_size(name: str) -> int:
         return EMBEDDED_SIZE
     if is_npz(name):
         return NpzImages(name).size
+    if is_tar(name):
+        return TarImages(name, 1).side
     return min(decoding.read(ImageFolder(name, 1, errors="defer").files[0]).size)
 
 
 def size_of(name: str) -> int:
     """The usual side of these images in pixels."""
     return EMBEDDED_SIZE if name == EMBEDDED else SIZE
+
+
+def is_tar(name: str) -> bool:
+    return name.endswith(".tar")
 
 
 def is_npz(name: str) -> bool:

@@ -221,12 +221,12 @@ VERBS = (
                 "images",
                 "real images for the tokenizer to reconstruct: a folder, an npz of its size, or fashion-mnist (the "
                 "validation part)",
-                "FOLDER|NPZ|fashion-mnist",
+                "FOLDER|NPZ|TAR|fashion-mnist",
             ),
             Option(
                 "generated",
                 "images to score: a folder, or an npz (arr_0: uint8, images x height x width x 3)",
-                "FOLDER|NPZ",
+                "FOLDER|NPZ|TAR",
             ),
             Option(
                 "reference",
@@ -283,9 +283,9 @@ VERBS = (
         (
             Option(
                 "images",
-                "a folder of images, an npz (arr_0: uint8, images x height x width x 3), or fashion-mnist (the "
-                "validation part)",
-                "FOLDER|NPZ|fashion-mnist",
+                "a folder of images, tar shards ('*.tar'), an npz (arr_0: uint8, images x height x width x 3), or "
+                "fashion-mnist (the validation part)",
+                "FOLDER|NPZ|TAR|fashion-mnist",
                 required=True,
             ),
             Option("out", "file to write, .safetensors", "FILE", Path, required=True),

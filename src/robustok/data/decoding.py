@@ -5,6 +5,7 @@ published reference statistics. Color profiles are not applied, as nowhere in th
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import TypeAlias
@@ -18,8 +19,8 @@ Square: TypeAlias = UInt8[np.ndarray, "h h 3"]
 SMALLEST_CROP = 0.8  # side of a random crop as a share of the picture's shorter side, at least
 
 
-def read(path: Path) -> Image.Image:
-    """The file's first frame, upright (EXIF) and in RGB. Raises whatever Pillow makes of a broken file."""
+def read(path: Path | BytesIO) -> Image.Image:
+    """The first frame of a file, or of its bytes, upright (EXIF) and in RGB. Raises as Pillow does for broken files."""
     with Image.open(path) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
