@@ -236,7 +236,7 @@ def test_numbers():
         (["train-tokenizer", "demo", "--images", "no-folder", "--out", "y"], "no-folder is not a folder"),
         (
             ["sample", "--generator", "g", "--tokenizer", "t", "--out", "o"],
-            "there is no g; give a file, a folder or owner",
+            "there is no t; give a file, a folder or owner",
         ),
         (["sample", "--count", "0", "--generator", "g", "--tokenizer", "t", "--out", "o"], "'0' is no count"),
         (["evaluate", "--tokenizer", "t"], "evaluate takes --tokenizer and --images; or --generator"),
@@ -422,8 +422,8 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch):
 
 
 def test_the_python_of_the_readme_uses_what_there_is():
-    (code,) = blocks("python")
-    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    code = ast.parse("\n".join(blocks("python")))
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
     called = {ast.unparse(call.func): call for call in calls if ast.unparse(call.func).startswith("robustok.")}
     for name, call in called.items():
         function = attrgetter(name.removeprefix("robustok."))(robustok)
