@@ -424,7 +424,7 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch):
 def test_the_python_of_the_readme_uses_what_there_is():
     code = ast.parse("\n".join(blocks("python")))
     calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
-    called = {ast.unparse(call.func): call for call in calls if ast.unparse(call.func).startswith("robustok.")}
+    called = {name: call for call in calls if re.fullmatch(r"robustok\.[\w.]+", name := ast.unparse(call.func))}
     for name, call in called.items():
         function = attrgetter(name.removeprefix("robustok."))(robustok)
         named = {keyword.arg: None for keyword in call.keywords}
