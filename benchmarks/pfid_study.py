@@ -1,6 +1,6 @@
 """Does pFID predict gFID? Tokenizers of many kinds, each with the same small generator, on the embedded images.
 
-    python benchmarks/pfid_study.py run runs/pfid_study  # one core, about 7 minutes a tokenizer; goes on if stopped
+    python benchmarks/pfid_study.py run runs/pfid_study  # one core, about 6 minutes a tokenizer; goes on if stopped
     python benchmarks/pfid_study.py report runs/pfid_study docs
 
 Every tokenizer has a folder with its weights, its generator's weights and `measured.json`, to which each measurement
