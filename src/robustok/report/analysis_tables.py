@@ -110,8 +110,12 @@ def targets_table(analysis: Analysis) -> Markup:
                 cell(
                     milli(min(target.cells)), element("small", f"gain {' to '.join(map(milli, target.gain_interval))}")
                 ),
-                cell(cell_name(target.best), element("small", f"wins {percent(target.wins, 0)}"), class_=best),
-                cell(f"{ALPHA} {_span(target.alphas)}", element("small", f"{DELTA} {_span(target.deltas)}")),
+                cell(
+                    cell_name(target.best),
+                    element("small", f"wins {percent(target.wins, 0)}"),
+                    element("small", f"{ALPHA} {_span(target.alphas)}, {DELTA} {_span(target.deltas)}"),
+                    class_=best,
+                ),
             )
         )
     heads = row(
@@ -120,8 +124,7 @@ def targets_table(analysis: Analysis) -> Markup:
         head("pFID's cells", element("small", "nearer / as far / farther"), class_="n"),
         head("To unperturbed", class_="n"),
         head("To the best cell", class_="n"),
-        head("Best cell", element("small", "bold: better than none"), class_="n"),
-        head("In 95 % of halves", class_="n"),
+        head("Best cell", element("small", "bold: better than none; in 95 % of halves"), class_="n"),
     )
     floor = ", ".join(f"{view} {milli(value)}" for view, value in analysis.imitation.floor.items())
     return table(f"Squared MMD, in thousandths (two sets of real images: {floor})", [heads], rows)
