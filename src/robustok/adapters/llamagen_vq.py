@@ -22,11 +22,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustok.adapters.files import Adapter, Layout, Renames, State, fuse, renamed, sizes, unfuse
+from robustok.adapters.files import Layout, Renames, State, fuse, renamed, sizes, unfuse
+from robustok.adapters.quantized import QuantizedAdapter
 from robustok.adapters.vqgan import TAMING, VQGAN, VQGANDecoder, VQGANEncoder
-from robustok.shapes import Codebook, Images, Latents, Tokens
+from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_map, to_sequence
-from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import fingerprint
 
 RENAMES: Renames = (
@@ -52,7 +53,7 @@ class LlamaGenVQConfig:
     remembered: int = 65536  # of the codes that were used last, what a file has of them
 
 
-class LlamaGenVQ(Adapter):
+class LlamaGenVQ(QuantizedAdapter):
     """LlamaGen's tokenizer: an `AnyTokenizer`."""
 
     family = "llamagen-vq"
@@ -104,37 +105,11 @@ class LlamaGenVQ(Adapter):
     def theirs(cls, state: State, config: LlamaGenVQConfig) -> dict[str, Tensor]:
         return super().theirs(unfuse(state, ("q", "k", "v"), "qkv"), config)
 
-    @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.codebook
-
-    @property
-    def device(self) -> torch.device:
-        return self.quantizer.embedding.device
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.decoder.last_layer
-
     def encode(self, images: Images) -> Latents:
         return to_sequence(self.to_code(self.encoder(images)))
 
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        return self.quantizer.lookup(tokens)
-
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
-        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
-
     def decode(self, codes: Latents) -> Images:
         return self.decoder(self.from_code(to_map(codes)))
-
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from robustok.adapters.files import Adapter, Renames, State, count, renamed, sizes
+from robustok.adapters.files import Renames, State, count, renamed, sizes
+from robustok.adapters.quantized import QuantizedAdapter
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, maskgit_renames
-from robustok.shapes import Codebook, Images, Latents, Pixels, Tokens
+from robustok.shapes import Images, Latents, Pixels
 from robustok.tokenizer.encoder import patches, to_map, to_sequence
-from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import fingerprint
 
 
@@ -34,7 +34,7 @@ class MaskGITVQGANConfig:
     codebook_size: int = 1024  # codes
 
 
-class MaskGITVQGAN(Adapter):
+class MaskGITVQGAN(QuantizedAdapter):
     """The MaskGIT-VQGAN: an `AnyTokenizer`."""
 
     family = "maskgit-vqgan"
@@ -74,37 +74,11 @@ class MaskGITVQGAN(Adapter):
         own = ("^quantize.embedding.weight", "^quantizer.embedding")
         return (*maskgit_renames(len(config.network.channels)), own)
 
-    @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.codebook
-
-    @property
-    def device(self) -> torch.device:
-        return self.quantizer.embedding.device
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.decoder.last_layer
-
     def encode(self, images: Images) -> Latents:
         return to_sequence(self.encoder((images + 1) / 2))
 
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        return self.quantizer.lookup(tokens)
-
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
-        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
-
     def decode(self, codes: Latents) -> Images:
         return 2 * self.decoder(to_map(codes)) - 1
-
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""

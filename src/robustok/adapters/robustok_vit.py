@@ -29,11 +29,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import WRAPPERS, Adapter, Layout, Renames, State, count, sizes
+from robustok.adapters.files import WRAPPERS, Layout, Renames, State, count, sizes
+from robustok.adapters.quantized import QuantizedAdapter
 from robustok.layers import Block
-from robustok.shapes import Codebook, Features, Images, Latents, Scalar, Tokens
+from robustok.shapes import Features, Images, Latents, Scalar
 from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
-from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import check_size, fingerprint
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
@@ -165,7 +166,7 @@ class ReleasedTerms(NamedTuple):
     semantic: Scalar  # mean code against the teacher's feature, times 0.1
 
 
-class RobusTokViT(Adapter):
+class RobusTokViT(QuantizedAdapter):
     """A released tokenizer: an `AnyTokenizer`."""
 
     family, kind, config_type = "robustok", "tokenizer", RobusTokConfig
@@ -188,39 +189,13 @@ class RobusTokViT(Adapter):
         if config.semantic is not None:
             self.teacher = DINOv2(config.semantic, config.image_size, config.patch).requires_grad_(False)
 
-    @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.codebook
-
-    @property
-    def device(self) -> torch.device:
-        return self.quantizer.embedding.device
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.decoder.last_layer
-
     def encode(self, images: Images) -> Latents:
         check_size(images, self.image_size)
         return pointwise(self.to_code, self.encoder(images))
 
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        return self.quantizer.lookup(tokens)
-
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
-        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
-
     def decode(self, codes: Latents) -> Images:
         """Images, not clamped."""
         return self.decoder(pointwise(self.from_code, codes))
-
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens: encoder, `quant_conv` and codebook."""

@@ -32,12 +32,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import Adapter, Renames, State, count, renamed, sizes
+from robustok.adapters.files import Renames, State, count, renamed, sizes
+from robustok.adapters.quantized import QuantizedAdapter
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, maskgit_renames
 from robustok.layers import Block
-from robustok.shapes import Codebook, Images, Latents, Tokens
+from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_map, to_sequence, unpatchify
-from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import check_size, fingerprint
 
 HEADS = {512: 8, 768: 12, 1024: 16}  # of small, base and large, by their width
@@ -182,7 +183,7 @@ class Decoder(nn.Module):
         return 2 * self.head(to_map(x)) - 1
 
 
-class TiTok(Adapter):
+class TiTok(QuantizedAdapter):
     """A TiTok with a codebook: an `AnyTokenizer`."""
 
     family, kind, config_type = "titok", "tokenizer", TiTokConfig
@@ -196,40 +197,14 @@ class TiTok(Adapter):
             VQ(codebook_size=config.codebook_size, width=config.code_width, normalized=config.normalized)
         )
 
-    @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.codebook
-
-    @property
-    def device(self) -> torch.device:
-        return self.quantizer.embedding.device
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.decoder.last_layer
-
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) of images in [-1, 1]; there is no order among them."""
         check_size(images, self.image_size)
         return self.encoder(images)
 
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        return self.quantizer.lookup(tokens)
-
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
-        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
-
     def decode(self, codes: Latents) -> Images:
         """Images in [-1, 1], not clamped."""
         return self.decoder(codes)
-
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""
