@@ -8,8 +8,6 @@ The transformer reads [start, label, token, token, ...]; its output at the label
 its output at the first token is the second's, and so on.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
-from robustok.runtime.checkpoint import load_model, load_weights, save_model
+from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Scalar, Tokens
 
@@ -107,10 +105,7 @@ class AutoregressiveModel(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the configuration or any weight."""
-        digest = hashlib.sha256(json.dumps(to_plain(self.config), sort_keys=True).encode())
-        for name, weight in sorted(self.state_dict().items()):
-            digest.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return model_fingerprint(self.state_dict(), to_plain(self.config))
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""

@@ -4,8 +4,6 @@ Every block is shifted, scaled and gated by noise level and label (adaLN-zero; P
 those of LightningDiT (Yao et al. 2025, arXiv 2501.01423, table 3): SwiGLU, RMSNorm, rotary positions, qk-norm.
 """
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ from robustok.layers import (
     rotation,
     sincos_positions,
 )
-from robustok.runtime.checkpoint import load_model, load_weights, save_model
+from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Latents, Scalar
 
@@ -193,10 +191,7 @@ class DiffusionTransformerModel(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the configuration or any weight."""
-        digest = hashlib.sha256(json.dumps(to_plain(self.config), sort_keys=True).encode())
-        for name, weight in sorted(self.state_dict().items()):
-            digest.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return model_fingerprint(self.state_dict(), to_plain(self.config))
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""

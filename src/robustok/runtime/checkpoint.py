@@ -4,6 +4,7 @@ Every write goes to a neighbour (`name.partial`), is forced to the disk and then
 that whoever kills the process at any moment, or fills the disk, finds the old file or the new one.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -92,6 +93,14 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
             f"of another shape {misfits[:5]}; weights and config must come from the same model"
         )
     model.load_state_dict(dict(state))
+
+
+def model_fingerprint(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+    """16 hex digits that change with the configuration (JSON values) or any weight."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, weight in sorted(state.items()):
+        digest.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_resume(path: str | Path, state: Any) -> None:
