@@ -66,7 +66,7 @@ def distances(run: Run) -> Markup | None:
         head("Distance", class_="n"),
         head("95 % interval", class_="n"),
         head(f"{TIMES} floor", class_="n wide"),
-        head("Change", element("small", "against before, paired 95 % interval"), class_="n"),
+        head("Change", element("small", "against before, paired 95 %"), class_="n"),
         head("On one scale", element("small", "from 0; dashed: the floor"), class_="wide"),
     )
     return table("Fréchet distances, lower is better", [heads], rows, "distances")
