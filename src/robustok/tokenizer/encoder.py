@@ -1,13 +1,17 @@
 """Image -> latent: a vision transformer with latent tokens, or a convolutional network."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Bool
+from torch import Generator, Tensor, nn
 
 from robustok.layers import Block
 from robustok.shapes import Images, Latents
+
+Hidden: TypeAlias = Bool[Tensor, "b patches"]  # patches in raster order that the encoder may not see
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,17 @@ def patches(side: int, patch: int) -> int:
             f"crop to {max(1, side // patch) * patch} or choose a tokenizer with another patch size"
         )
     return side // patch
+
+
+def patch_side(config: "ViT | Conv") -> int:
+    """Side in pixels of the squares that can be hidden from an encoder."""
+    return config.patch if isinstance(config, ViT) else config.stride
+
+
+def patches_hidden(b: int, n: int, share: float, *, generator: Generator) -> Hidden:
+    """Exactly round(share n) patches of each of b images, drawn without replacement, at most all but one: (b, n)."""
+    ranks = torch.rand(b, n, generator=generator, device=generator.device).argsort(1).argsort(1)
+    return ranks < min(round(share * n), n - 1)
 
 
 def patchify(images: Images, patch: int) -> Tensor:
@@ -152,7 +167,12 @@ class ConvEncoder(nn.Module):
         self.middle = middle(inputs, config.attention)
         self.norm, self.out = group_norm(inputs), nn.Conv2d(inputs, width, 3, padding=1)
 
-    def forward(self, images: Images) -> Latents:
+    def forward(self, images: Images, hidden: Hidden | None = None) -> Latents:
+        if hidden is not None:  # gray, the middle of the range
+            side = round(hidden.shape[1] ** 0.5)
+            images = images * F.interpolate(
+                (~hidden).view(-1, 1, side, side).to(images), size=images.shape[-2:], mode="nearest"
+            )
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         x = self.middle(self.levels(x))
         return to_sequence(self.out(F.silu(self.norm(x))))
@@ -176,8 +196,10 @@ class ViTEncoder(nn.Module):
         self.blocks = transformer(config)
         self.norm, self.out = nn.LayerNorm(c, eps=1e-6), nn.Linear(c, width)
 
-    def forward(self, images: Images) -> Latents:
+    def forward(self, images: Images, hidden: Hidden | None = None) -> Latents:
         x = self.embed(patchify(images, self.patch)) + self.positions
+        if hidden is not None:  # left out of the sequence (He et al. 2022, MAE, sec. 3)
+            x = x[~hidden].view(len(x), -1, x.shape[2])
         latents: Tensor = self.latent_tokens
         if len(latents) == len(self.positions):
             latents = latents + self.positions

@@ -29,15 +29,10 @@ class Perturbation:
     reference_code: bool = False  # do as the authors' released code does, not as the paper says
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "anneal_start", "anneal_end", "final_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"perturbation {name} is a share from 0 to 1, not {getattr(self, name)}")
+        check_shares(self, "alpha", "beta", "anneal_start", "anneal_end", "final_share")
+        check_annealing(self.anneal_start, self.anneal_end)
         if self.delta < 1:
             raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {self.delta}")
-        if self.anneal_end < self.anneal_start:
-            raise ValueError(
-                f"annealing ends at {self.anneal_end}, before it starts at {self.anneal_start}; swap the two"
-            )
 
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).
@@ -46,15 +41,33 @@ class Perturbation:
         code falls by `final_share` until it gets there, which is the same at one half only, and cuts the fraction of
         delta off.
         """
-        if progress < self.anneal_start:
-            share = 1.0
-        elif progress >= self.anneal_end:
-            share = self.final_share
-        else:
-            fallen = (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
-            share = 1 - fallen * (self.final_share if self.reference_code else 1 - self.final_share)
+        share = annealed(progress, self.anneal_start, self.anneal_end, self.final_share)
+        if self.reference_code and self.anneal_start <= progress < self.anneal_end:
+            share = 1 - self.final_share * (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
         delta = math.floor(share * self.delta + 1e-9) if self.reference_code else round(share * self.delta)
         return share * self.alpha, max(1, delta)
+
+
+def annealed(progress: float, start: float, end: float, final_share: float) -> float:
+    """What is left of a value: all before `start`, `final_share` from `end` on, linearly falling in between."""
+    if progress < start:
+        return 1.0
+    if progress >= end:
+        return final_share
+    return 1 - (progress - start) / (end - start) * (1 - final_share)
+
+
+def check_shares(config: object, *names: str) -> None:
+    """Raises ValueError for a field that is no share from 0 to 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"perturbation {name} is a share from 0 to 1, not {getattr(config, name)}")
+
+
+def check_annealing(start: float, end: float) -> None:
+    """Raises ValueError for an annealing that ends before it starts."""
+    if end < start:
+        raise ValueError(f"annealing ends at {end}, before it starts at {start}; swap the two")
 
 
 def neighbours(codebook: Codebook, delta: int) -> Neighbours:
@@ -91,6 +104,13 @@ def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Ge
 
     Every token gets a rank in [0, delta), uniformly.
     """
+    chosen = chosen_tokens(b, n, alpha, beta, generator=generator)
+    rank = torch.rand(b, n, generator=generator, device=generator.device)
+    return Draw(chosen, (rank * delta).long())
+
+
+def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Generator) -> TokenMask:
+    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement: (b, n)."""
     for name, share in (("alpha", alpha), ("beta", beta)):
         if not 0 <= share <= 1:
             raise ValueError(f"perturbation {name} is a share from 0 to 1, not {share}")
@@ -100,7 +120,7 @@ def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Ge
 
     images = uniform(b, 1).argsort(0).argsort(0) < round(beta * b)  # ranks of random numbers: a draw
     places = uniform(b, n).argsort(1).argsort(1) < round(alpha * n)  # without replacement
-    return Draw(images & places, (uniform(b, n) * delta).long())
+    return images & places
 
 
 def replace_tokens(tokens: Tokens, near: Neighbours, draw: Draw) -> Tokens:

@@ -1,0 +1,156 @@
+"""Perturbation of continuous latents: real latents disturbed as a generator without a codebook disturbs them.
+
+The sibling of `robustok.tokenizer.perturbation`, with the same rate alpha, proportion beta, strength and annealing. A
+diffusion model errs in two ways: it leaves noise behind (`interpolate_noise`; Yang et al. 2025, l-DeTok, arXiv
+2507.15856, eq. 2), and it lands between things that are alike (`mix_neighbours`; the midpoints of iFID, Xu et al. 2026,
+arXiv 2603.05630). Both leave the mean and the scale of the latents out of the question: noise is in units of each
+channel's own spread.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from robustok.shapes import Latents, TokenMask
+from robustok.tokenizer.perturbation import annealed, check_annealing, check_shares, chosen_tokens
+
+BANK = 2**14  # latents at most among which neighbours are looked for
+DISTANCES = 2**24  # held at a time: 64 MiB
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentNoise:
+    """Sampling errors imitated by Gaussian noise that takes a share of the latent's place."""
+
+    alpha: float = 1.0  # share of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 0.5  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    strength: float = 0.5  # largest share of noise, 0 to 1; each image's own is uniform between 0 and this
+    gamma: float = 1.0  # standard deviation of the noise, in those of the latent's channels; l-DeTok takes 3
+    anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # share of training after which they stay where they are
+    final_share: float = 0.5  # what is left of alpha and strength from then on
+
+    def __post_init__(self) -> None:
+        check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
+        check_annealing(self.anneal_start, self.anneal_end)
+        if self.gamma < 0:
+            raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """(alpha, strength) once a share `progress` of training is done."""
+        return _at(self, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentMixing:
+    """Sampling errors imitated by moving latents towards others that are near them."""
+
+    alpha: float = 1.0  # share of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 0.5  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    strength: float = 0.5  # largest part of the way, 0 to 1; each image's own is uniform between 0 and this
+    neighbours: int = 8  # how many nearest latents of the batch's other images one is drawn from
+    anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # share of training after which they stay where they are
+    final_share: float = 0.5  # what is left of alpha and strength from then on
+
+    def __post_init__(self) -> None:
+        check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
+        check_annealing(self.anneal_start, self.anneal_end)
+        if self.neighbours < 1:
+            raise ValueError(f"perturbation neighbours counts latents and is at least 1, not {self.neighbours}")
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """(alpha, strength) once a share `progress` of training is done."""
+        return _at(self, progress)
+
+
+AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing
+
+
+def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
+    left = annealed(progress, config.anneal_start, config.anneal_end, config.final_share)
+    return left * config.alpha, left * config.strength
+
+
+class LatentDraw(NamedTuple):
+    """What a perturbation draws before any latent is known, image by image; all of it splits along the batch."""
+
+    chosen: TokenMask  # (b, n)
+    share: Float[Tensor, " b"]  # of the noise, or of the way to the neighbour
+    how: Tensor  # the noise itself (b, n, d), or which of the neighbours, as a number in [0, 1) (b, n)
+
+
+def draw_latent(
+    config: AnyLatentPerturbation, b: int, n: int, d: int, progress: float, *, generator: Generator
+) -> LatentDraw:
+    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement.
+
+    Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1.
+    """
+    alpha, strength = config.at(progress)
+    chosen = chosen_tokens(b, n, alpha, config.beta, generator=generator)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device)
+
+    share = strength * uniform(b)
+    match config:
+        case LatentNoise():
+            return LatentDraw(chosen, share, torch.randn(b, n, d, generator=generator, device=generator.device))
+        case LatentMixing():
+            return LatentDraw(chosen, share, uniform(b, n))
+
+
+def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: LatentDraw) -> Latents:
+    """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left."""
+    match config:
+        case LatentNoise():
+            noise = config.gamma * spread(latents) * draw.how.to(latents)
+            return interpolate_noise(latents, noise, draw.chosen, draw.share)
+        case LatentMixing():
+            return mix_neighbours(latents, draw.chosen, draw.share, draw.how, config.neighbours)
+
+
+def spread(latents: Latents) -> Float[Tensor, " d"]:
+    """The standard deviation of each channel over images and tokens, without gradient."""
+    return latents.detach().float().flatten(0, 1).std(dim=0, correction=0)
+
+
+def interpolate_noise(latents: Latents, noise: Latents, chosen: TokenMask, share: Float[Tensor, " b"]) -> Latents:
+    """(1 - s) z + s e in the chosen places, with the share s of each image; z elsewhere (l-DeTok, eq. 2)."""
+    s = (chosen * share[:, None])[:, :, None].to(latents)
+    return (1 - s) * latents + s * noise
+
+
+def mix_neighbours(
+    latents: Latents, chosen: TokenMask, share: Float[Tensor, " b"], pick: Float[Tensor, "b n"], neighbours: int
+) -> Latents:
+    """(1 - s) z + s z' in the chosen places, z' one of the `neighbours` latents nearest to z in other images.
+
+    `pick`, in [0, 1), says which. At most `BANK` latents, evenly spaced over those of the batch, are looked through.
+    A batch of one image, whose latents have no others, stays as it is.
+    """
+    b, n, d = latents.shape
+    places = chosen.nonzero()  # (places, 2)
+    if b < 2 or not len(places):
+        return latents
+    bank = latents.detach().reshape(b * n, d).float()
+    owner = torch.arange(b, device=latents.device).repeat_interleave(n)
+    if len(bank) > BANK:
+        kept = torch.arange(BANK, device=latents.device) * len(bank) // BANK
+        bank, owner = bank[kept], owner[kept]
+    count = min(neighbours, int((owner != owner[0]).sum()), int((owner != owner[-1]).sum()))
+    own = latents.detach()[places[:, 0], places[:, 1]].float()
+    which = (pick.to(latents.device)[places[:, 0], places[:, 1]] * count).long()
+    found = torch.empty_like(own)
+    for rows in torch.arange(len(own), device=latents.device).split(max(1, DISTANCES // len(bank))):
+        distances = torch.cdist(own[rows], bank)
+        distances[owner[None] == places[rows, :1]] = torch.inf  # not from the image itself
+        nearest = distances.topk(count, largest=False, sorted=True).indices
+        found[rows] = bank[nearest.gather(1, which[rows, None])[:, 0]]
+    target = latents.detach().clone()
+    target[places[:, 0], places[:, 1]] = found.to(latents.dtype)
+    return interpolate_noise(latents, target, chosen, share)
