@@ -24,6 +24,7 @@ from robustok.adapters.var_vq import VARTokenizer
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.runtime.checkpoint import CONFIG, read_json
+from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import Tokenizer
 
 FAMILIES: tuple[type[Adapter], ...] = (
@@ -88,10 +89,11 @@ def _from_folder(folder: Path, kind: Kind, fields: Mapping[str, Any], tokenizer:
         case {"kind": str(own)}:
             ours = {
                 "tokenizer": Tokenizer.from_pretrained,
+                "autoencoder": Autoencoder.from_pretrained,
                 "generator": AutoregressiveModel.from_pretrained,
                 "latent generator": DiffusionTransformerModel.from_pretrained,
             }
-            _expect(kind, "generator" if own == "latent generator" else own, folder)
+            _expect(kind, {"latent generator": "generator", "autoencoder": "tokenizer"}.get(own, own), folder)
             return ours[own](folder)
         case {"_class_name": str()} if kind == "tokenizer":
             return diffusers.load_tokenizer(folder, **fields)
