@@ -75,6 +75,11 @@ def mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
+def whole(value: Tensor) -> Tensor:
+    """A tensor that FSDP cut over the ranks, put together on every rank, which all call this; any other as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
 def gather_objects(value: T) -> list[T]:
     """On the main process the values of all, in rank order; elsewhere none. They travel pickled, among ourselves."""
     if not _active():
