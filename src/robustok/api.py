@@ -16,6 +16,7 @@ from robustok.evaluation.features import FeatureSpace
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
+from robustok.generators.trained_on import check_trained_on
 from robustok.presets import demo
 from robustok.shapes import Pixels
 from robustok.training import tuning
@@ -45,9 +46,11 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
 
     `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...) or, for latents, of
     `FlowSampling` (steps, method, guidance, guided_to, shift ...); unless given they are as the generator's authors
-    published, where that is known. Both models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`.
+    published, where that is known. Both models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError
+    for a generator that was trained on another tokenizer.
     """
     tokenizer, generator = adapted(tokenizer, generator)
+    check_trained_on(generator, tokenizer)
     drawn = tuning.sample(generator, torch.tensor(list(labels)), replace(default_sampling(generator), **sampling), seed)
     return torch.cat(list(decoded(tokenizer, drawn)))
 

@@ -139,7 +139,7 @@ def test_it_goes_on_where_it_was_stopped(make, tmp_path):
 
 @pytest.mark.parametrize("sigma", [-0.1, 1.01, math.nan])
 def test_sigma_is_a_share(make, tmp_path, sigma):
-    with pytest.raises(ValueError, match="sigma is .*; it is the share of tokens to keep, choose one between 0 and 1"):
+    with pytest.raises(ValueError, match="sigma is .*; it is the share that stays real, choose one between 0 and 1"):
         make(Counter(), tmp_path, sigma=sigma)
 
 

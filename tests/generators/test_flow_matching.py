@@ -1,6 +1,7 @@
 """Interpolants against their definition, the velocity of one read along another, times, and losses."""
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +83,7 @@ def test_times_are_uniform_or_their_logits_gaussian():
     ],
 )
 def test_wrong_times_say_so(fields, message):
-    values = {"distribution": "uniform", "mean": 0.0, "std": 1.0, "shift": 1.0} | fields
+    values = asdict(TrainingTimes()) | fields
     with pytest.raises(ValueError, match=message):
         TrainingTimes.__post_init__(SimpleNamespace(**values))
 

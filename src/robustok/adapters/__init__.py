@@ -23,6 +23,7 @@ from robustok.adapters.var import VAR
 from robustok.adapters.var_vq import VARTokenizer
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
+from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.checkpoint import CONFIG, read_json
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import Tokenizer
@@ -63,8 +64,12 @@ def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) ->
     """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads`.
 
     `tokenizer` is the one that it was trained on: VAR's files need it, LlamaGen's take the number of tokens from it.
+    Raises ValueError for another, where the generator's folder tells.
     """
-    return _load(name, "generator", fields, tokenizer)
+    generator = _load(name, "generator", fields, tokenizer)
+    if tokenizer is not None:
+        check_trained_on(generator, tokenizer)
+    return generator
 
 
 def _load(name: str | Path, kind: Kind, fields: Mapping[str, Any], tokenizer: Any = None) -> Any:

@@ -13,7 +13,7 @@ import torch
 from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
-from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes, along, drawn_loss
+from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes, along, drawn_loss, noise_levels
 from robustok.shapes import Labels, Latents, Scalar
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published S, B, L and XL, by their width
@@ -81,7 +81,8 @@ class PublishedTransformer(Adapter):
 
     def velocity(self, latents: Latents, t: Times, labels: Labels) -> Latents:
         """The mean of noise - data at noise level t (b,) in [0, 1]: 0 is the data here, whatever it is there."""
-        return along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")(latents, t)
+        field = along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")
+        return field(latents, noise_levels(t))
 
     def forward(self, latents: Latents, t: Times, labels: Labels) -> Latents:
         """The velocity at noise level t along the path that it was trained on."""

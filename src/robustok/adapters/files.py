@@ -181,6 +181,7 @@ class Adapter(nn.Module):
 
     family: ClassVar[str]
     kind: ClassVar[Literal["tokenizer", "generator"]]
+    trained_on: str | None = None  # of a generator trained further here: the fingerprint of its tokenizer
     config_type: ClassVar[type]
     published: ClassVar[Layout] = Layout()  # how its authors lay out a torch file
     presets: ClassVar[Mapping[str, Published]] = MappingProxyType({})  # how a generator is sampled, by its name
@@ -292,7 +293,8 @@ class Adapter(nn.Module):
         folder, layout = Path(folder), self._layout()
         described = {"kind": self.kind, "family": self.family, "config": to_plain(self.config)}
         layout_plain = {"entries": list(layout.entries), "prefix": layout.prefix}
-        write_json(folder / CONFIG, described | {"layout": layout_plain} | about)
+        told = {} if self.trained_on is None else {"trained_on": self.trained_on}
+        write_json(folder / CONFIG, described | {"layout": layout_plain} | told | about)
         write_checkpoint(folder / MODEL, self._kept(), replace(layout, prefix=""))
 
     @classmethod
@@ -305,7 +307,9 @@ class Adapter(nn.Module):
         state, layout = read_checkpoint(folder / MODEL)
         known = saved.get("layout", {"entries": [], "prefix": ""})
         layout = replace(layout, entries=tuple(known["entries"]), prefix=known["prefix"])
-        return cls._assembled(state, from_plain(cls.config_type, saved["config"]), layout, folder, dtype)
+        model = cls._assembled(state, from_plain(cls.config_type, saved["config"]), layout, folder, dtype)
+        model.trained_on = saved.get("trained_on")
+        return model
 
     def _kept(self) -> dict[str, Tensor]:
         """What `save_pretrained` writes: the original weights, and what else a family needs to be whole."""

@@ -2,12 +2,12 @@
 
 Tokens: each of an image's own is kept with probability sigma; the generator draws the others in order, given all that
 is there already. Latents: noised to the level 1 - sigma, and followed from there by the generator, which is SDEdit.
-(Qiu et al. 2025, arXiv 2509.12474, sec. 4.3)
+(Qiu et al. 2025, arXiv 2509.12474, sec. 4.3) Or, in one forward pass, the generator's guess at the data from there.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,14 @@ from robustok.data.images import Indices
 from robustok.data.latents import LatentCache, as_half
 from robustok.data.shards import read_shards, write_shards
 from robustok.data.tokens import TokenCache, token_type
-from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
+from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
+from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Labels
+
+Touch = Literal["sdedit", "one-pass"]
 
 
 def make_pairs(
@@ -32,6 +35,7 @@ def make_pairs(
     sampling: Sampling | FlowSampling,
     count: int,
     seed: int,
+    touch: Touch = "sdedit",
     batch_size: int = 256,
     shard_size: int = 4096,
     progress: Callable[[int], None] | None = None,
@@ -39,18 +43,22 @@ def make_pairs(
     """`count` pairs from as many images of the cache, drawn without replacement, none mirrored.
 
     A pair depends on the seed and its number alone; of two sigmas, the larger keeps what the smaller keeps, and more.
-    sigma = 1 gives the images' own tokens or latents and needs no generator. Goes on where an earlier try stopped.
-    `progress` is told how many pairs are there. Raises ValueError if the folder holds pairs made in another way, or if
-    generator, sampling and cache are not of the same kind and size.
+    sigma = 1 gives the images' own tokens or latents and needs no generator. `touch` says what becomes of noised
+    latents: they are followed as `sampling` says ("sdedit"), or the generator guesses the data from them in one forward
+    pass, which gives means, smoother than what is sampled ("one-pass"). Goes on where an earlier try stopped.
+    `progress` is told how many pairs are there. Raises ValueError if the folder holds pairs made in another way, if
+    generator, sampling and cache are not of the same kind and size, or the generator was trained on another tokenizer.
     """
     if not 0 <= sigma <= 1:
-        raise ValueError(f"sigma is {sigma}; it is the share of tokens to keep, choose one between 0 and 1")
+        raise ValueError(f"sigma is {sigma}; it is the share that stays real, choose one between 0 and 1")
     if not 1 <= count <= len(cache):
         raise ValueError(f"{count} pairs were asked for, but there are {len(cache)} images; choose 1 to {len(cache)}")
     if sigma == 1:
         generator = None  # nothing is left to draw
     else:
         _check_fit(generator, sampling, cache)
+        check_trained_on(generator, cache)
+    check_touch(touch, sampling)
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
 
     def touched(chosen: Indices, rows: range) -> Tensor:
@@ -74,7 +82,8 @@ def make_pairs(
                 )
             case LatentGenerator(), FlowSampling():
                 noise = derive(seed, "pairs, latents")
-                return sample_latents(
+                finish = sample_latents if touch == "sdedit" else predict_latents
+                return finish(
                     generator,
                     labels,
                     sampling,
@@ -100,9 +109,17 @@ def make_pairs(
         "sigma": sigma,
         "sampling": None if generator is None else to_plain(sampling),
         "seed": seed,
-    }
+    } | ({} if touch == "sdedit" or generator is None else {"touch": touch})
     write_shards(Path(folder), "pairs", manifest, count, make, shard_size=shard_size, progress=progress)
     return Pairs(folder)
+
+
+def check_touch(touch: Touch, sampling: Sampling | FlowSampling) -> None:
+    """Raises ValueError for one-pass pairs of tokens, and for a touch that is not known."""
+    if touch not in ("sdedit", "one-pass"):
+        raise ValueError(f"touch is {touch!r}; choose 'sdedit' or 'one-pass'")
+    if touch == "one-pass" and not isinstance(sampling, FlowSampling):
+        raise ValueError("touch is 'one-pass', which is for latents: tokens have no mean; leave it at 'sdedit'")
 
 
 def _check_fit(
@@ -140,13 +157,17 @@ class Pair(NamedTuple):
 
 
 class Pairs:
-    """What `make_pairs` left in a folder; `sigma` is the share that is real, `fingerprint` the tokenizer's."""
+    """What `make_pairs` left in a folder; `sigma` is the share that is real, `fingerprint` the tokenizer's.
+
+    `touch` is how the generator touched latents.
+    """
 
     def __init__(self, folder: str | Path):
         """Raises ValueError if the folder is incomplete."""
         manifest, tensors = read_shards(Path(folder), "pairs")
         self.sigma: float = manifest["sigma"]
         self.fingerprint: str = manifest["tokenizer"]
+        self.touch: Touch = manifest.get("touch", "sdedit")
         self._touched, self._images, self._labels = tensors["touched"], tensors["images"], tensors["labels"]
 
     def __len__(self) -> int:

@@ -26,6 +26,7 @@ from robustok.evaluation.reference import ImageSource, Progress, Reference, chec
 from robustok.evaluation.score import Score as Score
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.shapes import Labels
@@ -193,8 +194,10 @@ def generated_streams(
     """For each tokenizer, the features in each space of one sampled image per label, the i-th drawn from (seed, i).
 
     Images are sampled once, whatever the number of tokenizers and spaces. Several processes share the work; the main
-    one has the result.
+    one has the result. Raises ValueError for a generator that was trained on another tokenizer.
     """
+    for tokenizer in tokenizers:
+        check_trained_on(generator, tokenizer)
     streams = [[FeatureStream(extract.describe(), keep) for extract in extractors] for _ in tokenizers]
     batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
     done = 0

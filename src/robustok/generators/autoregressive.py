@@ -63,6 +63,7 @@ class AutoregressiveModel(nn.Module):
     def __init__(self, config: Autoregressive):
         super().__init__()
         self.config = config
+        self.trained_on: str | None = None  # fingerprint of the tokenizer whose tokens it knows; None: not known
         width, length = config.width, config.tokens + 1  # start, label and all tokens but the last
         self.start = nn.Parameter(torch.empty(1, width))
         self.label_embedding = nn.Embedding(config.classes + 1, width)  # the last one stands for no label
@@ -109,7 +110,8 @@ class AutoregressiveModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        save_model(folder, self.state_dict(), {"kind": "generator", "config": to_plain(self.config)} | about)
+        told = {"kind": "generator", "config": to_plain(self.config), "trained_on": self.trained_on}
+        save_model(folder, self.state_dict(), told | about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "AutoregressiveModel":
@@ -117,6 +119,7 @@ class AutoregressiveModel(nn.Module):
         state, saved = load_model(folder, "generator")
         model = cls(from_plain(Autoregressive, saved["config"]))
         load_weights(model, state, folder)
+        model.trained_on = saved.get("trained_on")
         return model.eval()
 
     def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Logits:

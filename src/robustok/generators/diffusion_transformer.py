@@ -21,6 +21,7 @@ from robustok.generators.flow_matching import (
     TrainingTimes,
     along,
     drawn_loss,
+    noise_levels,
 )
 from robustok.layers import (
     MLP,
@@ -143,6 +144,7 @@ class DiffusionTransformerModel(nn.Module):
     def __init__(self, config: DiffusionTransformer):
         super().__init__()
         self.config = config
+        self.trained_on: str | None = None  # fingerprint of the tokenizer whose latents it knows; None: not known
         width, d = config.width, config.channels
         if config.layout == "grid":
             self.embed: nn.Module = nn.Conv2d(d, width, config.patch, config.patch)
@@ -195,7 +197,8 @@ class DiffusionTransformerModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        save_model(folder, self.state_dict(), {"kind": "latent generator", "config": to_plain(self.config)} | about)
+        told = {"kind": "latent generator", "config": to_plain(self.config), "trained_on": self.trained_on}
+        save_model(folder, self.state_dict(), told | about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "DiffusionTransformerModel":
@@ -203,6 +206,7 @@ class DiffusionTransformerModel(nn.Module):
         state, saved = load_model(folder, "latent generator")
         model = cls(from_plain(DiffusionTransformer, saved["config"]))
         load_weights(model, state, folder)
+        model.trained_on = saved.get("trained_on")
         return model.eval()
 
     def forward(self, latents: Latents, t: Times, labels: Labels) -> Latents:
@@ -226,8 +230,12 @@ class DiffusionTransformerModel(nn.Module):
         return _from_patches(x, config.side, config.patch, config.channels) if grid else x[..., : config.channels]
 
     def velocity(self, latents: Latents, t: Times, labels: Labels) -> Latents:
-        """The mean of noise - data at noise level t (b,) in [0, 1] of these labels (`no_label`: of any class)."""
-        return along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")(latents, t)
+        """The mean of noise - data at noise level t (b,) in [0, 1] of these labels (`no_label`: of any class).
+
+        Raises ValueError for another t, as it would be one of diffusion's discrete steps.
+        """
+        field = along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")
+        return field(latents, noise_levels(t))
 
     def loss(
         self, latents: Latents, labels: Labels, *, times: TrainingTimes | None = None, generator: torch.Generator

@@ -70,7 +70,7 @@ class FlowSampling:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
-        if self.guidance < 0:
+        if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
         if not 0 <= self.guided_from <= self.guided_to <= 1:
             raise ValueError(
@@ -79,7 +79,7 @@ class FlowSampling:
             )
         if self.guided_channels is not None and self.guided_channels < 1:
             raise ValueError(f"guided_channels is {self.guided_channels}; choose at least 1, or None for all")
-        if not self.shift > 0:
+        if not 0 < self.shift < math.inf:
             raise ValueError(f"shift is {self.shift}, which must be above 0; 1 makes equal steps")
         if not 0 < self.last < 1:
             raise ValueError(f"last is {self.last}; it is a noise level between 0 and 1")
@@ -189,6 +189,52 @@ def sample_latents(
     is 1 - sigma for a preservation ratio sigma. `progress` is told how many images are done. Raises ValueError for a
     level outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
     """
+
+    def follow(field: Field, x: Latents, draw: Draw) -> Latents:
+        return deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
+
+    return _from_noised(follow, generator, labels, config, seed, first, start, level, batch_size, progress)
+
+
+@torch.no_grad()
+def predict_latents(
+    generator: LatentGenerator,
+    labels: Labels,
+    config: FlowSampling,
+    *,
+    seed: int,
+    start: Latents,
+    level: float,
+    first: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> Latents:
+    """The mean of all latents that could have been noised to what `start` was: E[x | x_t], in one forward pass.
+
+    x_t is that from which `sample_latents` follows the same `start`, and guidance is the config's; steps, method and
+    shift do not matter. A mean is smoother than a sample: of Gaussian data of variance v it has (a^2 v + s^2) / (a^2 v)
+    times less, a and s the factors of data and noise at the level. Level 0 gives `start` back.
+    """
+
+    def predict(field: Field, x: Latents, draw: Draw) -> Latents:
+        return endpoints(x, field(x, level), coefficients(x.new_full((1,), level), config.interpolant))[0]
+
+    return _from_noised(predict, generator, labels, config, seed, first, start, level, batch_size, progress)
+
+
+def _from_noised(
+    finish: Callable[[Field, Latents, Draw], Latents],
+    generator: LatentGenerator,
+    labels: Labels,
+    config: FlowSampling,
+    seed: int,
+    first: int,
+    start: Latents | None,
+    level: float,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Latents:
+    """What `finish` makes of latents at noise level `level`, batch by batch; `sample_latents` says the rest."""
     _check(generator, labels, config, start, level)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)
@@ -202,9 +248,8 @@ def sample_latents(
 
         x = draw()
         if start is not None:
-            x = noised(start[part].to(x), x, x.new_full((len(x),), level), config.interpolant)
-        field = guided_field(generator, labels[part].to(device), config)
-        x = deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
+            x = noised(start[part].to(x), x, torch.full((len(x),), level), config.interpolant)
+        x = finish(guided_field(generator, labels[part].to(device), config), x, draw)
         if not x.isfinite().all():
             raise ValueError("sampling ended in NaN or infinity; use less guidance, more steps, or other weights")
         batches.append(x.to(labels.device))

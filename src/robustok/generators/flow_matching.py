@@ -47,16 +47,31 @@ def time_of_ratio(ratio: Tensor, interpolant: Interpolant) -> Tensor:
     return ratio / (1 + ratio) if interpolant == "linear" else 2 / math.pi * ratio.atan()
 
 
+def noise_levels(t: Times) -> Times:
+    """`t` as it is. Raises ValueError where it is no noise level; on a GPU, that waits for what is still computed."""
+    if not ((t >= 0) & (t <= 1)).all():
+        raise ValueError(
+            f"t goes from {t.min():g} to {t.max():g}; noise levels are between 0, the data, and 1, pure noise, so "
+            "divide diffusion's discrete steps by their number"
+        )
+    return t
+
+
 def noised(latents: Latents, noise: Latents, t: Times, interpolant: Interpolant = "linear") -> Latents:
-    """x_t of these latents and this noise."""
-    at = coefficients(t, interpolant)
+    """x_t of these latents and this noise. Raises ValueError for t outside [0, 1]."""
+    at = coefficients(noise_levels(t).to(latents.device), interpolant)
     return at.data * latents + at.noise * noise
+
+
+def determinant(at: Coefficients) -> Tensor:
+    """That of x_t and velocity as functions of data and noise: 1 (linear), or pi / 2 (cosine)."""
+    return at.data * at.d_noise - at.noise * at.d_data
 
 
 def endpoints(x: Latents, velocity: Latents, at: Coefficients) -> tuple[Latents, Latents]:
     """The mean data and the mean noise that a velocity at `x` stands for: x and velocity solved for both."""
-    determinant = at.data * at.d_noise - at.noise * at.d_data
-    return (at.d_noise * x - at.noise * velocity) / determinant, (at.data * velocity - at.d_data * x) / determinant
+    data, noise = at.d_noise * x - at.noise * velocity, at.data * velocity - at.d_data * x
+    return data / determinant(at), noise / determinant(at)
 
 
 def along(velocity: Velocity, given: Interpolant, wanted: Interpolant) -> Velocity:
@@ -83,18 +98,26 @@ def along(velocity: Velocity, given: Interpolant, wanted: Interpolant) -> Veloci
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTimes:
-    """At which noise levels a generator is trained."""
+    """At which noise levels a generator is trained, and how much it counts what is wrong at each."""
 
     distribution: Literal["uniform", "logit-normal"] = "uniform"  # logit-normal: the logit of t is Gaussian
     mean: float = 0.0  # of the logit; above 0: more noise
     std: float = 1.0  # of the logit
     shift: float = 1.0  # above 1: more noise, as latents with many channels like it (t -> s t / (1 + (s - 1) t))
+    weighting: Literal["none", "min-snr"] = "none"  # min-snr: errors of the implied data count as min(SNR, gamma)
+    gamma: float = 5.0  # of min-snr: the signal-to-noise ratio from which noise levels count alike
 
     def __post_init__(self) -> None:
         if self.distribution not in ("uniform", "logit-normal"):
             raise ValueError(f"distribution is {self.distribution!r}; choose 'uniform' or 'logit-normal'")
-        if self.std < 0 or not self.shift > 0:
+        if self.weighting not in ("none", "min-snr"):
+            raise ValueError(f"weighting is {self.weighting!r}; choose 'none' or 'min-snr'")
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean is {self.mean}; it is that of a logit, choose a finite number")
+        if not 0 <= self.std < math.inf or not 0 < self.shift < math.inf:
             raise ValueError(f"std is {self.std} and shift {self.shift}; choose at least 0, and above 0")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma is {self.gamma}; it is a ratio of powers, choose one above 0, such as 5")
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
@@ -112,6 +135,21 @@ def draw_times(count: int, config: TrainingTimes, *, generator: torch.Generator)
     return shifted(t, config.shift)
 
 
+def loss_weights(t: Times, config: TrainingTimes, interpolant: Interpolant) -> Times:
+    """What the squared error of a velocity counts at each t: 1, or min-SNR (Hang et al. 2023, arXiv 2303.09556).
+
+    They weigh the error of the data by min(SNR, gamma), SNR = (a / s)^2 for x_t = a x + s e. An error of the velocity
+    is D / s times one of the data, D the `determinant`, so it counts min(SNR, gamma) s^2 / D^2: min((1 - t)^2,
+    gamma t^2) on the linear path; on the cosine one their v-prediction's min(SNR, gamma) / (SNR + 1), over (pi / 2)^2.
+    A huge gamma leaves SNR, which is the plain error of the noise; a tiny one the plain error of the data.
+    """
+    if config.weighting == "none":
+        return torch.ones_like(t)
+    at = coefficients(t, interpolant)
+    weights = torch.minimum(at.data.square(), config.gamma * at.noise.square()) / determinant(at).square()
+    return weights.flatten()
+
+
 class FlowLosses(NamedTuple):
     """What is wrong with each latent's velocity; a stage weighs them."""
 
@@ -122,9 +160,13 @@ class FlowLosses(NamedTuple):
 def flow_losses(
     velocity: Velocity, latents: Latents, noise: Latents, t: Times, interpolant: Interpolant = "linear"
 ) -> FlowLosses:
-    """Of `velocity`, a field along the interpolant, at the x_t of these latents and this noise."""
-    at = coefficients(t, interpolant)
-    predicted = velocity(noised(latents, noise, t, interpolant), t)
+    """Of `velocity`, a field along the interpolant, at the x_t of these latents and this noise.
+
+    Raises ValueError for t outside [0, 1]; it may be on the CPU, where looking costs no waiting.
+    """
+    x = noised(latents, noise, t, interpolant)
+    t = t.to(x.device)
+    at, predicted = coefficients(t, interpolant), velocity(x, t)
     target = at.d_data * latents + at.d_noise * noise
     return FlowLosses(
         (predicted - target).square().mean(dim=(1, 2)), 1 - F.cosine_similarity(predicted, target, dim=2).mean(dim=1)
@@ -143,14 +185,15 @@ def drawn_loss(
     direction: float = 0.0,
     generator: torch.Generator,
 ) -> Scalar:
-    """Mean error of a class-conditional field, plus `direction` times that of its direction.
+    """Mean error of a class-conditional field, plus `direction` times that of its direction, weighed as `times` say.
 
     `generator` draws the noise levels, the noise, and which labels are withheld, each with probability
     `label_dropout`.
     """
-    t = draw_times(len(latents), times, generator=generator).to(latents.device)
+    t = draw_times(len(latents), times, generator=generator)
     noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
     withheld = torch.rand(len(labels), generator=generator, device=generator.device) < label_dropout
     labels = labels.masked_fill(withheld.to(labels.device), no_label)
     losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, t, interpolant)
-    return (losses.error + direction * losses.direction).mean()
+    weights = loss_weights(t, times, interpolant).to(latents.device)
+    return (weights * (losses.error + direction * losses.direction)).mean()

@@ -17,6 +17,7 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.generators.flow import LatentGenerator
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.sampling import TokenGenerator
+from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Loop, Picture, run
@@ -128,11 +129,14 @@ def train_generator(
 
     It is a new one as the config says, or a copy of the given `generator`, which may be one of `robustok.adapters`.
     `check(model, steps taken)` gives values for the log every `check_every` steps, `preview(model)` pictures as often
-    as the loop says, both of the averaged model. A run that was stopped goes on. Raises ValueError when what the cache
-    holds does not fit the generator.
+    as the loop says, both of the averaged model. A run that was stopped goes on. The generator remembers whose tokens
+    or latents they were (`trained_on`). Raises ValueError when what the cache holds does not fit the generator, or is
+    of another tokenizer than what the given one was trained on before.
     """
+    check_trained_on(generator, cache)
     stage = GeneratorStage(config, device, generator)
     _check_fit(stage.model, cache)
+    stage.average.module.trained_on = cache.fingerprint
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         indices = batch_indices(len(cache), config.loop.batch_size, config.loop.seed, step)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet, hold_out
 from robustok.data.latents import LatentCache, encode_latents
-from robustok.data.pairs import make_pairs
+from robustok.data.pairs import Touch, check_touch, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.reference import Reference
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
 from robustok.shapes import Labels
@@ -30,6 +31,7 @@ class DecoderTuning:
     post: PostTraining  # of the decoder
     sampling: Sampling | FlowSampling  # how the generator is sampled, for pairs and held-out samples
     sigma: float = 0.7  # share of a pair that stays real; 0.9 or so for decoders that never saw perturbed latents
+    touch: Touch = "sdedit"  # of latents: sampled from the noised ones on; one-pass: their conditional mean, cheaper
     pairs: int = 20_000  # real images whose tokens or latents the generator touches
     held_out: int = 2_000  # images that decide which decoder is kept
     warm_up: float = 0.25  # share of training in which a discriminator that is not given learns before it charges
@@ -38,6 +40,7 @@ class DecoderTuning:
         for name in ("sigma", "warm_up"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, choose one between 0 and 1")
+        check_touch(self.touch, self.sampling)
         if self.held_out < 2:
             raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
 
@@ -66,8 +69,10 @@ def tune_decoder(
 
     The last `config.held_out` of the images are never trained on and decide which decoder is kept. `discriminator` is
     the folder of one to begin with, as main training leaves it. Everything goes to `folder`, the control's to
-    `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device.
+    `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device. Raises
+    ValueError for a generator that was trained on another tokenizer.
     """
+    check_trained_on(generator, tokenizer)
     folder, device = Path(folder), tokenizer.device
     train, held = hold_out(images, config.held_out)
     with Progress("encoding", len(train), quiet=quiet) as progress:
@@ -89,6 +94,7 @@ def tune_decoder(
                 sampling=config.sampling,
                 count=count,
                 seed=seed,
+                touch=config.touch,
                 progress=progress.update,
             )
         return post_train_decoder(

@@ -18,6 +18,7 @@ from robustok.evaluation.evaluate import DiscreteTokenizer, decoded, evaluating
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
+from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
 from robustok.shapes import Images, Labels, Neighbours, Pixels, Tokens, to_pixels
@@ -252,6 +253,7 @@ def _check(tokenizer: DiscreteTokenizer, generator: TokenGenerator, tuned: Discr
             f"the generator draws from {generator.codebook_size} codes and the tokenizer has "
             f"{len(tokenizer.codebook)}; give the generator that was trained on this tokenizer's tokens"
         )
+    check_trained_on(generator, tokenizer)
     if tuned is not None and not torch.equal(tuned.codebook.cpu(), tokenizer.codebook.cpu()):
         raise ValueError(
             "the tuned tokenizer has another codebook, so it cannot decode the same tokens; "
