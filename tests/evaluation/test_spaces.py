@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robustok.backbones.inception import Inception
+from robustok.backbones.resampling import resampled
 from robustok.evaluation.features import RichExtractor, extractor, outputs
 from robustok.evaluation.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
 from robustok.evaluation.spaces.dinov2 import hub_layout
-from robustok.evaluation.spaces.vision import View, resampled
+from robustok.evaluation.spaces.vision import View
 from robustok.runtime.weights import sha256
 from robustok.shapes import to_images
 

@@ -35,3 +35,13 @@ def folded(state: Mapping[str, Tensor], conv: str, norm: str) -> tuple[Tensor, T
     gain = gain / (variance + 1e-3).sqrt()
     weight = state[f"{conv}.weight"].double() * gain.view(-1, 1, 1, 1)
     return weight.float().contiguous(memory_format=torch.channels_last), (shift - mean * gain).float()
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """The module with its weights as buffers outside the state dict: neither trained nor saved, in evaluation mode."""
+    for part in module.modules():
+        for name, weight in list(part._parameters.items()):
+            if weight is not None:
+                del part._parameters[name]
+                part.register_buffer(name, weight.detach(), persistent=False)
+    return module.eval()

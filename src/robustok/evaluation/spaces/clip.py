@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from robustok.backbones.resampling import resampled
 from robustok.evaluation.features import NetworkExtractor
-from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, resampled, tensors_of
+from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 
 MODEL = HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14")

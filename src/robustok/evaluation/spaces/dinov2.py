@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from robustok.backbones.resampling import resampled
 from robustok.evaluation.features import NetworkExtractor
-from robustok.evaluation.spaces.vision import View, VisionSpace, loaded, quiet, resampled, tensors_of
+from robustok.evaluation.spaces.vision import View, VisionSpace, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 
 MODEL = HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large")

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustok.backbones.resampling import resampled
 from robustok.evaluation.features import NetworkExtractor
-from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, resampled, tensors_of
+from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 from robustok.shapes import Images
 

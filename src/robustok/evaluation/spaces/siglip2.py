@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from robustok.backbones.resampling import resampled
 from robustok.evaluation.features import NetworkExtractor
-from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, resampled, tensors_of
+from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 
 MODEL = HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256")

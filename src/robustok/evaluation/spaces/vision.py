@@ -120,17 +120,6 @@ def loaded(kind: Any, config: Any, state: Mapping[str, Tensor], source: Path, un
     return model.eval().requires_grad_(False)
 
 
-def resampled(positions: Float[Tensor, "n d"], grid: int, extra: int) -> Float[Tensor, "m d"]:
-    """Position embeddings for grid x grid places; the first `extra` ones, of the class token, stay."""
-    first, places = positions[:extra].float(), positions[extra:].float()
-    old = round(len(places) ** 0.5)
-    if old == grid:
-        return positions
-    plane = places.T.reshape(1, -1, old, old)
-    plane = F.interpolate(plane, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([first, plane.flatten(2)[0].T])
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no reports of transformers for the while; what matters in them is checked here."""
