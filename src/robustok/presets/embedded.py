@@ -1,4 +1,4 @@
-"""Every named run, as a function that returns its config; a variant is `dataclasses.replace`.
+"""The runs on the embedded images, for two CPU cores.
 
 Each docstring says what the run costs and what it reached, or "not yet run".
 """
