@@ -54,6 +54,7 @@ class Verb:
     work: str  # "module:function" that does it, imported when it is run
     options: tuple[Option, ...]
     preset: str = ""  # "module:function" from a preset's name to the config whose settings can be typed
+    chosen_by: tuple[str, ...] = ("preset",)  # the options that the function takes
     resumes: bool = False  # whether the same command goes on after a stop
 
     @classmethod
@@ -69,7 +70,7 @@ class Verb:
         if command.wants == "help":
             print(help_of(self))
         elif command.wants == LISTING:
-            print(import_module("robustok.cli.settings").listing(command.over(load(self.preset)(command.preset))))
+            print(import_module("robustok.cli.settings").listing(command.over(command.start())))
         else:
             load(self.work)(command)
 
@@ -88,6 +89,10 @@ class Command:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.options, name)
+
+    def start(self) -> Any:
+        """The preset that the options choose."""
+        return load(self.verb.preset)(*(getattr(self.options, name) for name in self.verb.chosen_by))
 
     def over(self, preset: Any) -> Any:
         """The preset under what configuration files and the command line set. Raises ValueError."""

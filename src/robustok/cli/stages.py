@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,10 +14,14 @@ from robustok.cli.options import Command
 from robustok.data.images import ImageSet
 from robustok.demo.config import Demo
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.diffusion_transformer import DiffusionTransformer
+from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.flow import FlowSampling
+from robustok.generators.sampling import Sampling
 from robustok.runtime.logging import Progress
+from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer
-from robustok.training import generator_training, main_training
+from robustok.training import autoencoder_training, generator_training, main_training
+from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.main_training import MainTraining
 from robustok.training.tuning import DecoderTuning, encode, tune_decoder
@@ -28,10 +32,15 @@ SHARE_HELD_OUT = 10  # of a small set of images, one in so many is held out
 
 def stages_of(name: str) -> Demo:
     """The settings of all stages by the name of a preset."""
-    return {"demo": presets.demo, "smoke": presets.smoke}[name]()
+    return {
+        "demo": presets.demo,
+        "smoke": presets.smoke,
+        "continuous": presets.continuous,
+        "continuous-smoke": presets.continuous_smoke,
+    }[name]()
 
 
-def tokenizer_preset(name: str | None = None) -> MainTraining:
+def tokenizer_preset(name: str | None = None) -> MainTraining | AutoencoderTraining:
     """Main training as a preset has it."""
     return stages_of(name or "demo").main
 
@@ -54,15 +63,24 @@ def train_tokenizer(command: Command) -> None:
     assert preset.tokenizer is not None
     if command.tokenizer is not None:
         given = tokenizer_of(command.tokenizer, device, command.fields)
-        config, size = command.over(replace(preset, tokenizer=None)), given.image_size
+        if isinstance(preset, MainTraining) != isinstance(given, AnyTokenizer):
+            kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
+            kind, names = kinds[not isinstance(given, AnyTokenizer)]
+            raise ValueError(f"{command.tokenizer} {kind}; take the preset {names} to train it further")
+        without: Any = replace(preset, tokenizer=None)
+        config, size = command.over(without), given.image_size
     else:
         given = None
         if command.images != EMBEDDED:
-            preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
+            in_color: Any = replace(preset.tokenizer, channels=3)
+            preset = replace(preset, tokenizer=in_color)
         config = command.over(preset)
         size = config.tokenizer.image_size
     images = _images(command, size)
-    main_training.train_tokenizer(config, images, command.out, tokenizer=given, device=device, quiet=command.quiet)
+    train = (
+        main_training.train_tokenizer if isinstance(config, MainTraining) else autoencoder_training.train_autoencoder
+    )
+    train(config, images, command.out, tokenizer=given, device=device, quiet=command.quiet)
     _say(command, f"tokenizer: {command.out}")
 
 
@@ -84,11 +102,15 @@ def _fitting(
 ) -> Autoregressive | DiffusionTransformer:
     """The preset's generator for what this tokenizer makes; a diffusion transformer of its size for latents."""
     generator, n = preset.generator, tokenizer.tokens_per_image
-    assert isinstance(generator, Autoregressive)
+    assert generator is not None
     if isinstance(tokenizer, AnyTokenizer):
+        if isinstance(generator, DiffusionTransformer):
+            raise ValueError("this preset's generator is of continuous latents; take demo or smoke for tokens")
         return replace(generator, codebook_size=len(tokenizer.codebook), tokens=n, classes=classes)
     with torch.no_grad():
         channels = tokenizer.encode(torch.zeros(1, 3, tokenizer.image_size, tokenizer.image_size).to(tokenizer.device))
+    if isinstance(generator, DiffusionTransformer):
+        return replace(generator, tokens=n, channels=channels.shape[2], classes=classes)
     size = {name: getattr(generator, name) for name in ("width", "depth", "heads", "label_dropout")}
     layout: Literal["grid", "sequence"] = "grid" if isqrt(n) ** 2 == n else "sequence"
     return DiffusionTransformer(tokens=n, channels=channels.shape[2], classes=classes, layout=layout, **size)
@@ -100,9 +122,10 @@ def post_train(command: Command) -> None:
     preset = decoder_preset(command.preset)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
-    if type(generator) is not AutoregressiveModel:  # one of another family may derive from it
+    own = {Sampling: AutoregressiveModel, FlowSampling: DiffusionTransformerModel}
+    if type(generator) is not own[type(preset.sampling)]:  # one of another family may derive from it
         preset = replace(preset, sampling=default_sampling(generator))
-    if not isinstance(tokenizer, Tokenizer):
+    if not isinstance(tokenizer, Tokenizer | Autoencoder):
         preset = replace(preset, sigma=OTHERS_SIGMA)
     images = _images(command, tokenizer.image_size)
     held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)

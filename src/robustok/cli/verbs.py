@@ -35,10 +35,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-PRESETS = ("demo", "smoke")
+PRESETS = ("demo", "smoke", "continuous", "continuous-smoke")
 WHICH = Option(
     "PRESET",
-    "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path)",
+    "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path); continuous and "
+    "continuous-smoke are the same without a codebook",
     choices=PRESETS,
 )
 IMAGES = Option(
@@ -81,13 +82,15 @@ VERBS = (
         "demo",
         RUN,
         "the whole method on embedded images, from nothing to a page of results",
-        "Trains a tokenizer with latent perturbation, a generator on its tokens, and the decoder for the generator; "
-        "scores each step. Reads only what is embedded in the package: Fashion-MNIST and EfficientNet-Lite0.\n"
+        "Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder "
+        "for the generator; scores each step. Reads only what is embedded in the package: Fashion-MNIST and "
+        "EfficientNet-Lite0.\n"
         "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.",
         "robustok.cli.whole:demo",
         (
+            Option("latent", "what the generator models", choices=("discrete", "continuous"), default="discrete"),
             Option("preset", "which run", choices=("default", "smoke"), default="default"),
-            Option("out", "folder to write to", "DIR", Path, default=Path("runs/demo")),
+            Option("out", "folder to write to; runs/demo, or runs/continuous, unless given", "DIR", Path),
             Option("seed", "everything random derives from it; else that of the settings, 0", "N", seed),
             Option("no-control", "leave out the control: the decoder tuned as long on clean latents"),
             Option("ablate", "also train without perturbation, once per seed, and compare"),
@@ -96,6 +99,7 @@ VERBS = (
             QUIET,
         ),
         preset="robustok.cli.whole:demo_preset",
+        chosen_by=("preset", "latent"),
         resumes=True,
     ),
     Verb(

@@ -2,20 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from robustok.data.tokens import encode_tokens
+from robustok import adapters
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
-from robustok.demo.run import balanced_labels, reference_of, run_demo, sampled, train_demo_generator
+from robustok.demo.run import (
+    balanced_labels,
+    reference_of,
+    run_demo,
+    sampled,
+    train_demo_generator,
+    train_demo_tokenizer,
+)
 from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
 from robustok.evaluation.features import lite0
 from robustok.evaluation.score import Score
-from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.report import write_report
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
-from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.main_training import train_tokenizer
+from robustok.training.tuning import encode
 
 SNAPSHOTS = (0.25, 0.5)  # shares of the generator's training after which it is also scored
 METRICS = ("rfid", "pfid", "psnr", "gfid_before", "gfid_control", "gfid_after")
@@ -43,7 +49,7 @@ def run_ablation(
 def perturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     """The demo itself, and gFID of its generator's snapshots."""
     scores = run_demo(config, folder, quiet=quiet)
-    tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = adapters.load_tokenizer(folder / "tokenizer")
     diary = Diary(folder / "perturbed", {"demo": config.settings()}, quiet)
     with diary.stage("snapshots", f"Seed {config.seed}: gFID in the course of the generator's training"):
         early = snapshot_scores(config, tokenizer, folder, folder, diary, quiet)
@@ -52,12 +58,11 @@ def perturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
 
 def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     """Tokenizer and generator with the same budget, but without perturbation."""
-    perturbation = replace(config.main.perturbation, beta=0.0)
-    config = replace(config, main=replace(config.main, perturbation=perturbation))
+    config = config.without_perturbation()
     images, extract, own = DemoImages.of(config), lite0(), folder / "unperturbed"
     diary = Diary(own, {"demo": config.settings()}, quiet)
     with diary.stage("tokenizer", f"Seed {config.seed}: main training without perturbation"):
-        tokenizer = train_tokenizer(config.main, images.train, own / "tokenizer", quiet=quiet)
+        tokenizer = train_demo_tokenizer(config, images, own / "tokenizer", quiet=quiet)
         scores = diary.scores(
             "tokenizer",
             lambda: score_tokenizer(
@@ -65,29 +70,27 @@ def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
             ),
         )
     with diary.stage("generator", f"Seed {config.seed}: its generator"):
-        cache = encode_tokens(tokenizer, images.train, own / "tokens")
+        cache = encode(tokenizer, images.train, own)
         generator = train_demo_generator(config, tokenizer, cache, own / "generator", quiet=quiet)
         early = snapshot_scores(config, tokenizer, own, folder, diary, quiet)
         full = generator_scores(config, tokenizer, generator, own, folder, 1.0, diary, quiet)
     return in_arm("unperturbed", config.seed, scores + early + full)
 
 
-def snapshot_scores(
-    config: Demo, tokenizer: Tokenizer, own: Path, shared: Path, diary: Diary, quiet: bool
-) -> list[Score]:
+def snapshot_scores(config: Demo, tokenizer: Any, own: Path, shared: Path, diary: Diary, quiet: bool) -> list[Score]:
     """gFID of the generator as it was after each share of its training in `SNAPSHOTS`."""
     scores = []
     for share in SNAPSHOTS:
         step = round(4 * share) * (config.generator.loop.steps // 4)
-        generator = AutoregressiveModel.from_pretrained(own / "generator" / f"step_{step}")
+        generator = adapters.load_generator(own / "generator" / f"step_{step}")
         scores += generator_scores(config, tokenizer, generator, own, shared, share, diary, quiet)
     return scores
 
 
 def generator_scores(
     config: Demo,
-    tokenizer: Tokenizer,
-    generator: AutoregressiveModel,
+    tokenizer: Any,
+    generator: Any,
     own: Path,
     shared: Path,
     share: float,
@@ -99,9 +102,9 @@ def generator_scores(
     labels = balanced_labels(config.scored, len(images.train.classes))
 
     def compute() -> list[Score]:
-        tokens = sampled(generator, labels, config, own / f"samples_{share:g}.safetensors", "scored samples", quiet)
+        drawn = sampled(generator, labels, config, own / f"samples_{share:g}.safetensors", "scored samples", quiet)
         return score_pixels(
-            decoded(tokenizer, tokens),
+            decoded(tokenizer, drawn),
             reference_of(images, shared, extract),
             extract,
             suffix="_before",

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import torch
 
 from robustok.data.images import FashionMNIST, ImageSet
+from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import to_plain
+from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.main_training import MainTraining
 from robustok.training.post_training import PostTraining
@@ -17,12 +19,12 @@ from robustok.training.post_training import PostTraining
 class Demo:
     """Main training, generator, post-training and all scores on the embedded images."""
 
-    main: MainTraining  # of the tokenizer
+    main: MainTraining | AutoencoderTraining  # of the tokenizer, with a codebook or without
     generator: GeneratorTraining  # of the generator
-    sampling: Sampling  # how the generator is sampled, for pairs and for scores
+    sampling: Sampling | FlowSampling  # how the generator is sampled, for pairs and for scores
     post: PostTraining  # of the decoder
-    sigma: float = 0.7  # share of a pair's tokens that stay those of the real image
-    pairs: int = 20_000  # real images whose tokens the generator touches
+    sigma: float = 0.7  # share of a pair that stays the real image's: of its tokens, or 1 - the noise level of SDEdit
+    pairs: int = 20_000  # real images whose tokens or latents the generator touches
     train_images: int = 55_000  # images that everything is trained on, the first ones
     held_out: int = 2_000  # images that decide which decoder is kept, the last of the training images
     reference: int = 10_000  # validation images that generated images are scored against
@@ -38,6 +40,21 @@ class Demo:
             generator=replace(self.generator, loop=replace(self.generator.loop, seed=seed)),
             post=replace(self.post, loop=replace(self.post.loop, seed=seed)),
         )
+
+    def without_perturbation(self) -> "Demo":
+        """The same with nothing perturbed in main training."""
+        main = self.main
+        match main:
+            case MainTraining():
+                main = replace(main, perturbation=replace(main.perturbation, beta=0.0))
+            case AutoencoderTraining():
+                main = replace(main, perturbation=replace(main.perturbation, beta=0.0))
+        return replace(self, main=main)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the tokenizer has no codebook."""
+        return isinstance(self.main, AutoencoderTraining)
 
     def settings(self) -> dict[str, Any]:
         """What decides the results, as JSON values: everything but how long it is said to take."""

@@ -10,64 +10,65 @@ from PIL import Image
 from torch import Tensor
 
 from robustok.data.images import ImageSet
-from robustok.evaluation.evaluate import decoded
+from robustok.evaluation.decoding import decoded, encoded
+from robustok.evaluation.pfid import grid
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.seeding import stream
-from robustok.shapes import Pixels, Tokens, to_pixels
-from robustok.tokenizer.perturbation import neighbours, perturb
-from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.shapes import Pixels, to_pixels
+from robustok.tokenizer.latent_perturbation import interpolate_noise, spread
+from robustok.tokenizer.perturbation import chosen_tokens, neighbours, perturb
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 ROWS = 4  # images of each class in a grid
 CHANGED = 20  # images that post-training changed most
+NOISE = (0.5, 0.2)  # share of the latents that are disturbed in the picture, and the noise's share in each
 
 
 def write_pictures(
     folder: Path,
     *,
     real: ImageSet,
-    before: Tokenizer,
-    after: Tokenizer,
-    tokens: Tokens,
+    before: Any,
+    after: Any,
+    drawn: Tensor,
     labels: Tensor,
-    alpha: float,
-    delta: int,
     seed: int,
 ) -> None:
     """Write the grids and `images.json`, which tells the report what each shows.
 
-    `tokens` are generated ones with their `labels`; `before` and `after` decode them.
+    `drawn` are generated tokens or latents with their `labels`; the tokenizers `before` and `after` decode them.
     """
     classes = len(real.classes)
     shown = one_of_each(real.labels, classes, ROWS)
     originals = to_pixels(real.images(shown))
-    own = before.quantize(before.encode(real.images(shown))).tokens
-    near = neighbours(before.codebook, delta)
-    noisy = perturb(own, near, alpha, 1.0, generator=stream(seed, "pictures"))
-    generated = tokens[one_of_each(labels, classes, ROWS)]
+    own = encoded(before, real.images(shown))
+    noisy, how = disturbed(before, own, seed)
+    generated = drawn[one_of_each(labels, classes, ROWS)]
+    same = "The same latents" if drawn.is_floating_point() else "The same tokens"
     grids = [
         ("real", "Real", "Validation images, one class in each column.", originals),
         ("reconstructed", "Reconstructed", "Encoded and decoded by the tokenizer.", pixels(before, own)),
         (
             "perturbed",
             "Perturbed",
-            f"{alpha:.0%} of the tokens replaced by one of the {delta} nearest codes, then decoded.",
+            f"{how}, then decoded.",
             pixels(before, noisy),
         ),
         ("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, generated)),
-        ("generated_after", "Generated, after", "The same tokens, post-trained decoder.", pixels(after, generated)),
+        ("generated_after", "Generated, after", f"{same}, post-trained decoder.", pixels(after, generated)),
     ]
     entries = [
         write_grid(folder, name, title, caption, images, group="overview", columns=classes, labels=real.classes)
         for name, title, caption, images in grids
     ]
-    first, second = pixels(before, tokens), pixels(after, tokens)
+    first, second = pixels(before, drawn), pixels(after, drawn)
     few = one_of_each(labels, classes, 1)
     pairs = torch.cat([first[few], second[few]])
     entries.append(
         write_grid(
             folder,
             "pairs",
-            "The same tokens, both decoders",
+            f"{same}, both decoders",
             "Upper row: original decoder. Lower row: post-trained decoder.",
             pairs,
             group="pairs",
@@ -102,9 +103,23 @@ def one_of_each(labels: Tensor, classes: int, rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def pixels(tokenizer: Tokenizer, tokens: Tokens) -> Pixels:
-    """What a tokenizer decodes tokens to."""
-    return torch.cat(list(decoded(tokenizer, tokens)))
+def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
+    """Tokens or latents of images disturbed as a middling cell of pFID does it, and how, in words."""
+    generator = stream(seed, "pictures")
+    if isinstance(tokenizer, AnyTokenizer):
+        cell = grid(len(tokenizer.codebook))[-2]
+        noisy = perturb(own, neighbours(tokenizer.codebook, cell.delta), cell.alpha, 1.0, generator=generator)
+        return noisy, f"{cell.alpha:.0%} of the tokens replaced by one of the {cell.delta} nearest codes"
+    alpha, strength = NOISE
+    chosen = chosen_tokens(len(own), own.shape[1], alpha, 1.0, generator=generator)
+    noise = spread(own) * torch.randn(own.shape, generator=generator)
+    noisy = interpolate_noise(own, noise, chosen, torch.full((len(own),), strength))
+    return noisy, f"{alpha:.0%} of the latents mixed with {strength:.0%} of noise"
+
+
+def pixels(tokenizer: Any, drawn: Tensor) -> Pixels:
+    """What a tokenizer decodes tokens or latents to."""
+    return torch.cat(list(decoded(tokenizer, drawn)))
 
 
 def write_grid(

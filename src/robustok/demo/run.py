@@ -1,13 +1,15 @@
 """The demo itself, read from top to bottom: tokenizer, scores, generator, post-training and its controls, report."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from robustok.data.latents import LatentCache
 from robustok.data.pairs import make_pairs
-from robustok.data.tokens import TokenCache, encode_tokens
+from robustok.data.tokens import TokenCache
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
@@ -15,27 +17,24 @@ from robustok.evaluation.compare import score_streams
 from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
 from robustok.evaluation.feature_stream import feature_stream
 from robustok.evaluation.features import Extractor, lite0
-from robustok.evaluation.pfid import grid
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
-from robustok.generators.autoregressive import AutoregressiveModel
-from robustok.generators.sampling import sample_tokens
 from robustok.report import write_report
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
-from robustok.shapes import Tokens
-from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.autoencoder_training import train_autoencoder
 from robustok.training.generator_training import train_generator
-from robustok.training.main_training import train_tokenizer
+from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.optim import autocast
 from robustok.training.post_training import HeldOut, PostTrained, post_train_decoder
+from robustok.training.tuning import encode, sample
 
 OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
-  1. a tokenizer is trained with latent perturbation
+  1. a {tokenizer} is trained {how}
   2. rFID and pFID tell how well it will carry a generator
-  3. a generator is trained on its tokens
+  3. {generator} is trained on its {latents}
   4. samples are drawn
   5. the tokenizer's decoder is tuned for the generator, and once more on clean latents, as a control
   6. the same samples are decoded before and after, and scored; a page shows it all
@@ -50,12 +49,13 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     """
     out = Path(out)
     diary = Diary(out, {"demo": config.settings(), "control": control}, quiet)
-    diary.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out))
+    diary.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out, **words(config)))
     write_json(out / "config.json", to_plain(config))
     images, extract = DemoImages.of(config), lite0()
 
-    with diary.stage("tokenizer", "1/6 Main training of the tokenizer, with latent perturbation"):
-        tokenizer = train_tokenizer(config.main, images.train, out / "tokenizer", quiet=quiet)
+    latents = words(config)["latents"]
+    with diary.stage("tokenizer", f"1/6 Main training of the tokenizer, {words(config)['how']}"):
+        tokenizer = train_demo_tokenizer(config, images, out / "tokenizer", quiet=quiet)
     with diary.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
         reference = reference_of(images, out, extract)
         diary.scores("floor", lambda: [floor(config, images, reference, extract)])
@@ -65,13 +65,13 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
                 tokenizer, images.scored, extract, pfid_images=config.pfid_images, seed=config.seed
             ),
         )
-        tell(diary, scores, "rfid", "pfid", "codebook_use", "psnr")
-    with diary.stage("generator", "3/6 Training of the generator on the tokenizer's tokens"):
-        cache = encode_tokens(tokenizer, images.train, out / "tokens")
+        tell(diary, scores, "rfid", "pfid", "ifid", "codebook_use", "psnr")
+    with diary.stage("generator", f"3/6 Training of the generator on the tokenizer's {latents}"):
+        cache = encode(tokenizer, images.train, out)
         generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
     with diary.stage("sampling", "4/6 Sampling"):
         labels = balanced_labels(config.scored, len(images.train.classes))
-        tokens = sampled(generator, labels, config, out / "samples.safetensors", "scored samples", quiet)
+        drawn = sampled(generator, labels, config, out / "samples.safetensors", "scored samples", quiet)
     tuned = {}
     arms = [("post_training", config.sigma)] + ([("control", 1.0)] if control else [])
     for name, sigma in arms:
@@ -85,18 +85,15 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         decoders = {"before": tokenizer} | {
             {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
         }
-        scores = diary.scores("generation", lambda: generation_scores(config, decoders, tokens, reference, extract))
+        scores = diary.scores("generation", lambda: generation_scores(config, decoders, drawn, reference, extract))
         tell(diary, scores, "gfid_before", "gfid_control", "gfid_after")
-        cell = grid(len(tokenizer.codebook))[-2]
         write_pictures(
             out / "images",
             real=images.scored,
             before=tokenizer,
             after=tuned["post_training"].tokenizer,
-            tokens=tokens,
+            drawn=drawn,
             labels=labels,
-            alpha=cell.alpha,
-            delta=cell.delta,
             seed=config.seed,
         )
     all_scores = of_system(diary.all_scores(), describe(tokenizer=tokenizer, generator=generator))
@@ -106,18 +103,36 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     return all_scores
 
 
+def words(config: Demo) -> dict[str, str]:
+    """What the parts of a demo are called."""
+    off = config.main.perturbation.beta == 0
+    return {
+        "tokenizer": "continuous tokenizer" if config.continuous else "tokenizer",
+        "generator": "a diffusion transformer" if config.continuous else "a generator",
+        "latents": "latents" if config.continuous else "tokens",
+        "how": "without latent perturbation" if off else "with latent perturbation",
+    }
+
+
+def train_demo_tokenizer(config: Demo, images: DemoImages, folder: Path, *, quiet: bool) -> Any:
+    """Main training, of the kind that the config says."""
+    if isinstance(config.main, MainTraining):
+        return train_tokenizer(config.main, images.train, folder, quiet=quiet)
+    return train_autoencoder(config.main, images.train, folder, quiet=quiet)
+
+
 def train_demo_generator(
-    config: Demo, tokenizer: Tokenizer, cache: TokenCache, folder: Path, *, quiet: bool
-) -> AutoregressiveModel:
+    config: Demo, tokenizer: Any, cache: TokenCache | LatentCache, folder: Path, *, quiet: bool
+) -> Any:
     """The generator; what it was after each quarter of its training stays in `folder/step_N`."""
     assert config.generator.generator is not None, "the demo trains a generator of its own"
     labels = balanced_labels(20, config.generator.generator.classes)
 
-    def preview(model: AutoregressiveModel) -> dict[str, Tensor]:
-        tokens = sample_tokens(model, labels, config.sampling, seed=derive(config.seed, "preview"))
-        return {"samples": torch.cat(list(decoded(tokenizer, tokens)))}
+    def preview(model: Any) -> dict[str, Tensor]:
+        drawn = sample(model, labels, config.sampling, derive(config.seed, "preview"))
+        return {"samples": torch.cat(list(decoded(tokenizer, drawn)))}
 
-    def keep(model: AutoregressiveModel, step: int) -> dict[str, float]:
+    def keep(model: Any, step: int) -> dict[str, float]:
         model.save_pretrained(folder / f"step_{step}")
         return {}
 
@@ -146,31 +161,30 @@ def balanced_labels(count: int, classes: int) -> Tensor:
     return torch.arange(count) % classes
 
 
-def sampled(
-    generator: AutoregressiveModel, labels: Tensor, config: Demo, path: Path, purpose: str, quiet: bool
-) -> Tokens:
-    """Freely sampled tokens, one image per label, drawn once and then read back."""
+def sampled(generator: Any, labels: Tensor, config: Demo, path: Path, purpose: str, quiet: bool) -> Tensor:
+    """Freely sampled tokens or latents, one image per label, drawn once and then read back."""
+    name = words(config)["latents"]
     if not path.exists():
         seed = derive(config.seed, purpose)
         with Progress("sampling", len(labels), quiet=quiet) as progress, autocast(generator.device):
-            tokens = sample_tokens(generator, labels, config.sampling, seed=seed, progress=progress.update)
-        write_bytes(path, save({"tokens": tokens}))
-    return load_file(path)["tokens"]
+            drawn = sample(generator, labels, config.sampling, seed, progress.update)
+        write_bytes(path, save({name: drawn}))
+    return load_file(path)[name]
 
 
 def post_train(
     config: Demo,
     sigma: float,
-    tokenizer: Tokenizer,
-    generator: AutoregressiveModel,
-    cache: TokenCache,
+    tokenizer: Any,
+    generator: Any,
+    cache: TokenCache | LatentCache,
     images: DemoImages,
     out: Path,
     name: str,
     extract: Extractor,
     *,
     quiet: bool,
-) -> PostTrained:
+) -> PostTrained[Any]:
     """A decoder tuned on pairs with preservation ratio sigma, chosen by held-out images."""
     with Progress(f"pairs at sigma {sigma:g}", config.pairs, quiet=quiet) as progress, autocast(generator.device):
         pairs = make_pairs(
@@ -199,10 +213,10 @@ def post_train(
 
 
 def generation_scores(
-    config: Demo, decoders: dict[str, Tokenizer], tokens: Tokens, reference: Reference, extract: Extractor
+    config: Demo, decoders: dict[str, Any], drawn: Tensor, reference: Reference, extract: Extractor
 ) -> list[Score]:
-    """gFID, precision and recall of the same tokens under every decoder, and what each changed, paired."""
-    streams = {name: feature_stream(decoded(tokenizer, tokens), extract) for name, tokenizer in decoders.items()}
+    """gFID, precision and recall of the same tokens or latents under every decoder, and what each changed, paired."""
+    streams = {name: feature_stream(decoded(tokenizer, drawn), extract) for name, tokenizer in decoders.items()}
     how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
     return score_streams(streams, reference, seeds=(config.seed,), protocol=how)
 

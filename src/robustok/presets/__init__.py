@@ -1,7 +1,9 @@
 """Every named run, as a function that returns its config; a variant is `dataclasses.replace`.
 
-`embedded` are the runs on the embedded images, for two CPU cores.
+`embedded` are the runs on the embedded images, for two CPU cores, `continuous` the same without a codebook.
 """
 
+from robustok.presets.continuous import continuous as continuous
+from robustok.presets.continuous import continuous_smoke as continuous_smoke
 from robustok.presets.embedded import demo as demo
 from robustok.presets.embedded import smoke as smoke

@@ -1,0 +1,58 @@
+"""The demo without a codebook: an autoencoder, a diffusion transformer of its latents, its decoder post-trained."""
+
+from dataclasses import replace
+
+from robustok.demo.config import Demo
+from robustok.generators.diffusion_transformer import DiffusionTransformer
+from robustok.generators.flow import FlowSampling
+from robustok.generators.flow_matching import TrainingTimes
+from robustok.presets.embedded import demo, smoke
+from robustok.tokenizer.autoencoder import AutoencoderConfig
+from robustok.tokenizer.bottleneck import KL
+from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.latent_perturbation import LatentNoise
+from robustok.training.autoencoder_training import AutoencoderTraining
+from robustok.training.generator_training import GeneratorTraining
+from robustok.training.loop import Loop
+from robustok.training.optim import Optim
+
+
+def continuous() -> Demo:
+    """The default of `robustok demo --latent continuous`: 16 latents of 32 channels, sized for two CPU cores."""
+    discrete = demo()
+    part = Conv(stem=2, channels=(32, 64, 128), blocks=1, attention=False)
+    return replace(
+        discrete,
+        main=AutoencoderTraining(
+            tokenizer=AutoencoderConfig(
+                image_size=32, encoder=part, bottleneck=KL(width=32, weight=1e-4), decoder=part, channels=1
+            ),
+            loop=discrete.main.loop,
+            perturbation=LatentNoise(beta=0.5, strength=0.5),
+            objective=discrete.main.objective,
+            optim=discrete.main.optim,
+            average=discrete.main.average,
+        ),
+        generator=GeneratorTraining(
+            generator=DiffusionTransformer(tokens=16, channels=32, classes=10, width=192, depth=6, heads=3),
+            loop=Loop(steps=1200, batch_size=128, log_every=20, save_every=300, preview_every=300),
+            optim=Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50),
+            times=TrainingTimes(distribution="logit-normal"),
+            average=0.995,
+        ),
+        sampling=FlowSampling(steps=20, guidance=2.0, guided_to=0.8),
+        sigma=0.7,
+        duration="a time that was not measured",
+    )
+
+
+def continuous_smoke() -> Demo:
+    """`robustok demo --latent continuous --preset smoke`: the same path, a few steps of everything."""
+    full, small = continuous(), smoke()
+    return replace(
+        small,
+        main=replace(full.main, loop=small.main.loop),
+        generator=replace(full.generator, loop=small.generator.loop),
+        sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8),
+        sigma=full.sigma,
+    )
