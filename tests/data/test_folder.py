@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from robustok.data import ImageFolder
+from robustok.data.images import DRAWS
 from robustok.shapes import to_pixels
 
 RED, BLUE, GRAY = (255, 0, 0), (0, 0, 255), (51, 51, 51)
@@ -13,8 +14,8 @@ def everything(images):
     return torch.arange(len(images))
 
 
-def seeded():
-    return torch.Generator().manual_seed(0)
+def draws(count, seed=0):
+    return torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def save(path, color=GRAY, size=(16, 16)):
@@ -62,10 +63,10 @@ def test_training_view_depends_on_the_generator_alone(tmp_path):
     for i, square in enumerate(pixels):
         Image.fromarray(square).save(tmp_path / f"{i}.png")
     few, many = ImageFolder(tmp_path, 16, workers=1), ImageFolder(tmp_path, 16, workers=4)
-    view = few.training_images(everything(few), seeded())
+    view = few.training_images(everything(few), draws(4))
     assert view.shape == (4, 3, 16, 16)
-    assert torch.equal(view, many.training_images(everything(many), seeded()))
-    assert not torch.equal(view, few.training_images(everything(few), torch.Generator().manual_seed(1)))
+    assert torch.equal(view, many.training_images(everything(many), draws(4)))
+    assert not torch.equal(view, few.training_images(everything(few), draws(4, seed=1)))
     assert not torch.equal(view, few.images(everything(few)))
 
 
@@ -76,7 +77,7 @@ def test_half_of_the_training_images_are_mirrored_and_none_on_request(tmp_path):
     indices = torch.zeros(200, dtype=torch.int64)
 
     def mirrored(flip):
-        batch = ImageFolder(tmp_path, 8, flip=flip).training_images(indices, seeded())
+        batch = ImageFolder(tmp_path, 8, flip=flip).training_images(indices, draws(200))
         return int(batch[:, 2, 0, 0].gt(0).sum())  # blue on the left
 
     assert 70 <= mirrored(True) <= 130  # 100 expected, 7 is one standard deviation

@@ -31,7 +31,7 @@ class Digits:
     def images(self, indices: Tensor) -> Tensor:
         return indices.float().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
 
-    def training_images(self, indices, generator):
+    def training_images(self, indices, draws):
         raise AssertionError
 
     subset = training_images
@@ -154,6 +154,10 @@ def test_what_does_not_fit_is_refused(make, tmp_path):
         ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 tokens of 10 codes; give the generator"
     ):
         make(stranger, tmp_path)
+    stranger = Counter()
+    stranger.trained_on = "another"
+    with pytest.raises(ValueError, match="trained on tokenizer another, not on tokenizer; give that tokenizer, whose"):
+        make(stranger, tmp_path)
 
 
 class Still:
@@ -189,11 +193,57 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
     ):
         make_pairs(Still(), cache, tmp_path / "no", sigma=0.9, **arguments | {"sampling": Sampling()})
     stranger = Still()
+    stranger.trained_on = "c0ffee"
+    with pytest.raises(
+        ValueError, match=rf"trained on tokenizer c0ffee, not on {cache.fingerprint}; give that tokenizer"
+    ):
+        make_pairs(stranger, cache, tmp_path / "no", sigma=0.9, **arguments)
+    stranger.trained_on = cache.fingerprint
     stranger.latent_shape = (4, 4)
     with pytest.raises(
         ValueError, match=r"makes latents of shape \(4, 4\), the cache holds latents of shape \(16, 12\)"
     ):
         make_pairs(stranger, cache, tmp_path / "no", sigma=0.9, **arguments)
+
+
+def test_latents_in_one_pass_are_the_generators_guess_from_the_same_noise(tmp_path):
+    cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(20)), tmp_path / "latents")
+    arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
+    sampled = everything(make_pairs(Still(), cache, tmp_path / "sdedit", sigma=0.8, **arguments))
+    pairs = make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, touch="one-pass", batch_size=5, **arguments)
+    assert (pairs.touch, Pairs(tmp_path / "sdedit").touch) == ("one-pass", "sdedit")
+    guessed = everything(pairs)
+    assert torch.equal(guessed.images, sampled.images)
+    # the velocity is t, so from t = 0.2 a guess goes down by t^2, and many steps by t^2 / 2 and half a step more
+    down = sampled.touched - guessed.touched
+    assert down.mean() == pytest.approx(0.2**2 / 2 - 0.2 / 100, rel=1e-2)
+    assert down.std() < 1e-3
+    with pytest.raises(ValueError, match="was made with touch one-pass, not None; choose another folder"):
+        make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, **arguments)
+
+
+def test_tokens_are_not_touched_in_one_pass(make, tmp_path, unchecked):
+    with pytest.raises(ValueError, match="touch is 'one-pass', which is for latents: tokens have no mean; leave it at"):
+        make(Counter(), tmp_path, touch="one-pass")
+    with pytest.raises(ValueError, match="touch is 'ddim'; choose 'sdedit' or 'one-pass'"):
+        make(Counter(), tmp_path, touch="ddim")
+
+
+def test_latents_that_are_not_finite_are_no_pairs(tmp_path):
+    cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(4)), tmp_path / "latents")
+    arguments = {"sampling": FlowSampling(steps=2), "count": 4, "seed": 0, "sigma": 0.5}
+
+    class Exploding(Still):
+        def __init__(self, speed: float):
+            self.speed = speed
+
+        def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            return torch.full_like(latents, self.speed)
+
+    with pytest.raises(ValueError, match="sampling ended in NaN or infinity; use less guidance, more steps, or other"):
+        make_pairs(Exploding(math.nan), cache, tmp_path / "nan", **arguments)
+    with pytest.raises(ValueError, match=r"not finite in float16 \(the largest is .*e\+05\); scale the tokenizer's"):
+        make_pairs(Exploding(-4e5), cache, tmp_path / "large", **arguments)
 
 
 def test_pairs_made_otherwise_are_refused(make, tmp_path):

@@ -27,7 +27,7 @@ class Pictures:
     def images(self, indices: Tensor) -> Tensor:
         return self.values[indices]
 
-    def training_images(self, indices: Tensor, generator: Generator) -> Tensor:
+    def training_images(self, indices: Tensor, draws: Tensor) -> Tensor:
         raise AssertionError("a cache is of the fixed view")
 
     def describe(self) -> dict:

@@ -10,10 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Generator
 
 from robustok.data import decoding
-from robustok.data.images import Indices, Subset, short_hash
+from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.shapes import Images, to_images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -83,15 +82,14 @@ class ImageFolder:
     def images(self, indices: Indices) -> Images:
         return _to_batch(self._map(lambda i: decoding.center_crop(self._read(i), self.size), indices.tolist()))
 
-    def training_images(self, indices: Indices, generator: Generator) -> Images:
-        draws = torch.rand(len(indices), 4, generator=generator, dtype=torch.float64).tolist()
+    def training_images(self, indices: Indices, draws: Draws) -> Images:
 
         def view(index_and_draw: tuple[int, list[float]]) -> decoding.Square:
             index, (*crop, mirror) = index_and_draw
             square = decoding.random_crop(self._read(index), self.size, crop)
             return square[:, ::-1] if self.flip and mirror < 0.5 else square
 
-        return _to_batch(self._map(view, list(zip(indices.tolist(), draws, strict=True))))
+        return _to_batch(self._map(view, list(zip(indices.tolist(), draws.tolist(), strict=True))))
 
     def describe(self) -> dict[str, Any]:
         """What scores and caches record. The hash is of names and byte counts, for contents take hours."""

@@ -1,28 +1,35 @@
 """Sets of images: what they all offer, the embedded Fashion-MNIST, and parts of any set.
 
 Every set hands out `Images` in [-1, 1] by index, in two views: `images`, fixed, for scores and token caches;
-`training_images`, augmented at random from the generator given.
+`training_images`, augmented as the random numbers given say, so that an image's view depends on its own row alone.
 """
 
 import gzip
 import hashlib
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Int, UInt8
-from torch import Generator, Tensor
+from jaxtyping import Float, Float64, Int, UInt8
+from torch import Tensor
 from torch.nn import functional as F
 
+from robustok.data.order import Windows
 from robustok.shapes import Images, Labels, to_images
 
 Indices: TypeAlias = Int[Tensor, " b"]
+DRAWS = 4  # random numbers of a training view: zoom, x and y of the crop, mirrored or not
+Draws: TypeAlias = Float64[Tensor, f"b {DRAWS}"]  # in [0, 1), a row per image
 
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """What training and scoring ask of images, wherever they come from."""
+    """What training and scoring ask of images, wherever they come from.
+
+    A set that is read faster shard by shard also has `windows`, an `order.Windows`; one whose images are larger than
+    `size` has `five_crops`, as `pictures.Pictures`.
+    """
 
     size: int  # side of the images in pixels
     flip: bool  # whether a mirrored image belongs to the set as much as the image
@@ -31,7 +38,7 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
     def images(self, indices: Indices) -> Images: ...
-    def training_images(self, indices: Indices, generator: Generator) -> Images: ...
+    def training_images(self, indices: Indices, draws: Draws) -> Images: ...
     def describe(self) -> dict[str, Any]: ...
     def subset(self, indices: Indices) -> "Subset": ...
 
@@ -75,7 +82,7 @@ class FashionMNIST:
         padded = F.pad(self.pixels[indices], (before, after, before, after))
         return to_images(padded.unsqueeze(1).expand(-1, 3, -1, -1))
 
-    def training_images(self, indices: Indices, generator: Generator) -> Images:
+    def training_images(self, indices: Indices, draws: Draws) -> Images:
         return self.images(indices)
 
     def describe(self) -> dict[str, Any]:
@@ -117,14 +124,28 @@ class Subset:
         self.size, self.flip, self.classes = parent.size, parent.flip, parent.classes
         self.labels = parent.labels[self.indices]
 
+    @cached_property
+    def windows(self) -> Windows | None:
+        """The parent's, of the images that are left; none once they were reordered."""
+        windows: Windows | None = getattr(self.parent, "windows", None)
+        if windows is None or not (self.indices.diff() > 0).all():
+            return None
+        ends = torch.tensor(windows.sizes).cumsum(0)
+        counts = torch.searchsorted(ends, self.indices, right=True).bincount(minlength=len(ends))
+        return Windows(tuple(counts[counts > 0].tolist()), windows.window)
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def images(self, indices: Indices) -> Images:
         return self.parent.images(self.indices[indices])
 
-    def training_images(self, indices: Indices, generator: Generator) -> Images:
-        return self.parent.training_images(self.indices[indices], generator)
+    def training_images(self, indices: Indices, draws: Draws) -> Images:
+        return self.parent.training_images(self.indices[indices], draws)
+
+    def five_crops(self, indices: Indices, zoom: float) -> Float[Tensor, "b 5 3 h w"]:
+        """As `Pictures.five_crops`. Raises ValueError where the images are not larger than what is taken of them."""
+        return five_crops(self.parent, self.indices[indices], zoom)
 
     def describe(self) -> dict[str, Any]:
         parent = self.parent.describe()
@@ -133,6 +154,15 @@ class Subset:
 
     def subset(self, indices: Indices) -> "Subset":
         return Subset(self, indices)
+
+
+def five_crops(images: ImageSet, indices: Indices, zoom: float) -> Float[Tensor, "b 5 3 h w"]:
+    """Corners and middle of images at `zoom` times the size. Raises ValueError for a set that has only one view."""
+    if not hasattr(images, "five_crops"):
+        name = images.describe()["name"]
+        raise ValueError(f"the images of {name} are not larger than {images.size} pixels; encode them without crops")
+    crops: Tensor = images.five_crops(indices, zoom)
+    return crops
 
 
 def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:

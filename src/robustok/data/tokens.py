@@ -113,8 +113,16 @@ class TokenCache:
 
     def batch(self, indices: Indices, generator: Generator) -> tuple[Tokens, Labels]:
         """Tokens and labels of images, each mirrored or not at random, where the set may be flipped."""
-        view = torch.randint(self._tokens.shape[1], indices.shape, generator=generator)
-        return self._tokens[indices, view].long(), self.labels[indices]
+        return self.at(indices, torch.randint(self.views, indices.shape, generator=generator))
+
+    @property
+    def views(self) -> int:
+        """How many ways each image is held."""
+        return self._tokens.shape[1]
+
+    def at(self, indices: Indices, views: Indices) -> tuple[Tokens, Labels]:
+        """Tokens and labels of images, each in the view given."""
+        return self._tokens[indices, views].long(), self.labels[indices]
 
 
 def token_type(codebook_size: int) -> torch.dtype:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import ImageSet
-from robustok.data.order import batch_indices
+from robustok.data.loading import training_batch
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Latents, Scalar
@@ -211,8 +211,7 @@ def train_autoencoder(
     seed = config.loop.seed
 
     def batches(step: int) -> Images:
-        indices = batch_indices(len(images), config.loop.batch_size, seed, step)
-        return images.training_images(indices, stream(seed, "crop and flip", step))
+        return training_batch(images, config.loop.batch_size, seed, step)
 
     run(
         stage,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok.data.latents import LatentCache
-from robustok.data.order import batch_indices
+from robustok.data.loading import cached_batch
 from robustok.data.tokens import TokenCache
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
@@ -139,8 +139,7 @@ def train_generator(
     stage.average.module.trained_on = cache.fingerprint
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        indices = batch_indices(len(cache), config.loop.batch_size, config.loop.seed, step)
-        return cache.batch(indices, stream(config.loop.seed, "view", step))
+        return cached_batch(cache, config.loop.batch_size, config.loop.seed, step)
 
     noun = "tokens" if isinstance(cache, TokenCache) else "latents"
     run(

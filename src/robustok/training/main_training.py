@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustok.backbones.lite0 import POOLED, Lite0
+from robustok.backbones.dino import DINOv2
+from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.data.images import ImageSet
-from robustok.data.order import batch_indices
+from robustok.data.loading import training_batch
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
@@ -45,6 +46,7 @@ from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer, TokenizerConfi
 from robustok.training.loop import Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+from robustok.training.pretrained import begin_with_dinov2, semantic_teacher
 
 LATENTS_PER_CODE = (2, 16)  # that k-means starts from, at least and at most
 USED_WITHIN = 100  # steps within which a code was chosen if it counts as used in the log
@@ -55,12 +57,16 @@ class MainTraining:
     """How a tokenizer is trained."""
 
     tokenizer: TokenizerConfig | None = None  # what is trained; None: a tokenizer that is given, whoever made it
+    start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
     loop: Loop  # how long, and how often to look
     perturbation: Perturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     codebook: float = 1.0  # weight of the codebook and commitment losses
     semantic: float = 0.1  # weight of the semantic term; 0 leaves it out
     semantic_scale: float = 1 / 0.07  # what the cosines of the semantic term are multiplied by, as CLIP starts
+    teacher: EfficientNetLite0 | DINOv2 = field(
+        default_factory=EfficientNetLite0
+    )  # whose features the term compares with
     semantic_size: int = 224  # side in pixels at which the semantic teacher sees the images
     optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
     average: float = 0.9999  # decay of the weight average, which is what is kept
@@ -89,8 +95,9 @@ class TokenizerStage:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = list(module.named_parameters())
         if config.semantic:
-            self.teacher = Lite0().to(self.device)
-            self.head = SemanticHead(POOLED, self.model.codebook.shape[1]).to(self.device)
+            teacher = semantic_teacher(config.teacher)
+            self.teacher = teacher.network.to(self.device)
+            self.head = SemanticHead(teacher.width, self.model.codebook.shape[1]).to(self.device)
             trained += [(f"semantic.{name}", p) for name, p in self.head.named_parameters()]
         self.update = Update(trained, config.optim, steps)
         self.average = Average(module, config.average)
@@ -245,7 +252,10 @@ def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer
     if (config.tokenizer is None) == (tokenizer is None):
         raise ValueError("main training takes a tokenizer or the config of a new one; give one of the two")
     if config.tokenizer is not None:
-        return Tokenizer(config.tokenizer)
+        model = Tokenizer(config.tokenizer)
+        if config.start is not None:
+            begin_with_dinov2(model, config.start)
+        return model
     if config.perturbation.reference_code and not isinstance(tokenizer, Tokenizer):
         raise ValueError(
             f"reference_code ranks codes by distance to latents as robustok's own quantizers place them, which a "
@@ -296,8 +306,7 @@ def train_tokenizer(
     seed = config.loop.seed
 
     def batches(step: int) -> Images:
-        indices = batch_indices(len(images), config.loop.batch_size, seed, step)
-        return images.training_images(indices, stream(seed, "crop and flip", step))
+        return training_batch(images, config.loop.batch_size, seed, step)
 
     run(
         stage,

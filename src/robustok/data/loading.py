@@ -1,0 +1,87 @@
+"""Batches for training: which images, in which view, made ahead of the step that takes them.
+
+Image p of step s is a function of the seed, s and p alone: not of the number of ranks, threads or earlier steps. So a
+run goes on with the very next image after a stop anywhere in an epoch, on any number of processes, from no saved state.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from robustok.data.images import DRAWS, ImageSet
+from robustok.data.latents import LatentCache
+from robustok.data.order import batch_indices
+from robustok.data.tokens import TokenCache
+from robustok.runtime.seeding import stream
+from robustok.shapes import Images, Labels
+
+T = TypeVar("T")
+Rows: TypeAlias = slice | Int[Tensor, " b"]
+MAKERS = 2  # batches made at once, so that one's last image does not leave threads idle
+
+
+def training_batch(images: ImageSet, batch_size: int, seed: int, step: int, rows: Rows = slice(None)) -> Images:
+    """The training view of the images of a step, or of some `rows` of that batch: those of one rank, say.
+
+    Only the images of these rows are read. A set with `windows` is taken in their order.
+    """
+    indices = batch_indices(len(images), batch_size, seed, step, getattr(images, "windows", None))
+    generator = stream(seed, "crop and flip", step)
+    draws = torch.rand(batch_size, DRAWS, generator=generator, dtype=torch.float64)
+    return images.training_images(indices[rows], draws[rows])
+
+
+def cached_batch(
+    cache: TokenCache | LatentCache, batch_size: int, seed: int, step: int, rows: Rows = slice(None)
+) -> tuple[Tensor, Labels]:
+    """Tokens or latents and labels of a step, in views drawn at random, or of some `rows` of that batch."""
+    indices = batch_indices(len(cache), batch_size, seed, step)
+    views = torch.randint(cache.views, indices.shape, generator=stream(seed, "view", step))
+    return cache.at(indices[rows], views[rows])
+
+
+def prefetched(
+    make: Callable[[int], T], start: int, stop: int, *, ahead: int = 1, device: torch.device | None = None
+) -> Iterator[T]:
+    """`make(start)` to `make(stop - 1)` in turn, up to `ahead` of them being made while one is used.
+
+    With a GPU as the `device`, tensors (also in tuples and lists) are copied to it from pinned memory, while the
+    program goes on. Raises what `make` raises, when its turn comes.
+    """
+    if ahead < 1:
+        raise ValueError(f"ahead is {ahead}; give the number of batches to make ahead, 1 or more")
+    gpu = device is not None and device.type == "cuda"
+
+    def made(step: int) -> T:
+        return _each(make(step), Tensor.pin_memory) if gpu else make(step)
+
+    # torch's own threads would wait for cores that the step needs.
+    one_core = partial(torch.set_num_threads, 1)
+    threads = ThreadPoolExecutor(min(ahead, MAKERS), thread_name_prefix="batches", initializer=one_core)
+    try:
+        waiting = deque(threads.submit(made, step) for step in range(start, min(start + ahead, stop)))
+        for step in range(start, stop):
+            batch = waiting.popleft().result()
+            if step + ahead < stop:
+                waiting.append(threads.submit(made, step + ahead))
+            yield _each(batch, partial(Tensor.to, device=device, non_blocking=True)) if gpu else batch
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor changed, or every tensor of a tuple or list."""
+    match value:
+        case Tensor():
+            return change(value)
+        case tuple() if hasattr(value, "_fields"):
+            return type(value)(*(_each(entry, change) for entry in value))
+        case tuple() | list():
+            return type(value)(_each(entry, change) for entry in value)
+    return value
