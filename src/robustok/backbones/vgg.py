@@ -5,6 +5,7 @@ those that LPIPS compares: after the last ReLU in front of each pooling.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,26 @@ from robustok.backbones.frozen import FrozenConv
 from robustok.shapes import Images
 
 CONVS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # numbers of the convolutions in each stage
+HEAD_NAMES = tuple(f"lin{i}.model.1.weight" for i in range(len(CONVS)))  # names of the weights of LPIPS
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' scaling layer, of values in [-1, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LPIPSVGG:
+    """VGG-16 with the heads of LPIPS 0.1, which were fitted to human judgments (arXiv 1801.03924)."""
+
+    weights: str = "published"  # of VGG-16: published; random, to try a path without a download; or a file
+    heads: str = "published"  # of LPIPS: published; random; or a file
+    width: int = 64  # channels of VGG's first stage; later ones have 2, 4, 8 and 8 times as many
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}; VGG-16 has 64 channels in its first stage")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.width * times for times in (1, 2, 4, 8, 8))
 
 
 class VggFeatures(NamedTuple):
@@ -73,3 +93,22 @@ def _stage(state: Mapping[str, Tensor], numbers: tuple[int, ...]) -> nn.Sequenti
         weight, bias = state[f"features.{i}.weight"].float(), state[f"features.{i}.bias"].float()
         layers += [FrozenConv(weight.contiguous(memory_format=torch.channels_last), bias), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def random_weights(config: LPIPSVGG) -> dict[str, Tensor]:
+    """Weights as a ReLU network starts, by the published names: the same every time, from no global randomness."""
+    state: dict[str, Tensor] = {}
+    before = 3
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for width, numbers in zip(config.widths, CONVS, strict=True):
+            for i in numbers:
+                state[f"features.{i}.weight"] = (2 / (9 * before)) ** 0.5 * torch.randn(width, before, 3, 3)
+                state[f"features.{i}.bias"] = torch.zeros(width)
+                before = width
+    return state
+
+
+def random_heads(config: LPIPSVGG) -> dict[str, Tensor]:
+    """Every channel counts alike, by the published names."""
+    return {name: torch.full((1, c, 1, 1), 1 / c) for name, c in zip(HEAD_NAMES, config.widths, strict=True)}

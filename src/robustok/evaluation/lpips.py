@@ -4,6 +4,7 @@ Zhang et al. 2018 (arXiv 1801.03924), version 0.1 of its authors' weights on tor
 they come in. Taking the difference on pixels instead of on float images in [-1, 1] changes it by their rounding.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustok.backbones.vgg import CONVS, Vgg16
+from robustok.backbones.vgg import CONVS, HEAD_NAMES, Vgg16
 from robustok.losses.perceptual import Perceptual
 from robustok.runtime.weights import WeightFile, read_tensors, sha256
 
@@ -21,6 +22,7 @@ VGG = WeightFile(
     url="https://s3.amazonaws.com/pytorch/models/vgg16-397923af.pth",  # its first address; torchvision caches it, too
     sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     size=553_433_881,
+    licence="BSD-3-Clause",
 )
 HEADS = WeightFile(
     title="the heads of LPIPS 0.1 on VGG-16",
@@ -28,6 +30,7 @@ HEADS = WeightFile(
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
     sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
     size=7_289,
+    licence="BSD-2-Clause",
 )
 
 
@@ -41,18 +44,30 @@ def lpips_distance(vgg: Path | None = None, heads: Path | None = None) -> Percep
 
     Raises ValueError when they cannot be had or hold something else.
     """
-    tensors = read_tensors(heads or HEADS.path())
-    names = [f"lin{i}.model.1.weight" for i in range(len(CONVS))]
-    state = read_tensors(vgg or VGG.path())
-    network = Vgg16(state)
-    widths = [len(state[f"features.{stage[-1]}.bias"]) for stage in CONVS]
-    found = [tensors[name].numel() if name in tensors else None for name in names]
+    heads = heads or HEADS.path()
+    return lpips_of(read_tensors(vgg or VGG.path()), read_tensors(heads), str(heads))
+
+
+def lpips_of(
+    vgg: Mapping[str, Tensor],
+    heads: Mapping[str, Tensor],
+    source: str,
+    stages: int = len(CONVS),
+    size: int | None = None,
+) -> Perceptual:
+    """LPIPS of weights by their published names, or the part of it in the first `stages` maps.
+
+    Raises ValueError, naming the `source` of the heads, where these do not fit.
+    """
+    network = Vgg16(vgg)
+    widths = [len(vgg[f"features.{stage[-1]}.bias"]) for stage in CONVS]
+    found = [heads[name].numel() if name in heads else None for name in HEAD_NAMES]
     if found != widths:
         raise ValueError(
-            f"{heads or HEADS.names[0]} holds no heads for VGG-16: {', '.join(names)} should have {widths} weights, "
+            f"{source} holds no heads for VGG-16: {', '.join(HEAD_NAMES)} should have {widths} weights, "
             f"but have {found}; take vgg.pth of version 0.1 of LPIPS"
         )
-    return Perceptual(network, stages=len(CONVS), heads=[tensors[name].float().flatten() for name in names])
+    return Perceptual(network, stages, size, [heads[name].float().flatten() for name in HEAD_NAMES[:stages]])
 
 
 class LPIPS:

@@ -1,9 +1,10 @@
 """Discriminators: images in, one logit a place out; high means "real".
 
-None of them mixes the images of a batch, so an image's logits are the same at any batch size.
+None of them mixes the images of a batch, so an image's logits are the same at any batch size; but a `DinoDiscriminator`
+does where `together` asks for it, as the released one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.lite0 import CHANNELS, Lite0
 from robustok.shapes import Images
 
@@ -48,18 +50,47 @@ class FeatureDiscriminator:
             raise ValueError(f"stages is {self.stages}; name one or more of Lite0's stages 1 to {len(CHANNELS)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DinoDiscriminator:
+    """Small trained heads on the tokens of a frozen DINO (Sauer et al. 2023, StyleGAN-T, arXiv 2301.09515, sec. 3.2).
+
+    In the widths of the released tokenizer's (qiuk2/RobusTok).
+    """
+
+    network: DINO | DINOv2 = field(default_factory=DINO)  # whose tokens are judged
+    after: tuple[int, ...] = (0, 3, 6, 9, 12)  # numbers of blocks after which there is a head; 0: before the first
+    kernel: int = 9  # places that a head's one wide convolution sees, along the raster order; odd
+    spectral: bool = True  # whether every convolution of a head is kept at spectral norm 1
+    together: int = 0  # images normalized together, as the released code's 8; 0: each on its own
+
+    def __post_init__(self) -> None:
+        depth = self.network.depth
+        if not self.after or not set(self.after) <= set(range(depth + 1)):
+            raise ValueError(f"after is {self.after}; name one or more numbers of blocks from 0 to {depth}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel is {self.kernel}; give an odd number, so that places have as many on both sides")
+        if self.together < 0:
+            raise ValueError(f"together is {self.together}; give a number of images, or 0 to normalize each on its own")
+
+
+AnyDiscriminator: TypeAlias = PatchGAN | FeatureDiscriminator | DinoDiscriminator
+
+
 def check_width(width: int) -> None:
     if width < GROUP or width % GROUP:
         raise ValueError(f"width is {width}; give a multiple of {GROUP}, the channels normalized together")
 
 
-def build_discriminator(config: PatchGAN | FeatureDiscriminator) -> nn.Module:
-    """The module that takes Images to LogitMaps."""
+def build_discriminator(config: AnyDiscriminator, backbone: nn.Module | None = None) -> nn.Module:
+    """The module that takes Images to LogitMaps; `backbone` is the frozen network of a `DinoDiscriminator`."""
     match config:
         case PatchGAN():
             return PatchNetwork(config)
         case FeatureDiscriminator():
             return FeatureHeads(config)
+        case DinoDiscriminator():
+            assert backbone is not None, "a DinoDiscriminator judges the tokens of a network that is given"
+            return TokenHeads(config, backbone)
 
 
 class PatchNetwork(nn.Module):
@@ -121,6 +152,71 @@ def head(channels: int, config: FeatureDiscriminator) -> nn.Sequential:
     )
 
 
-def normalization(channels: int) -> nn.GroupNorm:
+def normalization(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     """In batch-norm's place, one image at a time: the same at any batch size and on any rank."""
-    return nn.GroupNorm(channels // GROUP, channels)
+    return nn.GroupNorm(channels // GROUP, channels, eps)
+
+
+class TokenHeads(nn.Module):
+    """Logits (b heads p p), one head a chosen depth of the frozen network, in the order of the config.
+
+    A head sees a place's token with the class token added.
+    """
+
+    def __init__(self, config: DinoDiscriminator, backbone: nn.Module) -> None:
+        super().__init__()
+        self.config, self.backbone = config, backbone
+        self.heads = nn.ModuleList(token_head(config) for _ in config.after)
+
+    def forward(self, images: Images) -> LogitMaps:
+        sequences = self.backbone(images, after=self.config.after).sequences
+        tokens = [(sequence[:, 1:] + sequence[:, :1]).mT for sequence in sequences]  # (b c n)
+        logits = torch.stack([head(x)[:, 0] for head, x in zip(self.heads, tokens, strict=True)], dim=1)
+        side = self.config.network.side // self.config.network.patch
+        return logits.unflatten(2, (side, side))
+
+
+def token_head(config: DinoDiscriminator) -> nn.Sequential:
+    """Tokens (b c n) to logits (b 1 n). Convolutions run along the raster order, which is taken as a circle."""
+    constrain = spectral_norm if config.spectral else nn.Identity()
+    c = config.network.width
+
+    def layer(kernel: int) -> nn.Sequential:
+        conv = nn.Conv1d(c, c, kernel, padding=kernel // 2, padding_mode="circular")
+        norm = TogetherNorm(c, config.together) if config.together else normalization(c, eps=1e-6)
+        return nn.Sequential(constrain(conv), norm, nn.LeakyReLU(0.2))
+
+    return nn.Sequential(layer(1), HalfResidual(layer(config.kernel)), constrain(nn.Conv1d(c, 1, 1)))
+
+
+class HalfResidual(nn.Module):
+    """(x + f(x)) / sqrt(2), which keeps the variance where both are independent."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.inner(x)) * 0.5**0.5
+
+
+class TogetherNorm(nn.Module):
+    """Batch-norm over groups of `images` neighbouring images, in training and evaluation alike (StyleGAN-T's).
+
+    What is left of a batch after whole groups is a smaller group.
+    """
+
+    def __init__(self, channels: int, images: int) -> None:
+        super().__init__()
+        self.images = images
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
+        whole = len(x) // self.images * self.images
+        groups = [x[:whole].unflatten(0, (-1, self.images)), x[whole:].unsqueeze(0)]
+        x = torch.cat([self._normalized(group.float()).flatten(0, 1) for group in groups if group.numel()])
+        return x * self.weight[:, None] + self.bias[:, None]
+
+    def _normalized(self, x: Float[Tensor, "groups b c n"]) -> Float[Tensor, "groups b c n"]:
+        variance, mean = torch.var_mean(x, dim=(1, 3), correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + 1e-6)

@@ -7,6 +7,7 @@ downloads; a model of the Hugging Face hub also in that hub's own cache. What is
 import hashlib
 import os
 import pickle
+import re
 import urllib.request
 from dataclasses import dataclass
 from functools import cache
@@ -31,8 +32,9 @@ class WeightFile:
     title: str  # what it holds
     names: tuple[str, ...]  # that it is published under; it is saved under the first
     url: str
-    sha256: str
-    size: int  # bytes
+    sha256: str | None  # None: unknown, so that only names and shapes of what it holds can be checked
+    size: int  # bytes, roughly where the hash is unknown
+    licence: str = "unknown"
 
     def located(self) -> Path | None:
         """Where it lies on this machine; None when it does not."""
@@ -44,10 +46,14 @@ class WeightFile:
         """How to get it by hand."""
         return f"download {self.url} ({self.size / 1e6:.3g} MB) to {cache_folder() / self.names[0]}"
 
+    def about(self) -> str:
+        """What tells it apart, and under which licence it is."""
+        return f"SHA-256 {self.sha256 or 'unknown'}, licence {self.licence}"
+
     def path(self) -> Path:
         """The file, downloaded if need be. Raises ValueError when it cannot be had, or is not the published one."""
         path = self.located() or self._download()
-        if sha256(path) != self.sha256:
+        if self.sha256 is not None and sha256(path) != self.sha256:
             raise ValueError(
                 f"{path} is not {self.title}: its SHA-256 is {sha256(path)[:16]}..., not {self.sha256[:16]}...; "
                 f"remove it, then {self.remedy()}"
@@ -65,7 +71,7 @@ class WeightFile:
                 while chunk := source.read(CHUNK):
                     seen.update(chunk)
                     file.write(chunk)
-            if seen.hexdigest() != self.sha256:
+            if self.sha256 is not None and seen.hexdigest() != self.sha256:
                 raise OSError(f"what came has the SHA-256 {seen.hexdigest()[:16]}..., not {self.sha256[:16]}...")
             os.replace(partial, path)
         except (OSError, HTTPException) as error:  # no network, no such address, no room
@@ -81,6 +87,7 @@ class HubModel:
 
     title: str  # what it is
     repository: str  # owner/name
+    licence: str = "unknown"
 
     def located(self) -> Path | None:
         """The folder that it lies in on this machine; None when it does not."""
@@ -100,6 +107,10 @@ class HubModel:
             f"download config.json and {TENSORS[0]} (or {TENSORS[1]}) of https://huggingface.co/{self.repository} "
             f"to {self._folder()}"
         )
+
+    def about(self) -> str:
+        """Under which licence it is; the hub's client checks what it downloads."""
+        return f"licence {self.licence}"
 
     def path(self) -> Path:
         """The folder, downloaded if need be. Raises ValueError when it cannot be had."""
@@ -133,6 +144,19 @@ def cache_folder() -> Path:
 def tensor_file(folder: Path) -> Path | None:
     """The file of a model folder that holds its tensors; None when there is none."""
     return next((folder / name for name in TENSORS if (folder / name).is_file()), None)
+
+
+def weights_at(source: str, published: WeightFile) -> dict[str, Tensor]:
+    """The tensors of a source: `published`, a file, a folder with one, or owner/name on the Hugging Face hub.
+
+    Raises ValueError, with what to do, where they cannot be had.
+    """
+    if source == "published":
+        return read_tensors(published.path())
+    path = Path(source)
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        path = HubModel(title=source, repository=source).path()
+    return read_tensors((tensor_file(path) or path) if path.is_dir() else path)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

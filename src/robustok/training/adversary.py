@@ -9,20 +9,23 @@ from torch import Tensor
 
 from robustok.losses.adversarial import LogitAverages, discriminator_loss, generator_loss, lecam
 from robustok.losses.augmentation import Augmentation, augment, draw
-from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN, build_discriminator
+from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, FeatureDiscriminator, PatchGAN
 from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.distributed import mean
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Scalar
 from robustok.training.optim import Optim, Precision, Update, autocast
+from robustok.training.pretrained import discriminator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adversary:
     """A discriminator that tells real images from decoded ones."""
 
-    discriminator: PatchGAN | FeatureDiscriminator = field(default_factory=FeatureDiscriminator)  # its network
+    discriminator: PatchGAN | FeatureDiscriminator | DinoDiscriminator = field(  # its network
+        default_factory=FeatureDiscriminator
+    )
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, weight_decay=5e-4))  # how it learns
     kind: Literal["hinge", "non-saturating"] = "hinge"  # the loss of both players
     learns_from: float = 0.26  # share of training after which the discriminator sees images
@@ -52,7 +55,7 @@ class Opponent:
             precision,
         )
         torch.manual_seed(derive(seed, "discriminator weights"))
-        self.model = build_discriminator(config.discriminator).to(device)
+        self.model = discriminator(config.discriminator).to(device)
         self.update = Update(self.model, config.optim, steps)
         self.averages = LogitAverages().to(device)
 
@@ -122,7 +125,7 @@ class Opponent:
     def begin_with(self, folder: str | Path) -> None:
         """Take over the network of an earlier stage. Raises ValueError when it is another kind of network."""
         state, saved = load_model(folder, "discriminator")
-        theirs = from_plain(PatchGAN | FeatureDiscriminator, saved["config"])
+        theirs = from_plain(AnyDiscriminator, saved["config"])
         if theirs != self.config.discriminator:
             raise ValueError(
                 f"the discriminator in {folder} is {theirs}, not {self.config.discriminator}; "

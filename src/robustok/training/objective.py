@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.backbones.lite0 import Lite0
+from robustok.backbones.lite0 import EfficientNetLite0
+from robustok.backbones.vgg import LPIPSVGG
 from robustok.data.images import ImageSet
 from robustok.losses.adversarial import gradient_ratio
 from robustok.losses.frechet import FrechetLoss, relative
-from robustok.losses.perceptual import Levels, Perceptual
+from robustok.losses.perceptual import Levels
 from robustok.losses.reconstruction import l1, l2
 from robustok.shapes import Features, Images, Scalar
 from robustok.training.adversary import Adversary, Opponent
 from robustok.training.optim import Precision
+from robustok.training.pretrained import perceptual_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Objective:
     perceptual: float = 1.0  # weight of the difference in features of a frozen network
     adversarial: float = 0.5  # weight of the adversarial term, on top of its adaptive weight
     frechet: float = 0.0  # weight of the Frechet term: decoded images as a whole distributed as real ones are
+    network: EfficientNetLite0 | LPIPSVGG = field(default_factory=EfficientNetLite0)  # of perceptual and Frechet term
     perceptual_stages: int = 4  # feature maps that perceptual and Frechet term compare, from the finest; 1 to 5
     perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
     frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
@@ -65,7 +68,8 @@ class ImageLoss:
         self.frechet: FrechetLoss | None = None
         self.perceptual = None
         if config.perceptual or config.frechet:
-            self.perceptual = Perceptual(Lite0(), config.perceptual_stages, config.perceptual_size).to(device)
+            perceptual = perceptual_network(config.network, config.perceptual_stages, config.perceptual_size)
+            self.perceptual = perceptual.to(device)
         self.opponent = None
         if config.adversarial:
             self.opponent = Opponent(config.adversary, steps, seed, device, precision)

@@ -14,7 +14,7 @@ from robustok.evaluation.features import NetworkExtractor
 from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 
-MODEL = HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14")
+MODEL = HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14", licence="MIT")
 VIEW = View(
     side=256,
     mean=(0.48145466, 0.4578275, 0.40821073),

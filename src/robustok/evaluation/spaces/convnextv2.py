@@ -15,7 +15,7 @@ from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, load
 from robustok.runtime.weights import HubModel, read_tensors
 from robustok.shapes import Images
 
-MODEL = HubModel(title="ConvNeXt V2-B", repository="facebook/convnextv2-base-22k-224")
+MODEL = HubModel(title="ConvNeXt V2-B", repository="facebook/convnextv2-base-22k-224", licence="CC-BY-NC-4.0")
 VIEW = View(side=224)
 UNUSED = r"classifier\."
 

@@ -22,7 +22,7 @@ from robustok.evaluation.features import NetworkExtractor
 from robustok.evaluation.spaces.vision import View, VisionSpace, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 
-MODEL = HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large")
+MODEL = HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large", licence="Apache-2.0")
 HEAD = 64  # width of an attention head, in all sizes
 POSITIONS = "embeddings.position_embeddings"
 LARGE, SMALL = View(side=256, patch=14), View(side=224, patch=14, rounded=True)

@@ -16,7 +16,7 @@ from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, load
 from robustok.runtime.weights import HubModel, read_tensors
 from robustok.shapes import Images
 
-MODEL = HubModel(title="MAE ViT-L/16", repository="facebook/vit-mae-large")
+MODEL = HubModel(title="MAE ViT-L/16", repository="facebook/vit-mae-large", licence="CC-BY-NC-4.0")
 VIEW = View(side=224, patch=16)
 UNUSED = r"decoder\."
 

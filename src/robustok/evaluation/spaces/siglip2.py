@@ -13,7 +13,7 @@ from robustok.evaluation.features import NetworkExtractor
 from robustok.evaluation.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
 from robustok.runtime.weights import HubModel, read_tensors
 
-MODEL = HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256")
+MODEL = HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256", licence="Apache-2.0")
 VIEW = View(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch=16)
 UNUSED = r"text_model\.|logit_scale|logit_bias|.*position_ids$"
 
