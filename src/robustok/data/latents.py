@@ -26,13 +26,17 @@ def encode_latents(
     """A cache of every image's latents in float16, and of its mirror image's where the set may be flipped.
 
     Goes on where an earlier try stopped. `progress` is told how many images are done. Raises ValueError if the folder
-    holds latents of another tokenizer or of other images, or if a latent is not finite in float16.
+    holds latents of another tokenizer or of other images, or if a latent is not finite in float16. Where the tokenizer
+    has statistics (`latent_mean`, `latent_scale`), the manifest says by which its latents were normalized.
     """
 
     def encode(view: Images) -> Tensor:
         return as_half(tokenizer.encode(view.to(tokenizer.device)))
 
     manifest = {"tokenizer": tokenizer.fingerprint(), "images": images.describe(), "views": views_of(images)}
+    for name in ("latent_mean", "latent_scale"):  # per channel
+        if isinstance(told := getattr(tokenizer, name, None), Tensor):
+            manifest[name] = told.tolist()
     make = partial(encode_views, "latents", encode, images, batch_size=batch_size)
     write_shards(Path(folder), "latents", manifest, len(images), make, shard_size=shard_size, progress=progress)
     return LatentCache(folder, tokenizer)
@@ -70,8 +74,16 @@ class LatentCache:
 
     def batch(self, indices: Indices, generator: Generator) -> tuple[Latents, Labels]:
         """Latents and labels of images, each mirrored or not at random, where the set may be flipped."""
-        view = torch.randint(self._latents.shape[1], indices.shape, generator=generator)
-        return self._latents[indices, view].float(), self.labels[indices]
+        return self.at(indices, torch.randint(self.views, indices.shape, generator=generator))
+
+    @property
+    def views(self) -> int:
+        """How many ways each image is held."""
+        return self._latents.shape[1]
+
+    def at(self, indices: Indices, views: Indices) -> tuple[Latents, Labels]:
+        """Latents and labels of images, each in the view given."""
+        return self._latents[indices, views].float(), self.labels[indices]
 
 
 def as_half(latents: Latents) -> Latents:
