@@ -96,6 +96,55 @@ def test_a_model_of_the_cosine_path_is_asked_as_any_other():
     torch.testing.assert_close(velocity, (x - point) / t[:, None, None], atol=1e-5, rtol=1e-5)
 
 
+def test_the_loss_of_the_cosine_path_is_that_of_v_prediction():
+    """Salimans & Ho 2022: v = cos e - sin x at the angle of x_t = cos x + sin e; ours is pi / 2 times as fast."""
+    model, labels = build(replace(LIGHTNING, interpolant="cosine", label_dropout=0.0)), torch.arange(8) % 2
+    latents = random(8, 16, 3)
+    for times in (TrainingTimes(), TrainingTimes(weighting="min-snr", gamma=2.0)):
+        loss = model.loss(latents, labels, times=times, generator=Generator().manual_seed(4))
+        draws = Generator().manual_seed(4)
+        t, noise = torch.rand(8, generator=draws), torch.randn(8, 16, 3, generator=draws)
+        cos, sin = ((math.pi / 2 * t)[:, None, None].cos(), (math.pi / 2 * t)[:, None, None].sin())
+        v = 2 / math.pi * model(cos * latents + sin * noise, t, labels)
+        errors = (v - (cos * noise - sin * latents)).square().mean(dim=(1, 2))
+        if times.weighting == "min-snr":
+            snr = (cos / sin).flatten().square()
+            expected = (snr.clamp(max=2) / (snr + 1) * errors).mean()
+        else:
+            expected = (math.pi / 2) ** 2 * errors.mean()
+        torch.testing.assert_close(loss, expected)
+
+
+def test_normalised_queries_do_not_feel_their_size():
+    latents, t, labels = random(2, 16, 3), torch.tensor([0.3, 0.8]), torch.tensor([0, 1])
+    for qk_norm in (True, False):
+        model = build(replace(LIGHTNING, qk_norm=qk_norm))
+        before = model(latents, t, labels)
+        for block in model.blocks:
+            block.attention.qkv.weight.data[: 2 * 16] *= 10  # queries and keys
+            block.attention.qkv.bias.data[: 2 * 16] *= 10
+        assert torch.allclose(model(latents, t, labels), before, atol=1e-3) == qk_norm
+
+
+def test_rotary_positions_tell_the_order_of_the_others():
+    """Without the embedded positions, to attention that is not rotary the others are a set."""
+    for rotary in (True, False):
+        model = build(replace(ONE_D, rotary=rotary, depth=1))
+        model.positions.zero_()
+        latents, t, labels = random(1, 5, 3), torch.tensor([0.4]), torch.tensor([0])
+        swapped = latents[:, [0, 2, 1, 3, 4]]
+        same = torch.allclose(model(swapped, t, labels)[:, 0], model(latents, t, labels)[:, 0], atol=1e-6)
+        assert same != rotary
+
+
+def test_a_gated_mlp_has_as_many_weights_as_a_plain_one():
+    counts = [
+        sum(p.numel() for p in DiffusionTransformerModel(replace(LIGHTNING, width=96, mlp=mlp)).blocks.parameters())
+        for mlp in ("swiglu", "gelu")
+    ]
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
+
+
 class Witness(DiffusionTransformerModel):
     """Remembers what it was asked."""
 
@@ -124,6 +173,10 @@ def test_it_comes_back_from_its_folder(config, tmp_path):
     assert loaded.config == config
     assert not loaded.training
     assert loaded.fingerprint() == model.fingerprint()
+    assert loaded.trained_on is None
+    loaded.trained_on = "a tokenizer"
+    loaded.save_pretrained(tmp_path / "again")
+    assert DiffusionTransformerModel.from_pretrained(tmp_path / "again").trained_on == "a tokenizer"
     loaded.head.bias.data[0] += 1e-3
     assert loaded.fingerprint() != model.fingerprint()
 
@@ -139,6 +192,13 @@ def test_in_bfloat16_it_is_sampled_in_float32():
 def test_latents_of_another_tokenizer_are_refused():
     with pytest.raises(ValueError, match="takes latents of 16 tokens and 3 channels, not 4 and 5; use those of the"):
         build(LIGHTNING).velocity(random(1, 4, 5), torch.tensor([0.5]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("t", [-0.01, 1.5, math.nan])
+def test_a_velocity_is_asked_for_at_noise_levels_only(t):
+    model = build(LIGHTNING)
+    with pytest.raises(ValueError, match="t goes from .*; noise levels are between 0, the data, and 1, pure noise"):
+        model.velocity(random(1, *model.latent_shape), torch.tensor([t]), torch.tensor([0]))
 
 
 @pytest.mark.parametrize(
@@ -158,14 +218,16 @@ def test_a_wrong_config_says_so(change, message):
         DiffusionTransformer.__post_init__(SimpleNamespace(**fields, side=math.isqrt(fields["tokens"])))
 
 
-def test_it_learns_where_the_latents_of_each_class_are():
+@pytest.mark.parametrize(("interpolant", "weighting"), [("linear", "none"), ("cosine", "none"), ("linear", "min-snr")])
+def test_it_learns_where_the_latents_of_each_class_are(interpolant, weighting):
     torch.manual_seed(0)
-    config = DiffusionTransformer(tokens=4, channels=2, classes=2, width=32, depth=1, heads=2)
+    config = DiffusionTransformer(tokens=4, channels=2, classes=2, width=32, depth=1, heads=2, interpolant=interpolant)
+    times = TrainingTimes(weighting=weighting)
     model = DiffusionTransformerModel(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    looks, labels = random(2, 4, 2), torch.arange(64) % 2
-    for step in range(100):
-        loss = model.loss(looks[labels], labels, generator=Generator().manual_seed(step))
+    looks, labels = random(2, 4, 2), torch.arange(32) % 2
+    for step in range(60):
+        loss = model.loss(looks[labels], labels, times=times, generator=Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from robustok_mixture import MIXTURE, Mixture, MixtureGenerator
@@ -14,10 +15,11 @@ from robustok.generators.flow import (
     guided_field,
     integrate,
     noise_stream,
+    predict_latents,
     sample_latents,
     time_grid,
 )
-from robustok.generators.flow_matching import TrainingTimes, draw_times, flow_losses, noised
+from robustok.generators.flow_matching import TrainingTimes, coefficients, draw_times, flow_losses, noised
 
 GENERATOR = MixtureGenerator(MIXTURE)
 NOBODY = GENERATOR.no_label
@@ -63,15 +65,38 @@ def test_the_diffusion_leaves_the_marginals_alone(diffusion):
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("heun-but-last", 2)])
 def test_order_of_convergence(method, order):
-    """dx/dt = x cos(3t), so that x(0) = x(1) exp(-sin(3) / 3)."""
+    """dx/dt = x cos(3t), so that x(0) = x(1) exp(-sin(3) / 3): the slope of log error over log steps."""
 
     def error(steps: int) -> float:
         config, x = FlowSampling(method=method, steps=steps), torch.ones(1, 1, 1, dtype=torch.float64)
         *_, end = integrate(lambda x, t: x * math.cos(3 * t), x, config, lambda: x)
         return abs(end.item() - math.exp(-math.sin(3) / 3))
 
-    measured = math.log2(error(128) / error(256))
-    assert measured == pytest.approx(order, abs=0.1)
+    counts = [128, 256, 512, 1024]
+    slope, _ = np.polyfit(np.log(counts), [math.log(error(steps)) for steps in counts], 1)
+    assert -slope == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize("interpolant", ["linear", "cosine"])
+def test_order_of_convergence_to_the_latents_of_a_generator(method, order, interpolant):
+    """Of one Gaussian N(m, s^2) all samples are known: noise e becomes m + s e."""
+    mean = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    mixture = Mixture(mean, std=0.5)
+    noise = torch.randn(8, 1, 2, generator=Generator().manual_seed(0), dtype=torch.float64)
+
+    def error(steps: int) -> float:
+        config = FlowSampling(method=method, steps=steps, interpolant=interpolant)
+
+        def field(x: Tensor, t: float) -> Tensor:  # in float64
+            return mixture.velocity(x, x.new_full((len(x),), t), interpolant)
+
+        *_, end = integrate(field, noise, config, lambda: noise)
+        return (end - (mean + 0.5 * noise)).abs().max().item()
+
+    counts = [64, 128, 256]
+    slope, _ = np.polyfit(np.log(counts), [math.log(error(steps)) for steps in counts], 1)
+    assert -slope == pytest.approx(order, abs=0.1)
 
 
 def test_a_learned_field_and_its_samples_are_those_of_the_mixture():
@@ -171,15 +196,52 @@ def test_sdedit_keeps_the_distribution_and_less_of_the_start_from_a_higher_level
     assert moved == sorted(moved)
 
 
-def test_one_euler_step_is_the_expected_data():
-    """SDEdit in one forward pass: E[x | x_t], here of a single Gaussian."""
+@pytest.mark.parametrize("interpolant", ["linear", "cosine"])
+def test_a_prediction_is_the_expected_data(interpolant):
+    """E[x | x_t], here of a single Gaussian; on the linear path also one Euler step of SDEdit."""
     generator = MixtureGenerator(Mixture(torch.tensor([[1.0, -2.0]]), std=0.3))
-    start, t = torch.zeros(1, 1, 2), 0.4
-    x = sample_latents(generator, labels(1, 0), FlowSampling(steps=1), seed=0, start=start, level=t)
-    x_t = t * noise_stream(0, [0], (1, 2))()
-    mean = generator.mixture.means
-    expected = mean + (1 - t) * 0.09 / ((1 - t) ** 2 * 0.09 + t**2) * (x_t - (1 - t) * mean)
-    torch.testing.assert_close(x, expected)
+    start, t = MIXTURE.sample(3, seed=0), 0.4
+    how = {"seed": 5, "first": 2, "start": start, "level": t}
+    config = FlowSampling(interpolant=interpolant)
+    x = predict_latents(generator, labels(3, 0), config, **how, batch_size=2)
+    at = coefficients(torch.tensor([t]), interpolant)
+    x_t = at.data * start + at.noise * noise_stream(5, range(2, 5), (1, 2))()
+    mean, a, s = generator.mixture.means, at.data, at.noise
+    torch.testing.assert_close(x, mean + a * 0.09 / (a**2 * 0.09 + s**2) * (x_t - a * mean))
+    if interpolant == "linear":
+        torch.testing.assert_close(x, sample_latents(generator, labels(3, 0), FlowSampling(steps=1), **how))
+
+
+def test_a_prediction_is_smoother_than_a_sample():
+    mixture, level = Mixture(torch.tensor([[1.0, -2.0]]), std=0.3), 0.3
+    start, some = mixture.sample(2000, seed=0), labels(2000, 0)
+    how = {"seed": 0, "start": start, "level": level, "batch_size": 2000}
+    sampled = sample_latents(MixtureGenerator(mixture), some, FlowSampling(method="heun", steps=60), **how)
+    predicted = predict_latents(MixtureGenerator(mixture), some, FlowSampling(), **how)
+    shrunk = (0.7 * 0.3) ** 2 / ((0.7 * 0.3) ** 2 + 0.3**2)
+    for x, variance in ((start, 0.09), (sampled, 0.09), (predicted, 0.09 * shrunk)):
+        assert (x.var(0) / variance - 1).abs().max() < 4 * math.sqrt(2 / 2000) + 0.02
+
+
+def test_a_prediction_is_guided_and_asks_once():
+    asked = []
+
+    class Counted(MixtureGenerator):
+        def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            asked.append(len(latents))
+            return super().velocity(latents, t, labels)
+
+    generator, some = Counted(MIXTURE), torch.tensor([0, 2])
+    how = {"seed": 0, "start": MIXTURE.sample(2, seed=1), "level": 0.5}
+    config = FlowSampling(guidance=3.0, guided_to=0.6)
+    x = predict_latents(generator, some, config, **how)
+    assert asked == [4]  # with and without the label
+    plain = [predict_latents(generator, y, FlowSampling(), **how) for y in (some, labels(2))]
+    torch.testing.assert_close(x, plain[1] + 3 * (plain[0] - plain[1]))
+    torch.testing.assert_close(predict_latents(generator, some, replace(config, guided_to=0.4), **how), plain[0])
+    assert torch.equal(predict_latents(generator, some, config, **how | {"level": 0.0}), how["start"])
+    with pytest.raises(ValueError, match="level is -0.1; it is a noise level between 0 and 1, that is 1 - sigma"):
+        predict_latents(generator, some, config, **how | {"level": -0.1})
 
 
 def test_progress_and_no_samples_at_all():
@@ -222,7 +284,9 @@ def test_wrong_labels_channels_and_exploding_generators_are_refused():
         ({"interpolant": "vp"}, "interpolant is 'vp'; choose from 'linear', 'cosine'"),
         ({"diffusion": "constant"}, "diffusion is 'constant'; choose from 'linear', 'decreasing'"),
         ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
+        ({"guidance": math.nan}, "guidance is nan; choose 1 for none, more for stronger"),
         ({"guided_from": 0.8, "guided_to": 0.2}, "the first not above the second; not 0.8 and 0.2"),
+        ({"guided_to": 1.5}, "noise levels between 0 and 1, the first not above the second; not 0.0 and 1.5"),
         ({"guided_channels": 0}, "guided_channels is 0; choose at least 1, or None for all"),
         ({"shift": 0.0}, "shift is 0.0, which must be above 0; 1 makes equal steps"),
         ({"last": 1.0}, "last is 1.0; it is a noise level between 0 and 1"),

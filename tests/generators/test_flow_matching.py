@@ -16,6 +16,8 @@ from robustok.generators.flow_matching import (
     draw_times,
     endpoints,
     flow_losses,
+    loss_weights,
+    noise_levels,
     noised,
     shifted,
     time_of_ratio,
@@ -79,13 +81,65 @@ def test_times_are_uniform_or_their_logits_gaussian():
     [
         ({"distribution": "normal"}, "distribution is 'normal'; choose 'uniform' or 'logit-normal'"),
         ({"std": -1.0}, "std is -1.0 and shift 1.0; choose at least 0, and above 0"),
+        ({"std": math.nan}, "std is nan and shift 1.0; choose at least 0, and above 0"),
         ({"shift": 0.0}, "std is 1.0 and shift 0.0; choose at least 0, and above 0"),
+        ({"mean": math.inf}, "mean is inf; it is that of a logit, choose a finite number"),
+        ({"weighting": "snr"}, "weighting is 'snr'; choose 'none' or 'min-snr'"),
+        ({"gamma": 0.0}, "gamma is 0.0; it is a ratio of powers, choose one above 0, such as 5"),
     ],
 )
 def test_wrong_times_say_so(fields, message):
     values = asdict(TrainingTimes()) | fields
     with pytest.raises(ValueError, match=message):
         TrainingTimes.__post_init__(SimpleNamespace(**values))
+
+
+@pytest.mark.parametrize("t", [[-0.1, 0.5], [0.5, 1.01], [math.nan, 0.5], [0.0, 500.0]])
+def test_what_is_no_noise_level_is_refused(t):
+    x, t = random(2, 1, 2), torch.tensor(t)
+    message = r"t goes from .* to .*; noise levels are between 0, the data, and 1, pure noise, so divide diffusion's"
+    with pytest.raises(ValueError, match=message):
+        noised(x, x, t)
+    with pytest.raises(ValueError, match=message):
+        flow_losses(lambda x, t: x, x, x, t)
+    ends = torch.tensor([0.0, 1.0])
+    assert noise_levels(ends) is ends
+
+
+@BOTH
+@pytest.mark.parametrize("gamma", [1e-6, 5.0, 1e6])
+def test_min_snr_weighs_the_error_of_the_data_by_the_capped_signal_to_noise_ratio(interpolant, gamma):
+    """Whatever a field says: the data and the noise that it implies tell their own errors."""
+    latents, noise, t = (
+        random(6, 3, 2).double(),
+        random(6, 3, 2, seed=1).double(),
+        torch.linspace(0.05, 0.95, 6).double(),
+    )
+    at, wrong = coefficients(t, interpolant), random(6, 3, 2, seed=2).double()
+    x = noised(latents, noise, t, interpolant)
+    data, e = endpoints(x, wrong, at)
+    errors = [(a - b).square().mean(dim=(1, 2)) for a, b in ((data, latents), (e, noise))]
+    weights = loss_weights(t, TrainingTimes(weighting="min-snr", gamma=gamma), interpolant)
+    weighed = weights * flow_losses(lambda x, t: wrong, latents, noise, t, interpolant).error
+    snr = (at.data / at.noise).flatten().square()
+    torch.testing.assert_close(weighed, snr.clamp(max=gamma) * errors[0])
+    if gamma == 1e6:  # nothing is capped, which is the plain error of the noise (Ho et al. 2020)
+        torch.testing.assert_close(weighed, errors[1])
+    if gamma == 1e-6:  # all is capped, which is the plain error of the data
+        torch.testing.assert_close(weighed, gamma * errors[0])
+
+
+def test_min_snr_of_v_prediction_is_the_published_one_and_no_weighting_is_none():
+    """min(SNR, gamma) / (SNR + 1) for v = da - ds of a variance-preserving path; ours is pi / 2 v."""
+    t = torch.linspace(0.01, 0.99, 20).double()
+    weights = loss_weights(t, TrainingTimes(weighting="min-snr", gamma=5.0), "cosine")
+    snr = (math.pi / 2 * t).tan() ** -2
+    torch.testing.assert_close(weights * (math.pi / 2) ** 2, snr.clamp(max=5) / (snr + 1))
+    linear = loss_weights(t, TrainingTimes(weighting="min-snr", gamma=5.0), "linear")
+    torch.testing.assert_close(linear, torch.minimum((1 - t) ** 2, 5 * t**2))
+    ends = loss_weights(torch.tensor([0.0, 1.0]), TrainingTimes(weighting="min-snr"), "linear")
+    assert ends.tolist() == [0, 0]
+    assert torch.equal(loss_weights(t, TrainingTimes(), "cosine"), torch.ones_like(t))
 
 
 @BOTH

@@ -107,7 +107,9 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
         case DiffusionTransformer(), None:
             return DiffusionTransformerModel(config.generator)
         case None, nn.Module() if hasattr(given, "loss"):
-            return copy.deepcopy(given)
+            own = copy.deepcopy(given)
+            frozen = not any(weight.requires_grad for weight in own.parameters())
+            return own.requires_grad_(True) if frozen else own  # frozen: what training returned
         case None, nn.Module():
             raise ValueError(f"a {type(given).__name__} has no loss to train it by; it can be sampled and scored")
     raise ValueError("generator training takes a generator or the config of a new one; give one of the two")

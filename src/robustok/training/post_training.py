@@ -183,6 +183,7 @@ def post_train_decoder(
             f"the pairs were made with tokenizer {pairs.fingerprint}, not with {tokenizer.fingerprint()}; "
             "make them again with this one"
         )
+    of_pairs = {"sigma": pairs.sigma} | ({} if pairs.touch == "sdedit" else {"touch": pairs.touch})
     stage = DecoderStage(config, tokenizer, device)
     stage.loss.observe(images)
     folder = Path(folder)
@@ -205,7 +206,7 @@ def post_train_decoder(
         config.loop,
         folder,
         name=name,
-        describe={"stage": to_plain(config), "sigma": pairs.sigma, "discriminator": discriminator is not None},
+        describe={"stage": to_plain(config), **of_pairs, "discriminator": discriminator is not None},
         preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
         check=lambda done: stage.look(held_out, done),
         check_every=config.check_every,
@@ -215,7 +216,7 @@ def post_train_decoder(
     tuned = stage.tokenizer
     as_module(tuned).requires_grad_(False)
     about = {
-        "sigma": pairs.sigma,
+        **of_pairs,
         "step": stage.best_step,
         "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
         "after": stage.best_distance if math.isfinite(stage.best_distance) else None,
