@@ -217,17 +217,6 @@ def test_an_image_reproduced_exactly_counts_100_db(monkeypatch):
     assert value(score_tokenizer(Blocks(), images, shades), "psnr") == 100
 
 
-def test_a_continuous_tokenizer_has_no_codes_to_score(images):
-    scores = score_tokenizer(Grays(), images, shades)
-    assert [score.metric for score in scores] == ["rfid", "psnr", "ssim"]
-    whole = images.images(torch.arange(len(images)))
-    output = to_pixels(Grays().decode(Grays().encode(whole)))
-    distance = frechet_distance(FeatureStats.of(shades(images.pixels)), FeatureStats.of(shades(output)))
-    assert scores[0].value == pytest.approx(distance, rel=1e-9)
-    with pytest.raises(ValueError, match="pFID replaces codes and this tokenizer has no codebook; leave pfid_images"):
-        score_tokenizer(Grays(), images, shades, pfid_images=20)
-
-
 def test_cells_of_few_codes_that_are_equal_are_still_15(images):
     scores = score_tokenizer(Blocks(codes=4), images, shades, pfid_images=30)
     assert [score.metric for score in scores].count("pfid_cell") == 15

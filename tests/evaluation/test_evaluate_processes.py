@@ -49,6 +49,7 @@ def everything() -> list[Score]:
     tokens = torch.randint(CODES, (333, 4), generator=torch.Generator().manual_seed(0))
     return [
         *score_tokenizer(Blocks(), images, [shades, Classes()], pfid_images=BLOCK + 20, lpips=apart, batch_size=100),
+        *score_tokenizer(Grays(), images, shades, pfid_images=BLOCK + 20),
         *score_image_set(Noise(700, seed=1), reference, Classes(), keep=200),
         score_images(Noise(300, seed=2), reference, Classes()),
         *score_generator(

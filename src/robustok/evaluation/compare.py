@@ -13,8 +13,9 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from robustok.evaluation.decoding import Autoencoder
-from robustok.evaluation.evaluate import FeatureSpaces, generated_streams, score_features, with_references
+from robustok.evaluation.evaluate import generated_streams, score_features, with_references
 from robustok.evaluation.feature_stream import KEPT, FeatureStream
+from robustok.evaluation.features import FeatureSpaces
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.intervals import (
     Influence,

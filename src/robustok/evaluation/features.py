@@ -1,6 +1,6 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -49,6 +49,7 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
 
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
+FeatureSpaces: TypeAlias = FeatureSpace | Sequence[FeatureSpace]
 
 
 class NetworkExtractor:
@@ -160,6 +161,14 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
         f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but lite0 also "
         "with weights of your own (inception:/path/to/weights.pth), or give a function from pixels to features"
     )
+
+
+def extractors(features: FeatureSpaces, device: torch.device | str = "cpu") -> list[Extractor]:
+    """One or several. Raises ValueError for none."""
+    several = features if isinstance(features, Sequence) and not isinstance(features, str) else [features]
+    if not several:
+        raise ValueError("there is no feature space to score in; name at least one")
+    return [extractor(space, device) for space in several]
 
 
 def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:

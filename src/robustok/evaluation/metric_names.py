@@ -16,6 +16,7 @@ class Metric(NamedTuple):
 METRICS = {  # in the order of a system table's columns
     "rfid": Metric("rFID", "lower", True),
     "pfid": Metric("pFID", "lower", True),
+    "ifid": Metric("iFID", "lower", True),
     "gfid": Metric("gFID", "lower", True),
     "fid": Metric("FID", "lower", True),
     "fd": Metric("FD", "lower", True),

@@ -13,6 +13,7 @@ from robustok.shapes import Neighbours, Tokens
 from robustok.tokenizer.perturbation import perturb
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
+CELLS = 15
 BLOCK = 250  # images that share a stream of random numbers, whatever the batch size
 KEPT = 500  # images of each cell whose features are kept for its interval
 

@@ -1,4 +1,4 @@
-"""What one pass over images leaves behind of a tokenizer's reconstructions, and the scores that this makes."""
+"""What passes over images leave behind of a tokenizer's reconstructions, and the scores that this makes."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from robustok.evaluation.codebook_use import code_counts, dead_codes, perplexity
 from robustok.evaluation.feature_stream import FeatureStream, extracted
 from robustok.evaluation.features import Extractor
 from robustok.evaluation.intervals import mean_interval
+from robustok.evaluation.latent_pfid import NoiseCell
 from robustok.evaluation.pfid import KEPT, Cell
 from robustok.evaluation.pixelwise import WINDOW, psnr, ssim
 from robustok.evaluation.score import Distance, Score
@@ -23,20 +24,21 @@ Perceptual: TypeAlias = Callable[[Images, Images], Tensor]  # images, reconstruc
 
 
 class FeaturesSeen:
-    """Features in one space of images, of their reconstructions and of their perturbed reconstructions."""
+    """Features in one space of images, of their reconstructions, of perturbed ones and of what is between two."""
 
-    def __init__(self, extract: Extractor, cells: Sequence[Cell]):
+    def __init__(self, extract: Extractor, cells: Sequence[Cell | NoiseCell]):
         space = extract.describe()
         self.extract = extract
         self.real, self.reconstructed = FeatureStream(space), FeatureStream(space)
         self.real_of_pfid = FeatureStream(space, KEPT)  # of the images that are perturbed, too
         self.perturbed = [(cell, FeatureStream(space, KEPT)) for cell in cells]  # cells of few codes may be equal
+        self.between = FeatureStream(space, KEPT)
 
-    def add(self, pixels: Pixels, output: Pixels, positions: Tensor, places: Tensor | None) -> None:
-        """Images and their reconstructions; `places` are the images' among those of pFID, if they are."""
+    def add(self, pixels: Pixels, output: Pixels, positions: Tensor, places: Tensor) -> None:
+        """Images and their reconstructions; `places` are the images' among those of pFID, empty if they are not."""
         features = extracted(self.extract, pixels).features
         self.real.add(features, positions)
-        if places is not None:
+        if len(places):
             self.real_of_pfid.add(features, places)
         self.reconstructed.add(extracted(self.extract, output).features, positions)
 
@@ -44,32 +46,41 @@ class FeaturesSeen:
         """The same images perturbed as the cell of that number says."""
         self.perturbed[number][1].add(extracted(self.extract, pixels).features, places)
 
+    def add_between(self, pixels: Pixels, places: Tensor) -> None:
+        """What is between the latents of the same images and their nearest neighbours."""
+        self.between.add(extracted(self.extract, pixels).features, places)
+
     def together(self) -> None:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
         self.real, self.reconstructed = self.real.together(), self.reconstructed.together()
         self.real_of_pfid = self.real_of_pfid.together()
         self.perturbed = [(cell, stream.together()) for cell, stream in self.perturbed]
+        self.between = self.between.together()
 
-    def scores(self, protocol: Mapping[str, Any], seed: int) -> Iterator[Score]:
-        """rFID; pFID, the mean of its cells; and the cells."""
+    def scores(
+        self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
+    ) -> Iterator[Score]:
+        """rFID; pFID, the mean of its cells; the cells; and iFID, where there is anything between two images."""
         protocol = {
             **self.extract.describe(),
             **protocol,
             "interval": "95 %, over images, each drawn with its reconstruction",
         }
         yield Distance.between(self.real, self.reconstructed, paired=True).score("rfid", protocol)
-        if not self.perturbed:
-            return
         cells = [(c, Distance.between(self.real_of_pfid, stream, paired=True)) for c, stream in self.perturbed]
         mean = Distance(
             math.fsum(distance.value for _, distance in cells) / len(cells),
             torch.stack([distance.moved for _, distance in cells]).mean(dim=0),
             self.real_of_pfid.count,
         )
-        protocol = {**protocol, "images": "evenly spaced over the reference", "beta": 1.0}
-        yield mean.score("pfid", {**protocol, "cells": len(cells)}, (seed,))
+        spaced = {"images": "evenly spaced over the reference"}
+        perturbed = {**protocol, **spaced, "beta": 1.0, **about_pfid}
+        yield mean.score("pfid", {**perturbed, "cells": len(cells)}, (seed,))
         for cell, distance in cells:
-            yield distance.score("pfid_cell", {**protocol, **cell._asdict()}, (seed,))
+            yield distance.score("pfid_cell", {**perturbed, **cell._asdict()}, (seed,))
+        if self.between.count:
+            distance = Distance.between(self.real_of_pfid, self.between, paired=True)
+            yield distance.score("ifid", {**protocol, **spaced, **about_ifid})
 
 
 class PixelsSeen:
@@ -140,3 +151,52 @@ class CodesSeen:
                 images=self.images,
                 protocol={**protocol, "codebook_size": len(self.counts)},
             )
+
+
+class Seen:
+    """All of it: features in each space, pixels, and codes where there are any."""
+
+    def __init__(
+        self,
+        spaces: Sequence[Extractor],
+        cells: Sequence[Cell | NoiseCell],
+        lpips: Perceptual | None,
+        codebook_size: int | None,
+    ):
+        self.spaces = [FeaturesSeen(extract, cells) for extract in spaces]
+        self.pixels = PixelsSeen(lpips)
+        self.codes = CodesSeen(codebook_size) if codebook_size else None
+
+    def add(self, pixels: Pixels, output: Pixels, tokens: Tensor, positions: Tensor, places: Tensor) -> None:
+        """Images and their reconstructions, from tokens or latents; `places` as `FeaturesSeen` takes them."""
+        self.pixels.add(pixels, output, positions)
+        if self.codes:
+            self.codes.add(tokens)
+        for space in self.spaces:
+            space.add(pixels, output, positions, places)
+
+    def add_perturbed(self, number: int, output: Pixels, places: Tensor) -> None:
+        for space in self.spaces:
+            space.add_perturbed(number, output, places)
+
+    def add_between(self, output: Pixels, places: Tensor) -> None:
+        for space in self.spaces:
+            space.add_between(output, places)
+
+    def together(self) -> None:
+        """On the main process, what all of them saw."""
+        for space in self.spaces:
+            space.together()
+        self.pixels.together()
+        if self.codes:
+            self.codes.together()
+
+    def scores(
+        self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
+    ) -> Iterator[Score]:
+        """Those of every space, then the others."""
+        for space in self.spaces:
+            yield from space.scores(protocol, about_pfid, about_ifid, seed)
+        yield from self.pixels.scores(protocol)
+        if self.codes:
+            yield from self.codes.scores(protocol)
