@@ -218,15 +218,15 @@ def test_a_wrong_config_says_so(change, message):
         DiffusionTransformer.__post_init__(SimpleNamespace(**fields, side=math.isqrt(fields["tokens"])))
 
 
-@pytest.mark.parametrize(("interpolant", "weighting"), [("linear", "none"), ("cosine", "none"), ("linear", "min-snr")])
+@pytest.mark.parametrize(("interpolant", "weighting"), [("linear", "none"), ("cosine", "min-snr")])
 def test_it_learns_where_the_latents_of_each_class_are(interpolant, weighting):
     torch.manual_seed(0)
     config = DiffusionTransformer(tokens=4, channels=2, classes=2, width=32, depth=1, heads=2, interpolant=interpolant)
     times = TrainingTimes(weighting=weighting)
     model = DiffusionTransformerModel(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    looks, labels = random(2, 4, 2), torch.arange(32) % 2
-    for step in range(60):
+    looks, labels = random(2, 4, 2), torch.arange(64) % 2
+    for step in range(100):
         loss = model.loss(looks[labels], labels, times=times, generator=Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
