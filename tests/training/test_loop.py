@@ -22,7 +22,7 @@ from robustok.runtime import checkpoint
 from robustok.runtime.checkpoint import load_resume, save_resume
 from robustok.runtime.logging import MetricsLog
 from robustok.runtime.seeding import stream
-from robustok.training import loop
+from robustok.training import saving
 from robustok.training.loop import Loop, Stage, run
 from robustok.training.optim import Average, Optim, Update
 
@@ -65,7 +65,7 @@ def train(folder: Path, stage: Stage | None = None, config: Loop = LOOP, **optio
 
 def rows(folder: Path) -> list[dict[str, float]]:
     """What was logged, without what the clock says."""
-    clock = ("seconds", "images_per_second")
+    clock = ("seconds", "images_per_second", "evaluation_share")
     return [{k: v for k, v in row.items() if k not in clock} for row in MetricsLog(folder).rows()]
 
 
@@ -144,9 +144,9 @@ def train_and_die(folder: Path, where: str) -> None:
         case "while the second save is written":
             patch.setattr(checkpoint, "save_file", at_call(2, half_a_file, save_file))
         case "right after the first save":
-            patch.setattr(loop, "save_resume", at_call(1, save_and_die, save_resume))
+            patch.setattr(saving, "save_resume", at_call(1, save_and_die, save_resume))
         case "right after the last save":
-            patch.setattr(loop, "save_resume", at_call(3, save_and_die, save_resume))
+            patch.setattr(saving, "save_resume", at_call(3, save_and_die, save_resume))
         case "between write and rename":
             patch.setattr(os, "replace", at_call(3, die, os.replace))  # the first was run.json
     train(folder, stage)
@@ -425,7 +425,7 @@ def test_plain_lines_tell_what_happens(tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     progress = r"toy: \d+/12, [\d.e+]+ images/s, \d+ s left  l1 0.5 a 1 b 2 c 3"
     assert all(re.fullmatch(progress, line) for line in lines[:-3])
-    assert lines[-3] == "toy: at step 12: psnr 21"
+    assert re.fullmatch(r"toy: at step 12: psnr 21 \(\d+% of the time so far went into evaluation\)", lines[-3])
     assert lines[-1] == "toy: already finished, 12 steps"
 
 

@@ -157,10 +157,19 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    # Cloned: safetensors refuses views and tensors that share memory.
-    whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    owners = set[int]()
+    own = {name: _own(tensor.detach().cpu().contiguous(), owners) for name, tensor in tensors.items()}
     with replacing(path) as partial:
-        save_file(whole, partial, metadata)
+        save_file(own, partial, metadata)
+
+
+def _own(tensor: Tensor, owners: set[int]) -> Tensor:
+    """The tensor, copied if it is a part of its memory or the memory is another's: safetensors refuses those."""
+    memory = tensor.untyped_storage()
+    if memory.nbytes() != tensor.nbytes or memory.data_ptr() in owners:
+        return tensor.clone()
+    owners.add(memory.data_ptr())
+    return tensor
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

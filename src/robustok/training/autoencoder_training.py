@@ -31,7 +31,7 @@ from robustok.tokenizer.latent_perturbation import (
     perturb_latents,
 )
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
-from robustok.training.loop import Loop, Picture, run
+from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 
@@ -196,7 +196,7 @@ def train_autoencoder(
     *,
     tokenizer: ContinuousTokenizer | None = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Mapping[str, float]] | None = None,
+    check: Callable[[Any, int], Checked] | None = None,
     check_every: int = 0,
     quiet: bool = False,
 ) -> Any:
@@ -213,6 +213,13 @@ def train_autoencoder(
     def batches(step: int) -> Images:
         return training_batch(images, config.loop.batch_size, seed, step)
 
+    def trained() -> Any:
+        """The averaged tokenizer, a new one with standardized latents."""
+        model = copy.deepcopy(stage.average.module)
+        if isinstance(model, Autoencoder):
+            model.standardize(*latent_statistics(model, images, config.measured))
+        return model
+
     run(
         stage,
         batches,
@@ -222,17 +229,16 @@ def train_autoencoder(
         describe={"stage": to_plain(config), "images": images.describe()}
         | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
         preview=lambda done: reconstructions(stage.average.module, images),
-        check=None if check is None else lambda done: check(stage.average.module, done),
+        check=None if check is None else lambda done: check(trained(), done),
         check_every=check_every,
+        model=trained,
         quiet=quiet,
     )
-    trained: Any = stage.average.module
-    if isinstance(trained, Autoencoder):
-        trained.standardize(*latent_statistics(trained, images, config.measured))
-    trained.save_pretrained(folder)
+    finished = trained()
+    finished.save_pretrained(folder)
     if stage.loss.opponent is not None:
         stage.loss.opponent.save(Path(folder) / "discriminator")
-    return trained
+    return finished
 
 
 @torch.no_grad()

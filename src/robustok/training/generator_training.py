@@ -20,7 +20,7 @@ from robustok.generators.sampling import TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
-from robustok.training.loop import Loop, Picture, run
+from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 
 
@@ -122,7 +122,7 @@ def train_generator(
     *,
     generator: Any = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Mapping[str, float]] | None = None,
+    check: Callable[[Any, int], Checked] | None = None,
     check_every: int = 0,
     preview: Callable[[Any], Mapping[str, Picture]] | None = None,
     quiet: bool = False,
@@ -155,6 +155,7 @@ def train_generator(
         preview=None if preview is None else lambda done: preview(stage.average.module),
         check=None if check is None else lambda done: check(stage.average.module, done),
         check_every=check_every,
+        model=lambda: stage.average.module,
         quiet=quiet,
     )
     trained: Any = stage.average.module

@@ -3,32 +3,40 @@
 Everything random is a function of the seed and the step: `batches(step)` brings its own streams, and torch's
 global generator, which dropout draws from, is seeded anew before every step. So a run that was killed at any
 moment goes on from its last save as if nothing had happened; on a CPU its weights end bitwise the same.
+
+Several processes agree in one exchange a step: on the mean of what the stage tells, on whether one of them was asked
+to stop (then all save and end alike), and on whether the main one could not write (then all end, and it says why).
 """
 
-import io
-import json
 import math
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from robustok.runtime.checkpoint import load_resume, save_resume, write_bytes, write_json
-from robustok.runtime.distributed import barrier, is_main, mean, rank
+from robustok.evaluation.score import Score
+from robustok.runtime.checkpoint import write_json
+from robustok.runtime.distributed import is_main, mean, rank
 from robustok.runtime.logging import MetricsLog, Progress, in_words
 from robustok.runtime.seeding import derive
-from robustok.shapes import to_pixels
+from robustok.runtime.stopping import SIGNALS, Stopping, stop
+from robustok.runtime.trackers import TrackerName, Trackers, check_installed
+from robustok.runtime.writing import Writer
+from robustok.training.previews import Picture as Picture
+from robustok.training.previews import as_image, write_previews
+from robustok.training.saving import RESUME as RESUME
+from robustok.training.saving import RUN, Best, Saves, values_of
 
-RESUME, RUN = "resume.safetensors", "run.json"
-Picture: TypeAlias = Tensor | Image.Image  # images (b 3 h w) or (3 h w) in [-1, 1], or a finished picture
+Checked: TypeAlias = Mapping[str, float] | Sequence[Score]  # what a check found
 
 
 @runtime_checkable
@@ -56,11 +64,14 @@ class Loop:
     seed: int = 0  # everything random derives from it
     log_every: int = 50  # steps between rows of metrics.jsonl, which hold the mean since the last row
     save_every: int = 500  # steps between saves to go on from; 0: at the end only
+    keep_last: int = 1  # saves that are kept, the last ones
+    keep_best: str = "auto"  # name in metrics.jsonl by which best/ is chosen; auto: pfid, else gfid, if checked; none
+    tracker: tuple[TrackerName, ...] = ()  # where metrics also go: tensorboard, wandb, trackio
     preview_every: int = 0  # steps between preview pictures; 0: none
     max_skipped: int = 10  # steps without finite loss, in a row, after which the run stops
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("save_every", 0)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("save_every", 0), ("keep_last", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name, least in (("preview_every", 0), ("max_skipped", 1)):
@@ -73,13 +84,23 @@ class _Counts:
     """What the loop itself remembers from save to save."""
 
     done: int = 0  # steps taken
-    seconds: float = 0.0  # time trained
+    seconds: float = 0.0  # time taken, over all parts of the run
+    looking: float = 0.0  # of it, the time of checks and previews
     skipped: int = 0  # steps skipped in all
     skipped_in_row: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)  # sum and count of each term since the last row
+    best: dict[str, Any] = field(default_factory=dict)  # score of the best model, see `saving.Best`
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic() - self.seconds
+
+    def tick(self) -> None:
+        """Bring the time up to date."""
+        self.seconds = time.monotonic() - self._began
 
     def add(self, terms: Mapping[str, float]) -> None:
         """Count one step."""
+        self.tick()
         skipped = terms.get("skipped", 0.0) > 0
         self.done += 1
         self.skipped += skipped
@@ -88,6 +109,14 @@ class _Counts:
             if math.isfinite(value) and name != "skipped":
                 total, count = self.sums.get(name, (0.0, 0))
                 self.sums[name] = [total + value, count + 1]
+
+    @contextmanager
+    def look(self) -> Iterator[None]:
+        """Count the time of a block as spent on looking."""
+        start = time.monotonic()
+        yield
+        self.looking += time.monotonic() - start
+        self.tick()
 
     def row(self) -> dict[str, float]:
         """The mean of each term since the last row."""
@@ -105,8 +134,9 @@ def run(
     name: str,
     describe: Mapping[str, Any] | None = None,
     preview: Callable[[int], Mapping[str, Picture]] | None = None,
-    check: Callable[[int], Mapping[str, float]] | None = None,
+    check: Callable[[int], Checked] | None = None,
     check_every: int = 0,
+    model: Callable[[], Any] | None = None,
     quiet: bool = False,
 ) -> None:
     """Train `stage` for `config.steps` steps, going on from the last save in `folder` if there is one.
@@ -116,55 +146,81 @@ def run(
     describe    the run's whole configuration as JSON values; a run with another one is not continued
     preview     pictures by name, asked for every `config.preview_every` steps and at the end;
                 they go to `previews/{name}_{step}.png`
-    check       values by name, asked for every `check_every` steps and at the end;
+    check       values by name, or scores, asked for every `check_every` steps and at the end;
                 they go to `metrics.jsonl`
+    model       the model as it would be used, with `save_pretrained`, asked for when it is the best so far;
+                it goes to `best/`
 
-    Both `preview` and `check` are called with the number of steps taken. Writes `run.json`, `metrics.jsonl`,
-    `resume.safetensors` and `previews/`. Raises ValueError when the folder holds another run, RuntimeError
-    when `config.max_skipped` steps in a row were skipped, OSError when a file cannot be written; what was
-    saved before stays.
+    Both `preview` and `check` are called with the number of steps taken, and like `model` on every process. Writes
+    `run.json`, `metrics.jsonl`, `resume.safetensors`, `best/` and `previews/`.
+
+    Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError when
+    the folder holds another run, RuntimeError when `config.max_skipped` steps in a row were skipped, OSError when a
+    file cannot be written; what was saved before stays.
     """
-    folder = Path(folder)
-    counts = _resume(stage, config, folder, describe or {})
-    log = MetricsLog(folder)
-    began = time.monotonic() - counts.seconds
-    progress = Progress(
-        name, config.steps, images_per_step=config.batch_size, start=counts.done, quiet=quiet or not is_main()
-    )
-    if counts.done:
-        left = config.steps - counts.done
-        progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
-    with progress:
-        for batch in _prefetched(batches, counts.done, config.steps):
-            torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
-            terms = stage.step(batch, counts.done)
-            values = _numbers(terms)
-            counts.add(values)
-            counts.seconds = time.monotonic() - began
-            _stop_if_lost(counts, config, name, folder, progress)
-            done, due = counts.done, partial(_due, counts.done, config.steps)
-            row: dict[str, float] = {}
-            if due(config.log_every):
-                pace = {
-                    "skipped": counts.skipped,
-                    "images_per_second": progress.rate(done),
-                    "seconds": counts.seconds,
-                }
-                row |= counts.row() | pace
-            if check and due(check_every):
-                checked = check(done)
-                if checked:
-                    progress.say(f"at step {done}: {in_words(checked)}")
-                row |= checked
-            if row and is_main():
-                log.write(done, row)
-            if preview and config.preview_every and due(config.preview_every):
-                _write_previews(preview(done), folder, done)
-            if due(config.save_every):
-                log.sync()
-                _save(stage, counts, config, folder, describe or {})
-            values.pop("skipped", None)
-            progress.update(done, dict(islice(values.items(), 4)))
+    folder, describe = Path(folder), describe or {}
+    check_installed(config.tracker)
+    loop = {"steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
+    saves = Saves(folder, {"loop": loop} | dict(describe), config.keep_last)
+    quiet, stopped = quiet or not is_main(), 0
+    with Writer() as files, Stopping(quiet=quiet) as stopping:
+        counts = _begin(stage, saves, files)
+        best, log = Best(folder, config.keep_best, model, counts.best), MetricsLog(folder)
+        progress = Progress(name, config.steps, images_per_step=config.batch_size, start=counts.done, quiet=quiet)
+        if counts.done:
+            left = config.steps - counts.done
+            progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
+        with Trackers(config.tracker if is_main() else (), folder, saves.settings, counts.done) as trackers, progress:
+            for batch in _prefetched(batches, counts.done, config.steps):
+                torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
+                terms = stage.step(batch, counts.done)
+                values, failed, stopped = _agreed(terms, files.failed, stopping.asked)
+                files.raise_if(failed)
+                counts.add(values)
+                _stop_if_lost(counts, config, name, folder, progress)
+                done, due = counts.done, partial(_due, counts.done, config.steps)
+                row: dict[str, float] = counts.row() if due(config.log_every) else {}
+                checked: Checked = {}
+                if check and due(check_every):
+                    with counts.look():
+                        checked = check(done)
+                    _tell(checked, counts, progress)
+                if row := row | values_of(checked) | (_pace(counts, progress) if row else {}):
+                    best.consider(row, checked, done, files)
+                    files.now(partial(log.write, done, row))
+                    trackers.write(done, row)
+                if due(config.log_every) and (check is None or due(check_every)):
+                    best.check_known(row)
+                if preview and config.preview_every and due(config.preview_every):
+                    with counts.look():
+                        pictures = {title: as_image(picture) for title, picture in preview(done).items()}
+                    files.now(partial(write_previews, pictures, folder, done))
+                    trackers.pictures(done, pictures)
+                if due(config.save_every) or stopped:
+                    files.now(log.sync)
+                    counts.best = best.so_far
+                    saves.save({"stage": stage.state_dict(), "counts": asdict(counts)}, done, files)
+                values.pop("skipped", None)
+                progress.update(done, dict(islice(values.items(), 4)))
+                if stopped:
+                    break
+        files.wait()
+        files.raise_if(_agreed({}, files.failed, None)[1])
+    if counts.done < config.steps:
+        progress.say(f"stopped by {signal.Signals(stopped).name} after step {counts.done}, which is saved")
+        stop(stopped)
+
+
+def _begin(stage: Stage, saves: Saves, files: Writer) -> _Counts:
+    """Bring stage, log and counts back to the last save, or begin."""
+    saved = saves.load()
+    counts = _Counts() if saved is None else _Counts(**saved["counts"])
+    if saved is None:
+        files.now(lambda: write_json(saves.folder / RUN, saves.settings))
+    else:
+        stage.load_state_dict(saved["stage"])
+    files.now(lambda: MetricsLog(saves.folder).rewind(counts.done))
+    return counts
 
 
 def _due(done: int, steps: int, every: int) -> bool:
@@ -172,11 +228,19 @@ def _due(done: int, steps: int, every: int) -> bool:
     return (every > 0 and done % every == 0) or done == steps
 
 
-def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """The mean of each term over all ranks, in one exchange and one wait for the device."""
-    device = max((term.device for term in terms.values()), key=lambda device: device.type != "cpu")
-    stacked = torch.stack([term.detach().to(device, torch.float32) for term in terms.values()])
-    return dict(zip(terms, mean(stacked).tolist(), strict=True))
+def _agreed(terms: Mapping[str, Tensor], failed: bool, asked: int | None) -> tuple[dict[str, float], bool, int]:
+    """The mean of each term over all ranks, whether one has failed, and the signal that asks all of them to stop, or 0.
+
+    In one exchange and one wait for the device.
+    """
+    flags = torch.tensor([float(failed), *(float(asked == number) for number in SIGNALS)])
+    device = max(
+        (term.device for term in terms.values()), key=lambda device: device.type != "cpu", default=flags.device
+    )
+    stacked = torch.stack([*(term.detach().to(device, torch.float32) for term in terms.values()), *flags.to(device)])
+    *values, any_failed, interrupted, terminated = mean(stacked).tolist()
+    signals = [number for number, share in zip(SIGNALS, (interrupted, terminated), strict=True) if share]
+    return dict(zip(terms, values, strict=True)), any_failed > 0, signals[-1] if signals else 0
 
 
 def _prefetched(batches: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
@@ -192,49 +256,21 @@ def _prefetched(batches: Callable[[int], Any], start: int, stop: int) -> Iterato
             yield batch
 
 
-def _settings(config: Loop, describe: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the result of a run, as JSON gives it back."""
-    loop = {"steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
-    return dict(json.loads(json.dumps({"loop": loop} | dict(describe))))
+def _pace(counts: _Counts, progress: Progress) -> dict[str, float]:
+    """How fast it goes, and what share of the time went into looking."""
+    pace = {
+        "skipped": counts.skipped,
+        "images_per_second": progress.rate(counts.done),
+        "seconds": counts.seconds,
+    }
+    return pace | ({"evaluation_share": counts.looking / counts.seconds} if counts.looking else {})
 
 
-def _resume(stage: Stage, config: Loop, folder: Path, describe: Mapping[str, Any]) -> _Counts:
-    """Bring stage, log and counts back to the last save, or begin."""
-    settings = _settings(config, describe)
-    if not (folder / RESUME).is_file():
-        if is_main():
-            write_json(folder / RUN, settings)
-            MetricsLog(folder).rewind(0)
-        return _Counts()
-    saved = load_resume(folder / RESUME)
-    if saved["settings"] != settings:
-        changes = "; ".join(_differences(saved["settings"], settings))
-        raise ValueError(
-            f"{folder} holds a run with other settings ({changes}); "
-            f"choose another folder, go back to those settings, or delete {folder / RESUME} to start afresh"
-        )
-    stage.load_state_dict(saved["stage"])
-    counts = _Counts(**saved["counts"])
-    if is_main():
-        MetricsLog(folder).rewind(counts.done)
-    return counts
-
-
-def _save(stage: Stage, counts: _Counts, config: Loop, folder: Path, describe: Mapping[str, Any]) -> None:
-    state = {"stage": stage.state_dict(), "counts": vars(counts), "settings": _settings(config, describe)}
-    if is_main():
-        save_resume(folder / RESUME, state)
-    barrier()
-
-
-def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """`place: old in the folder, new now` for each place where two plain configurations differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            place = f"{where}.{name}" if where else name
-            yield from _differences(old.get(name, "nothing"), new.get(name, "nothing"), place)
-    elif old != new:
-        yield f"{where}: {old} in the folder, {new} now"
+def _tell(checked: Checked, counts: _Counts, progress: Progress) -> None:
+    """Say what a check found, and what checking costs."""
+    if values := values_of(checked):
+        share = f"{counts.looking / counts.seconds:.0%} of the time so far went into evaluation"
+        progress.say(f"at step {counts.done}: {in_words(values)} ({share})")
 
 
 def _stop_if_lost(counts: _Counts, config: Loop, name: str, folder: Path, progress: Progress) -> None:
@@ -248,27 +284,3 @@ def _stop_if_lost(counts: _Counts, config: Loop, name: str, folder: Path, progre
             f"{counts.skipped_in_row} steps; lower the learning rate, lengthen the warm-up or train in fp32, "
             f"in another folder than {folder}"
         )
-
-
-def _write_previews(pictures: Mapping[str, Picture], folder: Path, step: int) -> None:
-    if is_main():
-        for name, picture in pictures.items():
-            data = io.BytesIO()
-            _image(picture).save(data, "PNG")
-            write_bytes(folder / "previews" / f"{name}_{step:07d}.png", data.getvalue())
-
-
-def _image(picture: Picture) -> Image.Image:
-    """A picture as PIL has it; a batch of images becomes a grid, as square as it goes."""
-    if isinstance(picture, Image.Image):
-        return picture
-    images = picture.detach().cpu()
-    if images.ndim == 3:
-        images = images.unsqueeze(0)
-    b, c, h, w = images.shape
-    columns = math.ceil(math.sqrt(b))
-    rows = math.ceil(b / columns)
-    cells = torch.full((rows * columns, c, h, w), 255, dtype=torch.uint8)
-    cells[:b] = images if images.dtype == torch.uint8 else to_pixels(images)
-    sheet = cells.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
-    return Image.fromarray(sheet.numpy())

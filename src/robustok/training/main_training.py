@@ -7,7 +7,7 @@ from the clean codes; then perturb the tokens, decode, and take the pixel, perce
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from robustok.tokenizer.quantizer import (
     code_use,
 )
 from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer, TokenizerConfig, as_module
-from robustok.training.loop import Loop, Picture, run
+from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
 from robustok.training.pretrained import begin_with_dinov2, semantic_teacher
@@ -289,7 +289,7 @@ def train_tokenizer(
     *,
     tokenizer: AnyTokenizer | None = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Mapping[str, float]] | None = None,
+    check: Callable[[Any, int], Checked] | None = None,
     check_every: int = 0,
     quiet: bool = False,
 ) -> Any:
@@ -319,6 +319,7 @@ def train_tokenizer(
         preview=lambda done: reconstructions(stage.average.module, images),
         check=None if check is None else lambda done: check(stage.average.module, done),
         check_every=check_every,
+        model=lambda: stage.average.module,
         quiet=quiet,
     )
     trained: Any = stage.average.module
