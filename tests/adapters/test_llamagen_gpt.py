@@ -6,7 +6,8 @@ import pytest
 import torch
 from robustok_parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
 
-from robustok.adapters.llamagen_gpt import LlamaGenGPT, LlamaGenGPTConfig
+from robustok.adapters.llamagen_gpt import LlamaGenGPT
+from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling, TokenGenerator, guide, sample_tokens
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # the fixture's own
@@ -75,11 +76,11 @@ def test_heads_of_every_published_width(parity):
         if name.startswith("GPT-"):
             with torch.device("meta"):
                 hidden = math.ceil(int(8 * size["dim"] / 3) / 256) * 256
-                config = LlamaGenGPTConfig(width=size["dim"], depth=1, heads=size["n_head"], hidden=hidden)
+                config = Llama(width=size["dim"], depth=1, heads=size["n_head"], hidden=hidden)
                 state = LlamaGenGPT(config).to_state()
             assert LlamaGenGPT.configured(state) == config
     with torch.device("meta"):
-        state = LlamaGenGPT(LlamaGenGPTConfig(width=96, depth=1, heads=2, hidden=32)).to_state()
+        state = LlamaGenGPT(Llama(width=96, depth=1, heads=2, hidden=32)).to_state()
     with pytest.raises(ValueError, match="weights 96 wide do not tell their attention heads; pass heads, a divisor"):
         LlamaGenGPT.configured(state)
 
@@ -98,7 +99,7 @@ def test_there_and_back(gpt, tmp_path):
 
 
 def test_a_files_name_tells_its_pixels(tmp_path):
-    config = LlamaGenGPTConfig(codebook_size=5, tokens=16, classes=2, width=32, depth=1, heads=2, hidden=32)
+    config = Llama(codebook_size=5, tokens=16, classes=2, width=32, depth=1, heads=2, hidden=32)
     LlamaGenGPT(config).to_checkpoint(tmp_path / "c2i_S_64.pt")
     assert torch.load(tmp_path / "c2i_S_64.pt", weights_only=True).keys() == {"model"}
     assert LlamaGenGPT.from_checkpoint(tmp_path / "c2i_S_64.pt", heads=2).config == config
@@ -109,7 +110,7 @@ def test_a_files_name_tells_its_pixels(tmp_path):
 
 def test_it_learns_what_each_class_looks_like():
     torch.manual_seed(0)
-    config = LlamaGenGPTConfig(codebook_size=7, tokens=9, classes=3, width=32, depth=2, heads=2, hidden=64)
+    config = Llama(codebook_size=7, tokens=9, classes=3, width=32, depth=2, heads=2, hidden=64)
     model = LlamaGenGPT(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     looks, labels = torch.randint(7, (3, 9)), torch.arange(24) % 3

@@ -5,17 +5,18 @@ from pathlib import Path
 import torch
 
 from robustok.adapters.hub import Source
-from robustok.adapters.llamagen_gpt import LlamaGenGPT, LlamaGenGPTConfig
+from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.adapters.published import default_sampling, published
 from robustok.adapters.rar import RAR
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
+from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling
 
 
 def gpt(source: Source | None = None) -> LlamaGenGPT:
     with torch.device("meta"):
-        model = LlamaGenGPT(LlamaGenGPTConfig(width=64, depth=1, heads=1, hidden=64))
+        model = LlamaGenGPT(Llama(width=64, depth=1, heads=1, hidden=64))
     if source is not None:
         model.source = source
     return model

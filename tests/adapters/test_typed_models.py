@@ -8,10 +8,11 @@ import torch
 from test_every_family import made
 
 import robustok
-from robustok.adapters.llamagen_gpt import LlamaGenGPT, LlamaGenGPTConfig
+from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.adapters.var import VAR
 from robustok.cli import main
 from robustok.cli.models import fields_of
+from robustok.generators.llama import Llama
 
 SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--quiet"]
 SMALL = ["--post.loop.steps", "2", "--post.loop.batch_size", "4", "--post.check_every", "1", "--quiet"]
@@ -23,7 +24,7 @@ def files(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     made("llamagen-vq").to_checkpoint(folder / "vq.pt")
     torch.manual_seed(0)
-    gpt = LlamaGenGPT(LlamaGenGPTConfig(codebook_size=24, tokens=64, classes=10, width=64, depth=1, heads=1, hidden=64))
+    gpt = LlamaGenGPT(Llama(codebook_size=24, tokens=64, classes=10, width=64, depth=1, heads=1, hidden=64))
     gpt.to_checkpoint(folder / "gpt.pt")
     gpt.save_pretrained(folder / "gpt")
     return folder

@@ -23,6 +23,7 @@ from robustok.adapters.var import VAR
 from robustok.adapters.var_vq import VARTokenizer
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
+from robustok.generators.llama import LlamaModel
 from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.checkpoint import CONFIG, read_json
 from robustok.tokenizer.autoencoder import Autoencoder
@@ -96,9 +97,10 @@ def _from_folder(folder: Path, kind: Kind, fields: Mapping[str, Any], tokenizer:
                 "tokenizer": Tokenizer.from_pretrained,
                 "autoencoder": Autoencoder.from_pretrained,
                 "generator": AutoregressiveModel.from_pretrained,
+                "llama generator": LlamaModel.from_pretrained,
                 "latent generator": DiffusionTransformerModel.from_pretrained,
             }
-            _expect(kind, {"latent generator": "generator", "autoencoder": "tokenizer"}.get(own, own), folder)
+            _expect(kind, "tokenizer" if own == "autoencoder" else own.rpartition(" ")[2], folder)
             return ours[own](folder)
         case {"_class_name": str()} if kind == "tokenizer":
             return diffusers.load_tokenizer(folder, **fields)

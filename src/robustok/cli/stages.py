@@ -16,6 +16,7 @@ from robustok.demo.config import Demo
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
+from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling
 from robustok.runtime.logging import Progress
 from robustok.tokenizer.autoencoder import Autoencoder
@@ -99,7 +100,7 @@ def train_generator(command: Command) -> None:
 
 def _fitting(
     preset: GeneratorTraining, tokenizer: ContinuousTokenizer, classes: int
-) -> Autoregressive | DiffusionTransformer:
+) -> Autoregressive | Llama | DiffusionTransformer:
     """The preset's generator for what this tokenizer makes; a diffusion transformer of its size for latents."""
     generator, n = preset.generator, tokenizer.tokens_per_image
     assert generator is not None

@@ -16,6 +16,7 @@ from robustok.generators.autoregressive import Autoregressive, AutoregressiveMod
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import LatentGenerator
 from robustok.generators.flow_matching import TrainingTimes
+from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.configs import to_plain
@@ -28,7 +29,7 @@ from robustok.training.optim import Average, Optim, Precision, Update, autocast,
 class GeneratorTraining:
     """How a generator is trained on cached tokens or latents."""
 
-    generator: Autoregressive | DiffusionTransformer | None = None  # what is trained; None: one that is given
+    generator: Autoregressive | Llama | DiffusionTransformer | None = None  # what is trained; None: one that is given
     loop: Loop  # how long, and how often to look
     optim: Optim = field(  # RAR's: arXiv 2411.00776, table 9
         default_factory=lambda: Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03)
@@ -104,6 +105,8 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
     match config.generator, given:
         case Autoregressive(), None:
             return AutoregressiveModel(config.generator)
+        case Llama(), None:
+            return LlamaModel(config.generator)
         case DiffusionTransformer(), None:
             return DiffusionTransformerModel(config.generator)
         case None, nn.Module() if hasattr(given, "loss"):

@@ -1,0 +1,156 @@
+"""A class-conditional Llama over the tokens of an image, in raster order: LlamaGen's (Sun et al. 2024).
+
+arXiv 2406.06525, sec. 3.2: Llama's blocks (RMSNorm, SwiGLU, no biases) with rotary positions along both axes. Rows turn
+the first half of a head's channels, columns the second; the label's query and key are multiplied by zero, as in the
+authors' code, so that all tokens look at it alike. They train with dropout of 0.1, which is not here.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustok.generators.sampling import Logits, Predictor
+from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
+from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
+from robustok.runtime.configs import from_plain, to_plain
+from robustok.shapes import Labels, Scalar, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama:
+    """A Llama over the tokens of an image (the defaults are LlamaGen's GPT-B at 256 pixels)."""
+
+    codebook_size: int = 16384  # codes of the tokenizer
+    tokens: int = 256  # tokens of an image, a square number; 576 at 384 pixels
+    classes: int = 1000  # labels are in [0, classes)
+    width: int = 768  # channels
+    depth: int = 12  # transformer blocks
+    heads: int = 12  # attention heads of a block
+    hidden: int = 2048  # width of a block's gated MLP: 8/3 of the channels, rounded up to a multiple of 256
+    label_dropout: float = 0.1  # share of training images whose label is withheld, which guidance needs
+
+    def __post_init__(self) -> None:
+        if math.isqrt(self.tokens) ** 2 != self.tokens:
+            raise ValueError(f"{self.tokens} tokens do not form a square; LlamaGen's positions need one, such as 256")
+
+
+class LlamaBlock(nn.Module):
+    """Attention and a gated MLP, each after an RMSNorm, added to the input; no biases."""
+
+    def __init__(self, config: Llama):
+        super().__init__()
+        width, hidden = config.width, config.hidden
+        self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
+        self.attention = Attention(width, config.heads, bias=False)
+        self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "b l c"], turn: Rotation, cache: KVCache | None) -> Float[Tensor, "b l c"]:
+        x = x + self.attention(self.norm1(x), causal=True, cache=cache, rotation=turn)
+        y = self.norm2(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class LlamaModel(nn.Module):
+    """Tokens one after another, as `Llama` says: a `TokenGenerator`."""
+
+    trained_on: str | None = None  # fingerprint of the tokenizer of its tokens; None: unknown
+    config: Llama
+
+    def __init__(self, config: Llama):
+        super().__init__()
+        self.config = config
+        self.label_embedding = nn.Embedding(config.classes + 1, config.width)  # the last one stands for no label
+        self.token_embedding = nn.Embedding(config.codebook_size, config.width)
+        self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+        nn.init.zeros_(self.head.weight)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    @property
+    def tokens_per_image(self) -> int:
+        return self.config.tokens
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """One token at a time."""
+        return (1,) * self.config.tokens
+
+    @property
+    def no_label(self) -> int:
+        """The label of an image of unknown class."""
+        return self.config.classes
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the configuration or any weight."""
+        return model_fingerprint(self.state_dict(), to_plain(self.config))
+
+    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
+        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
+        told = {"kind": "llama generator", "config": to_plain(self.config), "trained_on": self.trained_on}
+        save_model(folder, self.state_dict(), told | about)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "LlamaModel":
+        """The generator in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
+        state, saved = load_model(folder, "llama generator")
+        model = cls(from_plain(Llama, saved["config"]))
+        load_weights(model, state, folder)
+        model.trained_on = saved.get("trained_on")
+        return model.eval()
+
+    def forward(self, tokens: Tokens, labels: Labels) -> Logits:
+        """Logits of each token, given the label and the tokens before it."""
+        x = torch.cat([self.label_embedding(labels).unsqueeze(1), self.token_embedding(tokens[:, :-1])], dim=1)
+        turn = self._rotation(x.device)
+        for layer in self.layers:
+            x = layer(x, turn, None)
+        return self.head(self.norm(x))
+
+    def loss(self, tokens: Tokens, labels: Labels, *, generator: torch.Generator) -> Scalar:
+        """Mean cross entropy of all tokens; `generator` draws which labels are withheld."""
+        withheld = torch.rand(len(labels), generator=generator, device=generator.device) < self.config.label_dropout
+        logits = self(tokens, labels.masked_fill(withheld.to(labels.device), self.no_label))
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
+
+    def predictor(self, labels: Labels) -> Predictor:
+        """A function from each image's latest token (None at the start) to the logits of its next one.
+
+        It goes in raster order and remembers what came before: call it once per token.
+        """
+        caches = [KVCache() for _ in self.layers]
+        turns = self._rotation(labels.device)
+
+        def predict(token: Tokens | None) -> Logits:
+            x = self.label_embedding(labels).unsqueeze(1) if token is None else self.token_embedding(token)
+            place = slice(caches[0].filled, caches[0].filled + 1)
+            turn = Rotation(turns.cos[place], turns.sin[place])
+            for layer, cache in zip(self.layers, caches, strict=True):
+                x = layer(x, turn, cache)
+            return self.head(self.norm(x))
+
+        return predict
+
+    def _rotation(self, device: torch.device) -> Rotation:
+        """By the place of each input: nothing, not even itself, is left of the class token's query and key."""
+        side = math.isqrt(self.config.tokens)
+        places = torch.cartesian_prod(torch.arange(side), torch.arange(side))[:-1].float()
+        turn = rotation(axial_angles(places, self.config.width // self.config.heads))
+        return Rotation(*(F.pad(values, (0, 0, 1, 0)).to(device) for values in turn))
