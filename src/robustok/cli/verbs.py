@@ -89,12 +89,13 @@ VERBS = (
         "robustok.cli.whole:demo",
         (
             Option("latent", "what the generator models", choices=("discrete", "continuous"), default="discrete"),
-            Option("preset", "which run", choices=("default", "smoke"), default="default"),
-            Option("out", "folder to write to; runs/demo, or runs/continuous, unless given", "DIR", Path),
+            Option("preset", "which run", choices=("default", "short", "smoke"), default="default"),
+            Option("out", "folder to write to; runs/demo, runs/continuous or runs/corners unless given", "DIR", Path),
             Option("seed", "everything random derives from it; else that of the settings, 0", "N", seed),
             Option("no-control", "leave out the control: the decoder tuned as long on clean latents"),
             Option("ablate", "also train without perturbation, once per seed, and compare"),
-            Option("seeds", "of --ablate, 0,1,2 unless given", "N,N,N", numbers),
+            Option("corners", "discrete and continuous, without and with perturbation, once per seed: a table"),
+            Option("seeds", "of --ablate and --corners, 0,1,2 unless given", "N,N,N", numbers),
             CONFIG,
             QUIET,
         ),
@@ -210,7 +211,7 @@ VERBS = (
         "evaluate",
         MEASURE,
         "scores of a tokenizer, of a generator, or of images",
-        "--tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM, codebook use.\n"
+        "--tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook.\n"
         "--generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND; in the space "
         "inception also sFID and the Inception Score. Settings say how the generator is sampled, as for sample.\n"
         "--generated and --reference: the same of any two sets of images.\n"
@@ -250,7 +251,18 @@ VERBS = (
             Option("fdr", "also the mean of the distances in several spaces, each over that of ImageNet at 256 pixels"),
             Option("lpips", "also the LPIPS of reconstructions"),
             Option("count", "images to generate, all classes equally often", "N", at_least_one, default=5000),
-            Option("pfid-images", "images that each cell of pFID perturbs; all unless given", "N", at_least_one),
+            Option(
+                "pfid-images",
+                "images that each cell of pFID perturbs, and of iFID; all unless given",
+                "N",
+                at_least_one,
+            ),
+            Option(
+                "neighbours-in",
+                "images among which iFID looks for neighbours, for example the training set, as its paper does; those "
+                "of pFID unless given",
+                "FOLDER|NPZ|TAR",
+            ),
             Option(
                 "sample-size",
                 "images of each set, at most, for precision, recall, density, coverage, KID and MIND",

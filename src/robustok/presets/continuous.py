@@ -6,7 +6,7 @@ from robustok.demo.config import Demo
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import TrainingTimes
-from robustok.presets.embedded import demo, smoke
+from robustok.presets.embedded import demo, short, smoke
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL
 from robustok.tokenizer.encoder import Conv
@@ -18,14 +18,14 @@ from robustok.training.optim import Optim
 
 
 def continuous() -> Demo:
-    """The default of `robustok demo --latent continuous`: 16 latents of 32 channels, sized for two CPU cores."""
+    """The default of `robustok demo --latent continuous`: 64 latents of 8 channels, sized for two CPU cores."""
     discrete = demo()
-    part = Conv(stem=2, channels=(32, 64, 128), blocks=1, attention=False)
+    part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     return replace(
         discrete,
         main=AutoencoderTraining(
             tokenizer=AutoencoderConfig(
-                image_size=32, encoder=part, bottleneck=KL(width=32, weight=1e-4), decoder=part, channels=1
+                image_size=32, encoder=part, bottleneck=KL(width=8, weight=1e-4), decoder=part, channels=1
             ),
             loop=discrete.main.loop,
             perturbation=LatentNoise(beta=0.5, strength=0.5),
@@ -34,7 +34,7 @@ def continuous() -> Demo:
             average=discrete.main.average,
         ),
         generator=GeneratorTraining(
-            generator=DiffusionTransformer(tokens=16, channels=32, classes=10, width=192, depth=6, heads=3),
+            generator=DiffusionTransformer(tokens=64, channels=8, classes=10, width=192, depth=6, heads=3, patch=2),
             loop=Loop(steps=1200, batch_size=128, log_every=20, save_every=300, preview_every=300),
             optim=Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50),
             times=TrainingTimes(distribution="logit-normal"),
@@ -46,13 +46,25 @@ def continuous() -> Demo:
     )
 
 
+def continuous_short() -> Demo:
+    """`robustok demo --latent continuous --preset short`: about a third of the budget, for `--corners`."""
+    return cut_as(short())
+
+
 def continuous_smoke() -> Demo:
     """`robustok demo --latent continuous --preset smoke`: the same path, a few steps of everything."""
-    full, small = continuous(), smoke()
+    return replace(cut_as(smoke()), sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8))
+
+
+def cut_as(small: Demo) -> Demo:
+    """The continuous demo with the budget of a discrete one; its generator takes twice the steps, of half the cost."""
+    full = continuous()
+    loop = replace(full.generator.loop, steps=2 * small.generator.loop.steps)
     return replace(
         small,
         main=replace(full.main, loop=small.main.loop),
-        generator=replace(full.generator, loop=small.generator.loop),
-        sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8),
+        generator=replace(full.generator, loop=loop),
+        post=replace(full.post, loop=small.post.loop, check_every=small.post.check_every),
+        sampling=full.sampling,
         sigma=full.sigma,
     )

@@ -79,6 +79,22 @@ def demo() -> Demo:
     )
 
 
+def short() -> Demo:
+    """`robustok demo --preset short`: about a third of the demo's budget; `--corners` runs twelve of them."""
+    full = demo()
+    return replace(
+        full,
+        main=replace(full.main, loop=replace(full.main.loop, steps=600, preview_every=600)),
+        generator=replace(full.generator, loop=replace(full.generator.loop, steps=320)),
+        post=replace(full.post, loop=replace(full.post.loop, steps=100, preview_every=100), check_every=50),
+        pairs=2_000,
+        held_out=1_000,
+        scored=2_000,
+        pfid_images=500,
+        duration="a time that was not measured",
+    )
+
+
 def smoke() -> Demo:
     """`robustok demo --preset smoke`: the same path, a few steps of everything; for tests, not for its pictures."""
     full = demo()
