@@ -16,6 +16,8 @@ from robustok.evaluation.features import CustomExtractor, extractor
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -137,6 +139,22 @@ def test_a_tokenizer(scores):
     assert found == pytest.approx(
         values(scores("--tokenizer", "tokenizer", "--images", "real.npz", "--pfid-images", "8"))
     )
+
+
+def test_a_tokenizer_without_a_codebook(scores, place, capsys):
+    torch.manual_seed(0)
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    config = AutoencoderConfig(image_size=SIDE, encoder=part, decoder=part, bottleneck=Plain(width=4))
+    Autoencoder(config).save_pretrained(place / "continuous")
+    words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
+    found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
+    assert found.keys() == {"rfid", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
+    assert found["ifid"] != other["ifid"]
+    assert found["pfid"] == other["pfid"]
+    assert main(["evaluate", *words, *QUICK]) == 0
+    assert "pfid_cell, alpha 0.9, strength 0.1" in capsys.readouterr().out
+    assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbours-in", "ours", *QUICK]) == 2
+    assert "iFID is of latents, and this tokenizer makes codes" in capsys.readouterr().err
 
 
 def test_a_generator_and_two_decoders_of_its_tokens(scores, place, capsys):

@@ -83,6 +83,9 @@ def _of_tokenizer(command: Command) -> list[Score]:
             images,
             _extractors(command, None),
             pfid_images=command.pfid_images,
+            neighbours_in=scored_images(command.neighbours_in, tokenizer.image_size, upscale=command.upscale)
+            if command.neighbours_in
+            else None,
             lpips=LPIPS(device=device) if command.lpips else None,
             seed=command.seed,
             batch_size=command.batch_size,
@@ -223,7 +226,7 @@ def _name(score: Score, scores: Sequence[Score]) -> str:
     """`pfid_cell, alpha 0.9, delta 8`: the metric, and what tells it from its like."""
     several = len({s.protocol["features"] for s in scores if "features" in s.protocol}) > 1
     parts = [score.protocol["features"]] if several and "features" in score.protocol else []
-    parts += [f"{part} {score.protocol[part]}" for part in ("alpha", "delta") if part in score.protocol]
+    parts += [f"{part} {score.protocol[part]}" for part in ("alpha", "delta", "strength") if part in score.protocol]
     return ", ".join([score.metric, *parts])
 
 

@@ -52,6 +52,8 @@ def score_tokenizer(
     if neighbours_in is not None:
         if discrete:
             raise ValueError("iFID is of latents, and this tokenizer makes codes; leave neighbours_in out")
+        if neighbours_in.describe() == images.describe():
+            raise ValueError("neighbours_in are the very images, each its own neighbour; leave it out")
         check_range(neighbours_in)
     run = _Run(tokenizer, images, pfid_images, batch_size, progress)
     run.expect(sum((2 + CELLS * block.in_pfid) * len(block.indices) for block in run.own))
