@@ -6,6 +6,7 @@ from robustok_continuous import Patches
 
 from robustok.data.images import FashionMNIST
 from robustok.data.latents import LatentCache, encode_latents
+from robustok.runtime.checkpoint import read_json
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, codes_of, decoding_with
 
 COUNT = 20
@@ -44,6 +45,19 @@ def test_latents_of_another_tokenizer_are_refused(images, tmp_path):
         LatentCache(tmp_path, Patches(seed=1))
     with pytest.raises(ValueError, match="was made with tokenizer"):
         encode_latents(Patches(seed=1), images, tmp_path)
+
+
+def test_a_cache_says_by_which_statistics_its_latents_were_normalized(images, tmp_path):
+    encode_latents(Patches(), images, tmp_path / "none")
+    assert not {"latent_mean", "latent_scale"} & read_json(tmp_path / "none" / "manifest.json").keys()
+    tokenizer = Patches()
+    tokenizer.register_buffer("latent_mean", torch.linspace(-1, 1, 12))
+    tokenizer.register_buffer("latent_scale", torch.full((12,), 0.1))
+    encode_latents(tokenizer, images, tmp_path / "some")
+    encode_latents(tokenizer, images, tmp_path / "some")  # the same ones are no other way to have made it
+    manifest = read_json(tmp_path / "some" / "manifest.json")
+    assert torch.equal(torch.tensor(manifest["latent_mean"]), tokenizer.latent_mean)
+    assert torch.equal(torch.tensor(manifest["latent_scale"]), tokenizer.latent_scale)
 
 
 def test_latents_that_float16_cannot_hold_are_refused(images, tmp_path):
