@@ -1,7 +1,9 @@
 """Checks every shape annotation of robustok while its tests run, and finds the parity fixtures."""
 
+import atexit
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from jaxtyping import config, install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
 install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 config.update("jaxtyping_remove_typechecker_stack", True)
+
+_DATA = tempfile.TemporaryDirectory(prefix="robustok")  # else indices of shards would be left in the user's cache
+atexit.register(_DATA.cleanup)
+os.environ["ROBUSTOK_DATA"] = _DATA.name
 
 PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
 

@@ -59,7 +59,7 @@ def own_size(name: str) -> int:
         return NpzImages(name).size
     if is_tar(name):
         return TarImages(name, 1).side
-    return min(decoding.read(ImageFolder(name, 1, errors="defer").files[0]).size)
+    return min(decoding.read(ImageFolder(name, 1, errors="defer").source.file(0)).size)
 
 
 def size_of(name: str) -> int:

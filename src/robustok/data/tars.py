@@ -1,106 +1,196 @@
 """Images in tar shards, as WebDataset and Hugging Face keep them: read where they lie, nothing is unpacked."""
 
-import io
-import tarfile
+import re
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
-from robustok.data import decoding
-from robustok.data.folder import SUFFIXES
-from robustok.data.images import Indices, short_hash
-from robustok.shapes import Images, to_images
+from robustok.data.downloads import Downloads, is_address
+from robustok.data.folder import classes_of
+from robustok.data.images import short_hash
+from robustok.data.order import Windows
+from robustok.data.pictures import SUFFIXES, Errors, Pictures, some
+from robustok.data.tar_index import ShardIndex, index_of, key_of
 
-
-class Member(NamedTuple):
-    """An image in a shard."""
-
-    shard: Path
-    name: str
-    offset: int  # of its first byte
-    size: int  # in bytes
+LABELS = ("cls", "json:label", "json:cls", "json:class", "json:class_id")  # where labels are looked for, in this order
+SYNSET = re.compile(r"(n\d{8})_")  # that the names of ImageNet's training images begin with
+INDEXED_AT_ONCE = 8  # shards
 
 
-class TarImages:
-    """The images of tar files, in the order of the files' names and of their members, to be scored.
+class TarFiles:
+    """The images of tar files, in the order of the files and of their members.
 
-    `pattern` is one file, or several as a shell would write them: `shards/*.tar`. Members are PNG, JPEG, WebP, BMP, GIF
-    or TIFF by their suffix, others (labels, texts) are passed over. Each image is ADM's center crop to `size`; with
-    `upscale`, images that are smaller are enlarged rather than refused. Compressed tars are refused: they have no
-    places to read from. Raises ValueError for a shard that is cut short, or without images.
+    `pattern` is a path, an http(s) address, or several as a shell would write them: `shards/*.tar`,
+    `https://host/train-{000..127}.tar`. Shards behind an address are fetched whole, see `downloads`. Compressed tars
+    are refused: they have no places to read from. Each shard's index is read once and remembered.
+
+    labels   where a sample tells its class: "cls" (a member `KEY.cls`), "json:FIELD" (of `KEY.json`), "folder" (the
+             folder of its key), "synset" (n01440764_18.JPEG), or "none". None: the first of these that is there.
+    window   shards that are mixed in an epoch, see `order.Windows`; None: all, which slow disks do not like
+
+    Raises ValueError for a shard that is cut short or damaged, without images, or where labels are missing.
     """
 
-    def __init__(self, pattern: str | Path, size: int, *, upscale: bool = False, workers: int | None = None):
-        self.size, self.upscale, self.workers, self.pattern = size, upscale, workers, str(pattern)
-        self.shards = tuple(Path(name) for name in sorted(glob(self.pattern)))
-        if not self.shards:
+    def __init__(self, pattern: str | Path, *, labels: str | None = None, window: int | None = None):
+        self.place = str(pattern)
+        addresses = [name for part in expanded(self.place) for name in _there(part)]
+        if not addresses:
             raise ValueError(f"there is no file {pattern}; give a tar file, or a pattern such as 'shards/*.tar'")
-        self.members = [member for shard in self.shards for member in _members(shard)]
-        if not self.members:
-            raise ValueError(f"no image found in {pattern}; wanted members that end in {', '.join(SUFFIXES)}")
+        self.downloads = Downloads([name for name in addresses if is_address(name)], window=window)
+
+        def index(name: str) -> ShardIndex:
+            if is_address(name):
+                return index_of(name, list(self.downloads.remote[name]), lambda: self.downloads.path(name))
+            path = Path(name)
+            state = path.stat()
+            return index_of(str(path.resolve()), [state.st_size, state.st_mtime_ns], lambda: path)
+
+        with ThreadPoolExecutor(INDEXED_AT_ONCE) as threads:
+            found = list(threads.map(index, addresses))
+        filled = [(name, shard) for name, shard in zip(addresses, found, strict=True) if shard.names]
+        if not filled:
+            others = sorted({suffix for shard in found for suffix in shard.others})
+            there = f"; found {', '.join(others)}" if others else ""
+            raise ValueError(f"no image found in {pattern}; wanted members that end in {', '.join(SUFFIXES)}{there}")
+        self.shards = tuple(name for name, _ in filled)
+        counts = [len(shard.names) for _, shard in filled]
+        self._starts = np.array([0, *accumulate(counts)])
+        self.members = [name for _, shard in filled for name in shard.names]
+        self._offsets = np.concatenate([shard.offsets for _, shard in filled])
+        self._sizes = np.concatenate([shard.sizes for _, shard in filled])
+        self.windows = None if window is None else Windows(tuple(counts), window)
+        self.classes, self.labels = _labels(self, [shard for _, shard in filled], labels)
 
     def __len__(self) -> int:
         return len(self.members)
 
-    @property
-    def side(self) -> int:
-        """The shorter side of the first image in pixels."""
-        return min(self._read(self.members[0]).size)
+    def read(self, index: int) -> bytes:
+        shard = self.shard_of(index)
+        offset, size = int(self._offsets[index]), int(self._sizes[index])
+        for again in (False, True):
+            try:
+                with self._local(shard).open("rb") as file:
+                    file.seek(offset)
+                    data = file.read(size)
+                break
+            except FileNotFoundError:  # another process made room
+                if again or not is_address(shard):
+                    raise
+        if len(data) < size:
+            raise ValueError(f"{shard} was cut short: {self.members[index]} ends beyond it; fetch it again")
+        return data
 
-    def images(self, indices: Indices) -> Images:
-        with ThreadPoolExecutor(self.workers) as pool:
-            squares = list(pool.map(self._square, indices.tolist()))
-        return to_images(torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous())
+    def name(self, index: int) -> str:
+        return f"{self.members[index]} of {self.shard_of(index).rpartition('/')[2]}"
+
+    def shard_of(self, index: int) -> str:
+        """Path or address of the shard that an image is in."""
+        return self.shards[int(np.searchsorted(self._starts, index, side="right")) - 1]
 
     def describe(self) -> dict[str, Any]:
-        """What scores record. The hash is of names and byte counts, for contents take hours."""
-        listing = "\n".join(f"{member.name} {member.size}" for member in self.members)
-        name = self.shards[0].name if len(self.shards) == 1 else f"{len(self.shards)} shards, {self.shards[0].name} ..."
-        return {
-            "name": name,
-            "view": f"ADM center crop to {self.size}",
-            "count": len(self),
-            "hash": short_hash(listing.encode()),
-        }
+        listing = "\n".join(f"{name} {size}" for name, size in zip(self.members, self._sizes, strict=True))
+        first = self.shards[0].rpartition("/")[2]
+        name = first if len(self.shards) == 1 else f"{len(self.shards)} shards, {first} ..."
+        return {"name": name, "count": len(self), "hash": short_hash(listing.encode())}
 
-    def _square(self, index: int) -> decoding.Square:
-        member = self.members[index]
-        image = self._read(member)
-        if min(image.size) < self.size and not self.upscale:
-            raise ValueError(
-                f"{member.name} in {member.shard} is {image.width} x {image.height} pixels, less than the crop of "
-                f"{self.size}; choose a smaller size, or pass upscale=True to enlarge"
-            )
-        return decoding.center_crop(image, self.size)
-
-    def _read(self, member: Member) -> Image.Image:
-        with member.shard.open("rb") as file:
-            file.seek(member.offset)
-            data = file.read(member.size)
-        try:
-            return decoding.read(io.BytesIO(data))
-        except Exception as error:  # strangers' files make Pillow raise nearly anything
-            raise ValueError(
-                f"{member.name} in {member.shard} cannot be read ({error}); repair the shard, or leave the image out"
-            ) from error
+    def _local(self, shard: str) -> Path:
+        return self.downloads.path(shard) if is_address(shard) else Path(shard)
 
 
-def _members(shard: Path) -> list[Member]:
-    """The images of a shard, from its headers alone."""
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            members = [
-                Member(shard, entry.name, entry.offset_data, entry.size)
-                for entry in tar
-                if entry.isfile() and entry.name.lower().endswith(SUFFIXES)
-            ]
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{shard} is no uncompressed tar ({error}); unpack it, or fetch it again") from error
-    if members and members[-1].offset + members[-1].size > shard.stat().st_size:
-        raise ValueError(f"{shard} was cut short: {members[-1].name} ends beyond it; fetch it again")
-    return members
+class TarImages(Pictures):
+    """The images of tar shards as an image set. `labels` and `window` as for `TarFiles`, the rest as for `Pictures`."""
+
+    def __init__(
+        self,
+        pattern: str | Path,
+        size: int,
+        *,
+        labels: str | None = None,
+        window: int | None = None,
+        errors: Errors = "defer",
+        upscale: bool = False,
+        flip: bool = True,
+        draft: bool = False,
+        workers: int | None = None,
+    ):
+        files = TarFiles(pattern, labels=labels, window=window)
+        super().__init__(files, size, errors=errors, upscale=upscale, flip=flip, draft=draft, workers=workers)
+
+
+def expanded(pattern: str) -> list[str]:
+    """A pattern with its braces spelled out, as a shell does: `a{00..02}`, `{train,val}`."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if not braces:
+        return [pattern]
+    inner, numbers = braces[1], re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
+    if numbers:
+        first, last = numbers.groups()
+        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = inner.split(",")
+    return [
+        name for choice in choices for name in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
+    ]
+
+
+def _there(part: str) -> list[str]:
+    """An address as it is; a path's files, which are there."""
+    if is_address(part):
+        return [part]
+    if Path(part).is_dir():
+        return sorted(glob(f"{part}/*.tar"))
+    return sorted(glob(part)) or ([part] if Path(part).is_file() else [])
+
+
+def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -> tuple[tuple[str, ...], Tensor]:
+    """Classes and labels as the samples tell them. Raises ValueError where some do not, naming what there is."""
+    names, fields = files.members, sorted({field for shard in shards for field in shard.fields})
+    nothing = ("images",), torch.zeros(len(names), dtype=torch.int64)
+    match wanted:
+        case "none":
+            return nothing
+        case "folder":
+            return classes_of([name.rpartition("/")[0].rpartition("/")[2] for name in names])
+        case "synset":
+            return _complete(files, "synset", [_synset(name) for name in names], fields)
+        case None:
+            wanted = next((field for field in LABELS if field in fields), None)
+            if wanted is None and len({name.rpartition("/")[0] for name in names}) > 1:
+                return classes_of([name.rpartition("/")[0].rpartition("/")[2] for name in names])
+            if wanted is None:
+                synsets = [_synset(name) for name in names]
+                return classes_of(synsets) if all(synsets) else nothing
+    values = [value for shard in shards for value in shard.fields.get(wanted, [None] * len(shard.names))]
+    several = [key for key, count in Counter(map(key_of, names)).items() if count > 1] if any(values) else []
+    if several:
+        kinds = [name for name in names if key_of(name) == several[0]]
+        raise ValueError(
+            f"a sample is one image, but {several[0]} has {some(kinds)}; write one of them, or labels 'none'"
+        )
+    return _complete(files, wanted, values, fields)
+
+
+def _complete(
+    files: TarFiles, wanted: str, values: Sequence[Any], fields: Sequence[str]
+) -> tuple[tuple[str, ...], Tensor]:
+    missing = [index for index, value in enumerate(values) if value is None]
+    if missing:
+        raise ValueError(
+            f"the label {wanted!r} is missing for {len(missing)} of {len(values)} images, first for "
+            f"{files.name(missing[0])}; samples have {', '.join(fields) or 'no field'}: choose labels from these, or "
+            "'folder', 'synset' or 'none'"
+        )
+    return classes_of(list(values))
+
+
+def _synset(name: str) -> str | None:
+    found = SYNSET.match(name.rpartition("/")[2])
+    return found[1] if found else None

@@ -1,0 +1,180 @@
+"""Shards behind an http(s) address, fetched whole into the user's cache.
+
+Whole rather than by range: every image is read once an epoch, so ranges would fetch the same bytes again each epoch,
+a request an image, and a server that stalls would stall training. A stopped download goes on where it was; a file is
+whole or not there; several processes share one folder. `ROBUSTOK_DATA_LIMIT` (GB) bounds the folder: shards that were
+not used for longest make room, which with `window` streams a set that is larger than the disk.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from errno import ENOSPC
+from hashlib import sha256
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from robustok.data.cached import alone, data_folder
+from robustok.runtime.checkpoint import write_json
+
+CHUNK = 1 << 20  # bytes read at a time
+TIMEOUT = 60  # seconds without a byte
+PAUSE = 0.5  # seconds before trying again, doubled each time
+TRIES = 6  # of one shard, in a row, without a byte
+PART = 206  # what a server answers that sends the part that was asked for
+ASKED_AT_ONCE = 16  # servers asked for sizes
+MARKED_EVERY = 60  # seconds between notes that a shard is in use
+LIMIT = "ROBUSTOK_DATA_LIMIT"  # environment variable: GB that fetched shards may take
+SPARE = 0.02  # share of the disk that stays free
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address rather than a path."""
+    return name.startswith(("http://", "https://"))
+
+
+class Remote(NamedTuple):
+    """A file as its server tells it."""
+
+    size: int  # bytes
+    tag: str  # changes with the contents: the ETag, else the time of the last change
+
+
+class Downloads:
+    """Files by address, on this disk when they are asked for.
+
+    Room must be there for all of them, or with `window` for twice as many of them as that. Raises ValueError otherwise,
+    and for an address that does not answer unless its file is here already.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, window: int | None = None):
+        self.folder = data_folder() / "shards"
+        self._used = dict[Path, float]()  # when each was marked as used
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+            self.remote = dict(zip(addresses, threads.map(self._ask, addresses), strict=True))
+        if addresses:
+            self._check_room(window)
+
+    def path(self, address: str) -> Path:
+        """The file of an address, fetched if it is not here. Raises ValueError if it cannot be had."""
+        path = self._place(address)
+        if not self._is_here(address):
+            with alone(path):
+                if not self._is_here(address):
+                    self._make_room(self.remote[address].size)
+                    _fetch(address, self.remote[address], path)
+        now = time.time()
+        if now - self._used.get(path, 0) > MARKED_EVERY:
+            self._used[path] = now
+            os.utime(path)
+        return path
+
+    def _place(self, address: str) -> Path:
+        parts = urlsplit(address)
+        server = sha256(f"{parts.netloc}{parts.path.rpartition('/')[0]}?{parts.query}".encode()).hexdigest()[:12]
+        return self.folder / server / (parts.path.rpartition("/")[2] or "shard.tar")
+
+    def _is_here(self, address: str) -> bool:
+        path = self._place(address)
+        return path.is_file() and _state(path) == self.remote[address]
+
+    def _ask(self, address: str) -> Remote:
+        """What the server says of a file; where it does not answer, what it said when the file was fetched."""
+        path = self._place(address)
+        try:
+            with urlopen(Request(address, headers={"Range": "bytes=0-0"}), timeout=TIMEOUT) as answer:
+                told = answer.headers
+                whole = (told.get("Content-Range") or "").rpartition("/")[2]
+                size = int(whole if whole.isdecimal() else told["Content-Length"])
+                return Remote(size, told.get("ETag") or told.get("Last-Modified") or "")
+        except (OSError, HTTPException, TypeError, ValueError) as error:
+            known = _state(path)
+            if known is not None and path.is_file():
+                return known
+            raise ValueError(f"{address} cannot be fetched ({error}); look at the address and the network") from error
+
+    def _check_room(self, window: int | None) -> None:
+        sizes = sorted(remote.size for remote in self.remote.values())
+        needed = sum(sizes if window is None else sizes[-2 * window :])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        here = sum(path.stat().st_size for path in self.folder.glob("*/*") if path.is_file())
+        room = min(_limit(), shutil.disk_usage(self.folder).free * (1 - SPARE) + here)
+        if needed > room:
+            less = "" if window == 1 else f", give a {'window' if window is None else 'smaller window'} of shards"
+            raise ValueError(
+                f"{len(sizes)} shards need {needed / 1e9:.3g} GB in {self.folder}, where they may take "
+                f"{room / 1e9:.3g} GB; make room, set ROBUSTOK_DATA to another folder or {LIMIT} to more GB{less}"
+            )
+
+    def _make_room(self, size: int) -> None:
+        """Remove the shards that were used longest ago until one more fits."""
+        with alone(self.folder / "room"):
+            paths = [path for path in self.folder.glob("*/*") if path.suffix not in (".json", ".lock", ".partial")]
+            files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in paths if path.is_file())
+            taken, limit = sum(size for _, size, _ in files), _limit()
+            for _, bytes_there, path in files:
+                if taken + size <= limit and size < shutil.disk_usage(self.folder).free * (1 - SPARE):
+                    return
+                path.unlink(missing_ok=True)
+                taken -= bytes_there
+
+
+def _limit() -> float:
+    """Bytes that shards may take here."""
+    text = os.environ.get(LIMIT, "inf")
+    with suppress(ValueError):
+        if float(text) > 0:
+            return float(text) * 1e9
+    raise ValueError(f"{LIMIT} is {text!r}; give a number of GB above 0")
+
+
+def _state(path: Path) -> Remote | None:
+    """What was said of a file when it was fetched."""
+    try:
+        return Remote(*json.loads(path.with_name(path.name + ".json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _fetch(address: str, remote: Remote, path: Path) -> None:
+    """Bring a file here, going on where an earlier try ended; it has its name when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    if _state(path) != remote:
+        partial.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        write_json(path.with_name(path.name + ".json"), list(remote))
+    idle = 0
+    while (have := partial.stat().st_size if partial.exists() else 0) != remote.size or not partial.exists():
+        if have > remote.size:
+            partial.unlink()
+            continue
+        try:
+            _append(address, partial, have)
+            error: Exception = OSError(f"{partial.stat().st_size} of {remote.size} bytes came")
+        except (OSError, HTTPException) as caught:
+            error = caught
+        there = partial.stat().st_size if partial.exists() else 0
+        idle = 0 if there > have else idle + 1
+        final = (isinstance(error, HTTPError) and error.code < 500) or getattr(error, "errno", None) == ENOSPC
+        if there != remote.size and (idle == TRIES or final):
+            raise ValueError(
+                f"{address} cannot be fetched to {path.parent} ({error}); what came is kept, so start again to go on"
+            ) from error
+        if idle:
+            time.sleep(PAUSE * 2**idle)
+    os.replace(partial, path)
+
+
+def _append(address: str, partial: Path, have: int) -> None:
+    """What follows the first `have` bytes; all of it, if the server gives no parts."""
+    request = Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    with urlopen(request, timeout=TIMEOUT) as source, partial.open("ab" if source.status == PART else "wb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
