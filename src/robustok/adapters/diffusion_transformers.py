@@ -14,6 +14,7 @@ from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, si
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes, along, drawn_loss, noise_levels
+from robustok.runtime.seeding import BatchRows
 from robustok.shapes import Labels, Latents, Scalar
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published S, B, L and XL, by their width
@@ -91,7 +92,13 @@ class PublishedTransformer(Adapter):
         return -self.network(latents, 1 - t, labels)
 
     def loss(
-        self, latents: Latents, labels: Labels, *, times: TrainingTimes | None = None, generator: torch.Generator
+        self,
+        latents: Latents,
+        labels: Labels,
+        *,
+        times: TrainingTimes | None = None,
+        generator: torch.Generator,
+        rows: BatchRows | None = None,
     ) -> Scalar:
         """What its authors trained it by, for training it further; all draws are from `generator`."""
         return drawn_loss(
@@ -104,6 +111,7 @@ class PublishedTransformer(Adapter):
             interpolant=self.config.interpolant,
             direction=self.direction,
             generator=generator,
+            rows=rows,
         )
 
     @classmethod

@@ -38,6 +38,7 @@ from robustok.adapters.files import Adapter, Published, Renames, State, count, s
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
 from robustok.generators.sampling import Logits, Predictor, Sampling
 from robustok.layers import MLP, Modulation, modulate
+from robustok.runtime.seeding import BatchRows, drawn
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 from robustok.tokenizer.tokenizer import fingerprint
@@ -222,9 +223,15 @@ class VAR(Adapter):
         levels = _levels(self.config.codes).to(x.device)
         return self._logits(x, label, mask=levels[:, None] >= levels, memories=None)
 
-    def loss(self, tokens: Tokens, labels: Labels, *, generator: torch.Generator) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld."""
-        withheld = torch.rand(len(labels), generator=generator, device=generator.device) < self.config.label_dropout
+    def loss(
+        self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
+    ) -> Scalar:
+        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, for the batch of these `rows`."""
+
+        def uniform(count: int) -> Tensor:
+            return torch.rand(count, generator=generator, device=generator.device)
+
+        withheld = drawn(uniform, rows or len(labels)) < self.config.label_dropout
         logits = self(tokens, labels.masked_fill(withheld.to(labels.device), self.no_label))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 

@@ -21,6 +21,7 @@ from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.seeding import BatchRows, drawn
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -135,11 +136,20 @@ class AutoregressiveModel(nn.Module):
         x = self._transform(x + self._places(orders), labels)
         return self.head(x[:, 1:])
 
-    def loss(self, tokens: Tokens, labels: Labels, *, order_share: float = 0.0, generator: torch.Generator) -> Scalar:
+    def loss(
+        self,
+        tokens: Tokens,
+        labels: Labels,
+        *,
+        order_share: float = 0.0,
+        generator: torch.Generator,
+        rows: BatchRows | None = None,
+    ) -> Scalar:
         """Mean cross entropy of all tokens.
 
         `generator` draws which labels are withheld, and which images, each with probability `order_share`,
-        come in an order drawn at random instead of in raster order.
+        come in an order drawn at random instead of in raster order. Where the images are `rows` of a batch, it draws
+        for the whole batch.
         """
         if order_share > 0 and self.targets is None:
             raise ValueError(
@@ -149,10 +159,13 @@ class AutoregressiveModel(nn.Module):
         b, n = tokens.shape
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=generator.device).to(tokens.device)
+            def draw(count: int) -> Tensor:
+                return torch.rand(count, *shape, generator=generator, device=generator.device)
 
-        labels = labels.masked_fill(uniform(b) < self.config.label_dropout, self.no_label)
-        permuted, permutations = uniform(b, 1) < order_share, uniform(b, n).argsort(1)
+            return drawn(draw, rows or b).to(tokens.device)
+
+        labels = labels.masked_fill(uniform() < self.config.label_dropout, self.no_label)
+        permuted, permutations = uniform(1) < order_share, uniform(n).argsort(1)
         orders = torch.where(permuted, permutations, self._raster(tokens.device))
         logits = self(tokens, labels, orders)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.gather(1, orders).flatten())

@@ -38,6 +38,7 @@ from robustok.layers import (
 )
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.seeding import BatchRows
 from robustok.shapes import Labels, Latents, Scalar
 
 Sequence = Float[Tensor, "b n c"]
@@ -238,7 +239,13 @@ class DiffusionTransformerModel(nn.Module):
         return field(latents, noise_levels(t))
 
     def loss(
-        self, latents: Latents, labels: Labels, *, times: TrainingTimes | None = None, generator: torch.Generator
+        self,
+        latents: Latents,
+        labels: Labels,
+        *,
+        times: TrainingTimes | None = None,
+        generator: torch.Generator,
+        rows: BatchRows | None = None,
     ) -> Scalar:
         """Mean squared error of the velocity, at noise levels and with noise and withheld labels from `generator`."""
         return drawn_loss(
@@ -250,6 +257,7 @@ class DiffusionTransformerModel(nn.Module):
             times=times or TrainingTimes(),
             interpolant=self.config.interpolant,
             generator=generator,
+            rows=rows,
         )
 
 

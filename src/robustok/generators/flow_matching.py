@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from robustok.runtime.seeding import BatchRows, drawn
 from robustok.shapes import Labels, Latents, Scalar
 
 Times: TypeAlias = Float[Tensor, " b"]
@@ -184,15 +185,17 @@ def drawn_loss(
     interpolant: Interpolant,
     direction: float = 0.0,
     generator: torch.Generator,
+    rows: BatchRows | None = None,
 ) -> Scalar:
     """Mean error of a class-conditional field, plus `direction` times that of its direction, weighed as `times` say.
 
     `generator` draws the noise levels, the noise, and which labels are withheld, each with probability
-    `label_dropout`.
+    `label_dropout`; where the latents are `rows` of a batch, for the whole batch.
     """
-    t = draw_times(len(latents), times, generator=generator)
-    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
-    withheld = torch.rand(len(labels), generator=generator, device=generator.device) < label_dropout
+    on, who = generator.device, rows or len(latents)
+    t = drawn(lambda count: draw_times(count, times, generator=generator), who)
+    noise = drawn(lambda count: torch.randn(count, *latents.shape[1:], generator=generator, device=on), who).to(latents)
+    withheld = drawn(lambda count: torch.rand(count, generator=generator, device=on), who) < label_dropout
     labels = labels.masked_fill(withheld.to(labels.device), no_label)
     losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, t, interpolant)
     weights = loss_weights(t, times, interpolant).to(latents.device)

@@ -19,6 +19,7 @@ from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.seeding import BatchRows, drawn
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -124,9 +125,15 @@ class LlamaModel(nn.Module):
             x = layer(x, turn, None)
         return self.head(self.norm(x))
 
-    def loss(self, tokens: Tokens, labels: Labels, *, generator: torch.Generator) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld."""
-        withheld = torch.rand(len(labels), generator=generator, device=generator.device) < self.config.label_dropout
+    def loss(
+        self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
+    ) -> Scalar:
+        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, for the batch of these `rows`."""
+
+        def uniform(count: int) -> Tensor:
+            return torch.rand(count, generator=generator, device=generator.device)
+
+        withheld = drawn(uniform, rows or len(labels)) < self.config.label_dropout
         logits = self(tokens, labels.masked_fill(withheld.to(labels.device), self.no_label))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
