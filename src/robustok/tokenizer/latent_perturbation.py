@@ -3,8 +3,8 @@
 The sibling of `robustok.tokenizer.perturbation`, with the same rate alpha, proportion beta, strength and annealing. A
 diffusion model errs in two ways: it leaves noise behind (`interpolate_noise`; Yang et al. 2025, l-DeTok, arXiv
 2507.15856, eq. 2), and it lands between things that are alike (`mix_neighbours`; the midpoints of iFID, Xu et al. 2026,
-arXiv 2603.05630). Both leave the mean and the scale of the latents out of the question: noise is in units of each
-channel's own spread.
+arXiv 2603.05630). Both leave the mean and the scale of the latents out of the question: noise is around each channel's
+own mean and in units of its own spread, as a generator of standardized latents meets it.
 """
 
 from dataclasses import dataclass
@@ -108,7 +108,8 @@ def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: Laten
     """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left."""
     match config:
         case LatentNoise():
-            noise = config.gamma * spread(latents) * draw.how.to(latents)
+            middle = latents.detach().float().mean(dim=(0, 1))
+            noise = middle + config.gamma * spread(latents) * draw.how.to(latents)
             return interpolate_noise(latents, noise, draw.chosen, draw.share)
         case LatentMixing():
             return mix_neighbours(latents, draw.chosen, draw.share, draw.how, config.neighbours)
