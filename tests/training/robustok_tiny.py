@@ -16,11 +16,15 @@ from robustok.generators.autoregressive import Autoregressive, AutoregressiveMod
 from robustok.generators.sampling import Sampling
 from robustok.losses.discriminator import PatchGAN
 from robustok.shapes import Features, Pixels
+from robustok.tokenizer.autoencoder import AutoencoderConfig
+from robustok.tokenizer.bottleneck import KL
 from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.adversary import Adversary
+from robustok.training.autoencoder_training import AutoencoderTraining, train_autoencoder
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
 from robustok.training.main_training import MainTraining, train_tokenizer
@@ -45,6 +49,16 @@ MAIN = MainTraining(
     semantic_size=32,
     optim=Optim(lr=2e-3, warmup=2),
     average=0.9,
+)
+AUTOENCODER = AutoencoderTraining(
+    tokenizer=AutoencoderConfig(image_size=32, encoder=PART, decoder=PART, bottleneck=KL(width=8)),
+    loop=LOOP,
+    perturbation=LatentNoise(),
+    hidden_to=0.5,
+    objective=OBJECTIVE,
+    optim=Optim(lr=2e-3, warmup=2),
+    average=0.9,
+    measured=64,
 )
 GENERATOR = GeneratorTraining(
     generator=Autoregressive(codebook_size=32, tokens=16, classes=10, width=64, depth=2, heads=1),
@@ -112,4 +126,8 @@ def run_post(folder: Path, config: PostTraining = POST) -> PostTrained:
     )
 
 
-STAGES = {"main": run_main, "generator": run_generator, "post": run_post}
+def run_autoencoder(folder: Path, **options: Any) -> None:
+    train_autoencoder(AUTOENCODER, images(), folder / "run", quiet=True, **options)
+
+
+STAGES = {"main": run_main, "autoencoder": run_autoencoder, "generator": run_generator, "post": run_post}
