@@ -14,8 +14,7 @@ from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, si
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes, along, drawn_loss, noise_levels
-from robustok.runtime.seeding import BatchRows
-from robustok.shapes import Labels, Latents, Scalar
+from robustok.shapes import BatchRows, Labels, Latents, Scalar
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published S, B, L and XL, by their width
 

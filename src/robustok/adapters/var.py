@@ -38,8 +38,7 @@ from robustok.adapters.files import Adapter, Published, Renames, State, count, s
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
 from robustok.generators.sampling import Logits, Predictor, Sampling
 from robustok.layers import MLP, Modulation, modulate
-from robustok.runtime.seeding import BatchRows, drawn
-from robustok.shapes import Labels, Scalar, Tokens
+from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
 from robustok.tokenizer.encoder import to_sequence
 from robustok.tokenizer.tokenizer import fingerprint
 
@@ -226,7 +225,7 @@ class VAR(Adapter):
     def loss(
         self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
     ) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, for the batch of these `rows`."""
+        """Mean cross entropy of all tokens; `generator` draws which labels are withheld (of `rows`: for their whole batch)."""
 
         def uniform(count: int) -> Tensor:
             return torch.rand(count, generator=generator, device=generator.device)

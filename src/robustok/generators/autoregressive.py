@@ -21,8 +21,7 @@ from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.runtime.seeding import BatchRows, drawn
-from robustok.shapes import Labels, Scalar, Tokens
+from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
 
 
 @dataclass(frozen=True, kw_only=True)

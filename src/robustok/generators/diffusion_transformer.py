@@ -38,8 +38,7 @@ from robustok.layers import (
 )
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.runtime.seeding import BatchRows
-from robustok.shapes import Labels, Latents, Scalar
+from robustok.shapes import BatchRows, Labels, Latents, Scalar
 
 Sequence = Float[Tensor, "b n c"]
 Condition = Float[Tensor, "b 1 c"]  # what noise level and label say, to every position alike

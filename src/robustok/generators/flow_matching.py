@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from robustok.runtime.seeding import BatchRows, drawn
-from robustok.shapes import Labels, Latents, Scalar
+from robustok.shapes import BatchRows, Labels, Latents, Scalar, drawn
 
 Times: TypeAlias = Float[Tensor, " b"]
 Velocity: TypeAlias = Callable[[Latents, Times], Latents]

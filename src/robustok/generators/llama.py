@@ -19,8 +19,7 @@ from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.runtime.seeding import BatchRows, drawn
-from robustok.shapes import Labels, Scalar, Tokens
+from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +127,7 @@ class LlamaModel(nn.Module):
     def loss(
         self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
     ) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, for the batch of these `rows`."""
+        """Mean cross entropy of all tokens; `generator` draws which labels are withheld (of `rows`: for their whole batch)."""
 
         def uniform(count: int) -> Tensor:
             return torch.rand(count, generator=generator, device=generator.device)

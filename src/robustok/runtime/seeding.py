@@ -1,11 +1,9 @@
 """Randomness as a function of where you are, so that a resumed run needs no saved random state."""
 
-from collections.abc import Callable
 from hashlib import blake2b
-from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 
 def derive(seed: int, purpose: str, *position: int) -> int:
@@ -22,15 +20,3 @@ def stream(seed: int, purpose: str, *position: int, device: str | torch.device =
     noise; whoever draws hundreds of thousands of samples takes one stream for many of them.
     """
     return Generator(device).manual_seed(derive(seed, purpose, *position))
-
-
-class BatchRows(NamedTuple):
-    """Some rows of a batch: those of one process, say."""
-
-    own: Tensor  # (b,) their numbers
-    of: int  # rows of the batch
-
-
-def drawn(draw: Callable[[int], Tensor], rows: int | BatchRows) -> Tensor:
-    """`draw(count)` for so many rows; for rows of a batch what they get when it is drawn for the whole batch."""
-    return draw(rows) if isinstance(rows, int) else draw(rows.of)[rows.own]
