@@ -24,6 +24,9 @@ PURPOSES = {  # of each extra
     "features": "the feature spaces dinov2, clip, siglip2, mae and convnextv2",
     "diffusers": "its autoencoders and pipelines",
     "hub": "models by the name of their repository",
+    "tensorboard": "metrics of a run as event files",
+    "wandb": "metrics of a run at Weights & Biases",
+    "trackio": "metrics of a run in Trackio",
     "dev": "lint, types and tests",
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
