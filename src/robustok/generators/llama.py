@@ -127,7 +127,7 @@ class LlamaModel(nn.Module):
     def loss(
         self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
     ) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld (of `rows`: for their whole batch)."""
+        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, in the batch of `rows`."""
 
         def uniform(count: int) -> Tensor:
             return torch.rand(count, generator=generator, device=generator.device)
