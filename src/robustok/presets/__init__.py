@@ -1,6 +1,7 @@
 """Every named run, as a function that returns its config; a variant is `dataclasses.replace`.
 
-`embedded` are the runs on the embedded images, for two CPU cores, `continuous` the same without a codebook.
+`embedded` are the runs on the embedded images, for two CPU cores, `continuous` the same without a codebook;
+`tokenizers`, `generators` and `decoders` are those on ImageNet, each in three sizes; `recipes` knows these by name.
 """
 
 from robustok.presets.continuous import continuous as continuous

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.runtime.configs import to_plain
@@ -34,6 +35,7 @@ from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+from robustok.training.pretrained import begin_with_dinov2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class AutoencoderTraining:
     """How a continuous tokenizer is trained."""
 
     tokenizer: AutoencoderConfig | None = None  # what is trained; None: a tokenizer that is given, whoever made it
+    start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
     loop: Loop  # how long, and how often to look
     perturbation: LatentNoise | LatentMixing = field(default_factory=LatentNoise)  # what the decoder learns to tolerate
     hidden_from: float = 0.0  # least share of patches hidden from the encoder; MAETok: 0.4, l-DeTok: -0.1
@@ -166,7 +169,10 @@ def _model(config: AutoencoderTraining, tokenizer: ContinuousTokenizer | None) -
     if (config.tokenizer is None) == (tokenizer is None):
         raise ValueError("main training takes a tokenizer or the config of a new one; give one of the two")
     if config.tokenizer is not None:
-        return Autoencoder(config.tokenizer)
+        new = Autoencoder(config.tokenizer)
+        if config.start is not None:
+            begin_with_dinov2(new, config.start)
+        return new
     if config.hidden_to > 0 and not isinstance(tokenizer, Autoencoder):
         raise ValueError(
             f"patches cannot be hidden from the encoder of a {type(tokenizer).__name__}; set hidden_to to 0"

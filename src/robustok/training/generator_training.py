@@ -100,15 +100,24 @@ class GeneratorStage:
         self.average.load_state_dict(state["average"])
 
 
+def build_generator(
+    config: Autoregressive | Llama | DiffusionTransformer,
+) -> AutoregressiveModel | LlamaModel | DiffusionTransformerModel:
+    """A new generator, its weights as torch's global generator draws them."""
+    match config:
+        case Autoregressive():
+            return AutoregressiveModel(config)
+        case Llama():
+            return LlamaModel(config)
+        case DiffusionTransformer():
+            return DiffusionTransformerModel(config)
+
+
 def _model(config: GeneratorTraining, given: Any) -> Any:
     """A new generator as the config says, or a copy of the one that is given."""
     match config.generator, given:
-        case Autoregressive(), None:
-            return AutoregressiveModel(config.generator)
-        case Llama(), None:
-            return LlamaModel(config.generator)
-        case DiffusionTransformer(), None:
-            return DiffusionTransformerModel(config.generator)
+        case Autoregressive() | Llama() | DiffusionTransformer(), None:
+            return build_generator(config.generator)
         case None, nn.Module() if hasattr(given, "loss"):
             own = copy.deepcopy(given)
             frozen = not any(weight.requires_grad for weight in own.parameters())

@@ -34,6 +34,7 @@ class DecoderTuning:
     touch: Touch = "sdedit"  # of latents: sampled from the noised ones on; one-pass: their conditional mean, cheaper
     pairs: int = 20_000  # real images whose tokens or latents the generator touches
     held_out: int = 2_000  # images that decide which decoder is kept
+    fresh_discriminator: bool = False  # begin with a new discriminator even where main training left its own
     warm_up: float = 0.25  # share of training in which a discriminator that is not given learns before it charges
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ def tune_decoder(
     """
     check_trained_on(generator, tokenizer)
     folder, device = Path(folder), tokenizer.device
+    discriminator = None if config.fresh_discriminator else discriminator
     train, held = hold_out(images, config.held_out)
     with Progress("encoding", len(train), quiet=quiet) as progress:
         cache = encode(tokenizer, train, folder, progress.update)

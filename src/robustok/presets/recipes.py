@@ -1,0 +1,114 @@
+"""The full-scale runs by name, and the table of them in docs/recipes.md.
+
+A name alone is the paper's size; `-one_gpu` and `-smoke` behind it are the other two.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from robustok.presets import decoders, generators, tokenizers
+from robustok.presets.scales import Scale
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.autoencoder_training import AutoencoderTraining
+from robustok.training.generator_training import GeneratorTraining, build_generator
+from robustok.training.main_training import MainTraining
+from robustok.training.tuning import DecoderTuning
+
+Recipe: TypeAlias = Callable[[Scale], Any]
+Config: TypeAlias = MainTraining | AutoencoderTraining | GeneratorTraining | DecoderTuning
+
+TOKENIZERS: Mapping[str, Recipe] = {
+    make.__name__: make
+    for make in (
+        tokenizers.robustok_imagenet256,
+        tokenizers.robustok_unperturbed,
+        tokenizers.robustok_unannealed,
+        tokenizers.robustok_beta_half,
+        tokenizers.robustok_annealed_to_zero,
+        tokenizers.robustok_reference_code,
+        tokenizers.continuous_imagenet256,
+    )
+}
+GENERATORS: Mapping[str, Recipe] = {
+    make.__name__: make
+    for make in (
+        generators.rar_b,
+        generators.rar_l,
+        generators.llamagen_b,
+        generators.llamagen_l,
+        generators.sit_xl,
+        generators.lightningdit_xl,
+    )
+}
+DECODERS: Mapping[str, Recipe] = {
+    make.__name__: make for make in (decoders.post_robustok, decoders.post_off_the_shelf, decoders.post_reference_code)
+}
+
+
+def names(recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
+    """Everything that can be asked of `recipe`."""
+    return tuple(f"{name}{suffix}" for name in recipes for suffix in ("", "-one_gpu", "-smoke"))
+
+
+def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
+    """The config of a name, such as rar_b or rar_b-one_gpu. Raises ValueError for any other."""
+    if name not in names(recipes):
+        raise ValueError(f"there is no run {name!r}; there are {', '.join(names(recipes))}")
+    run, _, suffix = name.partition("-")
+    scale: Any = suffix or "paper"
+    return recipes[run](scale)
+
+
+def table() -> str:
+    """All runs in Markdown: what is trained, for how long, what was reached."""
+    rows: list[tuple[str, ...]] = [
+        ("run", "what it is", "trained", "steps x images", "parts on one GPU", "learning rate", "what it reached")
+    ]
+    for recipes in (TOKENIZERS, GENERATORS, DECODERS):
+        rows += [row(name, make) for name, make in recipes.items()]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(r, widths, strict=True)) for r in rows]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def row(name: str, make: Recipe) -> tuple[str, ...]:
+    """One run: its docstring, and what its config says."""
+    summary, reached = told(make)
+    config = make("paper")
+    stage, one = (c.post if isinstance(c, DecoderTuning) else c for c in (config, make("one_gpu")))
+    millions = f"{parameters(config) / 1e6:.0f} M"
+    length = f"{stage.loop.steps:,} x {stage.loop.batch_size:,}"
+    return f"`{name}`", summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", reached
+
+
+def told(make: Recipe) -> tuple[str, str]:
+    """(what a run is, what it reached), from its docstring."""
+    paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(make) or "").split("\n\n")]
+    return paragraphs[0].rstrip("."), paragraphs[-1].rstrip(".")
+
+
+def parameters(config: Config) -> int:
+    """How many numbers a run trains, without those of a discriminator and a semantic head."""
+    return sum(weight.numel() for weight in network(config).parameters())
+
+
+def network(config: Config) -> torch.nn.Module:
+    """What a run trains, without memory: a decoder is that of RobusTok."""
+    with torch.device("meta"):
+        match config:
+            case GeneratorTraining():
+                assert config.generator is not None
+                return build_generator(config.generator)
+            case DecoderTuning():
+                return network(tokenizers.robustok_imagenet256()).get_submodule("decoder")
+        match config.tokenizer:
+            case TokenizerConfig():
+                return Tokenizer(config.tokenizer)
+            case AutoencoderConfig():
+                return Autoencoder(config.tokenizer)
+    raise ValueError("a run without a network of its own has no number of parameters; give a preset's config")
