@@ -106,6 +106,11 @@ def test_another_demo_in_the_same_folder_is_refused(finished):
         run_demo(replace(MINI, sigma=0.7), finished, quiet=True)
 
 
+def test_sigma_is_a_share_from_the_start():
+    with pytest.raises(ValueError, match="sigma is 1.5; it is the share that stays real, choose one between 0 and 1"):
+        replace(MINI, sigma=1.5)
+
+
 def test_no_image_serves_two_purposes():
     images = DemoImages.of(MINI)
     parts = [images.train.describe(), images.held_out.describe(), images.reference.describe()]

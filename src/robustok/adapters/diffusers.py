@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.generators.flow_matching import noise_levels
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
@@ -228,6 +229,7 @@ class DiffusersDiT(nn.Module):
 
     def velocity(self, latents: Latents, t: Float[Tensor, " b"], labels: Labels) -> Latents:
         """Noise - data as the network predicts it for latents of noise level t, 0 (data) to 1 (noise)."""
+        t = noise_levels(t)
         if self.prediction == "flow":
             return self._predict(latents, t * len(self.levels), labels)
         t = t.to(self.levels).clamp(self.levels[0], self.levels[-1])  # the levels that it was trained at

@@ -32,6 +32,10 @@ class Demo:
     pfid_images: int = 2_000  # of those, how many each cell of pFID perturbs
     duration: str = "a time that was not measured"  # that all of it takes
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma <= 1:
+            raise ValueError(f"sigma is {self.sigma}; it is the share that stays real, choose one between 0 and 1")
+
     def with_seed(self, seed: int) -> "Demo":
         """The same with everything random derived from another seed."""
         return replace(
