@@ -181,6 +181,9 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
     own, level = cache.latents(chosen), 0.1
     # what is left: 0.9 of the latent, 0.1 of the noise, and less than 0.1 of the velocity's way
     assert (latents - 0.9 * own).std() == pytest.approx(level, rel=0.1)
+    with torch.autocast("cpu", torch.bfloat16):  # as a stage may sample
+        coarse = everything(make_pairs(Still(), cache, tmp_path / "coarse", sigma=0.9, shard_size=5, **arguments))
+    torch.testing.assert_close(coarse.touched, latents, atol=0.01, rtol=0.01)
     again = everything(
         make_pairs(Still(), cache, tmp_path / "again", sigma=0.9, shard_size=5, batch_size=2, **arguments)
     )

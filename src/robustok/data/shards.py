@@ -67,7 +67,8 @@ def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
         if isinstance(shard, str):
             raise ValueError(f"{path} {shard}; run again what made the folder, which makes only what is missing")
         shards.append(shard)
-    return manifest, {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+    with torch.autocast("cpu", enabled=False):  # whose cat does not take float16
+        return manifest, {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 def _shards(folder: Path, count: int, size: int) -> list[tuple[Path, range]]:
