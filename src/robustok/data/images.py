@@ -128,11 +128,7 @@ class Subset:
     def windows(self) -> Windows | None:
         """The parent's, of the images that are left; none once they were reordered."""
         windows: Windows | None = getattr(self.parent, "windows", None)
-        if windows is None or not (self.indices.diff() > 0).all():
-            return None
-        ends = torch.tensor(windows.sizes).cumsum(0)
-        counts = torch.searchsorted(ends, self.indices, right=True).bincount(minlength=len(ends))
-        return Windows(tuple(counts[counts > 0].tolist()), windows.window)
+        return windows and windows.of(self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)

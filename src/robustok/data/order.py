@@ -25,6 +25,14 @@ class Windows:
         if self.window < 1:
             raise ValueError(f"window is {self.window}; give the number of shards to mix, 1 or more")
 
+    def of(self, indices: Labels) -> "Windows | None":
+        """The same for some of the images, in their order; none once they are in another."""
+        if not (indices.diff() > 0).all():
+            return None
+        ends = torch.tensor(self.sizes).cumsum(0)
+        counts = torch.searchsorted(ends, indices, right=True).bincount(minlength=len(ends))
+        return Windows(tuple(counts[counts > 0].tolist()), self.window)
+
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int, windows: Windows | None = None) -> Labels:
     """Indices (batch_size,) of step `step` = 0, 1, ...: every epoch is its own permutation of range(length).

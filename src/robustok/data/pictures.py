@@ -207,7 +207,8 @@ class Pictures:
             if self.errors == "raise":
                 raise ValueError(f"{what}; repair or remove them, or pass errors='skip'")
             warnings.warn(f"{what}; they are skipped", stacklevel=4)
-            self.broken, self._kept, self.windows = tuple(broken), torch.tensor(kept, dtype=torch.int64), None
+            self.broken, self._kept = tuple(broken), torch.tensor(kept, dtype=torch.int64)
+            self.windows = self.source.windows and self.source.windows.of(self._kept)
             self.labels = self.source.labels[self._kept]
             check_classes(self.source.labels, self.labels, self.classes, self.source.place)
 
