@@ -35,12 +35,12 @@ def continuous() -> Demo:
         ),
         generator=GeneratorTraining(
             generator=DiffusionTransformer(tokens=64, channels=8, classes=10, width=192, depth=6, heads=3, patch=2),
-            loop=Loop(steps=1200, batch_size=128, log_every=20, save_every=300, preview_every=300),
+            loop=Loop(steps=1000, batch_size=128, log_every=20, save_every=250, preview_every=250),
             optim=Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50),
             times=TrainingTimes(distribution="logit-normal"),
             average=0.995,
         ),
-        sampling=FlowSampling(steps=20, guidance=2.0, guided_to=0.8),
+        sampling=FlowSampling(steps=12, guidance=2.0, guided_to=0.8),
         sigma=0.7,
         duration="a time that was not measured",
     )
