@@ -1,0 +1,123 @@
+"""The main job without a codebook, in miniature, and the table of the four corners."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from robustok_tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST
+
+from robustok import presets
+from robustok.demo.config import Demo
+from robustok.demo.corners import corners_table, run_corners
+from robustok.demo.run import run_demo
+from robustok.evaluation.score import Score
+from robustok.generators.diffusion_transformer import DiffusionTransformer
+from robustok.generators.flow import FlowSampling
+from robustok.generators.sampling import Sampling
+from robustok.report.markup import MINUS
+from robustok.training import loop
+from robustok.training.generator_training import GeneratorTraining
+from robustok.training.optim import Optim
+
+DISCRETE = Demo(
+    main=replace(MAIN, semantic=0.0),
+    generator=GENERATOR,
+    sampling=Sampling(guidance=1.5),
+    post=POST,
+    sigma=0.5,
+    pairs=32,
+    train_images=128,
+    held_out=40,
+    reference=60,
+    scored=40,
+    pfid_images=20,
+)
+CONTINUOUS = replace(
+    DISCRETE,
+    main=AUTOENCODER,
+    generator=GeneratorTraining(
+        generator=DiffusionTransformer(tokens=16, channels=8, classes=10, width=64, depth=1, heads=1),
+        loop=LOOP,
+        optim=Optim(lr=1e-3),
+        average=0.9,
+    ),
+    sampling=FlowSampling(steps=3, guidance=1.5),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("corners")
+    run_corners({"discrete": DISCRETE, "continuous": CONTINUOUS}, out, seeds=(0,), quiet=True)
+    return out
+
+
+def test_the_same_scores_as_with_a_codebook(finished):
+    records = json.loads((finished / "continuous_perturbed_0" / "scores.json").read_text())
+    found = {record["metric"] for record in records}
+    assert found >= {"rfid", "pfid", "ifid", "psnr", "gfid_before", "gfid_control", "gfid_after", "gfid_difference"}
+    assert sum(record["metric"] == "pfid_cell" for record in records) == 15
+    page = (finished / "continuous_perturbed_0" / "report.html").read_text()
+    assert "latents" in page
+    assert "Codebook use" not in page
+
+
+def test_a_finished_one_is_only_read_again_and_another_is_refused(finished, monkeypatch):
+    folder = finished / "continuous_perturbed_0"
+    weights = (folder / "post_training" / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_prefetched", lambda *_: iter(()))  # no stage may train a step
+        run_demo(CONTINUOUS, folder, quiet=True)
+    assert (folder / "post_training" / "model.safetensors").read_bytes() == weights
+    with pytest.raises(ValueError, match="holds a demo with other settings"):
+        run_demo(DISCRETE, folder, quiet=True)
+
+
+def test_every_corner_is_a_row_whose_cells_are_its_scores(finished):
+    records = [Score.from_plain(plain) for plain in json.loads((finished / "corners.json").read_text())]
+    rows = [line.strip("| \n").split(" | ") for line in (finished / "corners.md").read_text().splitlines()[2:]]
+    assert [tuple(row[:2]) for row in rows] == [
+        (kind, f"{arm} perturbation") for kind in ("discrete", "continuous") for arm in ("without", "with")
+    ]
+    for row in rows:
+        arm = "perturbed" if row[1].startswith("with ") else "unperturbed"
+        value = {r.metric: r.value for r in records if (r.protocol["kind"], r.protocol["arm"]) == (row[0], arm)}
+        assert row[2:7] == [f"{value[m]:.1f}" for m in ("rfid", "pfid", "gfid_before", "gfid_control", "gfid_after")]
+        change = 100 * (value["gfid_after"] / value["gfid_before"] - 1)
+        assert float(row[7].removesuffix(" %").replace(MINUS, "-")) == pytest.approx(change, abs=0.051)
+
+
+def test_only_perturbation_is_between_the_arms(finished):
+    with_it, without = (
+        json.loads((finished / f"continuous_{arm}_0" / "config.json").read_text())
+        for arm in ("perturbed", "unperturbed")
+    )
+    assert without["main"]["perturbation"].pop("beta") == 0
+    assert with_it["main"]["perturbation"].pop("beta") == AUTOENCODER.perturbation.beta
+    assert with_it == without
+
+
+def test_seeds_give_intervals():
+    def record(metric: str, seed: int, value: float) -> Score:
+        return Score(
+            metric=metric, value=value, images=1, protocol={"kind": "discrete", "arm": "perturbed", "seed": seed}
+        )
+
+    records = [record("gfid_before", seed, value) for seed, value in enumerate((100.0, 110.0, 120.0))]
+    records += [record("gfid_after", seed, value) for seed, value in enumerate((90.0, 88.0, 96.0))]
+    row = corners_table(records).splitlines()[2]
+    # Student's t with 2 degrees of freedom: 4.303 standard errors, here of 10 / sqrt(3)
+    assert "| 110.0 (85.2 to 134.8) |" in row
+    assert "| -16.7 % (-31.0 to -2.3) |" in row.replace(MINUS, "-")  # of -10, -20 and -20 %
+    assert row.endswith("| - | 3 |")
+
+
+def test_the_presets_differ_in_what_they_say():
+    full, small = presets.continuous(), presets.continuous_short()
+    assert full.continuous
+    assert not presets.demo().continuous
+    assert small.main.tokenizer == full.main.tokenizer
+    assert small.main.loop.steps == presets.short().main.loop.steps < full.main.loop.steps
+    assert presets.continuous_smoke().sampling.steps < full.sampling.steps
+    assert full.without_perturbation().main.perturbation.beta == 0
