@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from robustok.data.caches import LABEL, CachedViews, Crops, about_views, encode_views, views_of
 from robustok.data.images import ImageSet, Indices
-from robustok.data.shards import read_shards, write_shards
-from robustok.data.tokens import encode_views, views_of
+from robustok.data.shards import write_shards
 from robustok.shapes import Images, Labels, Latents
 from robustok.tokenizer.tokenizer import ContinuousTokenizer
 
@@ -19,71 +19,79 @@ def encode_latents(
     images: ImageSet,
     folder: str | Path,
     *,
+    crops: Crops = 1,
     batch_size: int = 256,
     shard_size: int = 4096,
+    announce: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> "LatentCache":
-    """A cache of every image's latents in float16, and of its mirror image's where the set may be flipped.
+    """A cache of every image's latents in float16, and of its mirror image's where the set may be flipped; or of crops.
 
-    Goes on where an earlier try stopped. `progress` is told how many images are done. Raises ValueError if the folder
-    holds latents of another tokenizer or of other images, or if a latent is not finite in float16. Where the tokenizer
-    has statistics (`latent_mean`, `latent_scale`), the manifest says by which its latents were normalized.
+    Works as `encode_tokens`. Raises ValueError also if a latent is not finite in float16. Where the tokenizer has
+    statistics (`latent_mean`, `latent_scale`), the manifest says by which its latents were normalized.
     """
 
+    @torch.no_grad()
     def encode(view: Images) -> Tensor:
         return as_half(tokenizer.encode(view.to(tokenizer.device)))
 
-    manifest = {"tokenizer": tokenizer.fingerprint(), "images": images.describe(), "views": views_of(images)}
+    row_bytes = views_of(images, crops) * encode(images.images(torch.tensor([0]))).nbytes + LABEL
+    if announce is not None:
+        announce(len(images) * row_bytes)
+    manifest = {"tokenizer": tokenizer.fingerprint(), "images": images.describe(), **about_views(images, crops)}
     for name in ("latent_mean", "latent_scale"):  # per channel
         if isinstance(told := getattr(tokenizer, name, None), Tensor):
             manifest[name] = told.tolist()
-    make = partial(encode_views, "latents", encode, images, batch_size=batch_size)
-    write_shards(Path(folder), "latents", manifest, len(images), make, shard_size=shard_size, progress=progress)
+    write_shards(
+        Path(folder),
+        "latents",
+        manifest,
+        len(images),
+        partial(encode_views, "latents", encode, images, batch_size=batch_size, crops=crops),
+        shard_size=shard_size,
+        row_bytes=row_bytes,
+        progress=progress,
+    )
     return LatentCache(folder, tokenizer)
 
 
 class LatentCache:
-    """What `encode_latents` left in a folder, in memory, 2 bytes a number.
+    """What `encode_latents` left in a folder, 2 bytes a number, read where it lies.
 
     `labels` are (count,), `fingerprint` is that of the tokenizer, `latent_shape` is (n, d).
     """
 
     def __init__(self, folder: str | Path, tokenizer: ContinuousTokenizer):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's latents."""
-        manifest, tensors = read_shards(Path(folder), "latents")
-        if manifest["tokenizer"] != tokenizer.fingerprint():
-            raise ValueError(
-                f"{folder} holds latents of tokenizer {manifest['tokenizer']}, not of {tokenizer.fingerprint()}; "
-                "encode the images again into another folder"
-            )
+        self._views = CachedViews(folder, "latents", tokenizer.fingerprint())
+        self.labels, manifest = self._views.labels, self._views.manifest
         self.fingerprint: str = manifest["tokenizer"]
         self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
-        self.labels = tensors["labels"]
-        self._latents = tensors["latents"]  # (count, views, n, d)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        return self._latents.shape[2], self._latents.shape[3]
-
-    def latents(self, indices: Indices) -> Latents:
-        """The latents of images as they are, never mirrored, in float32."""
-        return self._latents[indices, 0].float()
-
-    def batch(self, indices: Indices, generator: Generator) -> tuple[Latents, Labels]:
-        """Latents and labels of images, each mirrored or not at random, where the set may be flipped."""
-        return self.at(indices, torch.randint(self.views, indices.shape, generator=generator))
+        _, n, d = self._views.shape
+        return n, d
 
     @property
     def views(self) -> int:
         """How many ways each image is held."""
-        return self._latents.shape[1]
+        return self._views.shape[0]
+
+    def latents(self, indices: Indices) -> Latents:
+        """The latents of images as they are, never mirrored, in float32. Raises ValueError for a cache of crops."""
+        return self._views.plain(indices).float()
+
+    def batch(self, indices: Indices, generator: Generator) -> tuple[Latents, Labels]:
+        """Latents and labels of images, each in a view drawn at random."""
+        return self.at(indices, torch.randint(self.views, indices.shape, generator=generator))
 
     def at(self, indices: Indices, views: Indices) -> tuple[Latents, Labels]:
         """Latents and labels of images, each in the view given."""
-        return self._latents[indices, views].float(), self.labels[indices]
+        return self._views.at(indices, views).float(), self.labels[indices]
 
 
 def as_half(latents: Latents) -> Latents:

@@ -1,23 +1,37 @@
 """Folders of tensors that are made shard by shard: whatever stops it, the next try goes on where it was.
 
 A folder holds `manifest.json`, which says what the tensors are and were made from, and shards of consecutive rows.
-The manifest is written first, so that it marks the folder; every shard is written whole or not at all.
+The manifest is written first, so that it marks the folder; every shard is written whole or not at all. Any number of
+processes may work on a folder at once, started together or one by one, on one machine or on several that share it: each
+takes a shard that nobody is making, and what a killed process left undone another one makes.
+
+Shards are read where they lie, mapped into memory, so that a folder may be larger than it.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from robustok.data.cached import alone
+from robustok.data.images import Indices
 from robustok.runtime.checkpoint import read_json, write_bytes, write_json
+from robustok.runtime.distributed import rank, world_size
 
-MANIFEST = "manifest.json"
+MANIFEST, VERIFIED = "manifest.json", "verified.json"
+WAIT = 0.2  # seconds between looks at what other processes are making
+THREADS = 4  # that check hashes
 
 
 def write_shards(
@@ -28,47 +42,116 @@ def write_shards(
     make: Callable[[range], dict[str, Tensor]],
     *,
     shard_size: int,
+    row_bytes: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Fill the folder with `count` rows of a `kind`; `make` is asked for those of each shard that is not there yet.
 
-    `progress` is told how many rows are there. Raises ValueError if the folder holds what another manifest describes.
+    Returns when all are there, whoever made them. `progress` is told how many rows are there. Raises ValueError if the
+    folder holds what another manifest describes, or if the disk has no room for rows of `row_bytes` each.
     """
     wanted = json.loads(json.dumps({"kind": kind, **manifest, "count": count, "shard_size": shard_size}))
-    if (folder / MANIFEST).exists():
-        found = read_json(folder / MANIFEST)
-        for name in wanted | found:
-            if found.get(name) != wanted.get(name):
-                raise ValueError(
-                    f"{folder} was made with {name} {found.get(name)}, not {wanted.get(name)}; "
-                    "choose another folder, or delete this one"
-                )
-    else:
-        write_json(folder / MANIFEST, wanted)
-    for path, rows in _shards(folder, count, shard_size):
-        if isinstance(_read(path), str):
-            tensors = make(rows)
-            assert all(len(tensor) == len(rows) for tensor in tensors.values())
-            write_bytes(path, safetensors.torch.save(tensors, {"sha256": _hash(tensors)}))
-        if progress is not None:
-            progress(rows.stop)
+    _mark(folder, wanted)
+    shards = _shards(folder, count, shard_size)
+    verified = _Verified(folder)
+    missing = {path: rows for path, rows in shards if verified.trouble(path)}
+    damaged = {path for path in missing if path.exists()}
+    _check_room(folder, kind, row_bytes * sum(map(len, missing.values())))
+    first = rank() * len(shards) // world_size()  # ranks begin at different places
+    there = count - sum(map(len, missing.values()))
+    if progress is not None and there:
+        progress(there)
+    while missing:
+        took = False
+        for path, rows in [*shards[first:], *shards[:first]]:
+            if path not in missing:
+                continue
+            with _claim(path) as mine:
+                if not mine:
+                    continue  # another process is making it
+                if not path.exists() or (path in damaged and verified.trouble(path)):
+                    tensors = make(rows)
+                    assert all(len(tensor) == len(rows) for tensor in tensors.values())
+                    write_bytes(path, safetensors.torch.save(tensors, {"sha256": _hash(tensors)}))
+            took = True
+            there += len(missing.pop(path))
+            if progress is not None:
+                progress(there)
+        if not took:
+            time.sleep(WAIT)
+
+
+class Shards:
+    """What `write_shards` left in a folder: rows of named tensors, on the disk until they are asked for."""
+
+    def __init__(self, folder: Path, kind: str):
+        """Raises ValueError if a shard is missing or damaged."""
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        if self.manifest.get("kind") != kind:
+            raise ValueError(
+                f"{folder} holds {self.manifest.get('kind', 'something else')}, not {kind}; give a folder of {kind}"
+            )
+        self._size: int = self.manifest["shard_size"]
+        paths = [path for path, _ in _shards(folder, self.manifest["count"], self._size)]
+        _check_whole(folder, paths)
+        self._shards = [_mapped(path) for path in paths]
+
+    def __len__(self) -> int:
+        count: int = self.manifest["count"]
+        return count
+
+    def names(self) -> list[str]:
+        """Names of the tensors."""
+        return list(self._shards[0])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(self._shards[0][name].shape[1:])
+
+    def column(self, name: str) -> Tensor:
+        """All rows (count, ...), in memory."""
+        return torch.from_numpy(np.concatenate([shard[name] for shard in self._shards]))
+
+    def take(self, name: str, rows: Indices, within: Indices | None = None) -> Tensor:
+        """Some rows (b, ...); with `within` (b), of each row the entry of that number."""
+        shape = self.shape(name) if within is None else self.shape(name)[1:]
+        taken = np.empty((len(rows), *shape), self._shards[0][name].dtype)
+        shards, own = np.divmod(rows.numpy(), self._size)
+        for shard in np.unique(shards):
+            here = shards == shard
+            place = own[here] if within is None else (own[here], within.numpy()[here])
+            taken[here] = self._shards[shard][name][place]
+        return torch.from_numpy(taken)
 
 
 def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the tensors, all rows of them. Raises ValueError if a shard is missing or damaged."""
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("kind") != kind:
+    """The manifest and the tensors, all rows of them, in memory. Raises ValueError as `Shards` does."""
+    shards = Shards(folder, kind)
+    return shards.manifest, {name: shards.column(name) for name in shards.names()}
+
+
+def _mark(folder: Path, wanted: dict[str, Any]) -> None:
+    """Write the manifest, or compare it with the one that is there. Raises ValueError where they differ."""
+    while not (folder / MANIFEST).exists():
+        with _claim(folder / MANIFEST) as mine:
+            if mine and not (folder / MANIFEST).exists():
+                write_json(folder / MANIFEST, wanted)
+    found = read_json(folder / MANIFEST)
+    for name in wanted | found:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{folder} was made with {name} {found.get(name)}, not {wanted.get(name)}; "
+                "choose another folder, or delete this one"
+            )
+
+
+def _check_room(folder: Path, kind: str, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise ValueError(
-            f"{folder} holds {manifest.get('kind', 'something else')}, not {kind}; give a folder of {kind}"
+            f"{needed / 1e9:.3g} GB of {kind} are to be written to {folder}, where {free / 1e9:.3g} GB are free; "
+            "make room or choose another folder"
         )
-    shards = []
-    for path, _ in _shards(folder, manifest["count"], manifest["shard_size"]):
-        shard = _read(path)
-        if isinstance(shard, str):
-            raise ValueError(f"{path} {shard}; run again what made the folder, which makes only what is missing")
-        shards.append(shard)
-    with torch.autocast("cpu", enabled=False):  # whose cat does not take float16
-        return manifest, {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 def _shards(folder: Path, count: int, size: int) -> list[tuple[Path, range]]:
@@ -80,22 +163,95 @@ def _shards(folder: Path, count: int, size: int) -> list[tuple[Path, range]]:
     ]
 
 
-def _read(path: Path) -> dict[str, Tensor] | str:
-    """The tensors of a shard, or what is wrong with it."""
-    if not path.exists():
-        return "is missing"
+@contextmanager
+def _claim(path: Path) -> Iterator[bool]:
+    """Whether a file is ours to make for the while; it is not where another process has claimed it.
+
+    The lock is on the neighbour that `write_bytes` writes to and renames, and goes with the process that holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where one process does the work
+        yield True
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a network folder without locks: at worst a shard is made twice
+            pass
+        try:
+            yield True
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class _Verified:
+    """Which shards of a folder were found whole before, by their size and time: a terabyte is hashed once."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / VERIFIED
+        self.known: dict[str, list[int]] = read_json(self.path) if self.path.exists() else {}
+
+    def trouble(self, path: Path) -> str:
+        """What is wrong with a shard; nothing if it is whole."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return "is missing"
+        state = [stat.st_size, stat.st_mtime_ns]
+        if self.known.get(path.name) == state:
+            return ""
+        trouble = _trouble(path)
+        if not trouble:
+            self.known[path.name] = state
+        return trouble
+
+
+def _check_whole(folder: Path, paths: list[Path]) -> None:
+    """Raises ValueError for a shard that is missing or damaged; remembers that none is, if the folder can be written.
+
+    Of several processes one looks, and the others believe it.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):  # somebody else's folder
+            stack.enter_context(alone(folder / VERIFIED))
+        verified = _Verified(folder)
+        before = dict(verified.known)
+        with ThreadPoolExecutor(THREADS) as threads:
+            for path, trouble in zip(paths, threads.map(verified.trouble, paths), strict=True):
+                if trouble:
+                    raise ValueError(
+                        f"{path} {trouble}; run again what made the folder, which makes only what is missing"
+                    )
+        if verified.known != before:
+            with suppress(OSError):
+                write_json(verified.path, verified.known)
+
+
+def _trouble(path: Path) -> str:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except SafetensorError as error:
         return f"is damaged ({error})"
-    return tensors if metadata.get("sha256") == _hash(tensors) else "is damaged (its contents do not fit its hash)"
+    return "" if metadata.get("sha256") == _hash(tensors) else "is damaged (its contents do not fit its hash)"
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file; their pages are read when they are touched."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

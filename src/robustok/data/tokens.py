@@ -8,8 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
+from robustok.data.caches import LABEL, CachedViews, Crops, about_views, encode_views, views_of
 from robustok.data.images import ImageSet, Indices
-from robustok.data.shards import read_shards, write_shards
+from robustok.data.shards import write_shards
 from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
 from robustok.tokenizer.quantizer import Quantized
 
@@ -32,19 +33,22 @@ def encode_tokens(
     images: ImageSet,
     folder: str | Path,
     *,
+    crops: Crops = 1,
     batch_size: int = 256,
     shard_size: int = 16_384,
     announce: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> "TokenCache":
-    """A cache of every image's tokens, and of its mirror image's where the set may be flipped.
+    """A cache of every image's tokens, and of its mirror image's where the set may be flipped; or of five `crops` each.
 
-    Goes on where an earlier try stopped. `announce` is told beforehand how many bytes the whole cache takes, `progress`
-    how many images are done. Raises ValueError if the folder holds tokens of another tokenizer or of other images.
+    Goes on where an earlier try stopped, and shares the work with other processes, see `shards`. `announce` is told
+    beforehand how many bytes the whole cache takes, `progress` how many images are done. Raises ValueError if the
+    folder holds tokens of another tokenizer or of other images, or if the disk has no room.
     """
-    size, views = len(tokenizer.codebook), views_of(images)
+    size = len(tokenizer.codebook)
+    row_bytes = views_of(images, crops) * tokenizer.tokens_per_image * token_type(size).itemsize + LABEL
     if announce is not None:
-        announce(len(images) * (views * tokenizer.tokens_per_image * token_type(size).itemsize + 8))
+        announce(len(images) * row_bytes)
 
     def encode(view: Images) -> Tensor:
         view = view.to(tokenizer.codebook.device)
@@ -54,75 +58,58 @@ def encode_tokens(
         "tokenizer": tokenizer.fingerprint(),
         "codebook_size": size,
         "images": images.describe(),
-        "views": views,
+        **about_views(images, crops),
     }
-    make = partial(encode_views, "tokens", encode, images, batch_size=batch_size)
-    write_shards(Path(folder), "tokens", manifest, len(images), make, shard_size=shard_size, progress=progress)
+    write_shards(
+        Path(folder),
+        "tokens",
+        manifest,
+        len(images),
+        partial(encode_views, "tokens", encode, images, batch_size=batch_size, crops=crops),
+        shard_size=shard_size,
+        row_bytes=row_bytes,
+        progress=progress,
+    )
     return TokenCache(folder, tokenizer)
 
 
-def views_of(images: ImageSet) -> int:
-    """How many ways each image is encoded: as it is, and mirrored where the set may be flipped."""
-    return 2 if images.flip else 1
-
-
-@torch.no_grad()
-def encode_views(
-    name: str, encode: Callable[[Images], Tensor], images: ImageSet, rows: range, *, batch_size: int
-) -> dict[str, Tensor]:
-    """What `encode` makes of every view of some images, (b, views, ...) by the `name`, and their labels."""
-    indices = torch.arange(rows.start, rows.stop)
-    batches = []
-    for part in indices.split(batch_size):
-        batch = images.images(part)
-        seen = [batch, batch.flip(3)][: views_of(images)]
-        batches.append(torch.stack([encode(view) for view in seen], dim=1))
-    return {name: torch.cat(batches), "labels": images.labels[indices]}
-
-
 class TokenCache:
-    """What `encode_tokens` left in a folder, in memory, 2 bytes a token.
+    """What `encode_tokens` left in a folder, 2 bytes a token, read where it lies.
 
     `labels` are (count,), `fingerprint` is that of the tokenizer, `codebook_size` its number of codes.
     """
 
     def __init__(self, folder: str | Path, tokenizer: Encoder):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's tokens."""
-        manifest, tensors = read_shards(Path(folder), "tokens")
-        if manifest["tokenizer"] != tokenizer.fingerprint():
-            raise ValueError(
-                f"{folder} holds tokens of tokenizer {manifest['tokenizer']}, not of {tokenizer.fingerprint()}; "
-                "encode the images again into another folder"
-            )
+        self._views = CachedViews(folder, "tokens", tokenizer.fingerprint())
+        self.labels, manifest = self._views.labels, self._views.manifest
         self.fingerprint: str = manifest["tokenizer"]
         self.codebook_size: int = manifest["codebook_size"]
         self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
-        self.labels = tensors["labels"]
-        self._tokens = tensors["tokens"]  # (count, views, n)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def tokens_per_image(self) -> int:
-        return self._tokens.shape[2]
-
-    def tokens(self, indices: Indices) -> Tokens:
-        """The tokens of images as they are, never mirrored."""
-        return self._tokens[indices, 0].long()
-
-    def batch(self, indices: Indices, generator: Generator) -> tuple[Tokens, Labels]:
-        """Tokens and labels of images, each mirrored or not at random, where the set may be flipped."""
-        return self.at(indices, torch.randint(self.views, indices.shape, generator=generator))
+        return self._views.shape[1]
 
     @property
     def views(self) -> int:
         """How many ways each image is held."""
-        return self._tokens.shape[1]
+        return self._views.shape[0]
+
+    def tokens(self, indices: Indices) -> Tokens:
+        """The tokens of images as they are, never mirrored. Raises ValueError for a cache of crops."""
+        return self._views.plain(indices).long()
+
+    def batch(self, indices: Indices, generator: Generator) -> tuple[Tokens, Labels]:
+        """Tokens and labels of images, each in a view drawn at random."""
+        return self.at(indices, torch.randint(self.views, indices.shape, generator=generator))
 
     def at(self, indices: Indices, views: Indices) -> tuple[Tokens, Labels]:
         """Tokens and labels of images, each in the view given."""
-        return self._tokens[indices, views].long(), self.labels[indices]
+        return self._views.at(indices, views).long(), self.labels[indices]
 
 
 def token_type(codebook_size: int) -> torch.dtype:
