@@ -1,0 +1,118 @@
+"""Looking at a model while it trains: checks and previews to give to `train_tokenizer` and `train_generator`.
+
+    check = tokenizer_check(validation, count=2000, pfid_images=500)
+    train_tokenizer(config, images, folder, check=check, check_every=1000)
+
+They score the averaged weights by the functions of `robustok.evaluation`, on all processes together. What it costs is
+set by the number of images: a tokenizer decodes `count` of them once and `pfid_images` 15 times, a generator samples
+`count`. Distances of few images are too high (the bias falls as one over their number), and alike at every look: they
+tell which weights are better, not what a paper would report.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from robustok.data.images import ImageSet
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.evaluate import score_generator, score_tokenizer
+from robustok.evaluation.features import Extractor, FeatureSpace, extractor
+from robustok.evaluation.reference import Reference
+from robustok.evaluation.score import Score
+from robustok.generators.flow import FlowSampling
+from robustok.generators.sampling import Sampling
+from robustok.training.previews import Picture
+from robustok.training.tuning import sample
+
+OF_TOKENIZER = ("rfid", "pfid", "psnr")  # of all scores, those that are told
+OF_GENERATOR = ("gfid", "precision", "recall")
+
+
+def tokenizer_check(
+    images: ImageSet,
+    *,
+    count: int = 2000,
+    pfid_images: int = 500,
+    features: FeatureSpace = "lite0",
+    seed: int = 0,
+    batch_size: int = 125,
+) -> Callable[[Any, int], list[Score]]:
+    """A check of tokenizers: rFID, pFID and PSNR of up to `count` of the images, which nothing should be trained on.
+
+    pFID is of `pfid_images` of those. Both are evenly spaced over the set, and the same at every look.
+    """
+    if not 2 <= pfid_images <= count:
+        raise ValueError(f"pfid_images is {pfid_images} of {count} images; a distance needs 2 or more, better hundreds")
+    count = min(count, len(images))
+    some = images.subset(torch.arange(count) * len(images) // count)
+    extract = _extractor(features)
+
+    def check(tokenizer: Any, done: int) -> list[Score]:
+        scores = score_tokenizer(
+            tokenizer,
+            some,
+            extract(tokenizer.device),
+            pfid_images=min(pfid_images, count),
+            seed=seed,
+            batch_size=batch_size,
+        )
+        return _told(scores, OF_TOKENIZER)
+
+    return check
+
+
+def generator_check(
+    tokenizer: Any,
+    reference: Reference,
+    *,
+    sampling: Sampling | FlowSampling,
+    count: int = 1000,
+    features: FeatureSpace = "lite0",
+    seed: int = 0,
+    batch_size: int = 125,
+) -> Callable[[Any, int], list[Score]]:
+    """A check of generators: gFID, precision and recall of `count` samples, of every class equally many.
+
+    The tokenizer decodes them. Sample i starts from the same random numbers at every look.
+    """
+    if count < 2:
+        raise ValueError(f"count is {count}; a distance needs 2 images or more, better a thousand")
+    extract = _extractor(features)
+
+    def check(generator: Any, done: int) -> list[Score]:
+        scores = score_generator(
+            generator,
+            tokenizer,
+            reference,
+            torch.arange(count) % generator.no_label,
+            extract(tokenizer.device),
+            sampling=sampling,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        return _told(scores, OF_GENERATOR)
+
+    return check
+
+
+def sample_preview(
+    tokenizer: Any, *, sampling: Sampling | FlowSampling, count: int = 20, seed: int = 0
+) -> Callable[[Any], Mapping[str, Picture]]:
+    """A preview of generators: `count` samples as one picture, from the same random numbers at every look."""
+
+    def preview(generator: Any) -> dict[str, Picture]:
+        labels = torch.arange(count) % generator.no_label
+        return {"samples": torch.cat(list(decoded(tokenizer, sample(generator, labels, sampling, seed))))}
+
+    return preview
+
+
+def _told(scores: Sequence[Score], names: Sequence[str]) -> list[Score]:
+    return [score for name in names for score in scores if score.metric == name]
+
+
+def _extractor(features: FeatureSpace) -> Callable[[torch.device], Extractor]:
+    """The extractor of a space for a device, built once, at the first look."""
+    return cache(lambda device: extractor(features, device))
