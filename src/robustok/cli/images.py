@@ -1,19 +1,20 @@
 """From what was typed to images and a device."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from robustok.data import decoding
-from robustok.data.folder import ImageFolder
+from robustok.cli.options import Command
 from robustok.data.images import FashionMNIST, ImageSet
 from robustok.data.npz import NpzImages
-from robustok.data.tars import TarImages
+from robustok.data.pictures import Errors
+from robustok.data.sources import open_images
 from robustok.evaluation.reference import ImageSource
 from robustok.runtime.npz import array_names
 
 EMBEDDED = "fashion-mnist"
+ERRORS: dict[str, Errors] = {"skip": "skip", "fail": "defer", "replace": "replace"}  # what --broken says
 SIZE, EMBEDDED_SIZE = 256, 32  # side in pixels, where neither a tokenizer nor the user decides it
 
 
@@ -24,23 +25,50 @@ def images_of(
     split: Literal["train", "validation"] = "train",
     upscale: bool = False,
     flip: bool = True,
+    labels: str | None = None,
+    window: int | None = None,
+    broken: str | None = None,
+    workers: int | None = None,
 ) -> ImageSet:
-    """The embedded set, or that of a folder. `split` is of the embedded set, `upscale` and `flip` are of a folder."""
+    """The embedded set, or the one of a name, see `open_images`; everything but `split` is of the latter."""
     if name == EMBEDDED:
         return FashionMNIST(split, size)
+    errors = None if broken is None else ERRORS[broken]
     try:
-        return ImageFolder(name, size, upscale=upscale, flip=flip)
+        return open_images(
+            name,
+            size,
+            split=split,
+            labels=labels,
+            window=window,
+            errors=errors,
+            upscale=upscale,
+            flip=flip,
+            workers=workers,
+        )
     except ValueError as error:
-        raise ValueError(str(error).replace("pass upscale=True", "add --upscale")) from error
+        raise ValueError(_typed(str(error))) from error
+
+
+def view_of(command: Command) -> dict[str, Any]:
+    """What was typed of how images are read, as `images_of` takes it."""
+    return {
+        "upscale": command.upscale,
+        "flip": not command.no_flip,
+        "labels": command.labels,
+        "window": command.window,
+        "broken": command.broken,
+        "workers": command.workers,
+    }
+
+
+def _typed(text: str) -> str:
+    """What to do in terms of the command line."""
+    return text.replace("pass upscale=True", "add --upscale").replace("pass errors='skip'", "add --broken skip")
 
 
 def scored_images(name: str, size: int | None, *, upscale: bool = False) -> ImageSource:
     """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
-    if is_tar(name):
-        try:
-            return TarImages(name, size or own_size(name), upscale=upscale)
-        except ValueError as error:
-            raise ValueError(str(error).replace("pass upscale=True", "add --upscale")) from error
     if not is_npz(name):
         return images_of(name, size or own_size(name), split="validation", upscale=upscale)
     images = NpzImages(name)
@@ -52,23 +80,17 @@ def scored_images(name: str, size: int | None, *, upscale: bool = False) -> Imag
 
 
 def own_size(name: str) -> int:
-    """The side in pixels that images have: the shorter one of a folder's first image."""
+    """The side in pixels that images have: the shorter one of a set's first image."""
     if name == EMBEDDED:
         return EMBEDDED_SIZE
     if is_npz(name):
         return NpzImages(name).size
-    if is_tar(name):
-        return TarImages(name, 1).side
-    return min(decoding.read(ImageFolder(name, 1, errors="defer").source.file(0)).size)
+    return open_images(name, 1, split="validation", labels="none", errors="defer").side
 
 
 def size_of(name: str) -> int:
     """The usual side of these images in pixels."""
     return EMBEDDED_SIZE if name == EMBEDDED else SIZE
-
-
-def is_tar(name: str) -> bool:
-    return name.endswith(".tar")
 
 
 def is_npz(name: str) -> bool:

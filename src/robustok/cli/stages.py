@@ -1,5 +1,6 @@
 """`robustok train-tokenizer`, `train-generator` and `post-train`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import isqrt
 from typing import Any, Literal
@@ -8,10 +9,13 @@ import torch
 
 from robustok import presets
 from robustok.adapters.published import default_sampling
-from robustok.cli.images import EMBEDDED, device_of, images_of
+from robustok.cli.encode import cache_at
+from robustok.cli.images import EMBEDDED, device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
 from robustok.data.images import ImageSet
+from robustok.data.latents import LatentCache
+from robustok.data.tokens import TokenCache
 from robustok.demo.config import Demo
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
@@ -90,12 +94,28 @@ def train_generator(command: Command) -> None:
     device = device_of(command.device)
     preset = generator_preset(command.preset)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
-    images = _images(command, tokenizer.image_size)
-    config = command.over(replace(preset, generator=_fitting(preset, tokenizer, len(images.classes))))
-    with Progress("encoding", len(images), quiet=command.quiet) as progress:
-        cache = encode(tokenizer, images, command.out, progress.update)
-    generator_training.train_generator(config, cache, command.out, device=device, quiet=command.quiet)
+    make_cache, classes = _to_train_on(command, tokenizer)
+    config = command.over(replace(preset, generator=_fitting(preset, tokenizer, classes)))
+    generator_training.train_generator(config, make_cache(), command.out, device=device, quiet=command.quiet)
     _say(command, f"generator: {command.out}")
+
+
+def _to_train_on(
+    command: Command, tokenizer: ContinuousTokenizer
+) -> tuple[Callable[[], TokenCache | LatentCache], int]:
+    """What gives the cache, be it given or made of images, and the number of classes."""
+    if (command.images is None) == (command.cache is None):
+        raise ValueError("a generator is trained on images, or on a cache of them; give either --images or --cache")
+    if command.cache is not None:
+        cache = cache_at(command.cache, tokenizer)
+        return lambda: cache, int(cache.labels.max()) + 1
+    images = _images(command, tokenizer.image_size)
+
+    def make() -> TokenCache | LatentCache:
+        with Progress("encoding", len(images), quiet=command.quiet) as progress:
+            return encode(tokenizer, images, command.out, progress.update)
+
+    return make, len(images.classes)
 
 
 def _fitting(
@@ -150,7 +170,7 @@ def post_train(command: Command) -> None:
 
 
 def _images(command: Command, size: int) -> ImageSet:
-    return images_of(command.images, size, upscale=command.upscale, flip=not command.no_flip)
+    return images_of(command.images, size, **view_of(command))
 
 
 def _say(command: Command, text: str) -> None:

@@ -44,14 +44,33 @@ WHICH = Option(
 )
 IMAGES = Option(
     "images",
-    "a folder of images, one sub-folder per class or all in one place; or fashion-mnist, which is embedded",
-    "FOLDER|fashion-mnist",
+    "a folder of images, one sub-folder per class or all in one place; tar shards ('train-{000..127}.tar', also at an "
+    "http address); parquet files; hf:OWNER/NAME[:SPLIT] of the Hugging Face hub, or a folder of its save_to_disk; or "
+    "fashion-mnist, which is embedded",
+    "FOLDER|TAR|PARQUET|hf:NAME|fashion-mnist",
     required=True,
 )
 VIEW = (
     Option("upscale", "enlarge images that are smaller than the crop, rather than refuse them"),
-    Option("no-flip", "mirrored images do not belong to the set (folders only; text, left and right shoes)"),
+    Option("no-flip", "mirrored images do not belong to the set (not for fashion-mnist; text, left and right shoes)"),
+    Option(
+        "labels",
+        "what tells the classes, where it is not found: a file such as LOC_val_solution.csv (for a folder), a field as "
+        "cls or json:label (tar), a column (parquet, hf); or none",
+        "FILE|NAME",
+    ),
+    Option(
+        "window", "tar shards, or row groups of parquet files, that an epoch mixes, for slow disks", "N", at_least_one
+    ),
+    Option(
+        "broken",
+        "images that cannot be read: skip (found in advance, as is usual for folders of up to 20,000), fail (when met, "
+        "as is usual otherwise), replace (by the next one of the class)",
+        choices=("skip", "fail", "replace"),
+    ),
+    Option("workers", "threads that decode images; as many as there are cores unless given", "N", at_least_one),
 )
+CACHE_IMAGES = Option(IMAGES.name, IMAGES.help, IMAGES.value)
 OTHERS = "or another family's file, folder, or owner/repository[:file][@revision] on the hub"
 TOKENIZER = Option(
     "tokenizer", f"a folder that train-tokenizer or post-train wrote, {OTHERS}", "NAME", Path, required=True
@@ -63,6 +82,7 @@ FIELDS = Option(
     "NAME=VALUE",
     default=[],
 )
+CACHE = Option("cache", "instead of images: a folder that encode wrote for this tokenizer", "DIR", Path)
 OUT = Option("out", "folder to write to", "DIR", Path, required=True)
 CONFIG = Option("config", "a JSON or YAML file of settings; may come several times", "FILE", Path, default=[])
 DEVICE = Option("device", "cpu, cuda, cuda:1 ...; without it, cuda if there is one", "NAME")
@@ -130,12 +150,13 @@ VERBS = (
         "train-generator",
         TRAIN,
         "stage 2: a generator of a tokenizer's tokens or latents",
-        "Reads a tokenizer and images; encodes them once into OUT/tokens or OUT/latents, then trains on those: an "
+        "Reads a tokenizer, and images or a cache of them; encodes images once into OUT/tokens or OUT/latents, then "
+        "trains on those: an "
         "autoregressive transformer on tokens, a diffusion transformer on latents where there is no codebook.\n"
         "Writes model.safetensors, config.json and metrics.jsonl into --out.\n"
         "generator.codebook_size, .tokens and .channels follow from the tokenizer, generator.classes from the images.",
         "robustok.cli.stages:train_generator",
-        (WHICH, TOKENIZER, FIELDS, IMAGES, OUT, *VIEW, CONFIG, DEVICE, QUIET),
+        (WHICH, TOKENIZER, FIELDS, CACHE_IMAGES, CACHE, OUT, *VIEW, CONFIG, DEVICE, QUIET),
         preset="robustok.cli.stages:generator_preset",
         resumes=True,
     ),
@@ -165,6 +186,28 @@ VERBS = (
             QUIET,
         ),
         preset="robustok.cli.stages:decoder_preset",
+        resumes=True,
+    ),
+    Verb(
+        "encode",
+        USE,
+        "the tokens or latents of images, for generators to be trained on",
+        "Reads a tokenizer and images. Says how much it will write, and writes shards of tokens (2 bytes each) or of "
+        "latents (float16) into --out, which train-generator takes as --cache.\n"
+        "Any number of processes may share the work: start it under torchrun, or the same command several times, also "
+        "on several machines that share the folder.",
+        "robustok.cli.encode:encode",
+        (
+            TOKENIZER,
+            FIELDS,
+            IMAGES,
+            OUT,
+            Option("ten-crop", "five crops of each image and their mirror images, as LlamaGen trains on"),
+            *VIEW,
+            Option("batch-size", "images that the tokenizer encodes at once", "N", at_least_one, default=256),
+            DEVICE,
+            QUIET,
+        ),
         resumes=True,
     ),
     Verb(

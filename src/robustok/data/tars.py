@@ -146,7 +146,7 @@ def _there(part: str) -> list[str]:
     if is_address(part):
         return [part]
     if Path(part).is_dir():
-        return sorted(glob(f"{part}/*.tar"))
+        return sorted(glob(f"{part}/*.tar") or glob(f"{part}/data/*.tar"))
     return sorted(glob(part)) or ([part] if Path(part).is_file() else [])
 
 
