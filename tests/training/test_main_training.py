@@ -17,6 +17,7 @@ from robustok.training.loop import Loop
 from robustok.training.main_training import CodebookWarning, MainTraining, TokenizerStage, train_tokenizer
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.parts import alone
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 TINY = MainTraining(
@@ -124,7 +125,7 @@ def test_long_unused_codes_are_placed_anew_unless_switched_off(images, revive_af
     stage.step(batch(images), 0)
     stage.idle[:] = torch.tensor([0] * 4 + [5] * 28)
     latents = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
-    assert stage._tend_codebook(torch.zeros(2, 16, dtype=torch.int64), latents, 1)["dead_codes"] == moved
+    assert stage._tend_codebook(torch.zeros(2, 16, dtype=torch.int64), latents, 1, alone(2).rows)["dead_codes"] == moved
     assert stage.idle[4:].max() == (0 if moved else 6)
 
 

@@ -66,7 +66,7 @@ def test_discriminator_learns_before_it_charges():
     for step in range(10):
         output = decoder(codes)
         charged.append("adversarial" in ours.charge(target, output, decoder.weight, step)[1])
-        learnt.append("discriminator" in ours.learn(target, output, 1.0, step))
+        learnt.append("discriminator" in ours.learn(target, output, step))
         ours.apply(step)
     assert learnt == [False] * 2 + [True] * 8
     assert charged == [False] * 5 + [True] * 5
@@ -82,7 +82,7 @@ def test_discriminator_learns_to_tell_real_from_decoded():
     ours = image_loss(steps=60)
     output = 0.2 * target
     for step in range(12, 60):
-        terms = ours.learn(target, output, 1.0, step)
+        terms = ours.learn(target, output, step)
         ours.apply(step)
     assert terms["logits_real"] > terms["logits_fake"] + 0.5
 
@@ -93,7 +93,7 @@ def test_a_weight_of_zero_leaves_the_term_out():
     loss, terms = ours.charge(target, decoder(codes), decoder.weight, step=9)
     assert terms.keys() == {"l1"}
     torch.testing.assert_close(loss.detach(), terms["l1"])
-    assert ours.learn(target, target, 1.0, 9) == ours.apply(9) == {}
+    assert ours.learn(target, target, 9) == ours.apply(9) == {}
 
 
 def test_another_kind_of_discriminator_is_refused(tmp_path):

@@ -1,12 +1,13 @@
 import math
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustok.training.optim import Average, Optim, Update, autocast, learning_rate, split
+from robustok.training.optim import Average, Optim, Update, autocast, learning_rate
+from robustok.training.parts import parts_of, split
 
 PLAIN = Optim(lr=0.01, clip=0.0)
 
@@ -75,30 +76,6 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], message
         Optim(**({"lr": 0.1} | change))
 
 
-# splitting a batch
-
-
-class Pair(NamedTuple):
-    images: Tensor
-    labels: Tensor
-
-
-def test_a_batch_is_split_with_shares():
-    parts = list(split(Pair(torch.arange(14).view(7, 2), torch.arange(7)), 3))
-    assert [share for _, share in parts] == [3 / 7, 3 / 7, 1 / 7]
-    assert all(isinstance(part, Pair) for part, _ in parts)
-    assert torch.equal(torch.cat([part.labels for part, _ in parts]), torch.arange(7))
-    ((whole, share),) = split({"a": torch.ones(4), "b": (torch.ones(4, 2), torch.ones(4))}, 1)
-    assert share == 1.0
-    assert whole["b"][0].shape == (4, 2)
-    assert len(list(split(torch.ones(3), 8))) == 3
-
-
-def test_lengths_that_disagree_are_refused():
-    with pytest.raises(ValueError, match=r"lengths \[2, 3\]; they must agree to be split"):
-        list(split((torch.ones(2), torch.ones(3)), 2))
-
-
 # Update
 
 
@@ -107,8 +84,8 @@ def test_accumulating_equals_the_big_batch():
     for model, pieces in ((big, 1), (parts, 4)):
         update = Update(model, Optim(lr=0.01, weight_decay=0.1), 3)
         for step in range(3):
-            for part, share in split(images(step, b=7).double(), pieces):
-                update.backward(loss_of(model, part), share)
+            for piece, part in split(images(step, b=7).double(), parts_of(7, pieces)):
+                update.backward(loss_of(model, piece), part.share)
             update.apply(step)
     for one, other in zip(big.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)  # AdamW divides rounding by tiny gradients

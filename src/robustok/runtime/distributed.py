@@ -173,14 +173,14 @@ def gather_objects(value: T) -> list[T]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make` returns on the main process, which alone calls it, on every process; likewise a ValueError."""
+    """What `make` returns on the main process, which alone calls it, on every process; likewise a user's error."""
     if not _active():
         return make()
     outcome: list[Any] = [None, None]
     if is_main():
         try:
             outcome[0] = make()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             outcome[1] = error
     dist.broadcast_object_list(outcome)
     if outcome[1] is not None:
@@ -208,14 +208,14 @@ def gather(value: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     return _Gather.apply(value, counts) if _active() else value
 
 
-def in_places(value: Tensor, places: Tensor, total: int) -> Tensor:
-    """The rows of all ranks as one tensor (total, ...), row i of a rank's `value` in place `places[i]`; no gradient."""
+def in_places(value: Tensor, own: Tensor, of: int) -> Tensor:
+    """A batch of `of` rows, to which each rank brings its `own`; as they are where there is one. No gradient flows."""
     if not _active():
         return value
-    whole = torch.zeros(total, *value.shape[1:], dtype=value.dtype, device=value.device)
-    whole[places.to(value.device)] = value.detach()
-    dist.all_reduce(whole)
-    return whole
+    batch = torch.zeros(of, *value.shape[1:], dtype=value.dtype, device=value.device)
+    batch[own.to(value.device)] = value.detach()
+    dist.all_reduce(batch)
+    return batch
 
 
 class _Mean(torch.autograd.Function):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustok.losses.adversarial import LogitAverages, discriminator_loss, generator_loss, lecam
-from robustok.losses.augmentation import Augmentation, augment, draw
+from robustok.losses.augmentation import Augmentation, Draw, augment, draw
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, FeatureDiscriminator, PatchGAN
 from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
@@ -16,6 +16,7 @@ from robustok.runtime.distributed import mean
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Scalar
 from robustok.training.optim import Optim, Precision, Update, autocast
+from robustok.training.parts import Part
 from robustok.training.pretrained import discriminator
 
 
@@ -67,18 +68,18 @@ class Opponent:
         """Whether the decoder is charged in this step: never before the discriminator has learnt from some."""
         return step >= self.config.charges_from * self.steps and self.learns(step - 1)
 
-    def _see(self, images: Images, purpose: str, step: int, part: int) -> Tensor:
-        generator = stream(self.seed, purpose, step, part)
-        changes = draw(self.config.augmentation, len(images), generator=generator)
-        return self.model(augment(images, changes)).float()
+    def _see(self, images: Images, purpose: str, step: int, part: Part) -> Tensor:
+        generator = stream(self.seed, purpose, step, part.number)
+        changes = draw(self.config.augmentation, part.size, generator=generator)
+        return self.model(augment(images, Draw(*(change[part.rows.own] for change in changes)))).float()
 
-    def charge(self, output: Images, step: int, part: int) -> Scalar:
+    def charge(self, output: Images, step: int, part: Part) -> Scalar:
         """The adversarial loss of decoded images."""
         with autocast(self.device, self.precision):
             logits = self._see(output, "augmentation for the decoder", step, part)
         return generator_loss(logits, self.config.kind)
 
-    def learn(self, target: Images, output: Images, share: float, step: int, part: int) -> dict[str, Tensor]:
+    def learn(self, target: Images, output: Images, step: int, part: Part) -> dict[str, Tensor]:
         """Add the gradient of the discriminator's own loss on real and decoded images."""
         with autocast(self.device, self.precision):
             real, fake = (
@@ -92,9 +93,9 @@ class Opponent:
             "logits_fake": fake.detach().mean(),
         }
         if self.config.lecam:
-            self.averages.update(mean(real.detach().mean()), mean(fake.detach().mean()))
+            self.averages.update(*(mean(part.weight * logits.detach().mean()) for logits in (real, fake)))
             loss = loss + self.config.lecam * lecam(real, fake, self.averages)
-        self.update.backward(loss, share)
+        self.update.backward(loss, part.share, last=part.last)
         return terms
 
     def apply(self, step: int) -> dict[str, Tensor]:

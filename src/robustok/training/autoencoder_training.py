@@ -9,6 +9,7 @@ are l-DeTok's (arXiv 2507.15856). At the end the latents' mean and scale are mea
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
-from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import from_main
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
@@ -34,8 +35,10 @@ from robustok.tokenizer.latent_perturbation import (
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+from robustok.training.optim import Average, Optim, Precision, Update, autocast
+from robustok.training.parts import own_rows, parts_here, parts_of, split
 from robustok.training.pretrained import begin_with_dinov2
+from robustok.training.speed import Speed, without_speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class AutoencoderTraining:
     average: float = 0.9999  # decay of the weight average, which is what is kept
     measured: int = 10_000  # images whose latents' mean and scale, channel by channel, become the tokenizer's
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
+    speed: Speed = field(default_factory=Speed)  # how it is computed
 
     def __post_init__(self) -> None:
         if not -1 <= self.hidden_from <= self.hidden_to < 1:
@@ -88,6 +92,7 @@ class AutoencoderStage:
         self.latent_shape = latent_shape(self.model)
         self.update = Update(module, config.optim, steps)
         self.average = Average(module, config.average)
+        config.speed.apply([part for name, part in module.named_children() if name in ("encoder", "decoder")])
         self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
 
     def observe(self, images: ImageSet) -> None:
@@ -97,9 +102,11 @@ class AutoencoderStage:
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config = self.config
-        drawn = self._draw(len(batch), step)
+        parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
+        rows = own_rows(parts)
+        drawn = {name: draw[rows.own] for name, draw in self._draw(rows.of, step).items()}
         terms = dict[str, Tensor]()
-        for part, ((images, own), share) in enumerate(split((batch, drawn), config.optim.accumulate)):
+        for (images, own), part in split((batch, drawn), parts):
             images = images.to(self.device, memory_format=torch.channels_last)
             with autocast(self.device, config.precision):
                 latents, loss_of_bottleneck = self._encode(images, own)
@@ -108,12 +115,12 @@ class AutoencoderStage:
             image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
             loss = image_loss + loss_of_bottleneck
             part_terms["bottleneck"] = loss_of_bottleneck.detach()
-            self.update.backward(loss, share)
-            part_terms |= self.loss.learn(images, output, share, step, part)
+            self.update.backward(loss, part.share, last=part.last)
+            part_terms |= self.loss.learn(images, output, step, part)
             part_terms["latent_scale"] = latents.detach().std()
             for name, term in part_terms.items():
-                terms[name] = terms.get(name, 0) + share * term
-        terms |= {"loss": loss.detach()} | self.update.apply(step)
+                terms[name] = terms.get(name, 0) + part.share * term
+        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -212,12 +219,13 @@ def train_autoencoder(
     new one's latents are standardized at the end, by the first `config.measured` images. Otherwise as
     `robustok.training.main_training.train_tokenizer`. A run that was stopped goes on.
     """
+    loop = config.loop
+    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = AutoencoderStage(config, device, tokenizer)
     stage.observe(images)
-    seed = config.loop.seed
 
     def batches(step: int) -> Images:
-        return training_batch(images, config.loop.batch_size, seed, step)
+        return training_batch(images, loop.batch_size, loop.seed, step, rows)
 
     def trained() -> Any:
         """The averaged tokenizer, a new one with standardized latents."""
@@ -226,24 +234,25 @@ def train_autoencoder(
             model.standardize(*latent_statistics(model, images, config.measured))
         return model
 
-    run(
-        stage,
-        batches,
-        config.loop,
-        Path(folder),
-        name="tokenizer",
-        describe={"stage": to_plain(config), "images": images.describe()}
-        | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
-        preview=lambda done: reconstructions(stage.average.module, images),
-        check=None if check is None else lambda done: check(trained(), done),
-        check_every=check_every,
-        model=trained,
-        quiet=quiet,
-    )
+    with config.speed.multiplying():
+        run(
+            stage,
+            batches,
+            loop,
+            Path(folder),
+            name="tokenizer",
+            describe={"stage": without_speed(config), "images": images.describe()}
+            | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
+            preview=lambda done: reconstructions(stage.average.module, images),
+            check=None if check is None else lambda done: check(trained(), done),
+            check_every=check_every,
+            model=trained,
+            quiet=quiet,
+        )
     finished = trained()
-    finished.save_pretrained(folder)
+    from_main(lambda: finished.save_pretrained(folder))
     if stage.loss.opponent is not None:
-        stage.loss.opponent.save(Path(folder) / "discriminator")
+        from_main(partial(stage.loss.opponent.save, Path(folder) / "discriminator"))
     return finished
 
 

@@ -1,7 +1,7 @@
 """Stage 2: a generator learns to predict a tokenizer's tokens, or the way to its latents, class by class."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import TokenGenerator
 from robustok.generators.trained_on import check_trained_on
-from robustok.runtime.configs import to_plain
+from robustok.layers import Block
+from robustok.runtime.distributed import from_main, shard, whole, world_size
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Checked, Loop, Picture, run
-from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+from robustok.training.optim import Average, Optim, Precision, Update, autocast, is_bf16, load_whole
+from robustok.training.parts import own_rows, parts_here, parts_of, split
+from robustok.training.speed import Speed, blocks, without_speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class GeneratorTraining:
     order_end: float = 0.75  # share of training after which every image comes in raster order
     average: float = 0.9999  # decay of the weight average, which is what is kept
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
+    speed: Speed = field(default_factory=Speed)  # how it is computed
+    shard: bool = False  # each process keeps its piece of the weights, their average and the optimizer only (FSDP2)
 
     def __post_init__(self) -> None:
         if not 0 <= self.order_start <= self.order_end <= 1:
@@ -58,22 +63,43 @@ class GeneratorStage:
         self.config, self.device = config, torch.device(device)
         torch.manual_seed(derive(config.loop.seed, "generator weights"))
         self.model = _model(config, generator).to(self.device).train()
-        self.update = Update(self.model, config.optim, config.loop.steps)
         self.average = Average(self.model, config.average)
+        self._whole = copy.deepcopy(self.average.module).cpu() if config.shard else self.average.module
+        config.speed.apply(blocks(self.model) if config.shard else [self.model])
+        if config.shard:
+            self._shard()
+        self.update = Update(self.model, config.optim, config.loop.steps)
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
         """One step on (tokens (b n) or latents (b n d), labels (b))."""
         config, how = self.config, self._how(step)
         generator = stream(config.loop.seed, "order and label dropout", step)
         total = torch.zeros((), device=self.device)
-        for (inputs, labels), share in split(batch, config.optim.accumulate):
+        for (inputs, labels), part in split(
+            batch, parts_here(len(batch[0]), config.loop.batch_size, config.optim.accumulate)
+        ):
+            how |= {"rows": part.rows} if world_size() > 1 else {}
             with autocast(self.device, config.precision):
                 loss = self.model.loss(inputs.to(self.device), labels.to(self.device), **how, generator=generator)
-            self.update.backward(loss, share)
-            total += share * loss.detach()
+            self.update.backward(loss, part.share, last=part.last)
+            total += part.share * loss.detach()
         terms = {"loss": total} | self.update.apply(step)
         self.average.update(self.model)
         return terms
+
+    def _shard(self) -> None:
+        """Cut weights and average over the ranks, block by block."""
+        bf16 = is_bf16(self.device, self.config.precision)
+        for module in (self.model, self.average.module):
+            shard(module, _units(module), travel=torch.bfloat16 if bf16 else None, method="loss")
+
+    def averaged(self) -> Any:
+        """The generator with the averaged weights; every process calls it, for it may have to be put together."""
+        if self.config.shard:
+            state = {name: whole(value).cpu() for name, value in self.average.module.state_dict().items()}
+            self._whole.load_state_dict(state)
+            self._whole.to(self.device)
+        return self._whole
 
     def _how(self, step: int) -> dict[str, Any]:
         """What the loss depends on besides the batch: the share of random orders now, or the noise levels."""
@@ -95,7 +121,7 @@ class GeneratorStage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        load_whole(self.model, state["model"])
         self.update.load_state_dict(state["update"])
         self.average.load_state_dict(state["average"])
 
@@ -148,31 +174,42 @@ def train_generator(
     of another tokenizer than what the given one was trained on before.
     """
     check_trained_on(generator, cache)
+    loop = config.loop
+    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = GeneratorStage(config, device, generator)
     _check_fit(stage.model, cache)
-    stage.average.module.trained_on = cache.fingerprint
+    stage.averaged().trained_on = cache.fingerprint
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        return cached_batch(cache, config.loop.batch_size, config.loop.seed, step)
+        return cached_batch(cache, loop.batch_size, loop.seed, step, rows)
 
     noun = "tokens" if isinstance(cache, TokenCache) else "latents"
-    run(
-        stage,
-        batches,
-        config.loop,
-        Path(folder),
-        name="generator",
-        describe={"stage": to_plain(config), noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
-        | ({} if generator is None else {"from": generator.fingerprint()}),
-        preview=None if preview is None else lambda done: preview(stage.average.module),
-        check=None if check is None else lambda done: check(stage.average.module, done),
-        check_every=check_every,
-        model=lambda: stage.average.module,
-        quiet=quiet,
-    )
-    trained: Any = stage.average.module
-    trained.save_pretrained(folder)
+    with config.speed.multiplying():
+        run(
+            stage,
+            batches,
+            loop,
+            Path(folder),
+            name="generator",
+            describe={"stage": without_speed(config), noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
+            | ({} if generator is None else {"from": generator.fingerprint()}),
+            preview=None if preview is None else lambda done: preview(stage.averaged()),
+            check=None if check is None else lambda done: check(stage.averaged(), done),
+            check_every=check_every,
+            model=stage.averaged,
+            quiet=quiet,
+        )
+    trained = stage.averaged()
+    from_main(lambda: trained.save_pretrained(folder))
     return trained
+
+
+def _units(model: nn.Module) -> Iterator[nn.Module]:
+    """What is put together on its own while it computes: blocks, and before them what others call of them."""
+    for block in blocks(model):
+        if isinstance(block, Block) and block.modulation is not None:
+            yield block.modulation
+        yield block
 
 
 def _check_fit(model: Any, cache: TokenCache | LatentCache) -> None:

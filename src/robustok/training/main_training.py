@@ -7,8 +7,9 @@ from the clean codes; then perturb the tokens, decode, and take the pixel, perce
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.losses.semantic import SemanticHead, contrastive
-from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Images, Latents, Scalar, Tokens
+from robustok.shapes import BatchRows, Images, Latents, Scalar, Tokens
 from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
@@ -45,8 +46,10 @@ from robustok.tokenizer.quantizer import (
 from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer, TokenizerConfig, as_module
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+from robustok.training.optim import Average, Optim, Precision, Update, autocast
+from robustok.training.parts import Part, own_rows, parts_here, parts_of, split
 from robustok.training.pretrained import begin_with_dinov2, semantic_teacher
+from robustok.training.speed import Speed, without_speed
 
 LATENTS_PER_CODE = (2, 16)  # that k-means starts from, at least and at most
 USED_WITHIN = 100  # steps within which a code was chosen if it counts as used in the log
@@ -71,6 +74,7 @@ class MainTraining:
     optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
     average: float = 0.9999  # decay of the weight average, which is what is kept
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
+    speed: Speed = field(default_factory=Speed)  # how it is computed
 
 
 class CodebookWarning(UserWarning):
@@ -101,6 +105,7 @@ class TokenizerStage:
             trained += [(f"semantic.{name}", p) for name, p in self.head.named_parameters()]
         self.update = Update(trained, config.optim, steps)
         self.average = Average(module, config.average)
+        config.speed.apply([part for name, part in module.named_children() if name in ("encoder", "decoder")])
         self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
         self.table = NeighbourTable()
         codes = len(self.model.codebook)
@@ -116,16 +121,18 @@ class TokenizerStage:
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config = self.config
+        parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
+        rows = own_rows(parts)
         if step == 0:
-            self._start_codebook(batch)
-        drawn = self._draw(len(batch), step)
+            self._start_codebook(batch, rows)
+        drawn = self._draw(rows.of, step)
         tokens, latents, terms = [], [], dict[str, Tensor]()
-        for part, ((images, chosen, rank), share) in enumerate(split((batch, *drawn), config.optim.accumulate)):
+        for (images, chosen, nearness), part in split((batch, drawn.chosen[rows.own], drawn.rank[rows.own]), parts):
             images = images.to(self.device, memory_format=torch.channels_last)
             with autocast(self.device, config.precision):
                 z = self.model.encode(images).float()
-            quantized = self.model.quantize(z)
-            codes = self._perturbed(z, quantized, Draw(chosen, rank), step)
+            quantized = self._quantized(z, part)
+            codes = self._perturbed(z, quantized, Draw(chosen, nearness), step)
             with autocast(self.device, config.precision):
                 output = self.model.decode(codes).float()
             image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
@@ -133,19 +140,20 @@ class TokenizerStage:
             part_terms["codebook"] = quantized.loss.detach()
             if config.semantic:
                 # in the released code this term too sees the perturbed codes
-                semantic = self._semantic(images, codes if config.perturbation.reference_code else quantized.codes)
+                seen = codes if config.perturbation.reference_code else quantized.codes
+                semantic = self._semantic(images, seen, part.counts)
                 loss, part_terms["semantic"] = loss + config.semantic * semantic, semantic.detach()
-            self.update.backward(loss, share)
-            part_terms |= self.loss.learn(images, output, share, step, part)
+            self.update.backward(loss, part.share, last=part.last)
+            part_terms |= self.loss.learn(images, output, step, part)
             for name, term in part_terms.items():
-                terms[name] = terms.get(name, 0) + share * term
+                terms[name] = terms.get(name, 0) + part.share * term
             tokens.append(quantized.tokens)
             latents.append(z.detach())
-        terms |= {"loss": loss.detach()} | self.update.apply(step)
+        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
-            terms |= self._tend_codebook(torch.cat(tokens), torch.cat(latents), step)
+            terms |= self._tend_codebook(torch.cat(tokens), torch.cat(latents), step, rows)
             self.average.update(as_module(self.model))
         return terms | opposed
 
@@ -156,6 +164,13 @@ class TokenizerStage:
         how = draw_as_released if p.reference_code else draw
         generator = stream(loop.seed, "perturbation", step)
         return how(b, self.model.tokens_per_image, delta, alpha, p.beta, generator=generator)
+
+    def _quantized(self, z: Latents, part: Part) -> Quantized:
+        """Codes, tokens and loss, in which entropies over the batch are those of the part on all ranks."""
+        quantizer = _quantizer(self.model)
+        if isinstance(quantizer, (LookupFreeQuantizer, BinarySphericalQuantizer)):
+            quantizer.across = lambda value: mean(part.weight * value)
+        return self.model.quantize(z)
 
     def _perturbed(self, z: Latents, quantized: Quantized, drawn: Draw, step: int) -> Latents:
         """The codes that the decoder sees, gradients passing straight through to the latents."""
@@ -172,50 +187,55 @@ class TokenizerStage:
             noisy = replace_tokens(quantized.tokens, self.table(model.codebook, delta), drawn)
         return model.pass_through(z, model.lookup(noisy))
 
-    def _semantic(self, images: Images, codes: Latents) -> Scalar:
-        """The contrastive term between each image's mean code and the teacher's feature of it."""
+    def _semantic(self, images: Images, codes: Latents, counts: Sequence[int]) -> Scalar:
+        """The contrastive term between each image's mean code and the teacher's feature of it, over all ranks."""
         size = self.config.semantic_size
         with torch.no_grad():
             if images.shape[-1] != size:
                 images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
             features = self.teacher(images).pooled
-        return contrastive(codes.mean(dim=1), self.head(features), self.config.semantic_scale)
+        a, b = (gather(rows, counts) for rows in (codes.mean(dim=1), self.head(features)))
+        return contrastive(a, b, self.config.semantic_scale)
 
     @torch.no_grad()
-    def _start_codebook(self, batch: Images) -> None:
+    def _start_codebook(self, batch: Images, rows: BatchRows) -> None:
         """Place the codes, where they are learnt, on the latents of the first batch, and of more images if need be."""
         quantizer = _quantizer(self.model)
         if not self.fresh or not isinstance(quantizer, VectorQuantizer):
             return
         least, most = (per_code * len(self.idle) for per_code in LATENTS_PER_CODE)
         generator = stream(self.config.loop.seed, "k-means")
-        missing = math.ceil(least / self.model.tokens_per_image) - len(batch)
+        missing = math.ceil(least / self.model.tokens_per_image) - rows.of
         if missing > 0 and self._images is not None:
             more = torch.randperm(len(self._images), generator=generator)[:missing]
-            batch = torch.cat([batch, self._images.images(more)])
+            own = torch.arange(len(more)).tensor_split(world_size())[rank()]
+            batch = torch.cat([batch, self._images.images(more[own])])
+            rows = BatchRows(torch.cat([rows.own, rows.of + own]), rows.of + len(more))
         parts = batch.split(math.ceil(self.config.loop.batch_size / self.config.optim.accumulate))
         latents = torch.cat(
-            [
-                self.model.encode(images.to(self.device, memory_format=torch.channels_last)).flatten(0, 1)
-                for images in parts
-            ]
+            [self.model.encode(images.to(self.device, memory_format=torch.channels_last)) for images in parts]
         )
+        latents = in_places(latents, *rows).flatten(0, 1)
         latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
         quantizer.start(latents, generator=generator)
 
-    def _tend_codebook(self, tokens: Tokens, latents: Tensor, step: int) -> dict[str, Tensor]:
+    def _tend_codebook(self, tokens: Tokens, latents: Tensor, step: int, rows: BatchRows) -> dict[str, Tensor]:
         """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
         quantizer, loop = _quantizer(self.model), self.config.loop
+        tokens = in_places(tokens, *rows)
         self.idle += 1
         self.idle[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
         if isinstance(quantizer, VectorQuantizer):
             dead = self.idle > (quantizer.config.revive_after or torch.iinfo(self.idle.dtype).max)
-            revived = quantizer.revive(dead, latents, generator=stream(loop.seed, "revival", step))
-            self.idle[revived] = 0
-            terms["dead_codes"] = torch.tensor(float(len(revived)))
+            terms["dead_codes"] = torch.zeros(())
+            if dead.any():  # seldom, once training is on its way: only then do latents travel
+                latents = in_places(latents, *rows)
+                revived = quantizer.revive(dead, latents, generator=stream(loop.seed, "revival", step))
+                self.idle[revived] = 0
+                terms["dead_codes"] += len(revived)
         use = (self.idle < USED_WITHIN).float().mean()
-        if not self._warned and use < 0.5 and step > max(USED_WITHIN, loop.steps // 10):
+        if is_main() and not self._warned and use < 0.5 and step > max(USED_WITHIN, loop.steps // 10):
             self._warned = True
             warnings.warn(
                 f"only {use:.0%} of the codes were used in the last {USED_WITHIN} steps; {_remedy(quantizer)}",
@@ -301,31 +321,33 @@ def train_tokenizer(
     taken)` gives values for the log every `check_every` steps, of the averaged weights. A run that was stopped
     goes on.
     """
+    loop = config.loop
+    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = TokenizerStage(config, device, tokenizer)
     stage.observe(images)
-    seed = config.loop.seed
 
     def batches(step: int) -> Images:
-        return training_batch(images, config.loop.batch_size, seed, step)
+        return training_batch(images, loop.batch_size, loop.seed, step, rows)
 
-    run(
-        stage,
-        batches,
-        config.loop,
-        Path(folder),
-        name="tokenizer",
-        describe={"stage": to_plain(config), "images": images.describe()}
-        | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
-        preview=lambda done: reconstructions(stage.average.module, images),
-        check=None if check is None else lambda done: check(stage.average.module, done),
-        check_every=check_every,
-        model=lambda: stage.average.module,
-        quiet=quiet,
-    )
+    with config.speed.multiplying():
+        run(
+            stage,
+            batches,
+            loop,
+            Path(folder),
+            name="tokenizer",
+            describe={"stage": without_speed(config), "images": images.describe()}
+            | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
+            preview=lambda done: reconstructions(stage.average.module, images),
+            check=None if check is None else lambda done: check(stage.average.module, done),
+            check_every=check_every,
+            model=lambda: stage.average.module,
+            quiet=quiet,
+        )
     trained: Any = stage.average.module
-    trained.save_pretrained(folder)
+    from_main(lambda: trained.save_pretrained(folder))
     if stage.loss.opponent is not None:
-        stage.loss.opponent.save(Path(folder) / "discriminator")
+        from_main(partial(stage.loss.opponent.save, Path(folder) / "discriminator"))
     return trained
 
 

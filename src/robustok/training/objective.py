@@ -13,9 +13,11 @@ from robustok.losses.adversarial import gradient_ratio
 from robustok.losses.frechet import FrechetLoss, relative
 from robustok.losses.perceptual import Levels
 from robustok.losses.reconstruction import l1, l2
+from robustok.runtime.distributed import gather, mean
 from robustok.shapes import Features, Images, Scalar
 from robustok.training.adversary import Adversary, Opponent
 from robustok.training.optim import Precision
+from robustok.training.parts import Part, alone
 from robustok.training.pretrained import perceptual_network
 
 
@@ -89,14 +91,15 @@ class ImageLoss:
         self.frechet.to(self.device)
 
     def charge(
-        self, target: Images, output: Images, last_layer: Tensor, step: int, part: int = 0
+        self, target: Images, output: Images, last_layer: Tensor, step: int, part: Part | None = None
     ) -> tuple[Scalar, dict[str, Tensor]]:
         """(weighted sum, terms by name) of decoded images; `last_layer` is the decoder's last weight.
 
-        The networks of the perceptual and the adversarial term are run backward once each, as far as the
-        images; the adaptive weight and the decoder's gradients follow from there.
+        The images are this process' rows of a `part` of a batch, or a batch of their own. The networks of the
+        perceptual and the adversarial term are run backward once each, as far as the images; the adaptive weight and
+        the decoder's gradients follow from there. The Frechet term and the adaptive weight are those of the whole part.
         """
-        config = self.config
+        config, part = self.config, part or alone(len(output))
         images = output.detach().requires_grad_()
         terms = {}
         if config.l1:
@@ -110,34 +113,35 @@ class ImageLoss:
                 terms["perceptual"] = self.perceptual(target, levels)
             if config.frechet:
                 assert self.frechet is not None, "observe real images before charging for their distribution"
-                terms["frechet"] = self.frechet(channel_means(levels) / self.scale).float()
+                terms["frechet"] = self.frechet(gather(channel_means(levels), part.counts) / self.scale).float()
                 weighted.append(config.frechet * relative(terms["frechet"]))
         weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
         loss = torch.stack(weighted).sum()
-        (gradient,) = torch.autograd.grad(loss, images)
-        loss = loss.detach()
+        # Weighed first, for the Frechet term's gradient comes from all ranks, where it is not a mean over rows.
+        (gradient,) = torch.autograd.grad(part.weight * loss, images)
+        gradient, loss = gradient / part.weight, loss.detach()
         if self.opponent is not None and self.opponent.charges(step):
             terms["adversarial"] = self.opponent.charge(images, step, part)
             (adversarial,) = torch.autograd.grad(terms["adversarial"], images)
             weight = torch.tensor(config.adversarial, device=loss.device)
             if config.adversary.adaptive:
-                weight = weight * self._balance(output, gradient, adversarial, last_layer)
+                weight = weight * self._balance(output, gradient, adversarial, last_layer, part.weight)
             terms["adversarial_weight"] = weight
             gradient = gradient + weight * adversarial
             loss = loss + weight * terms["adversarial"].detach()
         return _Reaching.apply(output, gradient, loss), {name: term.detach() for name, term in terms.items()}
 
-    def _balance(self, output: Images, first: Tensor, second: Tensor, last_layer: Tensor) -> Scalar:
-        """The adaptive weight: how much harder the first gradient pulls at the decoder's last layer."""
+    def _balance(self, output: Images, first: Tensor, second: Tensor, last_layer: Tensor, weight: float) -> Scalar:
+        """The adaptive weight: how much harder the first gradient pulls at the decoder's last layer, over all ranks."""
         (pull,) = torch.autograd.grad(output, last_layer, first, retain_graph=True)
         (counter,) = torch.autograd.grad(output, last_layer, second, retain_graph=True)
-        return gradient_ratio(pull, counter)
+        return gradient_ratio(mean(weight * pull), mean(weight * counter))
 
-    def learn(self, target: Images, output: Images, share: float, step: int, part: int = 0) -> dict[str, Tensor]:
+    def learn(self, target: Images, output: Images, step: int, part: Part | None = None) -> dict[str, Tensor]:
         """The discriminator's terms, once its gradient has been added; nothing before it begins to learn."""
         if self.opponent is None or not self.opponent.learns(step):
             return {}
-        return self.opponent.learn(target, output.detach(), share, step, part)
+        return self.opponent.learn(target, output.detach(), step, part or alone(len(output)))
 
     def apply(self, step: int) -> dict[str, Tensor]:
         """Take the discriminator's optimizer step."""

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustok.runtime.distributed import mean
+from robustok.runtime.distributed import AveragedGradients, cut_like, mean, whole
 from robustok.shapes import Scalar
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -55,47 +55,12 @@ def learning_rate(config: Optim, step: int, steps: int) -> float:
     return config.lr * share
 
 
-def split(batch: Any, parts: int) -> Iterator[tuple[Any, float]]:
-    """The batch in up to `parts` pieces along the first axis, each with its share of the whole.
-
-    A batch is a tensor or a tuple, named tuple or dict of tensors that agree in the first axis.
-
-        for part, share in split(batch, config.accumulate):
-            update.backward(loss(part), share)
-    """
-    lengths = {len(tensor) for tensor in _tensors(batch)}
-    if len(lengths) != 1:
-        raise ValueError(f"the tensors of a batch have lengths {sorted(lengths)}; they must agree to be split")
-    length = lengths.pop()
-    size = math.ceil(length / parts)
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        yield _slice(batch, start, stop), (stop - start) / length
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-        return
-    for value in batch.values() if isinstance(batch, dict) else batch:
-        yield from _tensors(value)
-
-
-def _slice(batch: Any, start: int, stop: int) -> Any:
-    match batch:
-        case Tensor():
-            return batch[start:stop]
-        case dict():
-            return {name: _slice(value, start, stop) for name, value in batch.items()}
-    values = [_slice(value, start, stop) for value in batch]
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-
-
 class Update:
     """One optimizer over some parameters: `backward` once or more, then `apply`.
 
     Parameters that need no gradient are left alone. Parameters with one axis or none (norms, biases) do not
-    decay. A step whose loss or gradient is not finite on any rank changes nothing but clears the gradients.
+    decay. On several ranks gradients are averaged. A step whose loss or gradient is not finite on any of them changes
+    nothing but clears the gradients.
     """
 
     def __init__(self, parameters: nn.Module | Iterable[tuple[str, nn.Parameter]], config: Optim, steps: int) -> None:
@@ -112,11 +77,16 @@ class Update:
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
         )
+        self._gradients = AveragedGradients(weights)
         self._finite = torch.ones((), device=weights[0].device)
 
-    def backward(self, loss: Scalar, share: float = 1.0) -> None:
-        """Add the gradient of `share * loss`; the shares of one step sum to 1 when losses are batch means."""
+    def backward(self, loss: Scalar, share: float = 1.0, *, last: bool = True) -> None:
+        """Add the gradient of `share * loss`; the shares of one step sum to 1 when losses are batch means.
+
+        `last` says that nothing is added after it in this step: then ranks begin to exchange.
+        """
         self._finite *= loss.detach().isfinite()
+        self._gradients.expect(last)
         (loss * share).backward()
 
     def apply(self, step: int) -> dict[str, Tensor]:
@@ -128,8 +98,9 @@ class Update:
         lr = learning_rate(self.config, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self._gradients.finish()
         gradients = [w.grad for w in self.parameters.values() if w.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         finite = mean(self._finite * norm.isfinite()) == 1  # all ranks decide alike
         if finite:
             if self.config.clip > 0:
@@ -168,7 +139,7 @@ class Update:
                     )
                 # empty_like keeps the weight's memory layout, on which the last bit of an update depends.
                 like = torch.empty_like(weight) if value.ndim else torch.empty_like(value, device=weight.device)
-                self.optimizer.state[weight][key] = like.detach().copy_(value)
+                self.optimizer.state[weight][key] = like.detach().copy_(cut_like(value, like))
 
 
 class Average(Generic[Module]):
@@ -198,8 +169,14 @@ class Average(Generic[Module]):
         return {"updates": self.updates, "module": self.module.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["module"])
+        load_whole(self.module, state["module"])
         self.updates = state["updates"]
+
+
+def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take over a state of whole tensors, of which a sharded module keeps its pieces."""
+    own = module.state_dict()
+    module.load_state_dict({name: cut_like(value, own.get(name, value)) for name, value in state.items()})
 
 
 def autocast(device: str | torch.device, precision: Precision = "auto") -> AbstractContextManager[Any]:
@@ -208,9 +185,12 @@ def autocast(device: str | torch.device, precision: Precision = "auto") -> Abstr
     "auto": on CUDA and on CPUs that multiply bfloat16 (AVX-512 BF16, AMX); "bf16": always; "fp32": never.
     """
     kind = torch.device(device).type
-    if precision == "fp32" or (precision == "auto" and not _multiplies_bf16(kind)):
-        return nullcontext()
-    return torch.autocast(kind, torch.bfloat16)
+    return torch.autocast(kind, torch.bfloat16) if is_bf16(device, precision) else nullcontext()
+
+
+def is_bf16(device: str | torch.device, precision: Precision) -> bool:
+    """Whether `autocast` computes in bfloat16."""
+    return precision == "bf16" or (precision == "auto" and _multiplies_bf16(torch.device(device).type))
 
 
 def _multiplies_bf16(kind: str) -> bool:

@@ -9,10 +9,11 @@ and compared with held-out images; the decoder with the lowest distance is kept,
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from operator import add
+from itertools import chain
+from operator import add, itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,13 +25,15 @@ from robustok.data.order import batch_indices
 from robustok.data.pairs import Pairs
 from robustok.evaluation.features import Extractor
 from robustok.evaluation.fid import FeatureStats, frechet_distance
-from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.logging import MetricsLog
 from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module, codes_of, decoding_with
 from robustok.training.loop import RESUME, Loop, run
 from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import Average, Optim, Precision, Update, autocast, split
+from robustok.training.optim import Average, Optim, Precision, Update, autocast
+from robustok.training.parts import own_rows, parts_here, parts_of, split
+from robustok.training.speed import Speed, without_speed
 
 AnyOne = TypeVar("AnyOne", bound=ContinuousTokenizer)
 
@@ -45,6 +48,7 @@ class PostTraining:
     average: float = 0.999  # decay of the weight average, which is what is kept
     check_every: int = 500  # steps between looks at held-out images
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
+    speed: Speed = field(default_factory=Speed)  # how it is computed
 
     def __post_init__(self) -> None:
         if self.check_every < 1:
@@ -66,6 +70,7 @@ class DecoderStage(Generic[AnyOne]):
         self.decoder = self.tokenizer.decoder.requires_grad_(True)
         self.update = Update(self.decoder, config.optim, config.loop.steps)
         self.average = Average(self.decoder, config.average)
+        config.speed.apply([self.decoder])
         self.loss = ImageLoss(config.objective, config.loop.steps, config.loop.seed, self.device, config.precision)
         self.first_distance = self.best_distance = float("inf")
         self.best_step = 0
@@ -73,17 +78,18 @@ class DecoderStage(Generic[AnyOne]):
 
     def step(self, batch: tuple[Tensor, Images], step: int) -> dict[str, Tensor]:
         """One step on (tokens (b n) or latents (b n d) that the generator touched, the real images (b 3 h w))."""
-        terms = dict[str, Tensor]()
-        for part, ((touched, images), share) in enumerate(split(batch, self.config.optim.accumulate)):
+        config, terms = self.config, dict[str, Tensor]()
+        parts = parts_here(len(batch[1]), config.loop.batch_size, config.optim.accumulate)
+        for (touched, images), part in split(batch, parts):
             images = images.to(self.device, memory_format=torch.channels_last)
             codes = codes_of(self.tokenizer, touched)
-            with autocast(self.device, self.config.precision):
+            with autocast(self.device, config.precision):
                 output = self.tokenizer.decode(codes).float()
             loss, part_terms = self.loss.charge(images, output, self.tokenizer.last_layer, step, part)
-            self.update.backward(loss, share)
-            part_terms |= self.loss.learn(images, output, share, step, part) | {"loss": loss.detach()}
+            self.update.backward(loss, part.share, last=part.last)
+            part_terms |= self.loss.learn(images, output, step, part) | {"loss": loss.detach()}
             for name, term in part_terms.items():
-                terms[name] = terms.get(name, 0) + share * term
+                terms[name] = terms.get(name, 0) + part.share * term
         terms |= self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
@@ -130,16 +136,25 @@ class HeldOut:
 
     @torch.no_grad()
     def __call__(self, decoder: nn.Module, batch_size: int = 250) -> float:
-        """The Frechet distance of the decoded images to the reference; infinite for a decoder that has collapsed."""
+        """The Frechet distance of the decoded images to the reference; infinite for a decoder that has collapsed.
+
+        Several processes share the images.
+        """
+        numbered = list(enumerate(self.generated.split(batch_size)))[rank() :: world_size()]
         with decoding_with(self.tokenizer, decoder):
-            parts = [
-                FeatureStats.of(self.extract(to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))))
-                for touched in self.generated.split(batch_size)
-            ]
-        try:
-            return frechet_distance(reduce(add, parts), self.reference)
-        except ValueError:  # all images alike, or features that are not finite
-            return math.inf
+            own = [(number, self._stats(touched)) for number, touched in numbered]
+        parts = [stats for _, stats in sorted(chain(*gather_objects(own)), key=itemgetter(0))]
+
+        def distance() -> float:
+            try:
+                return frechet_distance(reduce(add, parts), self.reference)
+            except ValueError:  # all images alike, or features that are not finite
+                return math.inf
+
+        return from_main(distance)
+
+    def _stats(self, touched: Tensor) -> FeatureStats:
+        return FeatureStats.of(self.extract(to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))))
 
     @torch.no_grad()
     def picture(self, decoder: nn.Module, count: int = 8) -> Images:
@@ -184,42 +199,51 @@ def post_train_decoder(
             "make them again with this one"
         )
     of_pairs = {"sigma": pairs.sigma} | ({} if pairs.touch == "sdedit" else {"touch": pairs.touch})
+    loop = config.loop
+    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = DecoderStage(config, tokenizer, device)
     stage.loss.observe(images)
     folder = Path(folder)
     if not (folder / RESUME).exists():
         if discriminator is not None and stage.loss.opponent is not None:
             stage.loss.opponent.begin_with(discriminator)
-        log = MetricsLog(folder)
-        log.rewind(-1)
-        log.write(0, stage.look(held_out, 0))
+        first = stage.look(held_out, 0)
+        from_main(lambda: _log_first(folder, first))
         stage.first_distance = stage.best_distance
 
     def batches(step: int) -> tuple[Tensor, Images]:
-        rows = batch_indices(len(pairs), config.loop.batch_size, config.loop.seed, step)
-        pair = pairs.batch(rows)
+        chosen = batch_indices(len(pairs), loop.batch_size, loop.seed, step)
+        pair = pairs.batch(chosen[rows])
         return pair.touched, images.images(pair.images)
 
-    run(
-        stage,
-        batches,
-        config.loop,
-        folder,
-        name=name,
-        describe={"stage": to_plain(config), **of_pairs, "discriminator": discriminator is not None},
-        preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
-        check=lambda done: stage.look(held_out, done),
-        check_every=config.check_every,
-        quiet=quiet,
-    )
-    stage.decoder.load_state_dict(stage.best)
-    tuned = stage.tokenizer
-    as_module(tuned).requires_grad_(False)
+    with config.speed.multiplying():
+        run(
+            stage,
+            batches,
+            loop,
+            folder,
+            name=name,
+            describe={"stage": without_speed(config), **of_pairs, "discriminator": discriminator is not None},
+            preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
+            check=lambda done: stage.look(held_out, done),
+            check_every=config.check_every,
+            quiet=quiet,
+        )
+    tuned = copy.deepcopy(tokenizer)
+    as_module(tuned).to(device).eval().requires_grad_(False)
+    tuned.decoder.load_state_dict(stage.best)
     about = {
         **of_pairs,
         "step": stage.best_step,
         "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
         "after": stage.best_distance if math.isfinite(stage.best_distance) else None,
     }
-    tuned.save_pretrained(folder, post_training=about)
+    from_main(lambda: tuned.save_pretrained(folder, post_training=about))
     return PostTrained(tuned, stage.best_step, stage.first_distance, stage.best_distance)
+
+
+def _log_first(folder: Path, row: Mapping[str, float]) -> None:
+    """What the original decoder is worth, as step 0 of a new log."""
+    log = MetricsLog(folder)
+    log.rewind(-1)
+    log.write(0, row)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from robustok.evaluation.reference import Reference
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
 from robustok.generators.trained_on import check_trained_on
+from robustok.runtime.distributed import gather, rank, world_size
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
 from robustok.shapes import Labels
@@ -130,16 +131,26 @@ def sample(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Tokens or latents of one image per label. Raises ValueError for settings of the other kind of generator."""
+    """Tokens or latents of one image per label; several processes share the work where there is enough of it.
+
+    Raises ValueError for settings of the other kind of generator.
+    """
+    shares = labels.tensor_split(world_size()) if len(labels) >= world_size() else None
+    own, counts = labels, [len(share) for share in shares or ()]
+    if shares is not None:
+        own = shares[rank()]
+    how: dict[str, Any] = {"seed": seed, "first": sum(counts[: rank()]), "progress": progress}
     match generator, sampling:
         case TokenGenerator(), Sampling():
-            return sample_tokens(generator, labels, sampling, seed=seed, progress=progress)
+            drawn = sample_tokens(generator, own, sampling, **how)
         case LatentGenerator(), FlowSampling():
-            return sample_latents(generator, labels, sampling, seed=seed, progress=progress)
-    raise ValueError(
-        f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; "
-        "generators of tokens take Sampling, those of latents FlowSampling"
-    )
+            drawn = sample_latents(generator, own, sampling, **how)
+        case _:
+            raise ValueError(
+                f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; "
+                "generators of tokens take Sampling, those of latents FlowSampling"
+            )
+    return drawn if shares is None else gather(drawn, counts)
 
 
 def _warmed_up(config: DecoderTuning) -> PostTraining:

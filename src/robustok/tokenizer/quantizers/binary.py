@@ -1,5 +1,7 @@
 """Codes made of bits, as LFQ and BSQ have them: their numbers, and entropies of how they are used."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,13 +27,21 @@ def all_signs(bits: int) -> Codebook:
     return (numbers[:, None] >> torch.arange(bits) & 1).float() * 2 - 1
 
 
-def entropies(up: Float[Tensor, "m d"], group: int) -> tuple[Scalar, Scalar]:
+def alone(value: Tensor) -> Tensor:
+    """A statistic of a batch that nobody else has a part of."""
+    return value
+
+
+def entropies(
+    up: Float[Tensor, "m d"], group: int, across: Callable[[Tensor], Tensor] = alone
+) -> tuple[Scalar, Scalar]:
     """(mean entropy of each token's distribution over codes, entropy of the mean distribution), in nats.
 
     `up` is each channel's probability of the upper sign. Given a latent its channels are independent, so that the
     first is exactly the sum over channels (arXiv 2406.07548, eq. 9). For the second, `group` channels at a time
     are taken jointly, over 2^group codes, and groups as independent: exact for one group, else an upper bound
-    (arXiv 2310.05737, sec. 3.2; arXiv 2406.07548, eq. 10 has groups of one).
+    (arXiv 2310.05737, sec. 3.2; arXiv 2406.07548, eq. 10 has groups of one). `across` makes of this batch's mean
+    distribution that of all batches which count as one.
     """
     both = torch.stack([1 - up, up], dim=-1)  # (m, d, 2)
     of_each = entropy(both).sum(dim=1).mean()
@@ -40,7 +50,7 @@ def entropies(up: Float[Tensor, "m d"], group: int) -> tuple[Scalar, Scalar]:
         joint = part[:, 0]
         for channel in part.unbind(dim=1)[1:]:
             joint = (joint[:, :, None] * channel[:, None]).flatten(1)
-        of_all = of_all + entropy(joint.mean(dim=0))
+        of_all = of_all + entropy(across(joint.mean(dim=0)))
     return of_each, of_all
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.shapes import Codebook, Latents, Tokens
-from robustok.tokenizer.quantizers.binary import all_signs, entropies, signs, to_tokens
+from robustok.tokenizer.quantizers.binary import all_signs, alone, entropies, signs, to_tokens
 from robustok.tokenizer.quantizers.lookup_free import check_bits
 from robustok.tokenizer.quantizers.quantized import Quantized, straight_through
 
@@ -54,6 +54,7 @@ class BinarySphericalQuantizer(nn.Module):
     def __init__(self, config: BSQ):
         super().__init__()
         self.config = config
+        self.across = alone  # a batch may be worked off in several places; then set from there
         self.register_buffer("codebook", all_signs(config.bits) / config.bits**0.5, persistent=False)
 
     def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
@@ -70,7 +71,7 @@ class BinarySphericalQuantizer(nn.Module):
             if config.entropy:
                 # softmax over codes c of z'c / temperature; channel by channel that is a logistic function (eq. 8)
                 up = torch.sigmoid(2 * side * latents.flatten(0, 1) / config.temperature)
-                of_each, of_all = entropies(up, config.group)
+                of_each, of_all = entropies(up, config.group, self.across)
                 loss = config.entropy * (of_each - config.diversity * of_all)
         return Quantized(self.pass_through(latents, codes), tokens, loss)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.shapes import Codebook, Latents, Tokens
-from robustok.tokenizer.quantizers.binary import all_signs, entropies, signs, to_tokens
+from robustok.tokenizer.quantizers.binary import all_signs, alone, entropies, signs, to_tokens
 from robustok.tokenizer.quantizers.quantized import Quantized, check_codes, straight_through
 
 
@@ -66,6 +66,7 @@ class LookupFreeQuantizer(nn.Module):
     def __init__(self, config: LFQ):
         super().__init__()
         self.config = config
+        self.across = alone  # a batch may be worked off in several places; then set from there
         self.register_buffer("codebook", all_signs(config.bits), persistent=False)
 
     def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
@@ -81,7 +82,7 @@ class LookupFreeQuantizer(nn.Module):
             if config.entropy:
                 # softmax over codes c of -|z - c|^2 / temperature; channel by channel that is a logistic function
                 up = torch.sigmoid(4 * latents.flatten(0, 1) / config.temperature)
-                of_each, of_all = entropies(up, config.group)
+                of_each, of_all = entropies(up, config.group, self.across)
                 loss = loss + config.entropy * (of_each - config.diversity * of_all)
         return Quantized(self.pass_through(latents, codes), tokens, loss)
 

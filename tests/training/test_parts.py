@@ -1,0 +1,68 @@
+"""A batch cut into parts, and every part over the processes."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustok.shapes import drawn
+from robustok.training.parts import alone, own_rows, parts_of, split
+
+
+class Pair(NamedTuple):
+    images: Tensor
+    labels: Tensor
+
+
+def test_a_batch_is_split_with_shares():
+    found = list(split(Pair(torch.arange(14).view(7, 2), torch.arange(7)), parts_of(7, 3)))
+    assert [part.share for _, part in found] == [3 / 7, 3 / 7, 1 / 7]
+    assert [part.last for _, part in found] == [False, False, True]
+    assert all(isinstance(piece, Pair) for piece, _ in found)
+    assert torch.equal(torch.cat([piece.labels for piece, _ in found]), torch.arange(7))
+    ((whole, part),) = split({"a": torch.ones(4), "b": (torch.ones(4, 2), torch.ones(4))}, parts_of(4, 1))
+    assert part == alone(4)
+    assert part.share == part.weight == 1.0
+    assert whole["b"][0].shape == (4, 2)
+    assert len(parts_of(3, 8)) == 3
+
+
+def test_lengths_that_disagree_are_refused():
+    with pytest.raises(ValueError, match=r"lengths \[2, 3\]; they must agree to be split"):
+        list(split((torch.ones(2), torch.ones(3)), parts_of(2, 1)))
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "processes"), [(12, 1, 2), (12, 2, 3), (11, 2, 2), (17, 3, 4)])
+def test_part_p_of_all_processes_is_part_p_of_one(batch, accumulate, processes):
+    everyone = [parts_of(batch, accumulate, own, processes) for own in range(processes)]
+    rows = [own_rows(parts).own for parts in everyone]
+    assert torch.equal(torch.cat(rows).sort().values, torch.arange(batch))
+    for one, *shared in zip(parts_of(batch, accumulate), *everyone, strict=True):
+        together = torch.cat([part.start + part.rows.own for part in shared])
+        assert torch.equal(together, torch.arange(one.start, one.start + one.size))
+        assert {part.last for part in shared} == {one.last}
+        assert len({part.counts for part in shared}) == 1
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "processes"), [(12, 2, 2), (11, 2, 2), (17, 3, 4)])
+def test_shares_make_the_mean_over_processes_that_over_the_batch(batch, accumulate, processes):
+    values = torch.rand(batch, dtype=torch.float64)
+    own_losses = [
+        sum(part.share * piece.mean() for piece, part in split(values[own_rows(parts).own], parts))
+        for parts in (parts_of(batch, accumulate, own, processes) for own in range(processes))
+    ]
+    torch.testing.assert_close(sum(own_losses) / processes, values.mean(), rtol=1e-12, atol=0)
+
+
+def test_rows_are_drawn_as_those_of_the_whole_batch():
+    def draw(count: int) -> Tensor:
+        return torch.rand(count, 3, generator=torch.Generator().manual_seed(0))
+
+    pieces = [drawn(draw, part.rows) for own in range(2) for part in parts_of(7, 1, own, 2)]
+    assert torch.equal(torch.cat(pieces), drawn(draw, 7))
+
+
+def test_a_process_without_rows_is_refused():
+    with pytest.raises(ValueError, match="of 5 in 2 parts leaves one of 3 processes without any in part 2; take"):
+        parts_of(5, 2, 0, 3)
