@@ -47,7 +47,7 @@ def continuous() -> Demo:
 
 
 def continuous_short() -> Demo:
-    """`robustok demo --latent continuous --preset short`: as much of everything as the discrete one, for `--corners`."""
+    """`robustok demo --latent continuous --preset short`: as short as the discrete one, for `--corners`."""
     return cut_as(short())
 
 
