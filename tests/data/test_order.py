@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustok.data.order import batch_indices
+from robustok.data.order import Windows, batch_indices
 
 
 def test_an_epoch_visits_every_image_once():
@@ -31,3 +31,25 @@ def test_a_changed_batch_does_not_change_the_next_call():
 def test_a_batch_that_cannot_be_filled_is_refused(batch_size):
     with pytest.raises(ValueError, match="choose 1 to 10"):
         batch_indices(10, batch_size, seed=0, step=0)
+
+
+def test_windows_mix_some_shards_and_visit_each_once():
+    windows = Windows((3, 5, 2, 6, 4), window=2)
+    epochs = []
+    for epoch in range(2):
+        order = torch.cat([batch_indices(20, 4, 0, 5 * epoch + step, windows) for step in range(5)])
+        assert sorted(order.tolist()) == list(range(20))
+        shards = torch.tensor([0, 3, 8, 10, 16])
+        seen = (torch.searchsorted(shards, order, right=True) - 1).tolist()
+        first = seen[: max(place for place, shard in enumerate(seen) if shard == seen[0]) + 1]
+        assert len(set(first)) <= 2  # the first shard is done before a third begins
+        epochs.append(order.tolist())
+    assert epochs[0] != epochs[1]
+    with pytest.raises(ValueError, match="window is 0; give the number of shards to mix, 1 or more"):
+        Windows((3,), window=0)
+
+
+def test_a_window_over_all_shards_is_any_order():
+    windows = Windows((10,) * 10, window=10)
+    firsts = {int(batch_indices(100, 1, seed, 0, windows)) // 10 for seed in range(60)}
+    assert firsts == set(range(10))
