@@ -41,7 +41,7 @@ def located(name: str | Path) -> Source:
         path = _download(repository, file, revision)
     except ImportError as error:
         raise ValueError(f"there is no {name} here; pip install 'robustok[hub]', or {_by_hand(match, copy)}") from error
-    except (OSError, ValueError) as error:  # offline, no such repository or file, no room
+    except Exception as error:  # offline, no such repository or file, no room: of several libraries' own kinds
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"there is no {name} here, nor from the hub ({reason}); {_by_hand(match, copy)}") from error
     commit = re.search(r"[/\\]snapshots[/\\](\w+)", str(path))

@@ -1,0 +1,14 @@
+"""`robustok push`: a model to the Hugging Face hub."""
+
+from robustok.adapters.model_card import Card, write_card
+from robustok.adapters.push import push_to_hub
+from robustok.cli.options import Command
+
+
+def push(command: Command) -> None:
+    """Upload a model's folder, or only write its card."""
+    licences = {"licence": command.license, "data_licence": command.data_license}
+    if command.card:
+        print(f"model card: {write_card(command.folder, Card(name=command.name, **licences))}")
+        return
+    print(push_to_hub(command.folder, command.name, private=command.private, **licences))
