@@ -10,6 +10,7 @@ import torch
 from robustok import presets
 from robustok.adapters.published import default_sampling
 from robustok.cli.encode import cache_at
+from robustok.cli import watching
 from robustok.cli.images import EMBEDDED, device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
@@ -81,11 +82,12 @@ def train_tokenizer(command: Command) -> None:
             preset = replace(preset, tokenizer=in_color)
         config = command.over(preset)
         size = config.tokenizer.image_size
-    images = _images(command, size)
+    config, images = watching.tracked(command, config), _images(command, size)
     train = (
         main_training.train_tokenizer if isinstance(config, MainTraining) else autoencoder_training.train_autoencoder
     )
-    train(config, images, command.out, tokenizer=given, device=device, quiet=command.quiet)
+    looks = watching.of_tokenizer(command, size, config.loop.steps)
+    train(config, images, command.out, tokenizer=given, device=device, quiet=command.quiet, **looks)
     _say(command, f"tokenizer: {command.out}")
 
 
@@ -95,8 +97,10 @@ def train_generator(command: Command) -> None:
     preset = generator_preset(command.preset)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     make_cache, classes = _to_train_on(command, tokenizer)
-    config = command.over(replace(preset, generator=_fitting(preset, tokenizer, classes)))
-    generator_training.train_generator(config, make_cache(), command.out, device=device, quiet=command.quiet)
+    fitting = replace(preset, generator=_fitting(preset, tokenizer, classes))
+    config = watching.tracked(command, command.over(fitting))
+    looks = watching.of_generator(command, tokenizer, stages_of(command.preset).sampling, config.loop.steps)
+    generator_training.train_generator(config, make_cache(), command.out, device=device, quiet=command.quiet, **looks)
     _say(command, f"generator: {command.out}")
 
 
@@ -151,6 +155,7 @@ def post_train(command: Command) -> None:
     images = _images(command, tokenizer.image_size)
     held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)
     config = command.over(replace(preset, held_out=held_out))
+    config = replace(config, post=watching.tracked(command, config.post))
     discriminator = command.tokenizer / "discriminator"
     tuned = tune_decoder(
         config,

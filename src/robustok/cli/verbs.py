@@ -95,6 +95,25 @@ SIZE = Option(
 )
 QUIET = Option("quiet", "say nothing on the way")
 
+TRACKER = Option(
+    "tracker",
+    "where metrics also go, beside metrics.jsonl; may come several times",
+    default=[],
+    choices=("tensorboard", "wandb", "trackio"),
+)
+
+
+def looks(option: Option, count: int) -> tuple[Option, ...]:
+    """What is looked at while a model trains, on so many images, and where it is told."""
+    return (
+        option,
+        Option("check-every", "steps between two looks; a tenth of them all unless given", "N", at_least_one),
+        Option("check-images", "images of a look", "N", at_least_one, default=count),
+        Option("check-features", "feature space of its distances; lite0, or that of a file of statistics", "NAME"),
+        TRACKER,
+    )
+
+
 RUN, TRAIN, USE, MEASURE, LOOK = "Start here", "Train", "Use", "Measure", "Look"
 
 VERBS = (
@@ -129,7 +148,7 @@ VERBS = (
         "stage 1: a tokenizer, with latent perturbation",
         "Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained "
         "further.\n"
-        "Writes model.safetensors, config.json, metrics.jsonl, previews/ and discriminator/ into --out.\n"
+        "Writes model.safetensors, config.json, metrics.jsonl, previews/, discriminator/ and best/ into --out.\n"
         "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.",
         "robustok.cli.stages:train_tokenizer",
         (
@@ -139,6 +158,15 @@ VERBS = (
             IMAGES,
             OUT,
             *VIEW,
+            *looks(
+                Option(
+                    "validation",
+                    "other images, whose rFID, pFID and PSNR are watched, and by whose pFID best/ is chosen",
+                    IMAGES.value,
+                ),
+                2000,
+            ),
+            Option("pfid-images", "of --check-images, those of pFID, each decoded 15 times", "N", at_least_one, 500),
             CONFIG,
             DEVICE,
             QUIET,
@@ -153,10 +181,30 @@ VERBS = (
         "Reads a tokenizer, and images or a cache of them; encodes images once into OUT/tokens or OUT/latents, then "
         "trains on those: an "
         "autoregressive transformer on tokens, a diffusion transformer on latents where there is no codebook.\n"
-        "Writes model.safetensors, config.json and metrics.jsonl into --out.\n"
+        "Writes model.safetensors, config.json, metrics.jsonl, previews/ and best/ into --out.\n"
         "generator.codebook_size, .tokens and .channels follow from the tokenizer, generator.classes from the images.",
         "robustok.cli.stages:train_generator",
-        (WHICH, TOKENIZER, FIELDS, CACHE_IMAGES, CACHE, OUT, *VIEW, CONFIG, DEVICE, QUIET),
+        (
+            WHICH,
+            TOKENIZER,
+            FIELDS,
+            CACHE_IMAGES,
+            CACHE,
+            OUT,
+            *VIEW,
+            *looks(
+                Option(
+                    "reference",
+                    "real images, or statistics of such as for evaluate, to which gFID is watched, by which best/ is "
+                    "chosen",
+                    "IMAGES|FILE",
+                ),
+                1000,
+            ),
+            CONFIG,
+            DEVICE,
+            QUIET,
+        ),
         preset="robustok.cli.stages:generator_preset",
         resumes=True,
     ),
@@ -181,6 +229,7 @@ VERBS = (
             OUT,
             Option("control", "also tune as long on clean latents, to see what the generator's latents bought"),
             *VIEW,
+            TRACKER,
             CONFIG,
             DEVICE,
             QUIET,
@@ -248,6 +297,24 @@ VERBS = (
             Option("generator", GENERATOR.help, "NAME", Path),
             Option("out", "file to write (.safetensors, or a torch file), or folder", "PATH", Path, required=True),
             QUIET,
+        ),
+    ),
+    Verb(
+        "push",
+        USE,
+        "a model to the Hugging Face hub, with a model card",
+        "Reads the folder of a model: one that a train verb, post-train or save_pretrained wrote, or best/ in it. Writes "
+        "README.md into it, unless there is one, and uploads that, the weights, config.json, scores.json, run.json and "
+        "the discriminator; never what a run goes on from. load_tokenizer and load_generator then take the name.\n"
+        "The card tells recipe, scores and data; keep scores with evaluate --out FOLDER/scores.json.",
+        "robustok.cli.push:push",
+        (
+            Option("FOLDER", "the folder of the model", kind=Path),
+            Option("NAME", "owner/name on the hub; made if it is not there"),
+            Option("private", "a new repository is yours alone"),
+            Option("license", "of the weights: an identifier of the hub, such as apache-2.0", "NAME"),
+            Option("data-license", "of the images it was trained on, where it is not known", "NAME"),
+            Option("card", "only write README.md, to read it or change it first"),
         ),
     ),
     Verb(
