@@ -334,6 +334,21 @@ def test_doctor_tells_which_feature_spaces_are_ready(tmp_path, monkeypatch):
     assert dict(doctor.spaces())["clip"].startswith("needs pip install 'robustok[features]'; missing")
 
 
+def test_doctor_lists_what_to_fetch_by_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    assert dict(doctor.networks())["EfficientNetLite0"] == "embedded"
+    rows = dict(doctor.to_fetch())
+    row = rows["DINOv2 ViT-B/14"]
+    assert row.startswith("download https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth")
+    assert f"(346 MB) to {tmp_path / 'dinov2_vitb14_pretrain.pth'}; SHA-256 0b8b82f8" in row
+    assert row.endswith("licence Apache-2.0")
+    assert "SHA-256 unknown" in rows["DINO ViT-S/16"]
+    (tmp_path / "dino_deitsmall16_pretrain.pth").touch()
+    assert "DINO ViT-S/16" not in dict(doctor.to_fetch())
+    assert dict(doctor.networks())["DINO"] == f"DINO ViT-S/16, in {tmp_path / 'dino_deitsmall16_pretrain.pth'}"
+
+
 def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
     """Every stage for real, tiny: two classes, dark and bright."""
     random = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from robustok.cli.options import Command, bold, table
 from robustok.evaluation import lpips
 from robustok.evaluation.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
 from robustok.runtime.weights import HubModel, WeightFile
+from robustok.training import pretrained
 from robustok.training.optim import autocast
 
 PURPOSES = {  # of each extra
@@ -39,6 +40,8 @@ def doctor(command: Command) -> None:
         ("Machine", machine()),
         ("Embedded", embedded()),
         ("Feature spaces", spaces()),
+        ("Networks of the recipes", networks()),
+        ("To fetch by hand where there is no network", to_fetch()),
         ("Extras", extras()),
     ):
         print(f"{bold(title)}\n{table(rows)}\n")
@@ -90,30 +93,52 @@ def embedded() -> list[tuple[str, str]]:
     ]
 
 
+SPACES: dict[str, WeightFile | HubModel] = {
+    "inception": inception.WEIGHTS,
+    "dinov2, dinov2-224": dinov2.MODEL,
+    "clip": clip.MODEL,
+    "siglip2": siglip2.MODEL,
+    "mae": mae.MODEL,
+    "convnextv2": convnextv2.MODEL,
+    "lpips": lpips.VGG,
+    "lpips, heads": lpips.HEADS,
+}
+NETWORKS: dict[str, WeightFile | HubModel] = {
+    "DINOv2": pretrained.DINOV2_B14,
+    "DINO": pretrained.DINO_S16,
+    "LPIPSVGG": lpips.VGG,
+    "LPIPSVGG, heads": lpips.HEADS,
+}
+
+
 def spaces() -> list[tuple[str, str]]:
     """Each feature space, and LPIPS: where its weights are, or how to get them."""
-    published: dict[str, WeightFile | HubModel] = {
-        "inception": inception.WEIGHTS,
-        "dinov2, dinov2-224": dinov2.MODEL,
-        "clip": clip.MODEL,
-        "siglip2": siglip2.MODEL,
-        "mae": mae.MODEL,
-        "convnextv2": convnextv2.MODEL,
-        "lpips": lpips.VGG,
-        "lpips, heads": lpips.HEADS,
-    }
     rows = [("lite0", "embedded")]
-    for name, weights in published.items():
-        place = weights.located()
-        state = (
-            f"{weights.title}, in {place}"
-            if place
-            else f"missing: it is downloaded when asked for; without a network {weights.remedy()}"
-        )
+    for name, weights in SPACES.items():
+        state = ready(weights)
         if isinstance(weights, HubModel) and find_spec("transformers") is None:
             state = f"needs pip install 'robustok[features]'; {state}"
         rows.append((name, state))
     return rows
+
+
+def networks() -> list[tuple[str, str]]:
+    """Each pretrained network that recipes train with, by the name of its config: where it is, or how to get it."""
+    return [("EfficientNetLite0", "embedded")] + [(name, ready(weights)) for name, weights in NETWORKS.items()]
+
+
+def ready(weights: WeightFile | HubModel) -> str:
+    """Where weights are, or how to get them."""
+    if place := weights.located():
+        return f"{weights.title}, in {place}"
+    return f"missing: it is downloaded when asked for; without a network {weights.remedy()}"
+
+
+def to_fetch() -> list[tuple[str, str]]:
+    """Every file of weights that is not here: from where to where, how large, its hash and licence."""
+    wanted = {weights.title: weights for weights in (SPACES | NETWORKS).values() if weights.located() is None}
+    rows = [(title, f"{weights.remedy()}; {weights.about()}") for title, weights in wanted.items()]
+    return rows or [("nothing", "all weights are here")]
 
 
 def extras() -> list[tuple[str, str]]:

@@ -39,8 +39,7 @@ class Option:
         """The option as help writes it."""
         if self.positional:
             return self.name
-        choices = "|".join(self.choices)
-        return " ".join(filter(None, (f"--{self.name}", choices or self.value)))
+        return " ".join(filter(None, (f"--{self.name}", self.value or "|".join(self.choices))))
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Verb:
     preset: str = ""  # "module:function" from a preset's name to the config whose settings can be typed
     chosen_by: tuple[str, ...] = ("preset",)  # the options that the function takes
     resumes: bool = False  # whether the same command goes on after a stop
+    shared: bool = False  # whether the processes that torchrun started do it together; then one of them speaks
 
     @classmethod
     def named(cls, name: str, verbs: Iterable["Verb"]) -> "Verb":
@@ -71,6 +71,11 @@ class Verb:
             print(help_of(self))
         elif command.wants == LISTING:
             print(import_module("robustok.cli.settings").listing(command.over(command.start())))
+        elif self.shared:
+            distributed = import_module("robustok.runtime.distributed")
+            with distributed.processes():
+                command.options.quiet = command.quiet or not distributed.is_main()
+                load(self.work)(command)
         else:
             load(self.work)(command)
 

@@ -9,8 +9,8 @@ import torch
 
 from robustok import presets
 from robustok.adapters.published import default_sampling
-from robustok.cli.encode import cache_at
 from robustok.cli import watching
+from robustok.cli.encode import cache_at
 from robustok.cli.images import EMBEDDED, device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
@@ -23,6 +23,7 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.generators.flow import FlowSampling
 from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling
+from robustok.presets import recipes
 from robustok.runtime.logging import Progress
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer
@@ -33,31 +34,38 @@ from robustok.training.main_training import MainTraining
 from robustok.training.tuning import DecoderTuning, encode, tune_decoder
 
 OTHERS_SIGMA = 0.9  # for decoders that were trained without perturbation (arXiv 2509.12474, sec. 4.3)
+EMBEDDED_PRESETS = {
+    "demo": presets.demo,
+    "smoke": presets.smoke,
+    "continuous": presets.continuous,
+    "continuous-smoke": presets.continuous_smoke,
+}
 SHARE_HELD_OUT = 10  # of a small set of images, one in so many is held out
 
 
 def stages_of(name: str) -> Demo:
     """The settings of all stages by the name of a preset."""
-    return {
-        "demo": presets.demo,
-        "smoke": presets.smoke,
-        "continuous": presets.continuous,
-        "continuous-smoke": presets.continuous_smoke,
-    }[name]()
+    return EMBEDDED_PRESETS[name]()
 
 
 def tokenizer_preset(name: str | None = None) -> MainTraining | AutoencoderTraining:
     """Main training as a preset has it."""
+    if name in recipes.names(recipes.TOKENIZERS):
+        return recipes.recipe(name, recipes.TOKENIZERS)
     return stages_of(name or "demo").main
 
 
 def generator_preset(name: str | None = None) -> GeneratorTraining:
     """Generator training as a preset has it."""
+    if name in recipes.names(recipes.GENERATORS):
+        return recipes.recipe(name, recipes.GENERATORS)
     return stages_of(name or "demo").generator
 
 
 def decoder_preset(name: str | None = None) -> DecoderTuning:
     """Post-training as a preset has it."""
+    if name in recipes.names(recipes.DECODERS):
+        return recipes.recipe(name, recipes.DECODERS)
     run = stages_of(name or "demo")
     return DecoderTuning(post=run.post, sampling=run.sampling, sigma=run.sigma, pairs=run.pairs, held_out=run.held_out)
 
@@ -99,7 +107,8 @@ def train_generator(command: Command) -> None:
     make_cache, classes = _to_train_on(command, tokenizer)
     fitting = replace(preset, generator=_fitting(preset, tokenizer, classes))
     config = watching.tracked(command, command.over(fitting))
-    looks = watching.of_generator(command, tokenizer, stages_of(command.preset).sampling, config.loop.steps)
+    sampling = stages_of(command.preset).sampling if command.preset in EMBEDDED_PRESETS else None
+    looks = watching.of_generator(command, tokenizer, sampling, config.loop.steps)
     generator_training.train_generator(config, make_cache(), command.out, device=device, quiet=command.quiet, **looks)
     _say(command, f"generator: {command.out}")
 
@@ -150,7 +159,7 @@ def post_train(command: Command) -> None:
     own = {Sampling: AutoregressiveModel, FlowSampling: DiffusionTransformerModel}
     if type(generator) is not own[type(preset.sampling)]:  # one of another family may derive from it
         preset = replace(preset, sampling=default_sampling(generator))
-    if not isinstance(tokenizer, Tokenizer | Autoencoder):
+    if not isinstance(tokenizer, Tokenizer | Autoencoder) and command.preset in EMBEDDED_PRESETS:
         preset = replace(preset, sigma=OTHERS_SIGMA)
     images = _images(command, tokenizer.image_size)
     held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)

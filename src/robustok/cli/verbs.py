@@ -36,12 +36,32 @@ def at_least_one(text: str) -> int:
 
 
 PRESETS = ("demo", "smoke", "continuous", "continuous-smoke")
-WHICH = Option(
-    "PRESET",
-    "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path); continuous and "
-    "continuous-smoke are the same without a codebook",
-    choices=PRESETS,
+TOKENIZERS = (
+    "robustok_imagenet256",
+    "robustok_unperturbed",
+    "robustok_unannealed",
+    "robustok_beta_half",
+    "robustok_annealed_to_zero",
+    "robustok_reference_code",
+    "continuous_imagenet256",
 )
+GENERATORS = ("rar_b", "rar_l", "llamagen_b", "llamagen_l", "sit_xl", "lightningdit_xl")
+DECODERS = ("post_robustok", "post_off_the_shelf", "post_reference_code")
+
+
+def which(name: str, *recipes: str) -> Option:
+    """The preset of a stage: one of the demo's, or a recipe on ImageNet in one of three sizes."""
+    return Option(
+        name,
+        "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path); continuous and "
+        "continuous-smoke are the same without a codebook. On ImageNet (docs/recipes.md), each also with -one_gpu (the "
+        f"same batch in parts, for 24 GB) or -smoke behind it: {', '.join(recipes)}",
+        "NAME",
+        choices=(*PRESETS, *(f"{recipe}{size}" for recipe in recipes for size in ("", "-one_gpu", "-smoke"))),
+        default=None if name.isupper() else "demo",
+    )
+
+
 IMAGES = Option(
     "images",
     "a folder of images, one sub-folder per class or all in one place; tar shards ('train-{000..127}.tar', also at an "
@@ -94,7 +114,6 @@ SIZE = Option(
     at_least_one,
 )
 QUIET = Option("quiet", "say nothing on the way")
-
 TRACKER = Option(
     "tracker",
     "where metrics also go, beside metrics.jsonl; may come several times",
@@ -152,7 +171,7 @@ VERBS = (
         "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.",
         "robustok.cli.stages:train_tokenizer",
         (
-            WHICH,
+            which("PRESET", *TOKENIZERS),
             Option("tokenizer", f"train this one further: a folder of a tokenizer, {OTHERS}", "NAME", Path),
             FIELDS,
             IMAGES,
@@ -173,6 +192,7 @@ VERBS = (
         ),
         preset="robustok.cli.stages:tokenizer_preset",
         resumes=True,
+        shared=True,
     ),
     Verb(
         "train-generator",
@@ -185,7 +205,7 @@ VERBS = (
         "generator.codebook_size, .tokens and .channels follow from the tokenizer, generator.classes from the images.",
         "robustok.cli.stages:train_generator",
         (
-            WHICH,
+            which("PRESET", *GENERATORS),
             TOKENIZER,
             FIELDS,
             CACHE_IMAGES,
@@ -207,6 +227,7 @@ VERBS = (
         ),
         preset="robustok.cli.stages:generator_preset",
         resumes=True,
+        shared=True,
     ),
     Verb(
         "post-train",
@@ -221,7 +242,7 @@ VERBS = (
         "families; other families are sampled as published, where that is known.",
         "robustok.cli.stages:post_train",
         (
-            Option("preset", "what to start from", choices=PRESETS, default="demo"),
+            which("preset", *DECODERS),
             TOKENIZER,
             FIELDS,
             GENERATOR,
@@ -236,6 +257,7 @@ VERBS = (
         ),
         preset="robustok.cli.stages:decoder_preset",
         resumes=True,
+        shared=True,
     ),
     Verb(
         "encode",
@@ -283,6 +305,7 @@ VERBS = (
             QUIET,
         ),
         preset="robustok.cli.results:sampling_preset",
+        shared=True,
     ),
     Verb(
         "export",

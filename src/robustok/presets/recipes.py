@@ -66,7 +66,16 @@ def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
 def table() -> str:
     """All runs in Markdown: what is trained, for how long, what was reached."""
     rows: list[tuple[str, ...]] = [
-        ("run", "what it is", "trained", "steps x images", "parts on one GPU", "learning rate", "what it reached")
+        (
+            "run",
+            "what it is",
+            "trained",
+            "steps x images",
+            "parts on one GPU",
+            "learning rate",
+            "cost",
+            "what it reached",
+        )
     ]
     for recipes in (TOKENIZERS, GENERATORS, DECODERS):
         rows += [row(name, make) for name, make in recipes.items()]
@@ -78,37 +87,46 @@ def table() -> str:
 
 def row(name: str, make: Recipe) -> tuple[str, ...]:
     """One run: its docstring, and what its config says."""
-    summary, reached = told(make)
+    summary, cost, reached = told(make)
     config = make("paper")
     stage, one = (c.post if isinstance(c, DecoderTuning) else c for c in (config, make("one_gpu")))
     millions = f"{parameters(config) / 1e6:.0f} M"
     length = f"{stage.loop.steps:,} x {stage.loop.batch_size:,}"
-    return f"`{name}`", summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", reached
+    return f"`{name}`", summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", cost, reached
 
 
-def told(make: Recipe) -> tuple[str, str]:
-    """(what a run is, what it reached), from its docstring."""
-    paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(make) or "").split("\n\n")]
-    return paragraphs[0].rstrip("."), paragraphs[-1].rstrip(".")
+def told(make: Recipe) -> tuple[str, str, str]:
+    """(what a run is, what it costs, what it reached): the first and the last two paragraphs of its docstring.
+
+    Costs are counted, not measured: floating-point operations, and hours of one H100 at 40 % of its 989 TFLOP/s in
+    bfloat16.
+    """
+    paragraphs = [" ".join(part.split()).rstrip(".") for part in (inspect.getdoc(make) or "").split("\n\n")]
+    return paragraphs[0], paragraphs[-2].removeprefix("Cost: "), paragraphs[-1]
+
+
+def build(config: TokenizerConfig | AutoencoderConfig) -> Tokenizer | Autoencoder:
+    """A new tokenizer of either kind."""
+    return Tokenizer(config) if isinstance(config, TokenizerConfig) else Autoencoder(config)
 
 
 def parameters(config: Config) -> int:
-    """How many numbers a run trains, without those of a discriminator and a semantic head."""
-    return sum(weight.numel() for weight in network(config).parameters())
-
-
-def network(config: Config) -> torch.nn.Module:
-    """What a run trains, without memory: a decoder is that of RobusTok."""
+    """How many numbers a run trains, without those of a discriminator and a semantic head; a decoder is RobusTok's."""
+    network: torch.nn.Module
     with torch.device("meta"):
         match config:
-            case GeneratorTraining():
-                assert config.generator is not None
-                return build_generator(config.generator)
+            case MainTraining(tokenizer=part) | AutoencoderTraining(tokenizer=part) if part is not None:
+                network = build(part)
+            case GeneratorTraining(generator=part) if part is not None:
+                network = build_generator(part)
             case DecoderTuning():
-                return network(tokenizers.robustok_imagenet256()).get_submodule("decoder")
-        match config.tokenizer:
-            case TokenizerConfig():
-                return Tokenizer(config.tokenizer)
-            case AutoencoderConfig():
-                return Autoencoder(config.tokenizer)
-    raise ValueError("a run without a network of its own has no number of parameters; give a preset's config")
+                tokenizer = tokenizers.robustok_imagenet256().tokenizer
+                assert tokenizer is not None
+                network = build(tokenizer).decoder
+            case _:
+                raise ValueError("a run that trains a given model has no number of parameters of its own")
+    return sum(weight.numel() for weight in network.parameters())
+
+
+if __name__ == "__main__":
+    print(table(), end="")

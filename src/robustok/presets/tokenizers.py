@@ -35,6 +35,8 @@ PARTS = 64  # of a batch on one GPU: 16 images at a time
 def robustok_imagenet256(scale: Scale = "paper") -> MainTraining:
     """RobusTok: 256 tokens of 4096 codes, DINOv2-B encoder and decoder, latent perturbation annealed to half.
 
+    Cost: 210 EFLOP, 148 hours.
+
     Published: rFID 1.02, pFID 2.28; gFID 1.83 with RAR-B and 1.60 with RAR-L. Not yet run here.
     """
     paper = MainTraining(
@@ -87,6 +89,8 @@ def objective() -> Objective:
 def robustok_unperturbed(scale: Scale = "paper") -> MainTraining:
     """Ablation: no perturbation.
 
+    Cost: 210 EFLOP, 148 hours.
+
     Published: rFID 0.91, pFID 6.98; gFID 4.13 with LlamaGen-L. Not yet run here.
     """
     return perturbed(scale, beta=0.0)
@@ -94,6 +98,8 @@ def robustok_unperturbed(scale: Scale = "paper") -> MainTraining:
 
 def robustok_unannealed(scale: Scale = "paper") -> MainTraining:
     """Ablation: perturbation at full strength to the end.
+
+    Cost: 210 EFLOP, 148 hours.
 
     Published: rFID 1.58, pFID 3.61; gFID 3.93 with LlamaGen-L. Not yet run here.
     """
@@ -103,6 +109,8 @@ def robustok_unannealed(scale: Scale = "paper") -> MainTraining:
 def robustok_beta_half(scale: Scale = "paper") -> MainTraining:
     """Ablation: half of the images perturbed, at full strength to the end (whether it was annealed is not told).
 
+    Cost: 210 EFLOP, 148 hours.
+
     Published: rFID 3.97, pFID 4.52; gFID 5.40 with LlamaGen-L. Not yet run here.
     """
     return perturbed(scale, beta=0.5, final_share=1.0)
@@ -111,6 +119,8 @@ def robustok_beta_half(scale: Scale = "paper") -> MainTraining:
 def robustok_annealed_to_zero(scale: Scale = "paper") -> MainTraining:
     """Ablation: perturbation annealed to nothing.
 
+    Cost: 210 EFLOP, 148 hours.
+
     Published: rFID 0.97, pFID 4.89; gFID 1.97 with RAR-B. Not yet run here.
     """
     return perturbed(scale, final_share=0.0)
@@ -118,6 +128,8 @@ def robustok_annealed_to_zero(scale: Scale = "paper") -> MainTraining:
 
 def robustok_reference_code(scale: Scale = "paper") -> MainTraining:
     """What the released code does: tokens perturbed by chance, of the batch's first images; no clipping, no revival.
+
+    Cost: 210 EFLOP, 148 hours.
 
     Published: the scores of `robustok_imagenet256` are those of the authors' code. Not yet run here.
     """
@@ -138,6 +150,8 @@ def continuous_imagenet256(scale: Scale = "paper") -> AutoencoderTraining:
     """A continuous twin: 128 latents of 32 channels as MAETok's (arXiv 2502.03444), with perturbed latents.
 
     40 to 60 % of the patches are hidden; MAETok's auxiliary decoders are not here.
+
+    Cost: not counted.
 
     Not yet run by anybody.
     """
