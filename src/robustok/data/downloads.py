@@ -3,7 +3,8 @@
 Whole rather than by range: every image is read once an epoch, so ranges would fetch the same bytes again each epoch,
 a request an image, and a server that stalls would stall training. A stopped download goes on where it was; a file is
 whole or not there; several processes share one folder. `ROBUSTOK_DATA_LIMIT` (GB) bounds the folder: shards that were
-not used for longest make room, which with `window` streams a set that is larger than the disk.
+not used for longest make room, which with `window` streams a set that is larger than the disk; one shard is fetched at
+a time then, else several.
 """
 
 import json
@@ -12,7 +13,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from errno import ENOSPC
 from hashlib import sha256
 from http.client import HTTPException
@@ -67,9 +68,11 @@ class Downloads:
         """The file of an address, fetched if it is not here. Raises ValueError if it cannot be had."""
         path = self._place(address)
         if not self._is_here(address):
-            with alone(path):
+            limited = _limit() < float("inf")
+            with alone(path), alone(self.folder / "room") if limited else nullcontext():
                 if not self._is_here(address):
-                    self._make_room(self.remote[address].size)
+                    if limited:
+                        self._make_room(self.remote[address].size, path)
                     _fetch(address, self.remote[address], path)
         now = time.time()
         if now - self._used.get(path, 0) > MARKED_EVERY:
@@ -114,17 +117,17 @@ class Downloads:
                 f"{room / 1e9:.3g} GB; make room, set ROBUSTOK_DATA to another folder or {LIMIT} to more GB{less}"
             )
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, size: int, own: Path) -> None:
         """Remove the shards that were used longest ago until one more fits."""
-        with alone(self.folder / "room"):
-            paths = [path for path in self.folder.glob("*/*") if path.suffix not in (".json", ".lock", ".partial")]
-            files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in paths if path.is_file())
-            taken, limit = sum(size for _, size, _ in files), _limit()
-            for _, bytes_there, path in files:
-                if taken + size <= limit and size < shutil.disk_usage(self.folder).free * (1 - SPARE):
-                    return
-                path.unlink(missing_ok=True)
-                taken -= bytes_there
+        others = [path for path in self.folder.glob("*/*") if path.suffix not in (".json", ".lock")]
+        others = [path for path in others if not path.name.startswith(own.name)]
+        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in others)
+        taken = sum(size for _, size, _ in files)
+        for _, bytes_there, path in files:
+            if taken + size <= _limit():
+                return
+            path.unlink(missing_ok=True)
+            taken -= bytes_there
 
 
 def _limit() -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from robustok.data.images import short_hash
 from robustok.data.listing import Listing, listing_of
 from robustok.data.order import Windows
-from robustok.data.pictures import Errors, Pictures, check_classes, some
+from robustok.data.pictures import BrokenFileError, Errors, Pictures, check_classes, some
 
 
 class FolderFiles:
@@ -38,7 +38,10 @@ class FolderFiles:
         return len(self.listing.names)
 
     def read(self, index: int) -> bytes:
-        return self.file(index).read_bytes()
+        try:
+            return self.file(index).read_bytes()
+        except OSError as error:  # a link to nowhere, a bad sector
+            raise BrokenFileError(f"{self.name(index)} in {self.place}", error.strerror or str(error)) from error
 
     def name(self, index: int) -> str:
         return self.listing.names[index]

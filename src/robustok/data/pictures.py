@@ -216,7 +216,10 @@ class Pictures:
         """For every file what is wrong with it, or its width and height."""
 
         def outcome(number: int) -> Broken | tuple[int, int]:
-            data = self.source.read(number)
+            try:
+                data = self.source.read(number)
+            except BrokenFileError as error:
+                return Broken(self.source.name(number), error.reason)
             try:
                 return decoding.check(BytesIO(data))
             except Exception as error:

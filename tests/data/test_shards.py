@@ -1,0 +1,142 @@
+"""Folders of shards: any number of processes, kills, disks without room, what is read and what is not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustok.data import shards
+from robustok.data.shards import Shards, write_shards
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import torch
+from robustok.data.shards import write_shards
+
+folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+
+def make(rows):
+    with (folder / f"made-by-{sys.argv[3]}").open("a") as log:
+        log.write(f"{rows.start}\\n")
+    time.sleep(seconds)
+    return {"rows": torch.arange(rows.start, rows.stop).view(-1, 1).expand(-1, 3).contiguous()}
+
+print("ready", flush=True)
+write_shards(folder, "rows", {"of": "a test"}, 40, make, shard_size=4)
+"""
+
+
+def writer(folder: Path, seconds: float, name: str) -> subprocess.Popen:
+    words = [sys.executable, "-c", WRITER, str(folder), str(seconds), name]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def made(folder: Path) -> list[list[int]]:
+    return [[int(line) for line in log.read_text().split()] for log in sorted(folder.glob("made-by-*"))]
+
+
+def test_processes_share_the_work_and_one_that_is_killed_leaves_nothing(tmp_path):
+    """Two at once, one of them killed while it makes a shard: the other one makes it again."""
+    doomed = writer(tmp_path, 60, "doomed")
+    until(lambda: made(tmp_path))
+    other = writer(tmp_path, 0.01, "other")
+    try:
+        until(lambda: len(list(tmp_path.glob("*.safetensors"))) == 9)
+        assert other.poll() is None, "it waits for the shard that the other one is making"
+        doomed.send_signal(signal.SIGKILL)
+        assert other.wait(20) == 0
+    finally:
+        doomed.kill()
+        other.kill()
+        doomed.wait()
+    mine, others = made(tmp_path)
+    assert len(mine) == 1
+    assert sorted(others) == list(range(0, 40, 4))  # the unfinished one among them
+    assert torch.equal(Shards(tmp_path, "rows").column("rows")[:, 2], torch.arange(40))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing happened for a minute")
+
+
+def rows(numbers: range) -> dict[str, torch.Tensor]:
+    return {"rows": torch.arange(numbers.start, numbers.stop).view(-1, 1, 1) + torch.arange(5).view(1, 5, 1)}
+
+
+def test_rows_are_taken_in_the_order_asked_for(tmp_path):
+    write_shards(tmp_path, "rows", {}, 23, rows, shard_size=4)
+    read = Shards(tmp_path, "rows")
+    asked = torch.tensor([22, 0, 7, 8, 7, 15])
+    assert torch.equal(read.take("rows", asked)[:, 0, 0], asked)
+    within = torch.tensor([0, 4, 1, 2, 3, 0])
+    assert torch.equal(read.take("rows", asked, within)[:, 0], asked + within)
+    assert (len(read), read.shape("rows"), read.names()) == (23, (5, 1), ["rows"])
+
+
+def test_a_folder_larger_than_memory_is_read_in_place(tmp_path):
+    """64 MB of rows, of which 100 are touched: what the process holds grows by far less."""
+    mb = 2**20
+    write_shards(
+        tmp_path, "rows", {}, 64, lambda part: {"rows": torch.zeros(len(part), mb, dtype=torch.uint8)}, shard_size=32
+    )
+    Shards(tmp_path, "rows")
+    before = held()
+    assert Shards(tmp_path, "rows").take("rows", torch.tensor([40, 3])).shape == (2, mb)
+    assert held() - before < 16
+
+
+def held() -> int:
+    """Megabytes that only this process holds."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) // 1024
+
+
+def test_hashes_are_checked_once_and_again_when_a_shard_changes(tmp_path, monkeypatch):
+    write_shards(tmp_path, "rows", {}, 8, rows, shard_size=4)
+    hashed = []
+    own = shards._hash
+    monkeypatch.setattr(shards, "_hash", lambda tensors: hashed.append(0) or own(tensors))
+    for looks in (2, 2):
+        Shards(tmp_path, "rows")
+        assert len(hashed) == looks
+    path = tmp_path / "00001-of-00002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="00001-of-00002.safetensors is damaged"):
+        Shards(tmp_path, "rows")
+
+
+def test_a_disk_without_room_is_said_before_anything_is_made(tmp_path, monkeypatch):
+    usage = shards.shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(ValueError, match="3 GB of rows are to be written to .*, where 1 GB are free; make room or"):
+        write_shards(tmp_path, "rows", {}, 3000, rows, shard_size=1000, row_bytes=10**6)
+    assert not list(tmp_path.glob("*.safetensors"))
+    write_shards(tmp_path / "small", "rows", {}, 8, rows, shard_size=4, row_bytes=20)
+    assert np.array_equal(Shards(tmp_path / "small", "rows").column("rows")[:, 0, 0], range(8))
+
+
+def test_a_reader_without_the_right_to_write_reads(tmp_path, monkeypatch):
+    write_shards(tmp_path, "rows", {}, 8, rows, shard_size=4)
+
+    def refused(path):
+        raise PermissionError("somebody else's folder")
+
+    monkeypatch.setattr(shards, "alone", refused)
+    monkeypatch.setattr(shards, "write_json", lambda *arguments: refused(None))
+    assert len(Shards(tmp_path, "rows")) == 8
+    assert not (tmp_path / shards.VERIFIED).exists()
