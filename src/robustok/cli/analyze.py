@@ -10,29 +10,34 @@ from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.evaluation.analysis.analyze import Result
 from robustok.evaluation.analysis.analyze import analyze as analyze_images
+from robustok.evaluation.analysis.latents import LatentAnalysis, analyze_latents
 from robustok.evaluation.features import extractor
+from robustok.generators.flow import LatentGenerator
 from robustok.generators.sampling import TokenGenerator
 from robustok.report.analysis import page
 from robustok.report.analysis_tables import NAMES, ways
 from robustok.report.findings import findings
-from robustok.report.markup import percent
+from robustok.report.markup import ALPHA, percent
 from robustok.report.run import Grid
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.logging import Progress
 from robustok.shapes import Pixels
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 
 def analyze(command: Command) -> None:
-    """Numbers in `analysis.json`, the same with charts and images in `analysis.html`, the main ones printed."""
+    """Numbers in `analysis.json`, the main ones printed; of tokens also `analysis.html`, with charts and images."""
     device = device_of(command.device)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
     tuned = tokenizer_of(command.tuned, device, command.fields) if command.tuned else None
+    if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
+        _latents(command, tokenizer, generator)
+        return
     if not isinstance(tokenizer, AnyTokenizer) or not isinstance(generator, TokenGenerator):
         raise ValueError(
-            "analyze compares tokens, so it needs a tokenizer with a codebook and a generator of tokens; "
-            "for continuous latents, robustok evaluate scores reconstruction and generation"
+            "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator of "
+            "latents; give two that belong together"
         )
     sampling = command.over(default_sampling(generator))
     images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
@@ -52,6 +57,61 @@ def analyze(command: Command) -> None:
     if not command.quiet:
         print(in_tables(result))
         print(f"\nnumbers: {command.out / 'analysis.json'}\npage: {command.out / 'analysis.html'}")
+
+
+def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: LatentGenerator) -> None:
+    """Numbers in `analysis.json`, the main ones printed."""
+    if command.tuned:
+        raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
+    sampling = command.over(default_sampling(generator))
+    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
+    analysis = analyze_latents(
+        tokenizer,
+        generator,
+        images,
+        sampling=sampling,
+        count=command.count,
+        seed=command.seed,
+        progress=_Steps(command.quiet),
+    )
+    write_json(command.out / "analysis.json", analysis.to_plain())
+    if not command.quiet:
+        print(of_latents(analysis))
+        print(f"\nnumbers: {command.out / 'analysis.json'}")
+
+
+def of_latents(analysis: LatentAnalysis) -> str:
+    """What is printed of latents: what comes back from noise, channels, and the noise that imitates the generator."""
+    returned = [
+        (
+            f"{back.how}, noise level {back.level:g}",
+            f"own image {back.own:.3g}   nearest {back.nearest:.3g}   spread {back.spread:.3g}   "
+            f"apart {back.apart:.3g} ({back.apart_interval[0]:.3g} to {back.apart_interval[1]:.3g})",
+        )
+        for back in analysis.returns
+    ]
+    channels = [
+        (
+            "mean, farthest off",
+            f"{max(map(abs, analysis.shift)):.3g}, other real {max(map(abs, analysis.shift_floor)):.3g}",
+        ),
+        ("spread", f"{min(analysis.spread):.3g} to {max(analysis.spread):.3g}"),
+        ("other real", f"{min(analysis.spread_floor):.3g} to {max(analysis.spread_floor):.3g}"),
+    ]
+    found = analysis.imitation
+    best = f"{ALPHA} {found.best.alpha:g}, s {found.best.strength:g}"
+    imitation = (
+        f"{best} is nearest to the generated latents ({percent(found.wins)} of random halves); it closes "
+        f"{percent(min(1.0, found.gain / found.undisturbed), 0)} of the distance to real ones as they are."
+        if found.gain_interval[0] > 0
+        else f"No noise is nearer to the generated latents than none, beyond chance (nearest: {best})."
+    )
+    parts = (
+        (f"Latents that come back from noise (squared MMD of two real sets: {analysis.floor:.3g})", returned),
+        ("Channels of generated latents, in real standard deviations", channels),
+        ("Found", [("1", imitation)]),
+    )
+    return "\n\n".join(f"{title}\n{table(rows)}" for title, rows in parts)
 
 
 def in_tables(result: Result) -> str:

@@ -114,7 +114,7 @@ def imitate(
         generator = stream(seed, "imitation")
         noisy = embedded(perturb(tokens.cpu(), near[:, : cell.delta], cell.alpha, 1.0, generator=generator))
         for name in others:
-            found[name].append(_distances(noisy, others[name]))
+            found[name].append(distances(noisy, others[name]))
         tell((number + 1) * len(tokens), len(cells) * len(tokens))
     to_cells = {
         name: {view: torch.stack([by[view] for by in all_]) for view in all_[0]} for name, all_ in found.items()
@@ -122,19 +122,19 @@ def imitate(
     return Imitation(
         grid=cells,
         in_pfid=tuple(cell in grid(len(codebook)) for cell in cells),
-        floor={view: float(value[0]) for view, value in _distances(unperturbed, others["real"]).items()},
+        floor={view: float(value[0]) for view, value in distances(unperturbed, others["real"]).items()},
         from_real={view: tuple(of_cells[:, 0].tolist()) for view, of_cells in to_cells["real"].items()},
         targets=tuple(
             _target(name, view, cells, of_cells, to_cells["real"][view], to_real[view], to_unperturbed[view])
             for name in targets
-            for to_real in [_distances(others["real"], others[name])]
-            for to_unperturbed in [_distances(unperturbed, others[name])]
+            for to_real in [distances(others["real"], others[name])]
+            for to_unperturbed in [distances(unperturbed, others[name])]
             for view, of_cells in to_cells[name].items()
         ),
     )
 
 
-def _distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> dict[str, Tensor]:
+def distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> dict[str, Tensor]:
     """Squared MMD in every view, and in the first two jointly: that of the sum of their kernels, half of each."""
     by_view = {view: embedded.mmd(other[view]) for view, embedded in one.items()}
     return {JOINT: (by_view["image"] + by_view["codes"]) / 2, **by_view}
