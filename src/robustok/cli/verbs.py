@@ -47,6 +47,7 @@ TOKENIZERS = (
 )
 GENERATORS = ("rar_b", "rar_l", "llamagen_b", "llamagen_l", "sit_xl", "lightningdit_xl")
 DECODERS = ("post_robustok", "post_off_the_shelf", "post_reference_code")
+SIZES = ("", "-one_gpu", "-smoke")  # of each of these: the paper's, and two others
 
 
 def which(name: str, *recipes: str) -> Option:
@@ -57,7 +58,7 @@ def which(name: str, *recipes: str) -> Option:
         "continuous-smoke are the same without a codebook. On ImageNet (docs/recipes.md), each also with -one_gpu (the "
         f"same batch in parts, for 24 GB) or -smoke behind it: {', '.join(recipes)}",
         "NAME",
-        choices=(*PRESETS, *(f"{recipe}{size}" for recipe in recipes for size in ("", "-one_gpu", "-smoke"))),
+        choices=(*PRESETS, *(f"{recipe}{size}" for recipe in recipes for size in SIZES)),
         default=None if name.isupper() else "demo",
     )
 
@@ -486,6 +487,8 @@ VERBS = (
         "Tells how often, where and how far generated tokens leave real ones, how the codes are used, which "
         "perturbation imitates the generator, and what that does to images: off the real ones, color, detail.\n"
         "Writes analysis.json and analysis.html, a page with charts that needs no other file, into --out.\n"
+        "Without a codebook: how far latents that come back from noise are from real ones, which noise imitates the "
+        "generator; numbers only.\n"
         "Settings say how tokens are drawn, as for sample: give those that the generator is used with.",
         "robustok.cli.analyze:analyze",
         (
@@ -514,6 +517,39 @@ VERBS = (
         "Reads a run's folder, finished or not. Writes report.html into it, which needs no other file.",
         "robustok.cli.results:report",
         (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path),),
+    ),
+    Verb(
+        "cost",
+        LOOK,
+        "what a full-scale run would take on some kind of GPU: memory, hours, traffic, storage",
+        "Reads nothing but the preset. Runs one step of it without data, counts its products and bytes, and prints "
+        "what follows for a kind of GPU: a table with a column for each number of GPUs, or JSON with --json. It is an "
+        "estimate, and says what it assumes.",
+        "robustok.cli.cost:cost",
+        (
+            Option(
+                "PRESET",
+                f"a run on ImageNet (docs/recipes.md): {', '.join((*TOKENIZERS, *GENERATORS, *DECODERS))}; each also "
+                "with -one_gpu or -smoke behind it",
+                choices=tuple(f"{run}{size}" for run in (*TOKENIZERS, *GENERATORS, *DECODERS) for size in SIZES),
+            ),
+            Option(
+                "gpu",
+                "H100, H100-PCIe, H200, B200, A100, A100-40, L40S, RTX-4090, RTX-3090, or another one that is "
+                "described by the next two",
+                "KIND",
+                required=True,
+            ),
+            Option("peak-tflops", "dense bf16 products at most, where it is not that of the data sheet", "N", float),
+            Option("memory-gb", "memory of a GPU, likewise", "N", float),
+            Option("gpus", "how many; several numbers, several columns", "N,N,N", numbers, default=(8,)),
+            Option("batch-per-gpu", "images at once; as many as fit unless given", "N", at_least_one),
+            Option("share", "of the peak that products reach", "SHARE", float, default=0.4),
+            Option("network", "GB/s from each GPU to other machines; 50 is 400 Gbit/s", "GB/S", float, default=50.0),
+            Option("json", "print JSON rather than a table"),
+            CONFIG,
+        ),
+        preset="robustok.cli.cost:preset",
     ),
     Verb(
         "doctor",

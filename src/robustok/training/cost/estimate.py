@@ -30,6 +30,7 @@ class Work:
 
     steps: int
     batch_size: int  # images of a step, over all GPUs
+    accumulate: int = 1  # parts that it is worked through in, at least
     gathered: int = 0  # bytes for each image of the global batch that every GPU gets of all others
 
 
@@ -128,8 +129,8 @@ def estimate(
 ) -> Estimate:
     """The cost of a run, from its step counted at two batches.
 
-    Without `batch_per_gpu` a GPU takes its share of the global batch in as few equal parts as fit. Raises ValueError
-    where there are more GPUs than images in a step.
+    Without `batch_per_gpu` a GPU takes its share of the global batch in as few equal parts as fit, but in as many as
+    the run asks for at least. Raises ValueError where there are more GPUs than images in a step.
     """
     small, large = counted
     peak = PeakMemory.through(small, large)
@@ -141,7 +142,7 @@ def estimate(
         )
     if batch_per_gpu is None:
         fitting = largest_batch(large, peak, cluster, strategy)
-        parts = math.ceil(share / max(1, fitting))
+        parts = max(work.accumulate, math.ceil(share / max(1, fitting)))
         batch_per_gpu = math.ceil(share / parts)
     batch_per_gpu = min(batch_per_gpu, share)
     accumulate = math.ceil(share / batch_per_gpu)

@@ -39,7 +39,8 @@ def work_of(stage: Training) -> Work:
     gathered = 0
     if isinstance(stage, MainTraining) and stage.semantic and stage.tokenizer is not None:
         gathered = 2 * 4 * stage.tokenizer.quantizer.width
-    return Work(steps=stage.loop.steps, batch_size=stage.loop.batch_size, gathered=gathered)
+    loop = stage.loop
+    return Work(steps=loop.steps, batch_size=loop.batch_size, accumulate=stage.optim.accumulate, gathered=gathered)
 
 
 def strategy_of(stage: Training) -> Strategy:
