@@ -65,7 +65,7 @@ class ParquetFiles:
         self._check_groups()
         values = pa.concat_tables(read).column(0) if read else None
         self.classes, self.labels = columns.labels(values, len(self), self.place)
-        window = window or max(2, -(-MIXED * len(self.groups) // len(self)))
+        window = min(window or max(2, -(-MIXED * len(self.groups) // len(self))), len(self.groups))
         self.windows: Windows | None = Windows(tuple(group.rows for group in self.groups), window)
         self._recent = Recent(self._load, 2 * window)
 

@@ -173,7 +173,7 @@ def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -
     if several:
         kinds = [name for name in names if key_of(name) == several[0]]
         raise ValueError(
-            f"a sample is one image, but {several[0]} has {some(kinds)}; write one of them, or labels 'none'"
+            f"a sample is one image, but {several[0]} has {some(kinds)}; keep one of them, or choose labels 'none'"
         )
     return _complete(files, wanted, values, fields)
 

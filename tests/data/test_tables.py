@@ -1,0 +1,192 @@
+"""Parquet files and Hugging Face datasets: what they hold, and what of theirs is refused."""
+
+import json
+
+import pytest
+import robustok_shards
+import torch
+
+from robustok.data import HubImages, ParquetImages, hub, open_images, parquet
+from robustok.data.folder import FolderFiles
+from robustok.data.loading import training_batch
+from robustok.data.parquet import ParquetFiles, Recent
+from robustok.data.sources import is_tar
+from robustok.data.tars import TarFiles
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+EVERYTHING = torch.arange(robustok_shards.COUNT)
+
+
+def written(folder, columns, name="train-00000-of-00001.parquet", **how):
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / name, **how)
+    return folder
+
+
+def test_row_groups_are_read_once_an_epoch(tmp_path, monkeypatch):
+    folder, read = robustok_shards.write_parquet(tmp_path / "set"), []
+    own = ParquetFiles._load
+    monkeypatch.setattr(ParquetFiles, "_load", lambda files, number: read.append(number) or own(files, number))
+    images = ParquetImages(folder, 16, window=2, workers=4)
+    groups = len(images.source.groups)
+    assert [group.rows for group in images.source.groups] == [4, 4, 4, 4, 2, 4, 4, 4]
+    for epoch in (1, 2):
+        for step in range(6):
+            training_batch(images, 5, 0, 6 * (epoch - 1) + step)
+        assert len(read) <= epoch * groups + 4  # windows of two epochs overlap in memory
+    assert set(read) == set(range(groups))
+    assert ParquetFiles(folder).windows.window == groups  # for 4,096 images or all
+
+
+def test_labels_are_numbers_or_names_or_none(tmp_path):
+    data = robustok_shards.pictures(3)
+    folder = written(tmp_path / "a", {"jpg": data, "label": ["dog", "cat", "dog"], "fine": [4, 0, 2]})
+    assert (ParquetFiles(folder).classes, ParquetFiles(folder).labels.tolist()) == (("cat", "dog"), [1, 0, 1])
+    assert ParquetFiles(folder, labels="fine").labels.tolist() == [4, 0, 2]
+    assert ParquetFiles(folder, labels="none").labels.tolist() == [0, 0, 0]
+    assert ParquetFiles(robustok_shards.write_parquet(tmp_path / "b")).classes == robustok_shards.CLASSES
+    with pytest.raises(ValueError, match="has no column 'coarse'; choose labels from jpg, label, fine, or 'none'"):
+        ParquetFiles(folder, labels="coarse")
+    hidden = written(tmp_path / "c", {"image": data, "label": [-1, -1, 2]})
+    with pytest.raises(ValueError, match="2 of 3 images in .* have no 'label', as in test splits; choose another"):
+        ParquetFiles(hidden)
+
+
+def test_paths_instead_of_images_are_an_error_that_says_why(tmp_path):
+    cells = [{"bytes": None, "path": "/gone/0.png"}, {"bytes": None, "path": "/gone/1.png"}]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    folder = written(tmp_path / "a", {"image": pa.array(cells, kind), "label": [0, 1]})
+    with pytest.raises(ValueError, match="row 1 of .* is a path, /gone/1.png, not an image: .*embed_table_storage"):
+        ParquetImages(folder, 16).images(torch.tensor([1]))
+    there = tmp_path / "0.png"
+    there.write_bytes(robustok_shards.pictures(1)[0])
+    cells = [{"bytes": None, "path": str(there)}]
+    folder = written(tmp_path / "b", {"image": pa.array(cells, kind), "label": [0]})
+    assert ParquetImages(folder, 16).images(torch.tensor([0])).shape == (1, 3, 16, 16)
+
+
+def test_parquet_that_cannot_be_trained_on_is_refused(tmp_path, monkeypatch):
+    data = robustok_shards.pictures(4)
+    folder = written(tmp_path / "set", {"image": data})
+    written(folder, {"image": data}, "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"holds the splits test, train; give a pattern .* '.*/train-\*.parquet'"):
+        ParquetFiles(folder)
+    assert len(ParquetFiles(f"{folder}/test-*.parquet")) == 4
+    with pytest.raises(ValueError, match=r"no column of .* holds images.*; found text \(string\)"):
+        ParquetFiles(written(tmp_path / "texts", {"text": ["a"]}))
+    with pytest.raises(ValueError, match="there is no parquet file in .*nowhere; give a file, a folder or a pattern"):
+        ParquetFiles(tmp_path / "nowhere")
+    monkeypatch.setattr(parquet, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="row group 0 of .* has 4 rows, .* GB, .*; write the file again with row_gro"):
+        ParquetFiles(f"{folder}/test-*.parquet")
+    monkeypatch.undo()
+    file = folder / "test-00000-of-00001.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match="cannot be read as parquet .*; fetch it again"):
+        ParquetFiles(file)
+    file.write_bytes(whole)
+    images = ParquetImages(file, 16)
+    file.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match="row group 0 of .* is damaged or cut short .*; fetch it again"):
+        images.images(torch.tensor([0]))
+
+
+def test_what_fails_to_load_is_loaded_again():
+    answers = [OSError("once"), "there"]
+
+    def load(number):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    recent = Recent(load, 2)
+    with pytest.raises(OSError, match="once"):
+        recent[0]
+    assert recent[0] == "there"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """What `save_to_disk` leaves, and a dataset dictionary."""
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path_factory.mktemp("hub")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(robustok_shards.CLASSES))}
+    )
+    cells = [{"bytes": data, "path": None} for data in robustok_shards.pictures()]
+    columns = {"image": cells, "label": [robustok_shards.label(i) for i in range(robustok_shards.COUNT)]}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    dataset.save_to_disk(root / "saved", num_shards=3)
+    datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(root / "splits")
+    robustok_shards.write_folder(root / "folder" / "train")
+    return root
+
+
+def test_a_saved_dataset_is_read_in_place_and_goes_on_with_the_very_next_image(saved):
+    images = HubImages(saved / "saved", 16)
+    folder = open_images(saved / "folder" / "train", 16)
+    assert torch.equal(images.images(EVERYTHING), folder.images(EVERYTHING))
+    assert (images.classes, images.labels.tolist()) == (robustok_shards.CLASSES, folder.labels.tolist())
+    straight = torch.cat([training_batch(images, 7, 0, step) for step in range(9)])
+    again = [training_batch(HubImages(saved / "saved", 16, workers=2), 7, 0, step) for step in range(6, 9)]
+    assert torch.equal(torch.cat(again), straight[42:])
+    assert images.describe() == HubImages(saved / "saved", 16).describe()
+    with pytest.raises(ValueError, match="splits holds the splits train, test; give one of them: .*splits/train"):
+        HubImages(saved / "splits", 16)
+    (saved / "broken").mkdir()
+    (saved / "broken" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "gone.arrow"}]}))
+    with pytest.raises(ValueError, match="broken is no whole folder of Dataset.save_to_disk .*; save it again"):
+        HubImages(saved / "broken", 16)
+
+
+def test_a_dataset_by_name(saved, monkeypatch, tmp_path):
+    """The hub is not asked: a local folder has the same loader."""
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        if name == "nobody/nothing":
+            raise FileNotFoundError("Dataset 'nobody/nothing' doesn't exist on the Hub\nmore")
+        return datasets.load_from_disk(str(saved / "saved"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    images = HubImages("hf:somebody/pets", 16)
+    assert HubImages("hf:somebody/pets:validation", 16).describe()["name"] == "pets:validation"
+    assert asked == [("somebody/pets", "train"), ("somebody/pets", "validation")]
+    assert torch.equal(images.images(EVERYTHING), HubImages(saved / "saved", 16).images(EVERYTHING))
+    with pytest.raises(
+        ValueError, match="hf:nobody/nothing cannot be had .Dataset 'nobody/nothing' doesn't exist on t"
+    ):
+        HubImages("hf:nobody/nothing", 16)
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+    for module, name in (("pyarrow", tmp_path / "a.parquet"), ("datasets", "hf:somebody/pets")):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+        with pytest.raises(ValueError, match=rf"takes {module}; pip install 'robustok\[data\]'"):
+            open_images(name, 16)
+
+
+def test_the_kind_of_a_set_is_told_by_its_name(saved, tmp_path, monkeypatch):
+    pattern = robustok_shards.write_tars(tmp_path / "tars")
+    robustok_shards.write_parquet(tmp_path / "parquet" / "data")
+    sets = {
+        TarFiles: (pattern, str(tmp_path / "tars"), str(tmp_path / "tars" / "*.tar")),
+        ParquetFiles: (str(tmp_path / "parquet"), str(tmp_path / "parquet" / "data" / "train-*.parquet")),
+        hub.ArrowFiles: (str(saved / "saved"),),
+        FolderFiles: (str(saved / "folder" / "train"),),
+    }
+    for kind, names in sets.items():
+        for name in names:
+            images = open_images(name, 16)
+            assert (type(images.source), len(images), len(images.classes)) == (kind, robustok_shards.COUNT, 3)
+    assert open_images(saved / "folder" / "train", 16).errors == "skip"
+    monkeypatch.setattr("robustok.data.sources.CHECKED", 10)
+    assert open_images(saved / "folder" / "train", 16).errors == "defer"
+    assert is_tar("https://host/a-{00..10}.tar?token=1")
+    with pytest.raises(ValueError, match="a window is of tar shards or of parquet's row groups; leave it out for"):
+        open_images(saved / "folder" / "train", 16, window=3)
