@@ -74,7 +74,10 @@ def test_previews_are_the_same_samples_at_every_look():
             "pfid_images is 1 of 10 images; a distance needs 2",
         ),
         (lambda: tokenizer_check(images(), count=10, pfid_images=11), "pfid_images is 11 of 10 images"),
-        (lambda: generator_check(None, reference(), sampling=Sampling(), count=1), "count is 1; a distance needs 2"),
+        (
+            lambda: generator_check(None, reference(), sampling=Sampling(), count=5),
+            "count is 5; take 6 samples or more",
+        ),
     ],
 )
 def test_too_few_images_are_refused(make: Any, message: str):

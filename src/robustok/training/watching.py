@@ -28,6 +28,7 @@ from robustok.training.tuning import sample
 
 OF_TOKENIZER = ("rfid", "pfid", "psnr")  # of all scores, those that are told
 OF_GENERATOR = ("gfid", "precision", "recall")
+LEAST = 6  # samples, so that each has the neighbours that precision, density and the like ask for
 
 
 def tokenizer_check(
@@ -77,8 +78,8 @@ def generator_check(
 
     The tokenizer decodes them. Sample i starts from the same random numbers at every look.
     """
-    if count < 2:
-        raise ValueError(f"count is {count}; a distance needs 2 images or more, better a thousand")
+    if count < LEAST:
+        raise ValueError(f"count is {count}; take {LEAST} samples or more, better a thousand")
     extract = _extractor(features)
 
     def check(generator: Any, done: int) -> list[Score]:
