@@ -19,7 +19,7 @@ from torch import Tensor
 from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
-from robustok.runtime.distributed import from_main
+from robustok.runtime.distributed import from_main, gather
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
@@ -36,7 +36,7 @@ from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
-from robustok.training.parts import own_rows, parts_here, parts_of, split
+from robustok.training.parts import Part, own_rows, parts_here, parts_of, split
 from robustok.training.pretrained import begin_with_dinov2
 from robustok.training.speed import Speed, without_speed
 
@@ -104,20 +104,21 @@ class AutoencoderStage:
         config = self.config
         parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
         rows = own_rows(parts)
-        drawn = {name: draw[rows.own] for name, draw in self._draw(rows.of, step).items()}
+        drawn = self._draw(rows.of, step)
         terms = dict[str, Tensor]()
-        for (images, own), part in split((batch, drawn), parts):
+        for (images, own), part in split((batch, {name: draw[rows.own] for name, draw in drawn.items()}), parts):
             images = images.to(self.device, memory_format=torch.channels_last)
             with autocast(self.device, config.precision):
                 latents, loss_of_bottleneck = self._encode(images, own)
-                disturbed = self._disturbed(latents, own)
+                everyone = gather(latents.detach(), part.counts)
+                disturbed = self._disturbed(latents, everyone, drawn, part)
                 output = self.model.decode(disturbed).float()
             image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
             loss = image_loss + loss_of_bottleneck
             part_terms["bottleneck"] = loss_of_bottleneck.detach()
             self.update.backward(loss, part.share, last=part.last)
             part_terms |= self.loss.learn(images, output, step, part)
-            part_terms["latent_scale"] = latents.detach().std()
+            part_terms["latent_scale"] = everyone.std()
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
         terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
@@ -152,9 +153,15 @@ class AutoencoderStage:
         latents = posterior.draw(drawn["posterior"].to(self.device))
         return latents, bottleneck_loss(self.model.config.bottleneck, posterior)
 
-    def _disturbed(self, latents: Latents, drawn: Mapping[str, Tensor]) -> Latents:
-        draw = LatentDraw(*(drawn[name].to(self.device) for name in LatentDraw._fields))
-        return perturb_latents(self.config.perturbation, latents, draw) if draw.chosen.any() else latents
+    def _disturbed(self, latents: Latents, everyone: Latents, drawn: Mapping[str, Tensor], part: Part) -> Latents:
+        """The latents disturbed, by the statistics and with the neighbours of the part on all ranks, `everyone`."""
+        of_part = slice(part.start, part.start + part.size)
+        draw = LatentDraw(*(drawn[name][of_part].to(self.device) for name in LatentDraw._fields))
+        if not draw.chosen.any():
+            return latents
+        first, stop = int(part.rows.own[0]), int(part.rows.own[-1]) + 1
+        whole = torch.cat([everyone[:first], latents, everyone[stop:]])
+        return perturb_latents(self.config.perturbation, whole, draw)[first:stop]
 
     def state_dict(self) -> dict[str, Any]:
         return {
