@@ -164,7 +164,7 @@ def test_on_one_gpu_the_batch_is_the_papers_in_parts(name: str):
     parts = one.optim.accumulate
     assert parts > 1
     assert paper.loop.batch_size % parts == 0
-    assert replace(one, optim=replace(one.optim, accumulate=1)) == paper
+    assert replace(one, optim=replace(one.optim, accumulate=1), speed=paper.speed) == paper
 
 
 def test_the_paper_s_schedule():

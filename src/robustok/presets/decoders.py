@@ -78,7 +78,7 @@ def post(scale: Scale, sigma: float, epochs_of_pairs: int) -> DecoderTuning:
         case "paper":
             return whole
         case "one_gpu":
-            return replace(whole, post=replace(paper, optim=in_parts(paper.optim, PARTS)))
+            return replace(whole, post=in_parts(paper, PARTS, checkpointing=True))
         case "smoke":
             small = brief(paper, objective=tiny_objective(paper.objective), average=0.9, check_every=5)
             return replace(whole, post=small, pairs=32, held_out=16)

@@ -120,7 +120,7 @@ def sized(paper: GeneratorTraining, scale: Scale, parts: int) -> GeneratorTraini
         case "paper":
             return paper
         case "one_gpu":
-            return replace(paper, optim=in_parts(paper.optim, parts))
+            return in_parts(paper, parts)
         case "smoke":
             return brief(paper, generator=tiny(paper.generator), average=min(paper.average, 0.9))
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from robustok.training.loop import Loop
-from robustok.training.optim import Optim
 
 Scale: TypeAlias = Literal["paper", "one_gpu", "smoke"]
 IMAGES = 1_281_167  # of ImageNet's training set
@@ -15,9 +14,13 @@ def epochs(count: int, batch_size: int, images: int = IMAGES) -> int:
     return count * (images // batch_size)
 
 
-def in_parts(optim: Optim, parts: int) -> Optim:
-    """The same global batch, worked through in parts that a smaller memory holds."""
-    return replace(optim, accumulate=parts)
+def in_parts(config: Any, parts: int, *, checkpointing: bool = False) -> Any:
+    """The same global batch, worked through in parts that a smaller memory holds.
+
+    With `checkpointing` the activations of blocks are computed again rather than kept, so that parts can be larger.
+    """
+    optim = replace(config.optim, accumulate=parts)
+    return replace(config, optim=optim, speed=replace(config.speed, checkpointing=checkpointing))
 
 
 def brief(config: Any, **changes: Any) -> Any:

@@ -29,7 +29,7 @@ from robustok.training.optim import Optim
 
 BATCH = 1024
 EPOCH = epochs(1, BATCH)
-PARTS = 64  # of a batch on one GPU: 16 images at a time
+PARTS = 16  # of a batch on one GPU: 64 images at a time
 
 
 def robustok_imagenet256(scale: Scale = "paper") -> MainTraining:
@@ -60,7 +60,7 @@ def robustok_imagenet256(scale: Scale = "paper") -> MainTraining:
         case "paper":
             return paper
         case "one_gpu":
-            return replace(paper, optim=in_parts(paper.optim, PARTS))
+            return in_parts(paper, PARTS, checkpointing=True)
         case "smoke":
             return tiny(paper)
 
@@ -172,7 +172,7 @@ def continuous_imagenet256(scale: Scale = "paper") -> AutoencoderTraining:
         case "paper":
             return paper
         case "one_gpu":
-            return replace(paper, optim=in_parts(paper.optim, PARTS))
+            return in_parts(paper, PARTS, checkpointing=True)
         case "smoke":
             part = replace(TINY_PART, latents=8)
             return brief(
