@@ -14,6 +14,7 @@ from robustok.cli.options import Verb, parse
 from robustok.cli.verbs import VERBS, overview
 
 TRACEBACK = "ROBUSTOK_TRACEBACK"  # set to 1, an error comes with the lines that led to it
+SAID = "another process says so"  # `robustok.runtime.distributed`'s note on an error that need not be told again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
-        print(f"{name}: {in_one_line(error)}", file=sys.stderr)
+        if SAID not in getattr(error, "__notes__", ()):
+            print(f"{name}: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, OSError)) else 1
     except KeyboardInterrupt:
         left = "the same command goes on" if verb is not None and verb.resumes else "nothing is left half written"
-        print(f"\n{name}: stopped; {left}", file=sys.stderr)
+        if _speaks():
+            print(f"\n{name}: stopped; {left}", file=sys.stderr)
         return 130
 
 
@@ -51,8 +54,14 @@ def in_one_line(error: Exception) -> str:
     """What an error says, without line breaks; for an error that is ours, how to see where it came from."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join([*str(error).split(), *(f"({note})" for note in getattr(error, "__notes__", ()))])
+    text = text or type(error).__name__
     return text if isinstance(error, (ValueError, OSError)) else f"{text} ({TRACEBACK}=1 shows where)"
+
+
+def _speaks() -> bool:
+    """Whether this is the main process of those that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -60,7 +69,8 @@ def _one_line_warnings() -> Iterator[None]:
     """Warnings on one line each, without the place in the code, for the while."""
 
     def show(message: Warning | str, *place: object, **more: object) -> None:
-        print(f"robustok: {' '.join(str(message).split())}", file=sys.stderr)
+        if _speaks():
+            print(f"robustok: {' '.join(str(message).split())}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -17,6 +17,7 @@ from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.report import write_report
 from robustok.runtime.checkpoint import write_bytes
+from robustok.runtime.distributed import is_main
 from robustok.runtime.logging import Progress
 from robustok.training.tuning import sample as drawn
 
@@ -43,6 +44,8 @@ def sample(command: Command) -> None:
     labels = torch.tensor([classes[i % len(classes)] for i in range(command.count)])
     with Progress("sampling", len(labels), quiet=command.quiet) as progress:
         tokens = drawn(generator, labels, sampling, command.seed, progress.update)
+    if not is_main():
+        return
     pixels = torch.cat(list(decoded(tokenizer, tokens)))
     columns = len(classes) if len(classes) <= 20 else math.isqrt(min(len(pixels), GRID))
     write_grid(command.out, "grid", "", "", pixels[:GRID], group="overview", columns=min(columns, len(pixels)))
