@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustok import data
-    from robustok.api import load_generator, load_tokenizer, post_train, sample
+    from robustok.api import load_generator, load_tokenizer, post_train, push_to_hub, sample
     from robustok.evaluation.evaluate import score_generator, score_tokenizer
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ _HOMES = {
     "load_generator": "robustok.api",
     "sample": "robustok.api",
     "post_train": "robustok.api",
+    "push_to_hub": "robustok.api",
     "score_tokenizer": "robustok.evaluation.evaluate",
     "score_generator": "robustok.evaluation.evaluate",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "load_generator",
     "load_tokenizer",
     "post_train",
+    "push_to_hub",
     "sample",
     "score_generator",
     "score_tokenizer",

@@ -1,4 +1,4 @@
-"""What `import robustok` offers: load, sample and post-train in one call each (scores: `evaluation.evaluate`)."""
+"""What `import robustok` offers: load, sample, post-train, publish in one call each (scores: `evaluation.evaluate`)."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from robustok import adapters
+from robustok.adapters import push
 from robustok.adapters.diffusers import adapted
 from robustok.adapters.published import default_sampling
 from robustok.data.images import ImageSet
@@ -39,6 +40,22 @@ def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) ->
     `tokenizer` is the one that it was trained on: VAR's files need it, LlamaGen's take the number of tokens from it.
     """
     return adapters.load_generator(name, tokenizer=tokenizer, **fields)
+
+
+def push_to_hub(
+    model: Any,
+    repository: str,
+    *,
+    private: bool = False,
+    licence: str | None = None,
+    data_licence: str | None = None,
+) -> str:
+    """Upload a model, or its folder, to `owner/name` of the Hugging Face hub with a model card; returns its address.
+
+    `load_tokenizer` and `load_generator` then take that name. `licence` is that of the weights, `data_licence` that of
+    the images, where they are not known. Raises ValueError when there is no model, or the hub refuses.
+    """
+    return push.push_to_hub(model, repository, private=private, licence=licence, data_licence=data_licence)
 
 
 def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:

@@ -15,12 +15,15 @@ import pytest
 import torch
 from test_loop import LOOP, Constant, Toy, at_call, batches, die, final, rows, same, start, train
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from robustok.evaluation.score import Score
 from robustok.runtime import checkpoint, stopping
 from robustok.runtime.checkpoint import load_model, load_resume, read_json, save_model
 from robustok.runtime.logging import MetricsLog
+from robustok.runtime.writing import Writer
 from robustok.training import saving
 from robustok.training.loop import run
 from robustok.training.saving import Best, Saves, deciding
@@ -332,6 +335,30 @@ def test_a_save_of_many_ranks_is_one_file_for_any_number(straight: Path, tmp_pat
 def killed_on_two_ranks(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     train(folder, Obedient(signal.SIGKILL, 9))
+
+
+def cut_over_two_ranks(rank: int, folder: Path) -> None:
+    """A save of a tensor of 5 rows of which rank 0 holds 3 and rank 1 holds 2, as FSDP cuts it."""
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    cut = distribute_tensor(torch.arange(15.0).view(5, 3), mesh, [Shard(0)])
+    assert len(cut.to_local()) == (2, 3)[rank == 0]
+    with Writer() as files:
+        Saves(folder, {}).save({"stage": {"w": cut, "step": 3}, "counts": {"done": 1}}, 1, files)
+        files.wait()
+        files.raise_if(files.failed)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_what_fsdp_cut_is_saved_whole_for_any_number_of_processes(tmp_path: Path):
+    forkserver()
+    start_processes(cut_over_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
+    saved = Saves(tmp_path, {}).load()
+    assert saved is not None
+    assert torch.equal(saved["stage"]["w"], torch.arange(15.0).view(5, 3))
+    assert saved["stage"]["step"] == 3
 
 
 # The best model

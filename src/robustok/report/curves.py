@@ -1,5 +1,6 @@
 """Which of a run's logged values are drawn, and how."""
 
+from robustok.evaluation.metric_names import metric_named
 from robustok.report.charts import Series, line_chart, running_mean
 from robustok.report.markup import Markup, compact, decimals, element, number
 from robustok.report.run import STAGES, Run
@@ -28,7 +29,7 @@ USE = {
     "dead_codes": "Codes revived in a step",
 }
 HELD_OUT = "heldout_fd"
-ELSEWHERE = {"step", "skipped", "seconds", "images_per_second", HELD_OUT, "best_heldout_fd", *USE}
+ELSEWHERE = {"step", "skipped", "seconds", "images_per_second", "evaluation_share", HELD_OUT, "best_heldout_fd", *USE}
 COLORS = {"tokenizer": "line", "generator": "line", "post_training": "after", "control": "control"}
 
 
@@ -105,7 +106,7 @@ def _small(run: Run, stages: list[str], name: str) -> Markup | None:
     ]
     if not series:
         return None
-    title = NAMES.get(name) or USE.get(name) or name.replace("_", " ")
+    title = NAMES.get(name) or USE.get(name) or metric_named(name).label.replace("_", " ")
     last = [
         element("span", compact((s.points if s.exact else running_mean(s.points))[-1][1]), class_=s.color)
         for s in series
