@@ -18,6 +18,7 @@ T = TypeVar("T")
 STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # environment variables
 TIMEOUT = "ROBUSTOK_TIMEOUT"  # environment variable: seconds to wait for the other processes
 PATIENCE = 1800.0  # seconds, where it is not set
+GRACE = 1.0  # seconds in which the main process may be the first to tell of a failure
 SAID = "another process says so"  # note on an error that need not be told again
 BUCKET = 25 * 2**20  # bytes of gradients that travel together, as in DistributedDataParallel
 
@@ -52,7 +53,7 @@ def processes() -> Iterator[None]:
         dist.barrier()  # nobody leaves before all are done, or the others' last exchange would break
     except Exception as error:
         told = _clear(error, patience)
-        if not _first_to_fail(store, number):
+        if not _first_to_fail(store, number, count):
             told.add_note(SAID)
         elif number:
             told.add_note(f"process {number} of {count}")
@@ -83,14 +84,18 @@ def _clear(error: Exception, patience: timedelta) -> Exception:
     )
 
 
-def _first_to_fail(store: Any, number: int) -> bool:
+def _first_to_fail(store: Any, number: int, count: int) -> bool:
     """Whether no process has failed before this one; the main one goes first where all fail alike."""
     try:
         if number:
-            time.sleep(1)
-        return bool(store.add("failures", 1) == 1)
+            time.sleep(GRACE)
+        first = bool(store.add("failures", 1) == 1)
+        until = time.monotonic() + 3 * GRACE
+        while not number and store.add("failures", 0) < count and time.monotonic() < until:
+            time.sleep(GRACE / 20)  # the store may live in this process: the others ask it too
     except RuntimeError:  # the store went down with its process
         return True
+    return first
 
 
 def _active() -> bool:
