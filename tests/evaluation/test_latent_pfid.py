@@ -49,6 +49,14 @@ def test_moments_are_those_of_a_noise_level(strength):
     assert (off.var(dim=0) - 1).abs().max() < 5 * (2 / count) ** 0.5
 
 
+def test_how_far_a_cell_moves_latents():
+    """sqrt(2 alpha) s standard deviations: of the noise s, of the latent's own way to the mean as much."""
+    latents = torch.tensor([0.5, 2.0, 10.0]) * normal(400, 20, 3)
+    for cell, noisy in noised(latents, ChannelStats.of(latents), seed=0, block=0):
+        moved = ((noisy - latents) / ChannelStats.of(latents).spread.float()).square().mean().sqrt()
+        assert moved == pytest.approx((2 * cell.alpha) ** 0.5 * cell.strength, rel=0.03)
+
+
 def test_scale_and_shift_of_channels_change_nothing():
     scale, shift = torch.tensor([0.01, -3.0, 100.0]), torch.tensor([5.0, -1.0, 300.0])
     moved = ChannelStats.of(scale * LATENTS + shift)
