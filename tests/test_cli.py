@@ -158,8 +158,28 @@ def test_the_ablation(run_ablation, run_demo, tmp_path, capsys):
     assert run_ablation.arguments == (presets.demo(), tmp_path)
     assert run_ablation.named == {"seeds": (3, 5, 6), "quiet": True}
     assert not hasattr(run_demo, "arguments")
-    assert "add it, or give one --seed" in refused(capsys, ["demo", "--seeds", "1"])
+    assert "add one of them, or give one --seed" in refused(capsys, ["demo", "--seeds", "1"])
     assert "leave out --seed and --no-control" in refused(capsys, ["demo", "--ablate", "--seed", "1"])
+
+
+def test_the_demo_without_a_codebook_and_the_four_corners(run_demo, monkeypatch, tmp_path, capsys):
+    assert main(["demo", "--latent", "continuous", "--sigma", "0.6", "--quiet"]) == 0
+    assert run_demo.arguments[0].main == presets.continuous().main
+    assert run_demo.arguments[0].sigma == 0.6
+    assert run_demo.arguments[1] == Path("runs/continuous")
+    assert main(["demo", "--latent", "continuous", "--preset", "smoke", "--settings"]) == 0
+    assert "--main.perturbation.strength" in capsys.readouterr().out
+    corners = Seen()
+    monkeypatch.setattr(whole, "run_corners", corners)
+    assert main(["demo", "--corners", "--preset", "short", "--seeds", "4", "--out", str(tmp_path), "--quiet"]) == 0
+    assert corners.arguments == (
+        {"discrete": presets.short(), "continuous": presets.continuous_short()},
+        tmp_path,
+    )
+    assert corners.named == {"seeds": (4,), "quiet": True}
+    assert "ask for one at a time" in refused(capsys, ["demo", "--corners", "--ablate"])
+    assert "leave out --seed and --no-control" in refused(capsys, ["demo", "--corners", "--no-control"])
+    assert "takes the presets as they are" in refused(capsys, ["demo", "--corners", "--sigma", "0.5"])
 
 
 def test_files_come_in_layers_below_what_is_typed(tmp_path, run_demo):

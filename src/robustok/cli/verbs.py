@@ -327,9 +327,10 @@ VERBS = (
         "push",
         USE,
         "a model to the Hugging Face hub, with a model card",
-        "Reads the folder of a model: one that a train verb, post-train or save_pretrained wrote, or best/ in it. Writes "
-        "README.md into it, unless there is one, and uploads that, the weights, config.json, scores.json, run.json and "
-        "the discriminator; never what a run goes on from. load_tokenizer and load_generator then take the name.\n"
+        "Reads the folder of a model: one that a train verb, post-train or save_pretrained wrote, or best/ in it. "
+        "Writes README.md into it, unless there is one, and uploads that, the weights, config.json, scores.json, "
+        "run.json and the discriminator; never the state that a run resumes from. load_tokenizer and load_generator "
+        "then take the name.\n"
         "The card tells recipe, scores and data; keep scores with evaluate --out FOLDER/scores.json.",
         "robustok.cli.push:push",
         (
@@ -521,10 +522,10 @@ VERBS = (
     Verb(
         "cost",
         LOOK,
-        "what a full-scale run would take on some kind of GPU: memory, hours, traffic, storage",
-        "Reads nothing but the preset. Runs one step of it without data, counts its products and bytes, and prints "
-        "what follows for a kind of GPU: a table with a column for each number of GPUs, or JSON with --json. It is an "
-        "estimate, and says what it assumes.",
+        "what a full-scale run takes on a kind of GPU: memory, hours, storage",
+        "Reads nothing but the preset. Runs one step of it without data, counts its products and bytes, and writes "
+        "what follows for a kind of GPU to the screen: a table with a column for each number of GPUs, or JSON with "
+        "--json. It is an estimate, and says what it assumes.",
         "robustok.cli.cost:cost",
         (
             Option(
