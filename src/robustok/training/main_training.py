@@ -190,10 +190,10 @@ class TokenizerStage:
     def _semantic(self, images: Images, codes: Latents, counts: Sequence[int]) -> Scalar:
         """The contrastive term between each image's mean code and the teacher's feature of it, over all ranks."""
         size = self.config.semantic_size
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self.device, self.config.precision):
             if images.shape[-1] != size:
                 images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-            features = self.teacher(images).pooled
+            features = self.teacher(images).pooled.float()
         a, b = (gather(rows, counts) for rows in (codes.mean(dim=1), self.head(features)))
         return contrastive(a, b, self.config.semantic_scale)
 

@@ -94,17 +94,17 @@ def _countable(config: Any, batch: int) -> Any:
         changes["objective"] = replace(config.objective, frechet=0.0)
     if hasattr(config, "start"):
         changes["start"] = None
-    return _without_files(replace(config, **changes))
+    return without_files(replace(config, **changes))
 
 
-def _without_files(config: Any) -> Any:
+def without_files(config: Any) -> Any:
     """The same with random weights wherever published ones would be read."""
     changes = {}
     for name, value in ((field.name, getattr(config, field.name)) for field in fields(config) if field.init):
         if name in ("weights", "heads") and isinstance(value, str):
             changes[name] = "random"
         elif is_dataclass(value):
-            changes[name] = _without_files(value)
+            changes[name] = without_files(value)
     return replace(config, **changes)
 
 
