@@ -412,6 +412,7 @@ def test_scores_that_were_checked_are_kept_with_their_protocol(tmp_path: Path):
     score = Score(metric="pfid", value=3.0, images=8, protocol={"features": "lite0"})
     train(tmp_path, check=lambda done: [score], model=Kept)
     assert read_json(tmp_path / "best" / "scores.json") == [score.to_plain()]
+    assert read_json(tmp_path / "best" / "run.json") == read_json(tmp_path / "run.json")
     assert rows(tmp_path)[-1]["pfid"] == 3.0
 
 

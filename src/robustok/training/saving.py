@@ -89,7 +89,7 @@ class Saves:
 
 @dataclass
 class Best:
-    """The model with the best score so far, in `folder/best`: weights, config, and the scores it was chosen by.
+    """The model with the best score so far, in `folder/best`: weights, config, recipe, the scores it was chosen by.
 
     `by` is the name of a score or of a loss; "auto" is the first of `AUTO` that is checked, "none" nothing.
     """
@@ -135,6 +135,7 @@ class Best:
         model.save_pretrained(partial, best=about)
         if records:
             write_json(partial / "scores.json", records)
+        shutil.copyfile(self.folder / RUN, partial / RUN)
         if whole.exists():
             whole.rename(old)
         partial.rename(whole)
