@@ -67,6 +67,18 @@ def test_a_resume_file_gives_back_what_it_was_given(tmp_path: Path):
     assert same(state, load_resume(tmp_path / "resume.safetensors"))
 
 
+def test_files_are_as_open_to_others_as_the_system_says(tmp_path: Path):
+    former = os.umask(0o027)
+    try:
+        save_model(tmp_path, {"w": torch.ones(2)}, {})
+        save_resume(tmp_path / "resume.safetensors", {})
+    finally:
+        os.umask(former)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("config.json", "model.safetensors", "resume.safetensors"), "0o640"
+    )
+
+
 def test_views_shared_memory_and_channels_last_survive(tmp_path: Path):
     whole = torch.arange(24.0).view(2, 3, 2, 2)
     state = {"all": whole, "again": whole, "view": whole[:, 1], "last": whole.to(memory_format=torch.channels_last)}

@@ -201,7 +201,11 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)  # safetensors hides its files from everybody else
         _to_disk(partial)
         os.replace(partial, path)
         _to_disk(path.parent)  # the rename itself
