@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import NamedTuple
 
 import pytest
 import robustok_shards
@@ -126,7 +127,7 @@ def test_batches_are_made_ahead_and_come_in_turn(ahead):
             enough.set()
         return step, torch.tensor(step)
 
-    batches = prefetched(make, 2, 12, ahead=ahead, device=torch.device("cpu"))
+    batches = prefetched(make, 2, 12, ahead=ahead)
     assert next(batches)[0] == 2
     assert enough.wait(5)  # without anyone asking
     assert [step for step, _ in batches] == list(range(3, 12))
@@ -150,3 +151,17 @@ def test_what_goes_wrong_is_raised_in_its_turn_and_threads_end():
     next(left)
     left.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_with_a_gpu_tensors_are_pinned_wherever_they_are(monkeypatch):
+    class Pinned(NamedTuple):
+        tokens: torch.Tensor
+        name: str
+
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(int(tensor)) or tensor)
+    batches = prefetched(lambda step: (Pinned(torch.tensor(step), "a"), [torch.tensor(10 + step)], 1), 0, 6)
+    first, rest = next(batches), list(batches)
+    assert (first[0].name, first[1][0].item(), first[2], len(rest)) == ("a", 10, 1, 5)
+    assert sorted(pinned) == [*range(6), *range(10, 16)]

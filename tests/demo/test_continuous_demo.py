@@ -67,7 +67,7 @@ def test_a_finished_one_is_only_read_again_and_another_is_refused(finished, monk
     folder = finished / "continuous_perturbed_0"
     weights = (folder / "post_training" / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_prefetched", lambda *_: iter(()))  # no stage may train a step
+        patch.setattr(loop, "prefetched", lambda *_: iter(()))  # no stage may train a step
         run_demo(CONTINUOUS, folder, quiet=True)
     assert (folder / "post_training" / "model.safetensors").read_bytes() == weights
     with pytest.raises(ValueError, match="holds a demo with other settings"):

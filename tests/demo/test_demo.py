@@ -77,7 +77,7 @@ def test_the_folder_holds_what_the_report_shows(finished):
 
 def test_a_finished_demo_is_only_read_again(finished, monkeypatch):
     before = [r for r in records(finished) if r["metric"] not in ("seconds", "seconds_total", "peak_rss_gib")]
-    monkeypatch.setattr(loop, "_prefetched", lambda *_: iter(()))  # no stage may train a step
+    monkeypatch.setattr(loop, "prefetched", lambda *_: iter(()))  # no stage may train a step
     run_demo(MINI, finished, quiet=True)
     after = [r for r in records(finished) if r["metric"] not in ("seconds", "seconds_total", "peak_rss_gib")]
     assert before == after

@@ -17,7 +17,7 @@ from robustok.training import loop
 def killed_at(name: str, folder: Path, step: int) -> None:
     """Run a stage in this process, which dies by SIGKILL after so many steps."""
     torch.set_num_threads(1)
-    real, seen = loop._prefetched, 0
+    real, seen = loop.prefetched, 0
 
     def deadly(*arguments: object) -> object:
         nonlocal seen
@@ -27,7 +27,7 @@ def killed_at(name: str, folder: Path, step: int) -> None:
             seen += 1
             yield batch
 
-    loop._prefetched = deadly  # type: ignore[assignment]
+    loop.prefetched = deadly  # type: ignore[assignment]
     STAGES[name](folder)
 
 

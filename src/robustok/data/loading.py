@@ -23,6 +23,7 @@ from robustok.shapes import Images, Labels
 
 T = TypeVar("T")
 Rows: TypeAlias = slice | Int[Tensor, " b"]
+AHEAD_OF_GPU = 4  # batches
 MAKERS = 2  # batches made at once, so that one's last image does not leave threads idle
 
 
@@ -46,17 +47,17 @@ def cached_batch(
     return cache.at(indices[rows], views[rows])
 
 
-def prefetched(
-    make: Callable[[int], T], start: int, stop: int, *, ahead: int = 1, device: torch.device | None = None
-) -> Iterator[T]:
+def prefetched(make: Callable[[int], T], start: int, stop: int, *, ahead: int | None = None) -> Iterator[T]:
     """`make(start)` to `make(stop - 1)` in turn, up to `ahead` of them being made while one is used.
 
-    With a GPU as the `device`, tensors (also in tuples and lists) are copied to it from pinned memory, while the
-    program goes on. Raises what `make` raises, when its turn comes.
+    None: `AHEAD_OF_GPU` where there is a GPU, whose step needs no core of ours, else one. With a GPU tensors (also in
+    tuples and lists) lie in pinned memory, from which `.to(device, non_blocking=True)` copies while the program goes
+    on. Raises what `make` raises, when its turn comes.
     """
+    gpu = torch.cuda.is_available()
+    ahead = (AHEAD_OF_GPU if gpu else 1) if ahead is None else ahead
     if ahead < 1:
         raise ValueError(f"ahead is {ahead}; give the number of batches to make ahead, 1 or more")
-    gpu = device is not None and device.type == "cuda"
 
     def made(step: int) -> T:
         return _each(make(step), Tensor.pin_memory) if gpu else make(step)
@@ -70,7 +71,7 @@ def prefetched(
             batch = waiting.popleft().result()
             if step + ahead < stop:
                 waiting.append(threads.submit(made, step + ahead))
-            yield _each(batch, partial(Tensor.to, device=device, non_blocking=True)) if gpu else batch
+            yield batch
     finally:
         threads.shutdown(cancel_futures=True)
 

@@ -12,7 +12,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+from robustok.data.loading import prefetched
 from robustok.evaluation.score import Score
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, mean, rank
@@ -141,7 +141,7 @@ def run(
 ) -> None:
     """Train `stage` for `config.steps` steps, going on from the last save in `folder` if there is one.
 
-    batches     the batch of step 0, 1, ...: a pure function of the step, called one step ahead in a thread
+    batches     the batch of step 0, 1, ...: a pure function of the step, called ahead of it in threads
     name        what the run is called on the screen
     describe    the run's whole configuration as JSON values; a run with another one is not continued
     preview     pictures by name, asked for every `config.preview_every` steps and at the end;
@@ -171,7 +171,7 @@ def run(
             left = config.steps - counts.done
             progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
         with Trackers(config.tracker if is_main() else (), folder, saves.settings, counts.done) as trackers, progress:
-            for batch in _prefetched(batches, counts.done, config.steps):
+            for batch in prefetched(batches, counts.done, config.steps):
                 torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
                 terms = stage.step(batch, counts.done)
                 values, failed, stopped = _agreed(terms, files.failed, stopping.asked)
@@ -241,19 +241,6 @@ def _agreed(terms: Mapping[str, Tensor], failed: bool, asked: int | None) -> tup
     *values, any_failed, interrupted, terminated = mean(stacked).tolist()
     signals = [number for number, share in zip(SIGNALS, (interrupted, terminated), strict=True) if share]
     return dict(zip(terms, values, strict=True)), any_failed > 0, signals[-1] if signals else 0
-
-
-def _prefetched(batches: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
-    """`batches(start)` to `batches(stop - 1)`, the next one being made while the current one is used."""
-    # One thread of its own is enough: with a second pool of them, those of the step wait for free cores.
-    one_core = partial(torch.set_num_threads, 1)
-    with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=one_core) as thread:
-        ahead = thread.submit(batches, start) if start < stop else None
-        for step in range(start, stop):
-            assert ahead is not None
-            batch = ahead.result()
-            ahead = thread.submit(batches, step + 1) if step + 1 < stop else None
-            yield batch
 
 
 def _pace(counts: _Counts, progress: Progress) -> dict[str, float]:
