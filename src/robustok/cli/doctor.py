@@ -25,6 +25,7 @@ PURPOSES = {  # of each extra
     "features": "the feature spaces dinov2, clip, siglip2, mae and convnextv2",
     "diffusers": "its autoencoders and pipelines",
     "hub": "models by the name of their repository",
+    "data": "parquet files, and data sets of the Hugging Face hub",
     "tensorboard": "metrics of a run as event files",
     "wandb": "metrics of a run at Weights & Biases",
     "trackio": "metrics of a run in Trackio",

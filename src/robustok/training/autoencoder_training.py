@@ -107,7 +107,7 @@ class AutoencoderStage:
         drawn = self._draw(rows.of, step)
         terms = dict[str, Tensor]()
         for (images, own), part in split((batch, {name: draw[rows.own] for name, draw in drawn.items()}), parts):
-            images = images.to(self.device, memory_format=torch.channels_last)
+            images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             with autocast(self.device, config.precision):
                 latents, loss_of_bottleneck = self._encode(images, own)
                 everyone = gather(latents.detach(), part.counts)

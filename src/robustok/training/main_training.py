@@ -128,7 +128,7 @@ class TokenizerStage:
         drawn = self._draw(rows.of, step)
         tokens, latents, terms = [], [], dict[str, Tensor]()
         for (images, chosen, nearness), part in split((batch, drawn.chosen[rows.own], drawn.rank[rows.own]), parts):
-            images = images.to(self.device, memory_format=torch.channels_last)
+            images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             with autocast(self.device, config.precision):
                 z = self.model.encode(images).float()
             quantized = self._quantized(z, part)

@@ -81,7 +81,7 @@ class DecoderStage(Generic[AnyOne]):
         config, terms = self.config, dict[str, Tensor]()
         parts = parts_here(len(batch[1]), config.loop.batch_size, config.optim.accumulate)
         for (touched, images), part in split(batch, parts):
-            images = images.to(self.device, memory_format=torch.channels_last)
+            images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             codes = codes_of(self.tokenizer, touched)
             with autocast(self.device, config.precision):
                 output = self.tokenizer.decode(codes).float()
