@@ -278,7 +278,7 @@ def test_python_that_would_fail_is_seen(code):
         "sample --generator x --tokenizer y --out z --method eule",
         "post-train --tokenizer x --generator y --images z --out w --sampling.temprature 2",
         "post-train --tokenizer x --generator y --images z --out w --sigma 7",
-        "train-generator demo --tokenizer x --out y",
+        "train-tokenizer demo --out y",
     ],
 )
 def test_a_command_that_would_fail_is_seen(words):
