@@ -10,6 +10,7 @@ Shards are read where they lie, mapped into memory, so that a folder may be larg
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -167,16 +168,16 @@ def _shards(folder: Path, count: int, size: int) -> list[tuple[Path, range]]:
 def _claim(path: Path) -> Iterator[bool]:
     """Whether a file is ours to make for the while; it is not where another process has claimed it.
 
-    The lock is on the neighbour that `write_bytes` writes to and renames, and goes with the process that holds it.
+    The lock is on a neighbour of its own, which is gone afterwards, and goes with the process that holds it.
     """
     try:
         import fcntl
     except ImportError:  # Windows, where one process does the work
         yield True
         return
-    partial = path.with_name(path.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("ab") as lock:
+    claim = path.with_name(path.name + ".claim")
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    with claim.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -184,10 +185,21 @@ def _claim(path: Path) -> Iterator[bool]:
             return
         except OSError:  # a network folder without locks: at worst a shard is made twice
             pass
+        if not _is_there(claim, lock.fileno()):
+            yield False  # whoever held it took it away, after it was opened here
+            return
         try:
             yield True
         finally:
-            partial.unlink(missing_ok=True)
+            claim.unlink(missing_ok=True)
+
+
+def _is_there(path: Path, opened: int) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(opened), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class _Verified:
