@@ -31,6 +31,7 @@ from robustok.training.generator_training import GeneratorStage, GeneratorTraini
 from robustok.training.main_training import TokenizerStage
 from robustok.training.parts import own_rows, parts_of
 from robustok.training.post_training import DecoderStage
+from robustok.training.speed import Speed
 
 PART = Conv(stem=8, channels=(16, 32), blocks=1, attention=False)  # 4 tokens for an image of 32 px
 STEPS, HALF = 20, 10
@@ -125,7 +126,7 @@ CASES = {
     "autoregressive, uneven parts": partial(generator, AR, 13, 2),
     "diffusion": partial(generator, DIT, 12, 1),
     "diffusion, uneven parts": partial(generator, DIT, 13, 2),
-    "autoregressive, sharded": partial(generator, replace(AR, shard=True), 12, 1),
+    "autoregressive, sharded": partial(generator, replace(AR, shard=True, speed=Speed(checkpointing=True)), 12, 1),
     "diffusion, sharded, uneven parts": partial(generator, replace(DIT, shard=True), 13, 2),
     "post-training": partial(post, 12, 1),
     "post-training, uneven parts": partial(post, 13, 2),

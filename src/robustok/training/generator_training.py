@@ -65,7 +65,7 @@ class GeneratorStage:
         self.model = _model(config, generator).to(self.device).train()
         self.average = Average(self.model, config.average)
         self._whole = copy.deepcopy(self.average.module).cpu() if config.shard else self.average.module
-        config.speed.apply(blocks(self.model) if config.shard else [self.model])
+        config.speed.apply([self.model])
         if config.shard:
             self._shard()
         self.update = Update(self.model, config.optim, config.loop.steps)

@@ -209,7 +209,7 @@ class TokenizerStage:
         if missing > 0 and self._images is not None:
             more = torch.randperm(len(self._images), generator=generator)[:missing]
             own = torch.arange(len(more)).tensor_split(world_size())[rank()]
-            batch = torch.cat([batch, self._images.images(more[own])])
+            batch = torch.cat([batch, self._images.images(more[own]).to(batch.device)])
             rows = BatchRows(torch.cat([rows.own, rows.of + own]), rows.of + len(more))
         parts = batch.split(math.ceil(self.config.loop.batch_size / self.config.optim.accumulate))
         latents = torch.cat(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Speed:
     def apply(self, parts: Sequence[nn.Module]) -> None:
         """Checkpoint and compile some modules of a model, in place: their weights keep their names.
 
-        Copies that are made later would share the original's blocks, so copy first.
+        On several ranks each block is compiled on its own: the gradients of one compiled graph come all at once, too
+        late to travel while backward runs, and FSDP puts weights together block by block.
         """
         for part in parts:
             if self.checkpointing:
@@ -32,7 +34,8 @@ class Speed:
                     again = partial(checkpoint, block.forward, use_reentrant=False)
                     block.forward = again
             if self.compile is not None:
-                part.compile(backend=self.compile)
+                for piece in (blocks(part) if world_size() > 1 else ()) or (part,):
+                    piece.compile(backend=self.compile)
 
     @contextmanager
     def multiplying(self) -> Iterator[None]:
