@@ -46,6 +46,8 @@ def processes() -> Iterator[None]:
             )
         torch.cuda.set_device(local_rank)
     store, number, count = next(rendezvous("env://", timeout=patience))
+    # torchrun keeps the store when it starts processes anew; what those before them left there would mislead.
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=patience)
     try:
