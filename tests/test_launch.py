@@ -65,7 +65,10 @@ def slurm(tmp_path):
         around |= {"SLURM_GPUS_PER_NODE": "8", "SLURM_JOB_ID": "42"}
         process = subprocess.Popen(["bash", LAUNCH / "slurm.sh", "train-generator", "rar_l"], env=around)
         if stop_it:
+            until = time.monotonic() + 30
             while not calls.exists() or "srun" not in calls.read_text():
+                assert process.poll() is None, f"the script ended with {process.returncode} before it called srun"
+                assert time.monotonic() < until, "the script does not call srun"
                 time.sleep(0.02)
             time.sleep(0.2)
             process.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120 # seconds for a step and a save, before processes are killed
 export ROBUSTOK_TIMEOUT=600               # seconds that processes wait for one that is slow or gone
 
