@@ -88,6 +88,7 @@ def along(velocity: Velocity, given: Interpolant, wanted: Interpolant) -> Veloci
             there_t = (here.noise / (here.data + here.noise)).flatten()
         else:
             there_t = (2 / math.pi * torch.atan2(here.noise, here.data)).flatten()
+        there_t = there_t.clamp(0, 1)  # rounding may leave it beyond
         there = coefficients(there_t, given)
         there_x = x * (there.data + there.noise) / (here.data + here.noise)
         data, noise = endpoints(there_x, velocity(there_x, there_t), there)
