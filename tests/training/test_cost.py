@@ -12,6 +12,7 @@ from torch import nn
 from robustok.generators.autoregressive import Autoregressive
 from robustok.layers import Block
 from robustok.presets.recipes import DECODERS, TOKENIZERS, recipe
+from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.cost.accelerators import ACCELERATORS, Accelerator, accelerator
 from robustok.training.cost.counted_step import CountedStep, Held, count_step
@@ -179,6 +180,18 @@ def test_what_is_held_is_what_a_trained_stage_holds():
     assert held[:-1] == Held(weights, weights, moments, size(stage.average.module.parameters()), 0, 0)[:-1]
     assert held.frozen < 100  # a scalar or two
     assert moments == 2 * weights
+
+
+def test_a_sharded_generator_is_counted_as_a_whole_one():
+    whole, cut = (count_step(replace(tiny(), shard=shard), 4) for shard in (False, True))
+    assert (whole.held, whole.flops) == (cut.held, cut.flops)
+    assert whole.largest_unit == sum(p.numel() for p in Block(32, 2, qk_norm=True, modulated=True).parameters())
+
+
+def test_a_tokenizer_without_a_codebook_is_counted_too():
+    config = recipe("continuous_imagenet256-smoke", TOKENIZERS)
+    counted = count_step(config, 4)
+    assert counted.trained == sum(p.numel() for p in Autoencoder(config.tokenizer).parameters())
 
 
 def test_a_decoder_is_trained_alone():

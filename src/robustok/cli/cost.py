@@ -44,7 +44,8 @@ def cost(command: Command) -> None:
         print(json.dumps(records(command, gpu, runs, stored), indent=2))
         return
     step = counted.plain[-1]
-    kinds = ", ".join(f"{count / step.flops:.0%} {kind}" for kind, count in step.counted.flops.most_common())
+    shares = {kind: count / step.flops for kind, count in step.counted.flops.most_common()}
+    kinds = ", ".join(f"{share:.0%} {kind}" for kind, share in shares.items() if share > 0.005)
     print(
         f"{command.preset} on {command.gpu} ({gpu.bf16:g} TFLOP/s in bf16, {gpu.memory:g} GB), an estimate\n\n"
         f"{step.trained / 1e6:.0f} M trained weights, {WHERE[strategy]}\n"
@@ -82,7 +83,7 @@ def rows(
 
     yield row("GPUs", (f"{run.gpus:,}" for run in runs))
     yield row("images at once on a GPU x optim.accumulate", (f"{run.batch_per_gpu} x {run.accumulate}" for run in runs))
-    for name in dict.fromkeys(name for run in runs for name, size in run.memory.items() if size):
+    for name in dict.fromkeys(name for run in runs for name, size in run.memory.items() if size > 5e6):
         yield row(f"GB for {name}", (f"{run.memory.get(name, 0) / 1e9:.2f}" for run in runs))
     room = USABLE * clusters[0].gpu.memory
     yield row(f"GB in all, of {room:.0f}", (f"{in_gb(run):.1f}{'' if run.fits else ', too many'}" for run in runs))

@@ -63,7 +63,8 @@ def count_step(
 
     Nothing is computed or stored, so any size can be counted anywhere. Post-training takes the config of the
     `tokenizer` whose decoder is tuned. It is counted in bfloat16 unless the config says fp32, without torch.compile,
-    which changes neither products nor most of what is kept. The Frechet term's moments are left out.
+    which changes neither products nor most of what is kept. The Frechet term's moments are left out, and patches that
+    are hidden from an encoder count as if it saw them.
     """
     config = _countable(config, batch)
     last = config.loop.steps - 1
@@ -92,8 +93,8 @@ def _countable(config: Any, batch: int) -> Any:
         changes["precision"] = "bf16"
     if hasattr(config, "objective"):
         changes["objective"] = replace(config.objective, frechet=0.0)
-    if hasattr(config, "start"):
-        changes["start"] = None
+    without = {"start": None, "shard": False, "hidden_from": 0.0, "hidden_to": 0.0}
+    changes |= {name: value for name, value in without.items() if hasattr(config, name)}
     return without_files(replace(config, **changes))
 
 
