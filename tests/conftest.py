@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -60,3 +61,9 @@ def parity_weights() -> Callable[[str], dict[str, Any]]:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
 
     return load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Ctrl-C interrupts, here and in what tests start, although a shell in the background would ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
