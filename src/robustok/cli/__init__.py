@@ -26,11 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(import_module("robustok").__version__)
         return 0
-    name, verb = f"robustok {words[0]}", None
+    name, verb, command = f"robustok {words[0]}", None, None
     try:
         verb = Verb.named(words[0], VERBS)
         with _one_line_warnings():
-            verb.run(parse(verb, words[1:]))
+            command = parse(verb, words[1:])
+            verb.run(command)
             sys.stdout.flush()
         return 0
     except BrokenPipeError:  # whoever read our output has had enough
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
-        if SAID not in getattr(error, "__notes__", ()):
+        alike = command is None  # all that torchrun started read the same words
+        if SAID not in getattr(error, "__notes__", ()) and (_speaks() or not alike):
             print(f"{name}: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, OSError)) else 1
     except KeyboardInterrupt:
