@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from robustok.adapters.files import Adapter, Published, Renames, State, count, sizes
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
-from robustok.generators.sampling import Logits, Predictor, Sampling
+from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
 from robustok.layers import MLP, Modulation, modulate
-from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
+from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 from robustok.tokenizer.tokenizer import fingerprint
 
@@ -222,16 +222,13 @@ class VAR(Adapter):
         levels = _levels(self.config.codes).to(x.device)
         return self._logits(x, label, mask=levels[:, None] >= levels, memories=None)
 
-    def loss(
-        self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
-    ) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, in the batch of `rows`."""
+    def draw(self, b: int, *, generator: torch.Generator) -> LabelDraw:
+        """What a training step on `b` images draws: labels are withheld with probability `label_dropout`."""
+        return LabelDraw.of(b, self.config.label_dropout, generator=generator)
 
-        def uniform(count: int) -> Tensor:
-            return torch.rand(count, generator=generator, device=generator.device)
-
-        withheld = drawn(uniform, rows or len(labels)) < self.config.label_dropout
-        logits = self(tokens, labels.masked_fill(withheld.to(labels.device), self.no_label))
+    def loss(self, tokens: Tokens, labels: Labels, draw: LabelDraw) -> Scalar:
+        """Mean cross entropy of all tokens, without the labels that `draw` withholds."""
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def predictor(self, labels: Labels) -> Predictor:

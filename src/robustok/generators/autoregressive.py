@@ -10,18 +10,18 @@ its output at the first token is the second's, and so on.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
+from robustok.shapes import Labels, Scalar, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,13 @@ def order_share(done: float, start: float = 0.5, end: float = 0.75) -> float:
     1 until `start`, then linearly down to 0 at `end` (RAR sec. 3.2; steps 125,000 and 187,500 of 250,000).
     """
     return 1.0 if done < start else 0.0 if done >= end else (end - done) / (end - start)
+
+
+class TrainingDraw(NamedTuple):
+    """What is random in a training step: of each image, whether its label is withheld, and the order of its tokens."""
+
+    withheld: Bool[Tensor, " b"]
+    orders: Tokens  # places of the tokens in the order in which they come
 
 
 class AutoregressiveModel(nn.Module):
@@ -135,38 +142,29 @@ class AutoregressiveModel(nn.Module):
         x = self._transform(x + self._places(orders), labels)
         return self.head(x[:, 1:])
 
-    def loss(
-        self,
-        tokens: Tokens,
-        labels: Labels,
-        *,
-        order_share: float = 0.0,
-        generator: torch.Generator,
-        rows: BatchRows | None = None,
-    ) -> Scalar:
-        """Mean cross entropy of all tokens.
+    def draw(self, b: int, *, order_share: float = 0.0, generator: torch.Generator) -> TrainingDraw:
+        """What a training step on `b` images draws: labels are withheld with probability `label_dropout`.
 
-        `generator` draws which labels are withheld, and which images, each with probability `order_share`,
-        come in an order drawn at random instead of in raster order. Where the images are `rows` of a batch, it draws
-        for the whole batch.
+        Each image comes with probability `order_share` in an order drawn at random instead of in raster order. Raises
+        ValueError where the model knows raster order only.
         """
         if order_share > 0 and self.targets is None:
             raise ValueError(
                 f"order_share is {order_share}, but a model with order='raster' cannot learn other orders; "
                 "set order_share to 0 or build the model with order='random'"
             )
-        b, n = tokens.shape
 
         def uniform(*shape: int) -> Tensor:
-            def draw(count: int) -> Tensor:
-                return torch.rand(count, *shape, generator=generator, device=generator.device)
+            return torch.rand(b, *shape, generator=generator, device=generator.device)
 
-            return drawn(draw, rows or b).to(tokens.device)
+        withheld = uniform() < self.config.label_dropout
+        permuted, permutations = uniform(1) < order_share, uniform(self.config.tokens).argsort(1)
+        return TrainingDraw(withheld, torch.where(permuted, permutations, self._raster(generator.device)))
 
-        labels = labels.masked_fill(uniform() < self.config.label_dropout, self.no_label)
-        permuted, permutations = uniform(1) < order_share, uniform(n).argsort(1)
-        orders = torch.where(permuted, permutations, self._raster(tokens.device))
-        logits = self(tokens, labels, orders)
+    def loss(self, tokens: Tokens, labels: Labels, draw: TrainingDraw) -> Scalar:
+        """Mean cross entropy of all tokens, in the orders and without the labels that `draw` says."""
+        orders = draw.orders.to(tokens.device)
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label), orders)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.gather(1, orders).flatten())
 
     def predictor(self, labels: Labels) -> Predictor:

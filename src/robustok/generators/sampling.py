@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from robustok.shapes import Labels, TokenMask, Tokens
@@ -68,6 +68,17 @@ class Sampling:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
         if self.guided < 0:
             raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
+
+
+class LabelDraw(NamedTuple):
+    """What is random in a training step: whether each image's label is withheld, which guidance needs."""
+
+    withheld: Bool[Tensor, " b"]
+
+    @classmethod
+    def of(cls, b: int, label_dropout: float, *, generator: torch.Generator) -> "LabelDraw":
+        """Of `b` images, each with probability `label_dropout`."""
+        return cls(torch.rand(b, generator=generator, device=generator.device) < label_dropout)
 
 
 def guidance_scales(config: Sampling, n: int) -> list[float]:
