@@ -55,10 +55,8 @@ class Recorded:
         """What each step would have drawn from at this temperature and guidance, (b n k)."""
         logits = [logits.squeeze(1) for logits in self.logits]
         scales = guidance_scales(config, len(logits))
-        if all(scale == 1 for scale in scales):
-            guided = logits
-        else:
-            guided = [guide(*both.chunk(2), scale) for both, scale in zip(logits, scales, strict=True)]
+        halves = zip(logits, scales, strict=True)  # where the scale is 1 there is no unlabelled half
+        guided = [x if scale == 1 else guide(*x.chunk(2), scale) for x, scale in halves]
         return torch.stack([probabilities(x, Sampling(temperature=config.temperature)) for x in guided], dim=1)
 
 

@@ -134,20 +134,24 @@ class LlamaModel(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def predictor(self, labels: Labels) -> Predictor:
-        """A function from each image's latest token (None at the start) to the logits of its next one.
+        """A function from each image's tokens since it was last asked (None: no more) to the logits of its next one.
 
-        It goes in raster order and remembers what came before: call it once per token.
+        It goes in raster order and remembers what came before.
         """
-        caches = [KVCache() for _ in self.layers]
+        caches = [KVCache(self.config.tokens) for _ in self.layers]
         turns = self._rotation(labels.device)
 
-        def predict(token: Tokens | None) -> Logits:
-            x = self.label_embedding(labels).unsqueeze(1) if token is None else self.token_embedding(token)
-            place = slice(caches[0].filled, caches[0].filled + 1)
-            turn = Rotation(turns.cos[place], turns.sin[place])
+        def predict(tokens: Tokens | None) -> Float[Tensor, "b 1 k"]:
+            first = caches[0].filled
+            x = labels.new_empty(len(labels), 0) if tokens is None else tokens
+            x = self.token_embedding(x)
+            if first == 0:
+                x = torch.cat([self.label_embedding(labels).unsqueeze(1), x], dim=1)
+            positions = slice(first, first + x.shape[1])
+            turn = Rotation(turns.cos[positions], turns.sin[positions])
             for layer, cache in zip(self.layers, caches, strict=True):
                 x = layer(x, turn, cache)
-            return self.head(self.norm(x))
+            return self.head(self.norm(x[:, -1:]))
 
         return predict
 
