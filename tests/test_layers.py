@@ -61,6 +61,7 @@ def test_attention_in_bfloat16_is_the_same_but_coarser(causal):
 
 
 def test_qk_norm_forgets_the_size_of_queries_and_keys():
+    torch.manual_seed(0)
     attention, x = Attention(8, 2, qk_norm=True, bias=False), random(1, 4, 8)
     before = attention(x)
     attention.qkv.weight.data[:16] *= 100
