@@ -220,6 +220,7 @@ class AutoregressiveModel(nn.Module):
     ) -> Float[Tensor, "b l c"]:
         """All blocks and the last norm; `x` follows what is in the caches."""
         for block, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
+            assert isinstance(block, Block)
             parts = None if block.modulation is None else modulations(block.modulation)
             x = block(x, parts, causal=True, cache=cache)
         if self.modulation is None:
