@@ -28,7 +28,7 @@ def pictures(tmp_path):
                 tar.add(tmp_path / "folder" / f"{number}.png", f"{number}.png")
                 label = tarfile.TarInfo(f"{number}.cls")
                 label.size = 1
-                tar.addfile(label, io.BytesIO(b"3"))
+                tar.addfile(label, io.BytesIO(b"0"))
     return tmp_path
 
 

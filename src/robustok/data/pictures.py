@@ -21,7 +21,7 @@ from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
 from robustok.shapes import Images
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
 T = TypeVar("T")
 
@@ -250,7 +250,8 @@ def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], plac
     empty = [classes[label] for label in ((had > 0) & (has == 0)).nonzero().flatten().tolist()]
     if empty:
         raise ValueError(
-            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class"
+            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class, or choose "
+            "labels 'none' where no classes are needed"
         )
 
 
