@@ -16,6 +16,7 @@ Classes: TypeAlias = tuple[tuple[str, ...], Tensor]  # names, and labels (count,
 
 NUMBER = re.compile(r"\d{1,99}", re.ASCII)
 WHOLE = re.compile(r"(-?\d{1,99})(\.0*)?", re.ASCII)  # "3.0" is how tables write 3 where some rows are empty
+DECIMAL = re.compile(r"-?\d*\.?\d+(\.0*|[eE][-+]?\d+)?|-?inf", re.ASCII)
 SYNSET = re.compile(r"(n\d{8})_")  # that the names of ImageNet's training images begin with
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -92,6 +93,9 @@ def classes_of(told: Sequence[Any], what: str) -> Classes:
     texts = [text_of(value, what) for value in told]
     whole = [WHOLE.fullmatch(text) for text in texts]
     if not all(whole):
+        part = next((text for text in texts if not WHOLE.fullmatch(text)), "")
+        if all(map(DECIMAL.fullmatch, texts)):
+            raise ValueError(f"{what} holds the fraction {part}; wanted a class: a whole number or a name")
         return by_name(texts)
     texts = [found[1] for found in whole if found]
     numbers = {int(text): text for text in texts}
@@ -139,7 +143,7 @@ def is_missing(value: Any) -> bool:
     """Whether nothing is told: None, NaN, an empty text, or -1, as test splits have it."""
     if isinstance(value, float) and math.isnan(value):
         return True
-    return value is None or value in (-1, "-1") or (isinstance(value, str | bytes) and not value.strip())
+    return value is None or value in (-1, "-1", "nan", "NaN") or (isinstance(value, str | bytes) and not value.strip())
 
 
 def text_of(value: Any, what: str) -> str:
@@ -147,16 +151,14 @@ def text_of(value: Any, what: str) -> str:
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, float):
-        if not value.is_integer():
-            raise ValueError(f"{what} holds the fraction {value:g}; wanted a class: a whole number or a name")
-        value = int(value)
+        value = int(value) if value.is_integer() else value
     if isinstance(value, list | tuple | dict):
         raise ValueError(f"{what} holds {value!r:.60} for one image; wanted one class: a whole number or a name")
     return normalize("NFC", str(value).strip())
 
 
-def _common(paths: Sequence[Sequence[str]]) -> list[str]:
+def _common(paths: Sequence[list[str]]) -> list[str]:
     """The parts that all paths begin with."""
     first, last = min(paths), max(paths)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return list(first[:same])
+    return first[:same]

@@ -53,7 +53,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; damaged EXIF is read as none, for the picture is whole."""
     image.load()  # first, for what this raises is about the picture
     try:
-        turned = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turned = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the parser of EXIF raises nearly anything
         return image
     return image if turned is None else image.transpose(turned)

@@ -13,59 +13,28 @@ left out; of an image's class, all of it counts.
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from robustok.data.classes import Classes, classes_of, is_missing
-from robustok.data.label_tables import Row, ways_to_read
+from robustok.data.classes import WHOLE, Classes, classes_of, is_missing
+from robustok.data.label_tables import LABELS, NAMES, TABLES, Row, is_header, ways_to_read
 from robustok.data.pictures import SUFFIXES, some
 
-NAMES = (
-    "file_name",
-    "filename",
-    "file",
-    "image",
-    "images",
-    "img",
-    "image_name",
-    "imagename",
-    "image_file",
-    "image_path",
-) + (
-    "img_name",
-    "img_path",
-    "file_path",
-    "filepath",
-    "path",
-    "image_id",
-    "imageid",
-    "name",
-    "id",
-    "key",
-)  # how a column of images is called
-LABELS = (
-    "label",
-    "labels",
-    "class",
-    "classes",
-    "cls",
-    "class_name",
-    "classname",
-    "label_name",
-    "category",
-    "target",
-) + (
-    "synset",
-    "wnid",
-    "class_id",
-    "classid",
-    "label_id",
-    "category_id",
-    "class_label",
-    "predictionstring",
-    "y",
-)  # how a column of classes is called, the first that is there being meant
+OTHERS = (
+    "text",
+    "caption",
+    "captions",
+    "prompt",
+    "split",
+    "bbox",
+    "url",
+    "md5",
+    "width",
+    "height",
+    "size",
+)  # no classes
 BOXES = re.compile(r"(\S+)( +-?[\d.]+){4}( +\S+( +-?[\d.]+){4})*")  # a class and its box, and others
 SEVERAL = re.compile(r"-?[\d.]+([ ,;\t]+-?[\d.]+)+")
 
@@ -75,13 +44,19 @@ def told_by(file: Path, names: Sequence[str], place: str) -> Classes:
     if not file.is_file():
         raise ValueError(f"there is no file {file}; give the file that tells the class of each image in {place}")
     images = _Images(names)
-    ways = [rows for rows in ways_to_read(file, images.split) if rows]
-    if not ways:
+    ways, best, most = [], list[Row](), 0
+    for rows in ways_to_read(file, images.split, not any(name.startswith("#") for name in names)):
+        ways.append(rows)
+        telling = sum(images.tells(row) for row in rows)
+        if telling > most:
+            best, most = rows, telling
+        if most and most >= len(rows) - 1:  # all but a header
+            break
+    if not any(ways):
         raise ValueError(f"{file} tells nothing; write a line for each image in {place}: its name and its class")
-    best = max(ways, key=lambda rows: sum(images.tells(row) for row in rows))
-    if any(images.tells(row) for row in best):
+    if best:
         return _paired(file, best, images, place)
-    return _one_a_line(file, ways[0], images, place)
+    return _one_a_line(file, ways[0] if file.suffix.lower() in TABLES else ways[-1], images, place)
 
 
 class _Images:
@@ -90,6 +65,7 @@ class _Images:
     def __init__(self, names: Sequence[str]):
         self.names = names
         self._exact = {_key(name): index for index, name in enumerate(names)}
+        self._blank = any(len(name.split()) > 1 for name in names)
         self._stems: dict[str, list[int]] = {}
         for index, name in enumerate(names):
             self._stems.setdefault(_stem(_key(name)), []).append(index)
@@ -103,7 +79,8 @@ class _Images:
         return self._stems.get(_stem(_key(told)), [])
 
     def knows(self, told: str) -> bool:
-        return self.exact(told) is not None or bool(self.close(told))
+        key = _key(told)
+        return key in self._exact or _stem(key) in self._stems
 
     def tells(self, row: Row) -> bool:
         """Whether a row has an image and something else."""
@@ -112,8 +89,8 @@ class _Images:
     def split(self, line: str) -> list[str]:
         """A line of an image and, after blanks, its class, both of which may hold blanks; else the line as it is."""
         line = line.strip()
-        ends = [blank.start() for blank in re.finditer(r"\s+", line)]
-        called = [line[:end] for end in ends]
+        blanks = re.finditer(r"\s+", line)
+        called = [line[: blank.start()] for blank in (blanks if self._blank else islice(blanks, 1))]
         known = [name for name in called if self.exact(name) is not None] or list(filter(self.knows, called))
         if not known:
             known = [name for name in called if _has_suffix(name)][:1]  # an image that lies elsewhere
@@ -175,6 +152,8 @@ def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Cla
     if len(rows) == count + 1 and str(first.fields[0]).strip().lower() in LABELS:
         rows = rows[1:]
     named = next((row for row in rows if any(suffix in row.text.lower() for suffix in SUFFIXES)), None)
+    if all(images.knows(row.text) and not WHOLE.fullmatch(row.text) for row in rows):
+        named = first
     if named or any(len(row.fields) > 1 for row in rows):
         row = named or first
         raise ValueError(
@@ -193,9 +172,7 @@ def _header(file: Path, rows: list[Row], images: _Images) -> tuple[list[str] | N
     """The names of columns, where the first row has them, and the rows of images. Raises ValueError for longer rows."""
     if rows[0].columns is not None:
         return list(rows[0].columns), rows
-    first = [str(field).strip().lower() for field in rows[0].fields]
-    usual = [field for field in first if field in NAMES + LABELS]
-    if not usual or images.tells(rows[0]):
+    if not is_header(rows[0].fields) or images.tells(rows[0]):
         return None, rows
     header, rows = [str(field).strip() for field in rows[0].fields], rows[1:]
     longer = next((row for row in rows if any(row.fields[len(header) :])), None)
@@ -220,8 +197,9 @@ def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Ima
     called = next((lower.index(column) for column in LABELS if column in lower and lower.index(column) != name), None)
     if called is not None:
         return name, called
-    others = [column for column in range(width) if column != name]
-    if len(others) > 1:
+    filled = {column for row in rows for column, field in enumerate(row.fields) if field not in (None, "")}
+    others = [column for column in range(width) if column != name and column in filled]
+    if len(others) != 1 or (header and lower[others[0]] in OTHERS):
         there = f"the columns {', '.join(header)}" if header else f"{width} columns without names"
         raise ValueError(
             f"{file} has {there}, as in {rows[0].where}: {rows[0].text}; call the column of classes 'label' in a first "
@@ -231,10 +209,10 @@ def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Ima
 
 
 def _whole(values: list[Any], file: Path) -> list[Any]:
-    """Classes without the boxes that are told with them, where all have some. Raises ValueError for several numbers."""
+    """Classes without the boxes that are told with them. Raises ValueError for several numbers and no class."""
     found = [BOXES.fullmatch(value.strip()) if isinstance(value, str) else None for value in values]
-    if all(found):
-        return [box[1] for box in found if box]
+    if any(found) and all(box or len(str(value).split()) == 1 for box, value in zip(found, values, strict=True)):
+        return [box[1] if box else value for box, value in zip(found, values, strict=True)]
     several = next((value for value in values if isinstance(value, str) and SEVERAL.fullmatch(value.strip())), None)
     if several is not None:
         raise ValueError(f"{file} has several numbers for one image, {several:.40}; keep the one that is its class")

@@ -2,11 +2,58 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+NAMES = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "images",
+    "img",
+    "image_name",
+    "imagename",
+    "image_file",
+    "image_path",
+) + (
+    "img_name",
+    "img_path",
+    "file_path",
+    "filepath",
+    "path",
+    "image_id",
+    "imageid",
+    "name",
+    "id",
+    "key",
+)  # how a column of images is called
+LABELS = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "cls",
+    "class_name",
+    "classname",
+    "label_name",
+    "category",
+    "target",
+) + (
+    "synset",
+    "wnid",
+    "class_id",
+    "classid",
+    "label_id",
+    "category_id",
+    "class_label",
+    "predictionstring",
+    "y",
+)  # how a column of classes is called, the first that is there being meant
 DELIMITERS = (",", "\t", ";", "|")
+TABLES = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 LONGEST = 80  # characters of a row that an error shows
 
@@ -24,29 +71,39 @@ class Row(NamedTuple):
         return ", ".join(str(field) for field in self.fields)[:LONGEST]
 
 
-def ways_to_read(file: Path, split: Callable[[str], list[str]]) -> list[list[Row]]:
-    """The rows of a file in each way in which it may be meant, the usual one of its suffix first.
+def ways_to_read(file: Path, split: Callable[[str], list[str]], comments: bool) -> Iterator[list[Row]]:
+    """The rows of a file in each way in which a row may be divided: that of a table's suffix first, by blanks last.
 
-    `split` divides a line without delimiters. Empty lines are left out, and lines that begin with #, unless `split`
-    finds something in them. Raises ValueError for a file that is no text, or damaged.
+    `split` divides a line by blanks. Empty lines are left out and, with `comments`, lines that begin with #. Raises
+    ValueError for a file that is no text, or a table whose quotes do not match.
     """
-    text = _text(file)
-    if file.suffix.lower() in JSON_SUFFIXES:
-        return [_of_json(file, text)]
-    lines = text.splitlines()
-    kept = [line if not line.startswith("#") or len(split(line)) > 1 else "" for line in lines]
-    delimiters = sorted(DELIMITERS, key=lambda delimiter: (delimiter == "\t") != (file.suffix.lower() == ".tsv"))
-    ways, wrong = [], None
-    for delimiter in delimiters:
+    text, suffix = _text(file), file.suffix.lower()
+    if suffix in JSON_SUFFIXES:
+        yield _of_json(file, text)
+        return
+    lines = ["" if comments and line.startswith("#") else line for line in re.split(r"\r\n|\r|\n", text)]
+    for delimiter in sorted(DELIMITERS, key=lambda delimiter: delimiter != TABLES.get(suffix)):
         try:
-            ways.append(list(_delimited(kept, delimiter)))
+            yield list(_delimited(lines, delimiter))
         except csv.Error as error:
-            wrong = wrong or error
-    by_blanks = [Row(split(line), f"line {number}") for number, line in enumerate(kept, 1) if line.strip()]
-    ways.insert(len(ways) if file.suffix.lower() in (".csv", ".tsv") else 0, by_blanks)
-    if wrong and file.suffix.lower() in (".csv", ".tsv"):
-        raise ValueError(f"{file} is no whole table ({wrong}); mend its quotes")
-    return ways
+            if delimiter == TABLES.get(suffix):
+                raise ValueError(f"{file} is no whole table ({error}); mend its quotes") from error
+    yield list(_by_blanks(lines, split))
+
+
+def is_header(fields: Sequence[Any]) -> bool:
+    """Whether these are names of columns."""
+    lower = {str(field).strip().lower() for field in fields}
+    return bool(lower & {*NAMES, *LABELS})
+
+
+def _by_blanks(lines: list[str], split: Callable[[str], list[str]]) -> Iterator[Row]:
+    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    titles = filled[0][1].split() if filled else []
+    table = len(titles) > 1 and {titles[0].lower()} <= {*NAMES} and is_header(titles[1:])
+    for place, (number, line) in enumerate(filled):
+        whole = table and (place == 0 or len(titles) > 2)  # else a class may hold blanks
+        yield Row(line.split() if whole else split(line), f"line {number}")
 
 
 def _text(file: Path) -> str:
@@ -72,10 +129,10 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[Row]:
 
 def _of_json(file: Path, text: str) -> list[Row]:
     try:
-        told = json.loads(text)
+        told = json.loads(text) if file.suffix.lower() == ".json" else _json_lines(text)
     except ValueError as error:
         try:
-            told = [json.loads(line) for line in text.splitlines() if line.strip()]
+            told = _json_lines(text) if file.suffix.lower() == ".json" else json.loads(text)
         except ValueError:
             raise ValueError(f"{file} is neither JSON nor JSON lines ({error}); mend it") from error
     rows = list(_rows(told))
@@ -84,6 +141,10 @@ def _of_json(file: Path, text: str) -> list[Row]:
             f"{file} tells no classes in a way that is known; write {{image: class}}, or records of a name and a label"
         )
     return rows
+
+
+def _json_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _rows(told: Any) -> Iterator[Row]:
@@ -111,7 +172,8 @@ def _entries(told: Mapping[str, Any]) -> list[Any]:
     if values and all(isinstance(value, dict) for value in values):
         return [{"file_name": name, **value} for name, value in told.items()]
     if values and all(isinstance(value, list) for value in values):
-        if len({len(value) for value in values}) == 1 and any(name in told for name in ("image", "file_name", "label")):
+        if len({len(value) for value in values}) == 1 and is_header(list(told)):
             return [dict(zip(told, row, strict=True)) for row in zip(*values, strict=True)]
-        return [[name, kind] for kind, names in told.items() for name in names]
+        if all(isinstance(name, str) for value in values for name in value):
+            return [[name, kind] for kind, names in told.items() for name in names]
     return [[name, value] for name, value in told.items()]

@@ -43,9 +43,9 @@ class NpzImages:
         return min(self.array.shape[1:3])
 
     def images(self, indices: Indices) -> Images:
-        height, width, side = *self.array.shape[1:3], self.size
-        top, left = (height - side) // 2, (width - side) // 2
-        square = self.array[indices.numpy(), top : top + side, left : left + side]
+        side = self.size
+        top, left = ((length - side) // 2 for length in self.array.shape[1:3])
+        square = self.array[indices.numpy()][:, top : top + side, left : left + side]
         return to_images(torch.from_numpy(square).permute(0, 3, 1, 2).contiguous())
 
     def describe(self) -> dict[str, Any]:
