@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from robustok.data import ImageFolder
 from robustok.data.npz import NpzImages
 from robustok.shapes import to_pixels
 
@@ -39,3 +41,21 @@ def test_refuses_what_are_no_images(tmp_path, pixels):
     np.savez(path, mu=np.zeros(3))
     with pytest.raises(ValueError, match="no array arr_0, only mu"):
         NpzImages(path)
+
+
+@pytest.mark.parametrize("shape", [(8, 13), (13, 8)])
+def test_images_that_are_not_square_are_cropped_as_files_are(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "folder" / f"{number}.png")
+    np.savez(tmp_path / "same.npz", pixels)
+    images, files = NpzImages(tmp_path / "same.npz"), ImageFolder(tmp_path / "folder", 8)
+    assert torch.equal(images.images(torch.arange(3)), files.images(torch.arange(3)))
+    assert images.describe()["view"] == "center crop to 8"
+
+
+@pytest.mark.parametrize("other", [np.eye(6), np.array(["cat"] * 6), np.arange(7), np.linspace(0, 1, 6)])
+def test_an_arr_1_that_holds_no_labels_does_no_harm(tmp_path, pixels, other):
+    np.savez(tmp_path / "samples.npz", pixels, other)
+    assert NpzImages(tmp_path / "samples.npz").labels.tolist() == [0] * 6

@@ -11,7 +11,7 @@ from typing import Any
 from robustok.data.columns import FIRST, Columns, arrow, image_bytes
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
-from robustok.data.pictures import Errors, Pictures
+from robustok.data.pictures import BrokenFileError, Errors, Pictures
 
 PREFIX = "hf:"  # of the name of a dataset on the hub
 SAMPLE = 64  # images whose bytes name the set
@@ -46,8 +46,15 @@ class ArrowFiles:
     def describe(self) -> dict[str, Any]:
         """The hash is of all labels and of some images, evenly spaced."""
         chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
-        digest = short_hash(self.labels.numpy().tobytes(), *(self.read(index) for index in chosen))
+        digest = short_hash(self.labels.numpy().tobytes(), *(self._known(index) for index in chosen))
         return {"name": self.place.rstrip("/").rpartition("/")[2], "count": len(self), "hash": digest}
+
+    def _known(self, index: int) -> bytes:
+        """What there is of an image."""
+        try:
+            return self.read(index)
+        except BrokenFileError:
+            return b""
 
 
 def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
