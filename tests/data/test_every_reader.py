@@ -266,6 +266,15 @@ def test_what_else_a_folder_holds_changes_nothing(reader, litter, tmp_path):
     assert seen(images, images.classes) == shown(pictures)
 
 
+@pytest.mark.parametrize("reader", ["folder", "tar"])
+def test_synsets_in_the_names_of_images_are_classes(reader, tmp_path):
+    pictures = [picture(".", f"n0144076{i % 2}_{i}.JPEG", i) for i in range(4)]
+    images = read_by(reader, tmp_path, pictures, errors="defer")
+    assert images.classes == ("n01440760", "n01440761")
+    named = [one._replace(kind=one.name[:9]) for one in pictures]
+    assert seen(images, images.classes) == shown(named)
+
+
 @pytest.mark.parametrize("above", ["./", "photos/", "./photos/", "a/b c/", "train/", "/data/photos/"])
 def test_what_lies_above_the_classes_of_a_tar_is_no_class(above, tmp_path):
     pictures = pictures_of(("cat", "dog"))

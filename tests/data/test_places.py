@@ -130,6 +130,22 @@ def test_classes_and_sets_have_the_names_of_links(tmp_path):
         ImageFolder(tmp_path / "linked", 16)
 
 
+def test_links_to_nowhere_are_not_left_out_in_silence(tmp_path):
+    folder = zoo(tmp_path / "photos")
+    (folder / "emu").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="photos/emu is a link to nowhere; mend the link, or remove it"):
+        ImageFolder(folder, 16)
+    (folder / "cat" / "emu").symlink_to(tmp_path / "nowhere")
+    assert len(ImageFolder(folder / "cat", 16)) == 2  # images of one place; folders tell nothing
+
+
+def test_what_is_no_file_is_no_image(tmp_path):
+    """A pipe, which would be waited for without end."""
+    folder = zoo(tmp_path / "photos")
+    os.mkfifo(folder / "cat" / "pipe.png")
+    assert len(ImageFolder(folder, 16)) == 3
+
+
 def test_names_that_are_no_text(tmp_path):
     """Bytes that are not UTF-8, as of an old disk."""
     folder = os.fsencode(tmp_path) + b"/caf\xe9"

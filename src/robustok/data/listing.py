@@ -99,7 +99,7 @@ def _remembered(path: Path, kept: Path) -> Listing | None:
 
 def _list(path: Path) -> Listing:
     own, folders, others = _entries(str(path))
-    folders = ordered(folders)
+    folders = ordered(name for name in folders if not own or (path / name).exists())
     loose = [name for name, _ in own]
     above = (_identity(str(path)),)
     with ThreadPoolExecutor(THREADS) as threads:
@@ -140,9 +140,11 @@ def _walk(
 ) -> Iterator[tuple[str, int, list[tuple[str, int]]]]:
     """A folder and those within: path within the root, time of its last change, and its images with their sizes.
 
-    Raises ValueError for a link to a folder `above`, which would have no end.
+    Raises ValueError for a link to nowhere, or to a folder `above`, which would have no end.
     """
     path = os.path.join(root, folder)
+    if not os.path.exists(path):
+        raise ValueError(f"{path} is a link to nowhere; mend the link, or remove it")
     own = _identity(path)
     if own in above:
         raise ValueError(f"{path} is a link to a folder that it lies in; remove the link")
@@ -166,12 +168,14 @@ def _entries(folder: str) -> tuple[list[tuple[str, int]], list[str], list[str]]:
         for entry in entries:
             if is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            suffix = os.path.splitext(entry.name)[1].lower()
+            broken = entry.is_symlink() and not os.path.exists(entry.path)
+            if entry.is_dir() or (broken and not suffix):  # a link to nowhere was one to a folder, by its name
                 folders.append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif suffix in SUFFIXES and (broken or entry.is_file()):
                 files.append((entry.name, _size(entry)))
             else:
-                others.add(os.path.splitext(entry.name)[1].lower() or entry.name)
+                others.add(suffix or entry.name)
     return sorted(files), sorted(folders), sorted(others)
 
 
