@@ -163,6 +163,7 @@ REFUSED = {
     "number.json": ("3", "tells no classes in a way that is known; write"),
     "latin.csv": ("a.png,caf\xe9\n".encode("latin-1"), "is no text in UTF-8 .line 1.; save it as CSV in UTF-8"),
     "table.xlsx": (b"PK\3\4\0\0", "is no text, for it holds zero bytes; save it as CSV"),
+    "commas.csv": (",\n,", "tells nothing; write a line for each image in photos"),
     "nothing.csv": ("\n\n", "tells nothing; write a line for each image in photos"),
 }
 

@@ -59,3 +59,23 @@ def test_images_that_are_not_square_are_cropped_as_files_are(tmp_path, shape):
 def test_an_arr_1_that_holds_no_labels_does_no_harm(tmp_path, pixels, other):
     np.savez(tmp_path / "samples.npz", pixels, other)
     assert NpzImages(tmp_path / "samples.npz").labels.tolist() == [0] * 6
+
+
+def test_a_damaged_file_is_one_clear_error(tmp_path, pixels):
+    path = tmp_path / "samples.npz"
+    np.savez(path, pixels)
+    whole = path.read_bytes()
+    shape = whole.index(b"(6, 8, 10, 3)")
+    header = whole.index(b"PK\1\2")
+    damages = {
+        "no tuple": whole[:shape] + b"(6, 8, 10, 3}" + whole[shape + 13 :],
+        "more than there is": whole[:shape] + b"(9, 8, 10, 3)" + whole[shape + 13 :],
+        "another version of zip": whole[: header + 6] + b"\xff" + whole[header + 7 :],
+        "cut": whole[:-30],
+    }
+    for damaged in damages.values():
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match="samples.npz cannot be read as an npz file .*; give a whole file of numbers"
+        ):
+            NpzImages(path)

@@ -275,6 +275,16 @@ def test_declared_classes_are_held_to(tmp_path):
     assert ParquetFiles(tmp_path / "set", labels="none").classes == ("images",)
 
 
+@pytest.mark.parametrize(
+    "told", ["no JSON", "[]", '{"info": 3}', '{"info": {"features": {"image": [3], "label": [4]}}}']
+)
+def test_what_datasets_wrote_may_be_damaged(told, tmp_path):
+    data = robustok_shards.pictures(2)
+    table = pa.table({"image": data, "label": [1, 0]}).replace_schema_metadata({"huggingface": told})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert ParquetFiles(tmp_path / "a.parquet").labels.tolist() == [1, 0]
+
+
 def test_files_of_one_set_may_store_numbers_in_several_ways(tmp_path):
     data = robustok_shards.pictures(2)
     for number, kind in enumerate((pa.int8(), pa.float32(), pa.string())):

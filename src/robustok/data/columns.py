@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ class Columns(NamedTuple):
             raise ValueError(
                 f"{place} has no column {label!r}; choose labels from {', '.join(schema.names)}, or 'none'"
             )
-        names = (features.get(label) or {}).get("names") if label else None
+        names = _about(features, label).get("names") if label else None
         return cls(_image_column(schema, place, first, features), label, tuple(names) if names else None)
 
     def labels(self, told: Sequence[Any], place: str) -> Classes:
@@ -73,7 +74,7 @@ class Columns(NamedTuple):
 
 def _image_column(schema: Any, place: str, first: Callable[[str], list[Any]], features: dict[str, Any]) -> str:
     """The column of images: what is declared so, else what may be; of several the one called so, or that opens."""
-    declared = [name for name in schema.names if (features.get(name) or {}).get("_type") == "Image"]
+    declared = [name for name in schema.names if _about(features, name).get("_type") == "Image"]
     structs = [field.name for field in schema if _is_struct_of_bytes(field.type)]
     found = declared or structs or [field.name for field in schema if _is_binary(field.type)]
     if not found:
@@ -114,10 +115,17 @@ def image_bytes(value: Any, name: str, place: str) -> bytes:
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """What datasets wrote of each column into the metadata."""
-    told = (schema.metadata or {}).get(b"huggingface")
-    features: dict[str, Any] = json.loads(told).get("info", {}).get("features", {}) if told else {}
-    return features
+    """What datasets wrote of each column into the metadata; nothing where it is damaged."""
+    with suppress(ValueError, AttributeError):
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return features if isinstance(features, dict) else {}
+    return {}
+
+
+def _about(features: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is written of one column; nothing for a list of what is wanted."""
+    about = features.get(name)
+    return about if isinstance(about, dict) else {}
 
 
 def _is_struct_of_bytes(kind: Any) -> bool:

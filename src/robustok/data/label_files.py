@@ -52,11 +52,12 @@ def told_by(file: Path, names: Sequence[str], place: str) -> Classes:
             best, most = rows, telling
         if most and most >= len(rows) - 1:  # all but a header
             break
-    if not any(ways):
-        raise ValueError(f"{file} tells nothing; write a line for each image in {place}: its name and its class")
     if best:
         return _paired(file, best, images, place)
-    return _one_a_line(file, ways[0] if file.suffix.lower() in TABLES else ways[-1], images, place)
+    lines = ways[0] if file.suffix.lower() in TABLES else ways[-1]
+    if not lines:
+        raise ValueError(f"{file} tells nothing; write a line for each image in {place}: its name and its class")
+    return _one_a_line(file, lines, images, place)
 
 
 class _Images:

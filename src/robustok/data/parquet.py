@@ -54,7 +54,7 @@ class ParquetFiles:
             self._metadata = [pq.read_metadata(file) for file in self.paths]
             columns = _columns(self.paths, self.place, labels)
             told = _told(self.paths, columns.label)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
         self.groups = [
             Group(file, number, metadata.row_group(number).num_rows)
