@@ -90,6 +90,12 @@ def called(suffix, form):
     return Picture("cat", f"a{suffix}", encoded(Image.fromarray(rgb), form), rgb)
 
 
+def of_every_suffix():
+    forms = {".jfif": "jpeg", ".jpe": "jpeg", ".pjpeg": "jpeg", ".JPG": "jpeg", ".ppm": "ppm", ".tga": "tga"}
+    forms |= {".pgm": "ppm", ".jp2": "jpeg2000", ".tif": "tiff", ".bmp": "bmp", ".apng": "png"}
+    return [called(suffix, form) for suffix, form in forms.items()]
+
+
 SETS: dict[str, Callable[[], list[Picture]]] = {
     "blanks in names": lambda: pictures_of(("golden retriever", "golden eagle"), ("a b.png", " c.png")),
     "brackets and braces": lambda: pictures_of(("[a]", "{b,c}", "d{1..2}"), ("[1].png", "{2}.png", "*.png")),
@@ -113,12 +119,7 @@ SETS: dict[str, Callable[[], list[Picture]]] = {
         damaged(b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", "c.png"),
         damaged(b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xf0\xff\0\0", "d.png"),
     ],
-    "suffixes": lambda: [
-        called(".jfif", "jpeg"),
-        called(".jpe", "jpeg"),
-        called(".ppm", "ppm"),
-        called(".JPG", "jpeg"),
-    ],
+    "suffixes": of_every_suffix,
 }
 
 
@@ -264,6 +265,19 @@ def test_what_else_a_folder_holds_changes_nothing(reader, litter, tmp_path):
     images = read_by(reader, tmp_path, pictures, litter=litter, errors="defer")
     assert images.classes == ("cat", "dog")
     assert seen(images, images.classes) == shown(pictures)
+
+
+def other_images(root):
+    (root / "cat" / "a.heic").write_bytes(b"")
+    (root / "b.CR2").write_bytes(b"")
+
+
+@pytest.mark.parametrize("reader", ["folder", "tar"])
+def test_images_that_are_not_read_are_told(reader, tmp_path):
+    with pytest.warns(
+        UserWarning, match="set.* also holds images of kinds that are not read, .cr2, .heic; convert them"
+    ):
+        assert len(read_by(reader, tmp_path, pictures_of(("cat", "dog")), litter=other_images)) == 4
 
 
 @pytest.mark.parametrize("reader", ["folder", "tar"])

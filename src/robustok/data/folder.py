@@ -11,7 +11,7 @@ from robustok.data.images import short_hash
 from robustok.data.label_files import told_by
 from robustok.data.listing import listing_of
 from robustok.data.order import Windows
-from robustok.data.pictures import BrokenFileError, Errors, Pictures, check_classes, some
+from robustok.data.pictures import BrokenFileError, Errors, Pictures, check_classes, some, tell_unread
 
 
 class FolderFiles:
@@ -28,6 +28,7 @@ class FolderFiles:
     def __init__(self, path: str | Path, labels: str | Path | None = None):
         self.path, self.place = Path(path), str(path)
         self.listing = listing_of(self.path)
+        tell_unread(self.listing.others, self.place)
         self.classes, self.labels = self._told(labels)
 
     def __len__(self) -> int:
@@ -75,7 +76,7 @@ class FolderFiles:
 class ImageFolder(Pictures):
     """The images of a folder: one sub-folder per class, or all in one place, which makes one class.
 
-    Files are PNG, JPEG, WebP, BMP, GIF, TIFF or PPM, known by their suffix, in the order of their names. `labels` as
+    Files are PNG, JPEG, WebP, TIFF and others (`pictures.SUFFIXES`), in the order of their names. `labels` as
     for `FolderFiles`, everything else as for `Pictures`.
     """
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from robustok.data.cached import cached_file, keep
 from robustok.data.classes import SPLITS, ordered
@@ -24,6 +25,8 @@ SETTLED = 2_000_000_000  # ns after its last change from which on a folder's tim
 THREADS = 16  # that list folders at once: on a network, listing is mostly waiting
 JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # of systems, not of users
 PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".gz", ".7z", ".rar")
+# A folder within the root, when it changed last, its images with their sizes, and suffixes of what else it holds.
+Walked: TypeAlias = tuple[str, int, list[tuple[str, int]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Listing:
     names: list[str]
     sizes: list[int]  # bytes
     folders: dict[str, int]  # all folders within and when they changed, in ns
-    others: list[str]  # suffixes of what else lies in the folder itself
+    others: list[str]  # suffixes of what else there is
 
 
 def is_hidden(name: str) -> bool:
@@ -104,12 +107,13 @@ def _list(path: Path) -> Listing:
     above = (_identity(str(path)),)
     with ThreadPoolExecutor(THREADS) as threads:
         found = list(threads.map(lambda folder: list(_walk(str(path), folder, above)), folders))
-    files = [[entry for _, _, entries in walk for entry in entries] for walk in found]
+    files = [[entry for _, _, entries, _ in walk for entry in entries] for walk in found]
+    others = sorted({suffix for walk in found for *_, more in walk for suffix in more} | set(others))
     filled = [folder for folder, entries in zip(folders, files, strict=True) if entries]
     _check(path, loose, folders, filled, others)
     if loose:
         folders, files = [""], [sorted(own)]
-    changed = {"": path.stat().st_mtime_ns} | {name: time for walk in found for name, time, _ in walk}
+    changed = {"": path.stat().st_mtime_ns} | {name: time for walk in found for name, time, *_ in walk}
     names = [name for entries in files for name, _ in sorted(entries)]
     sizes = [size for entries in files for _, size in sorted(entries)]
     return Listing(tuple(folders), tuple(map(len, files)), names, sizes, changed, others)
@@ -135,10 +139,8 @@ def _check(
         raise ValueError(f"{path} holds the splits {some(folders)}, not classes; give one of them: {path / folders[0]}")
 
 
-def _walk(
-    root: str, folder: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, int, list[tuple[str, int]]]]:
-    """A folder and those within: path within the root, time of its last change, and its images with their sizes.
+def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Walked]:
+    """A folder and those within, as `Walked`.
 
     Raises ValueError for a link to nowhere, or to a folder `above`, which would have no end.
     """
@@ -148,9 +150,9 @@ def _walk(
     own = _identity(path)
     if own in above:
         raise ValueError(f"{path} is a link to a folder that it lies in; remove the link")
-    files, folders, _ = _entries(path)
+    files, folders, others = _entries(path)
     changed = os.stat(path).st_mtime_ns
-    yield folder, changed, [(f"{folder}/{name}", size) for name, size in files]
+    yield folder, changed, [(f"{folder}/{name}", size) for name, size in files], others
     for name in folders:
         yield from _walk(root, f"{folder}/{name}", (*above, own))
 

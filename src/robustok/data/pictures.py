@@ -21,7 +21,17 @@ from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
 from robustok.shapes import Images
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff") + (
+    ".apng",
+    ".avif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+)
+UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dds", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
 T = TypeVar("T")
 
@@ -242,6 +252,16 @@ class BrokenFileError(ValueError):
     def __init__(self, name: str, reason: str):
         self.what, self.reason = f"{name} cannot be read ({reason})", reason
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
+
+
+def tell_unread(others: Sequence[str], place: str) -> None:
+    """Warns where `others`, suffixes of what lies beside the images of a place, are those of images too."""
+    unread = sorted(UNREAD & set(others))
+    if unread:
+        warnings.warn(
+            f"{place} also holds images of kinds that are not read, {some(unread)}; convert them to PNG or JPEG",
+            stacklevel=4,
+        )
 
 
 def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:

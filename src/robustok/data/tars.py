@@ -16,7 +16,7 @@ from robustok.data.images import short_hash
 from robustok.data.listing import archives_in
 from robustok.data.order import Windows
 from robustok.data.patterns import expanded, matches
-from robustok.data.pictures import SUFFIXES, Errors, Pictures, some
+from robustok.data.pictures import SUFFIXES, Errors, Pictures, some, tell_unread
 from robustok.data.tar_index import ShardIndex, index_of, key_of
 
 LABELS = ("cls", "json:label", "json:cls", "json:class", "json:class_id")  # where labels are looked for, in this order
@@ -64,6 +64,7 @@ class TarFiles:
             others = sorted({suffix for shard in found for suffix in shard.others})
             there = f"; found {', '.join(others)}" if others else ""
             raise ValueError(f"no image found in {pattern}; wanted members that end in {', '.join(SUFFIXES)}{there}")
+        tell_unread([suffix for shard in found for suffix in shard.others], self.place)
         self.shards = tuple(name for name, _ in filled)
         counts = [len(shard.names) for _, shard in filled]
         self._starts = np.array([0, *accumulate(counts)])
