@@ -159,6 +159,7 @@ REFUSED = {
     "lists.json": ('{"a.png": [1, 2], "b.png": [1], "c.png": [2]}', r"holds \[1, 2\] for one image; wanted one class"),
     "coco.json": ('{"images": [{"id": 1}], "annotations": []}', "tells no class of 3 of 3 images in photos: "),
     "no-labels.json": ('{"labels": null}', "tells no class of 3 of 3 images in photos: "),
+    "null.json": ('["cat", null, "dog"]', "entry 2 of .* is None, which is no class; write lines of an image and its"),
     "cut.json": ("{", "is neither JSON nor JSON lines .*; mend it"),
     "number.json": ("3", "tells no classes in a way that is known; write"),
     "latin.csv": ("a.png,caf\xe9\n".encode("latin-1"), "is no text in UTF-8 .line 1.; save it as CSV in UTF-8"),

@@ -166,6 +166,9 @@ def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Cla
             f"{file} has {len(rows)} lines of a class each, but there are {count} images in {place}; {remedy}, or as "
             "many classes as there are images"
         )
+    empty = next((row for row in rows if is_missing(row.fields[0])), None)
+    if empty:
+        raise ValueError(f"{empty.where} of {file} is {empty.text}, which is no class; {remedy}")
     return classes_of([row.fields[0] for row in rows], str(file))
 
 
