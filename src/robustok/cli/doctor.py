@@ -124,7 +124,7 @@ NETWORKS: dict[str, WeightFile | HubModel] = {
 
 def spaces() -> list[tuple[str, str]]:
     """Each feature space, and LPIPS: where its weights are, or how to get them."""
-    rows = [("lite0, lite2, vgg-hed", "embedded"), ("lite1", in_package(LITE1))]
+    rows = [("lite0, vgg-hed", "embedded"), ("lite2", in_package(LITE2)), ("lite1", in_package(LITE1))]
     for name, weights in SPACES.items():
         state = ready(weights)
         if isinstance(weights, HubModel) and find_spec("transformers") is None:
