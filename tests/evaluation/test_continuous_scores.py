@@ -9,6 +9,7 @@ from robustok.evaluation.evaluate import Score, score_tokenizer
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, noised
 from robustok.evaluation.pfid import BLOCK
+from robustok.runtime.seeding import spread
 from robustok.shapes import to_images, to_pixels
 
 COUNT = BLOCK + 10  # images of pFID
@@ -30,7 +31,7 @@ def value(scores: list[Score], metric: str) -> float:
 
 
 def chosen(images: Noise) -> torch.Tensor:
-    return images.pixels[torch.arange(COUNT) * len(images) // COUNT]
+    return images.pixels[spread(COUNT, len(images))]
 
 
 def distance(pixels: torch.Tensor, latents: torch.Tensor) -> float:
@@ -157,5 +158,5 @@ def test_refuses_what_cannot_be_scored(images):
         score_tokenizer(Grays(), images, shades, neighbours_in=Noise(len(images)))
     with pytest.raises(ValueError, match="1 image cannot be scored; give at least two"):
         score_tokenizer(Grays(), images, shades, neighbours_in=Noise(1))
-    with pytest.raises(ValueError, match="pFID cannot be had from 1 images; take at least two"):
+    with pytest.raises(ValueError, match="pFID cannot be had from 1 image; take at least two"):
         score_tokenizer(Grays(), images, shades, pfid_images=1)

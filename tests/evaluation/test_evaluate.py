@@ -22,6 +22,7 @@ from robustok.evaluation.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
+from robustok.runtime.seeding import spread
 from robustok.shapes import to_images, to_pixels
 from robustok.tokenizer.perturbation import neighbours
 
@@ -64,9 +65,9 @@ def test_rfid_is_the_distance_of_all_reconstructions(scores, images):
 
 
 def test_pfid_cells_are_distances_of_perturbed_reconstructions(scores, images):
-    """By hand: images evenly spaced, tokens perturbed block by block, one cell after the other."""
+    """By hand: images spread over the set, tokens perturbed block by block, one cell after the other."""
     tokenizer, count = Blocks(), BLOCK + 10
-    chosen = images.pixels[torch.arange(count) * len(images) // count]
+    chosen = images.pixels[spread(count, len(images))]
     tokens = tokenizer.quantize(tokenizer.encode(to_images(chosen))).tokens
     near = neighbours(tokenizer.codebook, 6)
     by_block = [
@@ -200,7 +201,7 @@ def test_refuses_floats_as_pixels(images, unchecked):
 
 
 def test_refuses_what_cannot_be_scored(images):
-    with pytest.raises(ValueError, match="pFID cannot be had from 1 images; take at least two"):
+    with pytest.raises(ValueError, match="pFID cannot be had from 1 image; take at least two"):
         score_tokenizer(Blocks(), images, shades, pfid_images=1)
     with pytest.raises(ValueError, match="reference was computed with features 'shades'"):
         score_images(images, Reference.of(images, shades), lambda pixels: shades(pixels))
@@ -347,7 +348,7 @@ def test_refuses_too_few_images(images):
             lambda few: score_images(few, reference, shades),
             lambda few: score_tokenizer(Blocks(), few, shades),
         ):
-            with pytest.raises(ValueError, match=f"{count} image cannot be scored; give at least two"):
+            with pytest.raises(ValueError, match=f"{count} images? cannot be scored; give at least two"):
                 score(few)
     with pytest.raises(ValueError, match="no images to score; give at least two"):
         score_pixels([], reference, shades)

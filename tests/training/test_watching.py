@@ -19,6 +19,7 @@ from robustok.evaluation.score import Score
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
+from robustok.runtime.seeding import spread
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import run
 from robustok.training.main_training import train_tokenizer
@@ -38,7 +39,7 @@ def values(scores: list[Score]) -> dict[str, float]:
 
 def test_a_look_at_a_tokenizer_is_its_scores_on_images_spread_over_the_set():
     found = tokenizer_check(images(), **SEEN)(tokenizer(), 100)
-    some = images().subset(torch.arange(24) * 64 // 24)
+    some = images().subset(spread(24, 64))
     scores = {s.metric: s for s in score_tokenizer(tokenizer(), some, extract(), pfid_images=6)}
     assert [score.metric for score in found] == ["rfid", "pfid", "psnr"]
     assert [score.to_plain() for score in found] == [scores[score.metric].to_plain() for score in found]

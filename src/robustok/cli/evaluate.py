@@ -163,7 +163,7 @@ def reference(command: Command) -> None:
     with processes():
         extract = extractor(command.features, device_of(command.device))
         images = scored_images(command.images, command.size or _usual_size(command.images), upscale=command.upscale)
-        about, space, sample = images.describe(), extract.describe(), kept(len(images), command.sample_size)
+        about, space, sample = images.describe(), extract.describe(), min(len(images), command.sample_size)
         there = out.exists() and not command.overwrite
         if there:
             _check_same(out, {"images": about, "features": space, "sample": f"{sample} images"})
@@ -176,14 +176,6 @@ def reference(command: Command) -> None:
             file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
             held = f"{sample} images, for precision, recall and kernel distances"
             print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
-
-
-def kept(count: int, most: int) -> int:
-    """Images in the sample of so many, of which at most so many are kept (see `FeatureStream`)."""
-    stride = 1
-    while -(-count // stride) > most:
-        stride *= 2
-    return -(-count // stride)
 
 
 def in_words(about: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ class NpzImages:
     compressed beyond what the disk holds, and for an arr_0 of another type or shape.
     """
 
+    known_range = True  # 0 is black
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.array = map_array(path, "arr_0")

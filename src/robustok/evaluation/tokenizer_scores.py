@@ -22,6 +22,8 @@ from robustok.evaluation.reconstruction import Perceptual, Seen
 from robustok.evaluation.reference import ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.score import Score
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
+from robustok.runtime.seeding import spread
+from robustok.runtime.wording import counted
 from robustok.shapes import Images, Latents, Pixels
 from robustok.tokenizer.perturbation import neighbours
 
@@ -42,7 +44,7 @@ def score_tokenizer(
     """rFID, pFID and its 15 cells, PSNR, SSIM; with a codebook its use, perplexity and dead codes, without one iFID.
 
     The distances are in every feature space given. LPIPS comes with a function for it, of images and reconstructions
-    in [-1, 1]. pFID and iFID are of `pfid_images` images evenly spaced over the set (None: all), against these images;
+    in [-1, 1]. pFID and iFID are of `pfid_images` images spread over the set (None: all), against these images;
     pFID replaces codes by near ones and, where there are no codes, adds noise to latents. iFID finds neighbours among
     the same images, or in another set, such as the training set (the paper's choice), all of which every process
     encodes. `progress` is told how many images have been looked at, of all real, reconstructed and perturbed ones.
@@ -201,9 +203,9 @@ def _shown(run: _Run, other: ImageSource | None) -> Iterator[tuple[Latents, Int[
 
 
 def _blocks(count: int, for_pfid: int) -> Iterator[_Block]:
-    """All images; first the `for_pfid` that are perturbed, evenly spaced over the whole, since folders are sorted."""
+    """All images; first the `for_pfid` that are perturbed, spread over the whole, since folders are sorted."""
     chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[torch.arange(for_pfid) * count // for_pfid] = True
+    chosen[spread(for_pfid, count)] = True
     for in_pfid in (True, False):
         indices = torch.arange(count)[chosen == in_pfid]
         for number, places in enumerate(torch.arange(len(indices)).split(BLOCK) if len(indices) else ()):
@@ -214,5 +216,6 @@ def _images_of_pfid(count: int, wanted: int | None) -> int:
     """How many images are perturbed. Raises ValueError for fewer than two."""
     for_pfid = count if wanted is None else min(wanted, count)
     if for_pfid < 2:
-        raise ValueError(f"pFID cannot be had from {for_pfid} images; take at least two, better some thousands")
+        some = counted(for_pfid, "image")
+        raise ValueError(f"pFID cannot be had from {some}; take at least two, better some thousands")
     return for_pfid

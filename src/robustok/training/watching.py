@@ -23,6 +23,7 @@ from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
+from robustok.runtime.seeding import spread
 from robustok.training.previews import Picture
 from robustok.training.tuning import sample
 
@@ -42,12 +43,12 @@ def tokenizer_check(
 ) -> Callable[[Any, int], list[Score]]:
     """A check of tokenizers: rFID, pFID and PSNR of up to `count` of the images, which nothing should be trained on.
 
-    pFID is of `pfid_images` of those. Both are evenly spaced over the set, and the same at every look.
+    pFID is of `pfid_images` of those. Both are spread over the set, and the same at every look.
     """
     if not 2 <= pfid_images <= count:
         raise ValueError(f"pfid_images is {pfid_images} of {count} images; a distance needs 2 or more, better hundreds")
     count = min(count, len(images))
-    some = images.subset(torch.arange(count) * len(images) // count)
+    some = images.subset(spread(count, len(images)))
     extract = _extractor(features)
 
     def check(tokenizer: Any, done: int) -> list[Score]:
