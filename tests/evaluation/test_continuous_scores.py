@@ -41,7 +41,8 @@ def distance(pixels: torch.Tensor, latents: torch.Tensor) -> float:
 
 
 def test_one_score_for_each_metric_and_cell(scores):
-    assert [score.metric for score in scores] == ["rfid", "pfid", *["pfid_cell"] * 15, "ifid", "psnr", "ssim"]
+    names = ["rfid", "rfid_pfid_images", "pfid", *["pfid_cell"] * 15, "ifid", "psnr", "ssim"]
+    assert [score.metric for score in scores] == names
 
 
 def test_rfid_is_the_distance_of_all_reconstructions(scores, images):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -14,11 +15,13 @@ from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
 from robustok.evaluation.compare import score_streams
+from robustok.evaluation.decoding import precision
 from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
 from robustok.evaluation.feature_stream import feature_stream
 from robustok.evaluation.features import Extractor, lite0
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
+from robustok.generators.sampling import balanced_labels
 from robustok.report import write_report
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.configs import to_plain
@@ -65,7 +68,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
                 tokenizer, images.scored, extract, pfid_images=config.pfid_images, seed=config.seed
             ),
         )
-        tell(diary, scores, "rfid", "pfid", "ifid", "codebook_use", "psnr")
+        tell(diary, scores, "rfid", "rfid_pfid_images", "pfid", "ifid", "codebook_use", "psnr")
     with diary.stage("generator", f"3/6 Training of the generator on the tokenizer's {latents}"):
         cache = encode(tokenizer, images.train, out)
         generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
@@ -85,7 +88,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         decoders = {"before": tokenizer} | {
             {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
         }
-        scores = diary.scores("generation", lambda: generation_scores(config, decoders, drawn, reference, extract))
+        scores = diary.scores("generation", lambda: generation_scores(config, decoders, out, drawn, reference, extract))
         tell(diary, scores, "gfid_before", "gfid_control", "gfid_after")
         write_pictures(
             out / "images",
@@ -156,20 +159,21 @@ def floor(config: Demo, images: DemoImages, reference: Reference, extract: Extra
     return score_images(real, reference, extract, metric="fd_floor")
 
 
-def balanced_labels(count: int, classes: int) -> Tensor:
-    """Labels of `count` images, every class equally often."""
-    return torch.arange(count) % classes
-
-
 def sampled(generator: Any, labels: Tensor, config: Demo, path: Path, purpose: str, quiet: bool) -> Tensor:
     """Freely sampled tokens or latents, one image per label, drawn once and then read back."""
     name = words(config)["latents"]
     if not path.exists():
         seed = derive(config.seed, purpose)
         with Progress("sampling", len(labels), quiet=quiet) as progress, autocast(generator.device):
-            drawn = sample(generator, labels, config.sampling, seed, progress.update)
-        write_bytes(path, save({name: drawn}))
+            drawn, of = sample(generator, labels, config.sampling, seed, progress.update), precision(generator)
+        write_bytes(path, save({name: drawn}, {"precision": of}))
     return load_file(path)[name]
+
+
+def sampled_in(path: Path) -> str:
+    """The precision in which `sampled` drew what is in a file; a file of before it was told does not say."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get("precision", "unknown"))
 
 
 def post_train(
@@ -213,12 +217,21 @@ def post_train(
 
 
 def generation_scores(
-    config: Demo, decoders: dict[str, Any], drawn: Tensor, reference: Reference, extract: Extractor
+    config: Demo, decoders: dict[str, Any], out: Path, drawn: Tensor, reference: Reference, extract: Extractor
 ) -> list[Score]:
     """gFID, precision and recall of the same tokens or latents under every decoder, and what each changed, paired."""
+    how = how_generated(config, out / "samples.safetensors", decoders["before"])
     streams = {name: feature_stream(decoded(tokenizer, drawn), extract) for name, tokenizer in decoders.items()}
-    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
     return score_streams(streams, reference, seeds=(config.seed,), protocol=how)
+
+
+def how_generated(config: Demo, samples: Path, tokenizer: Any) -> dict[str, Any]:
+    """What scores of generated images say of how these were made."""
+    return {
+        "sampling": to_plain(config.sampling),
+        "labels": "balanced",
+        "precision": {"sampled": sampled_in(samples), "decoded": precision(tokenizer)},
+    }
 
 
 def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:

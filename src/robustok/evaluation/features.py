@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.evaluation.wording import counted
 from robustok.shapes import Features, Images, Pixels
 
 SPACES = ("lite0", "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
@@ -44,8 +46,28 @@ class RichExtractor(Extractor, Protocol):
 
 
 def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
-    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone."""
-    return extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone.
+
+    Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
+    """
+    found = extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    features, *rest = found
+    count, name = len(pixels), extract.name
+    return Outputs(checked(name, features, count), *(x if x is None else checked(name, x, count) for x in rest))
+
+
+def checked(name: str, made: object, count: int) -> Features:
+    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    array = isinstance(made, np.ndarray)
+    if not isinstance(made, Tensor | np.ndarray):
+        what = type(made).__name__
+    elif made.ndim != 2 or len(made) != count or not (made.dtype.kind == "f" if array else made.is_floating_point()):
+        what = f"{tuple(made.shape)} {'array' if array else 'tensor'} of {made.dtype}"
+    else:
+        return torch.from_numpy(made.astype(np.float32)) if array else made.float()
+    raise ValueError(
+        f"{name} made a {what} from {counted(count, 'image')}; an extractor returns floats of shape ({count}, features)"
+    )
 
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
@@ -90,7 +112,7 @@ class NetworkExtractor:
 
 
 class CustomExtractor:
-    """Any function from Pixels to Features, named after itself."""
+    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself."""
 
     def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
         self.function = function
@@ -99,13 +121,7 @@ class CustomExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        features = self.function(pixels)
-        if features.ndim != 2 or len(features) != len(pixels) or not features.is_floating_point():
-            raise ValueError(
-                f"{self.name} made a {tuple(features.shape)} tensor of {features.dtype} from {len(pixels)} "
-                f"images; an extractor returns floats of shape ({len(pixels)}, features)"
-            )
-        return features.float()
+        return checked(self.name, self.function(pixels), len(pixels))
 
     def describe(self) -> dict[str, Any]:
         return {"features": self.name}

@@ -15,10 +15,10 @@ from torch import Tensor
 from robustok.evaluation.feature_stream import KEPT, FeatureStream, extracted
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.fid import FeatureStats
+from robustok.evaluation.wording import counted
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.seeding import spread
-from robustok.runtime.wording import counted
 from robustok.shapes import Features, Images, Pixels, to_pixels
 
 Progress = Callable[[int, int], None]  # told how many images are done, and of how many

@@ -1,6 +1,6 @@
 import pytest
 
-from robustok.runtime.wording import counted, ordinal
+from robustok.evaluation.wording import counted, ordinal
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (21, "21 images")])
