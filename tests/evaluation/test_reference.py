@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from robustok_scored import SIDE, Grays
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from robustok.data.npz import NpzImages
 from robustok.data.sources import open_images
@@ -51,6 +54,26 @@ def test_comes_back_from_its_file(tmp_path):
     assert torch.equal(loaded.stats.mean, reference.stats.mean)
     assert torch.equal(loaded.sample, reference.sample)
     assert (loaded.stats.count, loaded.images, loaded.space) == (20, reference.images, reference.space)
+
+
+@pytest.mark.parametrize("keep", [10, 20])
+def test_a_sample_of_every_nth_image_is_left_out(tmp_path, keep):
+    """As files of before hold it; where the sample is of all images, nothing is missing."""
+    path = tmp_path / "old.safetensors"
+    reference = Reference.of(Noise(20), colors, keep=keep)
+    reference.save(path)
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["about"])
+    assert torch.equal(Reference.load(path).sample, reference.sample)
+    del about["samples"]
+    save_file(load_file(path), path, {"robustok": "reference", "about": json.dumps(about)})
+    if keep == 20:
+        assert torch.equal(Reference.load(path).sample, reference.sample)
+        return
+    with pytest.warns(UserWarning, match="sample in .*old.safetensors is of every n-th image, which may miss classes"):
+        old = Reference.load(path)
+    assert len(old.sample) == 0
+    assert torch.equal(old.stats.scatter, reference.stats.scatter)
 
 
 def test_refuses_files_that_are_no_reference(tmp_path):

@@ -17,6 +17,7 @@ from robustok.runtime.seeding import mixed
 from robustok.shapes import Features, Pixels
 
 KEPT = 2000  # images whose features are kept
+SAMPLES = "as if drawn, by position"  # how they are chosen, for protocols; once they were every n-th image
 BATCH = 50  # images that an extractor is given at once unless it names a number
 
 Positions = Int[Tensor, " b"]

@@ -58,13 +58,14 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
 
 def checked(name: str, made: object, count: int) -> Features:
     """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
-    array = isinstance(made, np.ndarray)
-    if not isinstance(made, Tensor | np.ndarray):
-        what = type(made).__name__
-    elif made.ndim != 2 or len(made) != count or not (made.dtype.kind == "f" if array else made.is_floating_point()):
-        what = f"{tuple(made.shape)} {'array' if array else 'tensor'} of {made.dtype}"
-    else:
-        return torch.from_numpy(made.astype(np.float32)) if array else made.float()
+    what = type(made).__name__
+    if isinstance(made, Tensor | np.ndarray):
+        what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
+        if made.ndim == 2 and len(made) == count:
+            if isinstance(made, Tensor) and made.is_floating_point():
+                return made.float()
+            if isinstance(made, np.ndarray) and made.dtype.kind == "f":
+                return torch.from_numpy(made.astype(np.float32))
     raise ValueError(
         f"{name} made a {what} from {counted(count, 'image')}; an extractor returns floats of shape ({count}, features)"
     )

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from robustok.evaluation.feature_stream import FeatureStream
+from robustok.evaluation.feature_stream import SAMPLES, FeatureStream
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.inception_score import SPLIT
 from robustok.evaluation.intervals import share_interval
@@ -14,8 +14,6 @@ from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Distance, Score
 from robustok.evaluation.sliced_wasserstein import DIRECTIONS, mind
 from robustok.runtime.seeding import stream as random_stream
-
-SAMPLES = "as if drawn, by position"  # those of before were every n-th image
 
 
 def score_features(

@@ -1,6 +1,7 @@
 """Real images to score against: their statistics, a sample of their features, and what they are."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robustok.evaluation.feature_stream import KEPT, FeatureStream, extracted
+from robustok.evaluation.feature_stream import KEPT, SAMPLES, FeatureStream, extracted
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.wording import counted
@@ -132,12 +133,15 @@ class Reference:
         tensors = {"mean": self.stats.mean, "scatter": self.stats.scatter, "sample": self.sample}
         if self.spatial:
             tensors |= {"spatial_mean": self.spatial.mean, "spatial_scatter": self.spatial.scatter}
-        about = {"count": self.stats.count, "images": self.images, "space": self.space}
+        about = {"count": self.stats.count, "images": self.images, "space": self.space, "samples": SAMPLES}
         write_bytes(path, save(tensors, {"robustok": "reference", "about": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
-        """What `save` wrote. Raises ValueError for a file that is missing, damaged or no reference."""
+        """What `save` wrote. Raises ValueError for a file that is missing, damaged or no reference.
+
+        A sample of every n-th image, as was once taken, may miss classes; it is left out, with a warning.
+        """
         remedy = "give a file that Reference.save wrote, or make the reference again from its images"
         try:
             with safe_open(path, framework="pt") as file:
@@ -147,14 +151,21 @@ class Reference:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
-        about = json.loads(metadata["about"])
+        about, sample = json.loads(metadata["about"]), tensors["sample"]
+        if about.get("samples") != SAMPLES and len(sample) < about["count"]:
+            warnings.warn(
+                f"the sample in {path} is of every n-th image, which may miss classes, and so is left out; make the "
+                "reference again to have precision, recall and the like",
+                stacklevel=2,
+            )
+            sample = sample[:0]
 
         def stats(prefix: str) -> FeatureStats:
             return FeatureStats(about["count"], tensors[f"{prefix}mean"], tensors[f"{prefix}scatter"])
 
         return cls(
             stats=stats(""),
-            sample=tensors["sample"],
+            sample=sample,
             images=about["images"],
             space=about["space"],
             spatial=stats("spatial_") if "spatial_mean" in tensors else None,
