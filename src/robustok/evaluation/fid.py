@@ -145,7 +145,7 @@ def eigh(matrix: Float64[Tensor, "f f"]) -> tuple[Float64[Tensor, " f"], Float64
     """
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         values, vectors = torch.linalg.eigh(matrix.flip(0, 1))
         vectors = vectors.flip(0)
     return values, vectors
