@@ -147,7 +147,7 @@ def test_a_tokenizer_without_a_codebook(scores, place, capsys):
     Autoencoder(config).save_pretrained(place / "continuous")
     words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
     found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
-    assert found.keys() == {"rfid", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
+    assert found.keys() == {"rfid", "rfid_pfid_images", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
     assert found["ifid"] != other["ifid"]
     assert found["pfid"] == other["pfid"]
     assert main(["evaluate", *words, *QUICK]) == 0
