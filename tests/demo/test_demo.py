@@ -51,7 +51,7 @@ def test_every_score_is_there_with_its_protocol(finished):
         assert found[name]["protocol"]["reference"]["split"] == "validation"
     assert found["gfid_before"]["seeds"] == [0]
     assert found["rfid_pfid_images"]["images"] == found["pfid"]["images"] == 20
-    sampled = "bfloat16" if is_bf16("cpu") else "float32"  # as `autocast` decides
+    sampled = "bfloat16" if is_bf16("cpu", "auto") else "float32"  # as `autocast` decides
     for name, record in found.items():
         if name.endswith(("_before", "_control", "_after", "_difference")):
             assert record["protocol"]["precision"] == {"sampled": sampled, "decoded": "float32"}, name
