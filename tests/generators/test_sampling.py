@@ -14,7 +14,16 @@ from robustok.adapters.var import VAR, VARConfig
 from robustok.adapters.var_vq import Codes
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.llama import Llama, LlamaModel
-from robustok.generators.sampling import Sampling, draw, guidance_scales, guide, probabilities, sample_tokens, uniforms
+from robustok.generators.sampling import (
+    Sampling,
+    balanced_labels,
+    draw,
+    guidance_scales,
+    guide,
+    probabilities,
+    sample_tokens,
+    uniforms,
+)
 
 
 class Markov:
@@ -322,3 +331,14 @@ def test_wrong_arguments_say_so():
         sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens)
     with pytest.raises(ValueError, match=r"tokens are \(2, 4\), but 2 labels of 3 tokens were asked for"):
         sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens, keep=tokens.bool())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10, 25, 1000, 1500, 2000])
+@pytest.mark.parametrize("classes", [1, 10, 1000])
+def test_labels_are_balanced_and_of_few_spread_over_all_classes(count, classes):
+    labels = balanced_labels(count, classes)
+    often = labels.bincount(minlength=classes)
+    assert (len(labels), len(often)) == (count, classes)
+    assert often.max() - often.min() <= 1
+    more = (often > often.min()).nonzero()[:, 0]  # those that come once more lie evenly
+    assert len(more) < 2 or more.diff().max() <= -(-classes // len(more))

@@ -139,6 +139,15 @@ def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
     return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys]))
 
 
+def balanced_labels(count: int, classes: int) -> Labels:
+    """Labels of `count` images: all classes in turn, and what is left over spread over all of them.
+
+    So every class comes as often as any other or once more, and of few images the classes are not the first ones.
+    """
+    turns, rest = divmod(count, classes)
+    return torch.cat([torch.arange(classes).repeat(turns), torch.arange(rest) * classes // max(1, rest)])
+
+
 @torch.no_grad()
 def sample_tokens(
     generator: TokenGenerator,

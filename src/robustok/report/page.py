@@ -103,7 +103,8 @@ def sections(run: Run) -> list[Section]:
             "pFID, cell by cell",
             f"In every image a share {ALPHA} of the {run.latents} is {_perturbed(run)},"
             " and the distance of what is decoded to the real images is measured. pFID is the mean of all cells."
-            f" The nearer they stay to rFID{_known(run, 'rfid')}, the less the errors of a generator will show.",
+            f" The nearer they stay to rFID of the same images{_known(run, 'rfid_pfid_images')}, the less the errors of"
+            " a generator will show.",
             heat_map(run),
         ),
         section(

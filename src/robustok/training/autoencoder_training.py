@@ -20,7 +20,7 @@ from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.runtime.distributed import from_main, gather
-from robustok.runtime.seeding import derive, stream
+from robustok.runtime.seeding import derive, spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import bottleneck_loss
@@ -267,9 +267,9 @@ def train_autoencoder(
 def latent_statistics(
     tokenizer: ContinuousTokenizer, images: ImageSet, count: int, batch_size: int = 250
 ) -> tuple[Tensor, Tensor]:
-    """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, evenly spaced."""
-    count = min(count, len(images))
-    rows = torch.arange(count) * len(images) // count
+    """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, spread over the set."""
+    rows = spread(count, len(images))
+    count = len(rows)
     total = squares = torch.zeros((), dtype=torch.float64)
     for part in rows.split(batch_size):
         latents = tokenizer.encode(images.images(part).to(tokenizer.device)).double().cpu()

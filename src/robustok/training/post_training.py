@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.data.pairs import Pairs
-from robustok.evaluation.features import Extractor
+from robustok.evaluation.features import Extractor, outputs
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.logging import MetricsLog
@@ -154,7 +154,8 @@ class HeldOut:
         return from_main(distance)
 
     def _stats(self, touched: Tensor) -> FeatureStats:
-        return FeatureStats.of(self.extract(to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))))
+        pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))
+        return FeatureStats.of(outputs(self.extract, pixels).features)
 
     @torch.no_grad()
     def picture(self, decoder: nn.Module, count: int = 8) -> Images:
