@@ -122,7 +122,7 @@ def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Gener
     def drawn(share: float, of: int, times: int) -> int | Tensor:
         """How many of so many, each of the `times`."""
         rounded, expected = round(share * of), share * of
-        return uniform(times, 1) < expected if 0 < expected and not rounded else rounded
+        return uniform(times, 1) < expected if expected > 0 and not rounded else rounded
 
     images = uniform(b, 1).argsort(0).argsort(0) < drawn(beta, b, 1)  # ranks of random numbers: a draw
     places = uniform(b, n).argsort(1).argsort(1) < drawn(alpha, n, b)  # without replacement
