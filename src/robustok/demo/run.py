@@ -23,6 +23,7 @@ from robustok.generators.sampling import balanced_labels
 from robustok.report import write_report
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.configs import to_plain
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
 from robustok.training.autoencoder_training import train_autoencoder
@@ -42,6 +43,7 @@ OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of
 Everything goes to {out}. Stop it whenever you like: the same command goes on."""
 
 
+@alone_in_its("out")
 def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool = False) -> list[Score]:
     """Run the demo, or what is left of it, and return its scores.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robustok.generators.trained_on import check_labels
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -158,19 +159,20 @@ def sample_tokens(
     first: int = 0,
     keep: TokenMask | None = None,
     tokens: Tokens | None = None,
+    no_label: bool = False,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
     """Tokens of one image per label, on the labels' device.
 
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
-    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done.
+    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
+    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for others.
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
-    n, device, last = generator.tokens_per_image, generator.device, generator.no_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
-        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
+    n, device = generator.tokens_per_image, generator.device
+    check_labels(generator, labels, no_label=no_label)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, len(generator.blocks))

@@ -20,6 +20,7 @@ from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.runtime.distributed import from_main, gather
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
@@ -85,6 +86,13 @@ class AutoencoderStage:
     ):
         self.config, self.device = config, torch.device(device)
         steps, seed = config.loop.steps, config.loop.seed
+        least = min(part.size for part in parts_of(config.loop.batch_size, config.optim.accumulate, 0, 1))
+        if isinstance(config.perturbation, LatentMixing) and config.perturbation.beta and least < 2:
+            raise ValueError(
+                f"latents are mixed with those of other images, but a batch of {config.loop.batch_size} in "
+                f"{config.optim.accumulate} parts has parts of one image; take a larger batch_size, a lower "
+                "accumulate, or LatentNoise"
+            )
         torch.manual_seed(derive(seed, "tokenizer weights"))
         self.model = _model(config, tokenizer)
         module = as_module(self.model).to(self.device).train()
@@ -118,10 +126,10 @@ class AutoencoderStage:
             part_terms["bottleneck"] = loss_of_bottleneck.detach()
             self.update.backward(loss, part.share, last=part.last)
             part_terms |= self.loss.learn(images, output, step, part)
-            part_terms["latent_scale"] = everyone.std()
+            part_terms |= {"latent_scale": everyone.std(), "loss": loss.detach()}
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
+        terms |= self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -209,6 +217,7 @@ def latent_shape(tokenizer: ContinuousTokenizer) -> tuple[int, int]:
     return n, d
 
 
+@alone_in_its("folder")
 def train_autoencoder(
     config: AutoencoderTraining,
     images: ImageSet,

@@ -18,7 +18,7 @@ from robustok.evaluation.evaluate import DiscreteTokenizer, decoded, evaluating
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import spread, stream
 from robustok.shapes import Images, Labels, Neighbours, Pixels, Tokens, to_pixels
@@ -88,6 +88,7 @@ def analyze(
     """
     sampling = sampling or Sampling()
     _check(tokenizer, generator, tuned)
+    check_classes(generator, images.labels, getattr(images, "classes", None))
     tell = progress or _say_nothing
     codebook, k = tokenizer.codebook, len(tokenizer.codebook)
     chosen, others = two_sets(images.labels, count)
