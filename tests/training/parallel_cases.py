@@ -15,7 +15,7 @@ import torch.distributed as dist
 from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, POST, images, tokenizer
 from torch import Tensor, nn
 
-from robustok.backbones.lite0 import POOLED
+from robustok.backbones.lite import POOLED
 from robustok.data.loading import training_batch
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.losses.perceptual import Perceptual
