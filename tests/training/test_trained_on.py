@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from robustok_continuous import Patches
-from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, images, tokenizer
+from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, generator, held_out, images, tokenizer
 
 from robustok import api
 from robustok.adapters.sit import SiT
 from robustok.data.latents import encode_latents
-from robustok.data.tokens import encode_tokens
+from robustok.data.pairs import make_pairs
+from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.compare import score_decoders
 from robustok.evaluation.evaluate import score_generator
 from robustok.evaluation.reference import Reference
@@ -20,7 +21,9 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.generators.trained_on import check_trained_on
+from robustok.tokenizer.tokenizer import fingerprint
 from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.post_training import post_train_decoder
 from robustok.training.tuning import DecoderTuning, tune_decoder
 
 SHORT = replace(LOOP, steps=2)
@@ -117,3 +120,31 @@ def test_tokens_of_another_tokenizer_are_refused_too(tmp_path):
         score_generator(
             made, other, Reference.of(images(), extract()), torch.arange(20) % 10, extract(), sampling=Sampling()
         )
+
+
+def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_path):
+    source, seen = tokenizer(), images()
+    (earlier,) = source.earlier_fingerprints()
+    assert earlier == fingerprint(
+        {name: w for name, w in source.state_dict().items() if not name.startswith("decoder.")}
+        | {"codebook": source.codebook}  # as version 0.1 hashed it
+    )
+    kept = cache(tmp_path)
+    manifest = tmp_path / "tokens" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(source.fingerprint(), earlier))
+    kept = encode_tokens(source, seen, tmp_path / "tokens")
+    assert kept.fingerprint == earlier
+    model = generator()
+    for known in (earlier, source.fingerprint()):
+        model.trained_on = known
+        check_trained_on(model, source)
+        check_trained_on(model, kept)
+    pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
+    assert pairs.fingerprint == earlier
+    how = replace(POST, loop=replace(LOOP, steps=1))
+    post_train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
+    other = tokenizer(seed=1)
+    with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
+        check_trained_on(model, other)
+    with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
+        TokenCache(tmp_path / "tokens", other)
