@@ -24,6 +24,8 @@ from robustok.generators.flow_matching import (
     noised,
     shifted,
 )
+from robustok.generators.sampling import stream_key
+from robustok.layers import check_float32
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
@@ -164,8 +166,7 @@ def integrate(field: Field, x: Latents, config: FlowSampling, draw: Draw, *, lev
 
 def noise_stream(seed: int, samples: Iterable[int], shape: tuple[int, int]) -> Draw:
     """Gaussian noise (b n d), more of it at every call; of each sample its own: Philox with the key (seed, sample)."""
-    keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
-    streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+    streams = [np.random.Generator(np.random.Philox(key=stream_key(seed, sample))) for sample in samples]
     return lambda: torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for stream in streams]))
 
 
@@ -261,6 +262,7 @@ def _from_noised(
 def _check(
     generator: LatentGenerator, labels: Labels, config: FlowSampling, start: Latents | None, level: float
 ) -> None:
+    check_float32(generator)
     (n, d), last = generator.latent_shape, generator.no_label
     if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
         raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
