@@ -59,8 +59,8 @@ class DiffusersAutoencoder(nn.Module):
         mean, std = (
             _statistics(vae.config, shifted) if self.kind == "AutoencoderKL" else (torch.zeros(1), torch.ones(1))
         )
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        self.register_buffer("mean", mean.to(self.device), persistent=False)  # of a pipeline, which may have moved
+        self.register_buffer("std", std.to(self.device), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -216,7 +216,7 @@ class DiffusersDiT(nn.Module):
         signal = getattr(scheduler, "alphas_cumprod", None)  # alpha^2 of each timestep
         steps = int(scheduler.config.num_train_timesteps)
         levels = torch.arange(1, steps + 1) / steps if signal is None else noise_level(signal.double())
-        self.register_buffer("levels", levels.double(), persistent=False)
+        self.register_buffer("levels", levels.double().to(self.device), persistent=False)  # which may have moved
 
     @property
     def device(self) -> torch.device:
