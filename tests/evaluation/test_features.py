@@ -89,7 +89,12 @@ def test_shrinking_looks_at_every_pixel():
 
 def test_says_what_it_is():
     about = lite0(48).describe()
-    assert about["features"] == "lite0"
+    assert about["features"] == "lite0@48"
+    assert extractor("lite0@48").describe() == about
+    assert extractor("lite0").describe()["features"] == lite0().describe()["features"] == "lite0"  # at 64 pixels
+    for wrong in ("lite0@", "lite0@x", "lite0@-64", "lite0@64:w.pth", "inception@96"):
+        with pytest.raises(ValueError, match="there is no feature space"):
+            extractor(wrong)
     assert about["resize"] == "bilinear, antialiased, to 48 pixels"
     assert len(about["weights"]) == 16
 

@@ -171,6 +171,9 @@ def test_a_restored_table_is_the_one_that_was_saved():
     table(codes, 6)
     drifted = codes + 1e-3 * torch.randn(codes.shape, generator=seeded(6))
     restored.load_state_dict(table.state_dict())
+    before, again = table.state_dict(), restored.state_dict()  # stopped once more before it was asked
+    assert torch.equal(before["built_from"], again["built_from"])
+    assert before["delta"] == again["delta"] == 6
     assert torch.equal(restored(drifted, 6), table(drifted, 6))
     restored.load_state_dict(NeighbourTable().state_dict())
     assert torch.equal(restored(drifted, 6), neighbours(drifted, 6))

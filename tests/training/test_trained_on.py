@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from robustok_continuous import Patches
-from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, images, tokenizer
+from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, generator, held_out, images, tokenizer
 
 from robustok import api
 from robustok.adapters.sit import SiT
 from robustok.data.images import Subset
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
-from robustok.data.tokens import encode_tokens
+from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.compare import score_decoders
 from robustok.evaluation.evaluate import score_generator
 from robustok.evaluation.reference import Reference
@@ -25,8 +25,10 @@ from robustok.generators.flow import FlowSampling, predict_latents, sample_laten
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
+from robustok.tokenizer.tokenizer import fingerprint
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
+from robustok.training.post_training import post_train_decoder
 from robustok.training.tuning import DecoderTuning, tune_decoder
 
 SHORT = replace(LOOP, steps=2)
@@ -238,3 +240,31 @@ def test_the_label_that_stands_for_none_is_no_class(of_pets):
     with pytest.raises(ValueError, match="knows 10 classes: labels go from 0 to 9; not 10"):
         sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0)
     assert sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0, no_label=True).shape == (2, 16)
+
+
+def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_path):
+    source, seen = tokenizer(), images()
+    (earlier,) = source.earlier_fingerprints()
+    assert earlier == fingerprint(
+        {name: w for name, w in source.state_dict().items() if not name.startswith("decoder.")}
+        | {"codebook": source.codebook}  # as version 0.1 hashed it
+    )
+    kept = cache(tmp_path)
+    manifest = tmp_path / "tokens" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(source.fingerprint(), earlier))
+    kept = encode_tokens(source, seen, tmp_path / "tokens")
+    assert kept.fingerprint == earlier
+    model = generator()
+    for known in (earlier, source.fingerprint()):
+        model.trained_on = known
+        check_trained_on(model, source)
+        check_trained_on(model, kept)
+    pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
+    assert pairs.fingerprint == earlier
+    how = replace(POST, loop=replace(LOOP, steps=1))
+    post_train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
+    other = tokenizer(seed=1)
+    with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
+        check_trained_on(model, other)
+    with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
+        TokenCache(tmp_path / "tokens", other)

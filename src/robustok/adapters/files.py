@@ -53,6 +53,7 @@ class Layout:
 
     entries: tuple[str, ...] = ()  # top-level keys that hold them, the one that is read first; none: they lie flat
     prefix: str = ""  # before every name
+    chosen: str | None = None  # of several sets of weights in a file, the key of those that were read
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)  # of each tensor, in the file's order
 
 
@@ -81,7 +82,7 @@ def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finit
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a safetensors or torch file of weights")
-    state, entries = _unwrapped(_read(path), prefer, path)
+    state, entries, several = _unwrapped(_read(path), prefer, path)
     prefix = ""
     while found := next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in state)), None):
         prefix += found
@@ -89,7 +90,8 @@ def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finit
     for name, tensor in state.items():
         if name not in MASKS and not _finite(tensor):
             raise ValueError(f"{name} in {path} holds NaN or infinity, so it cannot be used; take another save of it")
-    return Checkpoint(state, Layout(entries, prefix, {name: tensor.dtype for name, tensor in state.items()}))
+    chosen = entries[0] if several else None
+    return Checkpoint(state, Layout(entries, prefix, chosen, {name: tensor.dtype for name, tensor in state.items()}))
 
 
 def write_checkpoint(path: str | Path, state: State, layout: Layout) -> None:
@@ -245,7 +247,9 @@ class Adapter(nn.Module):
         """The model of weights by their original names; it keeps the tensors that have its type, uncopied."""
         if not cls.fits(state):
             raise ValueError(f"{source} is no checkpoint of {cls.family}: {cls._stranger(state)}")
+        check_fields(fields)
         config = cls.configured(state, **fields)
+        config = from_plain(cls.config_type, to_plain(config))  # in which every field has its type
         layout = layout or replace(cls.published, dtypes={name: tensor.dtype for name, tensor in state.items()})
         return cls._assembled(state, config, layout, source, dtype)
 
@@ -321,6 +325,13 @@ class Adapter(nn.Module):
         return getattr(self, "layout", self.published)
 
 
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a number among the fields of a config that is no size, such as image_size=0."""
+    for name, value in fields.items():
+        if type(value) is int and value < 1:
+            raise ValueError(f"{name} is {value}; it is at least 1, or leave it out")
+
+
 def check_fit(given: State, wanted: State, complaint: str) -> None:
     """Raises ValueError that lists the first of the missing and unexpected keys, and of those of another shape."""
     misfits = {
@@ -390,17 +401,18 @@ def _line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _unwrapped(held: Any, prefer: Sequence[str], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights among what a file holds, and the top-level keys that hold such weights, that of these first."""
+def _unwrapped(held: Any, prefer: Sequence[str], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
+    """The weights among what a file holds, the keys that hold such weights (theirs first), and if there are others."""
     if _is_state(held):
-        return dict(held), ()
+        return dict(held), (), False
     keys = held if isinstance(held, Mapping) else {}
     states = {key: keys[key] for key in dict.fromkeys([*prefer, *WRAPPERS]) if key in keys and _is_state(keys[key])}
     if not states:
         found = f"a dictionary of {', '.join(map(str, list(keys)[:8]))}" if keys else f"a {type(held).__name__}"
         raise ValueError(f"{path} holds {found}, and no weights; they are expected flat or under {', '.join(WRAPPERS)}")
     state = next(iter(states.values()))
-    return dict(state), tuple(key for key, other in states.items() if other.keys() == state.keys())
+    entries = tuple(key for key, other in states.items() if other.keys() == state.keys())
+    return dict(state), entries, len(states) > 1
 
 
 def _is_state(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Models by name: a file or folder on this machine, or `owner/repository[:file][@revision]` of the Hugging Face hub."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Source:
     path: Path  # a file, or a folder
     repository: str | None = None  # owner/name on the hub; None: it was given as a path
     revision: str | None = None  # commit that the hub gave; None: a copy on this machine
+    weights: str | None = None  # of several sets of weights in a file, the key of those that were read, such as ema
 
     def sha256(self) -> str | None:
         """The hash of the file, which is read for it; None for a folder."""
@@ -27,6 +29,8 @@ class Source:
 
 def located(name: str | Path) -> Source:
     """The file or folder of a name, downloaded if need be. Raises ValueError that says what to fetch where it fails."""
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"{name!r} is no name of a model; give a file, a folder or owner/repository:file")
     path = Path(name).expanduser()
     if path.exists():
         return Source(path)

@@ -164,6 +164,8 @@ def post_train(command: Command) -> None:
         preset = replace(preset, sampling=default_sampling(generator))
     if not isinstance(tokenizer, Tokenizer | Autoencoder) and command.preset in EMBEDDED_PRESETS:
         preset = replace(preset, sigma=OTHERS_SIGMA)
+    if command.preset in EMBEDDED_PRESETS:
+        preset = replace(preset, post=presets.looking_at(tokenizer.image_size, preset.post))
     images = _images(command, tokenizer.image_size)
     held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)
     config = command.over(replace(preset, held_out=held_out))
@@ -177,6 +179,7 @@ def post_train(command: Command) -> None:
         command.out,
         discriminator=discriminator if discriminator.is_dir() else None,
         control=command.control,
+        features=command.features,
         quiet=command.quiet,
     )
     for folder, result in ((command.out, tuned.touched), (command.out / "control", tuned.control)):

@@ -22,10 +22,11 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def seed(text: str) -> int:
-    """A seed."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 up")
-    return int(text)
+    """A seed: any whole number."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number") from error
 
 
 def at_least_one(text: str) -> int:
@@ -250,6 +251,12 @@ VERBS = (
             IMAGES,
             OUT,
             Option("control", "also tune as long on clean latents, to see what the generator's latents bought"),
+            Option(
+                "features",
+                "feature space in which held-out images decide; lite0 at the images' own size, 64 to 224 pixels, "
+                "unless given",
+                "NAME",
+            ),
             *VIEW,
             TRACKER,
             CONFIG,

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from robustok.layers import check_float32
 from robustok.shapes import Codebook, Images, Latents, Pixels, Tokens, to_pixels
 
 
@@ -36,10 +37,16 @@ def encoded(tokenizer: Autoencoder, images: Images, batch_size: int = 125) -> Te
 
     Raises ValueError for latents that are not finite.
     """
+    check_float32(tokenizer)
     parts = []
     with evaluating(tokenizer):
         for part in images.split(batch_size):
             latents = tokenizer.encode(part.to(tokenizer.device))
+            if not isinstance(latents, Tensor):
+                raise ValueError(
+                    f"a {type(tokenizer).__name__} encodes to a {type(latents).__name__}, not to latents (b n d); "
+                    "robustok.score_tokenizer, sample and post_train take raw models of diffusers"
+                )
             _check_finite(latents, "encoder")
             if isinstance(tokenizer, DiscreteTokenizer):
                 latents = tokenizer.quantize(latents).tokens
@@ -53,6 +60,7 @@ def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> It
 
     Raises ValueError for images that are not finite.
     """
+    check_float32(tokenizer)
     for part in tokens.split(batch_size):
         with evaluating(tokenizer):
             codes = part.to(tokenizer.device)

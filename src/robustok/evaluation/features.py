@@ -1,5 +1,6 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +17,7 @@ from robustok.shapes import Features, Images, Pixels
 IN_PACKAGES = ("lite0", "lite1", "lite2", "vgg-hed")  # without a download: what trains in one is scored in others
 SPACES = (*IN_PACKAGES, "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
 
+LITE0_SIDES = (64, 224)  # pixels at which the embedded space looks unless told; and at most where it decides
 FULL = 16  # images from which on the batch size does not matter
 
 
@@ -129,18 +131,28 @@ class CustomExtractor:
         return {"features": self.name}
 
 
-def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
+def lite0(size: int = LITE0_SIDES[0], *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
     """The embedded default feature space."""
     from robustok.evaluation.spaces.lite import lite0_space
 
     return lite0_space(size, batch_size=batch_size, device=device)
 
 
+def deciding_space(side: int) -> str:
+    """The embedded space that looks at images of that side in pixels whole: no finer detail goes unseen.
+
+    At 64 pixels, as scores are by default, what an error of a decoder does to the finest details of larger images
+    averages out. Smaller images are enlarged to 64; above 224, the side that the network was trained at, they shrink.
+    """
+    least, most = LITE0_SIDES
+    return "lite0" if side <= least else f"lite0@{min(side, most)}"
+
+
 def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Extractor:
     """The extractor that a name or a function stands for; an extractor is returned as it is.
 
-    A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth". Raises ValueError
-    for any other, and when the weights cannot be had.
+    A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth"; "lite0@224" is lite0
+    at 224 pixels rather than 64. Raises ValueError for any other, and when the weights cannot be had.
     """
     if isinstance(features, Extractor):
         return features
@@ -160,6 +172,8 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
             from robustok.evaluation.spaces.vgg_hed import vgg_hed_space
 
             return vgg_hed_space(device=device)
+        case _ if weights is None and (side := re.fullmatch(r"lite0@([0-9]{1,4})", name)):
+            return lite0(int(side[1]), device=device)
         case "inception":
             from robustok.evaluation.spaces.inception import inception_space
 

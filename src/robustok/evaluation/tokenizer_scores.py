@@ -156,7 +156,7 @@ class _Noise(NamedTuple):
 def _codes_replaced(tokenizer: DiscreteTokenizer, seed: int) -> _Noise:
     """pFID as published."""
     cells = grid(len(tokenizer.codebook))
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells))
+    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
     return _Noise(
         cells, lambda tokens, block: (x for _, x in perturbed(tokens, near, cells, seed=seed, block=block)), {}
     )

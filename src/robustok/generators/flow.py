@@ -24,7 +24,9 @@ from robustok.generators.flow_matching import (
     noised,
     shifted,
 )
+from robustok.generators.sampling import stream_key
 from robustok.generators.trained_on import check_labels
+from robustok.layers import check_float32
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
@@ -165,8 +167,7 @@ def integrate(field: Field, x: Latents, config: FlowSampling, draw: Draw, *, lev
 
 def noise_stream(seed: int, samples: Iterable[int], shape: tuple[int, int]) -> Draw:
     """Gaussian noise (b n d), more of it at every call; of each sample its own: Philox with the key (seed, sample)."""
-    keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
-    streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+    streams = [np.random.Generator(np.random.Philox(key=stream_key(seed, sample))) for sample in samples]
     return lambda: torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for stream in streams]))
 
 
@@ -271,6 +272,7 @@ def _check(
     level: float,
     no_label: bool,
 ) -> None:
+    check_float32(generator)
     n, d = generator.latent_shape
     check_labels(generator, labels, no_label=no_label)
     if (config.guided_channels or 0) > d:

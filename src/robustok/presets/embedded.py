@@ -6,6 +6,7 @@ Each docstring says what the run costs and what it reached, or "not yet run".
 from dataclasses import replace
 
 from robustok.demo.config import Demo
+from robustok.evaluation.features import LITE0_SIDES
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.sampling import Sampling
 from robustok.losses.augmentation import Augmentation
@@ -77,6 +78,12 @@ def demo() -> Demo:
         pfid_images=2_000,
         duration="about 13 minutes on two CPU cores",
     )
+
+
+def looking_at(side: int, post: PostTraining) -> PostTraining:
+    """The demo's post-training for images of that side: its networks see them whole, at 64 to 224 pixels."""
+    least, most = LITE0_SIDES
+    return replace(post, objective=replace(post.objective, perceptual_size=max(least, min(side, most))))
 
 
 def short() -> Demo:

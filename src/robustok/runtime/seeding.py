@@ -1,5 +1,6 @@
 """Randomness as a function of where you are, so that a resumed run needs no saved random state."""
 
+import operator
 from hashlib import blake2b
 
 import torch
@@ -11,8 +12,15 @@ SHIFTS = (30, 27, 31)
 
 
 def derive(seed: int, purpose: str, *position: int) -> int:
-    """A 64-bit seed for one purpose at one position; the same in every process and on every machine."""
-    text = repr((int(seed), purpose, tuple(int(place) for place in position)))
+    """A 64-bit seed for one purpose at one position; the same in every process and on every machine.
+
+    Any whole number is a `seed`. Raises ValueError for anything else.
+    """
+    try:
+        seed = operator.index(seed)
+    except TypeError as error:
+        raise ValueError(f"seed is {seed!r}; give a whole number") from error
+    text = repr((seed, purpose, tuple(int(place) for place in position)))
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

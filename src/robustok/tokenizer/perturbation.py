@@ -186,15 +186,17 @@ class NeighbourTable:
         self.tolerance = tolerance
         self.rebuilt = 0  # how many times, for benchmarks and tests
         self._built_from: Tensor | None = None
-        self._table: Tensor | None = None
+        self._width = 0  # neighbours of each code
+        self._table: Tensor | None = None  # None until it is asked for: only then is the codebook's device known
         self._reach = 0.0
 
     def __call__(self, codebook: Codebook, delta: int) -> Neighbours:
-        """(k, delta) neighbours; a table built for a larger delta serves a smaller one."""
+        """(k, delta) neighbours on the codebook's device; a table built for a larger delta serves a smaller one."""
         codebook = codebook.detach()
-        if self._table is None or self._table.shape[1] < delta or self._moved(codebook):
-            width = delta if self._table is None else max(delta, self._table.shape[1])
-            self._build(codebook, width)
+        if self._built_from is not None and (self._table is None or self._table.device != codebook.device):
+            self._build(self._built_from.to(codebook.device), self._width)
+        if self._table is None or self._width < delta or self._moved(codebook):
+            self._build(codebook, max(delta, self._width))
         assert self._table is not None
         return self._table[:, :delta]
 
@@ -203,18 +205,16 @@ class NeighbourTable:
         return bool((codebook - self._built_from).norm(dim=1).max() > self.tolerance * self._reach)
 
     def _build(self, codebook: Codebook, delta: int) -> None:
-        self._built_from = codebook.clone()
+        self._built_from, self._width = codebook.clone(), delta
         self._table = neighbours(codebook, delta)
         self._reach = float((codebook - codebook[self._table[:, -1]]).norm(dim=1).mean())
         self.rebuilt += 1
 
     def state_dict(self) -> dict[str, object]:
-        if self._table is None:
-            return {"built_from": None, "delta": 0}
-        return {"built_from": self._built_from, "delta": self._table.shape[1]}
+        return {"built_from": self._built_from, "delta": self._width}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        built_from = state["built_from"]
-        self._table = self._built_from = None
-        if isinstance(built_from, Tensor):
-            self._build(built_from, int(state["delta"]))  # type: ignore[call-overload]
+        built_from, delta = state["built_from"], state["delta"]
+        assert isinstance(built_from, Tensor | None)
+        assert isinstance(delta, int)
+        self._table, self._built_from, self._width = None, built_from, delta

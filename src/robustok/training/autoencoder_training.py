@@ -19,6 +19,7 @@ from torch import Tensor
 from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
+from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, spread, stream
@@ -200,6 +201,7 @@ def _model(config: AutoencoderTraining, tokenizer: ContinuousTokenizer | None) -
             f"patches cannot be hidden from the encoder of a {type(tokenizer).__name__}; set hidden_to to 0"
         )
     assert tokenizer is not None
+    check_float32(tokenizer)
     model = copy.deepcopy(tokenizer)
     if isinstance(model, Autoencoder):  # trained on latents as they are; standardized anew at the end
         model.latent_mean.zero_()

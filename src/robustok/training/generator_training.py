@@ -19,7 +19,7 @@ from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import TokenGenerator
 from robustok.generators.trained_on import check_classes, check_trained_on
-from robustok.layers import Block
+from robustok.layers import Block, check_float32
 from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
@@ -148,6 +148,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
         case Autoregressive() | Llama() | DiffusionTransformer(), None:
             return build_generator(config.generator)
         case None, nn.Module() if hasattr(given, "loss"):
+            check_float32(given)
             own = copy.deepcopy(given)
             frozen = not any(weight.requires_grad for weight in own.parameters())
             return own.requires_grad_(True) if frozen else own  # frozen: what training returned

@@ -21,6 +21,7 @@ from robustok.backbones.dino import DINOv2
 from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
+from robustok.layers import check_float32
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.locking import alone_in_its
@@ -290,6 +291,7 @@ def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer
             f"{type(tokenizer).__name__} does not tell; set perturbation.reference_code to false"
         )
     assert tokenizer is not None
+    check_float32(tokenizer)
     return copy.deepcopy(tokenizer)
 
 

@@ -25,6 +25,8 @@ from robustok.data.order import batch_indices
 from robustok.data.pairs import Pairs
 from robustok.evaluation.features import Extractor, outputs
 from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.generators.trained_on import fingerprints
+from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.locking import alone_in_its
 from robustok.shapes import Images, to_pixels
@@ -65,6 +67,7 @@ class DecoderStage(Generic[AnyOne]):
 
     def __init__(self, config: PostTraining, tokenizer: AnyOne, device: str | torch.device = "cpu"):
         self.config, self.device = config, torch.device(device)
+        check_float32(tokenizer)
         self.tokenizer = copy.deepcopy(tokenizer)
         as_module(self.tokenizer).to(self.device).eval().requires_grad_(False)
         self.decoder = self.tokenizer.decoder.requires_grad_(True)
@@ -197,13 +200,15 @@ def post_train_decoder(
     tokenizer with the best decoder goes to `folder`. A run that was stopped goes on. Raises ValueError for pairs of
     another tokenizer or of other images.
     """
-    if pairs.fingerprint != tokenizer.fingerprint():
+    if pairs.fingerprint not in fingerprints(tokenizer):
         raise ValueError(
             f"the pairs were made with tokenizer {pairs.fingerprint}, not with {tokenizer.fingerprint()}; "
             "make them again with this one"
         )
     pairs.check_images(images)
     of_pairs = {"sigma": pairs.sigma} | ({} if pairs.touch == "sdedit" else {"touch": pairs.touch})
+    space = held_out.extract.describe()
+    decided = {} if space.get("features") == "lite0" else {"decided_in": space}  # of two spaces they do not compare
     loop = config.loop
     rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = DecoderStage(config, tokenizer, device)
@@ -229,7 +234,12 @@ def post_train_decoder(
             loop,
             Path(folder),
             name=name,
-            describe={"stage": without_speed(config), **of_pairs, "discriminator": discriminator is not None},
+            describe={
+                "stage": without_speed(config),
+                **of_pairs,
+                **decided,
+                "discriminator": discriminator is not None,
+            },
             preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
             check=lambda done: stage.look(held_out, done),
             check_every=config.check_every,
@@ -241,6 +251,7 @@ def post_train_decoder(
     tuned.decoder.load_state_dict(stage.best)
     about = {
         **of_pairs,
+        **decided,
         "step": stage.best_step,
         "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
         "after": stage.best_distance if math.isfinite(stage.best_distance) else None,

@@ -19,6 +19,7 @@ from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.layers import check_float32
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import spread, stream
 from robustok.shapes import Images, Labels, Neighbours, Pixels, Tokens, to_pixels
@@ -255,6 +256,8 @@ def _check(tokenizer: DiscreteTokenizer, generator: TokenGenerator, tuned: Discr
             f"{len(tokenizer.codebook)}; give the generator that was trained on this tokenizer's tokens"
         )
     check_trained_on(generator, tokenizer)
+    for model in (tokenizer, generator, tuned):
+        check_float32(model)
     if tuned is not None and not torch.equal(tuned.codebook.cpu(), tokenizer.codebook.cpu()):
         raise ValueError(
             "the tuned tokenizer has another codebook, so it cannot decode the same tokens; "
