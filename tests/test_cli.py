@@ -245,7 +245,7 @@ def test_numbers():
         (["demo", "--preset", "big"], "argument --preset: invalid choice: 'big'"),
         (
             ["demo", "--seed", "x"],
-            "argument --seed: 'x' is no seed; give a whole number from 0 up; see robustok demo --help",
+            "argument --seed: 'x' is no seed; give a whole number; see robustok demo --help",
         ),
         (["demo", "--out", "--quiet"], "argument --out: expected one argument"),
         (["demo", "--config", "none.json"], "there is no file none.json; give a JSON or YAML file"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from robustok.cli.images import device_of, images_of, view_of
 from robustok.cli.models import tokenizer_of
-from robustok.cli.options import Command
+from robustok.cli.options import Command, counted
 from robustok.data.latents import LatentCache, encode_latents
 from robustok.data.shards import MANIFEST
 from robustok.data.tokens import TokenCache, encode_tokens
@@ -23,7 +23,7 @@ def encode(command: Command) -> None:
 
         def announce(size: int) -> None:
             if not quiet:
-                print(f"{len(images)} images, {size / 1e9:.2g} GB of {kind} to {command.out}")
+                print(f"{counted(len(images), 'image')}, {size / 1e9:.2g} GB of {kind} to {command.out}")
 
         with Progress("encoding", len(images), quiet=quiet) as progress:
             make = encode_tokens if isinstance(tokenizer, AnyTokenizer) else encode_latents
@@ -37,7 +37,7 @@ def encode(command: Command) -> None:
                 progress=progress.update,
             )
         if not quiet:
-            print(f"{len(cache)} images in {cache.views} views: {command.out}")
+            print(f"{counted(len(cache), 'image')} in {counted(cache.views, 'view')}: {command.out}")
 
 
 def cache_at(folder: Path, tokenizer: ContinuousTokenizer) -> TokenCache | LatentCache:

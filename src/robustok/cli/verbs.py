@@ -1,38 +1,45 @@
 """Every verb: its name, its options, what it reads and what it writes. `robustok --help` is made of nothing else."""
 
 import argparse
+import re
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from robustok.cli.options import Option, Verb, bold, table
 
+MOST = 10**6  # numbers that a range stands for, at most
+
 
 def numbers(text: str) -> tuple[int, ...]:
-    """`0,3` or `0-9` or both, as numbers in that order."""
+    """`0,3` or `0-9` or both, as numbers in that order; a number may be negative."""
     found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        found = []
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} are no numbers; write them like 0,3 or 0-9")
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d{1,40})(?:-(-?\d{1,40}))?\s*", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < MOST:
+            raise argparse.ArgumentTypeError(f"{_short(text)} are no numbers; write them like 0,3 or 0-9")
+        found += range(first, last + 1)
     return tuple(found)
 
 
 def seed(text: str) -> int:
-    """A seed."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 up")
+    """A seed: any whole number, as Python and the settings of training take it."""
+    if not re.fullmatch(r"-?\d{1,1000}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no seed; give a whole number")
     return int(text)
 
 
 def at_least_one(text: str) -> int:
     """A count."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number from 1 up")
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no count; give a whole number from 1 up")
     return int(text)
+
+
+def _short(text: str) -> str:
+    """What was typed, in quotation marks, not more than a line of it."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 PRESETS = ("demo", "smoke", "continuous", "continuous-smoke")
@@ -91,6 +98,10 @@ VIEW = (
     ),
     Option("workers", "threads that decode images; as many as there are cores unless given", "N", at_least_one),
 )
+LABELS = next(option for option in VIEW if option.name == "labels")
+SCORED_VIEW = tuple(  # of images that are scored, which need no classes and are not mirrored
+    replace(option, help=f"{option.help} (scores need no classes)") if option is LABELS else option for option in VIEW
+)
 CACHE_IMAGES = Option(IMAGES.name, IMAGES.help, IMAGES.value)
 OTHERS = "or another family's file, folder, or owner/repository[:file][@revision] on the hub"
 TOKENIZER = Option(
@@ -104,10 +115,11 @@ FIELDS = Option(
     default=[],
 )
 CACHE = Option("cache", "instead of images: a folder that encode wrote for this tokenizer", "DIR", Path)
-OUT = Option("out", "folder to write to", "DIR", Path, required=True)
+OUT = Option("out", "folder to write to", "DIR", Path, required=True, writes="folder")
 CONFIG = Option("config", "a JSON or YAML file of settings; may come several times", "FILE", Path, default=[])
 DEVICE = Option("device", "cpu, cuda, cuda:1 ...; without it, cuda if there is one", "NAME")
-SEED = Option("seed", "everything random derives from it", "N", seed, default=0)
+SEED = Option("seed", "everything random derives from it: any whole number", "N", seed, default=0)
+OWN_SEED = Option(SEED.name, f"{SEED.help}; else that of the settings, 0", "N", seed)
 SIZE = Option(
     "size",
     "side of the images in pixels, where no tokenizer decides it: 32 for fashion-mnist, else 256",
@@ -150,7 +162,7 @@ VERBS = (
             Option("latent", "what the generator models", choices=("discrete", "continuous"), default="discrete"),
             Option("preset", "which run", choices=("default", "short", "smoke"), default="default"),
             Option("out", "folder to write to; runs/demo, runs/continuous or runs/corners unless given", "DIR", Path),
-            Option("seed", "everything random derives from it; else that of the settings, 0", "N", seed),
+            OWN_SEED,
             Option("no-control", "leave out the control: the decoder tuned as long on clean latents"),
             Option("ablate", "also train without perturbation, once per seed, and compare"),
             Option("corners", "discrete and continuous, without and with perturbation, once per seed: a table"),
@@ -187,6 +199,7 @@ VERBS = (
                 2000,
             ),
             Option("pfid-images", "of --check-images, those of pFID, each decoded 15 times", "N", at_least_one, 500),
+            OWN_SEED,
             CONFIG,
             DEVICE,
             QUIET,
@@ -222,6 +235,7 @@ VERBS = (
                 ),
                 1000,
             ),
+            OWN_SEED,
             CONFIG,
             DEVICE,
             QUIET,
@@ -252,6 +266,7 @@ VERBS = (
             Option("control", "also tune as long on clean latents, to see what the generator's latents bought"),
             *VIEW,
             TRACKER,
+            OWN_SEED,
             CONFIG,
             DEVICE,
             QUIET,
@@ -412,12 +427,12 @@ VERBS = (
                 "N",
                 at_least_one,
             ),
-            *VIEW[:1],
+            *SCORED_VIEW,
             Option("batch-size", "images that the tokenizer decodes at once", "N", at_least_one, default=125),
             SEED,
             Option("name", "of the system, for compare; runs of one name are its seeds", "NAME"),
             Option("json", "print records rather than a table"),
-            Option("out", "file to write the records to", "FILE", Path),
+            Option("out", "file to write the records to", "FILE", Path, writes="file"),
             CONFIG,
             DEVICE,
             QUIET,
@@ -439,7 +454,7 @@ VERBS = (
                 "FOLDER|NPZ|TAR|fashion-mnist",
                 required=True,
             ),
-            Option("out", "file to write, .safetensors", "FILE", Path, required=True),
+            Option("out", "file to write, .safetensors", "FILE", Path, required=True, writes="file"),
             Option(
                 "features",
                 "space to compute them in: lite0, inception, dinov2, clip, siglip2, mae or convnextv2",
@@ -452,7 +467,7 @@ VERBS = (
                 "N",
                 at_least_one,
             ),
-            *VIEW[:1],
+            *SCORED_VIEW,
             Option("sample-size", "images whose features are kept, at most", "N", at_least_one, default=2000),
             Option("overwrite", "replace a file that holds another reference"),
             DEVICE,
@@ -475,7 +490,7 @@ VERBS = (
             Option("metrics", "columns, in this order; all usual ones unless given", "rfid,gfid,..."),
             Option("baseline", "system that the others are compared with; the first unless given", "NAME"),
             Option("format", "of the table; else by the suffix of --out", choices=("markdown", "latex", "csv", "html")),
-            Option("out", "file to write to: .md, .tex, .csv or .html", "FILE", Path),
+            Option("out", "file to write to: .md, .tex, .csv or .html", "FILE", Path, writes="file"),
             Option("force", "compare what was not computed alike, unranked, with a note on the table"),
             QUIET,
         ),
@@ -503,7 +518,7 @@ VERBS = (
                 "count", "images to analyze; as many others are what they are compared with", "N", at_least_one, 1000
             ),
             Option("features", "feature space that images are compared in", "NAME", default="lite0"),
-            *VIEW[:1],
+            *SCORED_VIEW,
             SEED,
             CONFIG,
             DEVICE,
@@ -517,7 +532,7 @@ VERBS = (
         "one HTML page of a run",
         "Reads a run's folder, finished or not. Writes report.html into it, which needs no other file.",
         "robustok.cli.results:report",
-        (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path),),
+        (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path, writes="folder"),),
     ),
     Verb(
         "cost",

@@ -26,7 +26,10 @@ class FolderFiles:
     def __init__(self, path: str | Path, labels: str | Path | None = None):
         self.path, self.place = Path(path), str(path)
         self.listing = listing = listing_of(self.path)
-        if labels is None:
+        self.classes: tuple[str, ...]
+        if labels == "none":
+            self.classes, self.labels = ("images",), torch.zeros(len(listing.names), dtype=torch.int64)
+        elif labels is None:
             folders = (self.path / name for name in listing.classes)
             self.classes = tuple(folder.resolve().name for folder in folders)
             self.labels = torch.arange(len(listing.counts)).repeat_interleave(torch.tensor(listing.counts))

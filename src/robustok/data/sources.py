@@ -60,7 +60,7 @@ def _files(name: str, split: str, labels: str | None, window: int | None) -> Fil
         return hub_files(name, split, labels=labels)
     if is_saved(folder):
         return saved_files(folder, labels=labels)
-    return FolderFiles(name, None if labels == "none" else labels)
+    return FolderFiles(name, labels)
 
 
 def is_tar(name: str) -> bool:
