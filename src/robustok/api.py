@@ -88,9 +88,10 @@ def post_train(
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
     `pairs` of the images are paired with tokens or latents of which the generator made all but a share `sigma`; take
-    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images are never trained on and
-    decide which decoder is kept. Everything goes to `folder`; called again after it was stopped, it goes on. By default
-    it trains as the demo does, and samples robustok's own generators so too, others as published.
+    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images, evenly spaced, are
+    left out of it and decide which decoder is kept. Everything goes to `folder`; called again after it was stopped, it
+    goes on. By default it trains as the demo does, which is not as the paper (see `robustok.presets.demo`), and samples
+    robustok's own generators so too, others as published.
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """

@@ -119,7 +119,8 @@ class Command:
 
     def start(self) -> Any:
         """The preset that the options choose."""
-        return load(self.verb.preset)(*(getattr(self.options, name) for name in self.verb.chosen_by))
+        chosen = (getattr(self.options, name) for name in self.verb.chosen_by if hasattr(self.options, name))
+        return load(self.verb.preset)(*chosen)
 
     def over(self, preset: Any) -> Any:
         """The preset under what configuration files and the command line set. Raises ValueError."""

@@ -156,7 +156,9 @@ VERBS = (
         "Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder "
         "for the generator; scores each step. Reads only what is embedded in the package: Fashion-MNIST and "
         "EfficientNet-Lite0.\n"
-        "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.",
+        "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.\n"
+        "Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), post-training has "
+        "a tenth of main training's learning rate (paper: half), losses have an L1 and a Frechet term (paper: none).",
         "robustok.cli.whole:demo",
         (
             Option("latent", "what the generator models", choices=("discrete", "continuous"), default="discrete"),
@@ -181,7 +183,8 @@ VERBS = (
         "Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained "
         "further.\n"
         "Writes model.safetensors, config.json, metrics.jsonl, previews/, discriminator/ and best/ into --out.\n"
-        "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.",
+        "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.\n"
+        "The preset demo leaves the paper in some points, see robustok demo --help; robustok_imagenet256 does not.",
         "robustok.cli.stages:train_tokenizer",
         (
             which("PRESET", *TOKENIZERS),
@@ -249,12 +252,14 @@ VERBS = (
         TRAIN,
         "stage 3: a tokenizer's decoder, tuned for one generator",
         "Reads a tokenizer, a generator trained on its tokens, and the images both were trained on. The generator "
-        "draws all but a share sigma of each image's tokens anew; the decoder learns to give the image back. Images "
-        "that are never trained on decide which decoder is kept, which may be the original one.\n"
+        "draws all but a share sigma of each image's tokens anew; the decoder learns to give the image back. Some of "
+        "the images, evenly spaced, are left out and decide which decoder is kept, which may be the original one.\n"
         "Writes the tuned tokenizer, metrics.jsonl, tokens/ and pairs/ into --out, and with --control a second one, "
         "tuned as long on clean latents, into OUT/control.\n"
         "pairs and held_out, unless set, are as many as the images allow; sigma is 0.7, or 0.9 for tokenizers of other "
-        "families; other families are sampled as published, where that is known.",
+        "families; other families are sampled as published, where that is known.\n"
+        "The usual presets have a tenth of main training's learning rate, an L1 and a Frechet term; the paper has half "
+        "of that rate and neither term. post_robustok is as the paper.",
         "robustok.cli.stages:post_train",
         (
             which("preset", *DECODERS),

@@ -101,7 +101,7 @@ def _told(file: Path, listing: Listing, path: Path) -> tuple[tuple[str, ...], Te
             )
         told = {stem: row[0] for stem, row in zip(stems, rows, strict=True)}
     else:
-        told = {Path(row[0]).stem: row[1] for row in rows}
+        told = {Path(row[0]).stem: row[1] for row in rows if len(row) > 1}
     missing = [name for name, stem in zip(listing.names, stems, strict=True) if stem not in told]
     if missing:
         raise ValueError(f"{file} tells no class of {len(missing)} of {len(stems)} images in {path}: {some(missing)}")

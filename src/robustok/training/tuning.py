@@ -69,10 +69,10 @@ def tune_decoder(
 ) -> Tuned[AnyOne]:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
-    The last `config.held_out` of the images are never trained on and decide which decoder is kept. `discriminator` is
-    the folder of one to begin with, as main training leaves it. Everything goes to `folder`, the control's to
-    `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device. Raises
-    ValueError for a generator that was trained on another tokenizer.
+    `config.held_out` of the images, evenly spaced, are left out of post-training and decide which decoder is kept (the
+    tokenizer and the generator may have been trained on them). `discriminator` is the folder of one to begin with, as
+    main training leaves it. Everything goes to `folder`, the control's to `folder/control`; called again after it was
+    stopped, it goes on. Both models should be on the same device. Raises ValueError for a generator that was trained on another tokenizer.
     """
     check_trained_on(generator, tokenizer)
     folder, device = Path(folder), tokenizer.device
