@@ -30,7 +30,7 @@ from robustok.cli.options import LISTING, Option, Verb, load
 from robustok.cli.settings import to_plain
 from robustok.cli.verbs import VERBS
 
-SECONDS = 60.0  # for a case; most take some thousandths of it, but other processes may want the cores too
+SECONDS, PATIENCE = 30.0, 300.0  # of computing and of waiting, at most, for a case; most take some hundredths of one
 MEMORY = 400 * 2**20  # bytes that a case may add to the peak
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 ODD = ("", " ", "-1", "0", "1", "2", "1e3", "nan", "inf", "-inf", "null", "true", "[]", "[1", "{}", "{a: 1}", "x" * 300)
@@ -118,7 +118,20 @@ SMALL: dict[str, tuple[tuple[str, str], ...]] = {  # settings without which a ca
     "train-generator": (*TINY, ("generator.width", "32"), ("generator.heads", "1"), ("generator.depth", "1")),
     "post-train": (*((f"post.{name}", value) for name, value in (*TINY, *PLAIN)), ("pairs", "2")),
 }
-HEAVY = {"demo": (), "doctor": (), "push": ("--card",), "cost": ("--json",)}  # and what is always added to them
+SELDOM = {
+    "doctor": 0.0,
+    "cost": 0.1,
+    "push": 0.5,
+    "report": 0.5,
+    "analyze": 0.4,
+}  # of verbs, for they take seconds or little to try
+ALWAYS = {"push": ("--card",), "cost": ("--json",)}
+OFTEN: dict[str, Values] = {  # options without which little happens
+    "evaluate": ("pfid-images",),
+    "export": ("tokenizer",),
+    "reference": ("size",),
+    "train-generator": ("images",),
+}
 
 
 class Case(NamedTuple):
@@ -131,12 +144,12 @@ class Case(NamedTuple):
 
 def command(random: Random) -> list[str]:
     """A random command line: a verb, most of what it needs, some of what it takes, a little of anything."""
-    verb = random.choice([verb for verb in VERBS if verb.name != "doctor"])
+    verb = random.choices(VERBS, [SELDOM.get(verb.name, 1.0) for verb in VERBS])[0]
     words = [verb.name]
     for option in verb.options:
-        if random.random() < (0.98 if option.required or option.positional else 0.1):
+        if random.random() < chance(verb, option):
             words += typed(verb.name, option, random)
-    words += HEAVY.get(verb.name, ())
+    words += ALWAYS.get(verb.name, ())
     if verb.preset and verb.name in SMALL and random.random() < 0.9:
         words += [word for name, value in SMALL[verb.name] for word in (f"--{name}", value)]
     if verb.name == "evaluate" and random.random() < 0.9:
@@ -146,6 +159,13 @@ def command(random: Random) -> list[str]:
     if verb.preset and random.random() < 0.03:
         words.append(f"--{LISTING}")
     return spoiled(words, random) if random.random() < 0.1 else words
+
+
+def chance(verb: Verb, option: Option) -> float:
+    """How often an option is given."""
+    if option.required or option.positional:
+        return 0.98
+    return 0.9 if option.name in OFTEN.get(verb.name, ()) else 0.1
 
 
 def typed(verb: str, option: Option, random: Random) -> list[str]:
@@ -164,6 +184,8 @@ def value(verb: str, option: Option, random: Random) -> str:
     usual, seldom = USUAL.get(option.name, (option.choices or NUMBERS, ODD))
     if option.name == "out" and random.random() < 0.9:
         usual = FILES.get(verb, usual)
+    if verb == "analyze" and option.name == "images":
+        usual = ("many.tar",)
     if verb == "cost" and option.positional:
         usual = ("rar_b-smoke", "robustok_imagenet256-smoke")
     return random.choice(random.choices((usual, seldom, ODD), (0.92, 0.05, 0.03))[0])
@@ -266,14 +288,16 @@ def attempt(case: Case) -> tuple[int | None, str]:
 
     before = peak()
     out, err = io.StringIO(), io.StringIO()
-    former = signal.signal(signal.SIGALRM, overdue)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    timers = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, PATIENCE))
+    former = [signal.signal(number, overdue) for number, _, _ in timers]
+    for _, timer, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
             warnings.simplefilter("default")
             code = main(case.argv)
     except Overdue:
-        return None, f"took more than {SECONDS:g} s\n{traceback.format_exc()}"
+        return None, f"took more than {SECONDS:g} s of computing or {PATIENCE:g} s\n{traceback.format_exc()}"
     except SystemExit as error:
         return None, f"SystemExit({error.code})"
     except KeyboardInterrupt:
@@ -281,8 +305,9 @@ def attempt(case: Case) -> tuple[int | None, str]:
     except BaseException:
         return None, traceback.format_exc()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+        for (number, timer, _), handler in zip(timers, former, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
     told = [line for line in err.getvalue().splitlines() if line.startswith(f"robustok {case.argv[0]}:")]
     if code not in (0, 2) and "was not finite" not in err.getvalue():
         return code, f"exit code {code}: {err.getvalue()[-2000:]}"

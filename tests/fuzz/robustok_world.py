@@ -149,6 +149,13 @@ def _containers(root: Path, pictures: np.ndarray[Any, Any]) -> None:
                     info = tarfile.TarInfo(f"{file.stem}.cls")
                     info.size = 1
                     tar.addfile(info, io.BytesIO(b"1"))
+    with tarfile.open(root / "many.tar", "w") as tar:  # as many as an analysis wants, of two classes
+        for number, colors in enumerate(np.random.default_rng(1).integers(0, 256, (100, 4, 4, 3), np.uint8)):
+            data = io.BytesIO()
+            Image.fromarray(colors.repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)).save(data, "PNG")
+            info = tarfile.TarInfo(f"{number % 2}/{number}.png")
+            info.size = len(data.getvalue())
+            tar.addfile(info, io.BytesIO(data.getvalue()))
     np.savez(root / "flat.npz", pictures, np.arange(COUNT) % 2)
     np.savez_compressed(root / "packed.npz", pictures)
     try:

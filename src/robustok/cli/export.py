@@ -27,7 +27,7 @@ def export(command: Command) -> None:
         how = "as diffusers writes it"
     else:
         raise ValueError(
-            f"a {type(model).__name__} is robustok's own, and its folder is what loads it everywhere; "
+            f"{type(model).__name__} is robustok's own, and its folder is what loads it everywhere; "
             "export is for models of other families"
         )
     if not command.quiet:

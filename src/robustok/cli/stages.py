@@ -167,7 +167,7 @@ def post_train(command: Command) -> None:
     if not isinstance(tokenizer, Tokenizer | Autoencoder) and command.preset in EMBEDDED_PRESETS:
         preset = replace(preset, sigma=OTHERS_SIGMA)
     images = _images(command, tokenizer.image_size)
-    held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)
+    held_out = min(preset.held_out, max(2, len(images) // SHARE_HELD_OUT))
     config = _settings(command, replace(preset, held_out=held_out))
     discriminator = command.tokenizer / "discriminator"
     tuned = tune_decoder(

@@ -157,8 +157,8 @@ VERBS = (
         "for the generator; scores each step. Reads only what is embedded in the package: Fashion-MNIST and "
         "EfficientNet-Lite0.\n"
         "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.\n"
-        "Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), post-training has "
-        "a tenth of main training's learning rate (paper: half), losses have an L1 and a Frechet term (paper: none).",
+        "Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), post-training "
+        "has a tenth of main training's learning rate (paper: half), losses an L1 and a Frechet term (paper: none).",
         "robustok.cli.whole:demo",
         (
             Option("latent", "what the generator models", choices=("discrete", "continuous"), default="discrete"),

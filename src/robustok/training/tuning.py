@@ -72,7 +72,8 @@ def tune_decoder(
     `config.held_out` of the images, evenly spaced, are left out of post-training and decide which decoder is kept (the
     tokenizer and the generator may have been trained on them). `discriminator` is the folder of one to begin with, as
     main training leaves it. Everything goes to `folder`, the control's to `folder/control`; called again after it was
-    stopped, it goes on. Both models should be on the same device. Raises ValueError for a generator that was trained on another tokenizer.
+    stopped, it goes on. Both models should be on the same device. Raises ValueError
+    for a generator that was trained on another tokenizer.
     """
     check_trained_on(generator, tokenizer)
     folder, device = Path(folder), tokenizer.device
