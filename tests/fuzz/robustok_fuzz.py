@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import robustok_world as world
 
-from robustok.cli import evaluate, main, whole
+from robustok.cli import TRACEBACK, evaluate, main, whole
 from robustok.cli.options import LISTING, Option, Verb, load
 from robustok.cli.settings import to_plain
 from robustok.cli.verbs import VERBS
@@ -310,13 +310,29 @@ def attempt(case: Case) -> tuple[int | None, str]:
             signal.signal(number, handler)
     told = [line for line in err.getvalue().splitlines() if line.startswith(f"robustok {case.argv[0]}:")]
     if code not in (0, 2) and "was not finite" not in err.getvalue():
-        return code, f"exit code {code}: {err.getvalue()[-2000:]}"
+        return code, f"exit code {code}: {err.getvalue()[-2000:]}{where(case)}"
     if code == 2 and (
         len(told) != 1 or not err.getvalue().endswith(f"{told[0]}\n") or "Errno None" in told[0] or "(None)" in told[0]
     ):
         return code, f"not one line: {err.getvalue()[-2000:]!r}"
     grown = peak() - before
     return code, f"memory grew by {grown / 2**20:.0f} MiB" if grown > MEMORY else ""
+
+
+def where(case: Case) -> str:
+    """The lines that led to an error, which comes again."""
+    world.fresh(Path())
+    silence = io.StringIO()
+    os.environ[TRACEBACK] = "1"
+    try:
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            main(case.argv)
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        del os.environ[TRACEBACK]
+    return ""
 
 
 def peak() -> int:

@@ -1,3 +1,7 @@
+import io
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,3 +62,14 @@ def test_refuses_what_is_no_npz(tmp_path, arrays):
     for read in (read_array, map_array):
         with pytest.raises(ValueError, match="Python objects, which may run code"):
             read(path, "mu")
+
+
+def test_a_header_that_claims_more_than_there_is_asks_for_no_memory(tmp_path: Path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("mu.npy", header.getvalue() + bytes(64))
+    with pytest.raises(ValueError, match=r"claims.npz cannot be read as an npz file \(mu is said to be float64"):
+        read_array(tmp_path / "claims.npz", "mu")
+    with pytest.raises(ValueError, match="claims.npz cannot be read as an npz file"):
+        map_array(tmp_path / "claims.npz", "mu")

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
         alike = command is None  # all that torchrun started read the same words
@@ -69,7 +69,11 @@ def in_one_line(error: Exception) -> str:
     for python, typed in TYPED.items():
         text = text.replace(python, typed)
     text = text or type(error).__name__
-    return text if isinstance(error, (ValueError, OSError)) else f"{text} ({TRACEBACK}=1 shows where)"
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    if not isinstance(error, (RuntimeError, ImportError, MemoryError)):  # a fault of ours
+        text = f"{type(error).__name__}: {text}"
+    return f"{text} ({TRACEBACK}=1 shows where)"
 
 
 def _speaks() -> bool:

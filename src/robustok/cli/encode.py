@@ -4,12 +4,13 @@ from pathlib import Path
 
 from robustok.cli.images import device_of, images_of, view_of
 from robustok.cli.models import tokenizer_of
-from robustok.cli.options import Command, counted
+from robustok.cli.options import Command
 from robustok.data.latents import LatentCache, encode_latents
 from robustok.data.shards import MANIFEST
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.runtime.distributed import is_main, processes
 from robustok.runtime.logging import Progress
+from robustok.runtime.words import counted
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 

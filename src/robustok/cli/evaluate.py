@@ -13,7 +13,7 @@ from rich.console import Console
 
 from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, scored_view, size_of
 from robustok.cli.models import generator_of, tokenizer_of
-from robustok.cli.options import Command, counted, table
+from robustok.cli.options import Command, table
 from robustok.cli.results import sampling_of, sampling_preset
 from robustok.evaluation.compare import score_decoders
 from robustok.evaluation.evaluate import Score, score_generator, score_image_set, score_tokenizer
@@ -28,6 +28,7 @@ from robustok.report.system_table import protocol_of
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, processes
 from robustok.runtime.logging import Progress
+from robustok.runtime.words import counted
 
 Tell = Callable[[int, int], None]
 

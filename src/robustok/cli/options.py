@@ -259,11 +259,6 @@ def _explained(option: Option) -> str:
     return option.help if default in (None, "", []) or option.positional else f"{option.help} ({default})"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 image`, `20,000 images`."""
-    return f"{number:,} {noun}" + "s" * (number != 1)
-
-
 def table(rows: Iterable[tuple[str, str]]) -> str:
     """Names and explanations in two columns."""
     rows = list(rows)

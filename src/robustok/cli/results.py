@@ -11,7 +11,7 @@ from PIL import Image
 from robustok.adapters.published import default_sampling
 from robustok.cli.images import device_of
 from robustok.cli.models import generator_of, tokenizer_of
-from robustok.cli.options import Command, counted
+from robustok.cli.options import Command
 from robustok.demo.pictures import write_grid
 from robustok.evaluation.evaluate import decoded
 from robustok.generators.flow import FlowSampling, LatentGenerator
@@ -20,6 +20,7 @@ from robustok.report import write_report
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.distributed import is_main
 from robustok.runtime.logging import Progress
+from robustok.runtime.words import counted
 from robustok.training.tuning import sample as drawn
 
 IMAGES, SAMPLES = "images", "samples.npz"  # in the folder that is written to

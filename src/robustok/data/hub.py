@@ -12,6 +12,7 @@ from robustok.data.columns import Columns, arrow, image_bytes
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
 from robustok.data.pictures import Errors, Pictures
+from robustok.runtime.words import reason
 
 PREFIX = "hf:"  # of the name of a dataset on the hub
 SAMPLE = 64  # images whose bytes name the set
@@ -71,9 +72,8 @@ def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles
     try:
         dataset = load_dataset(name, split=given or split)
     except (OSError, ValueError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"
+            f"{PREFIX}{name} cannot be had ({reason(error)}); look at its name, its splits, and the network"
         ) from error
     return ArrowFiles(dataset.data.table, f"{PREFIX}{name}:{given or split}", labels=labels)
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustok.runtime.places import PARTIAL
+from robustok.runtime.words import reason
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 
@@ -219,14 +220,9 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         kept = "the file there is unchanged" if path.exists() else "nothing was written"
         remedy = "make room or choose another folder, then start again"
-        told = f"could not write {path} ({_reason(error)}); {kept}; {remedy}"
+        told = f"could not write {path} ({reason(error)}); {kept}; {remedy}"
         number = getattr(error, "errno", None)  # safetensors tells none
         raise (OSError(told) if number is None else OSError(number, told)) from error
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, without its number."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _to_disk(path: Path) -> None:

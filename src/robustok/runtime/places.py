@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from robustok.runtime.words import reason
+
 BLOCK = 4096  # bytes that are written on trial, for a full disk still takes empty files
 PARTIAL = ".partial"  # what `checkpoint.replacing` adds to a name for the while
 
@@ -34,8 +36,8 @@ def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OSError(error.errno, f"cannot write to {path} ({reason}); choose another place, or make room") from error
+        told = f"cannot write to {path} ({reason(error)}); choose another place, or make room"
+        raise OSError(error.errno, told) from error
 
 
 def _check_kind(path: Path, kind: Literal["file", "folder"]) -> None:
