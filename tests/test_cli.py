@@ -311,8 +311,10 @@ def test_an_error_from_below_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(stages.main_training, "train_tokenizer", lost)
     told = refused(capsys, TRAIN, code=1)
     assert told.endswith("the loss was not finite in the last 10 steps (ROBUSTOK_TRACEBACK=1 shows where)")
+    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda *a, **k: {}["size"])
+    assert refused(capsys, TRAIN, code=1).endswith("KeyError: 'size' (ROBUSTOK_TRACEBACK=1 shows where)")
     monkeypatch.setenv("ROBUSTOK_TRACEBACK", "1")
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(KeyError, match="size"):
         main(TRAIN)
 
 
@@ -323,6 +325,16 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(stages.main_training, "train_tokenizer", stopped)
     assert main(TRAIN) == 130
     assert capsys.readouterr().err == "\nrobustok train-tokenizer: stopped; the same command goes on\n"
+
+
+def test_an_error_never_shows_the_number_or_a_none(monkeypatch, capsys):
+    def fails(*arguments, **named):
+        raise errors.pop()
+
+    monkeypatch.setattr(stages.main_training, "train_tokenizer", fails)
+    errors = [OSError(28, "could not write x (no room)"), OSError("no room"), OSError(), OSError(None, "no room")]
+    told = [refused(capsys, TRAIN).partition(": ")[2] for _ in range(4)]
+    assert told == ["no room", "OSError", "no room", "could not write x (no room)"]
 
 
 def test_warnings_are_one_line(monkeypatch, capsys):

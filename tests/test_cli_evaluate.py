@@ -314,6 +314,11 @@ def test_how_many_are_kept(count, most):
     assert evaluate.kept(count, most) == len(stream.sample)
 
 
+def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path):
+    assert main(["reference", "--images", str(place / "real"), "--out", str(tmp_path / "real.json"), *QUICK]) == 2
+    assert "real.json does not end in .safetensors" in capsys.readouterr().err
+
+
 # Errors
 
 
@@ -336,6 +341,7 @@ def test_how_many_are_kept(count, most):
         ("--generated ours --reference real --size 32", "are smaller than the crop of 32 pixels"),
         ("--generated ours --reference real --against better", "--against compares two tokenizers on the tokens of"),
         ("--tokenizer real --images real", "real holds no model"),
+        ("--generated ours --reference real --out real.npz", "real.npz is there already and holds no records"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(words, message, place, capsys, monkeypatch):

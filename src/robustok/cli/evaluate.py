@@ -172,6 +172,8 @@ def _fdr(command: Command, scores: Sequence[Score]) -> list[Score]:
 def reference(command: Command) -> None:
     """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
     out: Path = command.out
+    if out.suffix != ".safetensors":  # by which evaluate knows it from images
+        raise ValueError(f"{out} does not end in .safetensors, by which it is known as a reference; give another --out")
     with processes():
         extract = extractor(command.features, device_of(command.device))
         images = scored_images(command.images, command.size or _usual_size(command.images), **scored_view(command))
