@@ -276,6 +276,13 @@ def damaged(data: bytes, random: Random) -> tuple[bytes, str]:
     return odd, f"all of it replaced by {len(odd)} bytes"
 
 
+def made(seed: int, name: str, root: Path) -> Case:
+    """The case of a name, with the files that it reads and a fresh place to write to."""
+    world.fresh(root)
+    random = Random(f"{seed} {name}")
+    return Case(name, command(random)) if name.startswith("commands/") else Case(name, *file_case(random, root))
+
+
 class Overdue(BaseException):
     """A case took too long."""
 
@@ -310,7 +317,7 @@ def attempt(case: Case) -> tuple[int | None, str]:
             signal.signal(number, handler)
     told = [line for line in err.getvalue().splitlines() if line.startswith(f"robustok {case.argv[0]}:")]
     if code not in (0, 2) and "was not finite" not in err.getvalue():
-        return code, f"exit code {code}: {err.getvalue()[-2000:]}{where(case)}"
+        return code, f"exit code {code}: {err.getvalue()[-2000:]}"
     if code == 2 and (
         len(told) != 1 or not err.getvalue().endswith(f"{told[0]}\n") or "Errno None" in told[0] or "(None)" in told[0]
     ):
@@ -321,7 +328,6 @@ def attempt(case: Case) -> tuple[int | None, str]:
 
 def where(case: Case) -> str:
     """The lines that led to an error, which comes again."""
-    world.fresh(Path())
     silence = io.StringIO()
     os.environ[TRACEBACK] = "1"
     try:
@@ -354,18 +360,14 @@ def search(
         world.make(root)
         os.chdir(root)
         for number, name in enumerate(names):
-            world.fresh(root)
-            random, note = Random(f"{seed} {name}"), ""
-            if name.startswith("commands/"):
-                argv = command(random)
-            else:
-                argv, note = file_case(random, root)
-            case = Case(name, argv, note)
+            case = made(seed, name, root)
             code, wrong = attempt(case)
             worked += code == 0
             if wrong:
+                if code == 1:
+                    wrong += where(made(seed, name, root))
                 findings.append((case, wrong))
-                tell(f"\n{name} {note}\n  robustok {' '.join(map(repr, argv))}\n{wrong}")
+                tell(f"\n{name} {case.note}\n  robustok {' '.join(map(repr, case.argv))}\n{wrong}")
             if (number + 1) % 100 == 0:
                 tell(f"{number + 1} of {len(names)} cases, {worked} worked, {len(findings)} findings")
     return findings

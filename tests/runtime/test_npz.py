@@ -1,3 +1,4 @@
+import gc
 import io
 import zipfile
 from pathlib import Path
@@ -73,3 +74,16 @@ def test_a_header_that_claims_more_than_there_is_asks_for_no_memory(tmp_path: Pa
         read_array(tmp_path / "claims.npz", "mu")
     with pytest.raises(ValueError, match="claims.npz cannot be read as an npz file"):
         map_array(tmp_path / "claims.npz", "mu")
+
+
+def test_a_damaged_file_is_closed(tmp_path: Path):
+    """Else a warning of Python's own shows up beside the error."""
+    np.savez_compressed(tmp_path / "packed.npz", np.zeros((50, 50)))
+    np.savez(tmp_path / "plain.npz", np.zeros((50, 50)))
+    for name, where in (("packed.npz", 61), ("plain.npz", 26)):
+        data = bytearray((tmp_path / name).read_bytes())
+        data[where : where + 8] = bytes([255]) * 8
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match="cannot be read as an npz file"):
+            map_array(tmp_path / name, "arr_0")
+        gc.collect()

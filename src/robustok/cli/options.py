@@ -158,6 +158,8 @@ def split(verb: Verb, words: Sequence[str]) -> tuple[list[str], tuple[tuple[str,
         if not word.startswith("--"):
             known.append(word)
         elif option is not None:
+            if value == "--":  # which argparse drops
+                raise ValueError(f"--{name} needs a value, and -- is none")
             known.append(f"--{option.name}{has_value}{value}")
         elif name == LISTING and verb.preset:
             listing = True

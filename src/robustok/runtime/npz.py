@@ -7,7 +7,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copyfileobj
 from typing import Any
@@ -45,23 +45,22 @@ def map_array(path: str | Path, name: str) -> Array:
 
     Raises ValueError for a file that is missing, damaged or lacks the array, and for an array of Python objects.
     """
-    with _opened(path) as archive:
+    with ExitStack() as kept, _opened(path) as archive:
         member = _member(archive, path, name)
         if member.compress_type == zipfile.ZIP_STORED:
-            file: Any = open(path, "rb")  # noqa: SIM115 (closed below)
+            file: Any = kept.enter_context(open(path, "rb"))
             file.seek(member.header_offset + LOCAL_HEADER - 4)
             lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what else is between header and data
             file.seek(int(lengths.sum()), 1)
         else:
-            file = tempfile.TemporaryFile()  # noqa: SIM115
+            file = kept.enter_context(tempfile.TemporaryFile())
             with archive.open(member) as packed:
                 copyfileobj(packed, file)
             file.seek(0)
-        with file:
-            shape, fortran, dtype = _header(file)
-            if dtype.hasobject:
-                raise ValueError(f"{name} in {path} holds Python objects, which may run code; save it as numbers")
-            return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        shape, fortran, dtype = _header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} in {path} holds Python objects, which may run code; save it as numbers")
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def checksum(path: str | Path, name: str) -> str:
