@@ -290,6 +290,7 @@ def test_numbers():
         ([*TRAIN, "--out=a", "--out", "b"], "--out is given 3 times"),
         (["demo", "--held-out", "3", "--held_out", "4"], "--held_out is given twice"),
         (["sample", "--labels", "0-999999999999"], "'0-999999999999' are no numbers"),
+        (["demo", "--main.type", "[1]"], "main is [1]; choose from 'MainTraining', 'AutoencoderTraining'"),
         (["demo", "--out=--"], "--out needs a value, and -- is none"),
         (["demo", "--seed", "1e3"], "'1e3' is no seed; give a whole number"),
         (["demo", "--seed", "9" * 2000], "9999...' is no seed"),

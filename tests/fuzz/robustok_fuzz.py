@@ -127,7 +127,7 @@ SELDOM = {
 }  # of verbs, for they take seconds or little to try
 ALWAYS = {"push": ("--card",), "cost": ("--json",)}
 OFTEN: dict[str, Values] = {  # options without which little happens
-    "evaluate": ("pfid-images",),
+    "evaluate": ("pfid-images", "count"),
     "export": ("tokenizer",),
     "reference": ("size",),
     "train-generator": ("images",),
