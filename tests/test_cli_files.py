@@ -18,6 +18,8 @@ from robustok.evaluation.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.places import check_writable
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -226,6 +228,22 @@ def test_pictures_of_the_user_are_never_replaced(models, tmp_path: Path, capsys)
     assert "images holds 1 file that this run would not replace" in refused(capsys, [*words, "--png"])
     assert main(words) == 0, "without --png nothing goes there"
     assert (tmp_path / "images" / "000000.png").read_bytes() == b"my picture"
+
+
+def test_a_tokenizer_that_cannot_decode_what_is_drawn_is_refused(models, tmp_path: Path, capsys):
+    place = Path(models[1]).parent
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    autoencoder = AutoencoderConfig(image_size=SIDE, encoder=part, decoder=part, bottleneck=Plain(width=4))
+    Autoencoder(autoencoder).save_pretrained(tmp_path / "continuous")
+    config = TokenizerConfig(image_size=SIDE, encoder=part, decoder=part, quantizer=VQ(codebook_size=8, width=4))
+    Tokenizer(config).save_pretrained(tmp_path / "smaller")
+    for name, words in (
+        ("continuous", "tokens are decoded by a tokenizer with a codebook"),
+        ("smaller", "of 16 codes"),
+    ):
+        both = ["--generator", str(place / "generator"), "--tokenizer", str(tmp_path / name)]
+        assert words in refused(capsys, ["sample", *both, "--out", str(tmp_path / "out"), *QUICK])
+        assert words in refused(capsys, ["evaluate", *both, "--reference", str(tmp_path), *QUICK])
 
 
 # Seeds

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, scored_view, size_of
-from robustok.cli.models import generator_of, tokenizer_of
+from robustok.cli.models import check_fit, generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.cli.results import sampling_of, sampling_preset
 from robustok.evaluation.compare import score_decoders
@@ -110,6 +110,7 @@ def _of_generator(command: Command) -> list[Score]:
     device = device_of(command.device)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
+    check_fit(generator, tokenizer)
     sampling = sampling_of(command, generator)
     extractors = _extractors(command, command.reference)
     references = _references(command, extractors, tokenizer.image_size)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from robustok.api import load_generator, load_tokenizer
+from robustok.generators.sampling import TokenGenerator
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -36,3 +38,20 @@ def tokenizer_of(name: Path, device: torch.device, fields: Iterable[str] = ()) -
 def generator_of(name: Path, device: torch.device, tokenizer: Any) -> Any:
     """The generator of a name, trained on that tokenizer, on the device."""
     return load_generator(name, tokenizer=tokenizer).to(device)
+
+
+def check_fit(generator: Any, tokenizer: Any) -> None:
+    """Raises ValueError where the tokenizer cannot decode what the generator makes."""
+    if isinstance(generator, TokenGenerator) != isinstance(tokenizer, AnyTokenizer):
+        raise ValueError(
+            "tokens are decoded by a tokenizer with a codebook, latents by one without; give a generator and a "
+            "tokenizer that belong together"
+        )
+    if isinstance(generator, TokenGenerator):
+        makes = generator.codebook_size, generator.tokens_per_image
+        takes = len(tokenizer.codebook), tokenizer.tokens_per_image
+        if makes != takes:
+            raise ValueError(
+                f"the generator makes {makes[1]} tokens of {makes[0]} codes, the tokenizer has {takes[1]} of "
+                f"{takes[0]}; give the tokenizer that it was trained on"
+            )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from robustok.adapters.published import default_sampling
 from robustok.cli.images import device_of
-from robustok.cli.models import generator_of, tokenizer_of
+from robustok.cli.models import check_fit, generator_of, tokenizer_of
 from robustok.cli.options import Command
 from robustok.demo.pictures import write_grid
 from robustok.evaluation.evaluate import decoded
@@ -42,6 +42,7 @@ def sample(command: Command) -> None:
     device = device_of(command.device)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
+    check_fit(generator, tokenizer)
     sampling = sampling_of(command, generator)
     classes = command.labels or range(generator.no_label)
     labels = torch.tensor([classes[i % len(classes)] for i in range(command.count)])
