@@ -13,7 +13,6 @@ from PIL import Image
 from robustok.cli import evaluate, main, stages
 from robustok.cli.verbs import VERBS
 from robustok.data.folder import ImageFolder
-from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.features import CustomExtractor, extractor
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
@@ -126,7 +125,7 @@ def test_statistics_alone_give_the_distance_alone(place, capsys, monkeypatch):
 
 def test_a_sample_of_another_size(scores):
     records = scores("--generated", "ours", "--reference", "real", "--sample-size", "15")
-    assert (records[1]["protocol"]["generated_sample"], records[1]["protocol"]["reference_sample"]) == (10, 15)
+    assert (records[1]["protocol"]["generated_sample"], records[1]["protocol"]["reference_sample"]) == (15, 15)
 
 
 @pytest.fixture
@@ -213,7 +212,7 @@ def test_a_tokenizer_without_a_codebook(scores, place, capsys):
     Autoencoder(config).save_pretrained(place / "continuous")
     words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
     found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
-    assert found.keys() == {"rfid", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
+    assert found.keys() == {"rfid", "rfid_pfid_images", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
     assert found["ifid"] != other["ifid"]
     assert found["pfid"] == other["pfid"]
     assert main(["evaluate", *words, *QUICK]) == 0
@@ -307,13 +306,6 @@ def test_a_reference_says_what_it_is_and_is_never_lost(place, capsys, tmp_path):
     assert out.read_bytes() == b"my thesis"
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 1), (7, 7), (8, 7), (10_000, 2000), (4001, 2000), (4000, 2000)])
-def test_how_many_are_kept(count, most):
-    stream = FeatureStream({}, most)
-    stream.add(torch.arange(count).float()[:, None])
-    assert evaluate.kept(count, most) == len(stream.sample)
-
-
 def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path):
     assert main(["reference", "--images", str(place / "real"), "--out", str(tmp_path / "real.json"), *QUICK]) == 2
     assert "real.json does not end in .safetensors" in capsys.readouterr().err
@@ -350,3 +342,17 @@ def test_an_error_is_one_line_and_exit_code_2(words, message, place, capsys, mon
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1), told.err
     assert message in told.err
+
+
+def test_folders_may_be_called_as_files_are(tmp_path, capsys):
+    """What is there goes before what a suffix could mean."""
+    for name in ("real.npz", "fake.pt"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            noise = torch.randint(
+                0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number)
+            )
+            Image.fromarray(noise.numpy()).save(tmp_path / name / f"{number}.png")
+    words = ["evaluate", "--generated", str(tmp_path / "fake.pt"), "--reference", str(tmp_path / "real.npz")]
+    assert main([*words, "--json", "--quiet"]) == 0
+    assert '"metric": "fid", "value": 0' in " ".join(capsys.readouterr().out.split())

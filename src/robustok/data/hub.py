@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustok.data.columns import Columns, arrow, image_bytes
+from robustok.data.columns import FIRST, Columns, arrow, image_bytes
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
-from robustok.data.pictures import Errors, Pictures
+from robustok.data.pictures import BrokenFileError, Errors, Pictures
 from robustok.runtime.words import reason
 
 PREFIX = "hf:"  # of the name of a dataset on the hub
@@ -26,10 +26,14 @@ class ArrowFiles:
     def __init__(self, table: Any, place: str, *, labels: str | None = None, features: dict[str, Any] | None = None):
         if not table.num_rows:
             raise ValueError(f"{place} has no rows; give a set of images")
-        columns = Columns.of(table.schema, place, labels, features)
+
+        def first(name: str) -> list[Any]:
+            return list(table.column(name)[:FIRST].to_pylist())
+
+        columns = Columns.of(table.schema, place, labels, first, features)
         self.place, self._images = place, table.column(columns.image)
-        values = table.column(columns.label) if columns.label else None
-        self.classes, self.labels = columns.labels(values, table.num_rows, place)
+        told = table.column(columns.label).to_pylist() if columns.label else [None] * table.num_rows
+        self.classes, self.labels = columns.labels(told, place)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -43,8 +47,15 @@ class ArrowFiles:
     def describe(self) -> dict[str, Any]:
         """The hash is of all labels and of some images, evenly spaced."""
         chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
-        digest = short_hash(self.labels.numpy().tobytes(), *(self.read(index) for index in chosen))
+        digest = short_hash(self.labels.numpy().tobytes(), *(self._known(index) for index in chosen))
         return {"name": self.place.rstrip("/").rpartition("/")[2], "count": len(self), "hash": digest}
+
+    def _known(self, index: int) -> bytes:
+        """What there is of an image."""
+        try:
+            return self.read(index)
+        except BrokenFileError:
+            return b""
 
 
 def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
@@ -72,15 +83,17 @@ def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles
     try:
         dataset = load_dataset(name, split=given or split)
     except (OSError, ValueError, RuntimeError) as error:
+        why = reason(error)
         raise ValueError(
-            f"{PREFIX}{name} cannot be had ({reason(error)}); look at its name, its splits, and the network"
+            f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"
         ) from error
     return ArrowFiles(dataset.data.table, f"{PREFIX}{name}:{given or split}", labels=labels)
 
 
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` wrote a folder."""
-    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+    whole = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return whole or (folder / "dataset_dict.json").is_file()
 
 
 class HubImages(Pictures):

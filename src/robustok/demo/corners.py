@@ -16,7 +16,7 @@ from robustok.evaluation.score import Score
 from robustok.report.markup import MINUS
 from robustok.runtime.checkpoint import write_bytes, write_json
 
-METRICS = ("rfid", "pfid", "ifid", "gfid_before", "gfid_control", "gfid_after")
+METRICS = ("rfid", "rfid_pfid_images", "pfid", "ifid", "gfid_before", "gfid_control", "gfid_after")
 DECODERS = ("before", "control", "after")
 
 
@@ -35,7 +35,9 @@ def run_corners(
                 scores = run_demo(config.with_seed(seed), out / f"{kind}_{arm}_{seed}", quiet=quiet)
                 where = {"kind": kind, "arm": arm, "seed": seed}
                 records += [
-                    replace(score, protocol={**score.protocol, **where}) for score in scores if score.metric in METRICS
+                    replace(score, protocol={**score.protocol, **where})
+                    for score in scores
+                    if score.metric in METRICS and not score.protocol.get("held_out")
                 ]
                 write_json(out / "corners.json", [record.to_plain() for record in records])
                 write_bytes(out / "corners.md", corners_table(records).encode())
@@ -47,7 +49,7 @@ def corners_table(records: list[Score]) -> str:
 
     The changes are taken seed by seed, of the same latents, in percent.
     """
-    heads = ["latent", "main training", "rFID", "pFID", *(f"gFID {name}" for name in DECODERS)]
+    heads = ["latent", "main training", "rFID", "rFID of pFID's images", "pFID", *(f"gFID {name}" for name in DECODERS)]
     heads += ["after / before", "after / control", "seeds"]
     lines = [_line(heads), _line(["---"] * len(heads))]
     corners = dict.fromkeys((r.protocol["kind"], r.protocol["arm"]) for r in records)
@@ -55,7 +57,7 @@ def corners_table(records: list[Score]) -> str:
         of = [r for r in records if (r.protocol["kind"], r.protocol["arm"]) == (kind, arm)]
         by_metric = {metric: {r.protocol["seed"]: r.value for r in of if r.metric == metric} for metric in METRICS}
         before, control, after = (by_metric[f"gfid_{name}"] for name in DECODERS)
-        cells = [_mean(list(by_metric[metric].values())) for metric in ("rfid", "pfid")]
+        cells = [_mean(list(by_metric[metric].values())) for metric in ("rfid", "rfid_pfid_images", "pfid")]
         cells += [_mean(list(values.values())) for values in (before, control, after)]
         for other in (before, control):
             shared = sorted(after.keys() & other.keys())

@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.evaluation.wording import counted
 from robustok.shapes import Features, Images, Pixels
 
-SPACES = ("lite0", "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
+IN_PACKAGES = ("lite0", "lite1", "lite2", "vgg-hed")  # without a download: what trains in one is scored in others
+SPACES = (*IN_PACKAGES, "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
 
 FULL = 16  # images from which on the batch size does not matter
 
@@ -44,8 +47,29 @@ class RichExtractor(Extractor, Protocol):
 
 
 def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
-    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone."""
-    return extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone.
+
+    Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
+    """
+    found = extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    features, *rest = found
+    count, name = len(pixels), extract.name
+    return Outputs(checked(name, features, count), *(x if x is None else checked(name, x, count) for x in rest))
+
+
+def checked(name: str, made: object, count: int) -> Features:
+    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    what = type(made).__name__
+    if isinstance(made, Tensor | np.ndarray):
+        what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
+        if made.ndim == 2 and len(made) == count:
+            if isinstance(made, Tensor) and made.is_floating_point():
+                return made.float()
+            if isinstance(made, np.ndarray) and made.dtype.kind == "f":
+                return torch.from_numpy(made.astype(np.float32))
+    raise ValueError(
+        f"{name} made a {what} from {counted(count, 'image')}; an extractor returns floats of shape ({count}, features)"
+    )
 
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
@@ -90,7 +114,7 @@ class NetworkExtractor:
 
 
 class CustomExtractor:
-    """Any function from Pixels to Features, named after itself."""
+    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself."""
 
     def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
         self.function = function
@@ -99,13 +123,7 @@ class CustomExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        features = self.function(pixels)
-        if features.ndim != 2 or len(features) != len(pixels) or not features.is_floating_point():
-            raise ValueError(
-                f"{self.name} made a {tuple(features.shape)} tensor of {features.dtype} from {len(pixels)} "
-                f"images; an extractor returns floats of shape ({len(pixels)}, features)"
-            )
-        return features.float()
+        return checked(self.name, self.function(pixels), len(pixels))
 
     def describe(self) -> dict[str, Any]:
         return {"features": self.name}
@@ -113,7 +131,7 @@ class CustomExtractor:
 
 def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
     """The embedded default feature space."""
-    from robustok.evaluation.spaces.lite0 import lite0_space
+    from robustok.evaluation.spaces.lite import lite0_space
 
     return lite0_space(size, batch_size=batch_size, device=device)
 
@@ -133,6 +151,15 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
     match name:
         case "lite0" if weights is None:
             return lite0(device=device)
+        case "lite1" | "lite2" if weights is None:
+            from robustok.backbones.lite import LITE1, LITE2
+            from robustok.evaluation.spaces.lite import lite_space
+
+            return lite_space(LITE1 if name == "lite1" else LITE2, device=device)
+        case "vgg-hed" if weights is None:
+            from robustok.evaluation.spaces.vgg_hed import vgg_hed_space
+
+            return vgg_hed_space(device=device)
         case "inception":
             from robustok.evaluation.spaces.inception import inception_space
 
@@ -158,8 +185,9 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
 
             return convnextv2_space(weights, device=device)
     raise ValueError(
-        f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but lite0 also "
-        "with weights of your own (inception:/path/to/weights.pth), or give a function from pixels to features"
+        f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but "
+        f"{', '.join(IN_PACKAGES)} also with weights of your own (inception:/path/to/weights.pth), or give a function "
+        "from pixels to features"
     )
 
 
@@ -176,6 +204,11 @@ def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def side_within(images: Tensor, smallest: int, largest: int) -> int:
+    """The longer side of images (b c h w), no less and no more than the limits."""
+    return min(max(*images.shape[-2:], smallest), largest)
 
 
 def check_pixels(pixels: Tensor) -> None:

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from robustok.generators.flow_matching import (
     INTERPOLANTS,
+    FlowDraw,
     Interpolant,
     Times,
     TrainingTimes,
     along,
-    drawn_loss,
+    flow_matching_loss,
     noise_levels,
 )
+from robustok.generators.trained_on import recall, told
 from robustok.layers import (
     MLP,
     Attention,
@@ -38,7 +40,7 @@ from robustok.layers import (
 )
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.shapes import BatchRows, Labels, Latents, Scalar
+from robustok.shapes import Labels, Latents, Scalar
 
 Sequence = Float[Tensor, "b n c"]
 Condition = Float[Tensor, "b 1 c"]  # what noise level and label say, to every position alike
@@ -145,6 +147,7 @@ class DiffusionTransformerModel(nn.Module):
         super().__init__()
         self.config = config
         self.trained_on: str | None = None  # fingerprint of the tokenizer whose latents it knows; None: not known
+        self.class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: not known
         width, d = config.width, config.channels
         if config.layout == "grid":
             self.embed: nn.Module = nn.Conv2d(d, width, config.patch, config.patch)
@@ -197,8 +200,8 @@ class DiffusionTransformerModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        told = {"kind": "latent generator", "config": to_plain(self.config), "trained_on": self.trained_on}
-        save_model(folder, self.state_dict(), told | about)
+        described = {"kind": "latent generator", "config": to_plain(self.config)}
+        save_model(folder, self.state_dict(), described | told(self) | about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "DiffusionTransformerModel":
@@ -206,7 +209,7 @@ class DiffusionTransformerModel(nn.Module):
         state, saved = load_model(folder, "latent generator")
         model = cls(from_plain(DiffusionTransformer, saved["config"]))
         load_weights(model, state, folder)
-        model.trained_on = saved.get("trained_on")
+        recall(model, saved)
         return model.eval()
 
     def forward(self, latents: Latents, t: Times, labels: Labels) -> Latents:
@@ -237,27 +240,16 @@ class DiffusionTransformerModel(nn.Module):
         field = along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")
         return field(latents, noise_levels(t))
 
-    def loss(
-        self,
-        latents: Latents,
-        labels: Labels,
-        *,
-        times: TrainingTimes | None = None,
-        generator: torch.Generator,
-        rows: BatchRows | None = None,
-    ) -> Scalar:
-        """Mean squared error of the velocity, at noise levels and with noise and withheld labels from `generator`."""
-        return drawn_loss(
-            self,
-            latents,
-            labels,
-            no_label=self.no_label,
-            label_dropout=self.config.label_dropout,
-            times=times or TrainingTimes(),
-            interpolant=self.config.interpolant,
-            generator=generator,
-            rows=rows,
-        )
+    def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
+        """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
+        config = self.config
+        times = times or TrainingTimes()
+        return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
+
+    def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
+        """Mean squared error of the velocity."""
+        interpolant = self.config.interpolant
+        return flow_matching_loss(self, latents, labels, draw, no_label=self.no_label, interpolant=interpolant)
 
 
 def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:

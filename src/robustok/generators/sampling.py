@@ -3,18 +3,21 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robustok.generators.trained_on import check_labels
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
 Logits: TypeAlias = Float[Tensor, "b n k"]
-Predictor: TypeAlias = Callable[[Tokens | None], Logits]  # the latest block of tokens -> those of the next
+Predictor: TypeAlias = Callable[
+    [Tokens | None], Logits
+]  # the tokens since it was last asked -> logits of the next block
 Schedule: TypeAlias = Literal["constant", "linear", "ramp", "power-cosine"]
 
 
@@ -23,8 +26,8 @@ class TokenGenerator(Protocol):
     """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one.
 
     It predicts an image's tokens in `blocks`, all tokens of a block at once: each block is one token for an
-    autoregressive model, one scale for VAR. Its predictor is given the latest block of each image (None at the start)
-    and returns the logits of the next one.
+    autoregressive model, one scale for VAR. Its predictor is given the tokens of each image that it was not given
+    before, which are whole blocks (None where there are none, at the start), and returns the logits of the next block.
     """
 
     @property
@@ -68,6 +71,17 @@ class Sampling:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
         if self.guided < 0:
             raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
+
+
+class LabelDraw(NamedTuple):
+    """What is random in a training step: whether each image's label is withheld, which guidance needs."""
+
+    withheld: Bool[Tensor, " b"]
+
+    @classmethod
+    def of(cls, b: int, label_dropout: float, *, generator: torch.Generator) -> "LabelDraw":
+        """Of `b` images, each with probability `label_dropout`."""
+        return cls(torch.rand(b, generator=generator, device=generator.device) < label_dropout)
 
 
 def guidance_scales(config: Sampling, n: int) -> list[float]:
@@ -126,6 +140,15 @@ def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
     return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys]))
 
 
+def balanced_labels(count: int, classes: int) -> Labels:
+    """Labels of `count` images: all classes in turn, and what is left over spread over all of them.
+
+    So every class comes as often as any other or once more, and of few images the classes are not the first ones.
+    """
+    turns, rest = divmod(count, classes)
+    return torch.cat([torch.arange(classes).repeat(turns), torch.arange(rest) * classes // max(1, rest)])
+
+
 @torch.no_grad()
 def sample_tokens(
     generator: TokenGenerator,
@@ -136,19 +159,20 @@ def sample_tokens(
     first: int = 0,
     keep: TokenMask | None = None,
     tokens: Tokens | None = None,
+    no_label: bool = False,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
     """Tokens of one image per label, on the labels' device.
 
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
-    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done.
+    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
+    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for others.
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
-    n, device, last = generator.tokens_per_image, generator.device, generator.no_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
-        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
+    n, device = generator.tokens_per_image, generator.device
+    check_labels(generator, labels, no_label=no_label)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, len(generator.blocks))
@@ -172,14 +196,25 @@ def _sample_batch(
     uniform: Float[Tensor, "b n"],
     kept: tuple[TokenMask, Tokens] | None,
 ) -> Tokens:
-    guided = any(scale != 1 for scale in scales)
-    no_labels = torch.full_like(labels, generator.no_label)
-    predict = generator.predictor(torch.cat([labels, no_labels]) if guided else labels)
-    result = labels.new_empty(uniform.shape)
-    latest, start = None, 0
-    for scale, size in zip(scales, generator.blocks, strict=True):
+    """Tokens (b n): those of a block that is kept whole are read together with what is drawn next, in one go.
+
+    Where the scale is 1 there is no unlabelled half. Where one begins or ends, all tokens so far are read anew, in one
+    go, too.
+    """
+    both = torch.cat([labels, torch.full_like(labels, generator.no_label)])
+    result, whole = labels.new_empty(uniform.shape), _kept_whole(generator.blocks, kept)
+    predict, guided, read, start = None, False, 0, 0
+    for scale, size, keep_block in zip(scales, generator.blocks, whole, strict=True):
         block = slice(start, start + size)
         start = block.stop
+        if kept is not None and keep_block:
+            result[:, block] = kept[1][:, block]
+            continue
+        if predict is None or guided != (scale != 1):
+            guided, read = scale != 1, 0
+            predict = generator.predictor(both if guided else labels)
+        latest = result[:, read : block.start].repeat(2 if guided else 1, 1) if block.start > read else None
+        read = block.start
         logits = predict(latest).float().flatten(0, 1)
         if guided:
             labelled, unlabelled = logits.chunk(2)
@@ -188,5 +223,12 @@ def _sample_batch(
         if kept is not None:
             tokens = torch.where(kept[0][:, block], kept[1][:, block], tokens)
         result[:, block] = tokens
-        latest = tokens.repeat(2, 1) if guided else tokens
     return result
+
+
+def _kept_whole(blocks: Sequence[int], kept: tuple[TokenMask, Tokens] | None) -> list[bool]:
+    """Of each block, whether all images keep all of its tokens."""
+    if kept is None:
+        return [False] * len(blocks)
+    everywhere = kept[0].all(dim=0).cpu()  # once: asking block by block would wait for a GPU at each
+    return [bool(part.all()) for part in everywhere.split(list(blocks))]

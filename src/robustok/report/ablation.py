@@ -26,8 +26,12 @@ def ablation(run: Run) -> list[Markup]:
         )
 
     shares = sorted({r["protocol"].get("generator_share", 1.0) for r in find(records, "gfid_before")})
-    lines: list[tuple[str, str, str, float | None]] = [("rFID", "", "rfid", None), ("pFID", "", "pfid", None)]
-    lines += [("iFID", "", "ifid", None)]
+    lines: list[tuple[str, str, str, float | None]] = [
+        ("rFID", "", "rfid", None),
+        ("rFID", "of pFID's images", "rfid_pfid_images", None),
+        ("pFID", "", "pfid", None),
+        ("iFID", "", "ifid", None),
+    ]
     lines += [("gFID", f"after {_part(s)} the generator steps", "gfid_before", s) for s in shares]
     rows = []
     for name, note, metric, share in lines:

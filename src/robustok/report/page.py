@@ -11,6 +11,7 @@ from robustok.report.markup import ALPHA, DELTA, Markup, decimals, element, numb
 from robustok.report.protocol import configuration, costs, protocol, sources
 from robustok.report.run import GROUPS, Run, read_run
 from robustok.report.scores import distances, figures, generated, headline, heat_map
+from robustok.report.spaces import spaces
 from robustok.report.summary import summary
 from robustok.runtime.checkpoint import write_bytes
 
@@ -71,6 +72,7 @@ def sections(run: Run) -> list[Section]:
             distances(run),
             figures(run),
             generated(run),
+            spaces(run),
         ),
         section(
             "images",
@@ -101,7 +103,8 @@ def sections(run: Run) -> list[Section]:
             "pFID, cell by cell",
             f"In every image a share {ALPHA} of the {run.latents} is {_perturbed(run)},"
             " and the distance of what is decoded to the real images is measured. pFID is the mean of all cells."
-            f" The nearer they stay to rFID{_known(run, 'rfid')}, the less the errors of a generator will show.",
+            f" The nearer they stay to rFID of the same images{_known(run, 'rfid_pfid_images')}, the less the errors of"
+            " a generator will show.",
             heat_map(run),
         ),
         section(

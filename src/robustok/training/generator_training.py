@@ -18,9 +18,10 @@ from robustok.generators.flow import LatentGenerator
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import TokenGenerator
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.layers import Block
-from robustok.runtime.distributed import from_main, shard, whole, world_size
+from robustok.runtime.distributed import from_main, shard, whole
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, is_bf16, load_whole
@@ -56,7 +57,8 @@ class GeneratorTraining:
 class GeneratorStage:
     """The generator, its optimizer and its weight average.
 
-    A given `generator` is an `nn.Module` with a method `loss(tokens or latents, labels, *, generator)`.
+    A given `generator` is an `nn.Module` with the methods `draw(b, *, generator)`, which draws all that is random in a
+    step on b images as a named tuple, and `loss(tokens or latents, labels, draw)`.
     """
 
     def __init__(self, config: GeneratorTraining, device: str | torch.device = "cpu", generator: Any = None):
@@ -78,13 +80,14 @@ class GeneratorStage:
         for (inputs, labels), part in split(
             batch, parts_here(len(batch[0]), config.loop.batch_size, config.optim.accumulate)
         ):
-            how |= {"rows": part.rows} if world_size() > 1 else {}
+            draw = part.drawn(self.model.draw(part.size, **how, generator=generator))
             with autocast(self.device, config.precision):
-                loss = self.model.loss(inputs.to(self.device), labels.to(self.device), **how, generator=generator)
+                loss = self.model.loss(inputs.to(self.device), labels.to(self.device), draw)
             self.update.backward(loss, part.share, last=part.last)
             total += part.share * loss.detach()
         terms = {"loss": total} | self.update.apply(step)
-        self.average.update(self.model)
+        if not terms["skipped"]:
+            self.average.update(self.model)
         return terms
 
     def _shard(self) -> None:
@@ -102,7 +105,7 @@ class GeneratorStage:
         return self._whole
 
     def _how(self, step: int) -> dict[str, Any]:
-        """What the loss depends on besides the batch: the share of random orders now, or the noise levels."""
+        """What is drawn by: the share of random orders now, or the noise levels."""
         config = self.config
         match self.model:
             case AutoregressiveModel() if self.model.config.order == "random":
@@ -153,6 +156,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
     raise ValueError("generator training takes a generator or the config of a new one; give one of the two")
 
 
+@alone_in_its("folder")
 def train_generator(
     config: GeneratorTraining,
     cache: TokenCache | LatentCache,
@@ -170,15 +174,17 @@ def train_generator(
     It is a new one as the config says, or a copy of the given `generator`, which may be one of `robustok.adapters`.
     `check(model, steps taken)` gives values for the log every `check_every` steps, `preview(model)` pictures as often
     as the loop says, both of the averaged model. A run that was stopped goes on. The generator remembers whose tokens
-    or latents they were (`trained_on`). Raises ValueError when what the cache holds does not fit the generator, or is
-    of another tokenizer than what the given one was trained on before.
+    or latents they were (`trained_on`) and what the classes are called (`class_names`). Raises ValueError when what the
+    cache holds does not fit the generator, or is of another tokenizer than what the given one was trained on before.
     """
     check_trained_on(generator, cache)
+    if generator is not None:
+        check_classes(generator, cache.labels, cache.classes)
     loop = config.loop
     rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = GeneratorStage(config, device, generator)
     _check_fit(stage.model, cache)
-    stage.averaged().trained_on = cache.fingerprint
+    stage.averaged().trained_on, stage.averaged().class_names = cache.fingerprint, cache.classes
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return cached_batch(cache, loop.batch_size, loop.seed, step, rows)
