@@ -131,10 +131,11 @@ def post_train(
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
     `pairs` of the images are paired with tokens or latents of which the generator made all but a share `sigma`; take
-    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images are never trained on and
-    decide which decoder is kept, in the space of `features`: lite0 at the images' own size, 64 to 224 pixels, unless
-    given. Everything goes to `folder`; called again after it was stopped, it goes on. By default it trains as the demo
-    does, its networks looking at the images whole, and samples robustok's own generators so too, others as published.
+    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images, as many of every class as
+    it has, are left out of it and decide which decoder is kept, in the space of `features`: lite0 at the images' own
+    size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it was stopped, it goes on. By
+    default it trains as the demo does, which is not as the paper (see `robustok.presets.demo`), its networks looking at
+    the images whole, and samples robustok's own generators so too, others as published.
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """

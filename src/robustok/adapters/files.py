@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from robustok.generators.trained_on import recall, told
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, replacing, trouble, write_json
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.words import reason
 
 State: TypeAlias = Mapping[str, Tensor]
 A = TypeVar("A", bound="Adapter")
@@ -109,7 +110,7 @@ def write_checkpoint(path: str | Path, state: State, layout: Layout) -> None:
         try:
             torch.save(dict.fromkeys(layout.entries, whole) or whole, partial)
         except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(reason(error)) from error
 
 
 def renamed(name: str, table: Renames) -> str:

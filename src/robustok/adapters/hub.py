@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustok.runtime.weights import cache_folder, sha256
+from robustok.runtime.words import reason
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files that hold weights
 WHOLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # the weights of a folder with a config.json
@@ -46,8 +47,8 @@ def located(name: str | Path) -> Source:
     except ImportError as error:
         raise ValueError(f"there is no {name} here; pip install 'robustok[hub]', or {_by_hand(match, copy)}") from error
     except Exception as error:  # offline, no such repository or file, no room: of several libraries' own kinds
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no {name} here, nor from the hub ({reason}); {_by_hand(match, copy)}") from error
+        why = reason(error)
+        raise ValueError(f"there is no {name} here, nor from the hub ({why}); {_by_hand(match, copy)}") from error
     commit = re.search(r"[/\\]snapshots[/\\](\w+)", str(path))
     return Source(path, repository, commit[1] if commit else revision)
 

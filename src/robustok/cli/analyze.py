@@ -1,13 +1,17 @@
 """`robustok analyze`."""
 
 import io
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
 from robustok.adapters.published import default_sampling
-from robustok.cli.images import device_of, images_of
+from robustok.cli.images import device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
+from robustok.data.images import ImageSet
 from robustok.evaluation.analysis.analyze import Result
 from robustok.evaluation.analysis.analyze import analyze as analyze_images
 from robustok.evaluation.analysis.latents import LatentAnalysis, analyze_latents
@@ -40,7 +44,7 @@ def analyze(command: Command) -> None:
             "latents; give two that belong together"
         )
     sampling = command.over(default_sampling(generator))
-    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
+    images = _images(command, tokenizer.image_size, generator.no_label)
     result = analyze_images(
         tokenizer,
         generator,
@@ -52,11 +56,8 @@ def analyze(command: Command) -> None:
         seed=command.seed,
         progress=_Steps(command.quiet),
     )
-    write_json(command.out / "analysis.json", result.analysis.to_plain())
-    write_bytes(command.out / "analysis.html", page(result, grids(result)).encode())
-    if not command.quiet:
-        print(in_tables(result))
-        print(f"\nnumbers: {command.out / 'analysis.json'}\npage: {command.out / 'analysis.html'}")
+    found = result.analysis.to_plain()
+    _finish(command, in_tables(result), found, page=lambda: page(result, grids(result)))
 
 
 def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: LatentGenerator) -> None:
@@ -64,7 +65,7 @@ def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: Latent
     if command.tuned:
         raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
     sampling = command.over(default_sampling(generator))
-    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
+    images = _images(command, tokenizer.image_size, generator.no_label)
     analysis = analyze_latents(
         tokenizer,
         generator,
@@ -74,10 +75,53 @@ def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: Latent
         seed=command.seed,
         progress=_Steps(command.quiet),
     )
-    write_json(command.out / "analysis.json", analysis.to_plain())
-    if not command.quiet:
-        print(of_latents(analysis))
-        print(f"\nnumbers: {command.out / 'analysis.json'}")
+    _finish(command, of_latents(analysis), analysis.to_plain())
+
+
+def _finish(command: Command, text: str, numbers: Any, *, page: Callable[[], str] | None = None) -> None:
+    """Print the tables, then write the files; without a page, that of an earlier analysis goes away.
+
+    Where a file cannot be written, the tables are printed in any case.
+    """
+    told = not command.quiet
+    if told:
+        print(text, flush=True)
+    html = command.out / "analysis.html"
+    try:
+        write_json(command.out / "analysis.json", numbers)
+        if page is None:
+            html.unlink(missing_ok=True)
+        else:
+            write_bytes(html, page().encode())
+    except OSError:
+        if not told:
+            print(text, flush=True)
+        raise
+    if told:
+        print(f"\nnumbers: {command.out / 'analysis.json'}" + (f"\npage: {html}" if page else ""))
+
+
+def _images(command: Command, size: int, no_label: int) -> ImageSet:
+    """The real images. Those without classes get the label that stands for none, and a warning says so.
+
+    Raises ValueError for images of more classes than the generator knows.
+    """
+    view = view_of(command) | {"window": None}  # an analysis has no epochs
+    try:
+        images, why = images_of(command.images, size, split="validation", **view), "they are of one class"
+    except ValueError as error:
+        if command.labels is not None:
+            raise
+        images, why = images_of(command.images, size, split="validation", **view | {"labels": "none"}), str(error)
+    if len(images.classes) == 1 < no_label:
+        warnings.warn(f"the generator is asked for images of no class: {why}", stacklevel=2)
+        images.labels.fill_(no_label)
+    elif len(images.classes) > no_label:
+        raise ValueError(
+            f"the generator knows {no_label} classes, and the images in {command.images} have {len(images.classes)}; "
+            "give images of the classes that it was trained on, or add --labels none"
+        )
+    return images
 
 
 def of_latents(analysis: LatentAnalysis) -> str:

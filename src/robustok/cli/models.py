@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from robustok.api import load_generator, load_tokenizer
+from robustok.generators.sampling import TokenGenerator
 from robustok.runtime.distributed import is_main
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -42,3 +44,20 @@ def _told(model: Any, name: Path) -> Any:
     if weights is not None and is_main():
         print(f"{name} holds several sets of weights; those under {weights} were read", file=sys.stderr)
     return model
+
+
+def check_fit(generator: Any, tokenizer: Any) -> None:
+    """Raises ValueError where the tokenizer cannot decode what the generator makes."""
+    if isinstance(generator, TokenGenerator) != isinstance(tokenizer, AnyTokenizer):
+        raise ValueError(
+            "tokens are decoded by a tokenizer with a codebook, latents by one without; give a generator and a "
+            "tokenizer that belong together"
+        )
+    if isinstance(generator, TokenGenerator):
+        makes = generator.codebook_size, generator.tokens_per_image
+        takes = len(tokenizer.codebook), tokenizer.tokens_per_image
+        if makes != takes:
+            raise ValueError(
+                f"the generator makes {makes[1]} tokens of {makes[0]} codes, the tokenizer has {takes[1]} of "
+                f"{takes[0]}; give the tokenizer that it was trained on"
+            )

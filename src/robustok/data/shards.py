@@ -31,6 +31,7 @@ from robustok.runtime.distributed import rank, world_size
 from robustok.runtime.locking import claim
 
 MANIFEST, VERIFIED = "manifest.json", "verified.json"
+MOST = 10**6  # shards in a folder
 LATER = ("classes",)  # what a manifest tells that those of earlier versions do not
 WAIT = 0.2  # seconds between looks at what other processes are making
 THREADS = 4  # that check hashes
@@ -88,11 +89,12 @@ class Shards:
 
     def __init__(self, folder: Path, kind: str):
         """Raises ValueError if a shard is missing or damaged."""
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.manifest = _Manifest.of(folder / MANIFEST)
         if self.manifest.get("kind") != kind:
             raise ValueError(
                 f"{folder} holds {self.manifest.get('kind', 'something else')}, not {kind}; give a folder of {kind}"
             )
+        self.manifest.check_counts()
         self._size: int = self.manifest["shard_size"]
         paths = [path for path, _ in _shards(folder, self.manifest["count"], self._size)]
         _check_whole(folder, paths)
@@ -126,6 +128,32 @@ class Shards:
         return torch.from_numpy(taken)
 
 
+class _Manifest(dict[str, Any]):
+    """What a manifest says; asked for what it does not say, as where it was damaged, it raises ValueError."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path) -> "_Manifest":
+        held = read_json(path)
+        if not isinstance(held, dict):
+            raise ValueError(f"{path} holds a {type(held).__name__} and is no manifest; make the folder anew")
+        manifest = cls(held)
+        manifest.path = path
+        return manifest
+
+    def check_counts(self) -> None:
+        """Raises ValueError for numbers that no folder has."""
+        for name in ("count", "shard_size"):
+            if type(self[name]) is not int or self[name] < 1:
+                raise ValueError(f"{name} in {self.path} is {self[name]!r}, which is no count; make the folder anew")
+        if self["count"] // self["shard_size"] > MOST:
+            raise ValueError(f"{self.path} tells of {self['count']} rows, more than can be; make the folder anew")
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.path} does not say the {name}; it was damaged or edited, so make the folder anew")
+
+
 def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The manifest and the tensors, all rows of them, in memory. Raises ValueError as `Shards` does."""
     shards = Shards(folder, kind)
@@ -138,7 +166,7 @@ def _mark(folder: Path, wanted: dict[str, Any]) -> None:
         with claim(folder / MANIFEST) as mine:
             if mine and not (folder / MANIFEST).exists():
                 write_json(folder / MANIFEST, wanted)
-    found = read_json(folder / MANIFEST)
+    found = _Manifest.of(folder / MANIFEST)
     for name in wanted | found:
         if name in LATER and name not in found:
             continue

@@ -19,6 +19,7 @@ from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.reference import BLOCK, Progress, Reference
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.npz import Array, array_names, checksum, map_array, read_array
+from robustok.runtime.words import reason
 from robustok.shapes import Features
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
@@ -93,8 +94,7 @@ def _read_torch(path: Path) -> Statistics:
         with torch.serialization.safe_globals(ARRAYS):
             arrays = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} cannot be read ({reason}); give a whole file of tensors or arrays") from error
+        raise ValueError(f"{path} cannot be read ({reason(error)}); give a whole file of tensors or arrays") from error
     if not isinstance(arrays, dict) or not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma; give the statistics that torch-fidelity cached")
     return _statistics(path, {name: np.asarray(arrays[name]) for name in ("mu", "sigma")}, None)

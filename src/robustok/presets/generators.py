@@ -37,7 +37,10 @@ def rar_l(scale: Scale = "paper") -> GeneratorTraining:
 
 
 def rar(width: int, scale: Scale, parts: int) -> GeneratorTraining:
-    """RAR of a width: 250,000 steps, of which the first quarter is warm-up."""
+    """RAR of a width: 250,000 steps, of which the first quarter is warm-up.
+
+    Embeddings decay as every matrix does; in the released code nothing does whose name has "embed" in it.
+    """
     network = Autoregressive(
         codebook_size=4096, tokens=256, classes=1000, width=width, depth=24, heads=16, modulated=True
     )

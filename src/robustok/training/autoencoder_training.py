@@ -234,7 +234,7 @@ def train_autoencoder(
     """Train a continuous tokenizer on images; the averaged weights go to `folder` and are returned.
 
     It is a new one as the config says, or a copy of the given `tokenizer`, which may be one of `robustok.adapters`. A
-    new one's latents are standardized at the end, by the first `config.measured` images. Otherwise as
+    new one's latents are standardized at the end, by up to `config.measured` images. Otherwise as
     `robustok.training.main_training.train_tokenizer`. A run that was stopped goes on.
     """
     loop = config.loop

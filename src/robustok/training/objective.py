@@ -27,11 +27,11 @@ from robustok.training.pretrained import perceptual_network
 class Objective:
     """The terms between a decoded image and its target, and their weights; 0 leaves a term out."""
 
-    l1: float = 0.0  # weight of the mean absolute pixel difference
+    l1: float = 0.0  # weight of the mean absolute pixel difference; the paper has none
     l2: float = 1.0  # weight of the mean squared pixel difference
     perceptual: float = 1.0  # weight of the difference in features of a frozen network
     adversarial: float = 0.5  # weight of the adversarial term, on top of its adaptive weight
-    frechet: float = 0.0  # weight of the Frechet term: decoded images as a whole distributed as real ones are
+    frechet: float = 0.0  # weight of the Frechet term: decoded images distributed as real ones are; the paper has none
     network: EfficientNetLite0 | VGGHED | LPIPSVGG = field(
         default_factory=EfficientNetLite0
     )  # of perceptual and Frechet term

@@ -74,11 +74,12 @@ def tune_decoder(
 ) -> Tuned[AnyOne]:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
-    The last `config.held_out` of the images are never trained on and decide which decoder is kept, in the space that
-    `features`, else `config.features`, names; that looks at the images whole unless told. `discriminator` is
-    the folder of one to begin with, as main training leaves it. Everything goes to `folder`, the control's to
-    `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device. Raises
-    ValueError for a generator that was trained on another tokenizer or knows fewer classes than the images have.
+    `config.held_out` of the images, a share of every class, are left out of post-training and decide which decoder is
+    kept (the tokenizer and the generator may have been trained on them), in the space that `features`, else
+    `config.features`, names; that looks at the images whole unless told. `discriminator` is the folder of one to begin
+    with, as main training leaves it. Everything goes to `folder`, the control's to `folder/control`; called again after
+    it was stopped, it goes on. Both models should be on the same device. Raises ValueError for a generator that was
+    trained on another tokenizer or knows fewer classes than the images have.
     """
     check_trained_on(generator, tokenizer)
     check_classes(generator, images.labels, images.classes)
