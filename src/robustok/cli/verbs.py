@@ -253,7 +253,7 @@ VERBS = (
         "stage 3: a tokenizer's decoder, tuned for one generator",
         "Reads a tokenizer, a generator trained on its tokens, and the images both were trained on. The generator "
         "draws all but a share sigma of each image's tokens anew; the decoder learns to give the image back. Some of "
-        "the images, a share of every class, are left out and decide which decoder is kept, which may be the original one.\n"
+        "the images, of every class alike, are left out and decide which decoder is kept, which may be the original.\n"
         "Writes the tuned tokenizer, metrics.jsonl, tokens/ and pairs/ into --out, and with --control a second one, "
         "tuned as long on clean latents, into OUT/control.\n"
         "pairs and held_out, unless set, are as many as the images allow; sigma is 0.7, or 0.9 for tokenizers of other "
