@@ -38,11 +38,11 @@ def continuous(run_copy: Path) -> Path:
 
 
 def text(markup: str) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", "|", markup))
+    return html.unescape(re.sub(r"<[^>]+>\s*", "|", markup))
 
 
 def test_distances_say_latents_and_have_an_ifid(continuous):
-    said = text(distances(read_run(continuous)) or "")
+    said = text(distances(read_run(continuous)).to_html())
     assert "reconstructions from perturbed latents" in said
     assert "same latents, post-trained decoder" in said
     assert re.search(r"iFID\|+midpoints of neighbouring latents\|+333", said)
@@ -50,7 +50,7 @@ def test_distances_say_latents_and_have_an_ifid(continuous):
 
 
 def test_heat_map_has_a_column_for_each_strength(continuous):
-    said = text(heat_map(read_run(continuous)) or "")
+    said = text(heat_map(read_run(continuous)).to_html())
     assert all(f"s = {s}" in said for s in ("0.1", "0.2", "0.3"))
     values = [float(v) for v in re.findall(r"\d+\.\d", said.split("= 0.9")[1].split("= 0.8")[0])]
     assert values == [190.0, 290.0, 390.0, 290.0]

@@ -5,20 +5,20 @@ import io
 from PIL import Image
 
 from robustok.adapters.published import default_sampling
+from robustok.analysis.findings import findings
+from robustok.analysis.latents import LatentAnalysis, analyze_latents
+from robustok.analysis.page import page
+from robustok.analysis.tables import NUMBERS, ways
+from robustok.analysis.tokens import Result
+from robustok.analysis.tokens import analyze as analyze_images
 from robustok.cli.images import device_of, images_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
-from robustok.evaluation.analysis.analyze import Result
-from robustok.evaluation.analysis.analyze import analyze as analyze_images
-from robustok.evaluation.analysis.latents import LatentAnalysis, analyze_latents
 from robustok.evaluation.features import extractor
 from robustok.generators.flow import LatentGenerator
 from robustok.generators.sampling import TokenGenerator
-from robustok.report.analysis import page
-from robustok.report.analysis_tables import NAMES, ways
-from robustok.report.findings import findings
-from robustok.report.markup import ALPHA, percent
 from robustok.report.run import Grid
+from robustok.report.text import ALPHA, percent
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.logging import Progress
 from robustok.shapes import Pixels
@@ -125,7 +125,7 @@ def in_tables(result: Result) -> str:
     effects = [
         (
             ", ".join(filter(None, (effect.images, effect.decoder))),
-            "   ".join(f"{NAMES[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
+            "   ".join(f"{NUMBERS[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
         )
         for effect in analysis.effects
     ]

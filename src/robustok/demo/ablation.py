@@ -18,7 +18,7 @@ from robustok.demo.run import (
 from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
 from robustok.evaluation.features import lite0
 from robustok.evaluation.score import Score
-from robustok.report import write_report
+from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
 from robustok.training.tuning import encode

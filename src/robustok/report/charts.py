@@ -4,11 +4,26 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from robustok.report.markup import Markup, compact, element
+from markupsafe import Markup, escape
+
+from robustok.report.text import compact
 
 Points = list[tuple[float, float]]
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 8.0, 22.0  # margins of a chart, in its own units
 WIDE = 30  # values further apart than this factor get a logarithmic axis
+
+
+def element(name: str, *children: str, **attributes: str | float) -> Markup:
+    """`<name attributes>children</name>`; `_` in an attribute's name is a hyphen, and at its end nothing."""
+    named = (Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), v) for key, v in attributes.items())
+    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, children)))
+
+
+def svg(kind: str, size: tuple[float, float], title: str, parts: list[Markup]) -> Markup:
+    """A drawing of `size` units, which says what it is; without a title it is hidden from screen readers."""
+    said = {"role": "img"} if title else {"aria_hidden": "true"}
+    named = [element("title", title)] if title else []
+    return element("svg", *named, *parts, class_=kind, viewBox=f"0 0 {size[0]:g} {size[1]:g}", **said)
 
 
 class Series(NamedTuple):
@@ -62,9 +77,7 @@ def line_chart(
             parts += [_dot(p, x, y, 2.4, f"dot {s.color}") for p in points]
     if mark is not None:
         parts.append(_dot(mark, x, y, 6.5, "mark"))
-    return element(
-        "svg", element("title", title), *parts, class_="chart", viewBox=f"0 0 {width:g} {height:g}", role="img"
-    )
+    return svg("chart", size, title, parts)
 
 
 def bar(value: float, longest: float, *, color: str, floor: float | None, bounds: list[float] | None) -> Markup:
@@ -83,7 +96,7 @@ def bar(value: float, longest: float, *, color: str, floor: float | None, bounds
         parts.append(element("path", class_="whisker", d=f"M{low} 9H{high}M{low} 5.5V12.5M{high} 5.5V12.5"))
     if floor is not None:
         parts.append(element("path", class_="floor", d=f"M{place(floor)} 0V{height:g}"))
-    return element("svg", *parts, class_="bar", viewBox=f"0 0 {width:g} {height:g}", aria_hidden="true")
+    return svg("bar", (width, height), "", parts)
 
 
 def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (420, 320)) -> Markup:
@@ -100,29 +113,19 @@ def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (42
 
     x, y = (Axis(place(i), []) for i in range(2))
     dots = [_dot(point, x, y, 2, f"dot {cloud.color}") for cloud in clouds for point in cloud.points]
-    return element(
-        "svg", element("title", title), *dots, class_="chart cloud", viewBox=f"0 0 {width:g} {height:g}", role="img"
-    )
+    return svg("chart cloud", size, title, dots)
 
 
 def pixel_map(values: list[float], columns: int, *, title: str, low: float = 0.0, high: float = 1.0) -> Markup:
     """Values row by row as squares, the more opaque the larger between `low` and `high`."""
     squares = [
         element(
-            "rect",
-            element("title", f"{value:.2f}"),
-            x=i % columns,
-            y=i // columns,
-            width=1,
-            height=1,
-            fill_opacity=f"{min(max((value - low) / (high - low), 0), 1):.3f}",
+            "rect", element("title", f"{value:.2f}"), x=i % columns, y=i // columns, width=1, height=1, fill_opacity=o
         )
         for i, value in enumerate(values)
+        for o in [f"{min(max((value - low) / (high - low), 0), 1):.3f}"]
     ]
-    rows = -(-len(values) // columns)
-    return element(
-        "svg", element("title", title), *squares, class_="chart map", viewBox=f"0 0 {columns} {rows}", role="img"
-    )
+    return svg("chart map", (columns, -(-len(values) // columns)), title, squares)
 
 
 def running_mean(points: Points) -> Points:

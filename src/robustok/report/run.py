@@ -27,6 +27,7 @@ STAGES = {
     "control": "Control",
 }
 IMAGES = "images"
+SMALL = 96  # side up to which images are magnified
 GROUPS = ("overview", "pairs", "changed")
 
 Record = dict[str, Any]  # {"metric", "value", "interval", "images", "seeds", "protocol": {...}}
@@ -60,6 +61,16 @@ class Grid:
     @property
     def rows(self) -> int:
         return max(1, self.size[1] // self.cell)
+
+    @property
+    def small(self) -> bool:
+        """Whether the images are magnified, pixel by pixel."""
+        return self.cell <= SMALL
+
+    @property
+    def alt(self) -> str:
+        """What it shows, for a reader who cannot see it."""
+        return f"{self.title}: {self.rows} rows of {self.columns} images. {', '.join(self.labels)}".strip()
 
     @property
     def uri(self) -> str:

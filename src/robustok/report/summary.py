@@ -1,8 +1,8 @@
 """One paragraph that says what a run did, with its numbers."""
 
 from robustok.report.curves import chosen_step
-from robustok.report.markup import change, count, decimals, duration, number, percent, signed_percent
 from robustok.report.run import Run
+from robustok.report.text import change, count, decimals, duration, number, percent, signed_percent
 
 
 def summary(run: Run) -> str:

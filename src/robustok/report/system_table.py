@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from robustok.evaluation.compare import unlike
 from robustok.evaluation.metric_names import metric_named
 from robustok.evaluation.score import Score
-from robustok.report.markup import count, decimals
 from robustok.report.systems import Column, Estimate, System, columns_of
+from robustok.report.text import count, decimals
 
 
 class Fact(NamedTuple):

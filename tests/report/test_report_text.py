@@ -1,41 +1,25 @@
-"""Text, numbers and tables as the page writes them."""
+"""Numbers as the page writes them, and its colors."""
 
 import re
 from importlib.resources import files
 
 import pytest
 
-from robustok.report.markup import (
+from robustok.report.table import shade
+from robustok.report.text import (
     MINUS,
-    Markup,
     change,
     compact,
+    count,
     decimals,
     duration,
-    element,
     interval,
-    join,
     number,
     percent,
     signed_percent,
-    void,
 )
-from robustok.report.tables import shade
 
 SPACE = "\N{NO-BREAK SPACE}"
-
-
-def test_text_is_escaped_and_markup_is_not():
-    inner = element("b", "1 < 2 & 3")
-    assert inner == "<b>1 &lt; 2 &amp; 3</b>"
-    assert element("p", inner, "<script>") == "<p><b>1 &lt; 2 &amp; 3</b>&lt;script&gt;</p>"
-    assert join("<", Markup("<br>"), None) == "&lt;<br>"
-
-
-def test_attributes_are_escaped_renamed_and_left_out():
-    made = element("a", title='"5" < 6', class_="x", aria_label="y", href=None, tabindex=0)
-    assert made == '<a title="&quot;5&quot; &lt; 6" class="x" aria-label="y" tabindex="0"></a>'
-    assert void("img", alt="") == '<img alt="">'
 
 
 @pytest.mark.parametrize(
@@ -45,6 +29,8 @@ def test_attributes_are_escaped_renamed_and_left_out():
         (number(-0.5, 2), f"{MINUS}0.50"),
         (number(None), "\N{EN DASH}"),
         (number(float("nan")), "not finite"),
+        (count(1234.4), "1,234"),
+        (count(None), "\N{EN DASH}"),
         (percent(0.9727), f"97.3{SPACE}%"),
         (signed_percent(0.12), f"+12.0{SPACE}%"),
         (signed_percent(-0.12), f"{MINUS}12.0{SPACE}%"),

@@ -7,9 +7,9 @@ import torch
 from robustok_erring import Patches, Templates
 from torch import Tensor
 
+from robustok.analysis import latents
+from robustok.analysis.latents import GRID, LEVELS, LatentAnalysis, analyze_latents
 from robustok.cli import main
-from robustok.evaluation.analysis import latents
-from robustok.evaluation.analysis.latents import GRID, LEVELS, LatentAnalysis, analyze_latents
 from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.analysis.code_usage import CodeUsage, code_usage
-from robustok.evaluation.analysis.departures import Departures, departures
-from robustok.evaluation.analysis.effects import Change, Effect, Effects, look
-from robustok.evaluation.analysis.imitation import Imitation, imitate
-from robustok.evaluation.analysis.prediction import Forced, free_running, teacher_forcing
-from robustok.evaluation.analysis.projection import principal_plane
+from robustok.analysis.code_usage import CodeUsage, code_usage
+from robustok.analysis.departures import Departures, departures
+from robustok.analysis.effects import Change, Effect, Effects, look
+from robustok.analysis.imitation import Imitation, imitate
+from robustok.analysis.prediction import Forced, free_running, teacher_forcing
+from robustok.analysis.projection import principal_plane
 from robustok.evaluation.evaluate import DiscreteTokenizer, decoded, evaluating
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.pfid import Cell, grid

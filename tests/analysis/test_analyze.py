@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from markupsafe import escape
 from robustok_erring import Erring, Patches, Templates
 from torch import Tensor
 
+from robustok.analysis import imitation
+from robustok.analysis.findings import findings
+from robustok.analysis.page import page
+from robustok.analysis.tokens import analyze, two_sets
 from robustok.cli import analyze as verb
 from robustok.cli import main
-from robustok.evaluation.analysis import imitation
-from robustok.evaluation.analysis.analyze import analyze, two_sets
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.report.analysis import page
-from robustok.report.findings import findings
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -91,7 +92,7 @@ def test_the_page_says_what_was_found(result):
     html = page(result, verb.grids(result))
     for name in ("images", "tokens", "codes", "latents", "plane", "effects", "changes", "protocol"):
         assert f'id="{name}"' in html
-    assert all(text.replace("<", "&lt;") in html for text in findings(result.analysis))
+    assert all(escape(text) in html for text in findings(result.analysis))
     assert "http" not in html.replace("http-equiv", "")
     assert html.count("<img") == len(result.examples) == 1 + 4 * 2
     assert not re.search(r"\bnan\b|not finite", html)

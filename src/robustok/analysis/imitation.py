@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustok.evaluation.analysis.halves import half_interval, halves, other_halves
-from robustok.evaluation.analysis.latent_kernel import BLOCK, Embedded, View, views
+from robustok.analysis.halves import half_interval, halves, other_halves
+from robustok.analysis.latent_kernel import BLOCK, Embedded, View, views
 from robustok.evaluation.intervals import Interval
 from robustok.evaluation.pfid import Cell, grid
 from robustok.runtime.seeding import stream

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from robustok.evaluation.analysis.color import color_statistics, to_lab, wasserstein
-from robustok.evaluation.analysis.effects import NUMBERS, Effects, Look, look
-from robustok.evaluation.analysis.manifold import Manifold
-from robustok.evaluation.analysis.spectrum import bands, decibels, radial_power
+from robustok.analysis.color import color_statistics, to_lab, wasserstein
+from robustok.analysis.effects import NUMBERS, Effects, Look, look
+from robustok.analysis.manifold import Manifold
+from robustok.analysis.spectrum import bands, decibels, radial_power
 from robustok.evaluation.precision_recall import precision_recall
 
 

@@ -7,9 +7,9 @@ import torch
 from robustok_erring import Erring
 from torch import Tensor
 
-from robustok.evaluation.analysis.code_usage import code_usage, jensen_shannon, kullback_leibler
-from robustok.evaluation.analysis.departures import code_steps, departures, typical_distance
-from robustok.evaluation.analysis.prediction import forced_logits, free_running, teacher_forcing
+from robustok.analysis.code_usage import code_usage, jensen_shannon, kullback_leibler
+from robustok.analysis.departures import code_steps, departures, typical_distance
+from robustok.analysis.prediction import forced_logits, free_running, teacher_forcing
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.perturbation import neighbours, perturb

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.evaluation.analysis.halves import half_interval, halves, other_halves
-from robustok.evaluation.analysis.imitation import imitate, imitation_grid
-from robustok.evaluation.analysis.latent_kernel import Embedded, views
-from robustok.evaluation.analysis.projection import principal_plane
+from robustok.analysis.halves import half_interval, halves, other_halves
+from robustok.analysis.imitation import imitate, imitation_grid
+from robustok.analysis.latent_kernel import Embedded, views
+from robustok.analysis.projection import principal_plane
 from robustok.evaluation.kernel_distance import gaussian, mmd
 from robustok.evaluation.pfid import Cell, grid
 from robustok.tokenizer.perturbation import neighbours, perturb

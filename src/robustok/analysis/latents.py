@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.evaluation.analysis.analyze import LabelledImages, Progress, two_sets
-from robustok.evaluation.analysis.halves import half_interval, halves, other_halves
-from robustok.evaluation.analysis.imitation import JOINT, distances
-from robustok.evaluation.analysis.latent_kernel import BLOCK, Embedded, View, views
+from robustok.analysis.halves import half_interval, halves, other_halves
+from robustok.analysis.imitation import JOINT, distances
+from robustok.analysis.latent_kernel import BLOCK, Embedded, View, views
+from robustok.analysis.tokens import LabelledImages, Progress, two_sets
 from robustok.evaluation.decoding import Autoencoder, encoded, evaluating
 from robustok.evaluation.ifid import Nearest
 from robustok.evaluation.intervals import Interval

@@ -1,9 +1,9 @@
 """What an analysis found, in sentences."""
 
-from robustok.evaluation.analysis.analyze import Analysis
-from robustok.evaluation.analysis.imitation import JOINT, Imitation, Target
+from robustok.analysis.imitation import JOINT, Imitation, Target
+from robustok.analysis.tokens import Analysis
 from robustok.evaluation.pfid import Cell
-from robustok.report.markup import ALPHA, DELTA, MINUS, number, percent
+from robustok.report.text import ALPHA, DELTA, MINUS, number, percent
 
 VIEW = JOINT
 

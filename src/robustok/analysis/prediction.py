@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustok.evaluation.analysis.departures import Departures, departures
+from robustok.analysis.departures import Departures, departures
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import (
     Logits,

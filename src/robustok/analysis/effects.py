@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from robustok.evaluation.analysis.color import color_statistics, wasserstein
-from robustok.evaluation.analysis.halves import Halves, half_interval, halves
-from robustok.evaluation.analysis.manifold import Manifold, Nearness
-from robustok.evaluation.analysis.spectrum import bands, decibels, radial_power
+from robustok.analysis.color import color_statistics, wasserstein
+from robustok.analysis.halves import Halves, half_interval, halves
+from robustok.analysis.manifold import Manifold, Nearness
+from robustok.analysis.spectrum import bands, decibels, radial_power
 from robustok.evaluation.features import Extractor
 from robustok.evaluation.intervals import Interval
 from robustok.shapes import Features
