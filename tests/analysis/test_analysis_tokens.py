@@ -82,7 +82,7 @@ def test_departures_of_other_shapes_are_refused(unchecked):
 def test_teacher_forcing_finds_how_a_generator_errs(blocks):
     images, labels = draw(20, 16), torch.arange(600) % 20
     generator = Erring(images, LINE, 0.7, 10, blocks)
-    forced, drawn = teacher_forcing(generator, images[labels], labels, LINE, sampling=Sampling())
+    forced, drawn = teacher_forcing(generator, images[labels], labels, LINE, Sampling())
     wrong = math.sqrt(0.7 * 0.3 / (600 * 16))  # standard error
     assert forced.sampled.alpha == pytest.approx(0.7, abs=4 * wrong)
     assert abs(forced.sampled.delta - 10) <= 1
@@ -97,13 +97,13 @@ def test_teacher_forcing_finds_how_a_generator_errs(blocks):
 def test_guidance_temperature_and_top_k_reach_teacher_forcing():
     images, labels = draw(5, 8), torch.arange(50) % 5
     generator = Erring(images, LINE, 0.7, 10)
-    forced, _ = teacher_forcing(generator, images[labels], labels, LINE, sampling=Sampling(top_k=1))
+    forced, _ = teacher_forcing(generator, images[labels], labels, LINE, Sampling(top_k=1))
     assert forced.sampled.alpha == 0
-    sharp, _ = teacher_forcing(generator, images[labels], labels, LINE, sampling=Sampling(temperature=0.5))
+    sharp, _ = teacher_forcing(generator, images[labels], labels, LINE, Sampling(temperature=0.5))
     assert sharp.probability == pytest.approx(0.3**2 / (0.3**2 + 10 * 0.07**2), abs=1e-6)
     asked = []
     generator.predictor = lambda given: asked.append(given) or Erring.predictor(generator, given)
-    teacher_forcing(generator, images[labels], labels, LINE, sampling=Sampling(guidance=2.0))
+    teacher_forcing(generator, images[labels], labels, LINE, Sampling(guidance=2.0))
     assert torch.equal(asked[0], torch.cat([labels, torch.full_like(labels, 5)]))
 
 
@@ -136,7 +136,7 @@ def test_free_running_after_more_real_tokens_and_at_any_batch_size():
 
     def run(batch_size: int):
         return free_running(
-            generator, images[labels], labels, LINE, sampling=Sampling(), prefixes=(0, 12), batch_size=batch_size
+            generator, images[labels], labels, LINE, Sampling(), prefixes=(0, 12), batch_size=batch_size
         )
 
     (label, late), free = run(200)
@@ -147,7 +147,7 @@ def test_free_running_after_more_real_tokens_and_at_any_batch_size():
     assert departures(free, images[labels], LINE) == label
     assert torch.equal(run(33)[1], free)
     with pytest.raises(ValueError, match="leave out 0"):
-        free_running(generator, images[labels], labels, LINE, sampling=Sampling(), prefixes=(4,))
+        free_running(generator, images[labels], labels, LINE, Sampling(), prefixes=(4,))
 
 
 def test_divergences_of_known_counts():

@@ -6,13 +6,13 @@ and with those of other real images, by maximum mean discrepancy.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from robustok.analysis.halves import half_interval, halves, other_halves
-from robustok.analysis.latent_kernel import BLOCK, Embedded, View, views
+from robustok.analysis.latent_kernel import BLOCK, Embedded, embed, views
 from robustok.evaluation.intervals import Interval
 from robustok.evaluation.pfid import Cell, grid
 from robustok.runtime.seeding import stream
@@ -102,34 +102,31 @@ def imitate(
     looks = views(torch.cat([lookup(part.to(codebook.device)).float() for part in real.split(BLOCK)]), codebook)
 
     def embedded(of: Tokens) -> dict[str, Embedded]:
-        rows = _rows(of.to(codebook.device), lookup, looks)
-        return {name: Embedded(part, parts.to(part.device)) for name, part in rows.items()}
+        return embed((lookup(part.to(codebook.device)).float() for part in of.split(BLOCK)), looks, parts)
 
     others = {name: embedded(of) for name, of in {"real": real, **targets}.items()}
-    unperturbed = embedded(tokens)
-    tell = progress or (lambda done, total: None)
-    tell(0, len(cells) * len(tokens))
+    unperturbed, tell, total = embedded(tokens), progress or (lambda done, total: None), len(cells) * len(tokens)
     found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in others}  # by view, cell after cell
     for number, cell in enumerate(cells):
+        tell(number * len(tokens), total)
         generator = stream(seed, "imitation")
         noisy = embedded(perturb(tokens.cpu(), near[:, : cell.delta], cell.alpha, 1.0, generator=generator))
         for name in others:
             found[name].append(distances(noisy, others[name]))
-        tell((number + 1) * len(tokens), len(cells) * len(tokens))
+    tell(total, total)
     to_cells = {
         name: {view: torch.stack([by[view] for by in all_]) for view in all_[0]} for name, all_ in found.items()
     }
+    own = {name: (distances(others["real"], of), distances(unperturbed, of)) for name, of in others.items()}
     return Imitation(
         grid=cells,
         in_pfid=tuple(cell in grid(len(codebook)) for cell in cells),
-        floor={view: float(value[0]) for view, value in distances(unperturbed, others["real"]).items()},
+        floor={view: float(value[0]) for view, value in own["real"][1].items()},
         from_real={view: tuple(of_cells[:, 0].tolist()) for view, of_cells in to_cells["real"].items()},
         targets=tuple(
-            _target(name, view, cells, of_cells, to_cells["real"][view], to_real[view], to_unperturbed[view])
+            _target(name, view, cells, to_cells[name][view], of_cells, (own[name][0][view], own[name][1][view]))
             for name in targets
-            for to_real in [distances(others["real"], others[name])]
-            for to_unperturbed in [distances(unperturbed, others[name])]
-            for view, of_cells in to_cells[name].items()
+            for view, of_cells in to_cells["real"].items()
         ),
     )
 
@@ -140,36 +137,51 @@ def distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> dict[str,
     return {JOINT: (by_view["image"] + by_view["codes"]) / 2, **by_view}
 
 
-def _target(
-    name: str,
-    view: str,
-    cells: tuple[Cell, ...],
-    to_cells: Tensor,
-    cells_to_real: Tensor,
-    to_real: Tensor,
-    to_unperturbed: Tensor,
-) -> Target:
-    """What distances (cells, 1 + halves) and (1 + halves) say; the first column is of all images."""
-    best, chosen = int(to_cells[:, 0].argmin()), to_cells[:, 1:].argmin(dim=0)
-    winners = chosen.tolist()
-    # the least of many noisy distances is too small where it was chosen, so it is measured on the other half
-    other = 1 + other_halves(len(winners)).to(chosen.device)
-    gains = to_unperturbed[other] - to_cells[chosen, other]
+class Nearest(NamedTuple):
+    """The cell of a grid that is nearest to a target, and what can be relied on of that."""
+
+    best: int  # the nearest cell
+    winners: list[int]  # the nearest cell in each half of the images
+    gain: float  # the distance of what is unperturbed less that of the nearest cell
+    gain_interval: Interval
+
+    @property
+    def wins(self) -> float:
+        return self.winners.count(self.best) / len(self.winners)
+
+
+def nearest_cell(to_cells: Tensor, to_unperturbed: Tensor) -> Nearest:
+    """What distances (cells, 1 + halves) and (1 + halves) say; the first column is of all images.
+
+    The least of many noisy distances is too small where it was chosen, so it is measured on the other half.
+    """
+    winners = to_cells[:, 1:].argmin(dim=0)
+    other = 1 + other_halves(len(winners)).to(winners.device)
+    gains = to_unperturbed[other] - to_cells[winners, other]
     gain = float(gains.mean())
-    bounds = [half_interval(float(row[0]), row[1:]) for row in cells_to_real - to_real]
+    return Nearest(int(to_cells[:, 0].argmin()), winners.tolist(), gain, half_interval(gain, gains))
+
+
+def _target(
+    name: str, view: str, cells: tuple[Cell, ...], to_cells: Tensor, to_real: Tensor, others: tuple[Tensor, Tensor]
+) -> Target:
+    """`to_real` is of every cell; `others` are the target's own distances to real images and to unperturbed ones."""
+    own, to_unperturbed = others
+    nearest = nearest_cell(to_cells, to_unperturbed)
+    bounds = [half_interval(float(row[0]), row[1:]) for row in to_real - own]
     return Target(
         name=name,
         view=view,
-        to_real=float(to_real[0]),
-        real_interval=half_interval(float(to_real[0]), to_real[1:]),
+        to_real=float(own[0]),
+        real_interval=half_interval(float(own[0]), own[1:]),
         to_unperturbed=float(to_unperturbed[0]),
         cells=tuple(to_cells[:, 0].tolist()),
-        best=cells[best],
-        wins=winners.count(best) / len(winners),
-        alphas=_covering([cells[i].alpha for i in winners]),
-        deltas=_covering([cells[i].delta for i in winners]),
-        gain=gain,
-        gain_interval=half_interval(gain, gains),
+        best=cells[nearest.best],
+        wins=nearest.wins,
+        alphas=_covering([cells[i].alpha for i in nearest.winners]),
+        deltas=_covering([cells[i].delta for i in nearest.winners]),
+        gain=nearest.gain,
+        gain_interval=nearest.gain_interval,
         as_far=tuple(low <= 0 <= high for low, high in bounds),
     )
 
@@ -179,13 +191,3 @@ def _covering(values: list[Number]) -> tuple[Number, Number]:
     ordered = sorted(values)
     left = int((1 - COVERED) / 2 * len(ordered))
     return ordered[left], ordered[-1 - left]
-
-
-def _rows(tokens: Tokens, lookup: Lookup, looks: list[View]) -> dict[str, Tensor]:
-    """The features of each view, some images at a time."""
-    found: dict[str, list[Tensor]] = {look.name: [] for look in looks}
-    for part in tokens.split(BLOCK):
-        latents = lookup(part).float()
-        for look in looks:
-            found[look.name].append(look.embed(latents))
-    return {name: torch.cat(parts) for name, parts in found.items()}

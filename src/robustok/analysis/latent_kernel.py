@@ -6,7 +6,7 @@ MMD becomes the squared difference of two mean features. The features have lengt
 itself, which the unbiased estimate leaves out, are counted exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -78,6 +78,15 @@ class Embedded:
     def _without_pairs(self, mean: Tensor, left_out: Tensor) -> Tensor:
         """The mean kernel of all pairs, less some pairs, one for each image, with this sum."""
         return (mean * self.count**2 - left_out) / (self.count * (self.count - 1))
+
+
+def embed(blocks: Iterable[Tensor], looks: list[View], parts: Halves) -> dict[str, Embedded]:
+    """A set of latents, which come some images at a time, in every view."""
+    rows: dict[str, list[Rows]] = {look.name: [] for look in looks}
+    for latents in blocks:
+        for look in looks:
+            rows[look.name].append(look.embed(latents))
+    return {name: Embedded(torch.cat(of), parts.to(of[0].device)) for name, of in rows.items()}
 
 
 def _waves(width: int, frequencies: int, bandwidth: float) -> Float[Tensor, "width frequencies"]:

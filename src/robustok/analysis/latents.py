@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.analysis.halves import half_interval, halves, other_halves
-from robustok.analysis.imitation import JOINT, distances
-from robustok.analysis.latent_kernel import BLOCK, Embedded, View, views
-from robustok.analysis.tokens import LabelledImages, Progress, two_sets
-from robustok.evaluation.decoding import Autoencoder, encoded, evaluating
+from robustok.analysis.halves import half_interval, halves
+from robustok.analysis.imitation import JOINT, distances, nearest_cell
+from robustok.analysis.latent_kernel import BLOCK, View, embed, views
+from robustok.analysis.tokens import LabelledImages, Progress, encode, two_sets
+from robustok.evaluation.decoding import Autoencoder, evaluating
 from robustok.evaluation.ifid import Nearest
 from robustok.evaluation.intervals import Interval
 from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
@@ -93,7 +93,7 @@ def analyze_latents(
     check_trained_on(generator, tokenizer)
     sampling, tell = sampling or FlowSampling(), progress or (lambda what, done, total: None)
     chosen, others = two_sets(images.labels, count)
-    own, real = (_encoded(tokenizer, images, indices, batch_size) for indices in (chosen, others))
+    own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))
     channels = ChannelStats.of(real)
     if not (channels.spread > 0).all():
         raise ValueError("a channel of the latents is the same everywhere, so nothing can be told in units of it")
@@ -107,12 +107,12 @@ def analyze_latents(
             return follow(generator, labels, sampling, seed=seed, start=own, level=level, batch_size=batch_size)
 
     tell("generating", 0, 2 * len(LEVELS))
-    among = _embedded(real, looks, parts)
-    floor = distances(_embedded(own, looks, parts), among)[JOINT]
+    among = embed(real.split(BLOCK), looks, parts)
+    floor = distances(embed(own.split(BLOCK), looks, parts), among)[JOINT]
     returns, generated = [], own
     for one_pass, level in product((True, False), LEVELS):  # the last is generated from nothing but the class
         generated = made(level, one_pass)
-        apart = distances(_embedded(generated, looks, parts), among)[JOINT]
+        apart = distances(embed(generated.split(BLOCK), looks, parts), among)[JOINT]
         returns.append(_return("one pass" if one_pass else "sampled", level, generated, own, real, channels, apart))
         tell("generating", len(returns), 2 * len(LEVELS))
     stats = {"generated": ChannelStats.of(generated), "own": ChannelStats.of(own)}
@@ -163,38 +163,25 @@ def _imitation(
     tell: Callable[[str, int, int], None],
 ) -> LatentImitation:
     """Real latents disturbed by every cell, all with the same random numbers, beside the generated ones."""
-    target = _embedded(generated, looks, parts)
+    target = embed(generated.split(BLOCK), looks, parts)
     rows = []
     for number, cell in enumerate(GRID):
         tell("imitation", number, len(GRID))
         ((_, noisy),) = noised(own, channels, [cell], seed=seed, block=0)
-        rows.append(distances(_embedded(noisy, looks, parts), target)[JOINT])
+        rows.append(distances(embed(noisy.split(BLOCK), looks, parts), target)[JOINT])
     tell("imitation", len(GRID), len(GRID))
-    to_cells, undisturbed = torch.stack(rows), distances(_embedded(own, looks, parts), target)[JOINT]
-    best, winners = int(to_cells[:, 0].argmin()), to_cells[:, 1:].argmin(dim=0)
-    # the least of many noisy distances is too small where it was chosen, so it is measured on the other half
-    other = 1 + other_halves(len(winners))
-    gains = undisturbed[other] - to_cells[winners, other]
+    to_cells, undisturbed = torch.stack(rows), distances(embed(own.split(BLOCK), looks, parts), target)[JOINT]
+    nearest = nearest_cell(to_cells, undisturbed)
     return LatentImitation(
         cells=GRID,
         in_pfid=tuple(cell in NOISE_GRID for cell in GRID),
         distances=tuple(to_cells[:, 0].tolist()),
         undisturbed=float(undisturbed[0]),
-        best=GRID[best],
-        wins=float((winners == best).double().mean()),
-        gain=float(gains.mean()),
-        gain_interval=half_interval(float(gains.mean()), gains),
+        best=GRID[nearest.best],
+        wins=nearest.wins,
+        gain=nearest.gain,
+        gain_interval=nearest.gain_interval,
     )
-
-
-def _encoded(tokenizer: Autoencoder, images: LabelledImages, indices: Tensor, batch_size: int) -> Latents:
-    return torch.cat([encoded(tokenizer, images.images(part)) for part in indices.split(batch_size)])
-
-
-def _embedded(latents: Latents, looks: list[View], parts: Tensor) -> dict[str, Embedded]:
-    """A set of latents in every view, some images at a time."""
-    rows = {look.name: torch.cat([look.embed(part) for part in latents.split(BLOCK)]) for look in looks}
-    return {name: Embedded(of, parts) for name, of in rows.items()}
 
 
 def _nearest(latents: Latents, among: Latents) -> float:

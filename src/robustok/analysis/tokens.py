@@ -10,12 +10,12 @@ from torch import Tensor
 
 from robustok.analysis.code_usage import CodeUsage, code_usage
 from robustok.analysis.departures import Departures, departures
-from robustok.analysis.effects import Change, Effect, Effects, look
+from robustok.analysis.effects import Change, Effect, Effects, Look, look
 from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
 from robustok.analysis.projection import principal_plane
-from robustok.evaluation.evaluate import DiscreteTokenizer, decoded, evaluating
-from robustok.evaluation.features import FeatureSpace, extractor
+from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded, evaluating
+from robustok.evaluation.features import Extractor, FeatureSpace, extractor
 from robustok.evaluation.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_trained_on
@@ -88,33 +88,26 @@ def analyze(
     """
     sampling = sampling or Sampling()
     _check(tokenizer, generator, tuned)
-    tell = progress or _say_nothing
+    tell = progress or (lambda what, done, total: None)
     codebook, k = tokenizer.codebook, len(tokenizer.codebook)
     chosen, others = two_sets(images.labels, count)
     labels = images.labels[chosen]
 
-    def step(name: str) -> Callable[[int, int], None]:
-        return lambda done, total: tell(name, done, total)
+    def how(phase: str) -> dict[str, Any]:
+        return {"seed": seed, "progress": lambda done, total: tell(phase, done, total)}
 
-    own, real = _tokens(tokenizer, images, [chosen, others], batch_size, step("encoding"))
+    tell("encoding", 0, 2)
+    own = encode(tokenizer, images, chosen, batch_size)
+    tell("encoding", 1, 2)
+    real = encode(tokenizer, images, others, batch_size)
+    tell("encoding", 2, 2)
+    n, given = own.shape[1], (generator, own, labels, codebook, sampling)
     with evaluating(tokenizer), evaluating(generator):
-        forced, drawn = teacher_forcing(
-            generator, own, labels, codebook, sampling=sampling, seed=seed, progress=step("teacher forcing")
-        )
-        n = own.shape[1]
-        free, generated = free_running(
-            generator,
-            own,
-            labels,
-            codebook,
-            sampling=sampling,
-            prefixes=tuple(sorted({0, n // 4, n // 2, 3 * n // 4})),
-            seed=seed,
-            batch_size=batch_size,
-            progress=step("free running"),
-        )
+        forced, drawn = teacher_forcing(*given, **how("teacher forcing"))
+        prefixes = tuple(sorted({0, n // 4, n // 2, 3 * n // 4}))
+        free, generated = free_running(*given, prefixes, batch_size=batch_size, **how("free running"))
         targets = {"generated": generated, "forced": drawn}
-        imitation = imitate(own, real, targets, codebook, tokenizer.lookup, seed=seed, progress=step("imitation"))
+        imitation = imitate(own, real, targets, codebook, tokenizer.lookup, **how("imitation"))
     middle = sorted(grid(k))[len(grid(k)) // 2]
     departing = Cell(forced.sampled.alpha, min(forced.sampled.delta or 1, k - 1))
     near = neighbours(codebook, max(middle.delta, departing.delta)).cpu()
@@ -124,8 +117,10 @@ def analyze(
         "perturbed as departing": _perturbed(own, near, departing, seed),
         "generated": generated,
     }
+    extract = extractor(features, codebook.device)
+    decoders = {"original": tokenizer} if tuned is None else {"original": tokenizer, "tuned": tuned}
     effects, examples = _effects(
-        tokenizer, tuned, images, chosen, others, sets, extractor(features, codebook.device), batch_size, step("images")
+        decoders, images, (chosen, others), sets, extract, batch_size, how("images")["progress"]
     )
     analysis = Analysis(
         protocol={
@@ -138,7 +133,7 @@ def analyze(
             "tokens_per_image": n,
             "perturbed": middle,
             "perturbed as departing": departing,
-            **extractor(features, codebook.device).describe(),
+            **extract.describe(),
         },
         forced=forced,
         free=tuple(free),
@@ -175,63 +170,42 @@ def _perturbed(tokens: Tokens, near: Neighbours, cell: Cell, seed: int) -> Token
 
 
 def _effects(
-    tokenizer: DiscreteTokenizer,
-    tuned: DiscreteTokenizer | None,
+    decoders: dict[str, DiscreteTokenizer],
     images: LabelledImages,
-    chosen: Tensor,
-    others: Tensor,
+    indices: tuple[Tensor, Tensor],
     sets: dict[str, Tokens],
-    extract: Any,
+    extract: Extractor,
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> tuple[Effects, dict[str, Tensor]]:
     """Every set of tokens decoded by every decoder, beside real images; and some images of each."""
-    decoders = {"original": tokenizer} if tuned is None else {"original": tokenizer, "tuned": tuned}
+    chosen, others = indices
     total, done = len(chosen) * (2 + len(sets) * len(decoders)), 0
-    progress(done, total)
 
-    def pixels_of(indices: Tensor) -> Iterator[Tensor]:
-        for part in indices.split(batch_size):
-            yield to_pixels(images.images(part))
+    def pixels_of(some: Tensor) -> Iterator[Tensor]:
+        return (to_pixels(images.images(part)) for part in some.split(batch_size))
 
-    def counted(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    def seen(batches: Iterator[Tensor]) -> Look:
         nonlocal done
-        for batch in batches:
-            yield batch
-            done += len(batch)
-            progress(done, total)
+        progress(done, total)
+        done += len(chosen)
+        return look(batches, extract)
 
     shown = torch.arange(EXAMPLES) * len(chosen) // EXAMPLES
-    effects = Effects(look(counted(pixels_of(others)), extract), look(counted(pixels_of(chosen)), extract))
+    effects = Effects(seen(pixels_of(others)), seen(pixels_of(chosen)))
     examples = {"real": torch.cat(list(pixels_of(chosen[shown])))}
     for name, tokens in sets.items():
         for decoder, model in decoders.items():
-            effects.add(name, decoder, look(counted(decoded(model, tokens, batch_size)), extract))
+            effects.add(name, decoder, seen(decoded(model, tokens, batch_size)))
             key = name if decoder == "original" else f"{name}, {decoder}"
             examples[key] = torch.cat(list(decoded(model, tokens[shown], batch_size)))
+    progress(total, total)
     return effects, examples
 
 
-def _tokens(
-    tokenizer: DiscreteTokenizer,
-    images: LabelledImages,
-    sets: list[Tensor],
-    batch_size: int,
-    progress: Callable[[int, int], None],
-) -> list[Tokens]:
-    """The tokens of each set of images, on the CPU."""
-    made, total, done = [], sum(map(len, sets)), 0
-    progress(done, total)
-    with evaluating(tokenizer):
-        for indices in sets:
-            parts = []
-            for part in indices.split(batch_size):
-                batch = images.images(part).to(tokenizer.codebook.device)
-                parts.append(tokenizer.quantize(tokenizer.encode(batch)).tokens.cpu())
-                done += len(part)
-                progress(done, total)
-            made.append(torch.cat(parts))
-    return made
+def encode(tokenizer: Autoencoder, images: LabelledImages, indices: Tensor, batch_size: int) -> Tensor:
+    """The tokens of some images, or their latents where there is no codebook, on the CPU."""
+    return torch.cat([encoded(tokenizer, images.images(part)) for part in indices.split(batch_size)])
 
 
 def _plane(tokenizer: DiscreteTokenizer, sets: dict[str, Tokens]) -> dict[str, Any]:
@@ -259,6 +233,3 @@ def _check(tokenizer: DiscreteTokenizer, generator: TokenGenerator, tuned: Discr
             "the tuned tokenizer has another codebook, so it cannot decode the same tokens; "
             "give what post-train made of this very tokenizer"
         )
-
-
-def _say_nothing(what: str, done: int, total: int) -> None: ...

@@ -1,6 +1,7 @@
 """`robustok analyze`."""
 
 import io
+from typing import Any
 
 from PIL import Image
 
@@ -10,7 +11,7 @@ from robustok.analysis.latents import LatentAnalysis, analyze_latents
 from robustok.analysis.page import page
 from robustok.analysis.tables import NUMBERS, ways
 from robustok.analysis.tokens import Result
-from robustok.analysis.tokens import analyze as analyze_images
+from robustok.analysis.tokens import analyze as analyze_tokens
 from robustok.cli.images import device_of, images_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
@@ -22,7 +23,7 @@ from robustok.report.text import ALPHA, percent
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.logging import Progress
 from robustok.shapes import Pixels
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def analyze(command: Command) -> None:
@@ -31,53 +32,33 @@ def analyze(command: Command) -> None:
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
     tuned = tokenizer_of(command.tuned, device, command.fields) if command.tuned else None
+    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
+    asked: dict[str, Any] = {
+        "sampling": command.over(default_sampling(generator)),
+        "count": command.count,
+        "seed": command.seed,
+        "progress": _Steps(command.quiet),
+    }
+    files = {"numbers": command.out / "analysis.json"}
     if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
-        _latents(command, tokenizer, generator)
-        return
-    if not isinstance(tokenizer, AnyTokenizer) or not isinstance(generator, TokenGenerator):
+        if tuned is not None:
+            raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
+        analysis = analyze_latents(tokenizer, generator, images, **asked)
+        plain, text = analysis.to_plain(), of_latents(analysis)
+    elif isinstance(generator, TokenGenerator) and isinstance(tokenizer, AnyTokenizer):
+        features = extractor(command.features, device)
+        result = analyze_tokens(tokenizer, generator, images, tuned=tuned, features=features, **asked)
+        plain, text = result.analysis.to_plain(), in_tables(result)
+        files["page"] = command.out / "analysis.html"
+        write_bytes(files["page"], page(result, grids(result)).encode())
+    else:
         raise ValueError(
             "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator of "
             "latents; give two that belong together"
         )
-    sampling = command.over(default_sampling(generator))
-    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
-    result = analyze_images(
-        tokenizer,
-        generator,
-        images,
-        tuned=tuned,
-        sampling=sampling,
-        count=command.count,
-        features=extractor(command.features, device),
-        seed=command.seed,
-        progress=_Steps(command.quiet),
-    )
-    write_json(command.out / "analysis.json", result.analysis.to_plain())
-    write_bytes(command.out / "analysis.html", page(result, grids(result)).encode())
+    write_json(files["numbers"], plain)
     if not command.quiet:
-        print(in_tables(result))
-        print(f"\nnumbers: {command.out / 'analysis.json'}\npage: {command.out / 'analysis.html'}")
-
-
-def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: LatentGenerator) -> None:
-    """Numbers in `analysis.json`, the main ones printed."""
-    if command.tuned:
-        raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
-    sampling = command.over(default_sampling(generator))
-    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
-    analysis = analyze_latents(
-        tokenizer,
-        generator,
-        images,
-        sampling=sampling,
-        count=command.count,
-        seed=command.seed,
-        progress=_Steps(command.quiet),
-    )
-    write_json(command.out / "analysis.json", analysis.to_plain())
-    if not command.quiet:
-        print(of_latents(analysis))
-        print(f"\nnumbers: {command.out / 'analysis.json'}")
+        print("\n".join([text, "", *(f"{name}: {path}" for name, path in files.items())]))
 
 
 def of_latents(analysis: LatentAnalysis) -> str:
