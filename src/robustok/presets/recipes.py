@@ -86,8 +86,8 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
 def told(make: Recipe) -> tuple[str, str, str]:
     """(what a run is, what it costs, what it reached): the first and the last two paragraphs of its docstring.
 
-    Costs are counted, not measured: floating-point operations, and hours of one H100 at 40 % of its 989 TFLOP/s in
-    bfloat16.
+    Costs are counted (`benchmarks/training_cost.py`), not measured: floating-point operations, and hours of one H100
+    at 40 % of its 989 TFLOP/s in bfloat16.
     """
     paragraphs = [" ".join(part.split()).rstrip(".") for part in (inspect.getdoc(make) or "").split("\n\n")]
     paragraphs = [paragraph.replace("`", "") for paragraph in paragraphs]
