@@ -9,7 +9,7 @@ from robustok.tokenizer.quantizer import Quantized, nearest_code
 
 
 class Erring:
-    """Knows each label's one image, and replaces a share alpha of it by one of the delta nearest codes."""
+    """Knows each label's one image, and replaces a fraction alpha of it by one of the delta nearest codes."""
 
     device = torch.device("cpu")
 

@@ -64,7 +64,7 @@ def test_logarithmic_ticks_are_powers_of_ten_with_2_and_5_where_there_are_few():
 def test_running_mean_keeps_a_line_and_halves_nothing_at_the_start():
     line = [(float(i), 2.0 * i) for i in range(90)]
     smooth = running_mean(line)
-    assert smooth[:-3] == line[:-3]  # the last 3 have no neighbours to their right
+    assert smooth[:-3] == line[:-3]  # the last 3 have no neighbors to their right
     assert smooth[-1] == (89.0, pytest.approx(2 * (86 + 87 + 88 + 89) / 4))
 
 

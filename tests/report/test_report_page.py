@@ -177,7 +177,7 @@ def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     assert (shades[values.index(max(values))], shades[values.index(min(values))]) == ("#e8924a", "#fdf7ec")
 
 
-def test_ablation_is_told_by_seed_and_by_share_of_the_generator_steps(html: str, run_folder: Path):
+def test_ablation_is_told_by_seed_and_by_fraction_of_the_generator_steps(html: str, run_folder: Path):
     table = rows(html, "The same budget with and without")
     shares = [f"gFID after {share} of the generator steps" for share in ("a quarter", "half", "all")]
     assert [row[0] for row in table[2:]] == ["rFID", "pFID", *shares]

@@ -30,7 +30,7 @@ def places_charts(analysis: Analysis) -> Markup:
     distances = [Series(name, _over(d.distance_by_position, d.first), color, True) for name, d, color in ways]
     probability = [Series("Real token", _over(analysis.forced.probability_by_position), "after", True)]
     charts = [
-        _figure("Share of tokens that differ from the real image's", departing, "tokens"),
+        _figure("Fraction of tokens that differ from the real image's", departing, "tokens"),
         _figure("Code distance of those that differ", distances, "tokens"),
         _figure("Probability of the real token under teacher forcing", probability, "tokens"),
         place_map(analysis),

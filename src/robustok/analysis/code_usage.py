@@ -24,11 +24,11 @@ class CodeUsage:
     js_floor: float
     kl: float  # KL(real || generated) in nats, half a token added to every code's count
     kl_floor: float
-    unseen: float  # share of the generated tokens whose code no real image here uses
+    unseen: float  # fraction of the generated tokens whose code no real image here uses
     unseen_floor: float
     perplexity_real: float
     perplexity_generated: float
-    used_real: float  # share of the codes that occur
+    used_real: float  # fraction of the codes that occur
     used_generated: float
 
 

@@ -1,4 +1,4 @@
-"""How often, where and how far tokens leave the real image's: by position, neighbour rank and code distance."""
+"""How often, where and how far tokens leave the real image's: by position, neighbor rank and code distance."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,15 +20,15 @@ CELLS = 2**23  # of a distance matrix in memory at once
 class Departures:
     """Tokens beside the real ones in the same places, from position `first` on.
 
-    `alpha` and `delta` say which perturbation departs as often and as far; `within` holds (r, share of the departures
+    `alpha` and `delta` say which perturbation departs as often and as far; `within` holds (r, fraction of departures
     that are among the r nearest codes), to be compared with r / (k - 1) for codes picked at random.
     """
 
     first: int
-    alpha: float  # share of the tokens that differ
+    alpha: float  # fraction of the tokens that differ
     interval: Interval  # of alpha, 95 %, over images
     by_position: tuple[float, ...]  # alpha at each position
-    rank: float | None  # median neighbour rank of a departure: 1 is the nearest other code; None without departures
+    rank: float | None  # median neighbor rank of a departure: 1 is the nearest other code; None without departures
     delta: int | None  # codes that replacements would be drawn from uniformly, for the same median rank
     within: tuple[tuple[int, float], ...]
     distance: float | None  # mean distance of a departure, over that of two codes of the codebook
@@ -82,7 +82,7 @@ def departures(tokens: Tokens, real: Tokens, codebook: Codebook, *, first: int =
 
 
 def code_steps(start: Int[Tensor, " m"], end: Int[Tensor, " m"], codebook: Codebook) -> Steps:
-    """Rank of each end among the neighbours of its start, and their distance; equally near codes share the best rank.
+    """Rank of each end among the neighbors of its start, and their distance; equally near codes share the best rank.
 
     Rank r is reached by a perturbation with delta >= r. Compares every start with the whole codebook, some at a time.
     """

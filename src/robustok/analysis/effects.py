@@ -37,7 +37,7 @@ class Look(NamedTuple):
 class Effect:
     """One set of images beside the real ones; intervals are over its images, the real ones held fixed.
 
-    outside: share that lies in no real image's ball, 1 - precision. distance: to the nearest real image, relative to
+    outside: fraction that lies in no real image's ball, 1 - precision. distance: to the nearest real image, relative to
     the other real images'. color: Wasserstein-1 distances of the images' mean L*, a* and b*, as the length of the
     three, in units of Delta E; contrast: likewise of their standard deviations. detail: root mean square over the
     frequencies of the power against real images' in dB; coarse, middle, fine: the mean of that power over octaves,

@@ -22,7 +22,7 @@ from robustok.tokenizer.perturbation import neighbours, perturb
 ALPHAS = tuple(i / 10 for i in range(1, 11))
 DELTAS = (10, 25, 180, 360, 720)  # of 4096 codes, in proportion at others; beside those of pFID
 JOINT = "joint"  # the view to rely on: places by themselves tell strengths apart best, but see no two tokens at once
-COVERED = 0.95  # share of the halves whose best cells make a range
+COVERED = 0.95  # fraction of the halves whose best cells make a range
 
 Lookup = Callable[[Tokens], Latents]
 Number = TypeVar("Number", int, float)
@@ -43,7 +43,7 @@ class Target:
     to_unperturbed: float
     cells: tuple[float, ...]  # to each cell of the grid
     best: Cell  # the nearest cell
-    wins: float  # share of random halves of the images in which that cell is the nearest
+    wins: float  # fraction of random halves of the images in which that cell is the nearest
     alphas: tuple[float, float]  # range of the cells that are nearest in 95 % of the halves
     deltas: tuple[int, int]
     gain: float  # to_unperturbed less the best cell's, the cell chosen on one half and measured on the other

@@ -51,7 +51,7 @@ class LatentImitation:
     distances: tuple[float, ...]  # of each cell from the generated latents
     undisturbed: float  # of the same real latents as they are
     best: NoiseCell  # the nearest cell
-    wins: float  # share of random halves of the images in which that cell is the nearest
+    wins: float  # fraction of random halves of the images in which that cell is the nearest
     gain: float  # `undisturbed` less the best cell's, the cell chosen on one half and measured on the other
     gain_interval: Interval  # where it is above 0, the imitation is better than none
 

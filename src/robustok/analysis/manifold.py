@@ -9,23 +9,23 @@ from torch import Tensor
 from robustok.shapes import Features
 
 ROWS = 1000  # of a distance matrix in memory at once
-NEAREST = 3  # the ball around a real image reaches to its third neighbour
+NEAREST = 3  # the ball around a real image reaches to its third neighbor
 
 
 class Nearness(NamedTuple):
     """Each image against a set of real ones."""
 
-    outside: Bool[Tensor, " b"]  # in no real image's ball: 1 - precision is their share
+    outside: Bool[Tensor, " b"]  # in no real image's ball: 1 - precision is their fraction
     distance: Float64[Tensor, " b"]  # to the nearest real image, in root mean square over the features
 
 
 class Manifold:
-    """Real images in feature space, each with a ball to its k-th neighbour (Kynkaanniemi et al. 2019, eq. 1)."""
+    """Real images in feature space, each with a ball to its k-th neighbor (Kynkaanniemi et al. 2019, eq. 1)."""
 
     def __init__(self, real: Features, k: int = NEAREST):
         """Raises ValueError for k or fewer images."""
         if len(real) <= k:
-            raise ValueError(f"{len(real)} real images have no {k}-th neighbour; give more than {k}")
+            raise ValueError(f"{len(real)} real images have no {k}-th neighbor; give more than {k}")
         self.real = real.double()
         radii = []
         for start in range(0, len(real), ROWS):

@@ -41,7 +41,7 @@ class Forced:
     probability: float  # mean
     probability_by_position: tuple[float, ...]
     rank: float  # median; 1 where the real token is the likeliest
-    top: dict[int, float]  # r: share of the real tokens among the r likeliest
+    top: dict[int, float]  # r: fraction of the real tokens among the r likeliest
     step: tuple[int, ...]  # of each position: the prediction step that makes it
 
 

@@ -80,7 +80,7 @@ def ranks_table(analysis: Analysis) -> Table | None:
     rows = [[name, *(percent(dict(d.within)[r]) for r in ranks)] for name, d in sets.items() if d.within]
     rows.append(["Codes picked at random", *(percent(r / (codes - 1)) for r in ranks)])
     columns = ["Of the departures", *(f"{r} nearest" for r in ranks)]
-    caption = "How far departures go, by neighbour rank"
+    caption = "How far departures go, by neighbor rank"
     return Table(columns=columns, rows=rows, caption=caption, kind="dense") if ranks else None
 
 

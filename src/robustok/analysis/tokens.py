@@ -51,7 +51,7 @@ class Analysis:
     other_real: Departures  # other real images of the same classes, for comparison
     code_usage: CodeUsage
     imitation: Imitation
-    plane: dict[str, Any]  # share of the variance, and points: name -> ((x, y), ...)
+    plane: dict[str, Any]  # fraction of the variance, and points: name -> ((x, y), ...)
     effects: tuple[Effect, ...]
     changes: tuple[Change, ...]  # empty without a tuned decoder
 

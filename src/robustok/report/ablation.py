@@ -2,7 +2,7 @@
 
 from robustok.evaluation.intervals import seeds_interval
 from robustok.report.run import Run, find
-from robustok.report.table import Cell, Column, Table
+from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import change, decimals, number, percent, signed_percent
 
 ARMS = {"unperturbed": "Without perturbation", "perturbed": "With perturbation"}
@@ -29,7 +29,7 @@ def _arms(run: Run, seeds: list[int]) -> Table:
     fractions = sorted({r["protocol"].get("generator_share", 1.0) for r in find(run.ablation, "gfid_before")})
     scores: list[tuple[str, str, str, float | None]] = [(name, "", metric, None) for metric, name in DISTANCES.items()]
     scores += [("gFID", f"after {_part(f)} the generator steps", "gfid_before", f) for f in fractions]
-    rows = []
+    rows: list[list[Entry]] = []
     for name, note, metric, fraction in scores:
         without, using = ([_value(run, metric, arm, seed, fraction) for seed in seeds] for arm in ARMS)
         known = [value for value in (*without, *using) if value is not None]

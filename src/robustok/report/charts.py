@@ -135,7 +135,7 @@ def pixel_map(values: list[float], columns: int, *, title: str, low: float = 0.0
 
 
 def running_mean(points: Points) -> Points:
-    """Each value averaged with its neighbours, a thirtieth of all on either side.
+    """Each value averaged with its neighbors, a thirtieth of all on either side.
 
     At the start fewer, as many on both sides, so that a steep beginning stays where it is; at the end as many
     as there are.

@@ -27,7 +27,7 @@ NAMES = {  # in the order in which they are drawn; others follow under their own
     "lr": "Learning rate",
 }
 USE = {
-    "codebook_use": "Codes in use, share",
+    "codebook_use": "Codes in use, fraction",
     "codebook_perplexity": "Perplexity of a batch",
     "dead_codes": "Codes revived in a step",
 }

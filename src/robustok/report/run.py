@@ -3,7 +3,7 @@
 config.json                   every setting of the run
 scores.json                   a list of records (`Record`)
 ablation.json                 the same, each protocol with "arm" (perturbed, unperturbed), "seed" and, for
-                              gfid_before, "generator_share" (the share of the generator's steps taken)
+                              gfid_before, "generator_share" (the fraction of the generator's steps taken)
 {stage}/metrics.jsonl         rows of logged values, for each of `STAGES`
 {stage}/config.json, run.json what the stage trained, and how
 images/images.json            {"grids": [{"file": "real.png", ...the fields of `Grid`}]}

@@ -1,14 +1,13 @@
 """The scores of a run: Fréchet distances on one scale, the other figures, the cells of pFID."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from markupsafe import Markup
 
 from robustok.report.charts import bar
 from robustok.report.html import part
 from robustok.report.run import Run, find
-from robustok.report.table import Cell, Column, Table
+from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import (
     ALPHA,
     BLANK,
@@ -28,14 +27,14 @@ DISTANCES = {  # metric: name, what is compared with real images (`Run.latents` 
     "fd_floor": ("Floor", "other real images", "floor"),
     "rfid": ("rFID", "reconstructions", "line"),
     "pfid": ("pFID", "reconstructions from perturbed {latents}", "line"),
-    "ifid": ("iFID", "midpoints of neighbouring latents", "line"),
+    "ifid": ("iFID", "midpoints of neighboring latents", "line"),
     "gfid_before": ("gFID before", "generated, decoder of main training", "before"),
     "gfid_control": ("gFID control", "same {latents}, decoder trained on clean latents", "control"),
     "gfid_after": ("gFID after", "same {latents}, post-trained decoder", "after"),
 }
 OF_GENERATED = {  # metric without its _before, _control or _after: name, how to read it
-    "precision": ("Precision", "share that look real, higher is better"),
-    "recall": ("Recall", "share of the real variety, higher is better"),
+    "precision": ("Precision", "fraction that looks real, higher is better"),
+    "recall": ("Recall", "fraction of the real variety, higher is better"),
     "density": ("Density", "higher is better"),
     "coverage": ("Coverage", "higher is better"),
     "kid": ("KID", "kernel distance, lower is better"),
@@ -50,7 +49,7 @@ def distances(run: Run) -> Table | None:
     floor, before = run.value("fd_floor"), run.value("gfid_before")
     longest = max(max(r["value"], *(r["interval"] or [r["value"]])) for r in records.values())
     places = decimals(longest)
-    rows = []
+    rows: list[list[Entry]] = []
     for metric, record in records.items():
         name, meaning, color = DISTANCES[metric]
         value, bounds = record["value"], record["interval"]
@@ -64,7 +63,7 @@ def distances(run: Run) -> Table | None:
                 bar(value, longest, color=color, floor=floor, bounds=bounds),
             ]
         )
-    columns = [
+    columns: list[Column | str] = [
         "Real images against",
         Column("Distance", kind="value"),
         Column("95 % interval", kind="quiet"),
@@ -88,7 +87,7 @@ def _change(run: Run, metric: str, value: float, before: float | None) -> Cell:
 def generated(run: Run) -> Table | None:
     """What else is known of the generated images: each score before, for the control and after."""
     shown = [when for when in ("before", "control", "after") if any(run.score(f"{m}_{when}") for m in OF_GENERATED)]
-    rows = []
+    rows: list[list[Entry]] = []
     for metric, (name, meaning) in OF_GENERATED.items():
         values = [run.value(f"{metric}_{when}") for when in shown]
         known = [abs(value) for value in values if value is not None]
@@ -156,7 +155,7 @@ def heat_map(run: Run) -> Table | None:
         known = list(values)
         return Cell(number(sum(known) / len(known), places), kind=kind)
 
-    rows: list[list[Any]] = [
+    rows: list[list[Entry]] = [
         [
             f"{ALPHA} = {alpha:g}",
             *(heat(cells, (alpha, step), lambda value: number(value, places)) for step in steps),

@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """The farther end of the interval, or ""; the nearer one stopped at 0 for a distance, before 1 for a share."""
+        """The farther end of the interval, or "": the nearer one may have stopped at 0 or 1, where a score ends."""
         value, interval = self.estimate.value, self.estimate.interval
         return f"{max(value - interval[0], interval[1] - value):,.{self.places}f}" if interval else ""
 

@@ -197,8 +197,8 @@ def markdown_text(text: str) -> str:
 
 def markdown_list(texts: Sequence[str]) -> str:
     """A point for each text, in which no heading, quotation or other list begins."""
-    texts = (re.sub(r"^([0-9]*)([#>+.)-])", r"\1\\\2", markdown_text(text)) for text in texts)
-    return "".join(f"- {text}\n" for text in texts)
+    safe = (re.sub(r"^([0-9]*)([#>+.)-])", r"\1\\\2", markdown_text(text)) for text in texts)
+    return "".join(f"- {text}\n" for text in safe)
 
 
 def latex_text(text: str) -> str:
