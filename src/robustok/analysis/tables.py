@@ -12,7 +12,7 @@ from robustok.analysis.imitation import Target
 from robustok.analysis.tokens import Analysis
 from robustok.report.html import part
 from robustok.report.scores import heat
-from robustok.report.table import Cell, Column, Table
+from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import ALPHA, DELTA, MINUS, number, percent
 
 SHOWN_RANKS = (1, 4, 16, 64, 256, 1024)
@@ -26,7 +26,7 @@ NUMBERS = {  # of effects: name, unit
     "middle_db": ("Middle", "dB"),
     "fine_db": ("Fine", "dB"),
 }
-EFFECTS = ["Images", *(Column(name, unit) for name, unit in NUMBERS.values())]
+EFFECTS: list[Column | str] = ["Images", *(Column(name, unit) for name, unit in NUMBERS.values())]
 TARGETS = {"generated": "Generated", "forced": "Teacher forcing"}
 
 
@@ -99,7 +99,7 @@ def code_figures(analysis: Analysis) -> Markup:
 
 def targets_table(analysis: Analysis) -> Table:
     """The best cell of each target in each view."""
-    rows = []
+    rows: list[list[Entry]] = []
     for target in analysis.imitation.targets:
         ranges = f"{ALPHA} {_span(target.alphas)}, {DELTA} {_span(target.deltas)}"
         best = f"wins {percent(target.wins, 0)}\n{ranges}"
@@ -113,7 +113,7 @@ def targets_table(analysis: Analysis) -> Table:
                 Cell(cell_name(target.best), best, kind="value" if target.gain_interval[0] > 0 else "quiet"),
             ]
         )
-    columns = [
+    columns: list[Column | str] = [
         "Latents",
         "To real",
         Column("pFID's cells", "nearer / as far / farther"),
@@ -150,7 +150,7 @@ def _grid(analysis: Analysis, values: Iterable[float], caption: str) -> Table:
         kind = "within" if pfid[alpha, delta] else ""
         return heat(cells, (alpha, delta), milli, root=0.5, kind=kind)
 
-    rows = [[f"{ALPHA} = {alpha:g}", *(cell(alpha, delta) for delta in deltas)] for alpha in alphas]
+    rows: list[list[Entry]] = [[f"{ALPHA} = {alpha:g}", *(cell(alpha, delta) for delta in deltas)] for alpha in alphas]
     columns = ["", *(f"{DELTA} = {delta}" for delta in deltas)]
     return Table(columns=columns, rows=rows, caption=caption, kind="heatmap fine")
 
@@ -186,7 +186,9 @@ def changes_table(changes: Iterable[Change]) -> Table | None:
         value = _shown(name, change.values[name], signed=True)
         return Cell(value, _bounds(name, (low, high)), kind="quiet" if low <= 0 <= high else "value")
 
-    rows = [[_set_name(change.images), *(cell(change, name) for name in NUMBERS)] for change in changes]
+    rows: list[list[Entry]] = [
+        [_set_name(change.images), *(cell(change, name) for name in NUMBERS)] for change in changes
+    ]
     caption = "Tuned less original; bold where the 95 % interval leaves out 0"
     return Table(columns=EFFECTS, rows=rows, caption=caption, kind="dense") if rows else None
 

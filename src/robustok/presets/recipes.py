@@ -68,7 +68,7 @@ def table() -> str:
     """All runs in Markdown: what is trained, for how long, what was reached."""
     numbers = ("trained", "steps x images", "parts on one GPU", "learning rate")
     cost, reached = Column("cost", left=True), Column("what it reached", left=True)
-    columns = ["run", Column("what it is", left=True), *numbers, cost, reached]
+    columns = ("run", Column("what it is", left=True), *numbers, cost, reached)
     rows = [row(name, make) for recipes in (TOKENIZERS, GENERATORS, DECODERS) for name, make in recipes.items()]
     return Table(columns=columns, rows=rows).to_markdown()
 
