@@ -11,6 +11,7 @@ from robustok.report.images import gallery
 from robustok.report.protocol import configuration, costs, protocol, sources
 from robustok.report.run import GROUPS, Run, read_run
 from robustok.report.scores import distances, figures, generated, headline, heat_map
+from robustok.report.spaces import spaces
 from robustok.report.summary import summary
 from robustok.report.text import decimals, number
 from robustok.runtime.checkpoint import write_bytes
@@ -61,7 +62,7 @@ def sections(run: Run) -> dict[str, Sequence[Any]]:
     """What each section shows: tables, and parts that are HTML already; None where the run has nothing of it."""
     grids = {group: [grid for grid in run.grids if grid.group == group] for group in GROUPS}
     return {
-        "scores": [distances(run), figures(run), generated(run)],
+        "scores": [distances(run), figures(run), generated(run), spaces(run)],
         "images": [gallery(grids["overview"])],
         "pairs": [gallery(grids["pairs"])],
         "changed": [gallery(grids["changed"])],
