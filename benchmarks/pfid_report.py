@@ -26,7 +26,7 @@ def report(folder: Path, docs: Path) -> None:
     measured = [
         m | {"loss": MetricsLog(path.parent / "generator").rows()[-1]["loss"]}
         for path in sorted(folder.glob("*/measured.json"))
-        if "gfid_guided" in (m := read_json(path))
+        if {"rfid_pfid_images", "gfid_guided"} <= (m := read_json(path)).keys()
     ]
     measured.sort(key=lambda m: (m["codebook_size"], pfid(m)))
     page, picture = docs / "pfid_study.md", docs / "images" / "pfid_study.svg"
@@ -54,6 +54,7 @@ def tokenizers(measured: Sequence[Measured]) -> str:
             f"{m['codebook_size']}",
             f"{m['reconstruction']['perplexity']:.0f}",
             f"{m['reconstruction']['rfid']:.1f}",
+            f"{m['rfid_pfid_images']:.1f}",
             f"{pfid(m):.1f}",
             f"{m['loss']:.2f}",
             f"{m['gfid']:.1f}",
@@ -62,7 +63,19 @@ def tokenizers(measured: Sequence[Measured]) -> str:
         ]
         for number, m in enumerate(measured, 1)
     ]
-    head = ["#", "tokenizer", "K", "perplexity", "rFID", "pFID", "loss", "gFID", "gFID, guided", "guidance"]
+    head = [
+        "#",
+        "tokenizer",
+        "K",
+        "perplexity",
+        "rFID",
+        "rFID of pFID's images",
+        "pFID",
+        "loss",
+        "gFID",
+        "gFID, guided",
+        "guidance",
+    ]
     return table(head, rows, right=2)
 
 

@@ -112,7 +112,7 @@ def test_what_is_outside_is_what_precision_leaves():
 def test_features_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="the same extractor"):
         Manifold(normal(10, 3)).nearness(normal(10, 4))
-    with pytest.raises(ValueError, match="no 3-th neighbor"):
+    with pytest.raises(ValueError, match="no 3rd nearest neighbor among"):
         Manifold(normal(3, 4))
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, POST, images, tokenizer
 from torch import Tensor, nn
 
-from robustok.backbones.lite0 import POOLED
+from robustok.backbones.lite import POOLED
 from robustok.data.loading import training_batch
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.losses.perceptual import Perceptual
@@ -63,15 +63,17 @@ class Small(nn.Module):
         return self.Maps((first, second), nn.functional.pad(second.flatten(1), (0, POOLED - second[0].numel())))
 
 
-def main(quantizer: Any, batch: int, accumulate: int) -> tuple[Any, Batches]:
+def main(quantizer: Any, batch: int, accumulate: int, beta: float = 0.5) -> tuple[Any, Batches]:
     """With everything on: adversary and augmentation, Frechet term, semantic term, perturbation."""
     config = replace(
         MAIN,
+        perturbation=replace(MAIN.perturbation, beta=beta),
         objective=replace(MAIN.objective, frechet=0.1),
         tokenizer=replace(MAIN.tokenizer, encoder=PART, decoder=PART, quantizer=quantizer),
     )
     stage = TokenizerStage(shortened(config, batch, accumulate))
     stage.teacher, stage.loss.perceptual = Small(), Perceptual(Small(), 2)
+    stage.table.tolerance = 0.005  # so that it is built anew some times
     stage.observe(images())
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
@@ -118,6 +120,7 @@ DIT = replace(GENERATOR, generator=DiffusionTransformer(tokens=16, channels=4, c
 CASES = {
     "tokenizer, vq": partial(main, VQ(codebook_size=16, width=8, revive_after=2), 12, 1),
     "tokenizer, vq, uneven parts": partial(main, VQ(codebook_size=40, width=8, revive_after=2), 13, 2),
+    "tokenizer, few perturbed": partial(main, VQ(codebook_size=16, width=8), 12, 1, 1 / 12),
     "tokenizer, lfq": partial(main, LFQ(bits=6, group=3), 12, 2),
     "tokenizer, bsq, uneven parts": partial(main, BSQ(bits=6, group=2), 13, 1),
     "autoencoder": partial(autoencoder, LatentNoise(beta=0.5), 12, 1),
@@ -131,11 +134,20 @@ CASES = {
     "post-training": partial(post, 12, 1),
     "post-training, uneven parts": partial(post, 13, 2),
 }
-RESUMED = ("tokenizer, vq", "autoregressive, sharded", "post-training")
+RESUMED = ("tokenizer, vq", "tokenizer, few perturbed", "autoregressive, sharded", "post-training")
 
 
-def train(case: str, steps: range, start: Any = None) -> tuple[list[dict[str, Tensor]], Any, Any]:
-    """(terms of every step, the stage's state at half of the steps and at the end), the states on one process only."""
+class Trained(NamedTuple):
+    """What came of a case: terms of every step, states on one process only."""
+
+    terms: list[dict[str, Tensor]]
+    half: Any  # the stage's state after half of the steps
+    state: Any  # and at the end
+    rebuilt: int  # how often the neighbour table was built
+
+
+def train(case: str, steps: range, start: Any = None) -> Trained:
+    """Some steps of a case, from the start or from a state."""
     torch.manual_seed(0)
     stage, batches = CASES[case]()
     if start is not None:
@@ -148,7 +160,13 @@ def train(case: str, steps: range, start: Any = None) -> tuple[list[dict[str, Te
         told.append({name: mean(term.detach().double()) for name, term in terms.items()})
         if step + 1 == HALF:
             half = snapshot(stage.state_dict())
-    return told, half, snapshot(stage.state_dict())
+    rebuilt = stage.table.rebuilt if isinstance(stage, TokenizerStage) else 0
+    return Trained(told, half, snapshot(stage.state_dict()), rebuilt)
+
+
+def kept(trained: Trained) -> dict[str, Any]:
+    """What the tests read back."""
+    return {"terms": trained.terms, "state": trained.state, "rebuilt": trained.rebuilt}
 
 
 def in_float64() -> None:
@@ -166,18 +184,18 @@ def work(rank: int, folder: str) -> None:
     if rank < TOGETHER:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=TOGETHER)
     for case in CASES:
-        told, half, end = train(case, range(STEPS))
+        trained = train(case, range(STEPS))
         if is_main():
-            torch.save({"terms": told, "state": end}, f"{folder}/{who}, {case}.pt")
+            torch.save(kept(trained), f"{folder}/{who}, {case}.pt")
             if case in RESUMED:
-                save_resume(f"{folder}/{who}, {case}.safetensors", half)
+                save_resume(f"{folder}/{who}, {case}.safetensors", trained.half)
     for case in RESUMED:
         path = Path(f"{folder}/{other}, {case}.safetensors")
         while not path.exists():
             time.sleep(0.05)
-        told, _, end = train(case, range(HALF, STEPS), load_resume(path))
+        trained = train(case, range(HALF, STEPS), load_resume(path))
         if is_main():
-            torch.save({"terms": told, "state": end}, f"{folder}/{who} from {other}, {case}.pt")
+            torch.save(kept(trained), f"{folder}/{who} from {other}, {case}.pt")
     assert world_size() == (TOGETHER if rank < TOGETHER else 1)
     if rank < TOGETHER:
         dist.destroy_process_group()

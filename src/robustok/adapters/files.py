@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from robustok.generators.trained_on import recall, told
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, replacing, trouble, write_json
 from robustok.runtime.configs import from_plain, to_plain
 
@@ -182,6 +183,7 @@ class Adapter(nn.Module):
     family: ClassVar[str]
     kind: ClassVar[Literal["tokenizer", "generator"]]
     trained_on: str | None = None  # of a generator trained further here: the fingerprint of its tokenizer
+    class_names: tuple[str, ...] | None = None  # of such a generator: those of the images
     config_type: ClassVar[type]
     published: ClassVar[Layout] = Layout()  # how its authors lay out a torch file
     presets: ClassVar[Mapping[str, Published]] = MappingProxyType({})  # how a generator is sampled, by its name
@@ -293,8 +295,8 @@ class Adapter(nn.Module):
         folder, layout = Path(folder), self._layout()
         described = {"kind": self.kind, "family": self.family, "config": to_plain(self.config)}
         layout_plain = {"entries": list(layout.entries), "prefix": layout.prefix}
-        told = {} if self.trained_on is None else {"trained_on": self.trained_on}
-        write_json(folder / CONFIG, described | {"layout": layout_plain} | told | about)
+        trained = {} if self.trained_on is None else told(self)
+        write_json(folder / CONFIG, described | {"layout": layout_plain} | trained | about)
         write_checkpoint(folder / MODEL, self._kept(), replace(layout, prefix=""))
 
     @classmethod
@@ -308,7 +310,7 @@ class Adapter(nn.Module):
         known = saved.get("layout", {"entries": [], "prefix": ""})
         layout = replace(layout, entries=tuple(known["entries"]), prefix=known["prefix"])
         model = cls._assembled(state, from_plain(cls.config_type, saved["config"]), layout, folder, dtype)
-        model.trained_on = saved.get("trained_on")
+        recall(model, saved)
         return model
 
     def _kept(self) -> dict[str, Tensor]:

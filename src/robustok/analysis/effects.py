@@ -16,7 +16,7 @@ from robustok.analysis.color import color_statistics, wasserstein
 from robustok.analysis.halves import Halves, half_interval, halves
 from robustok.analysis.manifold import Manifold, Nearness
 from robustok.analysis.spectrum import bands, decibels, radial_power
-from robustok.evaluation.features import Extractor
+from robustok.evaluation.features import Extractor, outputs
 from robustok.evaluation.intervals import Interval
 from robustok.shapes import Features
 
@@ -66,7 +66,7 @@ def look(pixels: Iterable[Tensor], extract: Extractor) -> Look:
     """What batches of Pixels (b 3 h w) look like."""
     features, colors, spectra = [], [], []
     for batch in pixels:
-        features.append(extract(batch).cpu())
+        features.append(outputs(extract, batch).features.cpu())
         for part in batch.split(BLOCK):
             colors.append(color_statistics(part).cpu())
             spectra.append(radial_power(part).cpu())

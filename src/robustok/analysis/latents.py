@@ -21,7 +21,7 @@ from robustok.evaluation.ifid import Nearest
 from robustok.evaluation.intervals import Interval
 from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Latents
 
@@ -91,6 +91,7 @@ def analyze_latents(
     Raises ValueError for parts that do not fit together.
     """
     check_trained_on(generator, tokenizer)
+    check_classes(generator, images.labels, getattr(images, "classes", None))
     sampling, tell = sampling or FlowSampling(), progress or (lambda what, done, total: None)
     chosen, others = two_sets(images.labels, count)
     own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))

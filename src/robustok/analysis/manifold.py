@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from robustok.evaluation.wording import counted, ordinal
 from robustok.shapes import Features
 
 ROWS = 1000  # of a distance matrix in memory at once
@@ -25,7 +26,8 @@ class Manifold:
     def __init__(self, real: Features, k: int = NEAREST):
         """Raises ValueError for k or fewer images."""
         if len(real) <= k:
-            raise ValueError(f"{len(real)} real images have no {k}-th neighbor; give more than {k}")
+            some = counted(len(real), "real image")
+            raise ValueError(f"there is no {ordinal(k)} nearest neighbor among {some}; give {k + 1} or more")
         self.real = real.double()
         radii = []
         for start in range(0, len(real), ROWS):

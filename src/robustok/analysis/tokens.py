@@ -18,9 +18,9 @@ from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded
 from robustok.evaluation.features import Extractor, FeatureSpace, extractor
 from robustok.evaluation.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain
-from robustok.runtime.seeding import stream
+from robustok.runtime.seeding import spread, stream
 from robustok.shapes import Images, Labels, Neighbours, Pixels, Tokens, to_pixels
 from robustok.tokenizer.perturbation import neighbours, perturb
 
@@ -88,6 +88,7 @@ def analyze(
     """
     sampling = sampling or Sampling()
     _check(tokenizer, generator, tuned)
+    check_classes(generator, images.labels, getattr(images, "classes", None))
     tell = progress or (lambda what, done, total: None)
     codebook, k = tokenizer.codebook, len(tokenizer.codebook)
     chosen, others = two_sets(images.labels, count)
@@ -148,7 +149,7 @@ def analyze(
 
 
 def two_sets(labels: Labels, count: int) -> tuple[Int[Tensor, " count"], Int[Tensor, " count"]]:
-    """Indices of twice `count` images evenly spaced over the set, dealt out class by class; less if it is smaller.
+    """Indices of twice `count` images spread over the set, dealt out class by class; less if it is smaller.
 
     Images at the same place of the two have the same class, but for one in each class at most. Raises ValueError for
     less than 100 images, whose numbers would mean nothing.
@@ -159,8 +160,8 @@ def two_sets(labels: Labels, count: int) -> tuple[Int[Tensor, " count"], Int[Ten
             f"{2 * count} of {len(labels)} images are too few to be split into two sets and compared; "
             "give at least 100, better some thousands"
         )
-    spaced = torch.arange(2 * count) * len(labels) // (2 * count)
-    by_class = spaced[labels[spaced].argsort(stable=True)]
+    chosen = spread(2 * count, len(labels))
+    by_class = chosen[labels[chosen].argsort(stable=True)]
     return by_class[0::2], by_class[1::2]
 
 

@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, size_of
@@ -24,6 +23,7 @@ from robustok.evaluation.metric_names import arm_of
 from robustok.evaluation.published import read_reference
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
+from robustok.generators.sampling import balanced_labels
 from robustok.report.system_table import protocol_of
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, processes
@@ -101,7 +101,7 @@ def _of_generator(command: Command) -> list[Score]:
     sampling = sampling_of(command, generator)
     extractors = _extractors(command, command.reference)
     references = _references(command, extractors, tokenizer.image_size)
-    labels = torch.arange(command.count) % generator.no_label
+    labels = balanced_labels(command.count, generator.no_label)
     how = {"sampling": sampling, "seed": command.seed, "batch_size": command.batch_size, "keep": command.sample_size}
     with told(command, "scoring") as tell:
         if command.against:
@@ -163,7 +163,7 @@ def reference(command: Command) -> None:
     with processes():
         extract = extractor(command.features, device_of(command.device))
         images = scored_images(command.images, command.size or _usual_size(command.images), upscale=command.upscale)
-        about, space, sample = images.describe(), extract.describe(), kept(len(images), command.sample_size)
+        about, space, sample = images.describe(), extract.describe(), min(len(images), command.sample_size)
         there = out.exists() and not command.overwrite
         if there:
             _check_same(out, {"images": about, "features": space, "sample": f"{sample} images"})
@@ -176,14 +176,6 @@ def reference(command: Command) -> None:
             file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
             held = f"{sample} images, for precision, recall and kernel distances"
             print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
-
-
-def kept(count: int, most: int) -> int:
-    """Images in the sample of so many, of which at most so many are kept (see `FeatureStream`)."""
-    stride = 1
-    while -(-count // stride) > most:
-        stride *= 2
-    return -(-count // stride)
 
 
 def in_words(about: Mapping[str, Any]) -> str:

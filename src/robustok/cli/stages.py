@@ -24,6 +24,7 @@ from robustok.generators.flow import FlowSampling
 from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling
 from robustok.presets import recipes
+from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import Progress
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer
@@ -109,7 +110,9 @@ def train_generator(command: Command) -> None:
     config = watching.tracked(command, command.over(fitting))
     sampling = stages_of(command.preset).sampling if command.preset in EMBEDDED_PRESETS else None
     looks = watching.of_generator(command, tokenizer, sampling, config.loop.steps)
-    generator_training.train_generator(config, make_cache(), command.out, device=device, quiet=command.quiet, **looks)
+    with alone_in(command.out):
+        cache = make_cache()
+        generator_training.train_generator(config, cache, command.out, device=device, quiet=command.quiet, **looks)
     _say(command, f"generator: {command.out}")
 
 

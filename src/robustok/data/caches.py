@@ -64,6 +64,12 @@ class CachedViews:
         self.labels = self._shards.column("labels")
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the images' classes; None where an earlier version wrote the cache."""
+        names = self.manifest.get("classes")
+        return None if names is None else tuple(names)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Views, then the shape of one."""
         return self._shards.shape(self.kind)

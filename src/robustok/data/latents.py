@@ -39,6 +39,7 @@ def encode_latents(
     if announce is not None:
         announce(len(images) * row_bytes)
     manifest = {"tokenizer": tokenizer.fingerprint(), "images": images.describe(), **about_views(images, crops)}
+    manifest["classes"] = list(images.classes)
     for name in ("latent_mean", "latent_scale"):  # per channel
         if isinstance(told := getattr(tokenizer, name, None), Tensor):
             manifest[name] = told.tolist()
@@ -67,6 +68,7 @@ class LatentCache:
         self.labels, manifest = self._views.labels, self._views.manifest
         self.fingerprint: str = manifest["tokenizer"]
         self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
+        self.classes: tuple[str, ...] | None = self._views.classes  # their names; None: a cache of an earlier version
 
     def __len__(self) -> int:
         return len(self.labels)

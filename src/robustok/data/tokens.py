@@ -58,6 +58,7 @@ def encode_tokens(
         "tokenizer": tokenizer.fingerprint(),
         "codebook_size": size,
         "images": images.describe(),
+        "classes": list(images.classes),
         **about_views(images, crops),
     }
     write_shards(
@@ -86,6 +87,7 @@ class TokenCache:
         self.fingerprint: str = manifest["tokenizer"]
         self.codebook_size: int = manifest["codebook_size"]
         self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
+        self.classes: tuple[str, ...] | None = self._views.classes  # their names; None: a cache of an earlier version
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -16,7 +16,7 @@ from robustok.report.table import Column, Table
 from robustok.report.text import BLANK, MINUS
 from robustok.runtime.checkpoint import write_bytes, write_json
 
-METRICS = ("rfid", "pfid", "ifid", "gfid_before", "gfid_control", "gfid_after")
+METRICS = ("rfid", "rfid_pfid_images", "pfid", "ifid", "gfid_before", "gfid_control", "gfid_after")
 DECODERS = ("before", "control", "after")
 
 
@@ -49,14 +49,15 @@ def corners_table(records: list[Score]) -> str:
 
     The changes are taken seed by seed, of the same latents, in percent.
     """
-    heads = ["rFID", "pFID", *(f"gFID {name}" for name in DECODERS), "after / before", "after / control", "seeds"]
+    heads = ["rFID", "rFID of pFID's images", "pFID", *(f"gFID {name}" for name in DECODERS)]
+    heads += ["after / before", "after / control", "seeds"]
     rows = []
     corners = dict.fromkeys((r.protocol["kind"], r.protocol["arm"]) for r in records)
     for kind, arm in corners:
         of = [r for r in records if (r.protocol["kind"], r.protocol["arm"]) == (kind, arm)]
         by_metric = {metric: {r.protocol["seed"]: r.value for r in of if r.metric == metric} for metric in METRICS}
         before, control, after = (by_metric[f"gfid_{name}"] for name in DECODERS)
-        cells = [_mean(list(by_metric[metric].values())) for metric in ("rfid", "pfid")]
+        cells = [_mean(list(by_metric[metric].values())) for metric in ("rfid", "rfid_pfid_images", "pfid")]
         cells += [_mean(list(values.values())) for values in (before, control, after)]
         for other in (before, control):
             shared = sorted(after.keys() & other.keys())

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.evaluation.wording import counted
 from robustok.shapes import Features, Images, Pixels
 
 IN_PACKAGES = ("lite0", "lite1", "lite2", "vgg-hed")  # without a download: what trains in one is scored in others
@@ -45,8 +47,29 @@ class RichExtractor(Extractor, Protocol):
 
 
 def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
-    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone."""
-    return extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone.
+
+    Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
+    """
+    found = extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    features, *rest = found
+    count, name = len(pixels), extract.name
+    return Outputs(checked(name, features, count), *(x if x is None else checked(name, x, count) for x in rest))
+
+
+def checked(name: str, made: object, count: int) -> Features:
+    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    what = type(made).__name__
+    if isinstance(made, Tensor | np.ndarray):
+        what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
+        if made.ndim == 2 and len(made) == count:
+            if isinstance(made, Tensor) and made.is_floating_point():
+                return made.float()
+            if isinstance(made, np.ndarray) and made.dtype.kind == "f":
+                return torch.from_numpy(made.astype(np.float32))
+    raise ValueError(
+        f"{name} made a {what} from {counted(count, 'image')}; an extractor returns floats of shape ({count}, features)"
+    )
 
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
@@ -91,7 +114,7 @@ class NetworkExtractor:
 
 
 class CustomExtractor:
-    """Any function from Pixels to Features, named after itself."""
+    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself."""
 
     def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
         self.function = function
@@ -100,13 +123,7 @@ class CustomExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        features = self.function(pixels)
-        if features.ndim != 2 or len(features) != len(pixels) or not features.is_floating_point():
-            raise ValueError(
-                f"{self.name} made a {tuple(features.shape)} tensor of {features.dtype} from {len(pixels)} "
-                f"images; an extractor returns floats of shape ({len(pixels)}, features)"
-            )
-        return features.float()
+        return checked(self.name, self.function(pixels), len(pixels))
 
     def describe(self) -> dict[str, Any]:
         return {"features": self.name}

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robustok.generators.trained_on import check_labels
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -139,6 +140,15 @@ def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
     return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys]))
 
 
+def balanced_labels(count: int, classes: int) -> Labels:
+    """Labels of `count` images: all classes in turn, and what is left over spread over all of them.
+
+    So every class comes as often as any other or once more, and of few images the classes are not the first ones.
+    """
+    turns, rest = divmod(count, classes)
+    return torch.cat([torch.arange(classes).repeat(turns), torch.arange(rest) * classes // max(1, rest)])
+
+
 @torch.no_grad()
 def sample_tokens(
     generator: TokenGenerator,
@@ -149,19 +159,20 @@ def sample_tokens(
     first: int = 0,
     keep: TokenMask | None = None,
     tokens: Tokens | None = None,
+    no_label: bool = False,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
     """Tokens of one image per label, on the labels' device.
 
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
-    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done.
+    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
+    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for others.
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
-    n, device, last = generator.tokens_per_image, generator.device, generator.no_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
-        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
+    n, device = generator.tokens_per_image, generator.device
+    check_labels(generator, labels, no_label=no_label)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, len(generator.blocks))

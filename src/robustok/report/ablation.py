@@ -6,7 +6,12 @@ from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import change, decimals, number, percent, signed_percent
 
 ARMS = {"unperturbed": "Without perturbation", "perturbed": "With perturbation"}
-DISTANCES = {"rfid": "rFID", "pfid": "pFID", "ifid": "iFID"}
+DISTANCES = {  # metric: name, note
+    "rfid": ("rFID", ""),
+    "rfid_pfid_images": ("rFID", "of pFID's images"),
+    "pfid": ("pFID", ""),
+    "ifid": ("iFID", ""),
+}
 
 
 def ablation(run: Run) -> list[Table]:
@@ -27,7 +32,7 @@ def _value(run: Run, metric: str, arm: str, seed: int, fraction: float | None = 
 
 def _arms(run: Run, seeds: list[int]) -> Table:
     fractions = sorted({r["protocol"].get("generator_share", 1.0) for r in find(run.ablation, "gfid_before")})
-    scores: list[tuple[str, str, str, float | None]] = [(name, "", metric, None) for metric, name in DISTANCES.items()]
+    scores: list[tuple[str, str, str, float | None]] = [(*named, metric, None) for metric, named in DISTANCES.items()]
     scores += [("gFID", f"after {_part(f)} the generator steps", "gfid_before", f) for f in fractions]
     rows: list[list[Entry]] = []
     for name, note, metric, fraction in scores:

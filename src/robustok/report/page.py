@@ -46,7 +46,7 @@ def write_report(run_folder: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole HTML document; a section of which there is nothing is left out."""
-    rfid = run.value("rfid")
+    rfid = run.value("rfid_pfid_images")
     return html.page(
         "run",
         run=run,

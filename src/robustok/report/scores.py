@@ -26,6 +26,7 @@ from robustok.report.text import (
 DISTANCES = {  # metric: name, what is compared with real images (`Run.latents` in braces), color of its bar
     "fd_floor": ("Floor", "other real images", "floor"),
     "rfid": ("rFID", "reconstructions", "line"),
+    "rfid_pfid_images": ("rFID, as pFID", "reconstructions, of pFID's images only", "line"),
     "pfid": ("pFID", "reconstructions from perturbed {latents}", "line"),
     "ifid": ("iFID", "midpoints of neighboring latents", "line"),
     "gfid_before": ("gFID before", "generated, decoder of main training", "before"),
@@ -46,13 +47,14 @@ def distances(run: Run) -> Table | None:
     records = {metric: record for metric in DISTANCES if (record := run.score(metric))}
     if not records:
         return None
-    floor, before = run.value("fd_floor"), run.value("gfid_before")
+    before, whole = run.value("gfid_before"), records.get("fd_floor", {"value": None, "images": None})
     longest = max(max(r["value"], *(r["interval"] or [r["value"]])) for r in records.values())
     places = decimals(longest)
     rows: list[list[Entry]] = []
     for metric, record in records.items():
         name, meaning, color = DISTANCES[metric]
         value, bounds = record["value"], record["interval"]
+        floor = whole["value"] if record["images"] == whole["images"] else None  # of other numbers it would be another
         rows.append(
             [
                 Cell(name, meaning.format(latents=run.latents), kind="key" if metric == "gfid_after" else ""),

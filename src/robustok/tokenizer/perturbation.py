@@ -100,17 +100,18 @@ class Draw(NamedTuple):
 
 
 def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
-    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement.
-
-    Every token gets a rank in [0, delta), uniformly.
-    """
+    """Images and tokens as `chosen_tokens` draws them; every token gets a rank in [0, delta), uniformly."""
     chosen = chosen_tokens(b, n, alpha, beta, generator=generator)
     rank = torch.rand(b, n, generator=generator, device=generator.device)
     return Draw(chosen, (rank * delta).long())
 
 
 def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Generator) -> TokenMask:
-    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement: (b, n)."""
+    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement: (b, n).
+
+    Where that rounds to none, one is drawn with probability beta b (an image's token with alpha n), so that the
+    expectation is kept: a batch of 4 at beta 0.1 has one image in 40 % of the steps, not none for ever.
+    """
     for name, share in (("alpha", alpha), ("beta", beta)):
         if not 0 <= share <= 1:
             raise ValueError(f"perturbation {name} is a share from 0 to 1, not {share}")
@@ -118,8 +119,13 @@ def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Gener
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    images = uniform(b, 1).argsort(0).argsort(0) < round(beta * b)  # ranks of random numbers: a draw
-    places = uniform(b, n).argsort(1).argsort(1) < round(alpha * n)  # without replacement
+    def drawn(share: float, of: int, times: int) -> int | Tensor:
+        """How many of so many, each of the `times`."""
+        rounded, expected = round(share * of), share * of
+        return uniform(times, 1) < expected if expected > 0 and not rounded else rounded
+
+    images = uniform(b, 1).argsort(0).argsort(0) < drawn(beta, b, 1)  # ranks of random numbers: a draw
+    places = uniform(b, n).argsort(1).argsort(1) < drawn(alpha, n, b)  # without replacement
     return images & places
 
 
@@ -131,9 +137,9 @@ def replace_tokens(tokens: Tokens, near: Neighbours, draw: Draw) -> Tokens:
 def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, generator: Generator) -> Tokens:
     """Tokens with some replaced by codes near them, as a generator errs (paper, sec. 4.2).
 
-    Exactly round(beta b) images, and in each exactly round(alpha n) tokens, drawn at random; each replacement
-    is drawn uniformly from the code's row of `near`, which leaves the code itself out, so that every drawn
-    token changes.
+    Exactly round(beta b) images, and in each exactly round(alpha n) tokens, drawn at random (`chosen_tokens`); each
+    replacement is drawn uniformly from the code's row of `near`, which leaves the code itself out, so that every
+    drawn token changes.
     """
     b, n = tokens.shape
     drawn = draw(b, n, near.shape[1], alpha, beta, generator=generator)
@@ -141,7 +147,15 @@ def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, gene
 
 
 def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
-    """What the released code draws: the first int(b beta) images, each token with probability alpha."""
+    """What the released code draws: the first int(b beta) images, each token with probability alpha.
+
+    That is no image where b beta is below 1. Raises ValueError there, unless beta is 0.
+    """
+    if beta > 0 and int(b * beta) == 0:
+        raise ValueError(
+            f"reference_code perturbs the first int({b} x {beta}) = 0 images of a batch, so none ever; take a batch of "
+            f"{math.ceil(1 / beta)} or more, a larger beta, beta 0, or set perturbation.reference_code to false"
+        )
     uniform = torch.rand(b, n, generator=generator, device=generator.device)
     first = torch.arange(b, device=generator.device)[:, None] < int(b * beta)
     rank = torch.randint(delta, (b, n), generator=generator, device=generator.device)

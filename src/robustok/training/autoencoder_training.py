@@ -20,7 +20,8 @@ from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.runtime.distributed import from_main, gather
-from robustok.runtime.seeding import derive, stream
+from robustok.runtime.locking import alone_in_its
+from robustok.runtime.seeding import derive, spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import bottleneck_loss
@@ -85,6 +86,13 @@ class AutoencoderStage:
     ):
         self.config, self.device = config, torch.device(device)
         steps, seed = config.loop.steps, config.loop.seed
+        least = min(part.size for part in parts_of(config.loop.batch_size, config.optim.accumulate, 0, 1))
+        if isinstance(config.perturbation, LatentMixing) and config.perturbation.beta and least < 2:
+            raise ValueError(
+                f"latents are mixed with those of other images, but a batch of {config.loop.batch_size} in "
+                f"{config.optim.accumulate} parts has parts of one image; take a larger batch_size, a lower "
+                "accumulate, or LatentNoise"
+            )
         torch.manual_seed(derive(seed, "tokenizer weights"))
         self.model = _model(config, tokenizer)
         module = as_module(self.model).to(self.device).train()
@@ -118,10 +126,10 @@ class AutoencoderStage:
             part_terms["bottleneck"] = loss_of_bottleneck.detach()
             self.update.backward(loss, part.share, last=part.last)
             part_terms |= self.loss.learn(images, output, step, part)
-            part_terms["latent_scale"] = everyone.std()
+            part_terms |= {"latent_scale": everyone.std(), "loss": loss.detach()}
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
+        terms |= self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -209,6 +217,7 @@ def latent_shape(tokenizer: ContinuousTokenizer) -> tuple[int, int]:
     return n, d
 
 
+@alone_in_its("folder")
 def train_autoencoder(
     config: AutoencoderTraining,
     images: ImageSet,
@@ -267,9 +276,9 @@ def train_autoencoder(
 def latent_statistics(
     tokenizer: ContinuousTokenizer, images: ImageSet, count: int, batch_size: int = 250
 ) -> tuple[Tensor, Tensor]:
-    """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, evenly spaced."""
-    count = min(count, len(images))
-    rows = torch.arange(count) * len(images) // count
+    """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, spread over the set."""
+    rows = spread(count, len(images))
+    count = len(rows)
     total = squares = torch.zeros((), dtype=torch.float64)
     for part in rows.split(batch_size):
         latents = tokenizer.encode(images.images(part).to(tokenizer.device)).double().cpu()

@@ -23,8 +23,9 @@ from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Images, Latents, Scalar, Tokens
+from robustok.shapes import Images, Latents, Neighbours, Scalar, Tokens
 from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
@@ -126,6 +127,8 @@ class TokenizerStage:
         if step == 0:
             self._start_codebook(batch, rows)
         drawn = self._draw(rows.of, step)
+        if config.perturbation.beta and not config.perturbation.reference_code:
+            self._near(step)  # on every process, so that all rebuild their tables in the same steps
         tokens, latents, terms = [], [], dict[str, Tensor]()
         for (images, chosen, nearness), part in split((batch, drawn.chosen[rows.own], drawn.rank[rows.own]), parts):
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
@@ -144,12 +147,12 @@ class TokenizerStage:
                 semantic = self._semantic(images, seen, part.counts)
                 loss, part_terms["semantic"] = loss + config.semantic * semantic, semantic.detach()
             self.update.backward(loss, part.share, last=part.last)
-            part_terms |= self.loss.learn(images, output, step, part)
+            part_terms |= self.loss.learn(images, output, step, part) | {"loss": loss.detach()}
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
             tokens.append(quantized.tokens)
             latents.append(z.detach())
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
+        terms |= self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -178,14 +181,19 @@ class TokenizerStage:
             return quantized.codes
         p, model = self.config.perturbation, self.model
         drawn = Draw(drawn.chosen.to(self.device), drawn.rank.to(self.device))
-        _, delta = p.at(step / self.config.loop.steps)
         if p.reference_code:
             assert isinstance(model, Tokenizer)  # _model has seen to it
+            _, delta = p.at(step / self.config.loop.steps)
             placed = model.quantizer.place(z).detach()
             noisy = replace_as_released(placed, quantized.tokens, model.codebook.detach(), delta, drawn)
         else:
-            noisy = replace_tokens(quantized.tokens, self.table(model.codebook, delta), drawn)
+            noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
         return model.pass_through(z, model.lookup(noisy))
+
+    def _near(self, step: int) -> Neighbours:
+        """The neighbours of every code, as many as this step draws from."""
+        _, delta = self.config.perturbation.at(step / self.config.loop.steps)
+        return self.table(self.model.codebook, delta)
 
     def _semantic(self, images: Images, codes: Latents, counts: Sequence[int]) -> Scalar:
         """The contrastive term between each image's mean code and the teacher's feature of it, over all ranks."""
@@ -200,8 +208,8 @@ class TokenizerStage:
     @torch.no_grad()
     def _start_codebook(self, batch: Images, rows: BatchRows) -> None:
         """Place the codes, where they are learnt, on the latents of the first batch, and of more images if need be."""
-        quantizer = _quantizer(self.model)
-        if not self.fresh or not isinstance(quantizer, VectorQuantizer):
+        quantizer = _learnt(self.model)
+        if not self.fresh or quantizer is None:
             return
         least, most = (per_code * len(self.idle) for per_code in LATENTS_PER_CODE)
         generator = stream(self.config.loop.seed, "k-means")
@@ -221,17 +229,17 @@ class TokenizerStage:
 
     def _tend_codebook(self, tokens: Tokens, latents: Tensor, step: int, rows: BatchRows) -> dict[str, Tensor]:
         """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
-        quantizer, loop = _quantizer(self.model), self.config.loop
+        quantizer, learnt, loop = _quantizer(self.model), _learnt(self.model), self.config.loop
         tokens = in_places(tokens, *rows)
         self.idle += 1
         self.idle[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
-        if isinstance(quantizer, VectorQuantizer):
-            dead = self.idle > (quantizer.config.revive_after or torch.iinfo(self.idle.dtype).max)
+        if learnt is not None:
+            dead = self.idle > (learnt.config.revive_after or torch.iinfo(self.idle.dtype).max)
             terms["dead_codes"] = torch.zeros(())
             if dead.any():  # seldom, once training is on its way: only then do latents travel
                 latents = in_places(latents, *rows)
-                revived = quantizer.revive(dead, latents, generator=stream(loop.seed, "revival", step))
+                revived = learnt.revive(dead, latents, generator=stream(loop.seed, "revival", step))
                 self.idle[revived] = 0
                 terms["dead_codes"] += len(revived)
         use = (self.idle < USED_WITHIN).float().mean()
@@ -290,9 +298,19 @@ def _quantizer(tokenizer: AnyTokenizer) -> AnyQuantizer | None:
     return tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
 
 
+def _learnt(tokenizer: AnyTokenizer) -> VectorQuantizer | None:
+    """The quantizer whose codes may be placed anew: it has learnt ones, and they ask for a gradient."""
+    quantizer = _quantizer(tokenizer)
+    if isinstance(quantizer, VectorQuantizer) and quantizer.embedding.requires_grad:
+        return quantizer
+    return None
+
+
 def _remedy(quantizer: AnyQuantizer | None) -> str:
     """What helps when many codes lie idle."""
     match quantizer:
+        case VectorQuantizer() if not quantizer.embedding.requires_grad:
+            return "they are frozen, so let them learn, or train on more images"
         case VectorQuantizer():
             return "set the VQ's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
         case FiniteScalarQuantizer():
@@ -302,6 +320,7 @@ def _remedy(quantizer: AnyQuantizer | None) -> str:
     return "lower the learning rate, or train on more images"
 
 
+@alone_in_its("folder")
 def train_tokenizer(
     config: MainTraining,
     images: ImageSet,

@@ -15,8 +15,9 @@ from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.reference import Reference
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.distributed import gather, rank, world_size
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
 from robustok.shapes import Labels
@@ -55,6 +56,7 @@ class Tuned(Generic[AnyOne]):
     control: PostTrained[AnyOne] | None = None
 
 
+@alone_in_its("folder")
 def tune_decoder(
     config: DecoderTuning,
     tokenizer: AnyOne,
@@ -72,9 +74,10 @@ def tune_decoder(
     The last `config.held_out` of the images are never trained on and decide which decoder is kept. `discriminator` is
     the folder of one to begin with, as main training leaves it. Everything goes to `folder`, the control's to
     `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device. Raises
-    ValueError for a generator that was trained on another tokenizer.
+    ValueError for a generator that was trained on another tokenizer or knows fewer classes than the images have.
     """
     check_trained_on(generator, tokenizer)
+    check_classes(generator, images.labels, images.classes)
     folder, device = Path(folder), tokenizer.device
     discriminator = None if config.fresh_discriminator else discriminator
     train, held = hold_out(images, config.held_out)
