@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from pfid_variants import FROM_SCORES, PUBLISHED, Measured, joint_left_out_error, left_out_error, pfid, variants
 
 from robustok.evaluation.correlation import Estimate, bootstrap, correlation, pearson, spearman
-from robustok.report.charts import nice_ticks
-from robustok.report.markup import Markup, element
+from robustok.report.charts import element, nice_ticks
+from robustok.report.table import Column, Table
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
 
@@ -198,8 +199,8 @@ def signed(value: float) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> str:
     """Markdown; columns from `right` on hold numbers."""
-    rule = ["---" if i < right else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+    columns = [Column(name, left=i < right) for i, name in enumerate(head)]
+    return Table(columns=columns, rows=rows).to_markdown().rstrip()
 
 
 def scatter(measured: Sequence[Measured]) -> str:

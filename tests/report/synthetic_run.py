@@ -248,7 +248,7 @@ def _grids(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from robustok.report import write_report
+    from robustok.report.page import write_report
 
     target = Path(sys.argv[1])
     target.mkdir(parents=True)

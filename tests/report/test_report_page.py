@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import zlib
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from robustok.evaluation.intervals import seeds_interval
-from robustok.report import write_report
 from robustok.report.images import gallery
-from robustok.report.markup import BLANK
+from robustok.report.page import write_report
 from robustok.report.run import GROUPS, Grid, read_run
+from robustok.report.text import BLANK
 
 SECTIONS = [
     "scores",
@@ -78,7 +79,7 @@ def rows(html: str, caption: str) -> list[list[str]]:
     """The text of each cell of each row of the table with that caption."""
     body = html.split(f"<caption>{caption}", 1)[1].split("</table>", 1)[0]
     cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", body, re.S))
-    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in row] for row in cells]
+    return [[unescape(re.sub(r"<[^>]+>", " ", cell)).strip() for cell in row] for row in cells]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     assert (shades[values.index(max(values))], shades[values.index(min(values))]) == ("#e8924a", "#fdf7ec")
 
 
-def test_ablation_is_told_by_seed_and_by_share_of_the_generator_steps(html: str, run_folder: Path):
+def test_ablation_is_told_by_seed_and_by_fraction_of_the_generator_steps(html: str, run_folder: Path):
     table = rows(html, "The same budget with and without")
     shares = [f"gFID after {share} of the generator steps" for share in ("a quarter", "half", "all")]
     assert [row[0] for row in table[2:]] == ["rFID", "rFID of pFID's images", "pFID", *shares]

@@ -3,30 +3,31 @@
 import io
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from robustok.adapters.published import default_sampling
+from robustok.analysis.findings import findings
+from robustok.analysis.latents import LatentAnalysis, analyze_latents
+from robustok.analysis.page import page
+from robustok.analysis.tables import NUMBERS, ways
+from robustok.analysis.tokens import Result
+from robustok.analysis.tokens import analyze as analyze_tokens
 from robustok.cli.images import device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.data.images import ImageSet
-from robustok.evaluation.analysis.analyze import Result
-from robustok.evaluation.analysis.analyze import analyze as analyze_images
-from robustok.evaluation.analysis.latents import LatentAnalysis, analyze_latents
 from robustok.evaluation.features import extractor
 from robustok.generators.flow import LatentGenerator
 from robustok.generators.sampling import TokenGenerator
-from robustok.report.analysis import page
-from robustok.report.analysis_tables import NAMES, ways
-from robustok.report.findings import findings
-from robustok.report.markup import ALPHA, percent
 from robustok.report.run import Grid
+from robustok.report.text import ALPHA, percent
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.logging import Progress
 from robustok.shapes import Pixels
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def analyze(command: Command) -> None:
@@ -35,50 +36,37 @@ def analyze(command: Command) -> None:
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
     tuned = tokenizer_of(command.tuned, device, command.fields) if command.tuned else None
+    images = _images(command, tokenizer.image_size, generator.no_label)
+    asked: dict[str, Any] = {
+        "sampling": command.over(default_sampling(generator)),
+        "count": command.count,
+        "seed": command.seed,
+        "progress": _Steps(command.quiet),
+    }
+    html: Callable[[], str] | None = None
     if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
-        _latents(command, tokenizer, generator)
-        return
-    if not isinstance(tokenizer, AnyTokenizer) or not isinstance(generator, TokenGenerator):
+        if tuned is not None:
+            raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
+        analysis = analyze_latents(tokenizer, generator, images, **asked)
+        plain, text = analysis.to_plain(), of_latents(analysis)
+    elif isinstance(generator, TokenGenerator) and isinstance(tokenizer, AnyTokenizer):
+        features = extractor(command.features, device)
+        result = analyze_tokens(tokenizer, generator, images, tuned=tuned, features=features, **asked)
+        plain, text = result.analysis.to_plain(), in_tables(result)
+        html = partial(_page, result)
+    else:
         raise ValueError(
             "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator of "
             "latents; give two that belong together"
         )
-    sampling = command.over(default_sampling(generator))
-    images = _images(command, tokenizer.image_size, generator.no_label)
-    result = analyze_images(
-        tokenizer,
-        generator,
-        images,
-        tuned=tuned,
-        sampling=sampling,
-        count=command.count,
-        features=extractor(command.features, device),
-        seed=command.seed,
-        progress=_Steps(command.quiet),
-    )
-    found = result.analysis.to_plain()
-    _finish(command, in_tables(result), found, page=lambda: page(result, grids(result)))
+    _finish(command, text, plain, html)
 
 
-def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: LatentGenerator) -> None:
-    """Numbers in `analysis.json`, the main ones printed."""
-    if command.tuned:
-        raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
-    sampling = command.over(default_sampling(generator))
-    images = _images(command, tokenizer.image_size, generator.no_label)
-    analysis = analyze_latents(
-        tokenizer,
-        generator,
-        images,
-        sampling=sampling,
-        count=command.count,
-        seed=command.seed,
-        progress=_Steps(command.quiet),
-    )
-    _finish(command, of_latents(analysis), analysis.to_plain())
+def _page(result: Result) -> str:
+    return page(result, grids(result))
 
 
-def _finish(command: Command, text: str, numbers: Any, *, page: Callable[[], str] | None = None) -> None:
+def _finish(command: Command, text: str, numbers: Any, page: Callable[[], str] | None) -> None:
     """Print the tables, then write the files; without a page, that of an earlier analysis goes away.
 
     Where a file cannot be written, the tables are printed in any case.
@@ -169,7 +157,7 @@ def in_tables(result: Result) -> str:
     effects = [
         (
             ", ".join(filter(None, (effect.images, effect.decoder))),
-            "   ".join(f"{NAMES[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
+            "   ".join(f"{NUMBERS[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
         )
         for effect in analysis.effects
     ]

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Literal, NoReturn
 
+from robustok.report.table import Column, Table
+
 WIDTH = 100  # columns of help, at most
 LISTING = "settings"  # the option that lists every setting
 
@@ -263,17 +265,7 @@ def _explained(option: Option) -> str:
 
 def table(rows: Iterable[tuple[str, str]]) -> str:
     """Names and explanations in two columns."""
-    rows = list(rows)
-    left = min(34, max((len(name) for name, _ in rows), default=0)) + 4
-    lines = []
-    for name, text in rows:
-        body = textwrap.wrap(text, WIDTH - left) or [""]
-        if len(name) > left - 4:
-            lines.append(f"  {name}")
-            name = ""
-        lines.append(f"  {name:<{left - 2}}{body[0]}")
-        lines += [" " * left + line for line in body[1:]]
-    return "\n".join(lines)
+    return Table(columns=("", Column("", left=True)), rows=list(rows)).to_text(WIDTH, widest=34)
 
 
 def filled(text: str) -> str:

@@ -16,7 +16,7 @@ from robustok.demo.pictures import write_grid
 from robustok.evaluation.evaluate import decoded
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
-from robustok.report import write_report
+from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.distributed import is_main
 from robustok.runtime.logging import Progress

@@ -546,39 +546,6 @@ VERBS = (
         (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path, writes="folder"),),
     ),
     Verb(
-        "cost",
-        LOOK,
-        "what a full-scale run takes on a kind of GPU: memory, hours, storage",
-        "Reads nothing but the preset. Runs one step of it without data, counts its products and bytes, and writes "
-        "what follows for a kind of GPU to the screen: a table with a column for each number of GPUs, or JSON with "
-        "--json. It is an estimate, and says what it assumes.",
-        "robustok.cli.cost:cost",
-        (
-            Option(
-                "PRESET",
-                f"a run on ImageNet (docs/recipes.md): {', '.join((*TOKENIZERS, *GENERATORS, *DECODERS))}; each also "
-                "with -one_gpu or -smoke behind it",
-                choices=tuple(f"{run}{size}" for run in (*TOKENIZERS, *GENERATORS, *DECODERS) for size in SIZES),
-            ),
-            Option(
-                "gpu",
-                "H100, H100-PCIe, H200, B200, A100, A100-40, L40S, RTX-4090, RTX-3090, or another one that is "
-                "described by the next two",
-                "KIND",
-                required=True,
-            ),
-            Option("peak-tflops", "dense bf16 products at most, where it is not that of the data sheet", "N", float),
-            Option("memory-gb", "memory of a GPU, likewise", "N", float),
-            Option("gpus", "how many; several numbers, several columns", "N,N,N", numbers, default=(8,)),
-            Option("batch-per-gpu", "images at once; as many as fit unless given", "N", at_least_one),
-            Option("share", "of the peak that products reach", "SHARE", float, default=0.4),
-            Option("network", "GB/s from each GPU to other machines; 50 is 400 Gbit/s", "GB/S", float, default=50.0),
-            Option("json", "print JSON rather than a table"),
-            CONFIG,
-        ),
-        preset="robustok.cli.cost:preset",
-    ),
-    Verb(
         "doctor",
         LOOK,
         "what this machine has, and what each extra would add",

@@ -18,7 +18,7 @@ from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
 from robustok.evaluation.features import lite0
 from robustok.evaluation.score import Score
 from robustok.generators.sampling import balanced_labels
-from robustok.report import write_report
+from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
 from robustok.training.tuning import encode
 

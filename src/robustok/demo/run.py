@@ -20,7 +20,7 @@ from robustok.evaluation.features import Extractor, lite0
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
 from robustok.generators.sampling import balanced_labels
-from robustok.report import write_report
+from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import alone_in_its
