@@ -22,8 +22,8 @@ from robustok import presets
 from robustok.cli import doctor, evaluate, main, options, settings, stages, whole
 from robustok.cli.verbs import VERBS, numbers
 from robustok.data import FashionMNIST
-from robustok.evaluation.features import SPACES
-from robustok.evaluation.score import Score
+from robustok.evaluation.features.registry import SPACES
+from robustok.evaluation.scores.score import Score
 from robustok.tokenizer.encoder import Conv, ViT
 
 NAMES = [verb.name for verb in VERBS]

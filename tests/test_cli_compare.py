@@ -6,7 +6,7 @@ import pytest
 
 from robustok.cli import main
 from robustok.cli.compare import source
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from PIL import Image
 from robustok.cli import evaluate, main, stages
 from robustok.cli.verbs import VERBS
 from robustok.data.folder import ImageFolder
-from robustok.evaluation.features import CustomExtractor, extractor
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.score import Score
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain

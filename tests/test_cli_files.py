@@ -14,7 +14,7 @@ from PIL import Image
 from robustok.cli import analyze, evaluate, main, stages, whole
 from robustok.cli.options import Command, Verb
 from robustok.cli.verbs import VERBS
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.places import check_writable

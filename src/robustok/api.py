@@ -20,10 +20,12 @@ from robustok.adapters import push
 from robustok.adapters.diffusers import adapted
 from robustok.adapters.published import default_sampling
 from robustok.data.images import ImageSet
-from robustok.evaluation import evaluate
-from robustok.evaluation.features import FeatureSpace, FeatureSpaces
-from robustok.evaluation.reference import ImageSource, Reference
-from robustok.evaluation.score import Score
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.image_source import ImageSource
+from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces
+from robustok.evaluation.scores import generator_scores, tokenizer_scores
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
@@ -81,19 +83,19 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
     check_trained_on(generator, tokenizer)
     settings = _settings(default_sampling(generator), sampling)
     drawn = tuning.sample(generator, _labels(labels, generator.no_label), settings, seed)
-    return torch.cat(list(evaluate.decoded(tokenizer, drawn)))
+    return torch.cat(list(decoded(tokenizer, drawn)))
 
 
 def score_tokenizer(
     tokenizer: Any, images: ImageSource, features: FeatureSpaces = "lite0", **options: Any
 ) -> list[Score]:
-    """rFID, pFID and the other scores of a tokenizer on images: `robustok.evaluation.evaluate.score_tokenizer`.
+    """rFID, pFID and the other scores of a tokenizer on images: `evaluation.scores.tokenizer_scores`.
 
     `options` are those of that function; the tokenizer may be a raw autoencoder of diffusers, which takes images of any
     size. Raises ValueError.
     """
     tokenizer, _ = _ready(tokenizer, image_size=getattr(_images(images), "size", None))
-    return evaluate.score_tokenizer(tokenizer, images, features, **_counts(options))
+    return tokenizer_scores.score_tokenizer(tokenizer, images, features, **_counts(options))
 
 
 def score_generator(
@@ -104,7 +106,7 @@ def score_generator(
     features: FeatureSpaces = "lite0",
     **options: Any,
 ) -> list[Score]:
-    """gFID and the other scores of one sampled image per label: `robustok.evaluation.evaluate.score_generator`.
+    """gFID and the other scores of one sampled image per label: `evaluation.scores.generator_scores`.
 
     `options` are those of that function, `sampling` among them unless it is to be as the generator's authors have it;
     both models may be of diffusers. Raises ValueError.
@@ -112,7 +114,7 @@ def score_generator(
     tokenizer, generator = _ready(tokenizer, generator)
     how = {"sampling": default_sampling(generator)} | _counts(options)
     known = _labels(labels, generator.no_label)
-    return evaluate.score_generator(generator, tokenizer, reference, known, features, **how)
+    return generator_scores.score_generator(generator, tokenizer, reference, known, features, **how)
 
 
 def post_train(

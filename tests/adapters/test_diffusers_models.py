@@ -23,7 +23,7 @@ from robustok.adapters.diffusers import (
     tokenizer_of,
 )
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, decoding_with
 

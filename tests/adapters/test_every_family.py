@@ -23,9 +23,9 @@ from robustok.adapters.titok import Transformer as TiTokTransformer
 from robustok.adapters.var_vq import Codes, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.pairs import make_pairs
-from robustok.evaluation.evaluate import score_tokenizer
-from robustok.evaluation.features import CustomExtractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation

@@ -19,7 +19,7 @@ from robustok.adapters.model_card import Card, model_card
 from robustok.adapters.push import push_to_hub
 from robustok.adapters.vqgan import VQGAN
 from robustok.cli import main
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.runtime.checkpoint import save_resume, write_json

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from robustok.adapters.var_vq import SCALES_512, Codes, MultiScale, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
 

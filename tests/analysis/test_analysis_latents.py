@@ -10,8 +10,8 @@ from robustok.analysis.halves import half_interval, halves, other_halves
 from robustok.analysis.imitation import imitate, imitation_grid
 from robustok.analysis.latent_kernel import Embedded, views
 from robustok.analysis.projection import principal_plane
-from robustok.evaluation.kernel_distance import gaussian, mmd
-from robustok.evaluation.pfid import Cell, grid
+from robustok.evaluation.metrics.kernel_distance import gaussian, mmd
+from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.tokenizer.perturbation import neighbours, perturb
 
 

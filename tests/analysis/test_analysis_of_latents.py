@@ -10,7 +10,7 @@ from torch import Tensor
 from robustok.analysis import latents
 from robustok.analysis.latents import GRID, LEVELS, LatentAnalysis, analyze_latents
 from robustok.cli import main
-from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig

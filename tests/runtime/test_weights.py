@@ -211,8 +211,8 @@ def test_files_that_hold_anything_else_are_refused(tmp_path: Path, capsys: pytes
 
 
 def test_published_hashes_begin_as_the_files_names_say():
-    from robustok.evaluation.lpips import HEADS, VGG
-    from robustok.evaluation.spaces.inception import WEIGHTS
+    from robustok.evaluation.features.spaces.inception import WEIGHTS
+    from robustok.losses.lpips import HEADS, VGG
 
     for file in (WEIGHTS, VGG):
         assert all(file.sha256[:8] in name for name in file.names)

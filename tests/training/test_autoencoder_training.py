@@ -9,7 +9,7 @@ from robustok_tiny import coarse
 
 from robustok import adapters
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL, Plain, VarianceExpansion

@@ -12,8 +12,8 @@ import robustok
 from robustok import presets
 from robustok.cli import main, stages
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.features import deciding_space, extractor
-from robustok.evaluation.fid import FeatureStats
+from robustok.evaluation.features.registry import deciding_space, extractor
+from robustok.evaluation.metrics.fid import FeatureStats
 from robustok.generators.sampling import Sampling
 from robustok.shapes import to_pixels
 from robustok.tokenizer.encoder import to_map, to_sequence

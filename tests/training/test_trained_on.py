@@ -16,9 +16,8 @@ from robustok.data.images import Subset
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
-from robustok.evaluation.compare import score_decoders
-from robustok.evaluation.evaluate import score_generator
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents

@@ -13,9 +13,10 @@ from robustok_tiny import cache as tokens_of
 from torch.multiprocessing.spawn import start_processes
 
 from robustok import adapters
-from robustok.evaluation.evaluate import score_generator, score_tokenizer
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.generator_scores import score_generator
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog

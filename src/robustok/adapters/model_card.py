@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from robustok.evaluation.metric_names import metric_named
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.metric_names import metric_named
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, write_bytes
 
 CARD, SCORES, RUN = "README.md", "scores.json", "run.json"

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.codebook_use import code_counts, perplexity, used_share
+from robustok.evaluation.metrics.codebook_use import code_counts, perplexity, used_share
 
 Counts = Int[Tensor, " k"]
 

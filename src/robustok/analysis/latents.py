@@ -1,7 +1,7 @@
 """Where a generator of latents leaves the real ones, and which noise imitates it: the analysis without a codebook.
 
 Each number stands beside its floor, what other real images come to. What becomes of the images is told by
-`robustok.evaluation.evaluate`; here it is the latents alone.
+`robustok.evaluation.scores.tokenizer_scores`; here it is the latents alone.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from robustok.analysis.imitation import JOINT, distances, nearest_cell
 from robustok.analysis.latent_kernel import BLOCK, View, embed, views
 from robustok.analysis.tokens import LabelledImages, Progress, encode, two_sets
 from robustok.evaluation.decoding import Autoencoder, evaluating
-from robustok.evaluation.ifid import Nearest
-from robustok.evaluation.intervals import Interval
-from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.metrics.ifid import Nearest
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.scores.intervals import Interval
 from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
 from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain

@@ -19,7 +19,7 @@ from robustok.cli.images import device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.data.images import ImageSet
-from robustok.evaluation.features import extractor
+from robustok.evaluation.features.registry import extractor
 from robustok.generators.flow import LatentGenerator
 from robustok.generators.sampling import TokenGenerator
 from robustok.report.run import Grid

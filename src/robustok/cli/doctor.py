@@ -17,8 +17,8 @@ from robustok.backbones import vgg_hed
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.options import Command, bold, table
-from robustok.evaluation import lpips
-from robustok.evaluation.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.losses import lpips
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
 from robustok.training.optim import autocast

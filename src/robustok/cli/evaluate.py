@@ -14,16 +14,18 @@ from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scor
 from robustok.cli.models import check_fit, generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.cli.results import sampling_of, sampling_preset
-from robustok.evaluation.compare import score_decoders
-from robustok.evaluation.evaluate import Score, score_generator, score_image_set, score_tokenizer
-from robustok.evaluation.fdr6 import IMAGENET_256, fdr
-from robustok.evaluation.features import Extractor, extractor
-from robustok.evaluation.lpips import LPIPS
-from robustok.evaluation.metric_names import arm_of
-from robustok.evaluation.published import read_reference
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.system import describe, of_system
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.scores.fdr6 import IMAGENET_256, fdr
+from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
+from robustok.evaluation.scores.image_scores import score_image_set
+from robustok.evaluation.scores.metric_names import arm_of
+from robustok.evaluation.scores.reference import Reference, read_reference
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.system import describe, of_system
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
+from robustok.losses.lpips import LPIPS
 from robustok.report.system_table import protocol_of
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, processes

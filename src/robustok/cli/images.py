@@ -10,7 +10,7 @@ from robustok.data.images import FashionMNIST, ImageSet
 from robustok.data.npz import NpzImages
 from robustok.data.pictures import BrokenFileError, Errors
 from robustok.data.sources import open_images
-from robustok.evaluation.reference import ImageSource
+from robustok.evaluation.features.image_source import ImageSource
 from robustok.runtime.npz import array_names
 
 EMBEDDED = "fashion-mnist"

@@ -13,7 +13,7 @@ from robustok.cli.images import device_of
 from robustok.cli.models import check_fit, generator_of, tokenizer_of
 from robustok.cli.options import Command
 from robustok.demo.pictures import write_grid
-from robustok.evaluation.evaluate import decoded
+from robustok.evaluation.decoding import decoded
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.report.page import write_report

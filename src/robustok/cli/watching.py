@@ -6,9 +6,8 @@ from typing import Any
 
 from robustok.cli.images import images_of, is_npz, is_statistics, scored_images, scored_view
 from robustok.cli.options import Command
-from robustok.evaluation.features import extractor
-from robustok.evaluation.published import read_reference
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.scores.reference import Reference, read_reference
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.tokenizer import AnyTokenizer

@@ -14,9 +14,11 @@ from robustok.demo.run import (
     train_demo_tokenizer,
 )
 from robustok.demo.scores import how_generated, reference_of
-from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
-from robustok.evaluation.features import lite0
-from robustok.evaluation.score import Score
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.scores.image_scores import score_pixels
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustok.evaluation.compare import Difference, distinct, score_difference, unlike
-from robustok.evaluation.intervals import Interval, seeds_interval
-from robustok.evaluation.metric_names import METRICS, arm_of
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.difference import Difference, distinct, score_difference, unlike
+from robustok.evaluation.scores.intervals import Interval, seeds_interval
+from robustok.evaluation.scores.metric_names import METRICS, arm_of
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import read_json
 
 SCORES, CHANGE = "scores.json", "_difference"

@@ -16,7 +16,7 @@ from robustok.backbones.lite0 import EfficientNetLite0, Lite0
 from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.backbones.vgg_hed import VGGHED, vgg_hed
-from robustok.evaluation import lpips
+from robustok.losses import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
 from robustok.losses.perceptual import Perceptual
 from robustok.runtime.weights import WeightFile, weights_at
