@@ -33,7 +33,7 @@ BELOW = {
     "__main__": {"cli"},
 }
 # pFID perturbs as training does, from a stream of its own: which numbers it draws belongs to its definition.
-PURE = {f"robustok.{name}" for name in ("shapes", "runtime.seeding", "runtime.words")}
+PURE = {f"robustok.{name}" for name in ("shapes", "runtime.seeding")}
 PURE |= {f"robustok.tokenizer.{name}" for name in ("perturbation", "latent_perturbation")}
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.
 FILES = {"robustok.runtime.checkpoint", "robustok.runtime.configs", "robustok.runtime.weights"}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustok.evaluation.metrics.codebook_use import code_counts, dead_codes, perplexity, used_share
+from robustok.evaluation.metrics.codebook_use import code_counts, dead_codes, perplexity, used_fraction
 
 
 def test_counts():
@@ -9,7 +9,7 @@ def test_counts():
     counts = code_counts(tokens, 5)
     assert counts.tolist() == [3, 1, 0, 2, 0]
     assert torch.equal(code_counts(tokens[:1], 5) + code_counts(tokens[1:], 5), counts)
-    assert used_share(counts) == pytest.approx(3 / 5)
+    assert used_fraction(counts) == pytest.approx(3 / 5)
     assert dead_codes(counts) == 2
 
 

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.evaluation.metrics.inception_score import ClassStats, inception_score
+from robustok.evaluation.metrics.inception_score import SPLIT, ClassStats, InceptionScore
+
+
+def inception_score(probabilities: torch.Tensor, *, split_size: int = SPLIT) -> InceptionScore:
+    """Of rows of probabilities, in splits of consecutive images."""
+    return ClassStats.of(probabilities, torch.arange(len(probabilities)), split_size).score()
 
 
 def test_certain_and_varied_is_the_number_of_classes():

@@ -9,7 +9,7 @@ from torch import nn
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.spaces.lite import lite0
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-from robustok.evaluation.metrics.inception_score import inception_score
+from robustok.evaluation.metrics.inception_score import ClassStats
 from robustok.evaluation.metrics.pfid import BLOCK, grid, perturbed
 from robustok.evaluation.scores import accumulators
 from robustok.evaluation.scores.difference import check_comparable
@@ -287,7 +287,7 @@ def test_a_set_of_images_has_all_that_the_space_gives(images):
     spatial = [FeatureStats.of(Classes().outputs(source.pixels).spatial) for source in (images, other)]
     assert scores[1].value == pytest.approx(frechet_distance(*spatial), rel=1e-9)
     p = Classes().outputs(other.pixels).logits.double().softmax(dim=1)
-    assert scores[2].value == pytest.approx(inception_score(p).mean, rel=1e-9)
+    assert scores[2].value == pytest.approx(ClassStats.of(p, torch.arange(300)).score().mean, rel=1e-9)
     assert scores[0].protocol["generated"]["name"] == "noise"
 
 
@@ -400,11 +400,11 @@ FID = {"fid", "kid", "mind", "density", "coverage"}
             2,
             40,
             {"precision", "recall"},
-            "precision and recall left out, for .* no 3rd .* 2 generated images; give 4",
+            "precision and recall left out, for there are too few generated images, 2; give 4",
         ),
         (5, 40, set(), None),
-        (40, 2, {"precision", "recall", "density", "coverage"}, "no 3rd .* 2 real images; give 4 or more; density and"),
-        (40, 5, {"density", "coverage"}, "density and coverage left out, for there is no 5th .* 5 real images; give 6"),
+        (40, 2, {"precision", "recall", "density", "coverage"}, "too few real images, 2; give 4 or more; density and"),
+        (40, 5, {"density", "coverage"}, "density and coverage left out, for there are too few real images, 5; give 6"),
         (40, 6, set(), None),
     ],
 )

@@ -3,7 +3,7 @@ import torch
 
 from robustok.evaluation.features.extractor import Outputs
 from robustok.evaluation.metrics.fid import FeatureStats
-from robustok.evaluation.metrics.inception_score import inception_score
+from robustok.evaluation.metrics.inception_score import ClassStats
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted, feature_stream
 from robustok.runtime.seeding import mixed
 
@@ -99,7 +99,9 @@ def test_all_that_a_space_gives_is_kept():
     for at in torch.arange(40).split(7):
         stream.add(Outputs(numbered(40)[at], logits[at], spatial[at]))
     torch.testing.assert_close(stream.spatial.scatter, FeatureStats.of(spatial).scatter)
-    assert stream.classes.score() == pytest.approx(inception_score(logits.double().softmax(dim=1)))
+    assert stream.classes.score() == pytest.approx(
+        ClassStats.of(logits.double().softmax(dim=1), torch.arange(len(logits))).score()
+    )
     assert filled(numbered(10), 5, 30).spatial is None
     assert filled(numbered(10), 5, 30).classes is None
 

@@ -18,8 +18,8 @@ def code_counts(tokens: Tokens, codebook_size: int) -> Int[Tensor, " k"]:
     return torch.bincount(tokens.flatten(), minlength=codebook_size)
 
 
-def used_share(counts: Int[Tensor, " k"]) -> float:
-    """Share of the codes that occur at all, 0 to 1."""
+def used_fraction(counts: Int[Tensor, " k"]) -> float:
+    """Fraction of the codes that occur at all, 0 to 1."""
     return float((counts > 0).double().mean())
 
 
@@ -30,5 +30,5 @@ def dead_codes(counts: Int[Tensor, " k"]) -> int:
 
 def perplexity(counts: Int[Tensor, " k"]) -> float:
     """exp(entropy of the codes): k when all are equally frequent, 1 when there is only one."""
-    share = counts.double() / counts.sum()
-    return float(torch.exp(-torch.xlogy(share, share).sum()))
+    fraction = counts.double() / counts.sum()
+    return float(torch.exp(-torch.xlogy(fraction, fraction).sum()))

@@ -20,7 +20,8 @@ class InceptionScore(NamedTuple):
 class ClassStats:
     """What the score asks of class probabilities, for each split of consecutive images; float64, on the CPU.
 
-    Like feature statistics they add up, and do not grow with the number of images but by one row a split.
+    Like feature statistics they add up, and do not grow with the number of images but by one row a split. The last
+    split may be smaller, as in ADM's evaluator; torch-fidelity shuffles, then makes ten splits.
     """
 
     counts: Int[Tensor, " splits"]  # images
@@ -62,14 +63,3 @@ class ClassStats:
         divergences = self.negentropies[there] / counts - torch.xlogy(marginals, marginals).sum(dim=1)
         scores = divergences.exp()
         return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
-
-
-def inception_score(probabilities: Float[Tensor, "b classes"], *, split_size: int = SPLIT) -> InceptionScore:
-    """The score of a classifier's probabilities, rows that sum to 1, in splits of consecutive images.
-
-    The last split may be smaller, as in ADM's evaluator; torch-fidelity's ten splits are a `split_size` of a tenth
-    of the images, after a shuffle. Raises ValueError for logits, NaN and fewer than two images.
-    """
-    if len(probabilities) < 2:
-        raise ValueError(f"an Inception Score takes many images, not {len(probabilities)}; give thousands")
-    return ClassStats.of(probabilities, torch.arange(len(probabilities)), split_size).score()

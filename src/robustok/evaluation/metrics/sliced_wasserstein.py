@@ -4,16 +4,11 @@ Where a Frechet distance sees two moments, this one sees the whole distribution 
 thousands of images rather than tens of thousands.
 """
 
-from typing import TypeAlias
-
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Generator, Tensor
 
-from robustok.runtime.words import counted
-
-Generated: TypeAlias = Float[Tensor, "generated f"]
-Real: TypeAlias = Float[Tensor, "real f"]
+from robustok.evaluation.metrics.checks import Generated, Real, check_sets
 
 DIRECTIONS = 1000
 AT_ONCE = 100  # directions whose projections are in memory
@@ -27,7 +22,7 @@ def mind(*, generated: Generated, real: Real, directions: int = DIRECTIONS, gene
     torch-fidelity draw as many images from the larger set as the smaller one has. Values fall as the sets grow, so
     compare those of equal sizes only. Raises ValueError for two spaces, NaN and fewer than two images.
     """
-    _check(generated, real)
+    check_sets(generated, real)
     if directions < 1:
         raise ValueError(f"directions is {directions}; give at least 1, better 1000")
     width = real.shape[1]
@@ -49,17 +44,3 @@ def wasserstein_squared(a: Float64[Tensor, "m a"], b: Float64[Tensor, "m b"]) ->
     widths = ends.diff(prepend=ends.new_zeros(1)).to(a)
     last = (ends - 1).to(a.device)
     return ((a[:, last // other] - b[:, last // n]).square() * widths).sum(dim=1) / (n * other)
-
-
-def _check(generated: Generated, real: Real) -> None:
-    if generated.shape[1] != real.shape[1]:
-        raise ValueError(
-            f"generated features have {generated.shape[1]} numbers and real ones {real.shape[1]}; "
-            "compute both with the same extractor"
-        )
-    for name, features in (("generated", generated), ("real", real)):
-        if len(features) < 2:
-            some = counted(len(features), f"{name} image")
-            raise ValueError(f"there is no distribution of {some}; give 2 or more, better thousands")
-        if not features.isfinite().all():
-            raise ValueError(f"{name} features hold NaN or infinity; look for broken images")

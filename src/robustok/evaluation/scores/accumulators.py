@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.metrics.codebook_use import code_counts, dead_codes, perplexity, used_share
+from robustok.evaluation.metrics.codebook_use import code_counts, dead_codes, perplexity, used_fraction
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
 from robustok.evaluation.metrics.pfid import KEPT, Cell
 from robustok.evaluation.metrics.pixelwise import WINDOW, psnr, ssim
@@ -151,7 +151,7 @@ class CodesSeen:
 
     def scores(self, protocol: Mapping[str, Any]) -> Iterator[Score]:
         values = {
-            "codebook_use": used_share(self.counts),
+            "codebook_use": used_fraction(self.counts),
             "codebook_perplexity": perplexity(self.counts),
             "dead_codes": dead_codes(self.counts),
         }

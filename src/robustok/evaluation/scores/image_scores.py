@@ -16,7 +16,7 @@ from robustok.evaluation.features.image_source import ImageSource, Progress
 from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractors
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.metrics.inception_score import SPLIT
-from robustok.evaluation.metrics.kernel_distance import mmd
+from robustok.evaluation.metrics.kernel_distance import kernel_distance
 from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.metrics.sliced_wasserstein import DIRECTIONS, mind
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, feature_stream, stream_of
@@ -181,7 +181,7 @@ def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Valu
         ),
         (
             "the kernel distance",
-            lambda: [("kid", mmd(generated=one, real=other))],
+            lambda: [("kid", kernel_distance(generated=one, real=other))],
             {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
         ),
         (

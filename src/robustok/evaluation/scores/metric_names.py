@@ -29,7 +29,6 @@ METRICS = {  # in the order of a system table's columns
     "density": Metric("Density", "higher"),
     "coverage": Metric("Coverage", "higher"),
     "kid": Metric("KID", "lower"),
-    "cmmd": Metric("CMMD", "lower"),
     "mind": Metric("MIND", "lower"),
     "lpips": Metric("LPIPS", "lower"),
     "psnr": Metric("PSNR", "higher"),
