@@ -276,7 +276,7 @@ def test_a_tokenizer_is_scored_with_lpips_and_among_other_neighbors(device):
         return (real.to(device) - output.to(device)).square().mean(dim=(1, 2, 3))
 
     score_tokenizer(tokenizer().to(device), images(6), colors(device), lpips=lpips)
-    score_tokenizer(Patches().to(device), images(6), colors(device), neighbours_in=images(20), lpips=lpips)
+    score_tokenizer(Patches().to(device), images(6), colors(device), neighbors_in=images(20), lpips=lpips)
 
 
 SAMPLINGS: dict[str, Any] = {

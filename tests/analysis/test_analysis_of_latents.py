@@ -37,7 +37,7 @@ class Missing:
 
     def __init__(self, latents: Tensor, s: float):
         stats = ChannelStats.of(latents)
-        mean, spread = stats.mean.float(), stats.spread.float()
+        mean, spread = stats.mean.float(), stats.std.float()
         self.base, self.width = mean + (1 - s) * (latents - mean), s * spread
 
     def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:

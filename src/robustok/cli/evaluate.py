@@ -19,7 +19,7 @@ from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.fdr6 import IMAGENET_256, fdr
 from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
 from robustok.evaluation.scores.image_scores import score_image_set
-from robustok.evaluation.scores.metric_names import arm_of
+from robustok.evaluation.scores.metric_names import variant_of
 from robustok.evaluation.scores.reference import Reference, read_reference
 from robustok.evaluation.scores.score import Score
 from robustok.evaluation.scores.system import describe, of_system
@@ -97,7 +97,7 @@ def _of_tokenizer(command: Command) -> list[Score]:
             images,
             _extractors(command, None),
             pfid_images=command.pfid_images,
-            neighbours_in=scored_images(command.neighbours_in, tokenizer.image_size, **view)
+            neighbors_in=scored_images(command.neighbours_in, tokenizer.image_size, **view)
             if command.neighbours_in
             else None,
             lpips=LPIPS(device=device) if command.lpips else None,
@@ -165,7 +165,7 @@ def _fdr(command: Command, scores: Sequence[Score]) -> list[Score]:
     """The mean of each decoder's distances over those of ImageNet, if it was asked for."""
     distances: dict[str, list[Score]] = {}
     for score in scores if command.fdr else ():
-        metric, arm = arm_of(score.metric)
+        metric, arm = variant_of(score.metric)
         if metric in ("fid", "gfid") and score.protocol["features"] in IMAGENET_256:
             distances.setdefault(arm, []).append(score)
     means = ((arm, fdr(found)) for arm, found in distances.items())

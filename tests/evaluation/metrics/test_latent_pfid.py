@@ -26,7 +26,7 @@ def test_channels_are_the_same_in_parts_and_as_a_whole():
     for found in (CHANNELS, in_parts):
         assert found.tokens == 800
         torch.testing.assert_close(found.mean, flat.mean(dim=0), rtol=1e-12, atol=0)
-        torch.testing.assert_close(found.spread, flat.std(dim=0, correction=0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.std, flat.std(dim=0, correction=0), rtol=1e-12, atol=0)
 
 
 def test_exactly_alpha_of_each_images_tokens_are_disturbed():
@@ -42,7 +42,7 @@ def test_moments_are_those_of_a_noise_level(strength):
     """z' - m has the mean (1 - s) (z - m) and the deviation s k, k being that of the channel."""
     still = torch.tensor([1.0, -4.0, 30.0]).expand(500, 100, 3)
     ((_, noisy),) = noised(still, CHANNELS, [NoiseCell(1.0, strength)], seed=0, block=0)
-    mean, spread = CHANNELS.mean.float(), CHANNELS.spread.float()
+    mean, spread = CHANNELS.mean.float(), CHANNELS.std.float()
     count = 50_000
     off = (noisy - (mean + (1 - strength) * (still - mean))).flatten(0, 1) / (strength * spread)
     assert off.mean(dim=0).abs().max() < 5 / count**0.5
@@ -53,7 +53,7 @@ def test_how_far_a_cell_moves_latents():
     """sqrt(2 alpha) s standard deviations: of the noise s, of the latent's own way to the mean as much."""
     latents = torch.tensor([0.5, 2.0, 10.0]) * normal(400, 20, 3)
     for cell, noisy in noised(latents, ChannelStats.of(latents), seed=0, block=0):
-        moved = ((noisy - latents) / ChannelStats.of(latents).spread.float()).square().mean().sqrt()
+        moved = ((noisy - latents) / ChannelStats.of(latents).std.float()).square().mean().sqrt()
         assert moved == pytest.approx((2 * cell.alpha) ** 0.5 * cell.strength, rel=0.03)
 
 

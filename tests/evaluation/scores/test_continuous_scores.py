@@ -144,7 +144,7 @@ def test_seed_changes_only_what_is_random(scores, images):
 
 def test_neighbours_in_another_set(scores, images):
     other = Noise(400, seed=5)  # of other images
-    found = score_tokenizer(Grays(), images, shades, pfid_images=COUNT, neighbours_in=other)
+    found = score_tokenizer(Grays(), images, shades, pfid_images=COUNT, neighbors_in=other)
     latents, shown = (Grays().encode(to_images(pixels)) for pixels in (chosen(images), other.pixels))
     near = shown[torch.cdist(latents.double().flatten(1), shown.double().flatten(1)).argmin(dim=1)]
     assert value(found, "ifid") == pytest.approx(distance(chosen(images), (latents + near) / 2), rel=1e-6)
@@ -154,11 +154,11 @@ def test_neighbours_in_another_set(scores, images):
 
 
 def test_refuses_what_cannot_be_scored(images):
-    with pytest.raises(ValueError, match="iFID is of latents, and this tokenizer makes codes; leave neighbours_in"):
-        score_tokenizer(Blocks(), images, shades, neighbours_in=images)
-    with pytest.raises(ValueError, match="neighbours_in are the very images, each its own neighbour; leave it out"):
-        score_tokenizer(Grays(), images, shades, neighbours_in=Noise(len(images)))
+    with pytest.raises(ValueError, match="iFID is of latents, and this tokenizer makes codes; leave neighbors_in"):
+        score_tokenizer(Blocks(), images, shades, neighbors_in=images)
+    with pytest.raises(ValueError, match="neighbors_in are the very images, each its own neighbour; leave it out"):
+        score_tokenizer(Grays(), images, shades, neighbors_in=Noise(len(images)))
     with pytest.raises(ValueError, match="1 image cannot be scored; give at least two"):
-        score_tokenizer(Grays(), images, shades, neighbours_in=Noise(1))
+        score_tokenizer(Grays(), images, shades, neighbors_in=Noise(1))
     with pytest.raises(ValueError, match="pFID cannot be had from 1 image; take at least two"):
         score_tokenizer(Grays(), images, shades, pfid_images=1)

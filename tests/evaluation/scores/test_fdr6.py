@@ -26,10 +26,10 @@ def test_mean_of_ratios_with_normalisers_of_ones_own():
 
 def test_refuses_what_has_no_common_scale():
     with pytest.raises(
-        ValueError, match="no normaliser for 'lite0', only for inception, dinov2.* of other real images"
+        ValueError, match="no normalizer for 'lite0', only for inception, dinov2.* of other real images"
     ):
         ratios({"lite0": 3.0})
-    with pytest.raises(ValueError, match="normaliser of 'lite0' is 0"):
+    with pytest.raises(ValueError, match="normalizer of 'lite0' is 0"):
         ratios({"lite0": 3.0}, {"lite0": 0.0})
     with pytest.raises(ValueError, match="no distance to take a mean of"):
         fdr([])

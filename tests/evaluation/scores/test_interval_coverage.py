@@ -11,10 +11,10 @@ from robustok.evaluation.scores.difference import paired_difference, score_diffe
 from robustok.evaluation.scores.feature_stream import FeatureStream
 from robustok.evaluation.scores.intervals import (
     Interval,
+    fraction_interval,
     influence,
     mean_interval,
     seeds_interval,
-    share_interval,
     two_samples_interval,
 )
 from robustok.evaluation.scores.reference import Reference
@@ -90,7 +90,7 @@ def test_difference_of_two_decoders_on_the_same_tokens():
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.97])
 def test_interval_of_a_share(share):
     hits = torch.rand(1000, IMAGES, generator=torch.Generator().manual_seed(0)) < share
-    found = [share_interval(float(row.double().mean()), IMAGES) for row in hits]
+    found = [fraction_interval(float(row.double().mean()), IMAGES) for row in hits]
     assert 0.9 <= coverage(found, share) <= 0.99
 
 

@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-from robustok.evaluation.scores.intervals import influence, mean_interval, seeds_interval, share_interval
+from robustok.evaluation.scores.intervals import fraction_interval, influence, mean_interval, seeds_interval
 
 
 def cloud(count: int, width: int = 3, seed: int = 0) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_interval_of_a_mean():
 @pytest.mark.parametrize(("hits", "count"), [(0, 20), (7, 20), (20, 20)])
 def test_interval_of_a_share_is_wilsons(hits, count):
     expected = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
-    assert share_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-7)
+    assert fraction_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 11, 30])

@@ -1,6 +1,6 @@
 """pFID without a codebook: how much a tokenizer's images suffer when its latents are noisy.
 
-The sibling of `robustok.evaluation.metrics.pfid`: the same five shares alpha of tokens, every image perturbed, and the
+The sibling of `metrics.pfid`: the same five fractions alpha of tokens, every image perturbed, and the
 mean of 15 Frechet distances to the input images. In the place of delta nearest codes there are three strengths s of
 noise. A latent z becomes m + (1 - s) (z - m) + s k e, with the mean m and the standard deviation k of each of its
 channels and Gaussian e: it looks like real latents at noise level s of flow matching, where a sampler that stopped
@@ -32,8 +32,8 @@ STRENGTHS = (0.1, 0.2, 0.3)
 class NoiseCell(NamedTuple):
     """One strength of perturbation."""
 
-    alpha: float  # share of an image's tokens that are disturbed
-    strength: float  # s, the share of noise in them: their noise level
+    alpha: float  # fraction of an image's tokens that are disturbed
+    strength: float  # s, the fraction of noise in them: their noise level
 
 
 NOISE_GRID = tuple(NoiseCell(alpha, strength) for alpha in ALPHAS for strength in STRENGTHS)
@@ -64,7 +64,7 @@ class ChannelStats(NamedTuple):
         return ChannelStats(tokens, self.mean + other.tokens / tokens * gap, self.scatter + other.scatter + between)
 
     @property
-    def spread(self) -> Float64[Tensor, " d"]:
+    def std(self) -> Float64[Tensor, " d"]:
         """The standard deviation of each channel."""
         return (self.scatter / self.tokens).sqrt()
 
@@ -77,9 +77,9 @@ def noised(
     The random numbers depend on seed, cell and `block`, the position of these images among all blocks of images.
     """
     b, n, _ = latents.shape
-    mean, spread = channels.mean.float(), channels.spread.float()
+    mean, std = channels.mean.float(), channels.std.float()
     for number, cell in enumerate(cells):
         generator = stream(seed, "pfid, latents", number, block)
         chosen = chosen_tokens(b, n, cell.alpha, 1.0, generator=generator)
-        noise = mean + spread * torch.randn(latents.shape, generator=generator)
+        noise = mean + std * torch.randn(latents.shape, generator=generator)
         yield cell, interpolate_noise(latents, noise.to(latents), chosen, torch.full((b,), cell.strength))

@@ -1,6 +1,6 @@
 """pFID: how much a tokenizer's images suffer when its tokens err (Qiu et al. 2025, arXiv 2509.12474, sec. 4.4).
 
-The mean of 15 Frechet distances between the input images and their perturbed reconstructions: five shares
+The mean of 15 Frechet distances between the input images and their perturbed reconstructions: five fractions
 alpha of replaced tokens, three numbers delta of nearest codes that replacements are drawn from, every image
 perturbed.
 """
@@ -21,7 +21,7 @@ KEPT = 500  # images of each cell whose features are kept for its interval
 class Cell(NamedTuple):
     """One strength of perturbation."""
 
-    alpha: float  # share of an image's tokens that are replaced
+    alpha: float  # fraction of an image's tokens that are replaced
     delta: int  # nearest codes that a replacement is drawn from
 
 
@@ -45,7 +45,7 @@ def perturbed(
 ) -> Iterator[tuple[Cell, Tokens]]:
     """The same tokens perturbed as each cell says, one cell after the other.
 
-    `near` holds each code's neighbours, the nearest first, at least as many as the largest delta. The random
+    `near` holds each code's neighbors, the nearest first, at least as many as the largest delta. The random
     numbers depend on seed, cell and `block`, the position of these images among all blocks of images.
     """
     for number, cell in enumerate(cells):

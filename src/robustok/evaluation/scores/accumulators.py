@@ -21,10 +21,10 @@ from robustok.shapes import Images, Pixels, Tokens, to_images
 
 PSNR_CEILING = 100.0  # dB; stands for the infinite PSNR of an image that is reproduced exactly
 
-Perceptual: TypeAlias = Callable[[Images, Images], Tensor]  # images, reconstructions -> (b,), as LPIPS
+PairDistance: TypeAlias = Callable[[Images, Images], Tensor]  # images, reconstructions -> (b,), as LPIPS
 
 
-class FeaturesSeen:
+class FeatureAccumulator:
     """Features in one space of images, of their reconstructions, of perturbed ones and of what is between two."""
 
     def __init__(self, extract: Extractor, cells: Sequence[Cell | NoiseCell]):
@@ -36,30 +36,30 @@ class FeaturesSeen:
         self.perturbed = [(cell, FeatureStream(space, KEPT)) for cell in cells]  # cells of few codes may be equal
         self.between = FeatureStream(space, KEPT)
 
-    def add(self, pixels: Pixels, output: Pixels, positions: Tensor, places: Tensor) -> None:
-        """Images and their reconstructions; `places` are the images' among those of pFID, empty if they are not."""
+    def add(self, pixels: Pixels, output: Pixels, indices: Tensor, positions: Tensor) -> None:
+        """Images and their reconstructions; `positions` are the images' among those of pFID, empty if they are not."""
         real, reconstructed = (extracted(self.extract, x).features for x in (pixels, output))
-        self.real.add(real, positions)
-        self.reconstructed.add(reconstructed, positions)
-        if len(places):
-            self.real_of_pfid.add(real, places)
-            self.reconstructed_of_pfid.add(reconstructed, places)
+        self.real.add(real, indices)
+        self.reconstructed.add(reconstructed, indices)
+        if len(positions):
+            self.real_of_pfid.add(real, positions)
+            self.reconstructed_of_pfid.add(reconstructed, positions)
 
-    def add_perturbed(self, number: int, pixels: Pixels, places: Tensor) -> None:
+    def add_perturbed(self, number: int, pixels: Pixels, positions: Tensor) -> None:
         """The same images perturbed as the cell of that number says."""
-        self.perturbed[number][1].add(extracted(self.extract, pixels).features, places)
+        self.perturbed[number][1].add(extracted(self.extract, pixels).features, positions)
 
-    def add_between(self, pixels: Pixels, places: Tensor) -> None:
-        """What is between the latents of the same images and their nearest neighbours."""
-        self.between.add(extracted(self.extract, pixels).features, places)
+    def add_between(self, pixels: Pixels, positions: Tensor) -> None:
+        """What is between the latents of the same images and their nearest neighbors."""
+        self.between.add(extracted(self.extract, pixels).features, positions)
 
-    def together(self) -> None:
+    def gather(self) -> None:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
-        self.real, self.reconstructed = self.real.together(), self.reconstructed.together()
-        self.real_of_pfid = self.real_of_pfid.together()
-        self.reconstructed_of_pfid = self.reconstructed_of_pfid.together()
-        self.perturbed = [(cell, stream.together()) for cell, stream in self.perturbed]
-        self.between = self.between.together()
+        self.real, self.reconstructed = self.real.gather(), self.reconstructed.gather()
+        self.real_of_pfid = self.real_of_pfid.gather()
+        self.reconstructed_of_pfid = self.reconstructed_of_pfid.gather()
+        self.perturbed = [(cell, stream.gather()) for cell, stream in self.perturbed]
+        self.between = self.between.gather()
 
     def scores(
         self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
@@ -80,7 +80,7 @@ class FeaturesSeen:
         cells = [(c, Distance.between(self.real_of_pfid, stream, paired=True)) for c, stream in self.perturbed]
         mean = Distance(
             math.fsum(distance.value for _, distance in cells) / len(cells),
-            torch.stack([distance.moved for _, distance in cells]).mean(dim=0),
+            torch.stack([distance.influence for _, distance in cells]).mean(dim=0),
             self.real_of_pfid.count,
         )
         perturbed = {**protocol, **spaced, "beta": 1.0, **about_pfid}
@@ -94,22 +94,22 @@ class FeaturesSeen:
             yield distance.score("ifid", {**protocol, **spaced, **about_ifid})
 
 
-class PixelsSeen:
+class PixelAccumulator:
     """PSNR, SSIM and a perceptual distance of each image: 8 bytes an image and metric."""
 
-    def __init__(self, lpips: Perceptual | None):
+    def __init__(self, lpips: PairDistance | None):
         self.lpips = lpips
         self.values: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def add(self, pixels: Pixels, output: Pixels, positions: Tensor) -> None:
+    def add(self, pixels: Pixels, output: Pixels, indices: Tensor) -> None:
         """Images and their reconstructions."""
         values = {"psnr": psnr(output, pixels).clamp_max(PSNR_CEILING), "ssim": ssim(output, pixels)}
         if self.lpips is not None:
             values["lpips"] = self.lpips(to_images(pixels), to_images(output)).double().flatten().cpu()
         for metric, each in values.items():
-            self.values.setdefault(metric, []).append((positions, each))
+            self.values.setdefault(metric, []).append((indices, each))
 
-    def together(self) -> None:
+    def gather(self) -> None:
         """On the main process, what all of them saw."""
         gathered = gather_objects(self.values)
         if gathered:
@@ -121,8 +121,8 @@ class PixelsSeen:
         about: dict[str, Any] = getattr(self.lpips, "describe", dict)()
         how: dict[str, dict[str, Any]] = {"psnr": {"ceiling": PSNR_CEILING}, "ssim": {"window": WINDOW}, "lpips": about}
         for metric in (name for name in how if name in self.values):
-            positions, values = (torch.cat(column) for column in zip(*self.values[metric], strict=True))
-            values = values[positions.argsort()]  # added up in one order, whoever saw them
+            indices, values = (torch.cat(column) for column in zip(*self.values[metric], strict=True))
+            values = values[indices.argsort()]  # added up in one order, whoever saw them
             yield Score(
                 metric=metric,
                 value=(mean := float(values.mean())),
@@ -132,7 +132,7 @@ class PixelsSeen:
             )
 
 
-class CodesSeen:
+class CodeAccumulator:
     """How often each code was used."""
 
     def __init__(self, codebook_size: int):
@@ -143,7 +143,7 @@ class CodesSeen:
         self.counts += code_counts(tokens, len(self.counts))
         self.images += len(tokens)
 
-    def together(self) -> None:
+    def gather(self) -> None:
         """On the main process, what all of them saw."""
         seen = (self.counts, self.images)
         counts, images = zip(*gather_objects(seen) or [seen], strict=True)
@@ -164,43 +164,43 @@ class CodesSeen:
             )
 
 
-class Seen:
+class ReconstructionAccumulator:
     """All of it: features in each space, pixels, and codes where there are any."""
 
     def __init__(
         self,
         spaces: Sequence[Extractor],
         cells: Sequence[Cell | NoiseCell],
-        lpips: Perceptual | None,
+        lpips: PairDistance | None,
         codebook_size: int | None,
     ):
-        self.spaces = [FeaturesSeen(extract, cells) for extract in spaces]
-        self.pixels = PixelsSeen(lpips)
-        self.codes = CodesSeen(codebook_size) if codebook_size else None
+        self.spaces = [FeatureAccumulator(extract, cells) for extract in spaces]
+        self.pixels = PixelAccumulator(lpips)
+        self.codes = CodeAccumulator(codebook_size) if codebook_size else None
 
-    def add(self, pixels: Pixels, output: Pixels, tokens: Tensor, positions: Tensor, places: Tensor) -> None:
-        """Images and their reconstructions, from tokens or latents; `places` as `FeaturesSeen` takes them."""
-        self.pixels.add(pixels, output, positions)
+    def add(self, pixels: Pixels, output: Pixels, tokens: Tensor, indices: Tensor, positions: Tensor) -> None:
+        """Images and their reconstructions, from tokens or latents; `positions` as `FeatureAccumulator` takes them."""
+        self.pixels.add(pixels, output, indices)
         if self.codes:
             self.codes.add(tokens)
         for space in self.spaces:
-            space.add(pixels, output, positions, places)
+            space.add(pixels, output, indices, positions)
 
-    def add_perturbed(self, number: int, output: Pixels, places: Tensor) -> None:
+    def add_perturbed(self, number: int, output: Pixels, positions: Tensor) -> None:
         for space in self.spaces:
-            space.add_perturbed(number, output, places)
+            space.add_perturbed(number, output, positions)
 
-    def add_between(self, output: Pixels, places: Tensor) -> None:
+    def add_between(self, output: Pixels, positions: Tensor) -> None:
         for space in self.spaces:
-            space.add_between(output, places)
+            space.add_between(output, positions)
 
-    def together(self) -> None:
+    def gather(self) -> None:
         """On the main process, what all of them saw."""
         for space in self.spaces:
-            space.together()
-        self.pixels.together()
+            space.gather()
+        self.pixels.gather()
         if self.codes:
-            self.codes.together()
+            self.codes.gather()
 
     def scores(
         self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int

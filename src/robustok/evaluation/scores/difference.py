@@ -25,7 +25,7 @@ from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 
-UNDECIDED = 0.013  # share of a Frechet distance that one training more or less moves it by (arXiv 2606.20536)
+UNDECIDED = 0.013  # fraction of a Frechet distance that one training more or less moves it by (arXiv 2606.20536)
 OF_THE_SYSTEM = frozenset({"sampling", "generated", "codebook_size"})  # entries of a protocol that say what was scored
 
 
@@ -56,11 +56,11 @@ class Difference(NamedTuple):
 
     def in_words(self) -> str:
         """One sentence."""
-        share = f" ({self.value / abs(self.before):+.1%})" if self.before else ""
+        relative = f" ({self.value / abs(self.before):+.1%})" if self.before else ""
         how = ", pair by pair" if self.paired else ""
         low, high = self.interval
         return (
-            f"{self.before:.4g} to {self.after:.4g}{share}: {self._verdict()}; "
+            f"{self.before:.4g} to {self.after:.4g}{relative}: {self._verdict()}; "
             f"95 % interval of the difference over {self.over}{how}: {low:+.3g} to {high:+.3g}"
         )
 
@@ -90,16 +90,16 @@ def paired_difference(before: FeatureStream, after: FeatureStream, reference: Re
         )
     for stream in (before, after):
         reference.check_space(stream.space)
-    (first, moved_first), (second, moved_second) = (_apart(reference, s, s.count) for s in (before, after))
-    interval = mean_interval(second - first, moved_second - moved_first, before.count)
+    (first, one), (second, other) = (_apart(reference, s, s.count) for s in (before, after))
+    interval = mean_interval(second - first, other - one, before.count)
     return Difference(first, second, interval, "images", "gfid", paired=True)
 
 
 @lru_cache(maxsize=8)
 def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[float, Influence]:
     """How far a stream of `count` images is from the reference, and what each sampled image adds to that."""
-    moved = influence(reference.stats, stream.stats, reference.sample, stream.sample).b
-    return frechet_distance(reference.stats, stream.stats), moved
+    influences = influence(reference.stats, stream.stats, reference.sample, stream.sample).b
+    return frechet_distance(reference.stats, stream.stats), influences
 
 
 def seeds_difference(before: list[float], after: list[float], metric: str = "fd") -> Difference:
@@ -130,7 +130,7 @@ def score_difference(before: Sequence[Score], after: Sequence[Score]) -> Differe
     runs = (*one, *other)
     if any(score.interval is None for score in runs):
         raise ValueError(f"{metric} has no interval over images, so one run tells nothing of its noise; run two seeds")
-    # The farther end, since the lower one of a distance stops at 0, the upper one of a share before 1.
+    # The farther end, since the lower one of a distance stops at 0, the upper one of a fraction before 1.
     ends = [(score.value - score.interval[0], score.interval[1] - score.value) for score in runs if score.interval]
     error = math.hypot(*map(max, ends))
     change = other_values[0] - values[0]

@@ -18,28 +18,28 @@ IMAGENET_256 = {  # distance of ImageNet's validation images from the training i
 }
 
 
-def ratios(distances: Mapping[str, float], normalisers: Mapping[str, float] = IMAGENET_256) -> dict[str, float]:
-    """Each space's distance over its normaliser: 1 is as far from the reference as other real images are.
+def ratios(distances: Mapping[str, float], normalizers: Mapping[str, float] = IMAGENET_256) -> dict[str, float]:
+    """Each space's distance over its normalizer: 1 is as far from the reference as other real images are.
 
-    Raises ValueError when a space has no normaliser, or one that is not above 0.
+    Raises ValueError when a space has no normalizer, or one that is not above 0.
     """
     for space in distances:
-        if space not in normalisers:
+        if space not in normalizers:
             raise ValueError(
-                f"there is no normaliser for {space!r}, only for {', '.join(normalisers)}; give the Frechet distance "
+                f"there is no normalizer for {space!r}, only for {', '.join(normalizers)}; give the Frechet distance "
                 "of other real images from the same reference in that space"
             )
-        if not normalisers[space] > 0:
-            raise ValueError(f"the normaliser of {space!r} is {normalisers[space]}; a distance of images is above 0")
-    return {space: distance / normalisers[space] for space, distance in distances.items()}
+        if not normalizers[space] > 0:
+            raise ValueError(f"the normalizer of {space!r} is {normalizers[space]}; a distance of images is above 0")
+    return {space: distance / normalizers[space] for space, distance in distances.items()}
 
 
-def fdr(distances: Sequence[Score], normalisers: Mapping[str, float] = IMAGENET_256) -> Score:
+def fdr(distances: Sequence[Score], normalizers: Mapping[str, float] = IMAGENET_256) -> Score:
     """The mean ratio of Frechet distances of the same images, one a space, as the score `fdr6` (`fdr2` for two).
 
-    The default normalisers are those of ImageNet at 256 pixels; for other images give each space's distance between
+    The default normalizers are those of ImageNet at 256 pixels; for other images give each space's distance between
     validation and training images, as `score_images` computes it. Raises ValueError for scores of no or one and the
-    same space, of different metrics or numbers of images, and for a space without a normaliser.
+    same space, of different metrics or numbers of images, and for a space without a normalizer.
     """
     if not distances:
         raise ValueError("there is no distance to take a mean of; give one Frechet distance a feature space")
@@ -51,16 +51,16 @@ def fdr(distances: Sequence[Score], normalisers: Mapping[str, float] = IMAGENET_
         if len({getattr(score, name) for score in distances}) > 1:
             found = ", ".join(f"{getattr(score, name)}" for score in distances)
             raise ValueError(f"the distances differ in {name}: {found}; score the same images in every space")
-    share = ratios({space: score.value for space, score in by_space.items()}, normalisers)
+    ratio = ratios({space: score.value for space, score in by_space.items()}, normalizers)
     return Score(
         metric=f"fdr{len(distances)}",
-        value=math.fsum(share.values()) / len(share),
+        value=math.fsum(ratio.values()) / len(ratio),
         images=first.images,
         seeds=first.seeds,
         protocol={
             "of": first.metric,
-            "ratios": share,
-            "normalisers": {space: normalisers[space] for space in share},
+            "ratios": ratio,
+            "normalisers": {space: normalizers[space] for space in ratio},
             "spaces": {space: dict(score.protocol) for space, score in by_space.items()},
         },
     )

@@ -70,7 +70,7 @@ class FeatureStream:
             both._keep(positions, features)
         return both
 
-    def together(self) -> "FeatureStream":
+    def gather(self) -> "FeatureStream":
         """On the main process the stream of all processes' images; elsewhere its own."""
         return reduce(add, gather_objects(self) or [self])
 
@@ -130,7 +130,7 @@ def feature_stream(pixels: Iterable[Tensor], features: FeatureSpace = "lite0", *
         if number % world_size() == rank():
             stream.add(extracted(extract, batch), torch.arange(count, count + len(batch)))
         count += len(batch)
-    return stream.together()
+    return stream.gather()
 
 
 def stream_of(
@@ -150,7 +150,7 @@ def stream_of(
         stream.add(extracted(extract, pixels_of(images.images(indices))), indices)
         if progress is not None:
             progress(stream.count, sum(map(len, shares)))
-    return stream.together()
+    return stream.gather()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from robustok.evaluation.features.registry import FeatureSpaces
 from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import KEPT, FeatureStream, extracted
 from robustok.evaluation.scores.image_scores import score_features, with_references
-from robustok.evaluation.scores.metric_names import ARMS
+from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
@@ -103,7 +103,7 @@ def _scored(
         done += len(at)
         if progress is not None:
             progress(done, sum(map(len, batches)))
-    whole = [{name: stream.together() for name, stream in own.items()} for own in streams]
+    whole = [{name: stream.gather() for name, stream in own.items()} for own in streams]
     about = {
         "sampling": to_plain(sampling),
         "precision": {"sampled": precision(generator), "decoded": precision(first)},
@@ -125,14 +125,14 @@ def score_streams(
 ) -> list[Score]:
     """What `score_features` says of each decoder's images of the same tokens, and how much each pair differs.
 
-    `streams` are named after the decoders, with names of `metric_names.ARMS`: {"before": ..., "after": ...} makes
+    `streams` are named after the decoders, with names of `metric_names.VARIANTS`: {"before": ..., "after": ...} makes
     gfid_before, gfid_after and one gfid_difference, whose protocol says from which to which. A single one may have no
     name, "".
     """
     scores = []
     for name, stream in streams.items():
         scores += score_features(stream, reference, suffix=name and f"_{name}", seeds=seeds, protocol=protocol)
-    for one, other in combinations([arm for arm in ARMS if arm in streams], 2):
+    for one, other in combinations([variant for variant in VARIANTS if variant in streams], 2):
         change = paired_difference(streams[one], streams[other], reference)
         how = {"from": one, "to": other, "tokens": "the same", "in_words": change.in_words()}
         told = {**reference.space, **(protocol or {})}

@@ -20,7 +20,7 @@ from robustok.evaluation.metrics.kernel_distance import kernel_distance
 from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.metrics.sliced_wasserstein import DIRECTIONS, mind
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, feature_stream, stream_of
-from robustok.evaluation.scores.intervals import share_interval
+from robustok.evaluation.scores.intervals import fraction_interval
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Distance, Score
 from robustok.runtime.distributed import from_main
@@ -123,7 +123,7 @@ def score_features(
             Score(
                 metric=f"{name}{suffix}",
                 value=value,
-                interval=share_interval(value, how["generated_sample"]) if name == "precision" else None,
+                interval=fraction_interval(value, how["generated_sample"]) if name == "precision" else None,
                 images=generated.stats.count,
                 seeds=seeds,
                 protocol={**about, **how},

@@ -8,7 +8,7 @@ numbers, and pairs image by image. Among sets of other 2,000 images that distanc
 1.2; the influences of single sets said 1.4 to 1.7. The interval is of the distance of as many images as there
 are, which lies above that of infinitely many.
 
-The bootstrap (`correlation.bootstrap`) is for what does not mind a row that comes twice: means, quantiles,
+The bootstrap (see `benchmarks/correlation.py`) is for what does not mind a row that comes twice: means, quantiles,
 correlations. It is wrong for distances, recall, coverage and the use of codes, which all see a poorer set.
 """
 
@@ -54,12 +54,12 @@ def influence(
 
     def moves(features: Features, own: FeatureStats, other: FeatureStats, half_map: Tensor) -> Influence:
         deviation = features.double() - own.mean
-        moved = (
+        influences = (
             2 * deviation @ (own.mean - other.mean)
             + deviation.square().sum(dim=1)
             - (deviation @ half_map).square().sum(dim=1)
         )
-        return moved - moved.mean()
+        return influences - influences.mean()
 
     return Influences(
         moves(features_a, a, b, b.covariance @ vectors / values**0.75),
@@ -78,11 +78,11 @@ def mean_interval(value: float, contributions: Influence, count: int | None = No
     return value - error, value + error
 
 
-def share_interval(share: float, count: int) -> Interval:
-    """95 % interval of a share of `count` images, also where it is none or all of them (Wilson 1927)."""
+def fraction_interval(fraction: float, count: int) -> Interval:
+    """95 % interval of a fraction of `count` images, also where it is none or all of them (Wilson 1927)."""
     square = NORMAL_95**2
-    center = (share + square / (2 * count)) / (1 + square / count)
-    error = NORMAL_95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
+    center = (fraction + square / (2 * count)) / (1 + square / count)
+    error = NORMAL_95 * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count**2)) / (1 + square / count)
     return center - error, center + error
 
 
@@ -96,8 +96,8 @@ def seeds_interval(values: list[float]) -> tuple[float, Interval]:
 def two_samples_interval(before: list[float], after: list[float]) -> Interval:
     """95 % interval of how much greater the mean over the seeds of `after` is.
 
-    By Student's t with the degrees of freedom of Welch (1947), rounded down: each side has its own spread. A side
-    of one seed is taken to spread like the other one. Raises ValueError for one seed on both.
+    By Student's t with the degrees of freedom of Welch (1947), rounded down: each side has its own deviation. A
+    side of one seed is taken to deviate like the other one. Raises ValueError for one seed on both.
     """
     one, other = len(before), len(after)
     if min(one, other) == 1 < max(one, other):
@@ -117,7 +117,7 @@ def _mean_and_error(values: list[float]) -> tuple[float, float]:
     """The mean over seeds, and the square of its standard error."""
     n = len(values)
     if n < 2:
-        raise ValueError(f"{n} seed says nothing about the spread over seeds; run at least two, better three")
+        raise ValueError(f"{n} seed says nothing about the deviation over seeds; run at least two, better three")
     mean = math.fsum(values) / n
     return mean, math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-ARMS = ("before", "control", "after")  # decoders of the same tokens: gfid_before is the gfid of the first
+VARIANTS = ("before", "control", "after")  # decoders of the same tokens: gfid_before is the gfid of the first
 
 
 class Metric(NamedTuple):
@@ -39,11 +39,11 @@ METRICS = {  # in the order of a system table's columns
 
 
 def metric_named(name: str) -> Metric:
-    """How the score of that name, with its arm or without, is read; of an unknown one neither way is better."""
-    return METRICS.get(arm_of(name)[0], Metric(name, ""))
+    """How the score of that name, with its variant or without, is read; of an unknown one neither way is better."""
+    return METRICS.get(variant_of(name)[0], Metric(name, ""))
 
 
-def arm_of(name: str) -> tuple[str, str]:
-    """`gfid_before` as ("gfid", "before"); a name without an arm as it is, with ""."""
-    metric, _, arm = name.rpartition("_")
-    return (metric, arm) if metric in METRICS and arm in ARMS else (name, "")
+def variant_of(name: str) -> tuple[str, str]:
+    """`gfid_before` as ("gfid", "before"); a name without a variant as it is, with ""."""
+    metric, _, variant = name.rpartition("_")
+    return (metric, variant) if metric in METRICS and variant in VARIANTS else (name, "")

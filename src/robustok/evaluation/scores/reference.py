@@ -240,7 +240,7 @@ def _sample(path: Path, found: Statistics, extract: Extractor, keep: int, progre
         stream.add(extracted(extract, pixels).features, indices)
         if progress is not None:
             progress(stream.count, sum(map(len, shares)))
-    stream = stream.together()
+    stream = stream.gather()
 
     def checked() -> Tensor:
         apart = float((stream.stats.mean - found.stats.mean).square().sum())

@@ -63,19 +63,19 @@ class Distance(NamedTuple):
     """A Frechet distance and what each sampled image adds to it."""
 
     value: float
-    moved: Influence
+    influence: Influence
     images: int
 
     @classmethod
     def between(cls, real: Reference | FeatureStream, other: Reference | FeatureStream, *, paired: bool) -> "Distance":
         """`paired`: both are of the same images, one by one, which are drawn together; else real ones are fixed."""
-        moved = influence(real.stats, other.stats, real.sample, other.sample)
+        influences = influence(real.stats, other.stats, real.sample, other.sample)
         value = frechet_distance(real.stats, other.stats)
-        return cls(value, moved.a + moved.b if paired else moved.b, other.stats.count)
+        return cls(value, influences.a + influences.b if paired else influences.b, other.stats.count)
 
     def score(self, metric: str, protocol: Mapping[str, Any], seeds: tuple[int, ...] = ()) -> Score:
         """With its interval, where at least two images tell of it."""
-        interval = mean_interval(self.value, self.moved, self.images) if len(self.moved) >= 2 else None
+        interval = mean_interval(self.value, self.influence, self.images) if len(self.influence) >= 2 else None
         return Score(
             metric=metric,
             value=self.value,

@@ -20,7 +20,7 @@ from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.metrics.pfid import BLOCK, CELLS, Cell, grid, perturbed
-from robustok.evaluation.scores.accumulators import Perceptual, Seen
+from robustok.evaluation.scores.accumulators import PairDistance, ReconstructionAccumulator
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.seeding import spread
@@ -38,8 +38,8 @@ def score_tokenizer(
     features: FeatureSpaces = "lite0",
     *,
     pfid_images: int | None = None,
-    neighbours_in: ImageSource | None = None,
-    lpips: Perceptual | None = None,
+    neighbors_in: ImageSource | None = None,
+    lpips: PairDistance | None = None,
     seed: int = 0,
     batch_size: int = 125,
     progress: Progress | None = None,
@@ -49,19 +49,19 @@ def score_tokenizer(
     The distances are in every feature space given. LPIPS comes with a function for it, of images and reconstructions
     in [-1, 1]. pFID and iFID are of `pfid_images` images spread over the set (None: all), against these images; so is
     `rfid_pfid_images`, the rFID to compare them with, since distances of fewer images are larger. pFID replaces codes
-    by near ones and, where there are no codes, adds noise to latents. iFID finds neighbours among the same images, or
+    by near ones and, where there are no codes, adds noise to latents. iFID finds neighbors among the same images, or
     in another set, such as the training set (the paper's choice), all of which every process encodes. `progress` is
     told how many images have been looked at, of all real, reconstructed and perturbed ones.
     """
     if len(images) != 1:
         check_range(images)
     discrete = tokenizer if isinstance(tokenizer, DiscreteTokenizer) else None
-    if neighbours_in is not None:
+    if neighbors_in is not None:
         if discrete:
-            raise ValueError("iFID is of latents, and this tokenizer makes codes; leave neighbours_in out")
-        if neighbours_in.describe() == images.describe():
-            raise ValueError("neighbours_in are the very images, each its own neighbour; leave it out")
-        check_range(neighbours_in)
+            raise ValueError("iFID is of latents, and this tokenizer makes codes; leave neighbors_in out")
+        if neighbors_in.describe() == images.describe():
+            raise ValueError("neighbors_in are the very images, each its own neighbor; leave it out")
+        check_range(neighbors_in)
     run = _Run(tokenizer, images, pfid_images, batch_size, progress)
     spaces = extractors(features, tokenizer.device)
     if not run.for_pfid:
@@ -69,25 +69,25 @@ def score_tokenizer(
         from_main(lambda: warnings.warn(ALONE, stacklevel=2))
     run.expect(sum((2 + CELLS * block.in_pfid) * len(block.indices) for block in run.own))
     if not discrete:
-        run.expect(3 * sum(len(block.places) for block in run.own) + run.searched(neighbours_in))
+        run.expect(3 * sum(len(block.positions) for block in run.own) + run.searched(neighbors_in))
     if not spaces:
         noise = _Noise((), lambda tokens, block: iter(()), {})
     else:
         noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
     codes = len(discrete.codebook) if discrete else None
-    seen = Seen(spaces, noise.cells, lpips, codes)
+    seen = ReconstructionAccumulator(spaces, noise.cells, lpips, codes)
     for block in run.own:
         batch = images.images(block.indices)
         pixels, tokens = pixels_of(batch), run.encoded(batch)
-        seen.add(pixels, run.decoded(tokens), tokens, block.indices, block.places)
+        seen.add(pixels, run.decoded(tokens), tokens, block.indices, block.positions)
         run.tell(2 * len(batch))
         for number, disturbed in enumerate(noise.of(tokens, block.number) if block.in_pfid else ()):
-            seen.add_perturbed(number, run.decoded(disturbed), block.places)
+            seen.add_perturbed(number, run.decoded(disturbed), block.positions)
             run.tell(len(batch))
-    for output, places in _between(run, neighbours_in) if not discrete else ():
-        seen.add_between(output, places)
-    seen.together()
-    among = run.for_pfid if neighbours_in is None else neighbours_in.describe()
+    for output, positions in _between(run, neighbors_in) if not discrete else ():
+        seen.add_between(output, positions)
+    seen.gather()
+    among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
     ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
     about = {"reference": images.describe(), "precision": precision(tokenizer)}
     return from_main(lambda: list(seen.scores(about, noise.protocol, ifid, seed)))
@@ -98,11 +98,11 @@ class _Block(NamedTuple):
 
     number: int  # among the blocks of its kind: the random numbers of pFID depend on it
     indices: Tensor  # of the images
-    places: Tensor  # theirs among the images of pFID; none of other images
+    positions: Tensor  # theirs among the images of pFID; none of other images
 
     @property
     def in_pfid(self) -> bool:
-        return len(self.places) > 0
+        return len(self.positions) > 0
 
 
 class _Run:
@@ -133,7 +133,7 @@ class _Run:
         return torch.cat(list(decoded(self.tokenizer, tokens, self.batch_size)))
 
     def searched(self, other: ImageSource | None) -> int:
-        """Among how many images iFID finds neighbours: those of pFID or another set."""
+        """Among how many images iFID finds neighbors: those of pFID or another set."""
         return self.for_pfid if other is None else len(other)
 
     def expect(self, images: int) -> None:
@@ -183,9 +183,9 @@ def _noise_added(run: _Run, seed: int) -> _Noise:
 
 
 def _between(run: _Run, other: ImageSource | None) -> Iterator[tuple[Pixels, Int[Tensor, " b"]]]:
-    """What is decoded from between each image of pFID and its nearest neighbour, block by block, and their places.
+    """What is decoded from between each image of pFID and its nearest neighbor, block by block, and their positions.
 
-    As many latents as memory allows look for their neighbours at once, while those of all images come by.
+    As many latents as memory allows look for their neighbors at once, while those of all images come by.
     """
     waiting = [block for block in run.own if block.in_pfid]
     while waiting:
@@ -195,21 +195,23 @@ def _between(run: _Run, other: ImageSource | None) -> Iterator[tuple[Pixels, Int
             blocks.append(waiting.pop(0))
             latents.append(run.latents(blocks[-1]))
             run.tell(len(latents[-1]))
-        nearest = Nearest(torch.cat(latents).to(run.tokenizer.device), torch.cat([block.places for block in blocks]))
-        for others, places in _shown(run, other):
-            nearest.show(others, places)
+        nearest = Nearest(torch.cat(latents).to(run.tokenizer.device), torch.cat([block.positions for block in blocks]))
+        for others, positions in _shown(run, other):
+            nearest.show(others, positions)
             run.tell(len(others))
-        for block, part in zip(blocks, nearest.midpoints().split([len(block.places) for block in blocks]), strict=True):
-            yield run.decoded(part), block.places
+        for block, part in zip(
+            blocks, nearest.midpoints().split([len(block.positions) for block in blocks]), strict=True
+        ):
+            yield run.decoded(part), block.positions
             run.tell(len(part))
         run.expect(run.searched(other) if waiting else 0)
 
 
 def _shown(run: _Run, other: ImageSource | None) -> Iterator[tuple[Latents, Int[Tensor, " b"] | None]]:
-    """The latents that may be neighbours, with their places among the images of pFID if these are the ones."""
+    """The latents that may be neighbors, with their positions among the images of pFID if these are the ones."""
     if other is None:
         for block in (block for block in run.blocks if block.in_pfid):
-            yield run.latents(block), block.places
+            yield run.latents(block), block.positions
     else:
         for indices in torch.arange(len(other)).split(BLOCK):
             yield run.encoded(other.images(indices)), None
@@ -221,8 +223,8 @@ def _blocks(count: int, for_pfid: int) -> Iterator[_Block]:
     chosen[spread(for_pfid, count)] = True
     for in_pfid in (True, False):
         indices = torch.arange(count)[chosen == in_pfid]
-        for number, places in enumerate(torch.arange(len(indices)).split(BLOCK) if len(indices) else ()):
-            yield _Block(number, indices[places], places if in_pfid else places[:0])
+        for number, positions in enumerate(torch.arange(len(indices)).split(BLOCK) if len(indices) else ()):
+            yield _Block(number, indices[positions], positions if in_pfid else positions[:0])
 
 
 def _images_of_pfid(count: int, wanted: int | None) -> int:

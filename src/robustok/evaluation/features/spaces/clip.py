@@ -1,7 +1,7 @@
 """`clip`: the class token of OpenAI's CLIP ViT-L/14 after its last layer-norm, not projected (Radford et al. 2021).
 
 FDr6's convention (see `vision`): images at 256 pixels, padded to 266. Its evaluation builds timm's
-`vit_large_patch14_clip_224.openai`, which computes GELU where OpenAI trained with QuickGELU; its normaliser was
+`vit_large_patch14_clip_224.openai`, which computes GELU where OpenAI trained with QuickGELU; its normalizer was
 computed so, and so this space does it too. dgm-eval's CLIP space is another network (OpenCLIP's, trained on DataComp).
 """
 

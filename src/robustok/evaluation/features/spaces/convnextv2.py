@@ -1,4 +1,4 @@
-"""`convnextv2`: the last feature map of ConvNeXt V2-B, averaged over places, not normalised (Woo et al. 2023).
+"""`convnextv2`: the last feature map of ConvNeXt V2-B, averaged over positions, not normalized (Woo et al. 2023).
 
 FDr6's convention (see `vision`): the network pretrained by masked autoencoding, then fine-tuned on ImageNet-22k and
 -1k, images at 224 pixels; its head's layer-norm is left out. dgm-eval's ConvNeXt space is another network.

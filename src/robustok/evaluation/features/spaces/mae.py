@@ -23,8 +23,8 @@ UNUSED = r"decoder\."
 
 class _MaeSpace(VisionSpace):
     def features(self, images: Images) -> Float[Tensor, "b f"]:
-        places = (self.view.padded // self.view.patch) ** 2
-        order = torch.arange(float(places), device=images.device).expand(len(images), -1)  # else they are shuffled
+        positions = (self.view.padded // self.view.patch) ** 2
+        order = torch.arange(float(positions), device=images.device).expand(len(images), -1)  # else they are shuffled
         return self.model(images, noise=order).last_hidden_state[:, 0]
 
 

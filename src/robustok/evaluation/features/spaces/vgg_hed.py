@@ -1,4 +1,4 @@
-"""`vgg-hed`: 256 features, the mean over places of relu3_3 of the embedded VGG-16 trunk.
+"""`vgg-hed`: 256 features, the mean over positions of relu3_3 of the embedded VGG-16 trunk.
 
 Its network knows nothing of EfficientNet-Lite0: other layers, other training. Images are resized bilinearly, with
 antialiasing where they shrink, to a square of their own longer side, within limits.

@@ -1,8 +1,8 @@
 """What the spaces of transformers' vision models share: pixels made ready, positions for another size, loading.
 
 The conventions are those of FDr6 (arXiv 2604.28190, its released evaluation; raw distances over those of the
-validation set as its normalisers): pixels in [0, 1] are resized bicubically with antialiasing and not rounded,
-then normalised; where a side is no multiple of the patch, zeros are added on the right and below; position embeddings
+validation set as its normalizers): pixels in [0, 1] are resized bicubically with antialiasing and not rounded,
+then normalized; where a side is no multiple of the patch, zeros are added on the right and below; position embeddings
 are resampled bicubically with antialiasing. That evaluation ran in bfloat16 and through timm's models; this is float32
 and through transformers', so that the same weights give the same features up to its rounding.
 """
