@@ -211,12 +211,12 @@ def test_files_that_hold_anything_else_are_refused(tmp_path: Path, capsys: pytes
 
 
 def test_published_hashes_begin_as_the_files_names_say():
+    from robustok.backbones.vgg import LIN_LAYERS, VGG16
     from robustok.evaluation.features.spaces.inception import WEIGHTS
-    from robustok.losses.lpips import HEADS, VGG
 
-    for file in (WEIGHTS, VGG):
+    for file in (WEIGHTS, VGG16):
         assert all(file.sha256[:8] in name for name in file.names)
-    for file in (WEIGHTS, VGG, HEADS):
+    for file in (WEIGHTS, VGG16, LIN_LAYERS):
         assert len(bytes.fromhex(file.sha256)) == 32
         assert file.url.endswith(file.names[0])
         assert replace(file) == file

@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 
 import robustok
-from robustok.backbones import vgg_hed
+from robustok.backbones import vgg, vgg_hed
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.options import Command, bold, table
 from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
-from robustok.losses import lpips
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
 from robustok.training.optim import autocast
@@ -111,14 +110,14 @@ SPACES: dict[str, WeightFile | HubModel] = {
     "siglip2": siglip2.MODEL,
     "mae": mae.MODEL,
     "convnextv2": convnextv2.MODEL,
-    "lpips": lpips.VGG,
-    "lpips, heads": lpips.HEADS,
+    "lpips": vgg.VGG16,
+    "lpips, heads": vgg.LIN_LAYERS,
 }
 NETWORKS: dict[str, WeightFile | HubModel] = {
     "DINOv2": pretrained.DINOV2_B14,
     "DINO": pretrained.DINO_S16,
-    "LPIPSVGG": lpips.VGG,
-    "LPIPSVGG, heads": lpips.HEADS,
+    "LPIPSVGG": vgg.VGG16,
+    "LPIPSVGG, heads": vgg.LIN_LAYERS,
 }
 
 

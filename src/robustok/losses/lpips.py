@@ -12,31 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustok.backbones.vgg import CONVS, HEAD_NAMES, Vgg16
+from robustok.backbones.vgg import CONVS, HEAD_NAMES, LIN_LAYERS, VGG16, Vgg16
 from robustok.losses.perceptual import Perceptual
-from robustok.runtime.weights import WeightFile, read_tensors, sha256
-
-VGG = WeightFile(
-    title="torchvision's VGG-16",
-    names=("vgg16-397923af.pth",),
-    url="https://s3.amazonaws.com/pytorch/models/vgg16-397923af.pth",  # its first address; torchvision caches it, too
-    sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-    size=553_433_881,
-    licence="BSD-3-Clause",
-)
-HEADS = WeightFile(
-    title="the heads of LPIPS 0.1 on VGG-16",
-    names=("weights-vgg16-lpips.pth", "vgg-v0.1.pth"),
-    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
-    sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-    size=7_289,
-    licence="BSD-2-Clause",
-)
-
-
-def available() -> bool:
-    """Whether both weight files are on this machine already."""
-    return VGG.located() is not None and HEADS.located() is not None
+from robustok.runtime.weights import read_tensors, sha256
 
 
 def lpips_distance(vgg: Path | None = None, heads: Path | None = None) -> Perceptual:
@@ -44,8 +22,8 @@ def lpips_distance(vgg: Path | None = None, heads: Path | None = None) -> Percep
 
     Raises ValueError when they cannot be had or hold something else.
     """
-    heads = heads or HEADS.path()
-    return lpips_of(read_tensors(vgg or VGG.path()), read_tensors(heads), str(heads))
+    heads = heads or LIN_LAYERS.path()
+    return lpips_of(read_tensors(vgg or VGG16.path()), read_tensors(heads), str(heads))
 
 
 def lpips_of(
@@ -86,8 +64,8 @@ class LPIPS:
         self.about = {
             "network": "VGG-16",
             "version": "0.1",
-            "weights": sha256(vgg or VGG.path())[:16],
-            "heads": sha256(heads or HEADS.path())[:16],
+            "weights": sha256(vgg or VGG16.path())[:16],
+            "heads": sha256(heads or LIN_LAYERS.path())[:16],
         }
 
     @torch.no_grad()

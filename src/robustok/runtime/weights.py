@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
@@ -168,19 +169,31 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a file of weights")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read as tensors ({reason(error)}); download it again, or save it as safetensors"
-        ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read as tensors ({reason(error)}); download it again") from error
+    state = read_torch(path)
     for wrapper in ("model", "state_dict"):
         state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} holds no tensors by name; give a file with a model's state_dict")
     return dict(state)
+
+
+def read_torch(path: Path, *, allowed: Sequence[Any] = (), mmap: bool = False) -> Any:
+    """What a torch file holds, on the CPU: tensors, and what `allowed` classes make, never pickled code.
+
+    Raises ValueError for a file that is missing, damaged, or holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} cannot be read as tensors ({reason(error)}); download it again, or save it as safetensors"
+        ) from error
 
 
 def sha256(path: str | Path) -> str:

@@ -59,8 +59,8 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
         case VGGHED():
             return Perceptual(vgg_hed(), stages, size)
         case LPIPSVGG(weights=weights, heads=heads):
-            tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, lpips.VGG)
-            fitted = vgg.random_heads(config) if heads == "random" else weights_at(heads, lpips.HEADS)
+            tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, vgg.VGG16)
+            fitted = vgg.random_heads(config) if heads == "random" else weights_at(heads, vgg.LIN_LAYERS)
             return lpips.lpips_of(tensors, fitted, f"{heads} file of heads", stages, size)
 
 

@@ -31,7 +31,7 @@ def test_chunks_find_what_brute_force_finds(held, size, monkeypatch):
     nearest = Nearest(latents, torch.arange(50))
     for places in torch.arange(50).split(size):
         nearest.show(latents[places], places)
-    assert torch.equal(nearest.neighbours, latents[apart.argmin(dim=1)])
+    assert torch.equal(nearest.neighbors, latents[apart.argmin(dim=1)])
     torch.testing.assert_close(nearest.distances, apart.amin(dim=1), rtol=1e-4, atol=1e-4)
     assert torch.equal(nearest.midpoints(), torch.lerp(latents, latents[apart.argmin(dim=1)], 0.5))
 
@@ -51,7 +51,7 @@ def test_places_tell_images_apart_not_their_order():
     nearest = Nearest(latents[3:6], torch.arange(3, 6))
     nearest.show(latents[shuffled], shuffled)
     assert (nearest.distances > 0).all()
-    assert not (nearest.neighbours == latents[3:6]).flatten(1).all(dim=1).any()
+    assert not (nearest.neighbors == latents[3:6]).flatten(1).all(dim=1).any()
 
 
 def test_an_image_that_comes_twice_is_its_own_midpoint():

@@ -7,7 +7,6 @@ own images where it has some.
 
 import hashlib
 import json
-import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStre
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.npz import Array, array_names, checksum, map_array, read_array
-from robustok.runtime.words import reason
+from robustok.runtime.weights import read_torch
 from robustok.shapes import Features
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
@@ -183,11 +182,7 @@ def _read_npz(path: Path) -> Statistics:
 
 
 def _read_torch(path: Path) -> Statistics:
-    try:
-        with torch.serialization.safe_globals(ARRAYS):
-            arrays = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)}); give a whole file of tensors or arrays") from error
+    arrays = read_torch(path, allowed=ARRAYS)
     if not isinstance(arrays, dict) or not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma; give the statistics that torch-fidelity cached")
     return _statistics(path, {name: np.asarray(arrays[name]) for name in ("mu", "sigma")}, None)

@@ -156,7 +156,7 @@ def test_neighbours_in_another_set(scores, images):
 def test_refuses_what_cannot_be_scored(images):
     with pytest.raises(ValueError, match="iFID is of latents, and this tokenizer makes codes; leave neighbors_in"):
         score_tokenizer(Blocks(), images, shades, neighbors_in=images)
-    with pytest.raises(ValueError, match="neighbors_in are the very images, each its own neighbour; leave it out"):
+    with pytest.raises(ValueError, match="neighbors_in are the very images, each its own neighbor; leave it out"):
         score_tokenizer(Grays(), images, shades, neighbors_in=Noise(len(images)))
     with pytest.raises(ValueError, match="1 image cannot be scored; give at least two"):
         score_tokenizer(Grays(), images, shades, neighbors_in=Noise(1))
