@@ -193,4 +193,3 @@ def test_what_every_process_has_whole_stays_so_without_sharding():
     assert distributed.whole(value) is value
     assert distributed.cut_like(value, torch.zeros(2)) is value
     assert not distributed.is_sharded(value)
-    assert distributed.main_first(lambda: 3) == 3

@@ -195,16 +195,6 @@ def from_main(make: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def main_first(make: Callable[[], T]) -> T:
-    """What `make` returns: it writes files on the main process, and the others find them there."""
-    if not is_main():
-        barrier()
-    made = make()
-    if is_main():
-        barrier()
-    return made
-
-
 def gather(value: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """The values (b, ...) of all ranks one below the other in rank order; the value itself when there is one rank.
 
