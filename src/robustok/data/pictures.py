@@ -130,10 +130,14 @@ class Pictures:
         return self._batch(view, list(zip(indices.tolist(), draws.tolist(), strict=True)))
 
     def five_crops(self, indices: Indices, zoom: float) -> Float[Tensor, "b 5 3 h w"]:
-        """The corners and the middle of ADM's center crop to `zoom` times the size."""
+        """The corners and the middle of ADM's center crop to `zoom` times the size.
+
+        Raises ValueError for images smaller than that crop, unless they may be enlarged.
+        """
+        side = int(self.size * zoom)
 
         def view(index: int) -> tuple[decoding.Square, ...]:
-            return self._view(index, lambda image: decoding.five_crops(image, self.size, zoom))
+            return self._view(index, lambda image: decoding.five_crops(image, self.size, zoom), side)
 
         squares = [square for crops in self._map(view, indices.tolist()) for square in crops]
         return self._batch(lambda square: square, squares).unflatten(0, (-1, 5))
@@ -164,15 +168,16 @@ class Pictures:
         self._map(lambda row: decoding.to_floats(view(items[row]), rows[row]), range(len(items)))
         return batch
 
-    def _view(self, index: int, crop: Callable[[Image.Image], T]) -> T:
-        """What `crop` makes of an image, or of the one that stands in for it."""
+    def _view(self, index: int, crop: Callable[[Image.Image], T], side: int | None = None) -> T:
+        """What `crop`, to `side` pixels, makes of an image, or of the one that stands in for it."""
+        side = side or self.size
         if self.errors != "replace":
-            return crop(self._read(index))
+            return crop(self._read(index, side))
         for candidate in self._stand_ins(index):
             if candidate in self.replaced:
                 continue
             try:
-                return crop(self._read(candidate))
+                return crop(self._read(candidate, side))
             except BrokenFileError as error:
                 self._note(candidate, error)
         name = self.classes[int(self.labels[index])]
@@ -191,14 +196,14 @@ class Pictures:
         if first:
             warnings.warn(f"{error.what}; the next image of its class replaces it, as for others to come", stacklevel=2)
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int, side: int) -> Image.Image:
         data = self.source.read(self._number(index))
         try:
-            image = decoding.read(BytesIO(data), self.size if self.draft else None)
+            image = decoding.read(BytesIO(data), side if self.draft else None)
         except Exception as error:  # strangers' files make Pillow raise nearly anything
             raise BrokenFileError(f"{self.name(index)} in {self.source.place}", reason(error)) from error
-        if not self.upscale and min(image.size) < self.size:
-            raise ValueError(self._too_small([(self.name(index), image.size)]))
+        if not self.upscale and min(image.size) < side:
+            raise ValueError(self._too_small([(self.name(index), image.size)], side))
         return image
 
     def _check(self) -> None:
@@ -212,7 +217,7 @@ class Pictures:
             if min(outcome) < self.size and not self.upscale:
                 small.append((self.source.name(number), outcome))
         if small:
-            raise ValueError(self._too_small(small))
+            raise ValueError(self._too_small(small, self.size))
         if broken:
             names = some([f"{name} ({why})" for name, why in broken])
             what = f"{len(broken)} of {len(self.source)} images in {self.source.place} cannot be read: {names}"
@@ -240,10 +245,10 @@ class Pictures:
         for start in range(0, len(self.source), 4096):
             yield from self._map(outcome, range(start, min(start + 4096, len(self.source))))
 
-    def _too_small(self, files: list[tuple[str, tuple[int, int]]]) -> str:
+    def _too_small(self, files: list[tuple[str, tuple[int, int]]], side: int) -> str:
         names = some([f"{name} ({width} x {height})" for name, (width, height) in files])
         return (
-            f"{len(files)} images in {self.source.place} are smaller than the crop of {self.size} pixels: {names}; "
+            f"{len(files)} images in {self.source.place} are smaller than the crop of {side} pixels: {names}; "
             f"remove them, choose a smaller size, or pass upscale=True to enlarge them"
         )
 
