@@ -156,9 +156,9 @@ def extracted(extract: Extractor, pixels: Pixels) -> Outputs:
         filled = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
         found = outputs(extract, filled)
         parts.append([None if x is None else x[: len(part)] for x in found[:3]])
-    features, *more = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
+    features, logits, spatial = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
     assert features is not None
-    return Outputs(features, *more, side=found.side)
+    return Outputs(features, logits, spatial, found.side)
 
 
 def _batch_size(extract: Extractor) -> int:

@@ -56,8 +56,8 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
     """
     found = Outputs(*extract.outputs(pixels)) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
     count, name = len(pixels), extract.name
-    tensors = [x if x is None else checked(name, x, count) for x in found[1:3]]
-    return Outputs(checked(name, found.features, count), *tensors, side=found.side)
+    logits, spatial = (x if x is None else checked(name, x, count) for x in found[1:3])
+    return Outputs(checked(name, found.features, count), logits, spatial, found.side)
 
 
 def checked(name: str, made: object, count: int) -> Features:
