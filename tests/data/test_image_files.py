@@ -11,8 +11,8 @@ from PIL import Image
 
 from robustok.data import ImageFolder, TarImages
 from robustok.data.decoding import center_crop, read
+from robustok.data.image_files import cores
 from robustok.data.images import DRAWS
-from robustok.data.pictures import cores
 from robustok.shapes import to_pixels
 
 EVERYTHING = torch.arange(robustok_shards.COUNT)

@@ -6,7 +6,8 @@ import pytest
 import robustok_shards
 import torch
 
-from robustok.data import ImageFolder, listing
+from robustok.data import ImageFolder
+from robustok.data import folder as folders
 from robustok.data.folder import FolderFiles
 
 
@@ -19,10 +20,10 @@ def folder(tmp_path):
 def remembering(monkeypatch, tmp_path):
     """Every listing is kept, and changes count at once; `listed()` tells how often a folder was listed."""
     monkeypatch.setenv("ROBUSTOK_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(listing, "REMEMBERED", 1)
-    monkeypatch.setattr(listing, "SETTLED", 0)
-    calls, own = [], listing._list
-    monkeypatch.setattr(listing, "_list", lambda path: calls.append(path) or own(path))
+    monkeypatch.setattr(folders, "REMEMBERED", 1)
+    monkeypatch.setattr(folders, "SETTLED", 0)
+    calls, own = [], folders._list
+    monkeypatch.setattr(folders, "_list", lambda path: calls.append(path) or own(path))
     return lambda: len(calls)
 
 
@@ -58,7 +59,7 @@ def test_a_damaged_or_hidden_cache_costs_time_only(folder, remembering, tmp_path
 
 
 def test_a_folder_that_just_changed_is_not_remembered(folder, remembering, tmp_path, monkeypatch):
-    monkeypatch.setattr(listing, "SETTLED", 10**12)
+    monkeypatch.setattr(folders, "SETTLED", 10**12)
     FolderFiles(folder)
     assert not (tmp_path / "cache").exists()
 

@@ -1,8 +1,54 @@
-"""Several files by one name, as a shell would write it; what is there goes before what a pattern could mean."""
+"""Names of files: which are images, which are hidden, and several by one pattern as a shell would write it."""
 
+import os
 import re
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from glob import glob
 from pathlib import Path
+
+# fmt: off
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".apng",
+    ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
+)
+UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dds", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
+PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".gz", ".7z", ".rar")
+# fmt: on
+JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # of systems, not of users
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is none of the user's: .DS_Store, ._a.png, .ipynb_checkpoints, __MACOSX."""
+    return name.startswith(".") or name in JUNK
+
+
+def archives_in(folder: Path, suffix: str) -> list[Path]:
+    """Files of a suffix in a folder, else in `data` below it as in the hub's repositories, in the order of names."""
+    for place in (folder, folder / "data"):
+        with os.scandir(place) if place.is_dir() else nullcontext(()) as entries:
+            found = [entry for entry in entries if entry.name.lower().endswith(suffix) and not is_hidden(entry.name)]
+            paths = sorted(place / entry.name for entry in found if entry.is_file())
+        if paths:
+            return paths
+    return []
+
+
+def tell_unread(others: Sequence[str], place: str) -> None:
+    """Warn where `others`, suffixes of what lies beside the images of a place, are those of images too."""
+    unread = sorted(UNREAD & set(others))
+    if unread:
+        warnings.warn(
+            f"{place} also holds images of kinds that are not read, {some(unread)}; convert them to PNG or JPEG",
+            stacklevel=4,
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
+    return ", ".join([*names[:5], *more])
 
 
 def matches(pattern: str) -> list[str]:

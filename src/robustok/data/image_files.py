@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from threading import Lock
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,21 +17,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from robustok.data import decoding
+from robustok.data.classes import check_classes
+from robustok.data.file_names import some
 from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
 from robustok.shapes import Images
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff") + (
-    ".apng",
-    ".avif",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tga",
-)
-UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dds", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
 T = TypeVar("T")
 
@@ -58,13 +49,23 @@ class Files(Protocol):
     def describe(self) -> dict[str, Any]: ...  # name, count, hash
 
 
-class Pictures:
+class View(TypedDict, total=False):
+    """Options of how image files are read, see `ImageFiles`."""
+
+    errors: Errors | None
+    upscale: bool
+    flip: bool
+    draft: bool
+    workers: int | None
+
+
+class ImageFiles:
     """An image set of encoded files; see `decoding` for how each kind of file becomes RGB.
 
     `images` is ADM's center crop, `training_images` its random crop and, if `flip`, a mirror image half of the time.
 
-    errors   "skip": every file is decoded once in advance, and a broken one left out, with one warning for all;
-             `broken` lists them. "raise": likewise, but a broken file is a ValueError.
+    errors   "skip", or None: every file is decoded once in advance, and a broken one left out, with one warning for
+             all; `broken` lists them. "raise": likewise, but a broken file is a ValueError.
              "defer": nothing is decoded in advance, which saves an hour on a million images; the batch that
              meets a broken file raises a ValueError.
              "replace": the batch that meets a broken file takes the next image of its class instead, always the same
@@ -81,12 +82,13 @@ class Pictures:
         files: Files,
         size: int,
         *,
-        errors: Errors = "skip",
+        errors: Errors | None = None,
         upscale: bool = False,
         flip: bool = True,
         draft: bool = False,
         workers: int | None = None,
     ):
+        errors = errors or "skip"
         if errors not in ("skip", "raise", "defer", "replace"):
             raise ValueError(f"errors is {errors!r}; choose 'skip', 'raise', 'defer' or 'replace'")
         if size < 1:
@@ -143,7 +145,7 @@ class Pictures:
         return self._batch(lambda square: square, squares).unflatten(0, (-1, 5))
 
     def describe(self) -> dict[str, Any]:
-        """What scores and caches record. The hash is of names and byte counts, for contents take hours."""
+        """The entries that scores and caches record. The hash is of names and byte counts, for contents take hours."""
         about = self.source.describe()
         if self._kept is not None:
             about |= {"count": len(self), "hash": short_hash(about["hash"].encode(), self._kept.numpy().tobytes())}
@@ -162,14 +164,14 @@ class Pictures:
             return list(threads.map(function, items))
 
     def _batch(self, view: Callable[[Any], decoding.Square], items: Sequence[Any]) -> Images:
-        """The views of items, each made and put in its place by a thread."""
+        """The views of items, each made and written into its row by a thread."""
         batch = torch.empty(len(items), 3, self.size, self.size)
         rows = batch.numpy()
         self._map(lambda row: decoding.to_floats(view(items[row]), rows[row]), range(len(items)))
         return batch
 
     def _view(self, index: int, crop: Callable[[Image.Image], T], side: int | None = None) -> T:
-        """What `crop`, to `side` pixels, makes of an image, or of the one that stands in for it."""
+        """Apply `crop`, which needs `side` pixels, to an image or to the one that stands in for it."""
         side = side or self.size
         if self.errors != "replace":
             return crop(self._read(index, side))
@@ -261,37 +263,10 @@ class BrokenFileError(ValueError):
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
 
 
-def tell_unread(others: Sequence[str], place: str) -> None:
-    """Warns where `others`, suffixes of what lies beside the images of a place, are those of images too."""
-    unread = sorted(UNREAD & set(others))
-    if unread:
-        warnings.warn(
-            f"{place} also holds images of kinds that are not read, {some(unread)}; convert them to PNG or JPEG",
-            stacklevel=4,
-        )
-
-
-def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:
-    """Raises ValueError where a class that had images `before` has none left among the labels."""
-    had, has = (part.bincount(minlength=len(classes)) for part in (before, labels))
-    empty = [classes[label] for label in ((had > 0) & (has == 0)).nonzero().flatten().tolist()]
-    if empty:
-        raise ValueError(
-            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class, or choose "
-            "labels 'none' where no classes are needed"
-        )
-
-
 def cores() -> int:
     """The cores that this process may use, shared with those that torchrun started beside it; at least 1."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def some(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
-    return ", ".join([*names[:5], *more])
 
 
 def reason(error: Exception) -> str:

@@ -19,22 +19,14 @@ from typing import Any
 from unicodedata import normalize
 
 from robustok.data.classes import WHOLE, Classes, classes_of, is_missing
+from robustok.data.file_names import SUFFIXES, some
 from robustok.data.label_tables import LABELS, NAMES, TABLES, Row, is_header, ways_to_read
-from robustok.data.pictures import SUFFIXES, some
 
-OTHERS = (
-    "text",
-    "caption",
-    "captions",
-    "prompt",
-    "split",
-    "bbox",
-    "url",
-    "md5",
-    "width",
-    "height",
-    "size",
-)  # no classes
+# fmt: off
+OTHERS = (  # columns that are no classes
+    "text", "caption", "captions", "prompt", "split", "bbox", "url", "md5", "width", "height", "size",
+)
+# fmt: on
 BOXES = re.compile(r"(\S+)( +-?[\d.]+){4}( +\S+( +-?[\d.]+){4})*")  # a class and its box, and others
 SEVERAL = re.compile(r"-?[\d.]+([ ,;\t]+-?[\d.]+)+")
 
@@ -84,7 +76,7 @@ class _Images:
         return key in self._exact or _stem(key) in self._stems
 
     def tells(self, row: Row) -> bool:
-        """Whether a row has an image and something else."""
+        """Tell whether a row has an image and something else."""
         return len(row.fields) > 1 and any(self.knows(str(field)) for field in row.fields if field is not None)
 
     def split(self, line: str) -> list[str]:
@@ -189,7 +181,7 @@ def _header(file: Path, rows: list[Row], images: _Images) -> tuple[list[str] | N
 
 
 def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Images) -> tuple[int, int]:
-    """The places of the image and of its class in each row. Raises ValueError where it is not plain which they are."""
+    """The columns of the image and of its class. Raises ValueError where it is not plain which they are."""
     width = len(header or max((row.fields for row in rows), key=len))
     known = [
         sum(column < len(row.fields) and images.knows(str(row.fields[column])) for row in rows)

@@ -49,7 +49,7 @@ class NpzImages:
         return to_images(torch.from_numpy(square).permute(0, 3, 1, 2).contiguous())
 
     def describe(self) -> dict[str, Any]:
-        """What scores record. The hash is of the checksum that the file keeps of its pixels."""
+        """The entries that scores record. The hash is of the checksum that the file keeps of its pixels."""
         return {
             "name": self.path.name,
             "view": "as they are" if len(set(self.array.shape[1:3])) == 1 else f"center crop to {self.size}",
