@@ -34,6 +34,7 @@ class Columns(NamedTuple):
         cls,
         schema: Any,
         place: str,
+        *,
         label: str | None,
         first: Callable[[str], list[Any]],
         features: dict[str, Any] | None = None,

@@ -103,21 +103,21 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
         if len(row.fields) <= max(name, label):
             raise ValueError(f"{row.where} of {file} has no class: {row.text}; write the image and its class")
         value, called = row.fields[label], str(row.fields[name])
-        index = images.exact(called)
-        if index is not None:
-            _note(file, told, index, value, row, images)
-            continue
-        close = images.close(called)
-        if len(close) > 1 and _has_suffix(called):
-            continue  # another image, which lies elsewhere
-        if len(close) > 1:
+        exact, close = images.exact(called), images.close(called)
+        whole = _has_suffix(called)
+        if exact is None and len(close) > 1 and not whole:
             raise ValueError(
                 f"{row.where} of {file} may mean {some([images.names[i] for i in close])}; write whole file names"
             )
-        if close and not _has_suffix(called):
-            _note(file, told, close[0], value, row, images)
-        elif close:
-            _note(file, loosely, close[0], value, row, images)
+        if exact is None and len(close) != 1:
+            continue  # another image, which lies elsewhere
+        index = close[0] if exact is None else exact
+        before = (loosely if exact is None and whole else told).setdefault(index, (value, row))
+        if before[0] != value:
+            raise ValueError(
+                f"{file} tells two classes of {images.names[index]}: {before[0]} ({before[1].where}) and {value} "
+                f"({row.where}); keep one"
+            )
     told = loosely | told
     missing = [image for index, image in enumerate(images.names) if index not in told or is_missing(told[index][0])]
     if missing:
@@ -126,16 +126,6 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
             "add them to the file, or move them elsewhere"
         )
     return classes_of(_whole([told[index][0] for index in range(len(images.names))], file), str(file))
-
-
-def _note(file: Path, told: dict[int, tuple[Any, Row]], index: int, value: Any, row: Row, images: _Images) -> None:
-    """Keep what a row tells of an image. Raises ValueError where an earlier row told something else."""
-    before = told.setdefault(index, (value, row))
-    if before[0] != value:
-        raise ValueError(
-            f"{file} tells two classes of {images.names[index]}: {before[0]} ({before[1].where}) and {value} "
-            f"({row.where}); keep one"
-        )
 
 
 def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Classes:

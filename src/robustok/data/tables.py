@@ -147,13 +147,14 @@ def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
     import pyarrow.parquet as pq
 
     @cache
-    def first(name: str) -> list[Any]:  # of the first file, which is like the others
+    def first(name: str) -> list[Any]:
+        """The first cells of a column of the first file, which is like the others."""
         with pq.ParquetFile(paths[0]) as file:
             known = name in file.schema_arrow.names
             batch = next(file.iter_batches(FIRST, columns=[name]), None) if known else None
             return batch.column(0).to_pylist() if batch is not None else []
 
-    found = [Columns.of(pq.read_schema(file), str(file), labels, first) for file in paths]
+    found = [Columns.of(pq.read_schema(file), str(file), label=labels, first=first) for file in paths]
     for file, columns in zip(paths, found, strict=True):
         if columns != found[0]:
             raise ValueError(
@@ -213,9 +214,10 @@ class ArrowFiles:
             raise ValueError(f"{place} has no rows; give a set of images")
 
         def first(name: str) -> list[Any]:
+            """The first cells of a column."""
             return list(table.column(name)[:FIRST].to_pylist())
 
-        columns = Columns.of(table.schema, place, labels, first, features)
+        columns = Columns.of(table.schema, place, label=labels, first=first, features=features)
         self.place, self._images = place, table.column(columns.image)
         told = table.column(columns.label).to_pylist() if columns.label else [None] * table.num_rows
         self.classes, self.labels = columns.labels(told, place)

@@ -186,8 +186,8 @@ def index_of(name: str, state: list[Any], local: Callable[[], Path]) -> ShardInd
 
 
 def _read(shard: Path, called: str) -> ShardIndex:
-    spans, links = dict[str, tuple[int, int]](), dict[str, str]()  # by path: first byte and length; what is linked to
-    folders, others, samples = set[str](), set[str](), dict[str, dict[str, Any]]()  # of the samples: fields by key
+    members = _Members({}, {}, set())
+    others, samples = set[str](), dict[str, dict[str, Any]]()  # of the samples: fields by key
     last = None
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -195,11 +195,12 @@ def _read(shard: Path, called: str) -> ShardIndex:
                 name = posixpath.normpath(entry.name).lstrip("/")
                 suffix = Path(name).suffix.lower()
                 if entry.isdir() and name != ".":
-                    folders.add(name)
+                    members.folders.add(name)
                 elif entry.issym() or entry.islnk():
-                    links[name] = entry.linkname if entry.islnk() else posixpath.join(Path(name).parent, entry.linkname)
+                    above = "" if entry.islnk() else Path(name).parent
+                    members.links[name] = posixpath.join(above, entry.linkname)
                 elif entry.isfile() and suffix in SUFFIXES:
-                    spans[name], last = (entry.offset_data, entry.size), name
+                    members.spans[name], last = (entry.offset_data, entry.size), name
                 elif entry.isfile():
                     others |= set() if _is_hidden(name) else {suffix or Path(name).name}
                     if suffix in (".cls", ".json"):
@@ -210,18 +211,18 @@ def _read(shard: Path, called: str) -> ShardIndex:
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{called} is no whole, uncompressed tar ({error}); unpack it, or fetch it again") from error
     _check_end(shard, called, end, last)
-    for name, target in links.items():
-        _follow(name, target, spans, links, folders)
-    names = [name for name in spans if not _is_hidden(name)]
+    for name in members.links:
+        _follow(name, members)
+    names = [name for name in members.spans if not _is_hidden(name)]
     found = [samples.get(key_of(name), {}) for name in names]
     fields = {field: [sample.get(field) for sample in found] for field in sorted({f for s in found for f in s})}
     filled = {str(above) for name in names for above in Path(name).parents}
     return ShardIndex(
         names,
-        [spans[name][0] for name in names],
-        [spans[name][1] for name in names],
+        [members.spans[name][0] for name in names],
+        [members.spans[name][1] for name in names],
         fields,
-        sorted(name for name in folders - filled if not _is_hidden(name)),
+        sorted(name for name in members.folders - filled if not _is_hidden(name)),
         sorted(others),
     )
 
@@ -230,10 +231,18 @@ def _is_hidden(name: str) -> bool:
     return any(is_hidden(part) for part in name.split("/") if part != "..")
 
 
-def _follow(
-    name: str, target: str, spans: dict[str, tuple[int, int]], links: dict[str, str], folders: set[str]
-) -> None:
+class _Members(NamedTuple):
+    """The members of a tar by path, as they are found."""
+
+    spans: dict[str, tuple[int, int]]  # of images: first byte and length
+    links: dict[str, str]  # their targets
+    folders: set[str]
+
+
+def _follow(name: str, members: _Members) -> None:
     """Put what a link stands for among the images and folders; a link to nowhere is a broken image, an empty folder."""
+    spans, links, folders = members
+    target = links[name]
     for _ in range(LINKS):
         target = posixpath.normpath(target).lstrip("/")
         if target not in links:
