@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from threading import Lock
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
@@ -118,13 +119,12 @@ class ImageFiles:
         return self.source.name(self._number(index))
 
     def images(self, indices: Indices) -> Images:
-        def view(index: int) -> decoding.Square:
-            return self._view(index, lambda image: decoding.center_crop(image, self.size))
-
-        return self._batch(view, indices.tolist())
+        crop = partial(decoding.center_crop, size=self.size)
+        return self._batch(lambda index: self._view(index, crop), indices.tolist())
 
     def training_images(self, indices: Indices, draws: Draws) -> Images:
         def view(index_and_draw: tuple[int, list[float]]) -> decoding.Square:
+            """The random crop of an image, mirrored or not, by its own random numbers."""
             index, (*crop, mirror) = index_and_draw
             square = self._view(index, lambda image: decoding.random_crop(image, self.size, crop))
             return square[:, ::-1] if self.flip and mirror < 0.5 else square
@@ -136,12 +136,9 @@ class ImageFiles:
 
         Raises ValueError for images smaller than that crop, unless they may be enlarged.
         """
-        side = int(self.size * zoom)
-
-        def view(index: int) -> tuple[decoding.Square, ...]:
-            return self._view(index, lambda image: decoding.five_crops(image, self.size, zoom), side)
-
-        squares = [square for crops in self._map(view, indices.tolist()) for square in crops]
+        crop, side = partial(decoding.five_crops, size=self.size, zoom=zoom), int(self.size * zoom)
+        found = self._map(lambda index: self._view(index, crop, side), indices.tolist())
+        squares = [square for crops in found for square in crops]
         return self._batch(lambda square: square, squares).unflatten(0, (-1, 5))
 
     def describe(self) -> dict[str, Any]:
@@ -232,20 +229,20 @@ class ImageFiles:
             check_classes(self.source.labels, self.labels, self.classes, self.source.place)
 
     def _outcomes(self) -> Iterator[Broken | tuple[int, int]]:
-        """For every file what is wrong with it, or its width and height."""
-
-        def outcome(number: int) -> Broken | tuple[int, int]:
-            try:
-                data = self.source.read(number)
-            except BrokenFileError as error:
-                return Broken(self.source.name(number), error.reason)
-            try:
-                return decoding.check(BytesIO(data))
-            except Exception as error:
-                return Broken(self.source.name(number), reason(error))
-
+        """Outcomes of all files, in their order; not all at once, for they are many."""
         for start in range(0, len(self.source), 4096):
-            yield from self._map(outcome, range(start, min(start + 4096, len(self.source))))
+            yield from self._map(self._outcome, range(start, min(start + 4096, len(self.source))))
+
+    def _outcome(self, number: int) -> Broken | tuple[int, int]:
+        """Width and height of a file, or why it cannot be decoded. Raises what a damaged shard or table raises."""
+        try:
+            data = self.source.read(number)
+        except BrokenFileError as error:
+            return Broken(self.source.name(number), error.reason)
+        try:
+            return decoding.check(BytesIO(data))
+        except Exception as error:  # strangers' files make Pillow raise nearly anything
+            return Broken(self.source.name(number), reason(error))
 
     def _too_small(self, files: list[tuple[str, tuple[int, int]]], side: int) -> str:
         names = some([f"{name} ({width} x {height})" for name, (width, height) in files])
