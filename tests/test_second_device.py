@@ -19,14 +19,14 @@ from robustok.adapters.lightningdit import LightningDiT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import SiT
 from robustok.adapters.var import VAR
+from robustok.analysis import imitation, latents
+from robustok.analysis.latents import analyze_latents
+from robustok.analysis.tokens import analyze
 from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.analysis import imitation, latents
-from robustok.evaluation.analysis.analyze import analyze
-from robustok.evaluation.analysis.latents import analyze_latents
 from robustok.evaluation.evaluate import score_generator, score_image_set, score_tokenizer
 from robustok.evaluation.features import NetworkExtractor, Outputs, extractor
 from robustok.evaluation.latent_pfid import NoiseCell

@@ -14,7 +14,7 @@ from PIL import Image
 
 from robustok import presets
 from robustok.cli import analyze, evaluate, main, watching
-from robustok.data.folder import ImageFolder
+from robustok.data import ImageFolder
 from robustok.evaluation import features
 from robustok.evaluation.features import CustomExtractor
 from robustok.evaluation.reference import Reference

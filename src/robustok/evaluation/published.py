@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from robustok.evaluation.feature_stream import KEPT, FeatureStream, extracted
-from robustok.evaluation.features import Extractor, FeatureSpace, extractor, outputs
+from robustok.evaluation.features import Extractor, FeatureSpace, Outputs, extractor, outputs
 from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.reference import BLOCK, Progress, Reference
 from robustok.runtime.distributed import from_main, rank, world_size
-from robustok.runtime.npz import Array, array_names, checksum, map_array, read_array
+from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.words import reason
 from robustok.shapes import Features
 
@@ -68,12 +67,10 @@ def read_reference(
         raise ValueError(f"{path} is no file of statistics; give a .safetensors, .npz, .pt or .pth file")
     found = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
     _check_width(path, found.stats, extract)
-    sample = found.stats.mean.new_empty(0, len(found.stats.mean), dtype=torch.float32)
+    sample, space = found.stats.mean.new_empty(0, len(found.stats.mean), dtype=torch.float32), extract.describe()
     if found.images is not None:
-        sample = _sample(path, found, extract, keep, progress)
-    return Reference(
-        stats=found.stats, sample=sample, images=found.about, space=extract.describe(), spatial=found.spatial
-    )
+        sample, space = _sample(path, found, extract, keep, progress)
+    return Reference(stats=found.stats, sample=sample, images=found.about, space=space, spatial=found.spatial)
 
 
 def _read_npz(path: Path) -> Statistics:
@@ -137,19 +134,26 @@ def _check_width(path: Path, stats: FeatureStats, extract: Extractor) -> None:
         )
 
 
-def _sample(path: Path, found: Statistics, extract: Extractor, keep: int, progress: Progress | None) -> Features:
-    """Features of the file's images, thinned to `keep`. ValueError where they cannot be what the statistics are of."""
+def _sample(
+    path: Path, found: Statistics, extract: Extractor, keep: int, progress: Progress | None
+) -> tuple[Features, dict[str, Any]]:
+    """Features of the file's images, thinned to `keep`, and their space.
+
+    Raises ValueError where they cannot be what the statistics are of.
+    """
     assert found.images is not None
     stream = FeatureStream(extract.describe(), keep)
     shares = torch.arange(len(found.images)).split(BLOCK)[rank() :: world_size()]
     for indices in shares:
-        pixels = _to_pixels(found.images[int(indices[0]) : int(indices[-1]) + 1])
-        stream.add(extracted(extract, pixels).features, indices)
+        pixels = torch.from_numpy(np.array(center_square(found.images[int(indices[0]) : int(indices[-1]) + 1])))
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        looked_at = extracted(extract, pixels)
+        stream.add(Outputs(looked_at.features, side=looked_at.side), indices)
         if progress is not None:
             progress(stream.count, sum(map(len, shares)))
     stream = stream.together()
 
-    def checked() -> Tensor:
+    def checked() -> tuple[Features, dict[str, Any]]:
         apart = float((stream.stats.mean - found.stats.mean).square().sum())
         usual = float(found.stats.covariance.trace()) / stream.count
         if apart > FAR * usual:
@@ -157,10 +161,6 @@ def _sample(path: Path, found: Statistics, extract: Extractor, keep: int, progre
                 f"the images in {path} have other features than its statistics, by {apart / usual:.0f} times what "
                 "chance would do; choose the extractor that the file was made with"
             )
-        return stream.sample
+        return stream.sample, stream.space
 
     return from_main(checked)
-
-
-def _to_pixels(images: Array) -> Tensor:
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous()

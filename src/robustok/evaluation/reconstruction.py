@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustok.evaluation.codebook_use import code_counts, dead_codes, perplexity, used_share
 from robustok.evaluation.feature_stream import FeatureStream, extracted
-from robustok.evaluation.features import Extractor
+from robustok.evaluation.features import Extractor, Outputs
 from robustok.evaluation.intervals import mean_interval
 from robustok.evaluation.latent_pfid import NoiseCell
 from robustok.evaluation.pfid import KEPT, Cell
@@ -38,7 +38,7 @@ class FeaturesSeen:
 
     def add(self, pixels: Pixels, output: Pixels, positions: Tensor, places: Tensor) -> None:
         """Images and their reconstructions; `places` are the images' among those of pFID, empty if they are not."""
-        real, reconstructed = (extracted(self.extract, x).features for x in (pixels, output))
+        real, reconstructed = (self._extracted(x) for x in (pixels, output))
         self.real.add(real, positions)
         self.reconstructed.add(reconstructed, positions)
         if len(places):
@@ -47,11 +47,16 @@ class FeaturesSeen:
 
     def add_perturbed(self, number: int, pixels: Pixels, places: Tensor) -> None:
         """The same images perturbed as the cell of that number says."""
-        self.perturbed[number][1].add(extracted(self.extract, pixels).features, places)
+        self.perturbed[number][1].add(self._extracted(pixels), places)
 
     def add_between(self, pixels: Pixels, places: Tensor) -> None:
         """What is between the latents of the same images and their nearest neighbours."""
-        self.between.add(extracted(self.extract, pixels).features, places)
+        self.between.add(self._extracted(pixels), places)
+
+    def _extracted(self, pixels: Pixels) -> Outputs:
+        """Features alone: the statistics of anything else would not be used."""
+        found = extracted(self.extract, pixels)
+        return Outputs(found.features, side=found.side)
 
     def together(self) -> None:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
@@ -69,7 +74,7 @@ class FeaturesSeen:
         A Frechet distance falls with the number of images, so it is the rFID of pFID's images that pFID goes with.
         """
         protocol = {
-            **self.extract.describe(),
+            **self.real.space,
             **protocol,
             "interval": "95 %, over images, each drawn with its reconstruction",
         }

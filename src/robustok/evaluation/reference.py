@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robustok.evaluation.feature_stream import KEPT, SAMPLES, FeatureStream, extracted
+from robustok.evaluation.feature_stream import KEPT, SAMPLES, SIDE, FeatureStream, extracted
 from robustok.evaluation.features import FeatureSpace, extractor
 from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.wording import counted
@@ -120,8 +120,18 @@ class Reference:
         )
 
     def check_space(self, space: dict[str, Any]) -> None:
-        """Raises ValueError when features of another space are about to be scored against this reference."""
+        """Raises ValueError when features of another space, or of another side, are scored against this reference.
+
+        The side of images is known once some were looked at; until then it is not compared.
+        """
         for name in {**self.space, **space}:
+            if name == SIDE:
+                if name in self.space and name in space and self.space[name] != space[name]:
+                    raise ValueError(
+                        f"{space.get('features')} looks at images at their own size: those of the reference at "
+                        f"{self.space[name]} pixels, those to score at {space[name]}; give both at one size"
+                    )
+                continue
             if self.space.get(name) != space.get(name):
                 raise ValueError(
                     f"the reference was computed with {name} {self.space.get(name)!r}, the images to score "
