@@ -12,7 +12,7 @@ from PIL import Image
 
 from robustok.cli import evaluate, main, stages
 from robustok.cli.verbs import VERBS
-from robustok.data.folder import ImageFolder
+from robustok.data import ImageFolder
 from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.reference import Reference

@@ -20,6 +20,8 @@ from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
 from robustok.cli.options import Command, Verb, check_names, load, parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
+from robustok.data import HubImages, ImageFolder, ParquetImages, TarImages, open_images
+from robustok.data.image_files import View
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
@@ -60,6 +62,7 @@ def fields_of_loading() -> set[str]:
 MORE = {  # names that functions pass on
     robustok.sample: names_of(Sampling) | names_of(FlowSampling),
     **dict.fromkeys(LOADERS, fields_of_loading()),
+    **{f: set(View.__annotations__) for f in (ImageFolder, TarImages, ParquetImages, HubImages, open_images)},
 }
 
 

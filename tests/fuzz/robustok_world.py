@@ -14,7 +14,7 @@ from PIL import Image
 
 from robustok import presets
 from robustok.cli import analyze, evaluate, main, watching
-from robustok.data.folder import ImageFolder
+from robustok.data import ImageFolder
 from robustok.evaluation.features import registry
 from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.scores.reference import Reference

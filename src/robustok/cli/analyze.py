@@ -66,7 +66,7 @@ def _page(result: Result) -> str:
     return page(result, grids(result))
 
 
-def _finish(command: Command, text: str, numbers: Any, page: Callable[[], str] | None) -> None:
+def _finish(command: Command, text: str, numbers: Any, page: Callable[[], str] | None = None) -> None:
     """Print the tables, then write the files; without a page, that of an earlier analysis goes away.
 
     Where a file cannot be written, the tables are printed in any case.

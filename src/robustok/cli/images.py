@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 
 from robustok.cli.options import Command
+from robustok.data.image_files import BrokenFileError, Errors
 from robustok.data.images import FashionMNIST, ImageSet
 from robustok.data.npz import NpzImages
-from robustok.data.pictures import BrokenFileError, Errors
 from robustok.data.sources import open_images
 from robustok.evaluation.features.image_source import ImageSource
 from robustok.runtime.npz import array_names

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from robustok.data.pictures import some
+from robustok.data.file_names import some
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import MODEL, load_resume, read_json, replacing, save_resume, write_json

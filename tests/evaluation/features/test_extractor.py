@@ -134,7 +134,7 @@ def test_metrics_get_all_that_a_space_has_from_one_pass(pixels):
 
     extract = NetworkExtractor(Both(), {"features": "both"}, batch_size=4)
     extract.network.register_forward_hook(probabilities)
-    features, logits, spatial = outputs(extract, pixels)
+    features, logits, spatial, _ = outputs(extract, pixels)
     assert calls == [4, 4]  # the last two are filled up
     assert torch.equal(features, extract(pixels))
     assert logits is None
@@ -174,7 +174,7 @@ class InNumpy:
 @pytest.mark.parametrize("wrap", [lambda made: made, lambda made: made.__call__])
 def test_arrays_of_numpy_are_features(pixels, kind, wrap):
     extract = extractor(wrap(InNumpy(kind)))
-    features, logits, spatial = outputs(extract, pixels)
+    features, logits, spatial, _ = outputs(extract, pixels)
     assert (features.dtype, logits, spatial) == (torch.float32, None, None)
     torch.testing.assert_close(features, pixels.float().mean(dim=(2, 3)), rtol=2e-3, atol=0)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from robustok.data.npz import NpzImages
 from robustok.data.sources import open_images
+from robustok.evaluation.scores.difference import unlike
 from robustok.evaluation.scores.image_scores import score_image_set
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
@@ -109,6 +110,37 @@ class Scaled(Noise):
     def images(self, indices):
         low, high = self.to
         return self.pixels[indices] / 255 * (high - low) + low
+
+
+@pytest.mark.parametrize("space", ["lite2", "vgg-hed"])
+def test_two_sides_are_not_compared_in_silence(tmp_path, space):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 96, 96, 3), dtype=np.uint8)
+    small, large = (ArrayImages(pixels[:, :side, :side]) for side in (72, 96))
+    Reference.of(small, space).save(tmp_path / "small.safetensors")
+    reference = Reference.load(tmp_path / "small.safetensors")
+    assert reference.space["side"] == "72"
+    scores = score_image_set(small, reference, space)
+    assert scores[0].protocol["side"] == "72"
+    with pytest.raises(ValueError, match=f"{space} looks at images at their own size: .* 72 pixels, .* at 96; give"):
+        score_image_set(large, reference, space)
+    other = score_image_set(large, Reference.of(large, space), space)
+    assert "side '72' once and '96' the other time" in [str(entry) for entry in unlike(scores[0], other[0])]
+
+
+class ArrayImages:
+    known_range = True
+
+    def __init__(self, pixels):
+        self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def images(self, indices):
+        return to_images(self.pixels[indices])
+
+    def describe(self):
+        return {"name": "array"}
 
 
 def test_arrays_from_0_to_1_are_refused_and_told_what_to_do():

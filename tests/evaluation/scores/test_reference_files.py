@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustok.data.npz import NpzImages
 from robustok.evaluation.features.extractor import Outputs
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.scores.feature_stream import stream_of
@@ -74,6 +75,16 @@ def test_adm_files_score_as_their_images_do(tmp_path, adm):
 def test_keeps_as_many_as_asked_for(tmp_path, adm):
     np.savez(tmp_path / "virtual.npz", **adm)
     assert len(read_reference(tmp_path / "virtual.npz", Quarters(), keep=20).sample) == 20
+
+
+def test_images_that_are_not_square_are_cropped_as_folders_are(tmp_path):
+    """The features of the file's sample are those of the middle squares, not of squashed images."""
+    wide = np.random.default_rng(1).integers(0, 256, (20, 16, 24, 3), dtype=np.uint8)
+    middle = torch.from_numpy(wide[:, :, 4:20].copy()).permute(0, 3, 1, 2)
+    mu, sigma = moments(Quarters()(middle))
+    np.savez(tmp_path / "wide.npz", arr_0=wide, mu=mu, sigma=sigma)
+    assert torch.equal(read_reference(tmp_path / "wide.npz", Quarters()).sample, Quarters()(middle))
+    assert torch.equal(stream_of(NpzImages(tmp_path / "wide.npz"), Quarters()).sample, Quarters()(middle))
 
 
 def test_statistics_alone_have_no_precision(tmp_path, adm):

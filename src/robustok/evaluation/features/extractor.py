@@ -33,6 +33,7 @@ class Outputs(NamedTuple):
     features: Features  # (b f): Frechet and kernel distances, precision and recall
     logits: Features | None = None  # (b classes), of a classifier: the Inception Score is of their softmax
     spatial: Features | None = None  # (b s), features that know where they are: sFID
+    side: int | None = None  # pixels of the square that was looked at, where it follows the images' own size
 
 
 @runtime_checkable
@@ -47,10 +48,10 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
 
     Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
     """
-    found = extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
-    features, *rest = found
+    found = Outputs(*extract.outputs(pixels)) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
     count, name = len(pixels), extract.name
-    return Outputs(checked(name, features, count), *(x if x is None else checked(name, x, count) for x in rest))
+    logits, spatial = (x if x is None else checked(name, x, count) for x in found[1:3])
+    return Outputs(checked(name, found.features, count), logits, spatial, found.side)
 
 
 def checked(name: str, made: object, count: int) -> Features:
@@ -71,15 +72,22 @@ def checked(name: str, made: object, count: int) -> Features:
 class NetworkExtractor:
     """What a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
 
-    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. Batches are filled up to a
-    multiple of 16: in smaller ones convolutions add up in another order, and a score would change in its sixth digit
-    with the number of images that happen to come together.
+    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. `limits` are those within which
+    the network looks at images at their own size; streams and scores tell the side that was used. Batches are filled up
+    to a multiple of 16: in smaller ones convolutions add up in another order, and a score would change in its sixth
+    digit with the number of images that happen to come together.
     """
 
     def __init__(
-        self, network: nn.Module, about: dict[str, Any], *, batch_size: int = 32, device: torch.device | str = "cpu"
+        self,
+        network: nn.Module,
+        about: dict[str, Any],
+        *,
+        limits: tuple[int, int] | None = None,
+        batch_size: int = 32,
+        device: torch.device | str = "cpu",
     ):
-        self.name = str(about["features"])
+        self.name, self.limits = str(about["features"]), limits
         self.about, self.batch_size, self.device = about, batch_size, torch.device(device)
         self.network = network.to(self.device).eval()
 
@@ -94,12 +102,13 @@ class NetworkExtractor:
         columns = zip(*parts, strict=True)
         features, logits, spatial = (None if column[0] is None else torch.cat(column) for column in columns)
         assert features is not None
-        return Outputs(features, logits, spatial)
+        side = None if self.limits is None else side_within(pixels, *self.limits)
+        return Outputs(features, logits, spatial, side)
 
     def _filled(self, pixels: Pixels) -> list[Tensor | None]:
         missing = -len(pixels) % min(FULL, self.batch_size)
         found: Outputs = self.network(torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]))
-        return [None if part is None else part[: len(pixels)] for part in found]
+        return [None if part is None else part[: len(pixels)] for part in found[:3]]
 
     def describe(self) -> dict[str, Any]:
         return dict(self.about)

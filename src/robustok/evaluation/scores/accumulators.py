@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.extractor import Extractor, Outputs
 from robustok.evaluation.metrics.codebook_use import code_counts, dead_codes, perplexity, used_fraction
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
 from robustok.evaluation.metrics.pfid import KEPT, Cell
@@ -38,7 +38,7 @@ class FeatureAccumulator:
 
     def add(self, pixels: Pixels, output: Pixels, indices: Tensor, positions: Tensor) -> None:
         """Images and their reconstructions; `positions` are the images' among those of pFID, empty if they are not."""
-        real, reconstructed = (extracted(self.extract, x).features for x in (pixels, output))
+        real, reconstructed = (self._extracted(x) for x in (pixels, output))
         self.real.add(real, indices)
         self.reconstructed.add(reconstructed, indices)
         if len(positions):
@@ -47,11 +47,16 @@ class FeatureAccumulator:
 
     def add_perturbed(self, number: int, pixels: Pixels, positions: Tensor) -> None:
         """The same images perturbed as the cell of that number says."""
-        self.perturbed[number][1].add(extracted(self.extract, pixels).features, positions)
+        self.perturbed[number][1].add(self._extracted(pixels), positions)
 
     def add_between(self, pixels: Pixels, positions: Tensor) -> None:
         """What is between the latents of the same images and their nearest neighbors."""
-        self.between.add(extracted(self.extract, pixels).features, positions)
+        self.between.add(self._extracted(pixels), positions)
+
+    def _extracted(self, pixels: Pixels) -> Outputs:
+        """Features alone: the statistics of anything else would not be used."""
+        found = extracted(self.extract, pixels)
+        return Outputs(found.features, side=found.side)
 
     def gather(self) -> None:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
@@ -69,7 +74,7 @@ class FeatureAccumulator:
         A Frechet distance falls with the number of images, so it is the rFID of pFID's images that pFID goes with.
         """
         protocol = {
-            **self.extract.describe(),
+            **self.real.space,
             **protocol,
             "interval": "95 %, over images, each drawn with its reconstruction",
         }

@@ -20,6 +20,7 @@ from robustok.shapes import Features, Pixels
 
 KEPT = 2000  # images whose features are kept
 SAMPLES = "as if drawn, by position"  # how they are chosen, for protocols; once they were every n-th image
+SIDE = "side"  # entry of a space: pixels that the images were looked at
 BATCH = 50  # images that an extractor is given at once unless it names a number
 
 Positions = Int[Tensor, " b"]
@@ -40,7 +41,8 @@ class FeatureStream:
     def __init__(self, space: dict[str, Any], keep: int = KEPT):
         if keep < 1:
             raise ValueError(f"keep is {keep}; keep the features of at least one image, better some thousands")
-        self.space = space  # what the features are
+        self._space = space
+        self._sides = set[int]()  # at which the images were looked at, where that follows their size
         self.keep = keep
         self._stats: FeatureStats | None = None
         self._spatial: FeatureStats | None = None
@@ -51,6 +53,8 @@ class FeatureStream:
     def add(self, batch: Features | Outputs, positions: Positions | None = None) -> None:
         """Take in features, or all that an extractor has to give. Raises ValueError for NaN and infinity."""
         out = batch if isinstance(batch, Outputs) else Outputs(batch)
+        if out.side is not None:
+            self._sides.add(out.side)
         if positions is None:
             positions = torch.arange(self.count, self.count + len(out.features))
         self._stats = _sum(self._stats, FeatureStats.of(out.features))
@@ -62,7 +66,8 @@ class FeatureStream:
 
     def __add__(self, other: "FeatureStream") -> "FeatureStream":
         """The stream of both sets of images, which must have positions of their own."""
-        both = FeatureStream(self.space, self.keep)
+        both = FeatureStream(self._space, self.keep)
+        both._sides = self._sides | other._sides
         both._stats = _sum(self._stats, other._stats)
         both._spatial = _sum(self._spatial, other._spatial)
         both._classes = _sum(self._classes, other._classes)
@@ -89,6 +94,11 @@ class FeatureStream:
             self._last = int(order.kthvalue(self.keep).values)
             positions, features = positions[order <= self._last], features[order <= self._last]
         self._kept = [(positions, features)]
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """What the features are: the extractor's word, and the side in pixels where it follows the images' size."""
+        return self._space | ({SIDE: ", ".join(map(str, sorted(self._sides)))} if self._sides else {})
 
     @property
     def count(self) -> int:
@@ -166,8 +176,11 @@ def extracted(extract: Extractor, pixels: Pixels) -> Outputs:
     parts = []
     for part in pixels.split(size):
         filled = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
-        parts.append([None if x is None else x[: len(part)] for x in outputs(extract, filled)])
-    return Outputs(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
+        found = outputs(extract, filled)
+        parts.append([None if x is None else x[: len(part)] for x in found[:3]])
+    features, logits, spatial = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
+    assert features is not None
+    return Outputs(features, logits, spatial, found.side)
 
 
 def _batch_size(extract: Extractor) -> int:

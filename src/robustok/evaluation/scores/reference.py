@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor, outputs
+from robustok.evaluation.features.extractor import Extractor, Outputs, outputs
 from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
-from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, extracted, stream_of
+from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, FeatureStream, extracted, stream_of
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.distributed import from_main, rank, world_size
-from robustok.runtime.npz import Array, array_names, checksum, map_array, read_array
+from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.weights import read_torch
 from robustok.shapes import Features
 
@@ -72,8 +71,18 @@ class Reference:
         )
 
     def check_space(self, space: dict[str, Any]) -> None:
-        """Raises ValueError when features of another space are about to be scored against this reference."""
+        """Raises ValueError when features of another space, or of another side, are scored against this reference.
+
+        The side of images is known once some were looked at; until then it is not compared.
+        """
         for name in {**self.space, **space}:
+            if name == SIDE:
+                if name in self.space and name in space and self.space[name] != space[name]:
+                    raise ValueError(
+                        f"{space.get('features')} looks at images at their own size: those of the reference at "
+                        f"{self.space[name]} pixels, those to score at {space[name]}; give both at one size"
+                    )
+                continue
             if self.space.get(name) != space.get(name):
                 raise ValueError(
                     f"the reference was computed with {name} {self.space.get(name)!r}, the images to score "
@@ -160,12 +169,10 @@ def read_reference(
         raise ValueError(f"{path} is no file of statistics; give a .safetensors, .npz, .pt or .pth file")
     found = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
     _check_width(path, found.stats, extract)
-    sample = found.stats.mean.new_empty(0, len(found.stats.mean), dtype=torch.float32)
+    sample, space = found.stats.mean.new_empty(0, len(found.stats.mean), dtype=torch.float32), extract.describe()
     if found.images is not None:
-        sample = _sample(path, found, extract, keep, progress)
-    return Reference(
-        stats=found.stats, sample=sample, images=found.about, space=extract.describe(), spatial=found.spatial
-    )
+        sample, space = _sample(path, found, extract, keep, progress)
+    return Reference(stats=found.stats, sample=sample, images=found.about, space=space, spatial=found.spatial)
 
 
 def _read_npz(path: Path) -> Statistics:
@@ -225,19 +232,26 @@ def _check_width(path: Path, stats: FeatureStats, extract: Extractor) -> None:
         )
 
 
-def _sample(path: Path, found: Statistics, extract: Extractor, keep: int, progress: Progress | None) -> Features:
-    """Features of the file's images, thinned to `keep`. ValueError where they cannot be what the statistics are of."""
+def _sample(
+    path: Path, found: Statistics, extract: Extractor, keep: int, progress: Progress | None
+) -> tuple[Features, dict[str, Any]]:
+    """Features of the file's images, thinned to `keep`, and their space.
+
+    Raises ValueError where they cannot be what the statistics are of.
+    """
     assert found.images is not None
     stream = FeatureStream(extract.describe(), keep)
     shares = torch.arange(len(found.images)).split(BLOCK)[rank() :: world_size()]
     for indices in shares:
-        pixels = _to_pixels(found.images[int(indices[0]) : int(indices[-1]) + 1])
-        stream.add(extracted(extract, pixels).features, indices)
+        pixels = torch.from_numpy(np.array(center_square(found.images[int(indices[0]) : int(indices[-1]) + 1])))
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        looked_at = extracted(extract, pixels)
+        stream.add(Outputs(looked_at.features, side=looked_at.side), indices)
         if progress is not None:
             progress(stream.count, sum(map(len, shares)))
     stream = stream.gather()
 
-    def checked() -> Tensor:
+    def checked() -> tuple[Features, dict[str, Any]]:
         apart = float((stream.stats.mean - found.stats.mean).square().sum())
         usual = float(found.stats.covariance.trace()) / stream.count
         if apart > FAR * usual:
@@ -245,10 +259,6 @@ def _sample(path: Path, found: Statistics, extract: Extractor, keep: int, progre
                 f"the images in {path} have other features than its statistics, by {apart / usual:.0f} times what "
                 "chance would do; choose the extractor that the file was made with"
             )
-        return stream.sample
+        return stream.sample, stream.space
 
     return from_main(checked)
-
-
-def _to_pixels(images: Array) -> Tensor:
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous()

@@ -49,4 +49,5 @@ def lite_space(release: Release, *, batch_size: int = 64, device: torch.device |
         "weights": fingerprint(release)[:16],
         "resize": f"bilinear, antialiased, to squares of the longer side, {SMALLEST} to {release.size} pixels",
     }
-    return NetworkExtractor(_LiteSpace(release, SMALLEST, release.size), about, batch_size=batch_size, device=device)
+    limits = SMALLEST, release.size
+    return NetworkExtractor(_LiteSpace(release, *limits), about, limits=limits, batch_size=batch_size, device=device)

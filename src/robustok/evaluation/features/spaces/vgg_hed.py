@@ -32,4 +32,5 @@ def vgg_hed_space(*, batch_size: int = 64, device: torch.device | str = "cpu") -
         "weights": fingerprint()[:16],
         "resize": f"bilinear, antialiased, to squares of the longer side, {SMALLEST} to {LARGEST} pixels",
     }
-    return NetworkExtractor(_VggHedSpace(), about, batch_size=batch_size, device=device)
+    limits = SMALLEST, LARGEST
+    return NetworkExtractor(_VggHedSpace(), about, limits=limits, batch_size=batch_size, device=device)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from robustok.data import ImageFolder, TarImages
 from robustok.data.decoding import center_crop, read
+from robustok.data.image_files import ImageFiles, cores
 from robustok.data.images import DRAWS
-from robustok.data.pictures import cores
+from robustok.data.tars import TarFiles
 from robustok.shapes import to_pixels
 
 EVERYTHING = torch.arange(robustok_shards.COUNT)
@@ -72,6 +73,16 @@ def test_a_broken_image_of_a_shard_is_named_with_its_shard(tmp_path):
     assert torch.equal(skipped.images(torch.tensor([1])), images.images(torch.tensor([2])))
     assert skipped.describe()["count"] == 2
     assert skipped.describe()["hash"] != images.describe()["hash"]
+
+
+def test_a_shard_that_was_cut_short_is_no_broken_image(tmp_path):
+    """Cut after it was opened: its images are not left out in silence, one by one."""
+    data = robustok_shards.pictures(2)
+    path = robustok_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1]})
+    files = TarFiles(path)
+    os.truncate(path, 2000)
+    with pytest.raises(ValueError, match=r"a.tar was cut short: [01].png ends beyond it; fetch it again"):
+        ImageFiles(files, 16, errors="skip")
 
 
 def test_large_jpegs_are_decoded_at_a_fraction_on_request(tmp_path):

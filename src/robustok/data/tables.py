@@ -1,9 +1,12 @@
-"""Images in parquet files: read by row groups, the last ones of which stay in memory.
+"""Images in tables: parquet files, datasets of the Hugging Face hub, folders that `Dataset.save_to_disk` wrote.
 
-Parquet has no places of single images, so an epoch mixes windows of row groups (`order.Windows`), each group being read
-once an epoch. Nothing but pyarrow is needed.
+Parquet has no places of single images, so row groups are read whole, the last ones stay in memory, and an epoch mixes
+windows of them (`order.Windows`), each being read once an epoch; pyarrow is all it takes. The others are Arrow files
+that are mapped into memory, so that any image is a place in a file; a name of the hub takes datasets, which fetches and
+converts the set once.
 """
 
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,14 +21,16 @@ import numpy as np
 
 from robustok.data.classes import SPLITS
 from robustok.data.columns import FIRST, Columns, NoImagesError, arrow, image_bytes
+from robustok.data.file_names import is_hidden, matches, some
+from robustok.data.image_files import BrokenFileError
 from robustok.data.images import short_hash
-from robustok.data.listing import is_hidden
 from robustok.data.order import Windows
-from robustok.data.patterns import matches
-from robustok.data.pictures import Errors, Pictures, some
+from robustok.runtime.words import reason
 
 MIXED = 4096  # images that a window holds at least, unless it is given
 LARGEST = 2e9  # bytes of a row group, at most
+PREFIX = "hf:"  # of the name of a dataset on the hub
+SAMPLE = 64  # images whose bytes name the set
 
 
 class Group(NamedTuple):
@@ -112,28 +117,8 @@ class ParquetFiles:
                 )
 
 
-class ParquetImages(Pictures):
-    """Parquet files as an image set. `labels` and `window` as for `ParquetFiles`, the rest as for `Pictures`."""
-
-    def __init__(
-        self,
-        path: str | Path,
-        size: int,
-        *,
-        labels: str | None = None,
-        window: int | None = None,
-        errors: Errors = "defer",
-        upscale: bool = False,
-        flip: bool = True,
-        draft: bool = False,
-        workers: int | None = None,
-    ):
-        files = ParquetFiles(path, labels=labels, window=window)
-        super().__init__(files, size, errors=errors, upscale=upscale, flip=flip, draft=draft, workers=workers)
-
-
 class Recent:
-    """What `load` makes of a number, the last `most` of them kept; threads that ask for the same one wait for it."""
+    """Values of `load` by number, the last `most` of them kept; threads that ask for the same one wait for it."""
 
     def __init__(self, load: Callable[[int], Any], most: int):
         self._load, self._most = load, most
@@ -162,13 +147,14 @@ def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
     import pyarrow.parquet as pq
 
     @cache
-    def first(name: str) -> list[Any]:  # of the first file, which is like the others
+    def first(name: str) -> list[Any]:
+        """The first cells of a column of the first file, which is like the others."""
         with pq.ParquetFile(paths[0]) as file:
             known = name in file.schema_arrow.names
             batch = next(file.iter_batches(FIRST, columns=[name]), None) if known else None
             return batch.column(0).to_pylist() if batch is not None else []
 
-    found = [Columns.of(pq.read_schema(file), str(file), labels, first) for file in paths]
+    found = [Columns.of(pq.read_schema(file), str(file), label=labels, first=first) for file in paths]
     for file, columns in zip(paths, found, strict=True):
         if columns != found[0]:
             raise ValueError(
@@ -187,7 +173,7 @@ def _told(paths: Sequence[Path], label: str | None) -> list[Any]:
 
 
 def holds_images(file: Path) -> bool:
-    """Whether a parquet file has a column of images, or cannot be looked into."""
+    """Tell whether a parquet file has a column of images, or cannot be looked into."""
     try:
         _columns([file], str(file), "none")
     except NoImagesError:
@@ -216,3 +202,82 @@ def _paths(place: str) -> Sequence[Path]:
             f"'{files[0].parent}/{splits[-1]}-*.parquet'"
         )
     return files
+
+
+class ArrowFiles:
+    """The images of an Arrow table. Raises ValueError where no column holds images, or labels are missing."""
+
+    windows: Windows | None = None
+
+    def __init__(self, table: Any, place: str, *, labels: str | None = None, features: dict[str, Any] | None = None):
+        if not table.num_rows:
+            raise ValueError(f"{place} has no rows; give a set of images")
+
+        def first(name: str) -> list[Any]:
+            """The first cells of a column."""
+            return list(table.column(name)[:FIRST].to_pylist())
+
+        columns = Columns.of(table.schema, place, label=labels, first=first, features=features)
+        self.place, self._images = place, table.column(columns.image)
+        told = table.column(columns.label).to_pylist() if columns.label else [None] * table.num_rows
+        self.classes, self.labels = columns.labels(told, place)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> bytes:
+        return image_bytes(self._images[index].as_py(), self.name(index), self.place)
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def describe(self) -> dict[str, Any]:
+        """The hash is of all labels and of some images, evenly spaced."""
+        chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
+        digest = short_hash(self.labels.numpy().tobytes(), *(self._known(index) for index in chosen))
+        return {"name": self.place.rstrip("/").rpartition("/")[2], "count": len(self), "hash": digest}
+
+    def _known(self, index: int) -> bytes:
+        """The bytes of an image; none where its cell is empty."""
+        try:
+            return self.read(index)
+        except BrokenFileError:
+            return b""
+
+
+def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
+    """The images of a folder that `Dataset.save_to_disk` wrote. Raises ValueError for one of several splits."""
+    pa, folder = arrow(f"reading {folder}"), Path(folder)
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+        raise ValueError(f"{folder} holds the splits {', '.join(splits)}; give one of them: {folder / splits[0]}")
+    try:
+        names = [entry["filename"] for entry in json.loads((folder / "state.json").read_bytes())["_data_files"]]
+        tables = [pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all() for name in names]
+        features = json.loads((folder / "dataset_info.json").read_bytes()).get("features")
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise ValueError(f"{folder} is no whole folder of Dataset.save_to_disk ({error}); save it again") from error
+    return ArrowFiles(pa.concat_tables(tables), str(folder), labels=labels, features=features)
+
+
+def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles:
+    """The images of `hf:owner/name` or `hf:owner/name:split`. Raises ValueError where the set cannot be had."""
+    name, _, given = name.removeprefix(PREFIX).partition(":")
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ValueError(f"{PREFIX}{name} takes datasets; pip install 'robustok[data]'") from error
+    try:
+        dataset = load_dataset(name, split=given or split)
+    except (OSError, ValueError, RuntimeError) as error:
+        why = reason(error)
+        raise ValueError(
+            f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"
+        ) from error
+    return ArrowFiles(dataset.data.table, f"{PREFIX}{name}:{given or split}", labels=labels)
+
+
+def is_saved(folder: Path) -> bool:
+    """Tell whether `save_to_disk` wrote a folder."""
+    whole = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return whole or (folder / "dataset_dict.json").is_file()

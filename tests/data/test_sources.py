@@ -8,10 +8,9 @@ import robustok_shards
 import torch
 
 from robustok.data import ImageFolder, open_images
+from robustok.data.file_names import matches
 from robustok.data.folder import FolderFiles
-from robustok.data.hub import ArrowFiles
-from robustok.data.parquet import ParquetFiles
-from robustok.data.patterns import matches
+from robustok.data.tables import ArrowFiles, ParquetFiles
 from robustok.data.tars import TarFiles
 
 DATA = robustok_shards.pictures(4)

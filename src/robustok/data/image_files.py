@@ -7,9 +7,10 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from threading import Lock
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,21 +18,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from robustok.data import decoding
+from robustok.data.classes import check_classes
+from robustok.data.file_names import some
 from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
 from robustok.shapes import Images
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff") + (
-    ".apng",
-    ".avif",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tga",
-)
-UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dds", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
 T = TypeVar("T")
 
@@ -58,13 +50,23 @@ class Files(Protocol):
     def describe(self) -> dict[str, Any]: ...  # name, count, hash
 
 
-class Pictures:
+class View(TypedDict, total=False):
+    """Options of how image files are read, see `ImageFiles`."""
+
+    errors: Errors | None
+    upscale: bool
+    flip: bool
+    draft: bool
+    workers: int | None
+
+
+class ImageFiles:
     """An image set of encoded files; see `decoding` for how each kind of file becomes RGB.
 
     `images` is ADM's center crop, `training_images` its random crop and, if `flip`, a mirror image half of the time.
 
-    errors   "skip": every file is decoded once in advance, and a broken one left out, with one warning for all;
-             `broken` lists them. "raise": likewise, but a broken file is a ValueError.
+    errors   "skip", or None: every file is decoded once in advance, and a broken one left out, with one warning for
+             all; `broken` lists them. "raise": likewise, but a broken file is a ValueError.
              "defer": nothing is decoded in advance, which saves an hour on a million images; the batch that
              meets a broken file raises a ValueError.
              "replace": the batch that meets a broken file takes the next image of its class instead, always the same
@@ -81,12 +83,13 @@ class Pictures:
         files: Files,
         size: int,
         *,
-        errors: Errors = "skip",
+        errors: Errors | None = None,
         upscale: bool = False,
         flip: bool = True,
         draft: bool = False,
         workers: int | None = None,
     ):
+        errors = errors or "skip"
         if errors not in ("skip", "raise", "defer", "replace"):
             raise ValueError(f"errors is {errors!r}; choose 'skip', 'raise', 'defer' or 'replace'")
         if size < 1:
@@ -116,13 +119,12 @@ class Pictures:
         return self.source.name(self._number(index))
 
     def images(self, indices: Indices) -> Images:
-        def view(index: int) -> decoding.Square:
-            return self._view(index, lambda image: decoding.center_crop(image, self.size))
-
-        return self._batch(view, indices.tolist())
+        crop = partial(decoding.center_crop, size=self.size)
+        return self._batch(lambda index: self._view(index, crop), indices.tolist())
 
     def training_images(self, indices: Indices, draws: Draws) -> Images:
         def view(index_and_draw: tuple[int, list[float]]) -> decoding.Square:
+            """The random crop of an image, mirrored or not, by its own random numbers."""
             index, (*crop, mirror) = index_and_draw
             square = self._view(index, lambda image: decoding.random_crop(image, self.size, crop))
             return square[:, ::-1] if self.flip and mirror < 0.5 else square
@@ -130,16 +132,17 @@ class Pictures:
         return self._batch(view, list(zip(indices.tolist(), draws.tolist(), strict=True)))
 
     def five_crops(self, indices: Indices, zoom: float) -> Float[Tensor, "b 5 3 h w"]:
-        """The corners and the middle of ADM's center crop to `zoom` times the size."""
+        """The corners and the middle of ADM's center crop to `zoom` times the size.
 
-        def view(index: int) -> tuple[decoding.Square, ...]:
-            return self._view(index, lambda image: decoding.five_crops(image, self.size, zoom))
-
-        squares = [square for crops in self._map(view, indices.tolist()) for square in crops]
+        Raises ValueError for images smaller than that crop, unless they may be enlarged.
+        """
+        crop, side = partial(decoding.five_crops, size=self.size, zoom=zoom), int(self.size * zoom)
+        found = self._map(lambda index: self._view(index, crop, side), indices.tolist())
+        squares = [square for crops in found for square in crops]
         return self._batch(lambda square: square, squares).unflatten(0, (-1, 5))
 
     def describe(self) -> dict[str, Any]:
-        """What scores and caches record. The hash is of names and byte counts, for contents take hours."""
+        """The entries that scores and caches record. The hash is of names and byte counts, for contents take hours."""
         about = self.source.describe()
         if self._kept is not None:
             about |= {"count": len(self), "hash": short_hash(about["hash"].encode(), self._kept.numpy().tobytes())}
@@ -158,21 +161,22 @@ class Pictures:
             return list(threads.map(function, items))
 
     def _batch(self, view: Callable[[Any], decoding.Square], items: Sequence[Any]) -> Images:
-        """The views of items, each made and put in its place by a thread."""
+        """The views of items, each made and written into its row by a thread."""
         batch = torch.empty(len(items), 3, self.size, self.size)
         rows = batch.numpy()
         self._map(lambda row: decoding.to_floats(view(items[row]), rows[row]), range(len(items)))
         return batch
 
-    def _view(self, index: int, crop: Callable[[Image.Image], T]) -> T:
-        """What `crop` makes of an image, or of the one that stands in for it."""
+    def _view(self, index: int, crop: Callable[[Image.Image], T], side: int | None = None) -> T:
+        """Apply `crop`, which needs `side` pixels, to an image or to the one that stands in for it."""
+        side = side or self.size
         if self.errors != "replace":
-            return crop(self._read(index))
+            return crop(self._read(index, side))
         for candidate in self._stand_ins(index):
             if candidate in self.replaced:
                 continue
             try:
-                return crop(self._read(candidate))
+                return crop(self._read(candidate, side))
             except BrokenFileError as error:
                 self._note(candidate, error)
         name = self.classes[int(self.labels[index])]
@@ -191,14 +195,14 @@ class Pictures:
         if first:
             warnings.warn(f"{error.what}; the next image of its class replaces it, as for others to come", stacklevel=2)
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int, side: int) -> Image.Image:
         data = self.source.read(self._number(index))
         try:
-            image = decoding.read(BytesIO(data), self.size if self.draft else None)
+            image = decoding.read(BytesIO(data), side if self.draft else None)
         except Exception as error:  # strangers' files make Pillow raise nearly anything
             raise BrokenFileError(f"{self.name(index)} in {self.source.place}", reason(error)) from error
-        if not self.upscale and min(image.size) < self.size:
-            raise ValueError(self._too_small([(self.name(index), image.size)]))
+        if not self.upscale and min(image.size) < side:
+            raise ValueError(self._too_small([(self.name(index), image.size)], side))
         return image
 
     def _check(self) -> None:
@@ -212,7 +216,7 @@ class Pictures:
             if min(outcome) < self.size and not self.upscale:
                 small.append((self.source.name(number), outcome))
         if small:
-            raise ValueError(self._too_small(small))
+            raise ValueError(self._too_small(small, self.size))
         if broken:
             names = some([f"{name} ({why})" for name, why in broken])
             what = f"{len(broken)} of {len(self.source)} images in {self.source.place} cannot be read: {names}"
@@ -225,25 +229,25 @@ class Pictures:
             check_classes(self.source.labels, self.labels, self.classes, self.source.place)
 
     def _outcomes(self) -> Iterator[Broken | tuple[int, int]]:
-        """For every file what is wrong with it, or its width and height."""
-
-        def outcome(number: int) -> Broken | tuple[int, int]:
-            try:
-                data = self.source.read(number)
-            except BrokenFileError as error:
-                return Broken(self.source.name(number), error.reason)
-            try:
-                return decoding.check(BytesIO(data))
-            except Exception as error:
-                return Broken(self.source.name(number), reason(error))
-
+        """Outcomes of all files, in their order; not all at once, for they are many."""
         for start in range(0, len(self.source), 4096):
-            yield from self._map(outcome, range(start, min(start + 4096, len(self.source))))
+            yield from self._map(self._outcome, range(start, min(start + 4096, len(self.source))))
 
-    def _too_small(self, files: list[tuple[str, tuple[int, int]]]) -> str:
+    def _outcome(self, number: int) -> Broken | tuple[int, int]:
+        """Width and height of a file, or why it cannot be decoded. Raises what a damaged shard or table raises."""
+        try:
+            data = self.source.read(number)
+        except BrokenFileError as error:
+            return Broken(self.source.name(number), error.reason)
+        try:
+            return decoding.check(BytesIO(data))
+        except Exception as error:  # strangers' files make Pillow raise nearly anything
+            return Broken(self.source.name(number), reason(error))
+
+    def _too_small(self, files: list[tuple[str, tuple[int, int]]], side: int) -> str:
         names = some([f"{name} ({width} x {height})" for name, (width, height) in files])
         return (
-            f"{len(files)} images in {self.source.place} are smaller than the crop of {self.size} pixels: {names}; "
+            f"{len(files)} images in {self.source.place} are smaller than the crop of {side} pixels: {names}; "
             f"remove them, choose a smaller size, or pass upscale=True to enlarge them"
         )
 
@@ -256,37 +260,10 @@ class BrokenFileError(ValueError):
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
 
 
-def tell_unread(others: Sequence[str], place: str) -> None:
-    """Warns where `others`, suffixes of what lies beside the images of a place, are those of images too."""
-    unread = sorted(UNREAD & set(others))
-    if unread:
-        warnings.warn(
-            f"{place} also holds images of kinds that are not read, {some(unread)}; convert them to PNG or JPEG",
-            stacklevel=4,
-        )
-
-
-def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:
-    """Raises ValueError where a class that had images `before` has none left among the labels."""
-    had, has = (part.bincount(minlength=len(classes)) for part in (before, labels))
-    empty = [classes[label] for label in ((had > 0) & (has == 0)).nonzero().flatten().tolist()]
-    if empty:
-        raise ValueError(
-            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class, or choose "
-            "labels 'none' where no classes are needed"
-        )
-
-
 def cores() -> int:
     """The cores that this process may use, shared with those that torchrun started beside it; at least 1."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def some(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
-    return ", ".join([*names[:5], *more])
 
 
 def reason(error: Exception) -> str:
