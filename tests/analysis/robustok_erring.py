@@ -62,6 +62,8 @@ class Patches:
 class Templates:
     """Twelve images of each of 20 classes: one picture of codes, under a faint chessboard that is each image's own."""
 
+    classes = tuple(map(str, range(20)))
+
     def __init__(self, tokenizer: Patches):
         draw = torch.Generator().manual_seed(5)
         self.tokens = torch.randint(128, (20, 16), generator=draw)
