@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import robustok_standin
 from jaxtyping import config, install_import_hook
+
+import robustok_standin
 
 # The numeric tower (PEP 484): an int will do where a float is wanted.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
