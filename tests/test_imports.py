@@ -26,14 +26,15 @@ BELOW = {
     **dict.fromkeys(FOUR, ONE | TWO | THREE),
     "report": ONE | TWO | THREE | FOUR,
     "analysis": ONE | TWO | THREE | FOUR | {"report"},
-    "demo": ONE | TWO | THREE | FOUR | {"report"},
+    "models": ONE | TWO | {"adapters"},
+    "demo": ONE | TWO | THREE | FOUR | {"models", "report"},
     "presets": ONE | TWO | THREE | FOUR | {"demo", "report"},
-    "api": ONE | TWO | THREE | FOUR | {"presets"},
-    "cli": ONE | TWO | THREE | FOUR | {"report", "analysis", "demo", "presets", "api"},
+    "api": ONE | TWO | THREE | FOUR | {"models", "presets"},
+    "cli": ONE | TWO | THREE | FOUR | {"models", "report", "analysis", "demo", "presets", "api"},
     "__main__": {"cli"},
 }
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.
-FILES = {"robustok.runtime.checkpoint", "robustok.runtime.configs"}
+FILES = {"robustok.runtime.checkpoint", "robustok.runtime.configs", "robustok.runtime.pretrained"}
 METRICS = ["fid", "inception_score", "precision_recall", "kernel_distance", "pixelwise", "codebook_use"]
 
 

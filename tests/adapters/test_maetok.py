@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, published_keys, weights_file
+from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file, save_file
 
 from robustok.adapters.maetok import MAETok, MAETokConfig, Transformer

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, published_keys, weights_file
+from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters.titok import TiTok

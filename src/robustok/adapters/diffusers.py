@@ -26,11 +26,10 @@ from torch import Tensor, nn
 
 from robustok.generators.flow_matching import noise_levels
 from robustok.layers import in_float32
-from robustok.runtime.checkpoint import read_json, write_json
+from robustok.runtime.checkpoint import fingerprint, read_json, write_json
 from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
 from robustok.tokenizer.quantizer import Quantized, nearest_code, straight_through
-from robustok.tokenizer.tokenizer import fingerprint
 
 CONFIG, PIPELINE, ABOUT = "config.json", "model_index.json", "robustok.json"
 CONTINUOUS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderRAE")
@@ -339,13 +338,6 @@ def adapted(tokenizer: Any, generator: Any = None, *, image_size: int | None = N
 
 def _is_of_diffusers(model: Any) -> bool:
     return type(model).__module__.startswith("diffusers.")
-
-
-def is_diffusers(folder: Path) -> bool:
-    """Whether diffusers wrote the folder: a model or a pipeline."""
-    if (folder / PIPELINE).is_file():
-        return True
-    return (folder / CONFIG).is_file() and "_class_name" in read_json(folder / CONFIG)
 
 
 def load_tokenizer(folder: Path, image_size: int | None = None) -> Any:

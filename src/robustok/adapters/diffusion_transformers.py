@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import (
@@ -22,6 +23,7 @@ from robustok.generators.flow_matching import (
     flow_matching_loss,
     noise_levels,
 )
+from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Labels, Latents, Scalar
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published S, B, L and XL, by their width
@@ -117,7 +119,7 @@ class PublishedTransformer(Adapter):
         return [*embed, *RENAMES, *(SWIGLU if config.mlp == "swiglu" else ())]
 
     @classmethod
-    def configured(
+    def config_from_state(
         cls, state: State, *, heads: int | None = None, interpolant: Interpolant = "linear"
     ) -> DiffusionTransformer:
         """Of these weights; `heads` of attention where they do not tell, `interpolant` the path of their training."""

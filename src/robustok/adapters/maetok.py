@@ -28,11 +28,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.layers import Block, Rotation, rotation
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
-from robustok.tokenizer.tokenizer import fingerprint
 
 Sequence = Float[Tensor, "b n c"]
 HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
@@ -210,7 +212,7 @@ class MAETok(Adapter):
         return fingerprint(statistics | {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")})
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         needed = {"encoder.latent_tokens", "decoder.latent_pos_embed", "quant_conv.weight", "post_quant_conv.weight"}
         return needed <= state.keys() and not any(name.startswith("quantize.") for name in state)
 
@@ -223,7 +225,9 @@ class MAETok(Adapter):
         return super().from_checkpoint(path, **(_statistics(Path(path).with_name("config.json")) | fields))
 
     @classmethod
-    def configured(cls, state: State, *, heads: int | None = None, mean: float = 0.0, std: float = 1.0) -> MAETokConfig:
+    def config_from_state(
+        cls, state: State, *, heads: int | None = None, mean: float = 0.0, std: float = 1.0
+    ) -> MAETokConfig:
         """Of these weights; `heads` of attention where they do not tell, `mean` and `std` of the latents."""
         embed, positions = "encoder.model.patch_embed.proj.weight", "encoder.model.pos_embed"
         shape = sizes(state, embed, positions, "encoder.latent_tokens", "quant_conv.weight")

@@ -22,20 +22,22 @@ What one might not expect:
 import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import WRAPPERS, Layout, Renames, State, count, sizes
-from robustok.adapters.quantized import QuantizedAdapter
+from robustok.adapters.codebook_adapter import QuantizedAdapter
+from robustok.adapters.files import Layout
+from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.layers import Block
-from robustok.shapes import Features, Images, Latents, Scalar
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.tensor_files import WRAPPERS
+from robustok.shapes import Features, Images, Latents
 from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import check_size, fingerprint
+from robustok.tokenizer.tokenizer import check_size
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
@@ -158,19 +160,11 @@ class Decoder(nn.Module):
         return unpatchify(self.out(x), self.patch, self.image_size)
 
 
-class ReleasedTerms(NamedTuple):
-    """What the released training asks of a tokenizer beside its images, weighted as there."""
-
-    codebook: Scalar  # codes towards latents
-    commitment: Scalar  # latents towards codes, times 0.25
-    semantic: Scalar  # mean code against the teacher's feature, times 0.1
-
-
 class RobusTokViT(QuantizedAdapter):
     """A released tokenizer: an `AnyTokenizer`."""
 
     family, kind, config_type = "robustok", "tokenizer", RobusTokConfig
-    published = Layout(entries=("ema", "model"))
+    published_layout = Layout(entries=("ema", "model"))
     prefer = ("ema", *WRAPPERS)
     config: RobusTokConfig
 
@@ -210,29 +204,13 @@ class RobusTokViT(QuantizedAdapter):
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return self.teacher(self.teacher.patches(((images + 1) / 2 - mean) / std))[:, 0]
 
-    def released_terms(self, images: Images) -> ReleasedTerms:
-        """What the released training asks of these images without perturbation, on one rank.
-
-        `quantize(...).loss` is the sum of the first two; `robustok.losses.semantic` has another semantic term, with
-        cosines.
-        """
-        latents = self.encode(images)
-        quantized = self.quantize(latents)
-        placed, codes = self.quantizer.place(latents), self.lookup(quantized.tokens)
-        taught = pointwise(self.to_code, self.semantic_features(images))
-        products = taught @ quantized.codes.mean(dim=1).T
-        match = torch.arange(len(images), device=images.device)
-        semantic = (F.cross_entropy(products, match) + F.cross_entropy(products.T, match)) / 2
-        codebook, commitment = F.mse_loss(codes, placed.detach()), F.mse_loss(placed, codes.detach())
-        return ReleasedTerms(codebook, 0.25 * commitment, 0.1 * semantic)
-
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         needed = {"encoder.latent_tokens", "encoder.lvl_embed.weight", "decoder.lvl_embed.weight"}
         return needed | {"quantize.embedding.weight"} <= state.keys()
 
     @classmethod
-    def configured(cls, state: State, *, heads: int | None = None, normalized: bool = True) -> RobusTokConfig:
+    def config_from_state(cls, state: State, *, heads: int | None = None, normalized: bool = True) -> RobusTokConfig:
         """Of these weights, which tell neither the `heads` of an unusual width nor whether codes are `normalized`."""
         embed, latents, book = (
             "encoder.model.patch_embed.proj.weight",

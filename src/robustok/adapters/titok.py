@@ -32,14 +32,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import Renames, State, count, renamed, sizes
-from robustok.adapters.quantized import QuantizedAdapter
+from robustok.adapters.codebook_adapter import QuantizedAdapter
+from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, maskgit_renames
 from robustok.layers import Block
+from robustok.runtime.checkpoint import fingerprint
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_map, to_sequence, unpatchify
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import check_size, fingerprint
+from robustok.tokenizer.tokenizer import check_size
 
 HEADS = {512: 8, 768: 12, 1024: 16}  # of small, base and large, by their width
 PIXELS = "decoder.head.pixels"  # our name of the MaskGIT-VQGAN's decoder
@@ -212,11 +213,13 @@ class TiTok(QuantizedAdapter):
         return fingerprint(weights | {"normalized": torch.tensor(self.config.normalized)})
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return {"latent_tokens", "decoder.decoder_embed.weight", "quantize.embedding.weight"} <= state.keys()
 
     @classmethod
-    def configured(cls, state: State, *, heads: int | None = None, normalized: bool | None = None) -> TiTokConfig:
+    def config_from_state(
+        cls, state: State, *, heads: int | None = None, normalized: bool | None = None
+    ) -> TiTokConfig:
         """Of these weights. They tell neither the `heads` of an unusual width nor whether codes are `normalized`, which
         is taken for granted in legacy files and only there.
         """

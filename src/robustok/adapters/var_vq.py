@@ -23,12 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import Adapter, Renames, State, count, renamed, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, taming_renames
+from robustok.runtime.checkpoint import fingerprint
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
 from robustok.tokenizer.quantizer import Quantized, nearest_code, straight_through
-from robustok.tokenizer.tokenizer import check_size, fingerprint
+from robustok.tokenizer.tokenizer import check_size
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # sides of the maps at 256 pixels
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -210,11 +212,11 @@ class VARTokenizer(Adapter):
         return fingerprint(weights | {"scales": torch.tensor(codes.scales), "smoothing": torch.tensor(codes.smoothing)})
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return {"quantize.quant_resi.qresi_ls.0.weight", "encoder.conv_in.weight"} <= state.keys()
 
     @classmethod
-    def configured(
+    def config_from_state(
         cls, state: State, *, scales: Sequence[int] = SCALES_256, smoothing: float = 0.5
     ) -> VARTokenizerConfig:
         """Of these weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor the share of `smoothing`."""

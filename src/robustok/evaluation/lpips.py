@@ -14,7 +14,8 @@ from torch import Tensor
 
 from robustok.backbones.vgg import CONVS, HEAD_NAMES, Vgg16
 from robustok.losses.perceptual import Perceptual
-from robustok.runtime.weights import WeightFile, read_tensors, sha256
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import WeightFile, sha256
 
 VGG = WeightFile(
     title="torchvision's VGG-16",

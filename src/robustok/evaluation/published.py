@@ -5,7 +5,6 @@ cannot be: by the number of features, and by the file's own images where it has 
 """
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.reference import BLOCK, Progress, Reference
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
-from robustok.runtime.words import reason
+from robustok.runtime.tensor_files import read_tensor_file
 from robustok.shapes import Features
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
@@ -87,11 +86,7 @@ def _read_npz(path: Path) -> Statistics:
 
 
 def _read_torch(path: Path) -> Statistics:
-    try:
-        with torch.serialization.safe_globals(ARRAYS):
-            arrays = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({reason(error)}); give a whole file of tensors or arrays") from error
+    arrays = read_tensor_file(path, ARRAYS)
     if not isinstance(arrays, dict) or not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma; give the statistics that torch-fidelity cached")
     return _statistics(path, {name: np.asarray(arrays[name]) for name in ("mu", "sigma")}, None)

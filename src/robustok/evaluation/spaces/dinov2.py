@@ -20,7 +20,8 @@ from torch import Tensor
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features import NetworkExtractor
 from robustok.evaluation.spaces.vision import View, VisionSpace, loaded, quiet, tensors_of
-from robustok.runtime.weights import HubModel, read_tensors
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel
 
 MODEL = HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large", licence="Apache-2.0")
 HEAD = 64  # width of an attention head, in all sizes

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.adapters.files import Adapter
+from robustok.adapters.adapter import Adapter
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.quantizer import Quantized, VectorQuantizer
 
