@@ -53,7 +53,7 @@ def names_of(config: type) -> set[str]:
 def fields_of_loading() -> set[str]:
     """What some family takes that its weights do not tell."""
     found: set[str] = set()
-    for function in (*(part for f in FAMILIES for part in (f.configured, f.from_checkpoint, f.from_state)),
+    for function in (*(part for f in FAMILIES for part in (f.config_from_state, f.from_checkpoint, f.from_state)),
                      diffusers.load_tokenizer):  # fmt: skip
         found |= {p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
     return found.union(*(names_of(family.config_type) for family in FAMILIES))

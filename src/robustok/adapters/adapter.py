@@ -167,9 +167,16 @@ class Adapter(Pretrained):
         state, layout = read_checkpoint(folder / MODEL)
         known = saved.get("layout", {"entries": [], "prefix": ""})
         layout = replace(layout, entries=tuple(known["entries"]), prefix=known["prefix"])
-        model = cls._assembled(state, from_plain(cls.config_type, saved["config"]), layout, folder, dtype)
+        model = cls._assembled(
+            state, from_plain(cls.config_type, cls.saved_config(saved["config"])), layout, folder, dtype
+        )
         model.recall(saved)
         return model
+
+    @classmethod
+    def saved_config(cls, plain: dict[str, Any]) -> dict[str, Any]:
+        """The config of a folder in today's fields, where an earlier version had others."""
+        return plain
 
     def description(self) -> dict[str, Any]:
         layout = self._layout()

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from robustok.adapters.adapter import Adapter
-from robustok.adapters.renaming import Renames, State, count, sizes
+from robustok.adapters.renaming import Renames, State, count, heads_of, sizes
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import (
@@ -156,9 +156,7 @@ def _heads(state: State, width: int) -> int:
     for name in ("feat_rope.freqs_cos", "blocks.0.attn.q_norm.weight"):
         if name in state:
             return width // state[name].shape[-1]
-    if width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    return HEADS[width]
+    return heads_of(width, HEADS)
 
 
 def is_layout(state: State, embed: str) -> bool:

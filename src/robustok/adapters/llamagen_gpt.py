@@ -23,10 +23,9 @@ import torch
 from robustok.adapters.adapter import Adapter
 from robustok.adapters.files import Layout
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.adapters.renaming import Renames, State, count, sizes
+from robustok.adapters.renaming import Renames, State, count, heads_of, sizes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling
-from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.tensor_files import WRAPPERS
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  # of published widths
@@ -51,10 +50,6 @@ class LlamaGenGPT(Adapter, LlamaModel):
         "c2i-3b-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_3B_384.pt", Sampling(guidance=1.65), 2.18),
     }
 
-    def fingerprint(self) -> str:
-        """16 hex digits that change with any weight."""
-        return fingerprint(self.state_dict())
-
     @staticmethod
     def matches(state: State) -> bool:
         return "tok_embeddings.weight" in state and "layers.0.attention.wqkv.weight" in state
@@ -70,7 +65,7 @@ class LlamaGenGPT(Adapter, LlamaModel):
             "classes": shapes[labels][0] - 1,
             "width": width,
             "depth": count(state, r"layers\.(\d+)\."),
-            "heads": fields.get("heads") or _heads(width),
+            "heads": fields.get("heads") or heads_of(width, HEADS),
             "hidden": shapes["layers.0.feed_forward.w1.weight"][0],
         }
         return Llama(**(read | fields))
@@ -101,9 +96,3 @@ class LlamaGenGPT(Adapter, LlamaModel):
             ("feed_forward.w3", "up"),
             ("feed_forward.w2", "down"),
         )
-
-
-def _heads(width: int) -> int:
-    if width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    return HEADS[width]

@@ -18,6 +18,7 @@ from robustok.adapters.codebook_adapter import QuantizedAdapter
 from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, maskgit_renames
 from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.pretrained import without_decoder
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_map, to_sequence
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
@@ -80,4 +81,4 @@ class MaskGITVQGAN(QuantizedAdapter):
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""
-        return fingerprint({name: w for name, w in self.state_dict().items() if not name.startswith("decoder.")})
+        return fingerprint(without_decoder(self))

@@ -1,4 +1,4 @@
-"""Names of weights: other people's to ours and back, by tables of pairs; tensors joined and cut on the way."""
+"""Names and shapes of weights: other people's names to ours and back, tensors joined and cut, sizes told by shapes."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,3 +88,10 @@ def sizes(state: State, *needed: str) -> dict[str, torch.Size]:
 def count(names: Iterable[str], pattern: str) -> int:
     """How many of something there are: 1 + the largest number that the pattern's group finds in the names, else 0."""
     return max((1 + int(match[1]) for name in names if (match := re.match(pattern, name))), default=0)
+
+
+def heads_of(width: int, known: Mapping[int, int]) -> int:
+    """Attention heads of a published width. Raises ValueError for another."""
+    if width not in known:
+        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
+    return known[width]

@@ -20,7 +20,6 @@ What one might not expect:
 """
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
@@ -30,29 +29,22 @@ from torch import Tensor, nn
 
 from robustok.adapters.codebook_adapter import QuantizedAdapter
 from robustok.adapters.files import Layout
-from robustok.adapters.renaming import Renames, State, count, sizes
-from robustok.layers import Block
+from robustok.adapters.renaming import Renames, State, sizes
+from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
+from robustok.backbones.dino import MEAN, PUBLISHED_NAMES, STD
 from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Features, Images, Latents
-from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
+from robustok.tokenizer.encoder import patches, unpatchify
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import check_size
-
-HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
 
 RENAMES: Renames = (
     ("to_pixel.model", "out"),
     ("^semantic_model", "^teacher"),
     ("^encoder.model", "^encoder.transformer"),
     ("^decoder.model", "^decoder.transformer"),
-    ("patch_embed.proj", "embed"),
-    ("cls_token", "class_token"),
-    ("pos_embed", "positions"),
-    ("blocks.*.attn", "blocks.*.attention"),
-    ("blocks.*.ls1", "blocks.*.scale1"),
-    ("blocks.*.ls2", "blocks.*.scale2"),
+    *PUBLISHED_NAMES,
     ("latent_tokens", "latents"),
     ("lvl_embed", "kind"),
     ("lvl1LC", "kinds"),
@@ -64,54 +56,17 @@ RENAMES: Renames = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """The sizes of a vision transformer."""
-
-    width: int = 768  # channels
-    depth: int = 12  # blocks
-    heads: int = 12  # attention heads of a block
-    hidden: int = 3072  # width of a block's MLP
-
-
-@dataclass(frozen=True, kw_only=True)
 class RobusTokConfig:
     """The sizes of a released tokenizer; the defaults are those of the published one."""
 
     image_size: int = 256  # side of an image in pixels
     patch: int = 16  # side of a patch in pixels; there are as many latents as patches
-    encoder: Transformer = Transformer()  # image -> latents
-    decoder: Transformer = Transformer()  # codes -> image
-    semantic: Transformer | None = Transformer()  # the teacher in the file; None: the file has none
+    encoder: Transformer = BASE  # image -> latents
+    decoder: Transformer = BASE  # codes -> image
+    semantic: Transformer | None = BASE  # the teacher in the file; None: the file has none
     codebook_size: int = 4096  # codes
     code_width: int = 64  # channels of a code
     normalized: bool = True  # latents and codes lie on the unit sphere (codebook_l2_norm)
-
-
-class DINOv2(nn.Module):
-    """A vision transformer with a class token (Oquab et al. 2024, arXiv 2304.07193). The decoder's sees no images."""
-
-    def __init__(self, size: Transformer, image_size: int, patch: int, *, sees: bool = True):
-        super().__init__()
-        n, c = patches(image_size, patch) ** 2, size.width
-        self.embed = nn.Conv2d(3, c, patch, patch) if sees else None
-        self.class_token = nn.Parameter(torch.zeros(1, 1, c))
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + n, c))
-        self.blocks = nn.Sequential(
-            *(Block(c, size.heads, size.hidden / c, layer_scale=1e-5) for _ in range(size.depth))
-        )
-        self.norm = nn.LayerNorm(c, eps=1e-6)
-
-    def placed(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n+1 c"]:
-        """The class token and after it one token for each place, positions added."""
-        return torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.positions
-
-    def patches(self, images: Images) -> Float[Tensor, "b l c"]:
-        """What the blocks are given of images."""
-        assert self.embed is not None, "a transformer that sees no images"
-        return self.placed(to_sequence(self.embed(images)))
-
-    def forward(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
-        return self.norm(self.blocks(x))
 
 
 class Encoder(nn.Module):
@@ -122,14 +77,15 @@ class Encoder(nn.Module):
     def __init__(self, config: RobusTokConfig):
         super().__init__()
         n, c = patches(config.image_size, config.patch) ** 2, config.encoder.width
-        self.transformer = DINOv2(config.encoder, config.image_size, config.patch)
+        self.transformer = VisionTransformer(config.encoder, config.image_size, config.patch)
         self.latents = nn.Parameter(1e-6 * torch.randn(1, n, c))
         self.kind = nn.Embedding(2, c)
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * n]))
 
     def forward(self, images: Images) -> Float[Tensor, "b n c"]:
         latents = (self.latents + self.transformer.positions[:, 1:]).expand(len(images), -1, -1)
-        x = torch.cat([self.transformer.patches(images), latents], dim=1) + self.kind(self.kinds)
+        x = self.transformer.placed(self.transformer.embedded(images))
+        x = torch.cat([x, latents], dim=1) + self.kind(self.kinds)
         return self.transformer(x)[:, -self.latents.shape[1] :]
 
 
@@ -142,7 +98,7 @@ class Decoder(nn.Module):
         super().__init__()
         n, c = patches(config.image_size, config.patch) ** 2, config.decoder.width
         self.image_size, self.patch = config.image_size, config.patch
-        self.transformer = DINOv2(config.decoder, config.image_size, config.patch, sees=False)
+        self.transformer = VisionTransformer(config.decoder, config.image_size, config.patch, sees=False)
         self.mask_token = nn.Parameter(1e-6 * torch.randn(1, 1, c))
         self.kind = nn.Embedding(2, c)
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * (1 + n)]))
@@ -181,7 +137,8 @@ class RobusTokViT(QuantizedAdapter):
         self.register_buffer("hits", torch.zeros(config.codebook_size))  # how often codes were used in training
         self.teacher = None
         if config.semantic is not None:
-            self.teacher = DINOv2(config.semantic, config.image_size, config.patch).requires_grad_(False)
+            self.teacher = VisionTransformer(config.semantic, config.image_size, config.patch)
+            self.teacher.requires_grad_(False)
 
     def encode(self, images: Images) -> Latents:
         check_size(images, self.image_size)
@@ -201,8 +158,9 @@ class RobusTokViT(QuantizedAdapter):
         """The class token of the teacher in the file. Raises ValueError when the file had none."""
         if self.teacher is None:
             raise ValueError("this file has no semantic_model.*; load main-train.pt or post-train.pt as published")
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return self.teacher(self.teacher.patches(((images + 1) / 2 - mean) / std))[:, 0]
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        x = self.teacher.embedded(((images + 1) / 2 - mean) / std)
+        return self.teacher(self.teacher.placed(x))[:, 0]
 
     @staticmethod
     def matches(state: State) -> bool:
@@ -237,13 +195,7 @@ class RobusTokViT(QuantizedAdapter):
 
 def _transformer(state: State, part: str, heads: int | None) -> Transformer:
     """The sizes of one of the transformers in a file."""
-    token, hidden = f"{part}.cls_token", f"{part}.blocks.0.mlp.fc1.weight"
-    shape = sizes(state, token, hidden)
-    width = shape[token][2]
-    if heads is None and width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    depth = count(state, rf"{re.escape(part)}\.blocks\.(\d+)\.")
-    return Transformer(width=width, depth=depth, heads=heads or HEADS[width], hidden=shape[hidden][0])
+    return transformer_of(state, f"{part}.blocks", f"{part}.pos_embed", "mlp.fc1", heads)
 
 
 def pointwise(conv: nn.Conv2d, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:

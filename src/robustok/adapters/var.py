@@ -41,7 +41,6 @@ from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
 from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
 from robustok.layers import MLP, KVCache, Modulation, attend, modulate
-from robustok.runtime.checkpoint import fingerprint
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 
@@ -200,10 +199,6 @@ class VAR(Adapter):
     def no_label(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with any weight, its own or of its tokenizer's codes."""
-        return fingerprint(self.state_dict())
 
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of each token, given the label and the tokens of all coarser scales."""
