@@ -32,31 +32,18 @@ ABOUT = "robustok.json"  # beside what diffusers writes of a model
 CONTINUOUS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderRAE")
 
 
-class DiffusersAutoencoder(nn.Module):
-    """An AutoencoderKL, AutoencoderTiny or AutoencoderRAE as a continuous tokenizer.
-
-    `image_size` is the side of the images in pixels (None: what the autoencoder's config says); `shifted` whether its
-    shift factor and latent statistics count (DiTPipeline ignores them).
-    """
+class DiffusersTokenizer(nn.Module):
+    """An autoencoder of diffusers, computed in float32, and its way back to diffusers."""
 
     family = "diffusers"
-    mean: Tensor
-    std: Tensor
 
-    def __init__(self, vae: Any, image_size: int | None = None, *, shifted: bool = True):
+    def __init__(self, vae: Any, image_size: int | None):
         super().__init__()
-        self.kind = type(vae).__name__
-        if self.kind not in CONTINUOUS:
-            raise ValueError(f"a {self.kind} of diffusers is not known here; give one of {', '.join(CONTINUOUS)}")
-        self.stored, self.vae, self.shifted = vae.dtype, in_float32(vae).eval(), shifted
+        self.stored, self.vae = vae.dtype, in_float32(vae).eval()
         self.decoder: nn.Module = self.vae.decoder  # the same module by a second name
         self.image_size = _image_size(vae, image_size)
         self.tokens_per_image = (self.image_size // stride_of(vae)) ** 2
-        mean, std = (
-            _statistics(vae.config, shifted) if self.kind == "AutoencoderKL" else (torch.zeros(1), torch.ones(1))
-        )
-        self.register_buffer("mean", mean.to(self.device), persistent=False)  # of a pipeline, which may have moved
-        self.register_buffer("std", std.to(self.device), persistent=False)
+        self.about = {"kind": "tokenizer", "family": self.family, "image_size": self.image_size}
 
     @property
     def device(self) -> torch.device:
@@ -64,8 +51,40 @@ class DiffusersAutoencoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the decoder's last convolution or linear map."""
-        return last_weight(self.decoder)
+        """The weight of the convolution or linear map that is the last in the decoder."""
+        return [part for part in self.decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
+
+    def to_diffusers(self) -> Any:
+        """The autoencoder, for any pipeline of diffusers; in the precision in which it came, as its pipeline has it."""
+        return self.vae if self.stored == self.vae.dtype else copy.deepcopy(self.vae).to(self.stored)
+
+    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
+        """Write what `from_pretrained` of diffusers reads, and beside it what is said `about` the model."""
+        self.vae.save_pretrained(folder)
+        write_json(Path(folder) / ABOUT, self.about | about)
+
+
+class DiffusersAutoencoder(DiffusersTokenizer):
+    """An AutoencoderKL, AutoencoderTiny or AutoencoderRAE as a continuous tokenizer.
+
+    `image_size` is the side of the images in pixels (None: what the autoencoder's config says); `shifted` whether its
+    shift factor and latent statistics count (DiTPipeline ignores them).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vae: Any, image_size: int | None = None, *, shifted: bool = True):
+        kind = type(vae).__name__
+        if kind not in CONTINUOUS:
+            raise ValueError(f"a {kind} of diffusers is not known here; give one of {', '.join(CONTINUOUS)}")
+        super().__init__(vae, image_size)
+        self.kind, self.about = kind, self.about | {"shifted": shifted}
+        mean, std = (
+            _statistics(vae.config, shifted) if self.kind == "AutoencoderKL" else (torch.zeros(1), torch.ones(1))
+        )
+        self.register_buffer("mean", mean.to(self.device), persistent=False)  # of a pipeline, which may have moved
+        self.register_buffer("std", std.to(self.device), persistent=False)
 
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) as a generator models them: the mean of the posterior, shifted and scaled."""
@@ -109,41 +128,18 @@ class DiffusersAutoencoder(nn.Module):
         """A hash of what decides the latents."""
         return fingerprint({"mean": self.mean, "std": self.std} | without_decoder(self.vae))
 
-    def to_diffusers(self) -> Any:
-        """The autoencoder, for any pipeline of diffusers; in the precision in which it came, as its pipeline has it."""
-        return _stored(self.vae, self.stored)
 
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write what `from_pretrained` of diffusers reads, and beside it what is said `about` the model."""
-        save(self.vae, folder, {"image_size": self.image_size, "shifted": self.shifted} | about)
-
-
-class DiffusersVQ(nn.Module):
+class DiffusersVQ(DiffusersTokenizer):
     """A VQModel as a discrete tokenizer."""
 
-    family = "diffusers"
-
     def __init__(self, vae: Any, image_size: int | None = None):
-        super().__init__()
         if type(vae).__name__ != "VQModel":
             raise ValueError(f"a {type(vae).__name__} has no codebook; give a VQModel")
-        self.stored, self.vae = vae.dtype, in_float32(vae).eval()
-        self.decoder: nn.Module = self.vae.decoder  # the same module by a second name
-        self.image_size = _image_size(vae, image_size)
-        self.tokens_per_image = (self.image_size // stride_of(vae)) ** 2
-
-    @property
-    def device(self) -> torch.device:
-        return self.codebook.device
+        super().__init__(vae, image_size)
 
     @property
     def codebook(self) -> Codebook:
         return self.vae.quantize.embedding.weight
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight of the decoder's last convolution."""
-        return last_weight(self.decoder)
 
     def encode(self, images: Images) -> Latents:
         """Latents (b n d), not quantized yet."""
@@ -175,14 +171,6 @@ class DiffusersVQ(nn.Module):
         """A hash of what decides the tokens."""
         return fingerprint(without_decoder(self.vae))
 
-    def to_diffusers(self) -> Any:
-        """The VQModel, for any pipeline of diffusers; in the precision in which it came, as its pipeline has it."""
-        return _stored(self.vae, self.stored)
-
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write what `from_pretrained` of diffusers reads, and beside it what is said `about` the model."""
-        save(self.vae, folder, {"image_size": self.image_size} | about)
-
 
 def stride_of(vae: Any) -> int:
     """Pixels that a latent spans along each axis."""
@@ -194,17 +182,6 @@ def stride_of(vae: Any) -> int:
             return int(config.patch_size)
         case _:
             return int(2 ** (len(config.block_out_channels) - 1))
-
-
-def last_weight(decoder: nn.Module) -> Tensor:
-    """The weight of the convolution or linear map that is the last in a decoder."""
-    return [part for part in decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
-
-
-def save(model: Any, folder: str | Path, about: dict[str, Any]) -> None:
-    """What diffusers writes of a model, and `robustok.json` beside it."""
-    model.save_pretrained(folder)
-    write_json(Path(folder) / ABOUT, {"kind": "tokenizer", "family": "diffusers"} | about)
 
 
 def _image_size(vae: Any, asked: int | None) -> int:
@@ -231,7 +208,3 @@ def _statistics(config: Any, shifted: bool) -> tuple[Float[Tensor, " d"], Float[
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         return torch.tensor(config.latents_mean).float(), torch.tensor(config.latents_std).float() / scale
     return torch.full((1,), float(config.get("shift_factor") or 0.0)), torch.full((1,), 1 / scale)
-
-
-def _stored(vae: Any, dtype: torch.dtype) -> Any:
-    return vae if dtype == vae.dtype else copy.deepcopy(vae).to(dtype)

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustok.adapters.codebook_adapter import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
 from robustok.adapters.files import Layout
 from robustok.adapters.renaming import Renames, State, fuse, renamed, sizes, unfuse
 from robustok.adapters.vqgan import TAMING, VQGAN, VQGANDecoder, VQGANEncoder
@@ -56,7 +56,7 @@ class LlamaGenVQConfig:
     remembered: int = 65536  # of the codes that were used last, what a file has of them
 
 
-class LlamaGenVQ(QuantizedAdapter):
+class LlamaGenVQ(CodebookAdapter):
     """LlamaGen's tokenizer: an `AnyTokenizer`."""
 
     family = "llamagen-vq"

@@ -14,7 +14,7 @@ What one might not expect:
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustok.adapters.codebook_adapter import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
 from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, maskgit_renames
 from robustok.runtime.checkpoint import fingerprint
@@ -33,7 +33,7 @@ class MaskGITVQGANConfig:
     codebook_size: int = 1024  # codes
 
 
-class MaskGITVQGAN(QuantizedAdapter):
+class MaskGITVQGAN(CodebookAdapter):
     """The MaskGIT-VQGAN: an `AnyTokenizer`."""
 
     family = "maskgit-vqgan"

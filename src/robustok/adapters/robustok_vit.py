@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.codebook_adapter import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
 from robustok.adapters.files import Layout
 from robustok.adapters.renaming import Renames, State, sizes
 from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
         return unpatchify(self.out(x), self.patch, self.image_size)
 
 
-class RobusTokViT(QuantizedAdapter):
+class RobusTokViT(CodebookAdapter):
     """A released tokenizer: an `AnyTokenizer`."""
 
     family, kind, config_type = "robustok", "tokenizer", RobusTokConfig

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.codebook_adapter import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
 from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vit import Transformer, VisionTransformer, transformer_of
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, maskgit_renames
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
         return 2 * self.head(to_map(x[:, 1 : 1 + self.vision.n])) - 1
 
 
-class TiTok(QuantizedAdapter):
+class TiTok(CodebookAdapter):
     """A TiTok with a codebook: an `AnyTokenizer`."""
 
     family, kind, config_type = "titok", "tokenizer", TiTokConfig
