@@ -27,10 +27,11 @@ BELOW = {
     "report": ONE | TWO | THREE | FOUR,
     "analysis": ONE | TWO | THREE | FOUR | {"report"},
     "models": ONE | TWO | {"adapters"},
+    "publishing": {"evaluation", "runtime"},
     "demo": ONE | TWO | THREE | FOUR | {"models", "report"},
     "presets": ONE | TWO | THREE | FOUR | {"demo", "report"},
-    "api": ONE | TWO | THREE | FOUR | {"models", "presets"},
-    "cli": ONE | TWO | THREE | FOUR | {"models", "report", "analysis", "demo", "presets", "api"},
+    "api": ONE | TWO | THREE | FOUR | {"models", "presets", "publishing"},
+    "cli": ONE | TWO | THREE | FOUR | {"models", "publishing", "report", "analysis", "demo", "presets", "api"},
     "__main__": {"cli"},
 }
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.

@@ -12,7 +12,10 @@ from robustok.adapters import FAMILIES, model_names, recognised
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.models import load_generator, load_tokenizer
+from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.llama import Llama, LlamaModel
+from robustok.models import OWN, load_generator, load_tokenizer
+from robustok.runtime.checkpoint import read_json, save_model, write_json
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -56,6 +59,35 @@ def test_folders_tell_what_they_hold(file, tmp_path):
         load_tokenizer(tmp_path / "bare")
     file.rename(tmp_path / "bare" / "only.pt")
     assert load_tokenizer(tmp_path / "bare", image_size=16).config == SMALL
+
+
+GENERATORS = [
+    AutoregressiveModel(Autoregressive(codebook_size=4, tokens=4, classes=2, width=16, depth=1, heads=1)),
+    LlamaModel(Llama(codebook_size=4, tokens=4, classes=2, width=16, depth=1, heads=1, hidden=16)),
+    DiffusionTransformerModel(DiffusionTransformer(tokens=4, channels=2, classes=2, width=16, depth=1, heads=1)),
+]
+
+
+@pytest.mark.parametrize("model", GENERATORS, ids=lambda model: model.kind)
+def test_a_generator_remembers_what_it_was_trained_on(model, tmp_path):
+    assert OWN[model.kind] is type(model)
+    model.save_pretrained(tmp_path / "new")
+    saved = read_json(tmp_path / "new" / "config.json")
+    write_json(tmp_path / "new" / "config.json", saved | {"trained_on": None})  # as version 0.1 wrote it
+    new = load_generator(tmp_path / "new")
+    assert (new.trained_on, new.class_names) == (None, None)
+    new.trained_on, new.class_names = "0123456789abcdef", ("cat", "dog")
+    new.save_pretrained(tmp_path / "trained", note="kept")
+    again = load_generator(tmp_path / "trained")
+    assert (again.trained_on, again.class_names) == ("0123456789abcdef", ("cat", "dog"))
+    assert (again.fingerprint(), again.config) == (model.fingerprint(), model.config)
+    assert read_json(tmp_path / "trained" / "config.json")["note"] == "kept"
+
+
+def test_a_model_of_no_known_kind_is_refused(tmp_path):
+    save_model(tmp_path, {"w": torch.ones(1)}, {"kind": "discriminator", "config": {}})
+    with pytest.raises(ValueError, match="holds a discriminator, not a tokenizer; give the tokenizer"):
+        load_tokenizer(tmp_path)
 
 
 def test_strangers_say_so(tmp_path):

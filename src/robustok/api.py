@@ -18,7 +18,6 @@ import torch
 from robustok import presets
 from robustok.adapters.diffusers import adapted
 from robustok.adapters.published_generators import default_sampling
-from robustok.adapters.push import push_to_hub
 from robustok.data.images import ImageSet
 from robustok.evaluation import evaluate
 from robustok.evaluation.features import FeatureSpace, FeatureSpaces
@@ -30,6 +29,7 @@ from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.layers import in_float32
 from robustok.models import load_generator, load_tokenizer
+from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Pixels
 from robustok.training import tuning

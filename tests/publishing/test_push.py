@@ -15,13 +15,13 @@ from huggingface_hub.utils import filter_repo_objects
 
 from robustok import models
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
-from robustok.adapters.model_card import Card, model_card
-from robustok.adapters.push import push_to_hub
 from robustok.adapters.vqgan import VQGAN
 from robustok.cli import main
 from robustok.evaluation.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.publishing.model_card import Card, model_card
+from robustok.publishing.push import push_to_hub
 from robustok.runtime.checkpoint import save_resume, write_json
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.encoder import Conv

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from robustok.adapters.model_card import CARD, RUN, SCORES, Card, described, write_card
+from robustok.publishing.model_card import CARD, RUN, SCORES, Card, described, write_card
 from robustok.runtime.checkpoint import CONFIG, MODEL
 from robustok.runtime.words import reason
 
