@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from robustok.evaluation.analysis import imitation, latents
-from robustok.evaluation.analysis.analyze import analyze
-from robustok.evaluation.analysis.latents import analyze_latents
 from robustok_continuous import Patches
 from robustok_tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST, generator, images, tokenizer
 from test_every_family import MAKE, made
