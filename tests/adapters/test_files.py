@@ -213,7 +213,7 @@ def damaged(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", "there is no file .*; give a safetensors or torch file of weights"),
+        ("missing", "there is no file .*; give a safetensors or torch file"),
         ("empty", "is not a safetensors file|was cut short or damaged"),
         ("cut safetensors", "was cut short or damaged.*copy or download it again"),
         ("cut torch", "was cut short or damaged.*copy or download it again"),

@@ -33,7 +33,7 @@ def read_tensor_file(path: str | Path, allowed: Sequence[Any] = (argparse.Namesp
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; give a safetensors or torch file of weights")
+        raise ValueError(f"there is no file {path}; give a safetensors or torch file")
     with path.open("rb") as file:
         start = file.read(64)
     torch_file = start.startswith((b"PK\x03\x04", b"\x80"))
