@@ -130,7 +130,8 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
     """An AutoencoderKL of diffusers (64 latents of 8 numbers) and a diffusion transformer on them."""
     import diffusers
 
-    from robustok.adapters.diffusers import DiffusersAutoencoder, load_tokenizer
+    from robustok.adapters.diffusers import load_tokenizer
+    from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder
 
     train, steps = images()[0], 900
     if not (out / "tokenizer" / "robustok.json").exists():

@@ -15,8 +15,8 @@ import pytest
 
 import robustok
 from robustok.adapters import FAMILIES, diffusers
-from robustok.adapters.files import Published
 from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
+from robustok.adapters.published_generators import PublishedGenerator
 from robustok.cli.options import Command, Verb, check_names, load, parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
@@ -53,7 +53,7 @@ def names_of(config: type) -> set[str]:
 def fields_of_loading() -> set[str]:
     """What some family takes that its weights do not tell."""
     found: set[str] = set()
-    for function in (*(part for f in FAMILIES for part in (f.configured, f.from_checkpoint, f.from_state)),
+    for function in (*(part for f in FAMILIES for part in (f.config_from_state, f.from_checkpoint, f.from_state)),
                      diffusers.load_tokenizer):  # fmt: skip
         found |= {p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
     return found.union(*(names_of(family.config_type) for family in FAMILIES))
@@ -227,7 +227,7 @@ PRESETS = [(family, name) for family in FAMILIES for name in family.presets]
 
 @pytest.mark.parametrize(("family", "name"), PRESETS, ids=[name for _, name in PRESETS])
 def test_published_numbers_are_those_of_the_presets(family, name):
-    entry: Published = family.presets[name]
+    entry: PublishedGenerator = family.presets[name]
     file = entry.weights.rpartition("/")[2].rpartition(":")[2]
     numbers = [f"{entry.sampling.guidance:g}", *([f"{entry.gfid:.2f}"] if entry.gfid is not None else [])]
     rows = [

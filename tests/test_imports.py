@@ -26,17 +26,19 @@ BELOW = {
     **dict.fromkeys(FOUR, ONE | TWO | THREE),
     "report": ONE | TWO | THREE | FOUR,
     "analysis": ONE | TWO | THREE | FOUR | {"report"},
-    "demo": ONE | TWO | THREE | FOUR | {"report"},
+    "models": ONE | TWO | {"adapters"},
+    "publishing": {"evaluation", "runtime"},
+    "demo": ONE | TWO | THREE | FOUR | {"models", "report"},
     "presets": ONE | TWO | THREE | FOUR | {"demo", "report"},
-    "api": ONE | TWO | THREE | FOUR | {"presets"},
-    "cli": ONE | TWO | THREE | FOUR | {"report", "analysis", "demo", "presets", "api"},
+    "api": ONE | TWO | THREE | FOUR | {"models", "presets", "publishing"},
+    "cli": ONE | TWO | THREE | FOUR | {"models", "publishing", "report", "analysis", "demo", "presets", "api"},
     "__main__": {"cli"},
 }
 # pFID perturbs as training does, from a stream of its own: which numbers it draws belongs to its definition.
 PURE = {f"robustok.{name}" for name in ("shapes", "runtime.seeding")}
 PURE |= {f"robustok.tokenizer.{name}" for name in ("perturbation", "latent_perturbation")}
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.
-FILES = {"robustok.runtime.checkpoint", "robustok.runtime.configs", "robustok.runtime.weights"}
+FILES = {f"robustok.runtime.{name}" for name in ("checkpoint", "configs", "pretrained", "tensor_files", "weights")}
 
 
 def modules() -> Iterator[tuple[Path, str]]:

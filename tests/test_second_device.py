@@ -14,7 +14,7 @@ from test_every_family import MAKE, made
 from torch import Tensor, nn
 
 import robustok
-from robustok.adapters.diffusers import DiffusersAutoencoder
+from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder
 from robustok.adapters.lightningdit import LightningDiT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import SiT

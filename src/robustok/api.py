@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustok import adapters, presets
-from robustok.adapters import push
+from robustok import presets
 from robustok.adapters.diffusers import adapted
-from robustok.adapters.published import default_sampling
+from robustok.adapters.published_generators import default_sampling
 from robustok.data.images import ImageSet
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.image_source import ImageSource
@@ -31,44 +30,22 @@ from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.layers import in_float32
+from robustok.models import load_generator, load_tokenizer
+from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Pixels
 from robustok.training import tuning
 from robustok.training.post_training import PostTraining
 
-
-def load_tokenizer(name: str | Path, **fields: Any) -> Any:
-    """The tokenizer of a name, in evaluation mode, whoever made it.
-
-    `name` is a folder that a run or `save_pretrained` left, a file or folder of another family's weights
-    (`robustok.adapters`), a folder of diffusers, or `owner/repository[:file][@revision]` of the Hugging Face hub;
-    `fields` are what a file does not tell, such as `image_size`. Raises ValueError for anything else.
-    """
-    return adapters.load_tokenizer(name, **fields)
-
-
-def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) -> Any:
-    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads`.
-
-    `tokenizer` is the one that it was trained on: VAR's files need it, LlamaGen's take the number of tokens from it.
-    """
-    return adapters.load_generator(name, tokenizer=tokenizer, **fields)
-
-
-def push_to_hub(
-    model: Any,
-    repository: str,
-    *,
-    private: bool = False,
-    licence: str | None = None,
-    data_licence: str | None = None,
-) -> str:
-    """Upload a model, or its folder, to `owner/name` of the Hugging Face hub with a model card; returns its address.
-
-    `load_tokenizer` and `load_generator` then take that name. `licence` is that of the weights, `data_licence` that of
-    the images, where they are not known. Raises ValueError when there is no model, or the hub refuses.
-    """
-    return push.push_to_hub(model, repository, private=private, licence=licence, data_licence=data_licence)
+__all__ = [
+    "load_generator",
+    "load_tokenizer",
+    "post_train",
+    "push_to_hub",
+    "sample",
+    "score_generator",
+    "score_tokenizer",
+]
 
 
 def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:

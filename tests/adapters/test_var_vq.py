@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, grid, published_keys, sequence, weights_file
+from robustok_parity import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters.var_vq import SCALES_512, Codes, MultiScale, VARTokenizer, VARTokenizerConfig

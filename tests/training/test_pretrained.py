@@ -84,7 +84,7 @@ def test_weights_from_a_file_a_folder_and_the_hub(tmp_path: Path, monkeypatch: p
         assert read.keys() == state.keys()
         assert all(torch.equal(read[name], state[name]) for name in state)
     for source in (tmp_path / "none.pth", "none.pth"):
-        with pytest.raises(ValueError, match="there is no file .*none.pth; give a file of weights"):
+        with pytest.raises(ValueError, match="there is no file .*none.pth; give a safetensors or torch file"):
             dino_weights(replace(config, weights=str(source)))
 
 

@@ -24,7 +24,7 @@ from robustok.generators.flow import FlowSampling, predict_latents, sample_laten
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
-from robustok.tokenizer.tokenizer import fingerprint
+from robustok.runtime.checkpoint import fingerprint
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train_decoder

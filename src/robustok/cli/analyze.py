@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from robustok.adapters.published import default_sampling
+from robustok.adapters.published_generators import default_sampling
 from robustok.analysis.findings import findings
 from robustok.analysis.latents import LatentAnalysis, analyze_latents
 from robustok.analysis.page import page

@@ -1,8 +1,8 @@
 """`robustok push`: a model to the Hugging Face hub."""
 
-from robustok.adapters.model_card import Card, write_card
-from robustok.adapters.push import push_to_hub
 from robustok.cli.options import Command
+from robustok.publishing.model_card import Card, write_card
+from robustok.publishing.push import push_to_hub
 
 
 def push(command: Command) -> None:

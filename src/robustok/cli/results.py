@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from robustok.adapters.published import default_sampling
+from robustok.adapters.published_generators import default_sampling
 from robustok.cli.images import device_of
 from robustok.cli.models import check_fit, generator_of, tokenizer_of
 from robustok.cli.options import Command

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from robustok import presets
-from robustok.adapters.published import default_sampling
+from robustok.adapters.published_generators import default_sampling
 from robustok.cli import watching
 from robustok.cli.encode import cache_at
 from robustok.cli.images import EMBEDDED, device_of, images_of, view_of

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from robustok.backbones.vgg import CONVS, HEAD_NAMES, LIN_LAYERS, VGG16, Vgg16
 from robustok.losses.perceptual import Perceptual
-from robustok.runtime.weights import read_tensors, sha256
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import sha256
 
 
 def lpips_distance(vgg: Path | None = None, heads: Path | None = None) -> Perceptual:

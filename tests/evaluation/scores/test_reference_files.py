@@ -182,13 +182,16 @@ def test_refuses_damaged_and_incomplete_files(tmp_path, adm):
     with pytest.raises(ValueError, match="cannot be read as an npz file .* give a whole file"):
         read_reference(path, Quarters())
 
-    with pytest.raises(ValueError, match="cached.pt cannot be read as tensors .*; download it again"):
+    with pytest.raises(ValueError, match="there is no file .*cached.pt; give a safetensors or torch file"):
         read_reference(torch_path, Quarters())
     torch.save([mu], torch_path)
     with pytest.raises(ValueError, match="cached.pt has no mu and sigma; .* torch-fidelity"):
         read_reference(torch_path, Quarters())
+    torch_path.write_bytes(torch_path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="cached.pt was cut short or damaged"):
+        read_reference(torch_path, Quarters())
     torch.save({"mu": Quarters()}, torch_path)  # would run code if it were unpickled
-    with pytest.raises(ValueError, match="cached.pt cannot be read"):
+    with pytest.raises(ValueError, match="cached.pt is a pickle of more than tensors .*, whose code was not run"):
         read_reference(torch_path, Quarters())
     with pytest.raises(ValueError, match=r"stats.csv is no file of statistics; give a .safetensors, .npz, .pt or .pth"):
         read_reference(tmp_path / "stats.csv", Quarters())

@@ -25,7 +25,7 @@ from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, Featu
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
-from robustok.runtime.weights import read_torch
+from robustok.runtime.tensor_files import read_tensor_file
 from robustok.shapes import Features
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
@@ -189,7 +189,7 @@ def _read_npz(path: Path) -> Statistics:
 
 
 def _read_torch(path: Path) -> Statistics:
-    arrays = read_torch(path, allowed=ARRAYS)
+    arrays = read_tensor_file(path, ARRAYS)
     if not isinstance(arrays, dict) or not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma; give the statistics that torch-fidelity cached")
     return _statistics(path, {name: np.asarray(arrays[name]) for name in ("mu", "sigma")}, None)

@@ -12,7 +12,8 @@ import torch
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import NetworkExtractor
 from robustok.evaluation.features.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
-from robustok.runtime.weights import HubModel, read_tensors
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel
 
 MODEL = HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14", licence="MIT")
 VIEW = View(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robustok.evaluation.features.extractor import NetworkExtractor
 from robustok.evaluation.features.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
-from robustok.runtime.weights import HubModel, read_tensors
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel
 from robustok.shapes import Images
 
 MODEL = HubModel(title="ConvNeXt V2-B", repository="facebook/convnextv2-base-22k-224", licence="CC-BY-NC-4.0")

@@ -8,8 +8,6 @@ position embeddings resampled as DINOv2's own code does it, without antialiasing
 Weights may have any of three layouts: the hub's, transformers' own in memory, DINOv2's own (also timm's).
 """
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,43 +15,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from robustok.backbones.dino import HEAD, hub_names
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import NetworkExtractor
 from robustok.evaluation.features.spaces.vision import View, VisionSpace, loaded, quiet, tensors_of
-from robustok.runtime.weights import HubModel, read_tensors
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel
 
 MODEL = HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large", licence="Apache-2.0")
-HEAD = 64  # width of an attention head, in all sizes
 POSITIONS = "embeddings.position_embeddings"
 LARGE, SMALL = View(side=256, patch=14), View(side=224, patch=14, rounded=True)
-
-RENAMES = (  # from DINOv2's own names, then from transformers' in memory, to the hub's
-    (r"^(cls_token|mask_token)$", r"embeddings.\1"),
-    (r"^pos_embed$", POSITIONS),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
-    (r"^norm\.", "layernorm."),
-    (r"\.attention\.q_proj\.", ".attention.attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-)
-
-
-def hub_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """DINOv2's tensors by the names of the hub's files, from any of the three layouts."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
-        if ".attn.qkv." in name:
-            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                renamed[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = third
-        else:
-            renamed[name] = tensor
-    return renamed
 
 
 def dinov2_space(
@@ -74,7 +45,7 @@ def _space(
     name: str, view: View, weights: Path | None, batch_size: int, device: torch.device | str
 ) -> NetworkExtractor:
     path = tensors_of(MODEL, weights)
-    state = hub_layout(read_tensors(path))
+    state = hub_names(read_tensors(path))
     positions, patches = (state.get(key) for key in (POSITIONS, "embeddings.patch_embeddings.projection.weight"))
     if positions is None or patches is None:
         raise ValueError(f"{path} is no DINOv2: it has neither its position nor its patch embeddings; {MODEL.remedy()}")
@@ -90,7 +61,7 @@ def _space(
         num_hidden_layers=len({name.split(".")[2] for name in state if name.startswith("encoder.layer.")}),
         patch_size=patch,
         image_size=grid * patch,
-        use_mask_token="embeddings.mask_token" in state,
+        use_mask_token=False,
     )
     model = loaded(Dinov2Model, config, state, path)
     return VisionSpace(view, model).extractor(name, path, batch_size, device)

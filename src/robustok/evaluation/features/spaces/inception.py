@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robustok.backbones.inception import SIDE, Inception
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
-from robustok.runtime.weights import WeightFile, read_tensors, sha256
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import WeightFile, sha256
 from robustok.shapes import to_images
 
 WEIGHTS = WeightFile(

@@ -13,7 +13,8 @@ from torch import Tensor
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import NetworkExtractor
 from robustok.evaluation.features.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
-from robustok.runtime.weights import HubModel, read_tensors
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel
 from robustok.shapes import Images
 
 MODEL = HubModel(title="MAE ViT-L/16", repository="facebook/vit-mae-large", licence="CC-BY-NC-4.0")

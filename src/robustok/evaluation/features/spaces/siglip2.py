@@ -11,7 +11,8 @@ import torch
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import NetworkExtractor
 from robustok.evaluation.features.spaces.vision import View, VisionSpace, config_of, loaded, quiet, tensors_of
-from robustok.runtime.weights import HubModel, read_tensors
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel
 
 MODEL = HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256", licence="Apache-2.0")
 VIEW = View(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch=16)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
+from robustok.runtime.checkpoint import check_misfits
 from robustok.runtime.weights import TENSORS, HubModel, sha256, tensor_file
 from robustok.shapes import Images, Pixels
 
@@ -110,13 +111,13 @@ def loaded(kind: Any, config: Any, state: Mapping[str, Tensor], source: Path, un
             model, report = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except RuntimeError as error:
         raise ValueError(f"{source} does not fit {kind.__name__}: {str(error).strip().splitlines()[-1]}") from error
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    if missing or unexpected or report["mismatched_keys"]:
-        raise ValueError(
-            f"{source} does not fit {kind.__name__}: {len(missing)} tensors missing {missing[:3]}, {len(unexpected)} "
-            f"unexpected {unexpected[:3]}, of another shape {sorted(map(str, report['mismatched_keys']))[:3]}; "
-            "give the published file, or one with its names and its config.json"
-        )
+    misfits = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(map(str, report["mismatched_keys"])),
+    }
+    remedy = "give the published file, or one with its names and its config.json"
+    check_misfits(misfits, f"{source} does not fit {kind.__name__}", remedy)
     return model.eval().requires_grad_(False)
 
 

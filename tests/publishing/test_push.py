@@ -13,15 +13,15 @@ import yaml
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
-from robustok import adapters
+from robustok import models
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
-from robustok.adapters.model_card import Card, model_card
-from robustok.adapters.push import push_to_hub
 from robustok.adapters.vqgan import VQGAN
 from robustok.cli import main
 from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.publishing.model_card import Card, model_card
+from robustok.publishing.push import push_to_hub
 from robustok.runtime.checkpoint import save_resume, write_json
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.encoder import Conv
@@ -101,7 +101,7 @@ def test_what_is_pushed_is_loaded_by_its_name(kind: str, hub: Hub):
     assert hub.made == {"repository": NAME, "private": True}
     assert hub.files(NAME) == ["README.md", "config.json", "model.safetensors"]
     noun = "generator" if "generator" in kind else "tokenizer"
-    loaded = getattr(adapters, f"load_{noun}")(NAME)
+    loaded = getattr(models, f"load_{noun}")(NAME)
     assert loaded.source.repository == NAME
     assert loaded.source.revision == "0a1b"
     assert type(loaded) is type(model)
@@ -122,7 +122,7 @@ def test_without_a_network_a_name_says_what_to_fetch(hub: Hub, monkeypatch: pyte
     with pytest.raises(
         ValueError, match=r"nor from the hub \(Name or service not known\); put the files of https://hugg"
     ):
-        adapters.load_tokenizer(NAME)
+        models.load_tokenizer(NAME)
 
 
 def run_folder(folder: Path) -> Path:
@@ -152,7 +152,7 @@ def test_of_a_run_only_what_is_finished_is_uploaded(hub: Hub, tmp_path: Path):
     push_to_hub(run_folder(tmp_path / "run"), NAME)
     model = ["README.md", "config.json", "discriminator/config.json", "discriminator/model.safetensors"]
     assert hub.files(NAME) == [*model, "model.safetensors", "run.json", "scores.json"]
-    assert adapters.load_tokenizer(NAME).config == ours().config
+    assert models.load_tokenizer(NAME).config == ours().config
 
 
 def test_the_card_tells_scores_recipe_data_and_licences(tmp_path: Path):
@@ -194,7 +194,7 @@ def test_a_card_says_what_is_not_known(tmp_path: Path):
     assert "\n| rFID | 1.5 |\n| pFID | 3.25 |\n" in model_card(tmp_path / "run")
 
 
-def test_a_card_of_ones_own_is_kept(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_card_of_ones_own_is_saved_state(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = run_folder(tmp_path / "run")
     assert main(["push", str(folder), NAME, "--card", "--license", "mit", "--data-license", "CC0-1.0"]) == 0
     assert capsys.readouterr().out == f"model card: {folder / 'README.md'}\n"

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from robustok.adapters.model_card import CARD, RUN, SCORES, Card, described, write_card
+from robustok.publishing.model_card import CARD, RUN, SCORES, Card, described, write_card
 from robustok.runtime.checkpoint import CONFIG, MODEL
 from robustok.runtime.words import reason
 
@@ -24,9 +24,11 @@ def push_to_hub(
     """Upload a model and return its address. It gets a model card, README.md, unless its folder has one.
 
     `model` is a folder that a run or `save_pretrained` wrote, or a model with `save_pretrained`; `repository` is
-    `owner/name`, made if it is not there. Of a run's folder the model, its scores, its recipe and the discriminator (to
-    begin post-training with) are uploaded: never what a run goes on from, nor tokens, pairs or previews. Raises
-    ValueError for another folder or name, without the extra `hub`, and when the hub refuses.
+    `owner/name`, made if it is not there, which `load_tokenizer` and `load_generator` then take. `licence` is that of
+    the weights, `data_licence` that of the images, where they are not known. Of a run's folder the model, its scores,
+    its recipe and the discriminator (to begin post-training with) are uploaded: never what a run goes on from, nor
+    tokens, pairs or previews. Raises ValueError for another folder or name, without the extra `hub`, and when the hub
+    refuses.
     """
     if not REPOSITORY.fullmatch(repository):
         raise ValueError(f"{repository!r} is no name of a repository; write it as owner/name")

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.adapters.files import Adapter
+from robustok.adapters.adapter import Adapter
 from robustok.shapes import Codebook, Images, Latents, Tokens
-from robustok.tokenizer.quantizer import Quantized, VectorQuantizer
+from robustok.tokenizer.quantizer import Quantized
 
 
-class QuantizedAdapter(Adapter):
+class CodebookAdapter(Adapter):
     """An `AnyTokenizer`, once a family adds `encode`, `decode` and what decides its tokens (`fingerprint`)."""
 
-    quantizer: VectorQuantizer
+    quantizer: Any  # a VectorQuantizer, or what has as much of it as is used here
     decoder: Any
 
     @property

@@ -1,5 +1,6 @@
 """Models by name: files, folders of every kind, and the hub, whose downloads are stand-ins here."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 from robustok_parity import stored
 from safetensors.torch import save_file
 
-from robustok import adapters
-from robustok.adapters import FAMILIES, hub, load_generator, load_tokenizer, recognised
+from robustok.adapters import FAMILIES, model_names, recognised
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.llama import Llama, LlamaModel
+from robustok.models import OWN, load_generator, load_tokenizer
+from robustok.runtime.checkpoint import read_json, save_model, write_json
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -57,6 +61,35 @@ def test_folders_tell_what_they_hold(file, tmp_path):
     assert load_tokenizer(tmp_path / "bare", image_size=16).config == SMALL
 
 
+GENERATORS = [
+    AutoregressiveModel(Autoregressive(codebook_size=4, tokens=4, classes=2, width=16, depth=1, heads=1)),
+    LlamaModel(Llama(codebook_size=4, tokens=4, classes=2, width=16, depth=1, heads=1, hidden=16)),
+    DiffusionTransformerModel(DiffusionTransformer(tokens=4, channels=2, classes=2, width=16, depth=1, heads=1)),
+]
+
+
+@pytest.mark.parametrize("model", GENERATORS, ids=lambda model: model.kind)
+def test_a_generator_remembers_what_it_was_trained_on(model, tmp_path):
+    assert OWN[model.kind] is type(model)
+    model.save_pretrained(tmp_path / "new")
+    saved = read_json(tmp_path / "new" / "config.json")
+    write_json(tmp_path / "new" / "config.json", saved | {"trained_on": None})  # as version 0.1 wrote it
+    new = load_generator(tmp_path / "new")
+    assert (new.trained_on, new.class_names) == (None, None)
+    new.trained_on, new.class_names = "0123456789abcdef", ("cat", "dog")
+    new.save_pretrained(tmp_path / "trained", note="kept")
+    again = load_generator(tmp_path / "trained")
+    assert (again.trained_on, again.class_names) == ("0123456789abcdef", ("cat", "dog"))
+    assert (again.fingerprint(), again.config) == (model.fingerprint(), model.config)
+    assert read_json(tmp_path / "trained" / "config.json")["note"] == "kept"
+
+
+def test_a_model_of_no_known_kind_is_refused(tmp_path):
+    save_model(tmp_path, {"w": torch.ones(1)}, {"kind": "discriminator", "config": {}})
+    with pytest.raises(ValueError, match="holds a discriminator, not a tokenizer; give the tokenizer"):
+        load_tokenizer(tmp_path)
+
+
 def test_strangers_say_so(tmp_path):
     save_file({"x": torch.ones(2)}, tmp_path / "x.safetensors")
     with pytest.raises(
@@ -76,7 +109,7 @@ def test_no_two_families_fit_a_checkpoint(family):
     names = {"llamagen-vq": "llamagen_vq", "llamagen-gpt": "llamagen_gpt", "maskgit-vqgan": "maskgit_vqgan"}
     names |= {"robustok": "robustok_vit", "titok": "titok_legacy"}
     state = stored(names.get(family.family, family.family.replace("-", "_")))
-    assert [other for other in FAMILIES if other.fits(state)] == [family]
+    assert [other for other in FAMILIES if other.matches(state)] == [family]
     assert recognised(state) is family
 
 
@@ -109,17 +142,17 @@ def test_names_of_the_hub(the_hub, monkeypatch):
     assert tokenizer.config == SMALL
     assert the_hub == [("some/vq", "vq.pt", "v1"), ("some/vq", "config.json", "v1")]
     assert (tokenizer.source.repository, tokenizer.source.revision) == ("some/vq", "abc123")
-    assert hub.located("some/vq").path.name == "vq.pt"  # the only file of weights
-    monkeypatch.setattr("test_loading.FILES", ["a.pt", "b.bin"])
+    assert model_names.located("some/vq").path.name == "vq.pt"  # the only file of weights
+    monkeypatch.setattr(sys.modules[__name__], "FILES", ["a.pt", "b.bin"])
     with pytest.raises(ValueError, match=r"some/vq holds 2 files of weights \(a.pt, b.bin\); name one: some/vq:a.pt"):
-        hub.located("some/vq")
+        model_names.located("some/vq")
 
 
 def test_what_the_hub_does_not_give_can_be_put_there_by_hand(the_hub, tmp_path, file):
     folder = tmp_path / "weights" / "some--vq"
     message = r"there is no some/vq:x/y.pt here, nor from the hub \(404 for x/y.pt\); download .*/some/vq/resolve/main"
     with pytest.raises(ValueError, match=message) as error:
-        hub.located("some/vq:x/y.pt")
+        model_names.located("some/vq:x/y.pt")
     assert str(error.value).endswith(f"to {folder / 'x/y.pt'}")
     (folder / "x").mkdir(parents=True)
     (folder / "x" / "y.pt").write_bytes(file.read_bytes())
@@ -127,11 +160,11 @@ def test_what_the_hub_does_not_give_can_be_put_there_by_hand(the_hub, tmp_path, 
     assert load_tokenizer("some/vq:x/y.pt", image_size=16).source.repository == "some/vq"
     assert the_hub == []
     with pytest.raises(ValueError, match="put the files of https://huggingface.co/no/one into .*no--one"):
-        hub.located("no/one")
+        model_names.located("no/one")
 
 
 def test_without_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"there is no a/b:c.pt here; pip install 'robustok\[hub\]', or download"):
         load_generator("a/b:c.pt")
-    assert adapters.located("/") == hub.Source(Path("/"))
+    assert model_names.located("/") == model_names.Source(Path("/"))
