@@ -303,7 +303,7 @@ def test_inception_gives_features_logits_and_spatial_features_at_once(inception_
     found = outputs(extract, pixels)
     with torch.no_grad():
         wanted = Inception(inception_state(16))(to_images(pixels))
-    torch.testing.assert_close(tuple(found), tuple(wanted))
+    torch.testing.assert_close(tuple(found)[:3], tuple(wanted))
     assert torch.equal(extract(pixels), found.features)
     assert extract.describe()["resize"] == "bilinear as TensorFlow 1, to 299 pixels"
 
