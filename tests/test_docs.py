@@ -17,7 +17,8 @@ import robustok
 from robustok.adapters import FAMILIES, diffusers
 from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.cli.options import Command, Verb, check_names, load, parse
+from robustok.cli.options import Command, Configurable, check_names, verb_named
+from robustok.cli.parser import parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
 from robustok.data import HubImages, ImageFolder, ParquetImages, TarImages, open_images
@@ -168,12 +169,11 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield words[1:]
 
 
-def understood(words: list[str]) -> Command:
-    """The command of words, its options and the settings of its preset checked. Raises ValueError."""
-    verb = Verb.named(words[0], VERBS)
-    command = parse(verb, words[1:])
-    if verb.preset and command.wants != "help":
-        preset = load(verb.preset)(getattr(command.options, "preset", None))
+def understood(words: list[str]) -> Command | str:
+    """The command of words, its options and the settings of its preset checked; or its help. Raises ValueError."""
+    command = parse(verb_named(words[0], VERBS), words[1:])
+    if isinstance(command, Configurable):
+        preset = command.chosen()
         failures = [error for config in kinds(preset) if (error := refusal(command, config)) is not None]
         if len(failures) == len(kinds(preset)):
             raise failures[0]
@@ -189,9 +189,9 @@ def kinds(preset: Any) -> list[Any]:
     return [preset]
 
 
-def refusal(command: Command, config: Any) -> ValueError | None:
+def refusal(command: Configurable, config: Any) -> ValueError | None:
     try:
-        check_names(command.verb, command.typed, config)
+        check_names(type(command), command.typed, config)
         layered(config, (), command.typed)
     except ValueError as error:
         return error

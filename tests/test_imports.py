@@ -19,19 +19,20 @@ BELOW = {
     "__init__": {"api", "data", "evaluation"},  # for type checkers; names load on first use
     "shapes": set(),
     "runtime": set(),
+    "names": set(),  # of presets and feature spaces, which help lists without torch
     "layers": {"shapes"},
     "backbones": {"layers", "shapes"},
     **dict.fromkeys(TWO, ONE - {"runtime"}),
-    **dict.fromkeys(THREE, ONE | TWO),
+    **dict.fromkeys(THREE, ONE | TWO | {"names"}),
     **dict.fromkeys(FOUR, ONE | TWO | THREE),
     "report": ONE | TWO | THREE | FOUR,
     "analysis": ONE | TWO | THREE | FOUR | {"report"},
     "models": ONE | TWO | {"adapters"},
     "publishing": {"evaluation", "runtime"},
     "demo": ONE | TWO | THREE | FOUR | {"models", "report"},
-    "presets": ONE | TWO | THREE | FOUR | {"demo", "report"},
+    "presets": ONE | TWO | THREE | FOUR | {"demo", "names", "report"},
     "api": ONE | TWO | THREE | FOUR | {"models", "presets", "publishing"},
-    "cli": ONE | TWO | THREE | FOUR | {"models", "publishing", "report", "analysis", "demo", "presets", "api"},
+    "cli": ONE | TWO | THREE | FOUR | {"models", "publishing", "report", "analysis", "demo", "names", "presets", "api"},
     "__main__": {"cli"},
 }
 # pFID perturbs as training does, from a stream of its own: which numbers it draws belongs to its definition.
@@ -110,7 +111,7 @@ def test_only_core_dependencies_are_imported():
     def packages(lines: Iterable[str]) -> set[str]:
         return {re.split("[<>=!;]", line)[0].strip().replace("-", "_") for line in lines}
 
-    core = packages(project["dependencies"]) | {"PIL", "markupsafe"}  # of pillow, and of jinja2
+    core = packages(project["dependencies"]) | {"PIL", "markupsafe", "yaml"}  # of pillow, jinja2 and pyyaml
     extras = packages(chain(*(lines for extra, lines in project["optional-dependencies"].items() if extra != "dev")))
     own = set(sys.stdlib_module_names) | {"robustok"}
     for path, _ in modules():

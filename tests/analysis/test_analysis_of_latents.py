@@ -120,7 +120,7 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
     config = DiffusionTransformer(tokens=n, channels=d, classes=20, width=32, depth=1, heads=1)
     DiffusionTransformerModel(config).save_pretrained(tmp_path / "generator")
     monkeypatch.setattr(latents, "GRID", CELLS)
-    monkeypatch.setattr("robustok.cli.analyze._images", lambda *asked: Templates(Patches()))
+    monkeypatch.setattr("robustok.cli.analyze.Analyze._images", lambda *asked: Templates(Patches()))
     words = ["--tokenizer", str(tmp_path / "tokenizer"), "--generator", str(tmp_path / "generator"), "--images", "x"]
     words = ["analyze", *words, "--out", str(tmp_path / "out"), "--device", "cpu", "--count", "60", "--steps", "2"]
     assert main(words) == 0

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from robustok import presets
-from robustok.cli import analyze, evaluate, main, watching
+from robustok.cli import main, scoring, validation
 from robustok.data import ImageFolder
 from robustok.evaluation.features import registry
 from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.features.registry import extractor as usual_extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
@@ -31,7 +32,7 @@ from robustok.training import tuning
 from robustok.training import watching as checks
 
 SIDE, COUNT = 16, 12
-EXTRACTING = (evaluate, watching, analyze, checks, tuning)  # modules that ask for an extractor by its name
+EXTRACTING = (registry, scoring, validation, checks, tuning)  # modules that ask for an extractor by its name
 KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
 NARROW = (
     ("tokenizer.encoder.channels", "[4, 8]"),
@@ -215,7 +216,7 @@ def _runs(root: Path) -> None:
 
 def extractor(name: Any, device: Any = "cpu") -> Any:
     """Stands in for `registry.extractor`: what is called lite0 are the colors of quarters, which cost nothing."""
-    return registry.extractor(CustomExtractor(_quarters, "lite0") if name == "lite0" else name, device)
+    return usual_extractor(CustomExtractor(_quarters, "lite0") if name == "lite0" else name, device)
 
 
 def _quarters(pixels: torch.Tensor) -> torch.Tensor:

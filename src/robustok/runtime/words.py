@@ -1,5 +1,7 @@
 """Numbers and errors in words, for messages of one line."""
 
+TOLD = "another process says so"  # note on an error that need not be told again
+
 
 def counted(number: int, noun: str) -> str:
     """`1 image`, `20,000 images`."""

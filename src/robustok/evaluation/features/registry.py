@@ -17,9 +17,9 @@ from robustok.evaluation.features.spaces.lite import LITE0_SIDES, lite0, lite_sp
 from robustok.evaluation.features.spaces.mae import mae_space
 from robustok.evaluation.features.spaces.siglip2 import siglip2_space
 from robustok.evaluation.features.spaces.vgg_hed import vgg_hed_space
+from robustok.names import IN_PACKAGES, SPACES
 from robustok.shapes import Features, Pixels
 
-IN_PACKAGES = ("lite0", "lite1", "lite2", "vgg-hed")  # without a download: what trains in one is scored in others
 WITH_WEIGHTS = {
     "inception": inception_space,
     "dinov2": dinov2_space,
@@ -29,7 +29,6 @@ WITH_WEIGHTS = {
     "mae": mae_space,
     "convnextv2": convnextv2_space,
 }
-SPACES = (*IN_PACKAGES, *WITH_WEIGHTS)
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
 FeatureSpaces: TypeAlias = FeatureSpace | Sequence[FeatureSpace]

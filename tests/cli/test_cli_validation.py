@@ -6,7 +6,7 @@ import pytest
 import torch
 from robustok_tiny import extract  # features of 48 numbers, whose distances cost nothing
 
-from robustok.cli import main, stages
+from robustok.cli import images, main, validation
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
 from robustok.training.watching import tokenizer_check
@@ -16,12 +16,12 @@ SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--check-every", "1"]
 
 
 def test_training_is_watched_told_and_the_best_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole = stages.images_of
-    monkeypatch.setattr(stages, "images_of", lambda *a, **k: whole(*a, **k).subset(torch.arange(60)))
+    whole = images.images_of
+    monkeypatch.setattr(images, "images_of", lambda *a, **k: whole(*a, **k).subset(torch.arange(60)))
     monkeypatch.setattr(
-        stages.watching, "tokenizer_check", lambda *a, **k: tokenizer_check(*a, **k | {"features": extract()})
+        validation, "tokenizer_check", lambda *a, **k: tokenizer_check(*a, **k | {"features": extract()})
     )
-    monkeypatch.setattr(stages.watching, "extractor", lambda *a: extract())
+    monkeypatch.setattr(validation, "extractor", lambda *a: extract())
     tokenizer, generator = str(tmp_path / "tokenizer"), str(tmp_path / "generator")
     narrow = ["--tokenizer.encoder.channels", "[8, 16]", "--tokenizer.decoder.channels", "[8, 16]"]
     plain = ["--objective.perceptual", "0", "--objective.adversarial", "0", "--semantic", "0"]
@@ -36,7 +36,7 @@ def test_training_is_watched_told_and_the_best_kept(tmp_path: Path, monkeypatch:
     small = ["--generator.width", "32", "--generator.heads", "1", "--generator.depth", "1", "--loop.preview_every", "2"]
     looks = ["--reference", "fashion-mnist", "--check-images", "6"]
     monkeypatch.setattr(
-        stages.watching, "scored_images", lambda *a, **k: whole("fashion-mnist", 32).subset(torch.arange(20))
+        validation, "scored_images", lambda *a, **k: whole("fashion-mnist", 32).subset(torch.arange(20))
     )
     best = str(tmp_path / "tokenizer" / "best")
     assert (

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from robustok.cli import evaluate, main, stages
+from robustok.cli import main, scoring, validation
+from robustok.cli.evaluate import Evaluate
+from robustok.cli.options import options_of
 from robustok.cli.verbs import VERBS
 from robustok.data import ImageFolder
 from robustok.evaluation.features.extractor import CustomExtractor
@@ -45,7 +47,8 @@ def quarters(pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(evaluate, "extractor", cheap)
+    monkeypatch.setattr(scoring, "extractor", cheap)
+    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", cheap)
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +174,16 @@ def test_a_remedy_is_one_that_the_verb_has(unlabelled, scores, capsys):
 
 def test_every_verb_that_reads_images_has_the_options_of_how():
     for verb in VERBS:
-        names = set(verb.named_options())
+        names = {option.name for option in options_of(verb)}
         if names & {"images", "generated", "reference", "validation"}:
-            assert names >= {"upscale", "no-flip", "labels", "window", "broken", "workers"}, verb.name
+            assert names >= {"upscale", "no-flip", "labels", "window", "broken", "workers"}, verb
 
 
 def test_validation_images_are_read_as_the_others_are(unlabelled, tmp_path, capsys, monkeypatch):
     """A window and labels are of the images that are trained on; broken ones are left out of both."""
     seen = []
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda *a, **k: None)
-    monkeypatch.setattr(stages.watching, "tokenizer_check", lambda images, **k: seen.append(len(images)))
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lambda *a, **k: None)
+    monkeypatch.setattr(validation, "tokenizer_check", lambda images, **k: seen.append(len(images)))
     words = ["train-tokenizer", "smoke", "--images", str(unlabelled / "broken.parquet"), "--out", str(tmp_path)]
     words += ["--validation", str(unlabelled / "broken.parquet"), "--upscale", "--window", "1", *QUICK]
     with warnings.catch_warnings():
@@ -260,7 +263,7 @@ def test_a_table_with_its_protocol(place, capsys, monkeypatch):
 
 def test_only_the_main_process_prints_and_writes(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(evaluate, "is_main", lambda: False)
+    monkeypatch.setattr("robustok.runtime.distributed.is_main", lambda: False)
     words = ["--generated", "ours", "--reference", "real.safetensors", "--out", "nothing.json", "--device", "cpu"]
     assert main(["evaluate", *words]) == 0
     assert capsys.readouterr() == ("", "")
@@ -275,7 +278,7 @@ def test_fdr_is_of_the_spaces_it_is_defined_for(place, capsys, monkeypatch):
 
 def test_two_decoders_are_compared_in_words(place, capsys, monkeypatch):
     difference = Score(metric="gfid_difference", value=-1.0, images=5, protocol={"in_words": "10 to 9: lower"})
-    monkeypatch.setattr(evaluate, "_scores", lambda command: [difference])
+    monkeypatch.setattr(Evaluate, "_scores", lambda command: [difference])
     assert main(["evaluate", *QUICK]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "gfid_difference: 10 to 9: lower"
 

@@ -1,6 +1,5 @@
 """What verbs write: the place is tried before the work, nothing is lost, nothing of an earlier run is left among it."""
 
-import argparse
 import errno
 import json
 import os
@@ -11,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from robustok.cli import analyze, evaluate, main, stages, whole
-from robustok.cli.options import Command, Verb
-from robustok.cli.verbs import VERBS
+from robustok.cli import images, main
+from robustok.cli.analyze import Analyze
+from robustok.cli.evaluate import Evaluate
 from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.runtime.checkpoint import write_bytes
@@ -151,7 +150,7 @@ def test_export_tries_the_place_before_it_reads(tmp_path: Path, capsys):
 
 def test_demo_tries_the_usual_place_too(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(whole, "run_demo", None)
+    monkeypatch.setattr("robustok.demo.run.run_demo", None)
     Path("runs").touch()
     assert "runs is a file, so nothing can be written below it" in refused(capsys, ["demo"])
 
@@ -163,8 +162,8 @@ def test_scores_are_printed_whatever_becomes_of_the_file(tmp_path: Path, capsys,
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "could not write scores.json (No space left on device)")
 
-    monkeypatch.setattr(evaluate, "_scores", lambda command: [Score(metric="fid", value=12.5, images=8, protocol={})])
-    monkeypatch.setattr(evaluate, "write_json", full)
+    monkeypatch.setattr(Evaluate, "_scores", lambda command: [Score(metric="fid", value=12.5, images=8, protocol={})])
+    monkeypatch.setattr("robustok.runtime.checkpoint.write_json", full)
     assert main(["evaluate", "--out", str(tmp_path / "scores.json")]) == 2
     told = capsys.readouterr()
     assert "12.5" in told.out
@@ -172,15 +171,18 @@ def test_scores_are_printed_whatever_becomes_of_the_file(tmp_path: Path, capsys,
 
 
 def test_a_quiet_analysis_is_printed_where_it_cannot_be_kept(tmp_path: Path, capsys, monkeypatch):
-    command = Command(Verb.named("analyze", VERBS), argparse.Namespace(quiet=True, out=tmp_path))
-    analyze._finish(command, "the tables", {"a": 1}, page=lambda: "page")
+    place = Path("nowhere")
+    command = Analyze(tokenizer=place, generator=place, images="fashion-mnist", out=tmp_path, quiet=True)
+    command._finish("the tables", {"a": 1}, page=lambda: "page")
     assert capsys.readouterr().out == ""
     assert (tmp_path / "analysis.html").read_text() == "page"
-    analyze._finish(command, "the tables", {"a": 2})
+    command._finish("the tables", {"a": 2}, page=None)
     assert [path.name for path in tmp_path.iterdir()] == ["analysis.json"], "the page was of another analysis"
-    monkeypatch.setattr(analyze, "write_json", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(
+        "robustok.runtime.checkpoint.write_json", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+    )
     with pytest.raises(OSError, match="full"):
-        analyze._finish(command, "the tables", {"a": 1})
+        command._finish("the tables", {"a": 1}, page=None)
     assert capsys.readouterr().out == "the tables\n"
 
 
@@ -198,7 +200,7 @@ def test_records_never_replace_what_they_were_computed_from(tmp_path: Path, caps
 
 @pytest.mark.parametrize("name", ["images", "tokenizer"])
 def test_a_run_never_writes_into_what_it_reads(name, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(stages, "device_of", None)
+    monkeypatch.setattr(images, "device_of", None)
     argv = ["train-tokenizer", "smoke", "--images", "fashion-mnist", "--out", str(tmp_path)]
     argv += ["--tokenizer", str(tmp_path)] if name == "tokenizer" else []
     argv[3] = str(tmp_path / ".") if name == "images" else argv[3]
@@ -252,9 +254,11 @@ def test_a_tokenizer_that_cannot_decode_what_is_drawn_is_refused(models, tmp_pat
 @pytest.mark.parametrize("seed", ["0", "-1", str(2**64), str(-(2**70))])
 def test_a_seed_is_any_whole_number(seed, models, tmp_path: Path, monkeypatch):
     seen = []
-    monkeypatch.setattr(whole, "run_demo", lambda config, *a, **k: seen.append(config.seed))
-    monkeypatch.setattr(whole, "run_ablation", lambda *a, seeds, **k: seen.append(*seeds))
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed))
+    monkeypatch.setattr("robustok.demo.run.run_demo", lambda config, *a, **k: seen.append(config.seed))
+    monkeypatch.setattr("robustok.demo.ablation.run_ablation", lambda *a, seeds, **k: seen.append(*seeds))
+    monkeypatch.setattr(
+        "robustok.training.main_training.train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed)
+    )
     assert main(["demo", "--seed", seed]) == 0
     assert main(["demo", "--ablate", "--seeds", seed]) == 0
     assert main(["demo", "--main.loop.seed", seed]) == 0

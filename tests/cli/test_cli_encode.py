@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from robustok.cli import main
-from robustok.cli.encode import cache_at
+from robustok.cli.images import cache_at
 from robustok.data.shards import Shards
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.main_training import MainTraining

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -19,14 +19,18 @@ from PIL import Image
 
 import robustok
 from robustok import presets
-from robustok.cli import doctor, evaluate, main, options, settings, stages, whole
-from robustok.cli.verbs import VERBS, numbers
+from robustok.cli import help, images, machine, main, options, settings
+from robustok.cli.arguments import numbers
+from robustok.cli.evaluate import Evaluate
+from robustok.cli.options import Configurable
+from robustok.cli.parser import parse
+from robustok.cli.verbs import VERBS
 from robustok.data import FashionMNIST
 from robustok.evaluation.features.registry import SPACES
 from robustok.evaluation.scores.score import Score
 from robustok.tokenizer.encoder import Conv, ViT
 
-NAMES = [verb.name for verb in VERBS]
+NAMES = [options.name_of(verb) for verb in VERBS]
 TRAIN = ["train-tokenizer", "demo", "--images", "fashion-mnist", "--out", "nowhere"]
 
 
@@ -44,21 +48,21 @@ class Seen:
 @pytest.fixture
 def run_demo(monkeypatch):
     seen = Seen()
-    monkeypatch.setattr(whole, "run_demo", seen)
+    monkeypatch.setattr("robustok.demo.run.run_demo", seen)
     return seen
 
 
 @pytest.fixture
 def run_ablation(monkeypatch):
     seen = Seen()
-    monkeypatch.setattr(whole, "run_ablation", seen)
+    monkeypatch.setattr("robustok.demo.ablation.run_ablation", seen)
     return seen
 
 
 @pytest.fixture
 def train(monkeypatch):
     seen = Seen()
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", seen)
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", seen)
     return seen
 
 
@@ -78,7 +82,7 @@ def refused(capsys, argv, code=2):
 def test_help_needs_no_torch():
     code = (
         "import sys; from robustok.cli import main; main([]); main(['demo', '--help']); "
-        "print([m for m in ('torch', 'numpy', 'jsonargparse') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"
@@ -88,25 +92,34 @@ def test_help_needs_no_torch():
 def test_the_overview_has_every_verb(argv, capsys):
     assert main(argv) == 0
     output = capsys.readouterr().out
-    assert all(f"  {verb.name} " in output and verb.line in output for verb in VERBS)
+    assert all(
+        f"  {name} " in output and help.about(verb)[0] in output for name, verb in zip(NAMES, VERBS, strict=True)
+    )
     assert max(map(len, output.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=NAMES)
 def test_help_of_a_verb(verb, capsys):
-    assert main([verb.name, "--help"]) == 0
+    assert main([options.name_of(verb), "--help"]) == 0
     output = capsys.readouterr().out
-    assert "Reads" in verb.about
-    assert "rites" in verb.about
-    assert all(option.shown in output and option.help.split()[0] in output for option in verb.options)
-    assert ("--settings" in output, "goes on" in output) == (bool(verb.preset), verb.resumes)
+    line, about = help.about(verb)
+    assert line[0].islower()
+    assert "Reads" in about
+    assert "rites" in about
+    told = help.explanations(verb)
+    for option in options.options_of(verb):
+        text = told.get(option.field, option.help)
+        assert text, f"{option.shown} has no comment that is its help"
+        assert option.shown in output
+        assert "".join(text.split()) in "".join(output.split())
+    assert ("--settings" in output, "goes on" in output) == (issubclass(verb, Configurable), verb.resumes)
 
 
 def test_every_verb_has_its_work_and_its_preset():
     for verb in VERBS:
-        assert callable(options.load(verb.work))
-        if verb.preset:
-            options.load(verb.preset)()
+        assert verb.run is not options.Command.run
+        if issubclass(verb, Configurable):
+            assert is_dataclass(verb.start())
 
 
 def test_version(capsys):
@@ -171,7 +184,7 @@ def test_the_demo_without_a_codebook_and_the_four_corners(run_demo, monkeypatch,
     assert main(["demo", "--latent", "continuous", "--preset", "smoke", "--settings"]) == 0
     assert "--main.perturbation.strength" in capsys.readouterr().out
     corners = Seen()
-    monkeypatch.setattr(whole, "run_corners", corners)
+    monkeypatch.setattr("robustok.demo.corners.run_corners", corners)
     assert main(["demo", "--corners", "--preset", "short", "--seeds", "4", "--out", str(tmp_path), "--quiet"]) == 0
     assert corners.arguments == (
         {"discrete": presets.short(), "continuous": presets.continuous_short()},
@@ -231,7 +244,7 @@ def test_another_kind_of_part_starts_from_its_own_defaults():
 
 
 def test_folders_are_in_color_unless_they_are_said_not_to_be(train, monkeypatch):
-    monkeypatch.setattr(stages, "images_of", lambda *arguments, **named: FashionMNIST("validation"))
+    monkeypatch.setattr(images, "images_of", lambda *arguments, **named: FashionMNIST("validation"))
     folder = ["train-tokenizer", "demo", "--images", "photos", "--out", "x", "--quiet"]
     channels = []
     for argv in (folder, [*folder, "--tokenizer.channels", "1"], [*TRAIN, "--quiet"]):
@@ -308,12 +321,12 @@ def test_an_error_from_below_is_one_line(monkeypatch, capsys, tmp_path):
     def lost(*arguments, **named):
         raise RuntimeError("the loss was not finite\nin the last 10 steps")
 
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", full)
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", full)
     assert refused(capsys, TRAIN) == "robustok train-tokenizer: model.safetensors: No space left on device"
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", lost)
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lost)
     told = refused(capsys, TRAIN, code=1)
     assert told.endswith("the loss was not finite in the last 10 steps (ROBUSTOK_TRACEBACK=1 shows where)")
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda *a, **k: {}["size"])
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lambda *a, **k: {}["size"])
     assert refused(capsys, TRAIN, code=1).endswith("KeyError: 'size' (ROBUSTOK_TRACEBACK=1 shows where)")
     monkeypatch.setenv("ROBUSTOK_TRACEBACK", "1")
     with pytest.raises(KeyError, match="size"):
@@ -324,7 +337,7 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     def stopped(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", stopped)
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", stopped)
     assert main(TRAIN) == 130
     assert capsys.readouterr().err == "\nrobustok train-tokenizer: stopped; the same command goes on\n"
 
@@ -333,7 +346,7 @@ def test_an_error_never_shows_the_number_or_a_none(monkeypatch, capsys):
     def fails(*arguments, **named):
         raise errors.pop()
 
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", fails)
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", fails)
     errors = [OSError(28, "could not write x (no room)"), OSError("no room"), OSError(), OSError(None, "no room")]
     told = [refused(capsys, TRAIN).partition(": ")[2] for _ in range(4)]
     assert told == ["no room", "OSError", "no room", "could not write x (no room)"]
@@ -343,7 +356,7 @@ def test_warnings_are_one_line(monkeypatch, capsys):
     def warn(*arguments, **named):
         warnings.warn("one image\ncannot be read", stacklevel=1)
 
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", warn)
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert main([*TRAIN, "--quiet"]) == 0
@@ -363,12 +376,10 @@ def test_a_reader_who_has_had_enough_is_no_error():
 
 def test_evaluate_prints_a_table_or_records(monkeypatch, capsys, tmp_path):
     cell = Score(metric="pfid_cell", value=12.5, images=8, interval=(12.0, 13.0), protocol={"alpha": 0.9, "delta": 4})
-    monkeypatch.setattr(evaluate, "_scores", lambda command: [cell])
+    monkeypatch.setattr(Evaluate, "_scores", lambda command: [cell])
     assert main(["evaluate", "--quiet", "--out", str(tmp_path / "scores.json")]) == 0
-    assert capsys.readouterr().out.split(maxsplit=5) == [
-        *["pfid_cell,", "alpha", "0.9,", "delta", "4"],
-        "12.5       8 images   95 %: 12 to 13\n",
-    ]
+    told = "pfid_cell, alpha 0.9, delta 4 12.5 8 images 95 %: 12 to 13"
+    assert re.sub(" +", " ", capsys.readouterr().out).strip() == told
     assert main(["evaluate", "--json"]) == 0
     assert (
         json.loads(capsys.readouterr().out) == json.loads((tmp_path / "scores.json").read_text()) == [cell.to_plain()]
@@ -380,38 +391,38 @@ def test_doctor_tells_what_there_is(capsys, monkeypatch):
     output = capsys.readouterr().out
     for words in ("torch", torch.__version__, "cores", "GiB", "bfloat16", "Fashion-MNIST", "31 MB", "dev"):
         assert words in output
-    monkeypatch.setattr(doctor, "installed", lambda name: None)
-    assert "pip install 'robustok[dev]'" in dict(doctor.extras())["dev"]
+    monkeypatch.setattr(machine, "installed", lambda name: None)
+    assert "pip install 'robustok[dev]'" in dict(machine.extras())["dev"]
 
 
 def test_doctor_tells_which_feature_spaces_are_ready(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
     (tmp_path / "facebook--vit-mae-large").mkdir()
     (tmp_path / "facebook--vit-mae-large" / "model.safetensors").touch()
-    rows = dict(doctor.spaces())
+    rows = dict(machine.spaces())
     assert {part for name in rows for part in name.split(", ")} >= {*SPACES, "lpips"}
     assert rows["mae"] == f"MAE ViT-L/16, in {tmp_path / 'facebook--vit-mae-large'}"
     assert rows["clip"].startswith("missing: it is downloaded when asked for; without a network download config.json")
     assert rows["clip"].endswith(
         f"https://huggingface.co/openai/clip-vit-large-patch14 to {tmp_path}/openai--clip-vit-large-patch14"
     )
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    assert dict(doctor.spaces())["clip"].startswith("needs pip install 'robustok[features]'; missing")
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert dict(machine.spaces())["clip"].startswith("needs pip install 'robustok[features]'; missing")
 
 
 def test_doctor_lists_what_to_fetch_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    assert dict(doctor.networks())["EfficientNetLite0"] == "embedded"
-    rows = dict(doctor.to_fetch())
+    assert dict(machine.networks())["EfficientNetLite0"] == "embedded"
+    rows = dict(machine.to_fetch())
     row = rows["DINOv2 ViT-B/14"]
     assert row.startswith("download https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth")
     assert f"(346 MB) to {tmp_path / 'dinov2_vitb14_pretrain.pth'}; SHA-256 0b8b82f8" in row
     assert row.endswith("licence Apache-2.0")
     assert "SHA-256 unknown" in rows["DINO ViT-S/16"]
     (tmp_path / "dino_deitsmall16_pretrain.pth").touch()
-    assert "DINO ViT-S/16" not in dict(doctor.to_fetch())
-    assert dict(doctor.networks())["DINO"] == f"DINO ViT-S/16, in {tmp_path / 'dino_deitsmall16_pretrain.pth'}"
+    assert "DINO ViT-S/16" not in dict(machine.to_fetch())
+    assert dict(machine.networks())["DINO"] == f"DINO ViT-S/16, in {tmp_path / 'dino_deitsmall16_pretrain.pth'}"
 
 
 def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
@@ -478,7 +489,7 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
 # README
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -494,10 +505,9 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch):
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("robustok ")]
     for name, *words in commands:
-        verb = options.Verb.named(name, VERBS)
-        command = options.parse(verb, words)
-        if verb.preset:
-            command.over(options.load(verb.preset)())
+        command = parse(options.verb_named(name, VERBS), words)
+        if isinstance(command, Configurable):
+            command.over(command.start())
     assert {words[0] for words in commands} >= {"demo", "train-tokenizer", "train-generator", "post-train", "evaluate"}
 
 
