@@ -1,6 +1,5 @@
 """From what was typed to a tokenizer and a generator."""
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from robustok.api import load_generator, load_tokenizer
 from robustok.generators.sampling import TokenGenerator
+from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.distributed import is_main
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
@@ -22,7 +22,7 @@ def fields_of(typed: Iterable[str]) -> dict[str, Any]:
         if not (equals and name.isidentifier()):
             raise ValueError(f"{text!r} is no field; write it like image_size=384")
         try:
-            fields[name] = json.loads(value)
+            fields[name] = parse_json(value)
         except ValueError:
             fields[name] = value
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
