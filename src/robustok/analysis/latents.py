@@ -106,8 +106,10 @@ def analyze_latents(
         follow = predict_latents if one_pass else sample_latents
         labels = images.labels[chosen]
         with evaluating(generator):
-            how = {"seed": seed, "start": own, "level": level, "no_label": True, "batch_size": batch_size}
-            return follow(generator, labels, sampling, **how)
+            return follow(
+                generator, labels, sampling,
+                seed=seed, start=own, level=level, no_label=True, batch_size=batch_size,
+            )  # fmt: skip
 
     tell("generating", 0, 2 * len(LEVELS))
     among = embed(real.split(BLOCK), looks, parts)
