@@ -130,7 +130,7 @@ def _expect(kind: type, data: Any, where: str) -> Any:
         return list(data)
     if type(data) is not kind:
         raise ValueError(f"{_at(where)} {data!r}; it should be of type {kind.__name__}")
-    if isinstance(data, int) and abs(data) > LARGEST and where.rpartition(".")[2] != "seed":  # any whole number is a seed
+    if isinstance(data, int) and abs(data) > LARGEST and where.rpartition(".")[2] != "seed":  # seeds: any
         raise ValueError(
             f"{_at(where)} a number of more than 63 bits, which nothing here can count; give a smaller one"
         )
