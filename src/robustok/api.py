@@ -91,6 +91,9 @@ def score_generator(
     tokenizer, generator = _ready(tokenizer, generator)
     how = {"sampling": default_sampling(generator)} | _counts(options)
     known = _labels(labels, generator.no_label)
+    for one in reference if isinstance(reference, list | tuple) else [reference]:
+        if not isinstance(one, Reference):
+            raise ValueError(f"{_shown(one)} is no reference; make one of real images: Reference.of(images, extractor)")
     return generator_scores.score_generator(generator, tokenizer, reference, known, features, **how)
 
 

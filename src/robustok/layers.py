@@ -19,16 +19,16 @@ Heads = Float[Tensor, "b heads _ e"]  # e channels per head
 
 
 def in_float32(module: M) -> M:
-    """The module, or where weights are in half precision a copy of it with these in float32: half is for storage."""
-    if not _half(module):
+    """The module, or where weights are in half or double precision a copy of it with these in float32."""
+    if not _half(module) and all(weight.dtype != torch.float64 for weight in module.parameters()):
         return module
     whole = copy.deepcopy(module)
     for part in whole.modules():
         for weight in part.parameters(recurse=False):
-            if weight.is_floating_point() and weight.itemsize < 4:
+            if weight.is_floating_point():
                 weight.data = weight.data.float()
         for name, buffer in part.named_buffers(recurse=False):
-            if buffer.is_floating_point() and buffer.itemsize < 4:
+            if buffer.is_floating_point():
                 setattr(part, name, buffer.float())
     return whole
 

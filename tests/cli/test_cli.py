@@ -527,3 +527,13 @@ def test_the_readme_names_files_that_exist():
     (tree,) = re.findall(r"```\nsrc/robustok/\n(.*?)```", README, re.DOTALL)
     for name in re.findall(r"^  (\S+)", tree, re.MULTILINE):
         assert (source / name).exists(), f"README.md names {name}"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 30_000, "- " * 50_000, "a: &a [*a]", "{a: " * 60 + "1" + "}" * 60, "x: [" + "1, " * 20_000 + "]"]
+)
+def test_settings_that_are_none_end_in_a_line(text, tmp_path, capsys):
+    """Some of them ended the process: the parser of YAML has no bound of its own."""
+    (tmp_path / "x.yaml").write_text(text)
+    assert main(["demo", "--settings", "--config", str(tmp_path / "x.yaml")]) == 2
+    assert "x.yaml cannot be read as JSON or YAML" in capsys.readouterr().err

@@ -18,13 +18,16 @@ from robustok.data.pairs import make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
 from robustok.evaluation.scores.reference import Reference
-from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
 from robustok.runtime.checkpoint import fingerprint
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
+from robustok.tokenizer.encoder import Conv
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train_decoder
@@ -267,3 +270,16 @@ def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_pat
         check_trained_on(model, other)
     with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
         TokenCache(tmp_path / "tokens", other)
+
+
+def test_tokens_and_latents_of_another_shape_are_refused_where_nothing_else_is_known():
+    made = AutoregressiveModel(Autoregressive(codebook_size=64, tokens=64, classes=10, width=32, depth=1, heads=1))
+    own = tokenizer()
+    fits = f"{own.tokens_per_image} tokens of {len(own.codebook)} codes"
+    with pytest.raises(ValueError, match=f"makes 64 tokens of 64 codes, the tokenizer {fits}; give the tokenizer that"):
+        api.sample(made, own, [0, 1])
+    flow = DiffusionTransformerModel(replace(FLOW.generator, channels=8))
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    other = Autoencoder(AutoencoderConfig(image_size=16, encoder=part, decoder=part, bottleneck=Plain(width=4)))
+    with pytest.raises(ValueError, match=r"makes latents of shape \(16, 8\), the tokenizer latents of shape \(4, 4\)"):
+        api.sample(flow, other, [0, 1], steps=2)
