@@ -6,13 +6,14 @@ knows neither images nor networks, so main training, pFID and any tokenizer with
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from robustok.shapes import Codebook, Latents, Neighbours, TokenMask, Tokens
 
+LatentSpace: TypeAlias = Literal["joint", "stopped", "frozen"]
 DISTANCES = 2**24  # between codes that are held at a time: 64 MiB
 
 
@@ -26,21 +27,52 @@ class Perturbation:
     anneal_start: float = 0.2  # share of training after which alpha and delta begin to fall
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and delta from then on
+    # what perturbed images teach encoder and codebook: joint, as much as clean ones; stopped, nothing; frozen, nothing,
+    # and no image does any more: they are finished first, and from then on the decoder alone learns, unannealed
+    latent_space: LatentSpace = "joint"
+    freeze_from: float = (
+        0.75  # of frozen: share of training after which perturbation begins and only the decoder learns
+    )
     reference_code: bool = False  # do as the authors' released code does, not as the paper says
 
     def __post_init__(self) -> None:
-        check_shares(self, "alpha", "beta", "anneal_start", "anneal_end", "final_share")
+        check_shares(self, "alpha", "beta", "anneal_start", "anneal_end", "final_share", "freeze_from")
         check_annealing(self.anneal_start, self.anneal_end)
         if self.delta < 1:
             raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {self.delta}")
+        if self.latent_space not in get_args(LatentSpace):
+            raise ValueError(
+                f"perturbation latent_space is {self.latent_space!r}; choose from {', '.join(get_args(LatentSpace))}"
+            )
+        if self.latent_space == "frozen" and not 0 < self.freeze_from < 1:
+            raise ValueError(
+                f"perturbation freeze_from is {self.freeze_from}, which leaves one of the two phases without a step; "
+                "choose a share between 0 and 1, for example 0.75"
+            )
+        if self.reference_code and self.latent_space != "joint":
+            raise ValueError(
+                f"the released code trains encoder and codebook on perturbed images, too; {self.latent_space} goes "
+                "without reference_code"
+            )
+
+    def decoder_only(self, progress: float) -> bool:
+        """Whether encoder and codebook stay as they are once a share `progress` of training is done."""
+        return self.latent_space == "frozen" and progress >= self.freeze_from
+
+    def beta_at(self, progress: float) -> float:
+        """beta, but 0 as long as a latent space that will be frozen is still trained."""
+        return 0.0 if self.latent_space == "frozen" and progress < self.freeze_from else self.beta
 
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).
 
-        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there. The released
+        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there; on a frozen
+        latent space they keep it to the end. The released
         code falls by `final_share` until it gets there, which is the same at one half only, and cuts the fraction of
         delta off.
         """
+        if self.latent_space == "frozen":
+            return self.alpha, self.delta
         share = annealed(progress, self.anneal_start, self.anneal_end, self.final_share)
         if self.reference_code and self.anneal_start <= progress < self.anneal_end:
             share = 1 - self.final_share * (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)

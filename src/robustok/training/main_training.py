@@ -110,6 +110,7 @@ class TokenizerStage:
         self.table = NeighbourTable()
         codes = len(self.model.codebook)
         self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
+        self.decoder_only = False  # encoder and codebook are finished and stay as they are
         self._images: ImageSet | None = None
         self._warned = False
 
@@ -121,6 +122,7 @@ class TokenizerStage:
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config = self.config
+        first = self._phase(step)
         parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
         rows = own_rows(parts)
         if step == 0:
@@ -138,7 +140,7 @@ class TokenizerStage:
             image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
             loss = image_loss + config.codebook * quantized.loss
             part_terms["codebook"] = quantized.loss.detach()
-            if config.semantic:
+            if config.semantic and not self.decoder_only:
                 # in the released code this term too sees the perturbed codes
                 seen = codes if config.perturbation.reference_code else quantized.codes
                 semantic = self._semantic(images, seen, part.counts)
@@ -149,7 +151,7 @@ class TokenizerStage:
                 terms[name] = terms.get(name, 0) + part.share * term
             tokens.append(quantized.tokens)
             latents.append(z.detach())
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step)
+        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step - first)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -157,13 +159,39 @@ class TokenizerStage:
             self.average.update(as_module(self.model))
         return terms | opposed
 
+    def _phase(self, step: int) -> int:
+        """The first step of the phase that a step belongs to, which the learning rate's course is counted from.
+
+        In the second one the decoder goes on alone, on encoder and codebook as they were averaged in the first: the
+        learning rate has fallen and rises again, as in a run of its own.
+        """
+        p, steps = self.config.perturbation, self.config.loop.steps
+        if p.latent_space != "frozen":
+            return 0
+        change = math.ceil(p.freeze_from * steps)
+        if not p.decoder_only(step / steps):
+            self.update.steps = change
+            return 0
+        if not self.decoder_only:
+            as_module(self.model).load_state_dict(self.average.module.state_dict())
+            self._hold_latent_space()
+        self.update.steps = steps - change
+        return change
+
+    def _hold_latent_space(self) -> None:
+        """From now on only the decoder changes."""
+        self.decoder_only = True
+        as_module(self.model).eval().requires_grad_(False)
+        self.model.decoder.train().requires_grad_(True)
+
     def _draw(self, b: int, step: int) -> Draw:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
         p, loop = self.config.perturbation, self.config.loop
         alpha, delta = p.at(step / loop.steps)
+        beta = p.beta_at(step / loop.steps)
         how = draw_as_released if p.reference_code else draw
         generator = stream(loop.seed, "perturbation", step)
-        return how(b, self.model.tokens_per_image, delta, alpha, p.beta, generator=generator)
+        return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)
 
     def _quantized(self, z: Latents, part: Part) -> Quantized:
         """Codes, tokens and loss, in which entropies over the batch are those of the part on all ranks."""
@@ -173,7 +201,7 @@ class TokenizerStage:
         return self.model.quantize(z)
 
     def _perturbed(self, z: Latents, quantized: Quantized, drawn: Draw, step: int) -> Latents:
-        """The codes that the decoder sees, gradients passing straight through to the latents."""
+        """The codes that the decoder sees, gradients passing straight through to the latents if they are to."""
         if not drawn.chosen.any():
             return quantized.codes
         p, model = self.config.perturbation, self.model
@@ -185,6 +213,9 @@ class TokenizerStage:
             noisy = replace_as_released(placed, quantized.tokens, model.codebook.detach(), delta, drawn)
         else:
             noisy = replace_tokens(quantized.tokens, self.table(model.codebook, delta), drawn)
+        if p.latent_space == "stopped":
+            kept = ~drawn.chosen.any(dim=1)[:, None, None]
+            return torch.where(kept, quantized.codes, model.lookup(noisy).detach())
         return model.pass_through(z, model.lookup(noisy))
 
     def _semantic(self, images: Images, codes: Latents, counts: Sequence[int]) -> Scalar:
@@ -226,7 +257,7 @@ class TokenizerStage:
         self.idle += 1
         self.idle[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
-        if isinstance(quantizer, VectorQuantizer):
+        if isinstance(quantizer, VectorQuantizer) and not self.decoder_only:
             dead = self.idle > (quantizer.config.revive_after or torch.iinfo(self.idle.dtype).max)
             terms["dead_codes"] = torch.zeros(())
             if dead.any():  # seldom, once training is on its way: only then do latents travel
@@ -254,6 +285,7 @@ class TokenizerStage:
             "average": self.average.state_dict(),
             "loss": self.loss.state_dict(),
             "table": self.table.state_dict(),
+            "decoder_only": self.decoder_only,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -265,6 +297,8 @@ class TokenizerStage:
         self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
         self.table.load_state_dict(state["table"])
+        if state["decoder_only"]:
+            self._hold_latent_space()
 
 
 def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer:
