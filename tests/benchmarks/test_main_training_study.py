@@ -9,18 +9,22 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import main_training_arms as arms
+import main_training_scores as scores
 import main_training_study as study
 import study_spaces
 
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.features import CustomExtractor
 
-TINY = study.Size(
+TINY = arms.Size(
+    train=300,
+    validation=100,
     held_out=200,
-    tokenizer_steps=16,
-    generator_steps=16,
+    tokenizer_steps=8,
+    generator_steps=8,
     classifier_steps=4,
-    looked_at=20,
+    looked_at=80,
     perturbed=20,
     tuned_by=20,
     along=20,
@@ -36,29 +40,56 @@ def restored_threads():
     torch.set_num_threads(before)
 
 
-def test_a_tiny_study_measures_every_arm_once_and_shares_the_generator_of_equal_tokens(tmp_path, monkeypatch):
+@pytest.fixture
+def tiny(monkeypatch):
     def coarse(pixels: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(pixels[:, :1].float(), 7).flatten(1)
 
-    monkeypatch.setattr(study, "spaces", lambda *_: {"lite0": CustomExtractor(coarse)})
+    monkeypatch.setattr(scores, "spaces", lambda *_: {"lite0": CustomExtractor(coarse)})
+    monkeypatch.setattr(arms, "SAVED", 2)
+
+
+def result(folder: Path, arm: str) -> dict:
+    return json.loads((folder / f"{arms.file_name(arm, 0)}.json").read_text())
+
+
+def test_a_tiny_study_measures_every_arm_once_and_shares_what_is_the_same(tiny, tmp_path, monkeypatch):
     runs, results = tmp_path / "runs", tmp_path / "results"
-    queue = [("two phases", 0), ("two phases, clean", 0)]
+    queue = [("two phases", 0), ("two phases, clean", 0), ("two phases, as it samples", 0)]
     study.run(runs, results, TINY, queue)
-    robust, clean = (json.loads((results / f"{study.file_name(*entry)}.json").read_text()) for entry in queue)
-    assert robust["tokens_of"] == clean["tokens_of"]  # the second phase does not touch encoder and codebook
+    robust, clean, imitating = (result(results, arm) for arm, _ in queue)
+    assert robust["tokens_of"] == clean["tokens_of"] == imitating["tokens_of"]  # the second phase leaves them alone
     assert len(list((runs / "generators").iterdir())) == 1
     assert robust["generator"] == clean["generator"]
     assert robust["gfid"] != clean["gfid"]
-    assert {f"gfid at {step}" for step in (2, 4, 8, 12, 16)} <= robust.keys()
+    assert {f"gfid at {step}" for step in (1, 2, 4, 6, 8)} <= robust.keys()
+    cell = imitating["calibration"]
+    assert imitating["settings"]["perturbation"]["alpha"] == cell["alpha"]
+    assert imitating["settings"]["perturbation"]["delta"] == cell["delta"]
 
     monkeypatch.setattr(study, "run_arm", lambda *_: pytest.fail("a finished arm is not computed again"))
     study.run(runs, results, TINY, queue)
+
+
+def test_an_arm_that_takes_over_a_first_phase_ends_as_if_it_had_gone_through_it(tiny, tmp_path):
+    judge = scores.Judge(TINY, tmp_path)
+    models = {}
+    for name, before in {"alone": (), "taking over": ("two phases",)}.items():
+        for arm in (*before, "two phases, clean"):
+            folder = tmp_path / name / arm
+            notes = scores.Notes(folder / "measured.json")
+            config = arms.main_training(arms.ARMS[arm], TINY, 0)
+            study.go_on_from_first_phase(tmp_path / name / "two phases", config, folder, notes)
+            models[name] = study.train_arm_tokenizer(config, judge, folder, notes).state_dict()
+        assert ("first_phase_of" in notes.values) == bool(before)
+        assert {int(step) for step in notes.values["tokenizer_loss"]} == set(range(1, 9))
+    assert all(torch.equal(value, models["taking over"][key]) for key, value in models["alone"].items())
 
 
 def test_a_classifier_is_trained_once_and_says_how_good_it_is(tmp_path):
     images = FashionMNIST("train", 28).subset(torch.arange(512))
     first = study_spaces.classifier("perceptron", images, images, tmp_path, steps=12)
     again = study_spaces.classifier("perceptron", images, images, tmp_path, steps=12)
-    pixels = study.pixels_of(images, torch.arange(20))
+    pixels = scores.pixels_of(images, torch.arange(20))
     assert torch.equal(first(pixels), again(pixels))
     assert first.describe()["accuracy"] > 0.5  # a tenth by chance
