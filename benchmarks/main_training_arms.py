@@ -1,6 +1,5 @@
 """The arms of the main-training study: what they differ in, and how large the problem is that they share."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -128,11 +127,6 @@ def generator_training(tokens: int, size: Size, seed: int) -> GeneratorTraining:
         optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_share=0.05),
         average=0.99,
     )
-
-
-def change_of_phase(config: MainTraining) -> int:
-    """The first step of the second phase."""
-    return math.ceil(config.perturbation.freeze_from * config.loop.steps)
 
 
 def file_name(arm: str, seed: int) -> str:

@@ -24,12 +24,10 @@ import main_training_page
 import torch
 from main_training_arms import (
     ARMS,
-    CODES,
     FIRST,
     QUEUE,
     Arm,
     Size,
-    change_of_phase,
     file_name,
     generator_training,
     main_training,
@@ -38,22 +36,17 @@ from main_training_scores import ALONG, Judge, Notes, evenly, generation, nats, 
 from main_training_scores import tokens_of as tokens_in
 
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.analysis.imitation import JOINT, imitate
-from robustok.evaluation.analysis.prediction import teacher_forcing
 from robustok.evaluation.features import Extractor
-from robustok.evaluation.pfid import Cell
 from robustok.generators.autoregressive import AutoregressiveModel
-from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import load_resume, save_resume, write_json
 from robustok.runtime.configs import to_plain
-from robustok.runtime.seeding import derive
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.calibration import measure
 from robustok.training.generator_training import train_generator
 from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.saving import RESUME
 
-CELLS = tuple(Cell(alpha, delta) for alpha in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9) for delta in (3, 10, 25, 60, 128))
 LOOKS = 20  # at the validation loss of a training
 
 
@@ -74,7 +67,7 @@ def train_arm_tokenizer(config: MainTraining, judge: Judge, folder: Path, notes:
 
 def go_on_from_first_phase(donor: Path, config: MainTraining, folder: Path, notes: Notes) -> None:
     """Begin an arm with the clean first phase of another one, which is the same to the last bit."""
-    change = change_of_phase(config)
+    change = config.perturbation.second_phase(config.loop.steps)
     source, target = donor / "tokenizer" / f"resume_{change:07d}.safetensors", folder / "tokenizer" / RESUME
     if target.exists() or not source.exists():
         return
@@ -99,25 +92,13 @@ def calibrated(arm: Arm, tokenizer: Tokenizer, judge: Judge, generators: Path, s
         / str(math.ceil(ALONG[0] * judge.size.generator_steps))
     )
 
-    def measure() -> dict[str, Any]:
-        generator = AutoregressiveModel.from_pretrained(pilot)
+    def measured() -> dict[str, float]:
         rows = evenly(judge.held.labels, judge.size.looked_at)
         tokens, labels = tokens_in(tokenizer, judge.held, rows), judge.held.labels[rows]
-        codebook = tokenizer.codebook.detach()
-        if arm.imitates == "departures":
-            found, _ = teacher_forcing(generator, tokens, labels, codebook, sampling=Sampling())
-            return {"alpha": found.sampled.alpha, "delta": min(found.sampled.delta or 1, CODES - 1)}
-        # in the order of their classes, two sets of images have the same class at the same place
-        order = labels.sort(stable=True).indices
-        mine, other = order.view(10, -1).chunk(2, dim=1)
-        drawn = sample_tokens(generator, labels[mine.flatten()], Sampling(), seed=derive(0, "pilot"), batch_size=500)
-        found = imitate(
-            tokens[mine.flatten()], tokens[other.flatten()], {"sampled": drawn}, codebook, tokenizer.lookup, cells=CELLS
-        )
-        best = found.target("sampled", JOINT)
-        return {**best.best._asdict(), "wins": best.wins, "gain": best.gain, "gain_interval": best.gain_interval}
+        generator = AutoregressiveModel.from_pretrained(pilot)
+        return measure(arm.imitates, generator, tokenizer, tokens, labels, seed=seed)._asdict()
 
-    cell = notes.once("calibration", measure)
+    cell = notes.once("calibration", measured)
     return replace(arm.perturbation, alpha=cell["alpha"], delta=cell["delta"])
 
 
@@ -239,7 +220,7 @@ def main() -> None:
     running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), [(a.arm, a.seed)] if a.arm is not None else QUEUE))
     page = verbs.add_parser("page", help="write README.md beside the JSON files")
     page.add_argument("results", type=Path)
-    page.set_defaults(do=lambda a: main_training_page.write(a.results, [f"{n}|{s}" for n, s in QUEUE]))
+    page.set_defaults(do=lambda a: main_training_page.write(a.results))
     chosen = parser.parse_args()
     chosen.do(chosen)
 

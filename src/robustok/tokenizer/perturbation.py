@@ -55,13 +55,9 @@ class Perturbation:
                 "without reference_code"
             )
 
-    def decoder_only(self, progress: float) -> bool:
-        """Whether encoder and codebook stay as they are once a share `progress` of training is done."""
-        return self.latent_space == "frozen" and progress >= self.freeze_from
-
-    def beta_at(self, progress: float) -> float:
-        """beta, but 0 as long as a latent space that will be frozen is still trained."""
-        return 0.0 if self.latent_space == "frozen" and progress < self.freeze_from else self.beta
+    def second_phase(self, steps: int) -> int:
+        """The step of `steps` from which on a frozen latent space stays as it is, and images are perturbed."""
+        return math.ceil(self.freeze_from * steps - 1e-9)
 
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).

@@ -44,6 +44,7 @@ from robustok.tokenizer.quantizer import (
     code_use,
 )
 from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer, TokenizerConfig, as_module
+from robustok.training.calibration import Calibrated, calibrate, now
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
@@ -62,7 +63,7 @@ class MainTraining:
     tokenizer: TokenizerConfig | None = None  # what is trained; None: a tokenizer that is given, whoever made it
     start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
     loop: Loop  # how long, and how often to look
-    perturbation: Perturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
+    perturbation: Perturbation | Calibrated = field(default_factory=Perturbation)  # what the decoder learns to tolerate
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     codebook: float = 1.0  # weight of the codebook and commitment losses
     semantic: float = 0.1  # weight of the semantic term; 0 leaves it out
@@ -110,6 +111,7 @@ class TokenizerStage:
         self.table = NeighbourTable()
         codes = len(self.model.codebook)
         self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
+        self.perturbation = now(config.perturbation)
         self.decoder_only = False  # encoder and codebook are finished and stay as they are
         self._images: ImageSet | None = None
         self._warned = False
@@ -142,7 +144,7 @@ class TokenizerStage:
             part_terms["codebook"] = quantized.loss.detach()
             if config.semantic and not self.decoder_only:
                 # in the released code this term too sees the perturbed codes
-                seen = codes if config.perturbation.reference_code else quantized.codes
+                seen = codes if self.perturbation.reference_code else quantized.codes
                 semantic = self._semantic(images, seen, part.counts)
                 loss, part_terms["semantic"] = loss + config.semantic * semantic, semantic.detach()
             self.update.backward(loss, part.share, last=part.last)
@@ -160,23 +162,24 @@ class TokenizerStage:
         return terms | opposed
 
     def _phase(self, step: int) -> int:
-        """The first step of the phase that a step belongs to, which the learning rate's course is counted from.
+        """The first step of the phase that a step belongs to; each has a course of the learning rate of its own.
 
-        In the second one the decoder goes on alone, on encoder and codebook as they were averaged in the first: the
-        learning rate has fallen and rises again, as in a run of its own.
+        In the second one the decoder goes on alone, on encoder and codebook as they were averaged in the first.
         """
-        p, steps = self.config.perturbation, self.config.loop.steps
+        p, steps = self.perturbation, self.config.loop.steps
         if p.latent_space != "frozen":
             return 0
-        change = math.ceil(p.freeze_from * steps)
-        if not p.decoder_only(step / steps):
-            self.update.steps = change
-            return 0
-        if not self.decoder_only:
+        change = p.second_phase(steps)
+        second = step >= change
+        if second and not self.decoder_only:
             as_module(self.model).load_state_dict(self.average.module.state_dict())
             self._hold_latent_space()
-        self.update.steps = steps - change
-        return change
+            if isinstance(how := self.config.perturbation, Calibrated):
+                seed, images = self.config.loop.seed, self._images
+                cell = from_main(lambda: calibrate(how, self.average.module, images, seed=seed))
+                self.perturbation = now(how, *cell)
+        self.update.steps = steps - change if second else change
+        return change if second else 0
 
     def _hold_latent_space(self) -> None:
         """From now on only the decoder changes."""
@@ -186,9 +189,9 @@ class TokenizerStage:
 
     def _draw(self, b: int, step: int) -> Draw:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
-        p, loop = self.config.perturbation, self.config.loop
+        p, loop = self.perturbation, self.config.loop
         alpha, delta = p.at(step / loop.steps)
-        beta = p.beta_at(step / loop.steps)
+        beta = p.beta if self.decoder_only or p.latent_space != "frozen" else 0.0
         how = draw_as_released if p.reference_code else draw
         generator = stream(loop.seed, "perturbation", step)
         return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)
@@ -204,7 +207,7 @@ class TokenizerStage:
         """The codes that the decoder sees, gradients passing straight through to the latents if they are to."""
         if not drawn.chosen.any():
             return quantized.codes
-        p, model = self.config.perturbation, self.model
+        p, model = self.perturbation, self.model
         drawn = Draw(drawn.chosen.to(self.device), drawn.rank.to(self.device))
         _, delta = p.at(step / self.config.loop.steps)
         if p.reference_code:
@@ -286,6 +289,7 @@ class TokenizerStage:
             "loss": self.loss.state_dict(),
             "table": self.table.state_dict(),
             "decoder_only": self.decoder_only,
+            "strength": (self.perturbation.alpha, self.perturbation.delta),  # measured, where it is calibrated
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -299,6 +303,7 @@ class TokenizerStage:
         self.table.load_state_dict(state["table"])
         if state["decoder_only"]:
             self._hold_latent_space()
+            self.perturbation = now(self.config.perturbation, *state["strength"])
 
 
 def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer:
@@ -310,7 +315,7 @@ def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer
         if config.start is not None:
             begin_with_dinov2(model, config.start)
         return model
-    if config.perturbation.reference_code and not isinstance(tokenizer, Tokenizer):
+    if now(config.perturbation).reference_code and not isinstance(tokenizer, Tokenizer):
         raise ValueError(
             f"reference_code ranks codes by distance to latents as robustok's own quantizers place them, which a "
             f"{type(tokenizer).__name__} does not tell; set perturbation.reference_code to false"
