@@ -40,7 +40,7 @@ from robustok.evaluation.features import Extractor
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.runtime.checkpoint import load_resume, save_resume, write_json
 from robustok.runtime.configs import to_plain
-from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.perturbation import Perturbation, second_phase
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.calibration import measure
 from robustok.training.generator_training import train_generator
@@ -67,7 +67,7 @@ def train_arm_tokenizer(config: MainTraining, judge: Judge, folder: Path, notes:
 
 def go_on_from_first_phase(donor: Path, config: MainTraining, folder: Path, notes: Notes) -> None:
     """Begin an arm with the clean first phase of another one, which is the same to the last bit."""
-    change = config.perturbation.second_phase(config.loop.steps)
+    change = second_phase(config.perturbation, config.loop.steps)
     source, target = donor / "tokenizer" / f"resume_{change:07d}.safetensors", folder / "tokenizer" / RESUME
     if target.exists() or not source.exists():
         return

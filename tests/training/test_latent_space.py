@@ -5,20 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import LOOP, MAIN, TWO_PHASES, images
+from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images
 
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
+from robustok.tokenizer.latent_perturbation import LatentDraw, LatentNoise, perturb_latents
 from robustok.tokenizer.perturbation import Perturbation
+from robustok.training.autoencoder_training import AutoencoderStage
 from robustok.training.main_training import MainTraining, TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
 
 
-def stepped(config: MainTraining, steps: int, stage: TokenizerStage | None = None, first: int = 0) -> TokenizerStage:
+def stepped(config: Any, steps: int, stage: Any = None, first: int = 0) -> Any:
     """A stage after some steps."""
     if stage is None:
-        stage = TokenizerStage(config)
+        stage = TokenizerStage(config) if isinstance(config, MainTraining) else AutoencoderStage(config)
         stage.observe(images())
     for step in range(first, steps):
         stage.step(training_batch(images(), LOOP.batch_size, LOOP.seed, step), step)
@@ -151,13 +153,51 @@ def test_a_whole_run_in_two_phases_keeps_its_decoder_average_and_its_state(tmp_p
     assert tokenizer.fingerprint() == stepped(SHORT, 4).average.module.fingerprint()
 
 
+def test_a_continuous_tokenizer_has_two_phases_too():
+    noise = LatentNoise(beta=1.0, strength=0.8, latent_space="frozen", freeze_from=0.5)
+    config = replace(AUTOENCODER, perturbation=noise)
+    clean = stepped(replace(config, perturbation=replace(noise, beta=0.0)), 4)
+    stage = stepped(config, 4)
+    averaged = stage.average.module
+    assert equal(stage.model.state_dict(), clean.model.state_dict())  # nothing is perturbed yet
+    others, decoder = weights(averaged, False), weights(averaged, True)
+    resumed = AutoencoderStage(config)
+    resumed.observe(images())
+    resumed.load_state_dict(stage.state_dict())
+    stepped(config, 6, stage, first=4)
+    for module in (stage.model, averaged):
+        assert equal(weights(module, False), others)
+        assert not equal(weights(module, True), decoder)
+    drawn = stage._draw(16, 7)
+    assert drawn["chosen"].all()  # annealed, it would be half of the tokens
+    again = AutoencoderStage(config)
+    again.observe(images())
+    again.load_state_dict(stepped(config, 6, resumed, first=4).state_dict())
+    assert equal(
+        stepped(config, 8, again, first=6).model.state_dict(), stepped(config, 8, stage, first=6).model.state_dict()
+    )
+
+
+def test_disturbed_latents_pass_no_gradient_where_it_is_stopped():
+    latents = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    chosen = torch.tensor([[True, False, False], [False] * 3, [True] * 3, [False] * 3])
+    draw = LatentDraw(chosen, torch.full((4,), 0.5), torch.randn(4, 3, 2))
+
+    def gradient(latent_space: Any) -> torch.Tensor:
+        disturbed = perturb_latents(LatentNoise(latent_space=latent_space), latents, draw)
+        return torch.autograd.grad(disturbed.sum(), latents)[0]
+
+    assert gradient("stopped").amax(dim=(1, 2)).tolist() == [0, 1, 0, 1]
+    assert gradient("joint")[:, 0, 0].tolist() == [0.5, 1, 0.5, 1]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"latent_space": "free"}, "latent_space is 'free'; choose from joint, stopped, frozen"),
         ({"latent_space": "frozen", "freeze_from": 0.0}, "leaves one of the two phases without a step"),
         ({"latent_space": "frozen", "freeze_from": 1.0}, "leaves one of the two phases without a step"),
-        ({"freeze_from": 1.5}, "freeze_from is a share from 0 to 1, not 1.5"),
+        ({"freeze_from": 1.5}, "freeze_from is 1.5, which leaves one of the two phases without a step"),
         ({"latent_space": "stopped", "reference_code": True}, "stopped goes without reference_code"),
     ],
 )

@@ -49,6 +49,7 @@ from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
 from robustok.training.parts import Part, own_rows, parts_here, parts_of, split
+from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2, semantic_teacher
 from robustok.training.speed import Speed, without_speed
 
@@ -112,7 +113,7 @@ class TokenizerStage:
         codes = len(self.model.codebook)
         self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
         self.perturbation = now(config.perturbation)
-        self.decoder_only = False  # encoder and codebook are finished and stay as they are
+        self.phases = Phases(self.perturbation, steps)
         self._images: ImageSet | None = None
         self._warned = False
 
@@ -124,7 +125,8 @@ class TokenizerStage:
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config = self.config
-        first = self._phase(step)
+        if self.phases.begins(step):
+            self._begin_second_phase()
         parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
         rows = own_rows(parts)
         if step == 0:
@@ -142,7 +144,7 @@ class TokenizerStage:
             image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
             loss = image_loss + config.codebook * quantized.loss
             part_terms["codebook"] = quantized.loss.detach()
-            if config.semantic and not self.decoder_only:
+            if config.semantic and not self.phases.decoder_only:
                 # in the released code this term too sees the perturbed codes
                 seen = codes if self.perturbation.reference_code else quantized.codes
                 semantic = self._semantic(images, seen, part.counts)
@@ -153,7 +155,7 @@ class TokenizerStage:
                 terms[name] = terms.get(name, 0) + part.share * term
             tokens.append(quantized.tokens)
             latents.append(z.detach())
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(step - first)
+        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(self.phases.step_in_phase(step, self.update))
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -161,37 +163,19 @@ class TokenizerStage:
             self.average.update(as_module(self.model))
         return terms | opposed
 
-    def _phase(self, step: int) -> int:
-        """The first step of the phase that a step belongs to; each has a course of the learning rate of its own.
-
-        In the second one the decoder goes on alone, on encoder and codebook as they were averaged in the first.
-        """
-        p, steps = self.perturbation, self.config.loop.steps
-        if p.latent_space != "frozen":
-            return 0
-        change = p.second_phase(steps)
-        second = step >= change
-        if second and not self.decoder_only:
-            as_module(self.model).load_state_dict(self.average.module.state_dict())
-            self._hold_latent_space()
-            if isinstance(how := self.config.perturbation, Calibrated):
-                seed, images = self.config.loop.seed, self._images
-                cell = from_main(lambda: calibrate(how, self.average.module, images, seed=seed))
-                self.perturbation = now(how, *cell)
-        self.update.steps = steps - change if second else change
-        return change if second else 0
-
-    def _hold_latent_space(self) -> None:
-        """From now on only the decoder changes."""
-        self.decoder_only = True
-        as_module(self.model).eval().requires_grad_(False)
-        self.model.decoder.train().requires_grad_(True)
+    def _begin_second_phase(self) -> None:
+        """From now on the decoder learns alone, as strongly perturbed as a pilot generator shows, if it is asked."""
+        self.phases.begin(self.model, self.average.module)
+        if isinstance(how := self.config.perturbation, Calibrated):
+            seed, images = self.config.loop.seed, self._images
+            cell = from_main(lambda: calibrate(how, self.average.module, images, seed=seed))
+            self.perturbation = now(how, *cell)
 
     def _draw(self, b: int, step: int) -> Draw:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
         p, loop = self.perturbation, self.config.loop
         alpha, delta = p.at(step / loop.steps)
-        beta = p.beta if self.decoder_only or p.latent_space != "frozen" else 0.0
+        beta = p.beta if self.phases.perturbing else 0.0
         how = draw_as_released if p.reference_code else draw
         generator = stream(loop.seed, "perturbation", step)
         return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)
@@ -260,7 +244,7 @@ class TokenizerStage:
         self.idle += 1
         self.idle[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
-        if isinstance(quantizer, VectorQuantizer) and not self.decoder_only:
+        if isinstance(quantizer, VectorQuantizer) and not self.phases.decoder_only:
             dead = self.idle > (quantizer.config.revive_after or torch.iinfo(self.idle.dtype).max)
             terms["dead_codes"] = torch.zeros(())
             if dead.any():  # seldom, once training is on its way: only then do latents travel
@@ -288,7 +272,7 @@ class TokenizerStage:
             "average": self.average.state_dict(),
             "loss": self.loss.state_dict(),
             "table": self.table.state_dict(),
-            "decoder_only": self.decoder_only,
+            "decoder_only": self.phases.decoder_only,
             "strength": (self.perturbation.alpha, self.perturbation.delta),  # measured, where it is calibrated
         }
 
@@ -302,7 +286,7 @@ class TokenizerStage:
         self.loss.load_state_dict(state["loss"])
         self.table.load_state_dict(state["table"])
         if state["decoder_only"]:
-            self._hold_latent_space()
+            self.phases.hold(self.model)
             self.perturbation = now(self.config.perturbation, *state["strength"])
 
 
