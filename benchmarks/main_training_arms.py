@@ -31,7 +31,7 @@ class Size:
     validation: int = 10_000  # images that gFID is measured against, every class equally often
     held_out: int = 5_000  # of the training images, every class equally often; they choose the guidance
     tokenizer_steps: int = 3_000
-    generator_steps: int = 2_400
+    generator_steps: int = 2_000
     classifier_steps: int = 1_200
     looked_at: int = 500  # held-out images of a tokenizer's validation loss
     perturbed: int = 1_000  # validation images of rFID and pFID
@@ -110,7 +110,9 @@ def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
             steps=size.tokenizer_steps, batch_size=16, seed=seed, save_every=SAVED, keep_last=99, keep_best="none"
         ),
         perturbation=arm.perturbation,
-        objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary),
+        objective=Objective(
+            l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
+        ),
         semantic=arm.semantic,
         semantic_size=64,
         optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),

@@ -78,7 +78,7 @@ class Judge:
         rest[held] = False
         self.train, self.held = everything.subset(rest.nonzero().flatten()[: size.train]), everything.subset(held)
         self.spaces = spaces(self.train, self.held, folder / "spaces", size.classifier_steps)
-        self.perceptual = perceptual_network(Objective().network, 3, None)
+        self.perceptual = perceptual_network(Objective().network, 4, None)
         self.chosen = evenly(self.validation.labels, size.perturbed)
         self._references: dict[str, dict[str, FeatureStats]] = {}
 

@@ -167,8 +167,9 @@ class TokenizerStage:
         """From now on the decoder learns alone, as strongly perturbed as a pilot generator shows, if it is asked."""
         self.phases.begin(self.model, self.average.module)
         if isinstance(how := self.config.perturbation, Calibrated):
-            seed, images = self.config.loop.seed, self._images
-            cell = from_main(lambda: calibrate(how, self.average.module, images, seed=seed))
+            seed, images, averaged = self.config.loop.seed, self._images, self.average.module
+            assert isinstance(averaged, AnyTokenizer)
+            cell = from_main(lambda: calibrate(how, averaged, images, seed=seed))
             self.perturbation = now(how, *cell)
 
     def _draw(self, b: int, step: int) -> Draw:
