@@ -279,3 +279,17 @@ def test_an_error_is_one_line_and_exit_code_2(words, message, place, capsys, mon
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1), told.err
     assert message in told.err
+
+
+def test_folders_may_be_called_as_files_are(tmp_path, capsys):
+    """What is there goes before what a suffix could mean."""
+    for name in ("real.npz", "fake.pt"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            noise = torch.randint(
+                0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number)
+            )
+            Image.fromarray(noise.numpy()).save(tmp_path / name / f"{number}.png")
+    words = ["evaluate", "--generated", str(tmp_path / "fake.pt"), "--reference", str(tmp_path / "real.npz")]
+    assert main([*words, "--json", "--quiet"]) == 0
+    assert '"metric": "fid", "value": 0' in " ".join(capsys.readouterr().out.split())

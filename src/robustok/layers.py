@@ -17,55 +17,45 @@ Heads = Float[Tensor, "b heads _ e"]  # e channels per head
 
 
 class KVCache:
-    """Keys and values of the positions seen so far.
+    """Keys and values of the positions so far, in memory that is taken once, for `length` positions of every image.
 
-    Their memory grows by `chunk` positions at a time and is always read whole, what is still empty masked out:
-    on a CPU, products of parts of it would copy them first.
+    Keys lie transposed, as the product with queries reads them: in bfloat16 on a CPU a product that has to turn them
+    takes many times as long.
     """
 
-    chunk = 16
+    def __init__(self, length: int) -> None:
+        self.length, self.filled = length, 0
 
-    def __init__(self) -> None:
-        self.filled = 0
-
-    def append(self, keys: Heads, values: Heads) -> None:
-        b, h, new, e = keys.shape
+    def extended(self, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
+        """All of them, the given ones (b heads n e) last; views, which later calls leave as they are."""
         if self.filled == 0:
-            self._keys, self._values = keys.new_zeros(b * h, e, 0), values.new_zeros(b * h, 0, e)
-            self._mask = keys.new_zeros(1, 1, 0)
-        start, self.filled = self.filled, self.filled + new
-        missing = self.filled - self._keys.shape[2]
-        if missing > 0:
-            more = math.ceil(missing / self.chunk) * self.chunk
-            self._keys = F.pad(self._keys, (0, more))
-            self._values = F.pad(self._values, (0, 0, 0, more))
-            self._mask = F.pad(self._mask, (0, more), value=-math.inf)
-        self._keys[:, :, start : self.filled] = keys.flatten(0, 1).transpose(1, 2)
-        self._values[:, start : self.filled] = values.flatten(0, 1)
-        self._mask[:, :, start : self.filled] = 0
-
-    def attend(self, query: Heads) -> Heads:
-        """What one position, whose key and value were appended last, gathers from all so far."""
-        return _attend_by_products(query.flatten(0, 1), self._keys, self._values, self._mask).view_as(query)
+            b, h, _, e = keys.shape
+            self._keys, self._values = keys.new_empty(b, h, e, self.length), values.new_empty(b, h, self.length, e)
+        start, self.filled = self.filled, self.filled + keys.shape[2]
+        assert self.filled <= self.length, "more positions than the cache was made for"
+        self._keys[..., start : self.filled] = keys.mT
+        self._values[:, :, start : self.filled] = values
+        return self._keys[..., : self.filled].mT, self._values[:, :, : self.filled]
 
 
-def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool) -> Heads:
-    """softmax(q k' / sqrt(e)) v for each head (Vaswani et al. 2017, eq. 1); `causal`: none sees a later position.
+def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
+    """softmax(q k' / sqrt(e)) v for each head (Vaswani et al. 2017, eq. 1); `scale` in the place of 1 / sqrt(e).
 
-    In bfloat16 on a CPU the fused kernel takes 4 times as long, forward and backward, as two plain products.
+    `causal`: none sees a later position; the queries are the last ones of the positions that have keys. On a CPU one
+    query, and any in bfloat16, take two plain products, which need a quarter of the fused kernel's time there.
     """
-    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
-        n = queries.shape[2]
-        mask = torch.full((n, n), -math.inf if causal else 0.0, dtype=queries.dtype).triu(1)
+    n, m = queries.shape[2], keys.shape[2]
+    if queries.device.type == "cpu" and (n == 1 or queries.dtype == torch.bfloat16):
         q, k, v = (x.flatten(0, 1) for x in (queries, keys, values))
-        return _attend_by_products(q, k.mT, v, mask).view_as(queries)
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-
-
-def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention of (heads n e) queries to transposed (heads e m) keys; `mask` is added to the scores."""
-    weights = torch.baddbmm(mask, queries * queries.shape[2] ** -0.5, keys).softmax(dim=-1)
-    return weights.to(values.dtype) @ values
+        q = q * (q.shape[2] ** -0.5 if scale is None else scale)
+        if causal and n > 1:
+            scores = torch.baddbmm(torch.full((n, m), -math.inf, dtype=q.dtype).triu(m - n + 1), q, k.mT)
+        else:
+            scores = q @ k.mT
+        return (scores.softmax(dim=-1).to(v.dtype) @ v).view_as(queries)
+    mask = torch.ones(n, m, dtype=torch.bool, device=queries.device).tril(m - n) if causal and 1 < n < m else None
+    whole = causal and n == m
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=whole, scale=scale)
 
 
 class Rotation(NamedTuple):
@@ -137,8 +127,7 @@ class Attention(nn.Module):
     ) -> Sequence:
         """What each position gathers from all others, or with `causal` from itself and those before it.
 
-        With a cache the positions of `x` follow those in it: one position, or the first ones of all. `rotation` is
-        that of the positions of `x`.
+        With a cache the positions of `x` follow those in it. `rotation` is that of the positions of `x`.
         """
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
@@ -146,9 +135,8 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
-            assert n == 1 or cache.filled == 0, "several positions at once only into an empty cache"
-            cache.append(k, v)
-        x = cache.attend(q) if cache is not None and n == 1 else attend(q, k, v, causal=causal)
+            k, v = cache.extended(k, v)
+        x = attend(q, k, v, causal=causal)
         return self.proj(x.transpose(1, 2).reshape(b, n, c))
 
 

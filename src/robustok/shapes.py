@@ -10,8 +10,7 @@ Pixel values are floats in [-1, 1] (`Images`) wherever something is learnt and u
 something is scored or saved; `to_pixels` is the one place where they are rounded.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -37,15 +36,3 @@ def to_pixels(images: Images) -> Pixels:
 def to_images(pixels: Pixels) -> Images:
     """Pixels as floats in [-1, 1]; `to_pixels(to_images(p))` is `p`."""
     return pixels.float() / 127.5 - 1
-
-
-class BatchRows(NamedTuple):
-    """Some rows of a batch: those of one process, say."""
-
-    own: Tensor  # (b,) their numbers
-    of: int  # rows of the batch
-
-
-def drawn(draw: Callable[[int], Tensor], rows: int | BatchRows) -> Tensor:
-    """`draw(count)` for so many rows; for rows of a batch what they get when it is drawn for the whole batch."""
-    return draw(rows) if isinstance(rows, int) else draw(rows.of)[rows.own]

@@ -122,13 +122,18 @@ def test_the_authors_training_goes_on(published, fixture):
     model, _, _ = published(fixture)
     n, d = model.latent_shape
     latents, labels = torch.randn(4, n, d, generator=torch.Generator().manual_seed(0)), torch.arange(4)
-    losses = [model.loss(latents, labels, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    losses = [
+        model.loss(latents, labels, model.draw(len(labels), generator=torch.Generator().manual_seed(1)))
+        for _ in range(2)
+    ]
     assert torch.equal(*losses)
     losses[0].backward()
     assert all(p.grad is not None for name, p in model.named_parameters())
     # what a network that says nothing loses: noise and data, and for LightningDiT a right angle
     silent = type(model)(model.config)
-    loss = silent.loss(torch.zeros(64, n, d), torch.zeros(64).long(), generator=torch.Generator().manual_seed(1))
+    loss = silent.loss(
+        torch.zeros(64, n, d), torch.zeros(64).long(), silent.draw(64, generator=torch.Generator().manual_seed(1))
+    )
     assert loss.item() == pytest.approx(1 + model.direction, abs=4 * math.sqrt(2 / (64 * n * d)))
 
 

@@ -37,7 +37,7 @@ def test_loss_without_dropped_labels(gpt):
     model, io, _ = gpt
     fields = {"heads": model.config.heads, "tokens": model.config.tokens, "label_dropout": 0.0}
     model = LlamaGenGPT.from_state(stored("llamagen_gpt"), **fields).train()
-    loss = model.loss(io["tokens"], io["labels"], generator=torch.Generator())
+    loss = model.loss(io["tokens"], io["labels"], model.draw(len(io["labels"]), generator=torch.Generator()))
     torch.testing.assert_close(loss, io["train_loss"][0], **CLOSE)
 
 
@@ -114,10 +114,10 @@ def test_it_learns_what_each_class_looks_like():
     model = LlamaGenGPT(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     looks, labels = torch.randint(7, (3, 9)), torch.arange(24) % 3
-    first = model.loss(looks[labels], labels, generator=torch.Generator().manual_seed(0))
+    first = model.loss(looks[labels], labels, model.draw(len(labels), generator=torch.Generator().manual_seed(0)))
     assert first.item() == pytest.approx(math.log(7))  # the head starts at zero
     for step in range(60):
-        loss = model.loss(looks[labels], labels, generator=torch.Generator().manual_seed(step))
+        loss = model.loss(looks[labels], labels, model.draw(len(labels), generator=torch.Generator().manual_seed(step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -153,7 +153,7 @@ def test_it_learns_and_its_codes_stay():
     optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=3e-3)
     losses = []
     for _ in range(30):
-        loss = model.loss(tokens, labels, generator=torch.Generator().manual_seed(2))
+        loss = model.loss(tokens, labels, model.draw(len(labels), generator=torch.Generator().manual_seed(2)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -166,7 +166,9 @@ def test_it_learns_and_its_codes_stay():
     withheld = torch.rand(4, generator=generator) < 0.5
     logits = model(tokens, torch.where(withheld, nobody, labels))
     same = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-    torch.testing.assert_close(model.loss(tokens, labels, generator=torch.Generator().manual_seed(2)), same)
+    torch.testing.assert_close(
+        model.loss(tokens, labels, model.draw(len(labels), generator=torch.Generator().manual_seed(2))), same
+    )
 
 
 def test_samples_keep_what_is_kept():

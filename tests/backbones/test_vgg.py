@@ -62,7 +62,7 @@ def test_nothing_is_trained_or_saved_and_the_classifier_is_not_needed():
 def test_refusals():
     state = vgg_state(WIDTHS)
     network = Vgg16(state)
-    with pytest.raises(ValueError, match="stages is 6, but VGG-16 has 5; ask for 1 to 5"):
+    with pytest.raises(ValueError, match="stages is 6, but this VGG-16 has 5; ask for 1 to 5"):
         network(noise(1, 3, 16, 16), 6)
     with pytest.raises(ValueError, match="5 stages of VGG-16 need sides of 16 pixels or more, but an image has 15"):
         network(noise(1, 3, 15, 40))

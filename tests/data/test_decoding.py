@@ -3,7 +3,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from robustok.data.decoding import center_crop, check, random_crop, read
 
@@ -168,3 +168,37 @@ def test_random_crop_spans_the_range_of_adm():
     assert side == 20
     whole = image.resize((25, side), Image.Resampling.BICUBIC)
     assert np.array_equal(random_crop(image, size, (last, last, last)), whole.crop((9, 4, 25, 20)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_damaged_exif_is_read_as_none(tmp_path, suffix):
+    image = Image.new("RGB", (16, 8), (128, 128, 128))
+    image.save(tmp_path / f"a.{suffix}", exif=b"Exif\0\0garbage")
+    assert read(tmp_path / f"a.{suffix}").size == (16, 8)
+    assert check(tmp_path / f"a.{suffix}") == (16, 8)
+
+
+def test_a_picture_that_is_cut_short_is_broken_with_damaged_exif_too(tmp_path):
+    file = io.BytesIO()
+    noise(64, 64).save(file, "png", exif=b"Exif\0\0garbage")
+    (tmp_path / "a.png").write_bytes(file.getvalue()[:2000])
+    for reader in (read, check):
+        with pytest.raises(OSError, match=r".+"):
+            reader(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
+def test_an_orientation_that_is_none_is_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise(16, 8).save(tmp_path / "a.png", exif=exif)
+    assert read(tmp_path / "a.png").tobytes() == noise(16, 8).tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise(16, 8).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        assert read(tmp_path / "a.png").tobytes() == ImageOps.exif_transpose(image).tobytes()

@@ -46,7 +46,7 @@ def test_flat_folder_is_one_class(tmp_path):
     for name in ("b.jpg", "a.png", ".hidden.png", "notes.txt", ".cache/c.png"):
         save(tmp_path / "photos" / name) if name != "notes.txt" else (tmp_path / "photos" / name).write_text("hi")
     images = ImageFolder(tmp_path / "photos", size=8)
-    assert images.classes == ("photos",)
+    assert images.classes == ("images",)
     assert [images.name(i) for i in range(len(images))] == ["a.png", "b.jpg"]
     assert images.labels.tolist() == [0, 0]
 

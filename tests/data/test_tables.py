@@ -43,7 +43,8 @@ def test_labels_are_numbers_or_names_or_none(tmp_path):
     data = robustok_shards.pictures(3)
     folder = written(tmp_path / "a", {"jpg": data, "label": ["dog", "cat", "dog"], "fine": [4, 0, 2]})
     assert (ParquetFiles(folder).classes, ParquetFiles(folder).labels.tolist()) == (("cat", "dog"), [1, 0, 1])
-    assert ParquetFiles(folder, labels="fine").labels.tolist() == [4, 0, 2]
+    with pytest.warns(UserWarning, match="labels of 'fine' in .* go up to 4, but no image has 1, 3: these are classes"):
+        assert ParquetFiles(folder, labels="fine").labels.tolist() == [4, 0, 2]
     assert ParquetFiles(folder, labels="none").labels.tolist() == [0, 0, 0]
     assert ParquetFiles(robustok_shards.write_parquet(tmp_path / "b")).classes == robustok_shards.CLASSES
     with pytest.raises(ValueError, match="has no column 'coarse'; choose labels from jpg, label, fine, or 'none'"):
@@ -190,3 +191,116 @@ def test_the_kind_of_a_set_is_told_by_its_name(saved, tmp_path, monkeypatch):
     assert is_tar("https://host/a-{00..10}.tar?token=1")
     with pytest.raises(ValueError, match="a window is of tar shards or of parquet's row groups; leave it out for"):
         open_images(saved / "folder" / "train", 16, window=3)
+
+
+def test_columns_as_others_write_them(tmp_path):
+    data = robustok_shards.pictures(4)
+    numbers = [1.0, 0.0, 10.0, 2.0]
+
+    def read(**columns):
+        return ParquetFiles(written(tmp_path / "set", columns))
+
+    kind = pa.struct({"path": pa.string(), "bytes": pa.binary()})
+    turned = pa.array([{"path": "a.png", "bytes": image} for image in data], kind)
+    for images in (turned, pa.array([{"bytes": image} for image in data]), pa.array(data, pa.large_binary()), data):
+        files = read(Picture=images, Label=["b", "a", "b", "b"])
+        assert [files.read(index) for index in range(4)] == data
+        assert (files.classes, files.labels.tolist()) == (("a", "b"), [1, 0, 1, 1])
+    for name in ("image", "content"):
+        files = read(md5=[b"0123456789abcdef"] * 4, **{name: data})
+        assert [files.read(index) for index in range(4)] == data
+    assert read(thumbnail=data[:1] * 4, image=data).read(3) == data[3]
+    assert read(crc=[b"a"] * 4, content=[b"broken", *data[1:]]).read(1) == data[1]
+    with pytest.warns(UserWarning, match="'label' in .* are 4 different numbers up to 10: each is a class"):
+        assert read(image=data, label=numbers).classes == ("0", "1", "2", "10")
+    with pytest.warns(UserWarning, match="'label' in .* are 4 different numbers up to 18446744073709551615"):
+        files = read(image=data, label=pa.array([7, 0, 2**64 - 1, 1], pa.uint64()))
+    assert (files.classes[3], files.labels.tolist()) == (str(2**64 - 1), [2, 0, 3, 1])
+    assert read(image=data, label=[b"dog", b"cat", b"dog", b"cat"]).classes == ("cat", "dog")
+    assert read(image=data, label=pa.array(["dog", "cat", "dog", "cat"]).dictionary_encode()).classes == ("cat", "dog")
+    assert read(image=data, label=[True, False, True, True]).labels.tolist() == [1, 0, 1, 1]
+
+
+def test_columns_that_may_mean_several_things_are_asked_about(tmp_path):
+    data = robustok_shards.pictures(2)
+
+    def refused(match, **columns):
+        with pytest.raises(ValueError, match=match):
+            ParquetFiles(written(tmp_path / "set", columns))
+
+    refused(
+        "the columns left, right of .* hold images; call the one you mean 'image', or drop others",
+        left=data,
+        right=data,
+    )
+    refused(
+        "no column of .* holds images: the first cells of md5, sha are no image files; write",
+        md5=[b"a"] * 2,
+        sha=[b"b"] * 2,
+    )
+    refused(r"'label' in .* holds the fraction 0.5; wanted a class", image=data, label=[0.5, 1.0])
+    refused(r"'labels' in .* holds \[1, 2\] for one image; wanted one class", image=data, labels=[[1, 2], [1]])
+    refused("2 of 2 images in .* have no 'label', as in test splits", image=data, label=[-1, -1])
+    refused("1 of 2 images in .* have no 'label', as in test splits", image=data, label=[float("nan"), 1.0])
+    refused("1 of 2 images in .* have no 'label', as in test splits", image=data, label=["", "cat"])
+    refused("'label' in .* has the label -2; number classes from 0", image=data, label=[-2, 1])
+
+
+def declared(path, data, labels, names):
+    """A parquet file whose metadata names the classes, as datasets writes it."""
+    about = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = pa.table({"image": [{"bytes": one, "path": None} for one in data], "label": labels})
+    told = {"huggingface": json.dumps({"info": {"features": about}})}
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(told), path)
+    return path
+
+
+def test_declared_classes_are_held_to(tmp_path):
+    data = robustok_shards.pictures(2)
+    with pytest.raises(
+        ValueError, match="label of row 1 in 'label' in .* is 2, which is none of its 2 classes cat, dog"
+    ):
+        ParquetFiles(declared(tmp_path / "a.parquet", data, [0, 2], ["cat", "dog"]))
+    assert ParquetFiles(declared(tmp_path / "b.parquet", data, ["dog", "cat"], ["cat", "dog"])).labels.tolist() == [
+        1,
+        0,
+    ]
+    declared(tmp_path / "set" / "0.parquet", data, [0, 1], ["cat", "dog"])
+    declared(tmp_path / "set" / "1.parquet", data, [0, 1], ["dog", "cat"])
+    with pytest.raises(
+        ValueError, match="1.parquet and .*0.parquet of .* have other columns or other names of classes"
+    ):
+        ParquetFiles(tmp_path / "set")
+    assert ParquetFiles(tmp_path / "set", labels="none").classes == ("images",)
+
+
+@pytest.mark.parametrize(
+    "told", ["no JSON", "[]", '{"info": 3}', '{"info": {"features": {"image": [3], "label": [4]}}}']
+)
+def test_what_datasets_wrote_may_be_damaged(told, tmp_path):
+    data = robustok_shards.pictures(2)
+    table = pa.table({"image": data, "label": [1, 0]}).replace_schema_metadata({"huggingface": told})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert ParquetFiles(tmp_path / "a.parquet").labels.tolist() == [1, 0]
+
+
+def test_files_of_one_set_may_store_numbers_in_several_ways(tmp_path):
+    data = robustok_shards.pictures(2)
+    for number, kind in enumerate((pa.int8(), pa.float32(), pa.string())):
+        labels = pa.array([0, 1], pa.int8()).cast(kind)
+        written(tmp_path / "set", {"image": data, "label": labels}, f"{number}.parquet")
+    assert ParquetFiles(tmp_path / "set").labels.tolist() == [0, 1] * 3
+
+
+def test_an_empty_cell_is_a_broken_image(tmp_path):
+    data = robustok_shards.pictures(3)
+    folder = written(tmp_path / "set", {"image": [data[0], None, data[2]], "label": [0, 0, 1]})
+    with pytest.raises(
+        ValueError, match=r"row 1 in .* cannot be read .the cell is empty.; repair or remove it, or pass"
+    ):
+        ParquetImages(folder, 16).images(torch.arange(3))
+    with pytest.warns(UserWarning, match="1 of 3 images .* row 1 .the cell is empty.; they are skipped"):
+        assert len(ParquetImages(folder, 16, errors="skip")) == 2
+    files = hub.ArrowFiles(pq.read_table(folder), "set")
+    assert (len(files.labels), len(files.describe()["hash"])) == (3, 16)

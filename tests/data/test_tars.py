@@ -1,6 +1,7 @@
 """Images in tar shards: the same as in a folder, and what is refused."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -28,7 +29,7 @@ def pictures(tmp_path):
                 tar.add(tmp_path / "folder" / f"{number}.png", f"{number}.png")
                 label = tarfile.TarInfo(f"{number}.cls")
                 label.size = 1
-                tar.addfile(label, io.BytesIO(b"3"))
+                tar.addfile(label, io.BytesIO(b"0"))
     return tmp_path
 
 
@@ -170,3 +171,54 @@ def test_patterns_are_those_of_a_shell():
     assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expanded("{train,val}/{0..1}.tar") == ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]
     assert expanded("plain.tar") == ["plain.tar"]
+
+
+def test_numbers_in_samples_are_labels_however_they_are_written(tmp_path):
+    data = robustok_shards.pictures(3)
+
+    def read(told, suffix, labels=None):
+        members = {}
+        for number, (image, value) in enumerate(zip(data, told, strict=True)):
+            members |= {f"{number}.png": image, f"{number}{suffix}": value}
+        return TarFiles(robustok_shards.write_tar(tmp_path / "a.tar", members), labels=labels)
+
+    assert read((b"1\n", b"0", b"2 "), ".cls").labels.tolist() == [1, 0, 2]
+    assert read([json.dumps({"label": value}).encode() for value in (1.0, 0, "2")], ".json").labels.tolist() == [
+        1,
+        0,
+        2,
+    ]
+    with pytest.warns(UserWarning, match="'cls' in .*a.tar are 3 different numbers up to 20240103: each is a class"):
+        files = read((b"20240103", b"20240101", b"20240102"), ".cls")
+    assert (files.classes, files.labels.tolist()) == (("20240101", "20240102", "20240103"), [2, 0, 1])
+    with pytest.warns(UserWarning, match="'json:id' in .*a.tar are 3 different numbers up to"):
+        files = read([json.dumps({"id": 2**value}).encode() for value in (70, 64, 3)], ".json", "json:id")
+    assert files.labels.tolist() == [2, 1, 0]
+    for missing in (b"-1", b" "):
+        with pytest.raises(ValueError, match="the label 'cls' is missing for 1 of 3 images, first for 1.png of a.tar"):
+            read((b"0", missing, b"1"), ".cls")
+    with pytest.raises(ValueError, match="'json:label' in .*a.tar holds the fraction 0.5; wanted a class"):
+        read([json.dumps({"label": value}).encode() for value in (0.5, 1, 2)], ".json")
+
+
+def test_the_folder_an_image_lies_in_tells_its_class_on_request(tmp_path):
+    members = dict(zip(("a/x/0.png", "b/y/1.png", "b/x/2.png"), robustok_shards.pictures(3), strict=True))
+    shard = robustok_shards.write_tar(tmp_path / "a.tar", members)
+    assert TarFiles(shard, labels="folder").classes == ("x", "y")
+    assert TarFiles(shard).classes == ("a", "b")
+
+
+def test_a_class_may_be_filled_in_another_shard(tmp_path):
+    data = robustok_shards.pictures(2)
+    for number, (full, empty) in enumerate((("cat", "dog"), ("dog", "cat"))):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            folder = tarfile.TarInfo(empty)
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+            entry = tarfile.TarInfo(f"{full}/{number}.png")
+            entry.size = len(data[number])
+            tar.addfile(entry, io.BytesIO(data[number]))
+    files = TarFiles(tmp_path / "*.tar")
+    assert (files.classes, files.labels.tolist()) == (("cat", "dog"), [0, 1])
+    with pytest.raises(ValueError, match=r"no image that can be read in .*0.tar for class dog; add images, or"):
+        TarFiles(tmp_path / "0.tar")

@@ -1,15 +1,18 @@
 """The whole main job in miniature: every score, every file, and going on where it stopped."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from robustok_tiny import GENERATOR, MAIN, POST
 
+from robustok.backbones.vgg_hed import VGGHED
 from robustok.demo.ablation import run_ablation
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.run import run_demo
+from robustok.demo.scores import SPACES, trained_in
 from robustok.generators.sampling import Sampling
 from robustok.training import loop
 
@@ -42,7 +45,7 @@ def records(out: Path) -> list[dict]:
 
 
 def test_every_score_is_there_with_its_protocol(finished):
-    found = {record["metric"]: record for record in records(finished)}
+    found = {record["metric"]: record for record in reversed(records(finished))}  # the first of a name counts
     assert set(found) >= WANTED
     assert sum(record["metric"] == "pfid_cell" for record in records(finished)) == 15
     for name in ("rfid", "pfid", "gfid_before", "gfid_after"):
@@ -54,12 +57,50 @@ def test_every_score_is_there_with_its_protocol(finished):
 
 
 def test_differences_between_decoders_are_paired(finished):
-    found = {record["metric"]: record["value"] for record in records(finished)}
+    found = {(r["protocol"].get("features"), r["metric"]): r["value"] for r in records(finished)}
     change = {
-        (r["protocol"]["from"], r["protocol"]["to"]): r for r in records(finished) if r["metric"] == "gfid_difference"
+        (r["protocol"]["features"], r["protocol"]["from"], r["protocol"]["to"]): r
+        for r in records(finished)
+        if r["metric"] == "gfid_difference"
     }
-    assert set(change) == {("before", "after"), ("before", "control"), ("control", "after")}
-    assert change["before", "after"]["value"] == pytest.approx(found["gfid_after"] - found["gfid_before"])
+    pairs = (("before", "after"), ("before", "control"), ("control", "after"))
+    assert set(change) == {(space, *pair) for space in SPACES for pair in pairs}
+    for (space, one, other), record in change.items():
+        assert record["value"] == pytest.approx(found[space, f"gfid_{other}"] - found[space, f"gfid_{one}"])
+        assert record["interval"]
+
+
+def test_scores_tell_which_spaces_were_held_out(finished):
+    of_images = [r for r in records(finished) if r["metric"].endswith(("_before", "_control", "_after"))]
+    held_out = {r["protocol"]["features"]: bool(r["protocol"].get("held_out")) for r in of_images}
+    assert held_out == {"lite0": False, "lite2": True, "vgg-hed": True}
+    names = {"gfid", "precision", "recall"}
+    wanted = {(space, f"{name}_{arm}") for space in SPACES for name in names for arm in ("before", "control", "after")}
+    assert wanted <= {(r["protocol"]["features"], r["metric"]) for r in of_images}
+    page = (finished / "report.html").read_text()
+    assert page.count("held out: nothing was trained in it") == 2
+    networks = replace(
+        MINI, post=replace(POST, objective=replace(POST.objective, network=VGGHED(), perceptual_stages=3))
+    )
+    assert trained_in(MINI) == {"lite0"}
+    assert trained_in(networks) == {"lite0", "vgg-hed"}
+
+
+def test_the_folder_of_a_demo_scored_in_one_space_gets_the_others(finished, tmp_path):
+    """As a version before the held-out spaces left it."""
+    shutil.copytree(finished, tmp_path / "older")
+    older = tmp_path / "older"
+    diary = json.loads((older / "diary.json").read_text())
+    kept = [r for r in diary["scores"]["generation"] if r["protocol"]["features"] == "lite0"]
+    diary["scores"]["generation"] = kept
+    (older / "diary.json").write_text(json.dumps(diary))
+    for space in ("lite2", "vgg-hed"):
+        (older / f"reference_{space}.safetensors").unlink()
+    run_demo(MINI, older, quiet=True)
+    costs = ("seconds", "seconds_total", "peak_rss_gib")
+    assert [r for r in records(older) if r["metric"] not in costs] == [
+        r for r in records(finished) if r["metric"] not in costs
+    ]
 
 
 def test_the_folder_holds_what_the_report_shows(finished):
@@ -95,8 +136,8 @@ def test_a_stopped_demo_goes_on(finished, tmp_path, monkeypatch):
         run_demo(MINI, tmp_path, quiet=True)
     monkeypatch.undo()
     run_demo(MINI, tmp_path, quiet=True)
-    pick = {r["metric"]: r["value"] for r in records(tmp_path) if r["metric"] in WANTED}
-    whole = {r["metric"]: r["value"] for r in records(finished) if r["metric"] in WANTED}
+    pick = {r["metric"]: r["value"] for r in reversed(records(tmp_path)) if r["metric"] in WANTED}
+    whole = {r["metric"]: r["value"] for r in reversed(records(finished)) if r["metric"] in WANTED}
     for name in ("rfid", "pfid", "gfid_before", "gfid_control", "gfid_after"):
         assert pick[name] == pytest.approx(whole[name], rel=1e-6)
 

@@ -29,6 +29,35 @@ def test_lite0_is_the_pooled_vector_of_the_resized_image(pixels):
     torch.testing.assert_close(features, Lite0()(resized).pooled, rtol=1e-4, atol=1e-5)
 
 
+HELD_OUT = {"lite2": (1280, 64, 260), "vgg-hed": (256, 32, 224)}  # features, smallest and largest side
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_spaces_see_images_at_their_own_size_within_limits(name):
+    width, smallest, largest = HELD_OUT[name]
+    extract = extractor(name)
+    assert extract.name == name
+    assert f"{smallest} to {largest} pixels" in extract.describe()["resize"]
+    seen = []
+    extract.network.network.register_forward_pre_hook(lambda _module, args: seen.append(tuple(args[0].shape[-2:])))
+    for sides in ((28, 20), (70, 100), (10, 300)):
+        noise = torch.randint(256, (1, 3, *sides), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        features = extract(noise)
+        assert features.shape == (1, width)
+        assert torch.equal(features, extract(noise))
+    assert sorted(set(seen)) == [(side, side) for side in (smallest, 100, largest)]
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_spaces_see_every_channel_and_where_classes_differ(name):
+    dark, bright = (torch.full((1, 3, 32, 32), value, dtype=torch.uint8) for value in (20, 220))
+    extract, plain = extractor(name), extractor(name)(dark)
+    for channel in range(3):
+        other = dark.clone()
+        other[:, channel] = bright[:, channel]
+        assert (extract(other) - plain).norm() > 0.02 * plain.norm()
+
+
 def test_each_image_on_its_own(pixels):
     whole, parts = lite0(32)(pixels), lite0(32, batch_size=4)(pixels)
     flipped = lite0(32, batch_size=1)(pixels.flip(0)).flip(0)
@@ -112,9 +141,9 @@ def test_refuses_features_of_another_shape(pixels, unchecked):
         CustomExtractor(lambda pixels: pixels.float(), "maps")(pixels)
 
 
-@pytest.mark.parametrize("name", ["dino", "", "lite0:mine.pth", "Inception"])
+@pytest.mark.parametrize("name", ["dino", "", "lite0:mine.pth", "lite2:mine.pth", "vgg-hed:mine.h5", "Inception"])
 def test_an_unknown_name_lists_the_known_ones(name: str):
     with pytest.raises(
-        ValueError, match=f"no feature space '{name}'; choose lite0, inception, .* mae or convnextv2, all"
+        ValueError, match=f"no feature space '{name}'; choose lite0, .* mae or convnextv2, all but lite0, "
     ):
         extractor(name)

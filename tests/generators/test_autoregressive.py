@@ -68,14 +68,16 @@ def test_an_ignorant_model_loses_log_k():
     model = build(RAR)
     model.head.weight.data.zero_()
     model.head.bias.data.zero_()
-    loss = model.loss(some_tokens(4), torch.zeros(4).long(), order_share=0.5, generator=seeded(0))
+    loss = model.loss(some_tokens(4), torch.zeros(4).long(), model.draw(4, order_share=0.5, generator=seeded(0)))
     assert loss.item() == pytest.approx(math.log(7))
 
 
 def test_loss_is_the_mean_cross_entropy_of_all_tokens():
     model, tokens, labels = build(replace(RAR, label_dropout=0.0)), some_tokens(3), torch.tensor([0, 1, 2])
     chances = model(tokens, labels).softmax(-1).gather(2, tokens.unsqueeze(2))
-    torch.testing.assert_close(model.loss(tokens, labels, generator=seeded(0)), -chances.log().mean())
+    torch.testing.assert_close(
+        model.loss(tokens, labels, model.draw(len(labels), generator=seeded(0))), -chances.log().mean()
+    )
 
 
 class Witness(AutoregressiveModel):
@@ -89,7 +91,9 @@ class Witness(AutoregressiveModel):
 def test_shares_of_withheld_labels_and_random_orders():
     model, b = Witness(replace(RAR, label_dropout=0.2)), 1000
     tokens, labels = some_tokens(b), torch.arange(b) % 3
-    losses = [model.loss(tokens, labels, order_share=0.3, generator=seeded(5)) for _ in range(2)]
+    losses = [
+        model.loss(tokens, labels, model.draw(len(labels), order_share=0.3, generator=seeded(5))) for _ in range(2)
+    ]
     assert torch.equal(*losses)  # nothing but the generator decides
     withheld = model.labels == model.no_label
     assert torch.equal(model.labels[~withheld], labels[~withheld])
@@ -100,13 +104,13 @@ def test_shares_of_withheld_labels_and_random_orders():
     first_places = model.orders[permuted, 0].bincount(minlength=6) / permuted.sum()
     assert (first_places - 1 / 6).abs().max() < 4 * math.sqrt(1 / 6 * 5 / 6 / permuted.sum())
     for share in (0.0, 1.0):
-        model.loss(tokens, labels, order_share=share, generator=seeded(5))
+        model.loss(tokens, labels, model.draw(len(labels), order_share=share, generator=seeded(5)))
         assert ((model.orders != torch.arange(6)).any(dim=1).float().mean() > 0.99) == bool(share)
 
 
 def test_a_raster_model_refuses_other_orders():
     with pytest.raises(ValueError, match="order_share is 0.5, but .* order='raster' cannot learn other orders; set"):
-        build(RASTER).loss(some_tokens(2), torch.tensor([0, 1]), order_share=0.5, generator=seeded(0))
+        build(RASTER).draw(2, order_share=0.5, generator=seeded(0))
 
 
 def test_order_share_falls_from_one_to_zero():
@@ -149,7 +153,7 @@ def test_it_learns_what_each_class_looks_like(config):
     looks, labels = some_tokens(3, seed=1), torch.arange(24) % 3
     for step in range(40):
         share = order_share(step / 40) if config.order == "random" else 0.0
-        loss = model.loss(looks[labels], labels, order_share=share, generator=seeded(step))
+        loss = model.loss(looks[labels], labels, model.draw(len(labels), order_share=share, generator=seeded(step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

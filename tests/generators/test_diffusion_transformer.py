@@ -55,7 +55,7 @@ def test_a_new_model_says_zero_and_loses_what_there_is(config):
     model, latents = DiffusionTransformerModel(config), 3 * torch.ones(400, config.tokens, config.channels)
     labels = torch.zeros(400).long()
     assert not model(latents, torch.full((400,), 0.5), labels).any()
-    loss = model.loss(latents, labels, generator=Generator().manual_seed(0))
+    loss = model.loss(latents, labels, model.draw(len(labels), generator=Generator().manual_seed(0)))
     assert loss.item() == pytest.approx(1 + 9, abs=4 * math.sqrt((2 + 4 * 9) / latents.numel()))  # E (e - 3)^2
 
 
@@ -101,7 +101,7 @@ def test_the_loss_of_the_cosine_path_is_that_of_v_prediction():
     model, labels = build(replace(LIGHTNING, interpolant="cosine", label_dropout=0.0)), torch.arange(8) % 2
     latents = random(8, 16, 3)
     for times in (TrainingTimes(), TrainingTimes(weighting="min-snr", gamma=2.0)):
-        loss = model.loss(latents, labels, times=times, generator=Generator().manual_seed(4))
+        loss = model.loss(latents, labels, model.draw(len(labels), times=times, generator=Generator().manual_seed(4)))
         draws = Generator().manual_seed(4)
         t, noise = torch.rand(8, generator=draws), torch.randn(8, 16, 3, generator=draws)
         cos, sin = ((math.pi / 2 * t)[:, None, None].cos(), (math.pi / 2 * t)[:, None, None].sin())
@@ -157,7 +157,10 @@ def test_the_loss_draws_noise_levels_and_withholds_labels():
     model, b = Witness(replace(ONE_D, label_dropout=0.2)), 1000
     latents, labels = random(b, 5, 3), torch.arange(b) % 2
     times = TrainingTimes(distribution="logit-normal", mean=1.0)
-    losses = [model.loss(latents, labels, times=times, generator=Generator().manual_seed(5)) for _ in range(2)]
+    losses = [
+        model.loss(latents, labels, model.draw(len(labels), times=times, generator=Generator().manual_seed(5)))
+        for _ in range(2)
+    ]
     assert torch.equal(*losses)  # nothing but the generator decides
     withheld = model.labels == model.no_label
     assert torch.equal(model.labels[~withheld], labels[~withheld])
@@ -227,7 +230,9 @@ def test_it_learns_where_the_latents_of_each_class_are(interpolant, weighting):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     looks, labels = random(2, 4, 2), torch.arange(64) % 2
     for step in range(100):
-        loss = model.loss(looks[labels], labels, times=times, generator=Generator().manual_seed(step))
+        loss = model.loss(
+            looks[labels], labels, model.draw(len(labels), times=times, generator=Generator().manual_seed(step))
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

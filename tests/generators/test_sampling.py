@@ -3,13 +3,17 @@
 import math
 from dataclasses import asdict
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from robustok.adapters.var import VAR, VARConfig
+from robustok.adapters.var_vq import Codes
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, draw, guidance_scales, guide, probabilities, sample_tokens, uniforms
 
 
@@ -27,7 +31,7 @@ class Markov:
     def predictor(self, labels: Tensor):
         def predict(tokens: Tensor | None) -> Tensor:
             self.asked.append(len(labels))
-            return self.start[labels].unsqueeze(1) if tokens is None else self.next[tokens]
+            return self.start[labels].unsqueeze(1) if tokens is None else self.next[tokens[:, -1:]]
 
         return predict
 
@@ -106,11 +110,13 @@ class Pyramid:
     codebook_size, tokens_per_image, no_label, device, blocks = 5, 14, 2, torch.device("cpu"), (1, 4, 9)
 
     def predictor(self, labels: Tensor):
-        sizes = iter(self.blocks)
+        read = [0]
 
         def predict(tokens: Tensor | None) -> Tensor:
-            before = labels if tokens is None else tokens.sum(dim=1)
-            place = torch.arange(next(sizes)) * torch.arange(1, 6).unsqueeze(1)
+            read[0] += 0 if tokens is None else tokens.shape[1]
+            size, latest = {0: (1, 0), 1: (4, 1), 5: (9, 4)}[read[0]]
+            before = labels if tokens is None else tokens[:, -latest:].sum(dim=1)
+            place = torch.arange(size) * torch.arange(1, 6).unsqueeze(1)
             return torch.sin(before.view(-1, 1, 1) + place.T + labels.view(-1, 1, 1))
 
         return predict
@@ -214,6 +220,68 @@ def test_kept_tokens_stay_and_are_context(transformer):
     everything = torch.ones(6, 20, dtype=torch.bool)
     assert torch.equal(sample_tokens(transformer, labels, config, seed=3, keep=everything, tokens=real), real)
     assert torch.equal(sample_tokens(transformer, labels, config, seed=3, keep=~everything, tokens=real), free)
+
+
+SMALL = {"width": 16, "depth": 2, "heads": 1}
+
+
+def build(kind: str) -> Any:
+    """A small generator whose tokens depend on each other, of nine codes and 16 tokens; of VAR, 14."""
+    torch.manual_seed(0)
+    if kind == "var":
+        model = VAR(VARConfig(codes=Codes(scales=(1, 2, 3), codebook_size=9, width=4), classes=3, **SMALL, hidden=32))
+    elif kind == "llama":
+        model = LlamaModel(Llama(codebook_size=9, tokens=16, classes=3, **SMALL, hidden=32))
+    else:
+        small = SMALL | {"modulated": kind == "modulated"}
+        model = AutoregressiveModel(Autoregressive(codebook_size=9, tokens=16, classes=3, **small))
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return model.eval()
+
+
+def one_block_at_a_time(model: Any, labels: Tensor, config: Sampling, keep: Tensor, given: Tensor, seed: int) -> Tensor:
+    """Tokens as they are defined: every block is predicted, whether it is kept or not, with both halves throughout."""
+    predict = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)]))
+    numbers, latest, blocks = uniforms(seed, range(len(labels)), model.tokens_per_image), None, []
+    parts = (x.split(model.blocks, dim=1) for x in (keep, given, numbers))
+    for scale, kept, own, uniform in zip(guidance_scales(config, len(model.blocks)), *parts, strict=True):
+        logits = guide(*predict(latest).flatten(0, 1).chunk(2), scale)
+        drawn = draw(probabilities(logits, config), uniform.flatten()).view(own.shape)
+        blocks.append(torch.where(kept, own, drawn))
+        latest = blocks[-1].repeat(2, 1)
+    return torch.cat(blocks, dim=1)
+
+
+GUIDED = {
+    "constant": Sampling(guidance=3.0),
+    "power-cosine": Sampling(guidance=3.0, schedule="power-cosine", power=1.5),
+    "ends": Sampling(guidance=3.0, guided=2),
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "modulated", "llama", "var"])
+@pytest.mark.parametrize("name", GUIDED)
+def test_blocks_that_are_kept_are_read_in_one_go(kind, name, monkeypatch):
+    model, labels, config = build(kind), torch.arange(5) % 3, GUIDED[name]
+    n, predictor, asked = model.tokens_per_image, model.predictor, []
+
+    def counted(labels: Tensor) -> Any:
+        predict = predictor(labels)
+        return lambda tokens: (asked.append(len(labels)), predict(tokens))[1]
+
+    random = torch.Generator().manual_seed(3)
+    given, shared = torch.randint(9, (5, n), generator=random), torch.rand(n, generator=random) < 0.6
+    shared[5:] |= kind == "var"  # whole scales
+    for keep in (torch.zeros(5, n).bool(), shared.expand(5, n), torch.rand(5, n, generator=random) < 0.5):
+        wanted = one_block_at_a_time(model, labels, config, keep, given, 7)
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "predictor", counted)
+            asked.clear()
+            assert torch.equal(sample_tokens(model, labels, config, seed=7, keep=keep, tokens=given), wanted)
+        drawn = [not bool(part.all()) for part in keep.split(model.blocks, dim=1)]
+        scales = guidance_scales(config, len(drawn))
+        assert asked == [5 if scale == 1 else 10 for scale, here in zip(scales, drawn, strict=True) if here]
 
 
 def test_progress_counts_images(transformer):

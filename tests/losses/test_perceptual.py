@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustok.backbones.lite0 import Lite0, Lite0Features
+from robustok.backbones.lite import LiteFeatures
+from robustok.backbones.lite0 import Lite0
 from robustok.losses.perceptual import Perceptual, unit_length
 
 
@@ -15,8 +16,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 class Raw(nn.Module):
     """The image itself as every feature map."""
 
-    def forward(self, images: Tensor, stages: int) -> Lite0Features:
-        return Lite0Features((images,) * stages, None)
+    def forward(self, images: Tensor, stages: int) -> LiteFeatures:
+        return LiteFeatures((images,) * stages, None)
 
 
 def test_orthogonal_features_are_at_distance_two_on_each_level():

@@ -8,7 +8,7 @@ import torch
 from robustok_tiny import GENERATOR, cache, images, tokenizer
 
 from robustok.data.tokens import encode_tokens
-from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.autoregressive import AutoregressiveModel, TrainingDraw
 from robustok.runtime.logging import MetricsLog
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining, train_generator
 
@@ -24,15 +24,13 @@ def test_a_tiny_run_learns_what_is_in_the_cache(tmp_path):
 
 
 def test_orders_are_permuted_first_and_raster_at_the_end(monkeypatch):
-    shares = []
-    monkeypatch.setattr(
-        AutoregressiveModel,
-        "loss",
-        lambda self, tokens, labels, *, order_share, generator: (
-            shares.append(order_share),
-            self.head.weight.sum(),
-        )[1],
-    )
+    shares, draw = [], AutoregressiveModel.draw
+
+    def told(self: AutoregressiveModel, b: int, *, order_share: float, generator: torch.Generator) -> TrainingDraw:
+        shares.append(order_share)
+        return draw(self, b, order_share=order_share, generator=generator)
+
+    monkeypatch.setattr(AutoregressiveModel, "draw", told)
     stage = GeneratorStage(replace(GENERATOR, loop=replace(GENERATOR.loop, steps=8)))
     batch = torch.zeros(2, 16, dtype=torch.long), torch.zeros(2, dtype=torch.long)
     for step in range(8):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.shapes import drawn
 from robustok.training.parts import alone, own_rows, parts_of, split
 
 
@@ -56,11 +55,14 @@ def test_shares_make_the_mean_over_processes_that_over_the_batch(batch, accumula
 
 
 def test_rows_are_drawn_as_those_of_the_whole_batch():
-    def draw(count: int) -> Tensor:
-        return torch.rand(count, 3, generator=torch.Generator().manual_seed(0))
+    class Draw(NamedTuple):
+        values: Tensor
+        numbers: Tensor
 
-    pieces = [drawn(draw, part.rows) for own in range(2) for part in parts_of(7, 1, own, 2)]
-    assert torch.equal(torch.cat(pieces), drawn(draw, 7))
+    whole = Draw(torch.rand(7, 3, generator=torch.Generator().manual_seed(0)), torch.arange(7))
+    pieces = [part.drawn(whole) for own in range(2) for part in parts_of(7, 1, own, 2)]
+    for pieces_of_one, values in zip(zip(*pieces, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat(pieces_of_one), values)
 
 
 def test_a_process_without_rows_is_refused():

@@ -13,8 +13,16 @@ import torch
 from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
-from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes, along, drawn_loss, noise_levels
-from robustok.shapes import BatchRows, Labels, Latents, Scalar
+from robustok.generators.flow_matching import (
+    FlowDraw,
+    Interpolant,
+    Times,
+    TrainingTimes,
+    along,
+    flow_matching_loss,
+    noise_levels,
+)
+from robustok.shapes import Labels, Latents, Scalar
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published S, B, L and XL, by their width
 
@@ -90,27 +98,17 @@ class PublishedTransformer(Adapter):
             return self.network(latents, t, labels)
         return -self.network(latents, 1 - t, labels)
 
-    def loss(
-        self,
-        latents: Latents,
-        labels: Labels,
-        *,
-        times: TrainingTimes | None = None,
-        generator: torch.Generator,
-        rows: BatchRows | None = None,
-    ) -> Scalar:
-        """What its authors trained it by, for training it further; all draws are from `generator`."""
-        return drawn_loss(
-            self,
-            latents,
-            labels,
-            no_label=self.no_label,
-            label_dropout=self.config.label_dropout,
-            times=times or self.times,
-            interpolant=self.config.interpolant,
-            direction=self.direction,
-            generator=generator,
-            rows=rows,
+    def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
+        """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
+        config = self.config
+        times = times or self.times
+        return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
+
+    def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
+        """What its authors trained it by, for training it further."""
+        interpolant = self.config.interpolant
+        return flow_matching_loss(
+            self, latents, labels, draw, no_label=self.no_label, interpolant=interpolant, direction=self.direction
         )
 
     @classmethod

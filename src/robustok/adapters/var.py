@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from robustok.adapters.files import Adapter, Published, Renames, State, count, sizes
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
-from robustok.generators.sampling import Logits, Predictor, Sampling
-from robustok.layers import MLP, Modulation, modulate
-from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
+from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
+from robustok.layers import MLP, KVCache, Modulation, attend, modulate
+from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 from robustok.tokenizer.tokenizer import fingerprint
 
@@ -85,21 +85,6 @@ class VARConfig:
     label_dropout: float = 0.1  # share of training images whose label is withheld, which guidance needs
 
 
-class Memory:
-    """Keys and values of the scales so far."""
-
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All of them, those of this scale last."""
-        if self.keys is not None and self.values is not None:
-            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
-        self.keys, self.values = keys, values
-        return keys, values
-
-
 class Attention(nn.Module):
     """Multi-head self-attention; what is normalized is so in each head."""
 
@@ -113,15 +98,17 @@ class Attention(nn.Module):
         self.register_buffer("k_bias", torch.zeros(c))
         self.scale = nn.Parameter(torch.full((1, config.heads, 1, 1), math.log(4))) if config.normalized else None
 
-    def forward(self, x: Embedded, mask: Tensor | None, memory: Memory | None) -> Embedded:
+    def forward(self, x: Embedded, mask: Tensor | None, cache: KVCache | None) -> Embedded:
         qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, self.k_bias, self.v_bias]))
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b heads l e)
         factor = 0.25 * q.shape[-1] ** -0.5
         if self.scale is not None:
             q, k, factor = F.normalize(q, dim=-1) * self.scale.clamp_max(LARGEST).exp(), F.normalize(k, dim=-1), 1.0
-        if memory is not None:
-            k, v = memory.extended(k, v)
-        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=factor)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if cache is not None:
+            x = attend(q, *cache.extended(k, v), causal=False, scale=factor)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -137,7 +124,7 @@ class Layer(nn.Module):
         self.offset = nn.Parameter(torch.zeros(1, 1, 6, config.width)) if config.shared else None
 
     def forward(
-        self, x: Embedded, label: Label, shared: Parts | None, mask: Tensor | None, memory: Memory | None
+        self, x: Embedded, label: Label, shared: Parts | None, mask: Tensor | None, cache: KVCache | None
     ) -> Embedded:
         if self.modulation is not None:
             parts = self.modulation(label)
@@ -146,7 +133,7 @@ class Layer(nn.Module):
             assert self.offset is not None, "a shared modulation has an offset in each block"
             parts = shared + self.offset.flatten(2)
         gate1, gate2, scale1, scale2, shift1, shift2 = parts.chunk(6, dim=-1)
-        x = x + gate1 * self.attention(modulate(self.norm(x), shift1, scale1), mask, memory)
+        x = x + gate1 * self.attention(modulate(self.norm(x), shift1, scale1), mask, cache)
         return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
 
 
@@ -220,45 +207,49 @@ class VAR(Adapter):
         label = self.label_embedding(labels).unsqueeze(1)
         x = torch.cat([label + self.start, self.word(self.quantizer.next_inputs(tokens))], dim=1) + self._places()
         levels = _levels(self.config.codes).to(x.device)
-        return self._logits(x, label, mask=levels[:, None] >= levels, memories=None)
+        return self._head(self._transform(x, label, mask=levels[:, None] >= levels), label)
 
-    def loss(
-        self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
-    ) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, in the batch of `rows`."""
+    def draw(self, b: int, *, generator: torch.Generator) -> LabelDraw:
+        """What a training step on `b` images draws: labels are withheld with probability `label_dropout`."""
+        return LabelDraw.of(b, self.config.label_dropout, generator=generator)
 
-        def uniform(count: int) -> Tensor:
-            return torch.rand(count, generator=generator, device=generator.device)
-
-        withheld = drawn(uniform, rows or len(labels)) < self.config.label_dropout
-        logits = self(tokens, labels.masked_fill(withheld.to(labels.device), self.no_label))
+    def loss(self, tokens: Tokens, labels: Labels, draw: LabelDraw) -> Scalar:
+        """Mean cross entropy of all tokens, without the labels that `draw` withholds."""
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def predictor(self, labels: Labels) -> Predictor:
-        """A function from each image's latest scale (None at the start) to the logits of all tokens of the next one.
+        """A function from each image's scales since it was last asked (None: no more) to the logits of all of the next.
 
-        It remembers what came before: call it once per scale.
+        It remembers what came before.
         """
         label = self.label_embedding(labels).unsqueeze(1)
-        memories, places = [Memory() for _ in self.layers], self._places().split(self.blocks, dim=1)
-        scale, total = 0, torch.zeros(())
+        caches = [KVCache(self.tokens_per_image) for _ in self.layers]
+        places, total, scale = self._places().split(self.blocks, dim=1), torch.zeros(()), -1
 
         def predict(tokens: Tokens | None) -> Float[Tensor, "b m k"]:
             nonlocal scale, total
-            if tokens is None:
-                x = label + self.start
-            else:
-                total = total + self.quantizer.spread(tokens, scale)
+            if scale < 0:
+                scale, x = 0, self._transform(label + self.start + places[0], label, caches=caches)
+            while tokens is not None and tokens.shape[1]:
+                latest, tokens = tokens.tensor_split([self.blocks[scale]], dim=1)
+                total = total + self.quantizer.spread(latest, scale)
                 scale += 1
                 x = self.word(to_sequence(self.quantizer.shrink(total, scale)))
-            return self._logits(x + places[scale], label, mask=None, memories=memories)
+                x = self._transform(x + places[scale], label, caches=caches)
+            return self._head(x, label)
 
         return predict
 
-    def _logits(self, x: Embedded, label: Label, mask: Tensor | None, memories: list[Memory] | None) -> Logits:
+    def _transform(
+        self, x: Embedded, label: Label, mask: Tensor | None = None, caches: list[KVCache] | None = None
+    ) -> Embedded:
         shared = None if self.modulation is None else self.modulation(label)
         for i, layer in enumerate(self.layers):
-            x = layer(x, label, shared, mask, None if memories is None else memories[i])
+            x = layer(x, label, shared, mask, None if caches is None else caches[i])
+        return x
+
+    def _head(self, x: Embedded, label: Label) -> Logits:
         scale, shift = self.head_modulation(label).chunk(2, dim=-1)
         return self.head(modulate(self.norm(x), shift, scale))
 

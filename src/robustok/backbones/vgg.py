@@ -1,10 +1,10 @@
-"""VGG-16 as the frozen feature network of LPIPS.
+"""VGG-16 as a frozen feature network: all of it for LPIPS, or its first stages.
 
 Simonyan & Zisserman 2014 (arXiv 1409.1556, configuration D), by the key names of torchvision's `vgg16`. The maps are
 those that LPIPS compares: after the last ReLU in front of each pooling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,30 +47,41 @@ class VggFeatures(NamedTuple):
 class Vgg16(nn.Module):
     """Feature maps at five strides of images in [-1, 1], at the size they come in.
 
-    Made from a state dict by its published key names; channel counts are read from the tensors, and the classifier
-    is not needed. Nothing in it is trained or saved. Gradients flow to the images. It runs in float32, under autocast
+    Made from a state dict by its published key names; channel counts are read from the tensors, and neither the
+    classifier nor stages after the first `stages` are needed. The network is given (images - shift) / scale, by default
+    LPIPS' values. Nothing in it is trained or saved. Gradients flow to the images. It runs in float32, under autocast
     too. Raises ValueError when convolutions are missing.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        *,
+        stages: int = len(CONVS),
+        shift: Sequence[float] = SHIFT,
+        scale: Sequence[float] = SCALE,
+    ) -> None:
         super().__init__()
-        keys = [f"features.{i}.{name}" for stage in CONVS for i in stage for name in ("weight", "bias")]
+        convs = CONVS[:stages]
+        keys = [f"features.{i}.{name}" for stage in convs for i in stage for name in ("weight", "bias")]
         if missing := [key for key in keys if key not in state]:
             raise ValueError(
                 f"these are not the weights of VGG-16: {len(missing)} of {len(keys)} missing {missing[:3]}; "
                 "take torchvision's vgg16, without batch-norm"
             )
-        self.stages = nn.ModuleList(_stage(state, numbers) for numbers in CONVS)
-        self.register_buffer("shift", torch.tensor(SHIFT).view(3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(SCALE).view(3, 1, 1), persistent=False)
+        self.stages = nn.ModuleList(_stage(state, numbers) for numbers in convs)
+        self.register_buffer("shift", torch.tensor(shift).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Images, stages: int = len(CONVS)) -> VggFeatures:
-        """The first `stages` maps."""
-        if not 1 <= stages <= len(CONVS):
-            raise ValueError(f"stages is {stages}, but VGG-16 has {len(CONVS)}; ask for 1 to {len(CONVS)}")
+    def forward(self, images: Images, stages: int | None = None) -> VggFeatures:
+        """The first `stages` maps, or all that there are."""
+        there = len(self.stages)
+        stages = there if stages is None else stages
+        if not 1 <= stages <= there:
+            raise ValueError(f"stages is {stages}, but this VGG-16 has {there}; ask for 1 to {there}")
         side = min(images.shape[-2:])
         if side < 2 ** (stages - 1):
             raise ValueError(

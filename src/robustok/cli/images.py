@@ -94,11 +94,13 @@ def size_of(name: str) -> int:
 
 
 def is_npz(name: str) -> bool:
-    return name.endswith(".npz")
+    return name.endswith(".npz") and not Path(name).is_dir()
 
 
 def is_statistics(name: str) -> bool:
     """Whether a file holds statistics rather than images. Raises ValueError for an npz file that cannot be read."""
+    if Path(name).is_dir():
+        return False
     return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))
 
 

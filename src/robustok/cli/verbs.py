@@ -379,8 +379,8 @@ VERBS = (
             ),
             Option(
                 "features",
-                "spaces to score in, one or several of lite0, inception, dinov2, clip, siglip2, mae and convnextv2; "
-                "unless given that of a file of statistics, else lite0",
+                "spaces to score in, one or several of lite0, lite2, vgg-hed, inception, dinov2, clip, siglip2, mae "
+                "and convnextv2; unless given that of a file of statistics, else lite0",
                 "NAME,...",
             ),
             Option("fdr", "also the mean of the distances in several spaces, each over that of ImageNet at 256 pixels"),
@@ -442,7 +442,7 @@ VERBS = (
             Option("out", "file to write, .safetensors", "FILE", Path, required=True),
             Option(
                 "features",
-                "space to compute them in: lite0, inception, dinov2, clip, siglip2, mae or convnextv2",
+                "space to compute them in: lite0, lite2, vgg-hed, inception, dinov2, clip, siglip2, mae or convnextv2",
                 "NAME",
                 default="lite0",
             ),

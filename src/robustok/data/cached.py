@@ -16,7 +16,7 @@ def data_folder() -> Path:
 
 def cached_file(kind: str, of: str, suffix: str) -> Path:
     """Where something of a `kind` is kept that was found out about the path or address `of`."""
-    return data_folder() / kind / f"{sha256(of.encode()).hexdigest()[:24]}{suffix}"
+    return data_folder() / kind / f"{sha256(os.fsencode(of)).hexdigest()[:24]}{suffix}"
 
 
 def keep(path: Path, data: bytes) -> None:

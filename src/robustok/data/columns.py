@@ -1,15 +1,25 @@
 """Which columns of a table hold images and labels, as Hugging Face and others write them."""
 
 import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from PIL import Image
 
-from robustok.data.folder import classes_of
+from robustok.data.classes import Classes, among, classes_of, is_missing, unlabeled
+from robustok.data.pictures import BrokenFileError, check_classes
 
+IMAGES = ("image", "img", "jpg", "png", "picture", "photo")  # how a column of images is called, where there are several
+FIRST = 16  # cells that are looked at to tell images from other bytes
 LABELS = ("label", "labels", "cls", "class", "fine_label")  # where labels are looked for, in this order
+
+
+class NoImagesError(ValueError):
+    """A table without a column of images."""
 
 
 class Columns(NamedTuple):
@@ -20,40 +30,72 @@ class Columns(NamedTuple):
     names: tuple[str, ...] | None  # of the classes, where the table tells them
 
     @classmethod
-    def of(cls, schema: Any, place: str, label: str | None, features: dict[str, Any] | None = None) -> "Columns":
-        """The columns of an Arrow schema; `label` names that of labels, or is "none". Raises ValueError."""
+    def of(
+        cls,
+        schema: Any,
+        place: str,
+        label: str | None,
+        first: Callable[[str], list[Any]],
+        features: dict[str, Any] | None = None,
+    ) -> "Columns":
+        """The columns of an Arrow schema; `label` names that of labels, or is "none". Raises ValueError.
+
+        `first` gives the first cells of a column, which tell images from other bytes.
+        """
         features = features or _features(schema)
-        image = next((field.name for field in schema if _is_image(field, features.get(field.name))), None)
-        if image is None:
-            raise ValueError(
-                f"no column of {place} holds images: they are binary, or a struct of bytes and path; "
-                f"found {', '.join(f'{field.name} ({field.type})' for field in schema)}"
-            )
         if label is None:
-            label = next((name for name in LABELS if name in schema.names), None)
+            label = _called(LABELS, schema.names)
         elif label == "none":
             label = None
         elif label not in schema.names:
             raise ValueError(
                 f"{place} has no column {label!r}; choose labels from {', '.join(schema.names)}, or 'none'"
             )
-        names = (features.get(label) or {}).get("names") if label else None
-        return cls(image, label, tuple(names) if names else None)
+        names = _about(features, label).get("names") if label else None
+        return cls(_image_column(schema, place, first, features), label, tuple(names) if names else None)
 
-    def labels(self, column: Any, count: int, place: str) -> tuple[tuple[str, ...], Tensor]:
+    def labels(self, told: Sequence[Any], place: str) -> Classes:
         """Classes and labels (count,) of the values of the label column. Raises ValueError where one is missing."""
         if self.label is None:
-            return ("images",), torch.zeros(count, dtype=torch.int64)
-        told = column.to_pylist()
-        missing = sum(value is None or value == -1 for value in told)
+            return unlabeled(len(told))
+        missing = sum(is_missing(value) for value in told)
         if missing:
             raise ValueError(
-                f"{missing} of {count} images in {place} have no {self.label!r}, as in test splits; "
+                f"{missing} of {len(told)} images in {place} have no {self.label!r}, as in test splits; "
                 "choose another split or column, or labels 'none'"
             )
+        what = f"{self.label!r} in {place}"
         if self.names is None:
-            return classes_of(told)
-        return self.names, torch.tensor(told, dtype=torch.int64)
+            return classes_of(told, what)
+        classes, labels = among(told, self.names, what)
+        check_classes(torch.arange(len(classes)), labels, classes, place)
+        return classes, labels
+
+
+def _image_column(schema: Any, place: str, first: Callable[[str], list[Any]], features: dict[str, Any]) -> str:
+    """The column of images: what is declared so, else what may be; of several the one called so, or that opens."""
+    declared = [name for name in schema.names if _about(features, name).get("_type") == "Image"]
+    structs = [field.name for field in schema if _is_struct_of_bytes(field.type)]
+    found = declared or structs or [field.name for field in schema if _is_binary(field.type)]
+    if not found:
+        raise NoImagesError(
+            f"no column of {place} holds images: they are binary, or a struct of bytes and path; "
+            f"found {', '.join(f'{field.name} ({field.type})' for field in schema)}"
+        )
+    called = _called(IMAGES, found)
+    if called or (len(found) == 1 and (declared or structs)):
+        return called or found[0]
+    opened = [name for name in found if any(map(_opens, first(name)))]
+    if len(opened) == 1:
+        return opened[0]
+    if opened:
+        raise ValueError(
+            f"the columns {', '.join(opened)} of {place} hold images; call the one you mean 'image', or drop others"
+        )
+    raise NoImagesError(
+        f"no column of {place} holds images: the first cells of {', '.join(found)} are no image files; write "
+        "image files (PNG, JPEG ...) as they are into a binary column called 'image'"
+    )
 
 
 def image_bytes(value: Any, name: str, place: str) -> bytes:
@@ -62,7 +104,9 @@ def image_bytes(value: Any, name: str, place: str) -> bytes:
     if data is not None:
         return bytes(data)
     path = value.get("path") if isinstance(value, dict) else None
-    if path and Path(path).is_file():
+    if not path:
+        raise BrokenFileError(f"{name} in {place}", "the cell is empty")
+    if Path(path).is_file():
         return Path(path).read_bytes()
     raise ValueError(
         f"{name} of {place} is a path, {path}, not an image: datasets saves an image folder so unless it is embedded; "
@@ -71,17 +115,47 @@ def image_bytes(value: Any, name: str, place: str) -> bytes:
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """What datasets wrote of each column into the metadata."""
-    told = (schema.metadata or {}).get(b"huggingface")
-    features: dict[str, Any] = json.loads(told).get("info", {}).get("features", {}) if told else {}
-    return features
+    """What datasets wrote of each column into the metadata; nothing where it is damaged."""
+    with suppress(ValueError, AttributeError):
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return features if isinstance(features, dict) else {}
+    return {}
 
 
-def _is_image(field: Any, feature: Any) -> bool:
-    if isinstance(feature, dict) and feature.get("_type"):
-        return bool(feature["_type"] == "Image")
-    kind = str(field.type)
-    return kind in ("binary", "large_binary") or kind.replace("large_", "").startswith("struct<bytes: binary")
+def _about(features: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is written of one column; nothing for a list of what is wanted."""
+    about = features.get(name)
+    return about if isinstance(about, dict) else {}
+
+
+def _is_struct_of_bytes(kind: Any) -> bool:
+    """Whether a type is a struct of bytes and path, in any order, or of bytes alone."""
+    import pyarrow.types as kinds
+
+    if not kinds.is_struct(kind):
+        return False
+    inner = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+    return set(inner) <= {"bytes", "path"} and "bytes" in inner and _is_binary(inner["bytes"])
+
+
+def _is_binary(kind: Any) -> bool:
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def _opens(value: Any) -> bool:
+    """Whether a cell begins as an image file does."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    try:
+        with Image.open(BytesIO(data or b"")):
+            return True
+    except Exception:  # strangers' bytes make Pillow raise nearly anything
+        return False
+
+
+def _called(usual: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first usual name that is there, whatever its case."""
+    there = {name.lower(): name for name in reversed(names)}
+    return next((there[name] for name in usual if name in there), None)
 
 
 def arrow(what: str) -> Any:

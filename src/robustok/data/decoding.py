@@ -12,10 +12,19 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 Square: TypeAlias = UInt8[np.ndarray, "h h 3"]
 
+TURNS = {  # by EXIF's orientation: what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SMALLEST_CROP = 0.8  # side of a random crop as a share of the picture's shorter side, at least
 
 
@@ -28,7 +37,7 @@ def read(path: Path | BytesIO, enough: int | None = None) -> Image.Image:
     with Image.open(path) as image:
         if enough is not None:
             image.draft(None, (enough, enough))
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(_upright(image))
 
 
 def check(path: Path | BytesIO) -> tuple[int, int]:
@@ -36,8 +45,18 @@ def check(path: Path | BytesIO) -> tuple[int, int]:
     with Image.open(path) as image:
         size = image.size
         image.draft(None, (1, 1))
-        to_rgb(ImageOps.exif_transpose(image))
+        to_rgb(_upright(image))
         return size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; damaged EXIF is read as none, for the picture is whole."""
+    image.load()  # first, for what this raises is about the picture
+    try:
+        turned = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the parser of EXIF raises nearly anything
+        return image
+    return image if turned is None else image.transpose(turned)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustok.data.columns import Columns, arrow, image_bytes
+from robustok.data.columns import FIRST, Columns, arrow, image_bytes
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
-from robustok.data.pictures import Errors, Pictures
+from robustok.data.pictures import BrokenFileError, Errors, Pictures
 
 PREFIX = "hf:"  # of the name of a dataset on the hub
 SAMPLE = 64  # images whose bytes name the set
@@ -25,10 +25,14 @@ class ArrowFiles:
     def __init__(self, table: Any, place: str, *, labels: str | None = None, features: dict[str, Any] | None = None):
         if not table.num_rows:
             raise ValueError(f"{place} has no rows; give a set of images")
-        columns = Columns.of(table.schema, place, labels, features)
+
+        def first(name: str) -> list[Any]:
+            return list(table.column(name)[:FIRST].to_pylist())
+
+        columns = Columns.of(table.schema, place, labels, first, features)
         self.place, self._images = place, table.column(columns.image)
-        values = table.column(columns.label) if columns.label else None
-        self.classes, self.labels = columns.labels(values, table.num_rows, place)
+        told = table.column(columns.label).to_pylist() if columns.label else [None] * table.num_rows
+        self.classes, self.labels = columns.labels(told, place)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -42,8 +46,15 @@ class ArrowFiles:
     def describe(self) -> dict[str, Any]:
         """The hash is of all labels and of some images, evenly spaced."""
         chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
-        digest = short_hash(self.labels.numpy().tobytes(), *(self.read(index) for index in chosen))
+        digest = short_hash(self.labels.numpy().tobytes(), *(self._known(index) for index in chosen))
         return {"name": self.place.rstrip("/").rpartition("/")[2], "count": len(self), "hash": digest}
+
+    def _known(self, index: int) -> bytes:
+        """What there is of an image."""
+        try:
+            return self.read(index)
+        except BrokenFileError:
+            return b""
 
 
 def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
@@ -80,7 +91,8 @@ def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles
 
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` wrote a folder."""
-    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+    whole = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return whole or (folder / "dataset_dict.json").is_file()
 
 
 class HubImages(Pictures):

@@ -10,18 +10,23 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from robustok.data.cached import cached_file, keep
+from robustok.data.classes import SPLITS, ordered
 from robustok.data.pictures import SUFFIXES, some
 
 REMEMBERED = 20_000  # files from which on a listing is kept
 SAMPLE = 256  # files whose size is compared before a kept listing is believed
 SETTLED = 2_000_000_000  # ns after its last change from which on a folder's time tells the next change
 THREADS = 16  # that list folders at once: on a network, listing is mostly waiting
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # of systems, not of users
+PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".gz", ".7z", ".rar")
+# A folder within the root, when it changed last, its images with their sizes, and suffixes of what else it holds.
+Walked: TypeAlias = tuple[str, int, list[tuple[str, int]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,29 @@ class Listing:
     names: list[str]
     sizes: list[int]  # bytes
     folders: dict[str, int]  # all folders within and when they changed, in ns
+    others: list[str]  # suffixes of what else there is
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: .DS_Store, ._a.png, .ipynb_checkpoints, __MACOSX."""
+    return name.startswith(".") or name in JUNK
+
+
+def archives_in(folder: Path, suffix: str) -> list[Path]:
+    """Files of a suffix in a folder, else in `data` below it as in the hub's repositories, in the order of names."""
+    for place in (folder, folder / "data"):
+        with os.scandir(place) if place.is_dir() else nullcontext(()) as entries:
+            found = [entry for entry in entries if entry.name.lower().endswith(suffix) and not is_hidden(entry.name)]
+            paths = sorted(place / entry.name for entry in found if entry.is_file())
+        if paths:
+            return paths
+    return []
 
 
 def listing_of(path: Path) -> Listing:
     """The images in a folder, one sub-folder per class, or all in it. Raises ValueError where it is neither."""
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; wanted a folder of images, or one with a sub-folder per class")
+        raise ValueError(f"{path} {_instead(path)}")
     kept = cached_file("listings", str(path.resolve()), ".json")
     remembered = _remembered(path, kept)
     if remembered is not None:
@@ -48,6 +70,19 @@ def listing_of(path: Path) -> Listing:
     if len(listing.names) >= REMEMBERED and max(listing.folders.values()) < began - SETTLED:
         keep(kept, json.dumps(asdict(listing)).encode())
     return listing
+
+
+def _instead(path: Path) -> str:
+    """What a path is that is no folder, and what to do."""
+    name = path.name.lower()
+    if name.endswith(PACKED):
+        return "is a packed archive, in which images have no places to read from; unpack it and give the folder"
+    if name.endswith(".npz"):
+        return "is a file of samples, which are only scored; save its images as files and give their folder"
+    if name.endswith(SUFFIXES) and path.is_file():
+        return "is one image; give the folder that it lies in"
+    what = "is a file, not a folder" if path.is_file() else "is not a folder"
+    return f"{what}; wanted a folder of images, or one with a sub-folder per class"
 
 
 def _remembered(path: Path, kept: Path) -> Listing | None:
@@ -66,22 +101,27 @@ def _remembered(path: Path, kept: Path) -> Listing | None:
 
 
 def _list(path: Path) -> Listing:
-    own, folders = _entries(str(path))
+    own, folders, others = _entries(str(path))
+    folders = ordered(name for name in folders if not own or (path / name).exists())
     loose = [name for name, _ in own]
+    above = (_identity(str(path)),)
     with ThreadPoolExecutor(THREADS) as threads:
-        found = list(threads.map(lambda folder: list(_walk(str(path), folder)), folders))
-    files = [[entry for _, _, entries in walk for entry in entries] for walk in found]
+        found = list(threads.map(lambda folder: list(_walk(str(path), folder, above)), folders))
+    files = [[entry for _, _, entries, _ in walk for entry in entries] for walk in found]
+    others = sorted({suffix for walk in found for *_, more in walk for suffix in more} | set(others))
     filled = [folder for folder, entries in zip(folders, files, strict=True) if entries]
-    _check(path, loose, folders, filled)
+    _check(path, loose, folders, filled, others)
     if loose:
         folders, files = [""], [sorted(own)]
-    changed = {"": path.stat().st_mtime_ns} | {name: time for walk in found for name, time, _ in walk}
+    changed = {"": path.stat().st_mtime_ns} | {name: time for walk in found for name, time, *_ in walk}
     names = [name for entries in files for name, _ in sorted(entries)]
     sizes = [size for entries in files for _, size in sorted(entries)]
-    return Listing(tuple(folders), tuple(map(len, files)), names, sizes, changed)
+    return Listing(tuple(folders), tuple(map(len, files)), names, sizes, changed, others)
 
 
-def _check(path: Path, loose: Sequence[str], folders: Sequence[str], filled: Sequence[str]) -> None:
+def _check(
+    path: Path, loose: Sequence[str], folders: Sequence[str], filled: Sequence[str], others: Sequence[str]
+) -> None:
     """Raises ValueError where a folder is neither one of images nor one of classes."""
     if loose and filled:
         raise ValueError(
@@ -89,35 +129,56 @@ def _check(path: Path, loose: Sequence[str], folders: Sequence[str], filled: Seq
             f"move them into a class folder, or all images into one folder"
         )
     if not loose and not filled:
+        there = f"; found {', '.join(others)}" if others else ""
+        packed = ", to be unpacked" if any(suffix in PACKED for suffix in others) else ""
         raise ValueError(
             f"no image found in {path}; wanted {', '.join(SUFFIXES)} files, "
-            f"either directly in it or in one sub-folder per class"
+            f"either directly in it or in one sub-folder per class{there}{packed}"
         )
     if not loose and {name.lower() for name in folders} <= SPLITS:
         raise ValueError(f"{path} holds the splits {some(folders)}, not classes; give one of them: {path / folders[0]}")
 
 
-def _walk(root: str, folder: str) -> Iterator[tuple[str, int, list[tuple[str, int]]]]:
-    """A folder and those within: path within the root, time of its last change, and its images with their sizes."""
-    files, folders = _entries(os.path.join(root, folder))
-    changed = os.stat(os.path.join(root, folder)).st_mtime_ns
-    yield folder, changed, [(f"{folder}/{name}", size) for name, size in files]
+def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Walked]:
+    """A folder and those within, as `Walked`.
+
+    Raises ValueError for a link to nowhere, or to a folder `above`, which would have no end.
+    """
+    path = os.path.join(root, folder)
+    if not os.path.exists(path):
+        raise ValueError(f"{path} is a link to nowhere; mend the link, or remove it")
+    own = _identity(path)
+    if own in above:
+        raise ValueError(f"{path} is a link to a folder that it lies in; remove the link")
+    files, folders, others = _entries(path)
+    changed = os.stat(path).st_mtime_ns
+    yield folder, changed, [(f"{folder}/{name}", size) for name, size in files], others
     for name in folders:
-        yield from _walk(root, f"{folder}/{name}")
+        yield from _walk(root, f"{folder}/{name}", (*above, own))
 
 
-def _entries(folder: str) -> tuple[list[tuple[str, int]], list[str]]:
-    """The images of a folder with their sizes, and its folders, by name."""
-    files, folders = [], []
+def _identity(folder: str) -> tuple[int, int]:
+    """What is the same for two paths of one folder."""
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino
+
+
+def _entries(folder: str) -> tuple[list[tuple[str, int]], list[str], list[str]]:
+    """The images of a folder with their sizes, its folders, by name, and suffixes of what else there is."""
+    files, folders, others = [], [], set()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            suffix = os.path.splitext(entry.name)[1].lower()
+            broken = entry.is_symlink() and not os.path.exists(entry.path)
+            if entry.is_dir() or (broken and not suffix):  # a link to nowhere was one to a folder, by its name
                 folders.append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif suffix in SUFFIXES and (broken or entry.is_file()):
                 files.append((entry.name, _size(entry)))
-    return sorted(files), sorted(folders)
+            else:
+                others.add(suffix or entry.name)
+    return sorted(files), sorted(folders), sorted(others)
 
 
 def _size(entry: os.DirEntry[str]) -> int:

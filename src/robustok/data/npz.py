@@ -14,8 +14,9 @@ from robustok.shapes import Images, to_images
 class NpzImages:
     """The images arr_0 of an npz file: uint8, (count, height, width, 3). Only those asked for are in memory.
 
-    `labels` (count,) are arr_1 where it is there, else 0. Raises ValueError for a file that is missing, cut short or
-    compressed beyond what the disk holds, and for an arr_0 of another type or shape.
+    Those that are not square are cropped as `decoding.center_crop` crops files at their own size. `labels` (count,) are
+    arr_1 where it holds one whole number for each image, else 0. Raises ValueError for a file that is missing, cut
+    short or compressed beyond what the disk holds, and for an arr_0 of another type or shape.
     """
 
     def __init__(self, path: str | Path):
@@ -29,8 +30,9 @@ class NpzImages:
         if not self.array.size:
             raise ValueError(f"arr_0 in {path} has shape {self.array.shape}, so there is no image; give at least two")
         self.labels = torch.zeros(len(self.array), dtype=torch.int64)
-        if "arr_1" in array_names(path):
-            self.labels = torch.from_numpy(read_array(path, "arr_1").astype(np.int64))
+        told = read_array(path, "arr_1") if "arr_1" in array_names(path) else None
+        if told is not None and told.shape == self.labels.shape and told.dtype.kind in "iu":
+            self.labels = torch.from_numpy(told.astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.array)
@@ -41,13 +43,16 @@ class NpzImages:
         return min(self.array.shape[1:3])
 
     def images(self, indices: Indices) -> Images:
-        return to_images(torch.from_numpy(self.array[indices.numpy()]).permute(0, 3, 1, 2).contiguous())
+        side = self.size
+        top, left = ((length - side) // 2 for length in self.array.shape[1:3])
+        square = self.array[indices.numpy()][:, top : top + side, left : left + side]
+        return to_images(torch.from_numpy(square).permute(0, 3, 1, 2).contiguous())
 
     def describe(self) -> dict[str, Any]:
         """What scores record. The hash is of the checksum that the file keeps of its pixels."""
         return {
             "name": self.path.name,
-            "view": "as they are",
+            "view": "as they are" if len(set(self.array.shape[1:3])) == 1 else f"center crop to {self.size}",
             "count": len(self),
             "hash": short_hash(checksum(self.path, "arr_0").encode()),
         }

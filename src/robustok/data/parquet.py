@@ -4,10 +4,11 @@ Parquet has no places of single images, so an epoch mixes windows of row groups 
 once an epoch. Nothing but pyarrow is needed.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from glob import glob
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustok.data.columns import Columns, arrow, image_bytes
+from robustok.data.classes import SPLITS
+from robustok.data.columns import FIRST, Columns, NoImagesError, arrow, image_bytes
 from robustok.data.images import short_hash
-from robustok.data.listing import SPLITS
+from robustok.data.listing import is_hidden
 from robustok.data.order import Windows
+from robustok.data.patterns import matches
 from robustok.data.pictures import Errors, Pictures, some
 
 MIXED = 4096  # images that a window holds at least, unless it is given
@@ -49,9 +52,9 @@ class ParquetFiles:
         self.place, self.paths = str(path), _paths(str(path))
         try:
             self._metadata = [pq.read_metadata(file) for file in self.paths]
-            columns = Columns.of(pq.read_schema(self.paths[0]), self.place, labels)
-            read = [pq.read_table(file, columns=[columns.label]) for file in self.paths] if columns.label else []
-        except (OSError, pa.ArrowException) as error:
+            columns = _columns(self.paths, self.place, labels)
+            told = _told(self.paths, columns.label)
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
         self.groups = [
             Group(file, number, metadata.row_group(number).num_rows)
@@ -63,8 +66,7 @@ class ParquetFiles:
             raise ValueError(f"{path} has no rows; give parquet files of images")
         self._image = columns.image
         self._check_groups()
-        values = pa.concat_tables(read).column(0) if read else None
-        self.classes, self.labels = columns.labels(values, len(self), self.place)
+        self.classes, self.labels = columns.labels(told if columns.label else [None] * len(self), self.place)
         window = min(window or max(2, -(-MIXED * len(self.groups) // len(self))), len(self.groups))
         self.windows: Windows | None = Windows(tuple(group.rows for group in self.groups), window)
         self._recent = Recent(self._load, 2 * window)
@@ -83,7 +85,7 @@ class ParquetFiles:
     def describe(self) -> dict[str, Any]:
         counts = [metadata.num_rows for metadata in self._metadata]
         files = "\n".join(f"{path.name} {path.stat().st_size} {n}" for path, n in zip(self.paths, counts, strict=True))
-        name = Path(self.place).resolve().name if len(self.paths) > 1 else self.paths[0].name
+        name = Path(os.path.abspath(self.place)).name if len(self.paths) > 1 else self.paths[0].name
         return {"name": name, "count": len(self), "hash": short_hash(files.encode())}
 
     def _load(self, number: int) -> Any:
@@ -155,13 +157,54 @@ class Recent:
         return future.result()
 
 
+def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
+    """The columns of all files. Raises ValueError where they differ."""
+    import pyarrow.parquet as pq
+
+    @cache
+    def first(name: str) -> list[Any]:  # of the first file, which is like the others
+        with pq.ParquetFile(paths[0]) as file:
+            known = name in file.schema_arrow.names
+            batch = next(file.iter_batches(FIRST, columns=[name]), None) if known else None
+            return batch.column(0).to_pylist() if batch is not None else []
+
+    found = [Columns.of(pq.read_schema(file), str(file), labels, first) for file in paths]
+    for file, columns in zip(paths, found, strict=True):
+        if columns != found[0]:
+            raise ValueError(
+                f"{file} and {paths[0]} of {place} have other columns or other names of classes; write them alike, or "
+                "give one of them"
+            )
+    return found[0]
+
+
+def _told(paths: Sequence[Path], label: str | None) -> list[Any]:
+    """The values of the label column of all files."""
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(file, columns=[label], partitioning=None) for file in paths] if label else []
+    return [value for table in tables for value in table.column(0).to_pylist()]
+
+
+def holds_images(file: Path) -> bool:
+    """Whether a parquet file has a column of images, or cannot be looked into."""
+    try:
+        _columns([file], str(file), "none")
+    except NoImagesError:
+        return False
+    except (ValueError, OSError, ImportError):
+        return True
+    return True
+
+
 def _paths(place: str) -> Sequence[Path]:
     """The files of a path or pattern, in the order of their names. Raises ValueError for several splits."""
     folder = Path(place)
     if folder.is_dir():
-        files = sorted(folder.rglob("*.parquet"))
+        found = [path for path in folder.rglob("*") if path.suffix.lower() == ".parquet" and path.is_file()]
+        files = sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
     else:
-        files = [folder] if folder.is_file() else sorted(map(Path, glob(place, recursive=True)))
+        files = list(map(Path, matches(place)))
     if not files:
         raise ValueError(
             f"there is no parquet file in {place}; give a file, a folder or a pattern such as 'train-*.parquet'"

@@ -21,7 +21,17 @@ from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
 from robustok.shapes import Images
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff") + (
+    ".apng",
+    ".avif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+)
+UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dds", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
 T = TypeVar("T")
 
@@ -244,13 +254,24 @@ class BrokenFileError(ValueError):
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
 
 
+def tell_unread(others: Sequence[str], place: str) -> None:
+    """Warns where `others`, suffixes of what lies beside the images of a place, are those of images too."""
+    unread = sorted(UNREAD & set(others))
+    if unread:
+        warnings.warn(
+            f"{place} also holds images of kinds that are not read, {some(unread)}; convert them to PNG or JPEG",
+            stacklevel=4,
+        )
+
+
 def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:
     """Raises ValueError where a class that had images `before` has none left among the labels."""
     had, has = (part.bincount(minlength=len(classes)) for part in (before, labels))
     empty = [classes[label] for label in ((had > 0) & (has == 0)).nonzero().flatten().tolist()]
     if empty:
         raise ValueError(
-            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class"
+            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class, or choose "
+            "labels 'none' where no classes are needed"
         )
 
 

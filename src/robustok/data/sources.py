@@ -1,13 +1,16 @@
 """Images from wherever they are, by one name: a folder, tar shards, parquet files, a Hugging Face dataset."""
 
 from pathlib import Path
+from typing import Literal
 
 from robustok.data.downloads import is_address
 from robustok.data.folder import FolderFiles
 from robustok.data.hub import PREFIX, hub_files, is_saved, saved_files
-from robustok.data.parquet import ParquetFiles
-from robustok.data.pictures import Errors, Files, Pictures
-from robustok.data.tars import TarFiles, expanded
+from robustok.data.listing import archives_in, is_hidden
+from robustok.data.parquet import ParquetFiles, holds_images
+from robustok.data.patterns import expanded
+from robustok.data.pictures import SUFFIXES, Errors, Files, Pictures, some
+from robustok.data.tars import TarFiles
 
 CHECKED = 20_000  # files of a folder that are all decoded once in advance, at most, unless errors say so
 
@@ -39,7 +42,8 @@ def open_images(
     window   shards or row groups that an epoch mixes, see `order.Windows`
     errors   None: "skip" for folders of up to `CHECKED` files, else "defer"
 
-    The rest is as for `pictures.Pictures`.
+    The rest is as for `pictures.Pictures`. Raises ValueError for what is none of these, for a folder that holds images
+    beside archives of them, and where images or labels are missing.
     """
     files = _files(str(name), split, labels, window)
     if errors is None:
@@ -49,26 +53,65 @@ def open_images(
 
 def _files(name: str, split: str, labels: str | None, window: int | None) -> Files:
     """The files behind a name. Raises ValueError for a window where any image is read as fast as another."""
+    match _kind(name):
+        case "tar":
+            return TarFiles(name, labels=labels, window=window)
+        case "parquet":
+            return ParquetFiles(name, labels=labels, window=window)
+        case _ if window is not None:
+            raise ValueError(f"a window is of tar shards or of parquet's row groups; leave it out for {name}")
+        case "hub":
+            return hub_files(name, split, labels=labels)
+        case "saved":
+            return saved_files(name, labels=labels)
+    return FolderFiles(name, labels)
+
+
+def _kind(name: str) -> Literal["tar", "parquet", "hub", "saved", "folder"]:
+    """What a name is of: what is there goes before what a pattern could mean. Raises ValueError for two in a folder."""
     folder = Path(name)
-    if is_tar(name):
-        return TarFiles(name, labels=labels, window=window)
-    if name.endswith(".parquet") or (folder.is_dir() and _holds(folder, "parquet")):
-        return ParquetFiles(name, labels=labels, window=window)
-    if window is not None:
-        raise ValueError(f"a window is of tar shards or of parquet's row groups; leave it out for {name}")
     if name.startswith(PREFIX):
-        return hub_files(name, split, labels=labels)
+        return "hub"
+    if is_tar(name):
+        return "tar"
+    if is_address(name):
+        raise ValueError(f"{name} is no address of tar shards; give those, or fetch it and give its path")
+    if not folder.is_dir():
+        return "parquet" if name.lower().endswith(".parquet") else "folder"
     if is_saved(folder):
-        return saved_files(folder, labels=labels)
-    return FolderFiles(name, None if labels == "none" else labels)
+        return "saved"
+    archives = {kind: archives_in(folder, f".{kind}") for kind in ("tar", "parquet")}
+    if not any(archives.values()):
+        return "folder"
+    pictured = _pictured(folder)
+    if pictured and not archives["tar"] and not any(map(holds_images, archives["parquet"])):
+        return "folder"  # what lies there tells something of the images
+    found = {kind: [path.relative_to(folder) for path in paths] for kind, paths in archives.items() if paths}
+    if pictured or len(found) > 1:
+        beside = [f"images ({some(pictured)})"] if pictured else []
+        beside += [f"{kind} files ({some(list(map(str, paths)))})" for kind, paths in found.items()]
+        kind, paths = next(iter(found.items()))
+        raise ValueError(
+            f"{folder} holds {' beside '.join(beside)}, and only one kind can be meant; move the other elsewhere, or "
+            f"give '{folder / paths[0].parent / '*'}.{kind}' for those"
+        )
+    return "tar" if archives["tar"] else "parquet"
 
 
 def is_tar(name: str) -> bool:
-    """Whether a name is of tar shards: a path, a pattern, an address, or a folder of them."""
-    last = expanded(name)[-1].partition("?")[0] if is_address(name) else expanded(name)[-1]
-    return last.endswith(".tar") or (Path(name).is_dir() and _holds(Path(name), "tar"))
+    """Whether a name is of tar shards: a path, a pattern or an address."""
+    last = (expanded(name) or [name])[-1]
+    last = last.partition("?")[0] if is_address(name) else last
+    return last.lower().endswith(".tar") and not Path(name).is_dir()
 
 
-def _holds(folder: Path, suffix: str) -> bool:
-    """Whether files of this kind lie in a folder, or in `data` below it as in the hub's repositories."""
-    return any(next(place.glob(f"*.{suffix}"), None) is not None for place in (folder, folder / "data"))
+def _pictured(folder: Path) -> list[str]:
+    """The images that lie in a folder, and its folders that hold some."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if is_hidden(entry.name):
+            continue
+        below = entry.rglob("*") if entry.is_dir() else [entry]
+        if any(path.name.lower().endswith(SUFFIXES) and not is_hidden(path.name) for path in below):
+            found.append(entry.name)
+    return found

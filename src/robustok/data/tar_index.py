@@ -1,6 +1,7 @@
 """What a tar shard holds: places of its images, and what its samples say of them. Read once, then remembered."""
 
 import json
+import posixpath
 import tarfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -8,19 +9,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustok.data.cached import cached_file, keep
+from robustok.data.listing import is_hidden
 from robustok.data.pictures import SUFFIXES
 
 LONGEST = 64  # characters of a text that can be a label rather than a caption
 BLOCK = 512  # bytes, the unit of tar files
+LINKS = 40  # links after one another that are followed, as many as Linux does
 
 
 class ShardIndex(NamedTuple):
-    """The images of a shard in its order, and the fields of their samples: "cls", "json:label" ..."""
+    """The images of a shard in its order, and the fields of their samples: "cls", "json:label" ...
+
+    They are those that there are once it is unpacked: a later member of the same name replaces an earlier one, links
+    within the shard are followed, and what a folder hides is left out.
+    """
 
     names: list[str]
     offsets: list[int]  # of the first byte
     sizes: list[int]  # bytes
     fields: dict[str, list[Any]]  # by name, for each image; None where a sample lacks it
+    empty: list[str]  # folders without images
     others: list[str]  # suffixes of what else there is
 
 
@@ -40,31 +48,65 @@ def index_of(name: str, state: list[Any], local: Callable[[], Path]) -> ShardInd
 
 
 def _read(shard: Path, called: str) -> ShardIndex:
-    names, offsets, sizes, others = [], [], [], set()
-    samples = dict[str, dict[str, Any]]()  # fields by key
+    places, links = dict[str, tuple[int, int]](), dict[str, str]()  # by path: first byte and bytes; what is linked to
+    folders, others, samples = set[str](), set[str](), dict[str, dict[str, Any]]()  # of the samples: fields by key
+    last = None
     try:
         with tarfile.open(shard, "r:") as tar:
             for entry in tar:
-                if not entry.isfile():
-                    continue
-                suffix = Path(entry.name).suffix.lower()
-                if suffix in SUFFIXES:
-                    names.append(entry.name)
-                    offsets.append(entry.offset_data)
-                    sizes.append(entry.size)
-                else:
-                    others.add(suffix or Path(entry.name).name)
+                name = posixpath.normpath(entry.name).lstrip("/")
+                suffix = Path(name).suffix.lower()
+                if entry.isdir() and name != ".":
+                    folders.add(name)
+                elif entry.issym() or entry.islnk():
+                    links[name] = entry.linkname if entry.islnk() else posixpath.join(Path(name).parent, entry.linkname)
+                elif entry.isfile() and suffix in SUFFIXES:
+                    places[name], last = (entry.offset_data, entry.size), name
+                elif entry.isfile():
+                    others |= set() if _is_hidden(name) else {suffix or Path(name).name}
                     if suffix in (".cls", ".json"):
                         content = tar.extractfile(entry)
                         assert content is not None
-                        samples.setdefault(key_of(entry.name), {}).update(_fields(suffix, content.read()))
+                        samples.setdefault(key_of(name), {}).update(_fields(suffix, content.read()))
             end = tar.offset
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{called} is no whole, uncompressed tar ({error}); unpack it, or fetch it again") from error
-    _check_end(shard, called, end, names[-1] if names else None)
+    _check_end(shard, called, end, last)
+    for name, target in links.items():
+        _follow(name, target, places, links, folders)
+    names = [name for name in places if not _is_hidden(name)]
     found = [samples.get(key_of(name), {}) for name in names]
     fields = {field: [sample.get(field) for sample in found] for field in sorted({f for s in found for f in s})}
-    return ShardIndex(names, offsets, sizes, fields, sorted(others))
+    filled = {str(above) for name in names for above in Path(name).parents}
+    return ShardIndex(
+        names,
+        [places[name][0] for name in names],
+        [places[name][1] for name in names],
+        fields,
+        sorted(name for name in folders - filled if not _is_hidden(name)),
+        sorted(others),
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    return any(is_hidden(part) for part in name.split("/") if part != "..")
+
+
+def _follow(
+    name: str, target: str, places: dict[str, tuple[int, int]], links: dict[str, str], folders: set[str]
+) -> None:
+    """Put what a link stands for among the images and folders; a link to nowhere is a broken image, an empty folder."""
+    for _ in range(LINKS):
+        target = posixpath.normpath(target).lstrip("/")
+        if target not in links:
+            break
+        target = links[target]
+    if Path(name).suffix.lower() in SUFFIXES:
+        places[name] = places.get(target, (0, 0))
+    elif within := {path: place for path, place in places.items() if path.startswith(f"{target}/")}:
+        places.update({name + path[len(target) :]: place for path, place in within.items()})
+    elif not Path(name).suffix:
+        folders.add(name)
 
 
 def _check_end(shard: Path, called: str, end: int, last: str | None) -> None:
@@ -86,7 +128,7 @@ def key_of(name: str) -> str:
 
 
 def _fields(suffix: str, content: bytes) -> Mapping[str, Any]:
-    """What a sample says that may be a label: whole numbers and short texts."""
+    """What a sample says that may be a label: numbers and short texts."""
     if suffix == ".cls":
         return {"cls": content.decode(errors="replace").strip()}
     try:
@@ -98,4 +140,4 @@ def _fields(suffix: str, content: bytes) -> Mapping[str, Any]:
 
 
 def _may_label(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and len(value) < LONGEST)
+    return isinstance(value, int | float) or (isinstance(value, str) and len(value) < LONGEST)

@@ -1,27 +1,25 @@
 """Images in tar shards, as WebDataset and Hugging Face keep them: read where they lie, nothing is unpacked."""
 
-import re
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from robustok.data.classes import Classes, by_folder, by_name, classes_of, is_missing, synset_of, unlabeled
 from robustok.data.downloads import Downloads, is_address
-from robustok.data.folder import classes_of
 from robustok.data.images import short_hash
+from robustok.data.listing import archives_in
 from robustok.data.order import Windows
-from robustok.data.pictures import SUFFIXES, Errors, Pictures, some
+from robustok.data.patterns import expanded, matches
+from robustok.data.pictures import SUFFIXES, Errors, Pictures, some, tell_unread
 from robustok.data.tar_index import ShardIndex, index_of, key_of
 
 LABELS = ("cls", "json:label", "json:cls", "json:class", "json:class_id")  # where labels are looked for, in this order
-SYNSET = re.compile(r"(n\d{8})_")  # that the names of ImageNet's training images begin with
 INDEXED_AT_ONCE = 8  # shards
 
 
@@ -33,7 +31,8 @@ class TarFiles:
     are refused: they have no places to read from. Each shard's index is read once and remembered.
 
     labels   where a sample tells its class: "cls" (a member `KEY.cls`), "json:FIELD" (of `KEY.json`), "folder" (the
-             folder of its key), "synset" (n01440764_18.JPEG), or "none". None: the first of these that is there.
+             folder that it lies in), "synset" (n01440764_18.JPEG), or "none". None: the first field that is there, else
+             what the folder would tell that the tar was made of: one class per folder, or synsets, or one class.
     window   shards that are mixed in an epoch, see `order.Windows`; None: all, which slow disks do not like
 
     Raises ValueError for a shard that is cut short or damaged, without images, or where labels are missing.
@@ -41,7 +40,12 @@ class TarFiles:
 
     def __init__(self, pattern: str | Path, *, labels: str | None = None, window: int | None = None):
         self.place = str(pattern)
-        addresses = [name for part in expanded(self.place) for name in _there(part)]
+        if is_address(self.place):
+            addresses = expanded(self.place)
+        elif Path(pattern).is_dir():
+            addresses = list(map(str, archives_in(Path(pattern), ".tar")))
+        else:
+            addresses = matches(self.place)
         if not addresses:
             raise ValueError(f"there is no file {pattern}; give a tar file, or a pattern such as 'shards/*.tar'")
         self.downloads = Downloads([name for name in addresses if is_address(name)], window=window)
@@ -60,6 +64,7 @@ class TarFiles:
             others = sorted({suffix for shard in found for suffix in shard.others})
             there = f"; found {', '.join(others)}" if others else ""
             raise ValueError(f"no image found in {pattern}; wanted members that end in {', '.join(SUFFIXES)}{there}")
+        tell_unread([suffix for shard in found for suffix in shard.others], self.place)
         self.shards = tuple(name for name, _ in filled)
         counts = [len(shard.names) for _, shard in filled]
         self._starts = np.array([0, *accumulate(counts)])
@@ -99,7 +104,7 @@ class TarFiles:
         listing = "\n".join(f"{name} {size}" for name, size in zip(self.members, self._sizes, strict=True))
         first = self.shards[0].rpartition("/")[2]
         name = first if len(self.shards) == 1 else f"{len(self.shards)} shards, {first} ..."
-        return {"name": name, "count": len(self), "hash": short_hash(listing.encode())}
+        return {"name": name, "count": len(self), "hash": short_hash(os.fsencode(listing))}
 
     def _local(self, shard: str) -> Path:
         return self.downloads.path(shard) if is_address(shard) else Path(shard)
@@ -125,49 +130,21 @@ class TarImages(Pictures):
         super().__init__(files, size, errors=errors, upscale=upscale, flip=flip, draft=draft, workers=workers)
 
 
-def expanded(pattern: str) -> list[str]:
-    """A pattern with its braces spelled out, as a shell does: `a{00..02}`, `{train,val}`."""
-    braces = re.search(r"\{([^{}]*)\}", pattern)
-    if not braces:
-        return [pattern]
-    inner, numbers = braces[1], re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-    if numbers:
-        first, last = numbers.groups()
-        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        choices = inner.split(",")
-    return [
-        name for choice in choices for name in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
-    ]
-
-
-def _there(part: str) -> list[str]:
-    """An address as it is; a path's files, which are there."""
-    if is_address(part):
-        return [part]
-    if Path(part).is_dir():
-        return sorted(glob(f"{part}/*.tar") or glob(f"{part}/data/*.tar"))
-    return sorted(glob(part)) or ([part] if Path(part).is_file() else [])
-
-
-def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -> tuple[tuple[str, ...], Tensor]:
+def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -> Classes:
     """Classes and labels as the samples tell them. Raises ValueError where some do not, naming what there is."""
     names, fields = files.members, sorted({field for shard in shards for field in shard.fields})
-    nothing = ("images",), torch.zeros(len(names), dtype=torch.int64)
     match wanted:
         case "none":
-            return nothing
+            return unlabeled(len(names))
         case "folder":
-            return classes_of([name.rpartition("/")[0].rpartition("/")[2] for name in names])
+            return by_name([name.rpartition("/")[0].rpartition("/")[2] for name in names])
         case "synset":
-            return _complete(files, "synset", [_synset(name) for name in names], fields)
+            return _complete(files, "synset", [synset_of(name) for name in names], fields)
         case None:
             wanted = next((field for field in LABELS if field in fields), None)
-            if wanted is None and len({name.rpartition("/")[0] for name in names}) > 1:
-                return classes_of([name.rpartition("/")[0].rpartition("/")[2] for name in names])
             if wanted is None:
-                synsets = [_synset(name) for name in names]
-                return classes_of(synsets) if all(synsets) else nothing
+                filled = {str(above) for name in names for above in Path(name).parents}
+                return by_folder(names, sorted({f for shard in shards for f in shard.empty} - filled), files.place)
     values = [value for shard in shards for value in shard.fields.get(wanted, [None] * len(shard.names))]
     several = [key for key, count in Counter(map(key_of, names)).items() if count > 1] if any(values) else []
     if several:
@@ -178,19 +155,12 @@ def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -
     return _complete(files, wanted, values, fields)
 
 
-def _complete(
-    files: TarFiles, wanted: str, values: Sequence[Any], fields: Sequence[str]
-) -> tuple[tuple[str, ...], Tensor]:
-    missing = [index for index, value in enumerate(values) if value is None]
+def _complete(files: TarFiles, wanted: str, values: Sequence[Any], fields: Sequence[str]) -> Classes:
+    missing = [index for index, value in enumerate(values) if is_missing(value)]
     if missing:
         raise ValueError(
             f"the label {wanted!r} is missing for {len(missing)} of {len(values)} images, first for "
             f"{files.name(missing[0])}; samples have {', '.join(fields) or 'no field'}: choose labels from these, or "
             "'folder', 'synset' or 'none'"
         )
-    return classes_of(list(values))
-
-
-def _synset(name: str) -> str | None:
-    found = SYNSET.match(name.rpartition("/")[2])
-    return found[1] if found else None
+    return classes_of(values, f"{wanted!r} in {files.place}")

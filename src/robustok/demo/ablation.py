@@ -9,12 +9,12 @@ from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.run import (
     balanced_labels,
-    reference_of,
     run_demo,
     sampled,
     train_demo_generator,
     train_demo_tokenizer,
 )
+from robustok.demo.scores import reference_of
 from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
 from robustok.evaluation.features import lite0
 from robustok.evaluation.score import Score
@@ -120,5 +120,5 @@ def in_arm(arm: str, seed: int, scores: list[Score]) -> list[Score]:
     return [
         replace(score, protocol={"generator_share": 1.0, **score.protocol, "arm": arm, "seed": seed})
         for score in scores
-        if score.metric in METRICS
+        if score.metric in METRICS and not score.protocol.get("held_out")
     ]

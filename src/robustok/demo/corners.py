@@ -35,7 +35,9 @@ def run_corners(
                 scores = run_demo(config.with_seed(seed), out / f"{kind}_{arm}_{seed}", quiet=quiet)
                 where = {"kind": kind, "arm": arm, "seed": seed}
                 records += [
-                    replace(score, protocol={**score.protocol, **where}) for score in scores if score.metric in METRICS
+                    replace(score, protocol={**score.protocol, **where})
+                    for score in scores
+                    if score.metric in METRICS and not score.protocol.get("held_out")
                 ]
                 write_json(out / "corners.json", [record.to_plain() for record in records])
                 write_bytes(out / "corners.md", corners_table(records).encode())

@@ -13,9 +13,8 @@ from robustok.data.tokens import TokenCache
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
-from robustok.evaluation.compare import score_streams
+from robustok.demo.scores import SPACES, demo_spaces, generation_scores, reference_of, trained_in
 from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
-from robustok.evaluation.feature_stream import feature_stream
 from robustok.evaluation.features import Extractor, lite0
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
@@ -85,8 +84,13 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         decoders = {"before": tokenizer} | {
             {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
         }
-        scores = diary.scores("generation", lambda: generation_scores(config, decoders, drawn, reference, extract))
+        scores = diary.scores(
+            "generation", lambda: generation_scores(config, decoders, drawn, demo_spaces(images, out))
+        )
+        if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
+            scores += diary.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing))
         tell(diary, scores, "gfid_before", "gfid_control", "gfid_after")
+        tell_spaces(diary, scores, set(SPACES) - trained_in(config))
         write_pictures(
             out / "images",
             real=images.scored,
@@ -140,14 +144,6 @@ def train_demo_generator(
     return train_generator(
         config.generator, cache, folder, check=keep, check_every=quarter, preview=preview, quiet=quiet
     )
-
-
-def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference:
-    """The statistics of the validation images, computed once."""
-    path = out / "reference.safetensors"
-    if not path.exists():
-        Reference.of(images.reference, extract).save(path)
-    return Reference.load(path)
 
 
 def floor(config: Demo, images: DemoImages, reference: Reference, extract: Extractor) -> Score:
@@ -212,18 +208,18 @@ def post_train(
     )
 
 
-def generation_scores(
-    config: Demo, decoders: dict[str, Any], drawn: Tensor, reference: Reference, extract: Extractor
-) -> list[Score]:
-    """gFID, precision and recall of the same tokens or latents under every decoder, and what each changed, paired."""
-    streams = {name: feature_stream(decoded(tokenizer, drawn), extract) for name, tokenizer in decoders.items()}
-    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
-    return score_streams(streams, reference, seeds=(config.seed,), protocol=how)
+def tell_spaces(diary: Diary, scores: list[Score], held_out: set[str]) -> None:
+    """What post-training changed, in each feature space."""
+    for score in scores:
+        how = score.protocol
+        if score.metric == "gfid_difference" and (how["from"], how["to"]) == ("before", "after"):
+            kind = "held out: nothing was trained in it" if how["features"] in held_out else "trained in"
+            diary.say(f"gFID in {how['features']} ({kind}): {how['in_words']}")
 
 
 def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:
     """Print some scores on a line."""
-    values = {score.metric: score.value for score in scores}
+    values = {score.metric: score.value for score in reversed(scores)}  # the first of a name counts
     diary.say("   ".join(f"{name} {values[name]:.4g}" for name in metrics if name in values))
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustok.shapes import Features, Images, Pixels
 
-SPACES = ("lite0", "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
+IN_PACKAGES = ("lite0", "lite1", "lite2", "vgg-hed")  # without a download: what trains in one is scored in others
+SPACES = (*IN_PACKAGES, "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
 
 FULL = 16  # images from which on the batch size does not matter
 
@@ -113,7 +114,7 @@ class CustomExtractor:
 
 def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
     """The embedded default feature space."""
-    from robustok.evaluation.spaces.lite0 import lite0_space
+    from robustok.evaluation.spaces.lite import lite0_space
 
     return lite0_space(size, batch_size=batch_size, device=device)
 
@@ -133,6 +134,15 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
     match name:
         case "lite0" if weights is None:
             return lite0(device=device)
+        case "lite1" | "lite2" if weights is None:
+            from robustok.backbones.lite import LITE1, LITE2
+            from robustok.evaluation.spaces.lite import lite_space
+
+            return lite_space(LITE1 if name == "lite1" else LITE2, device=device)
+        case "vgg-hed" if weights is None:
+            from robustok.evaluation.spaces.vgg_hed import vgg_hed_space
+
+            return vgg_hed_space(device=device)
         case "inception":
             from robustok.evaluation.spaces.inception import inception_space
 
@@ -158,8 +168,9 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
 
             return convnextv2_space(weights, device=device)
     raise ValueError(
-        f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but lite0 also "
-        "with weights of your own (inception:/path/to/weights.pth), or give a function from pixels to features"
+        f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but "
+        f"{', '.join(IN_PACKAGES)} also with weights of your own (inception:/path/to/weights.pth), or give a function "
+        "from pixels to features"
     )
 
 
@@ -176,6 +187,11 @@ def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def side_within(images: Tensor, smallest: int, largest: int) -> int:
+    """The longer side of images (b c h w), no less and no more than the limits."""
+    return min(max(*images.shape[-2:], smallest), largest)
 
 
 def check_pixels(pixels: Tensor) -> None:

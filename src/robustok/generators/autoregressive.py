@@ -8,20 +8,22 @@ The transformer reads [start, label, token, token, ...]; its output at the label
 its output at the first token is the second's, and so on.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.sampling import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
+from robustok.shapes import Labels, Scalar, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,13 @@ def order_share(done: float, start: float = 0.5, end: float = 0.75) -> float:
     1 until `start`, then linearly down to 0 at `end` (RAR sec. 3.2; steps 125,000 and 187,500 of 250,000).
     """
     return 1.0 if done < start else 0.0 if done >= end else (end - done) / (end - start)
+
+
+class TrainingDraw(NamedTuple):
+    """What is random in a training step: of each image, whether its label is withheld, and the order of its tokens."""
+
+    withheld: Bool[Tensor, " b"]
+    orders: Tokens  # places of the tokens in the order in which they come
 
 
 class AutoregressiveModel(nn.Module):
@@ -132,55 +141,60 @@ class AutoregressiveModel(nn.Module):
         else:
             tokens = tokens.gather(1, orders)
         x = torch.cat([self._prefix(labels), self.token_embedding(tokens[:, :-1])], dim=1)
-        x = self._transform(x + self._places(orders), labels)
+
+        def modulations(modulation: nn.Module) -> Tensor:
+            assert self.steps is not None, "a modulated model embeds its steps"
+            # the same for images of one class, so with few classes it is cheaper to compute all, then pick
+            few = self.label_embedding.num_embeddings < len(labels)
+            condition = self.label_embedding.weight if few else self.label_embedding(labels)
+            per_label = modulation(condition.unsqueeze(1) + self.steps)
+            return per_label[labels] if few else per_label
+
+        x = self._transform(x + self._places(orders), modulations)
         return self.head(x[:, 1:])
 
-    def loss(
-        self,
-        tokens: Tokens,
-        labels: Labels,
-        *,
-        order_share: float = 0.0,
-        generator: torch.Generator,
-        rows: BatchRows | None = None,
-    ) -> Scalar:
-        """Mean cross entropy of all tokens.
+    def draw(self, b: int, *, order_share: float = 0.0, generator: torch.Generator) -> TrainingDraw:
+        """What a training step on `b` images draws: labels are withheld with probability `label_dropout`.
 
-        `generator` draws which labels are withheld, and which images, each with probability `order_share`,
-        come in an order drawn at random instead of in raster order. Where the images are `rows` of a batch, it draws
-        for the whole batch.
+        Each image comes with probability `order_share` in an order drawn at random instead of in raster order. Raises
+        ValueError where the model knows raster order only.
         """
         if order_share > 0 and self.targets is None:
             raise ValueError(
                 f"order_share is {order_share}, but a model with order='raster' cannot learn other orders; "
                 "set order_share to 0 or build the model with order='random'"
             )
-        b, n = tokens.shape
 
         def uniform(*shape: int) -> Tensor:
-            def draw(count: int) -> Tensor:
-                return torch.rand(count, *shape, generator=generator, device=generator.device)
+            return torch.rand(b, *shape, generator=generator, device=generator.device)
 
-            return drawn(draw, rows or b).to(tokens.device)
+        withheld = uniform() < self.config.label_dropout
+        permuted, permutations = uniform(1) < order_share, uniform(self.config.tokens).argsort(1)
+        return TrainingDraw(withheld, torch.where(permuted, permutations, self._raster(generator.device)))
 
-        labels = labels.masked_fill(uniform() < self.config.label_dropout, self.no_label)
-        permuted, permutations = uniform(1) < order_share, uniform(n).argsort(1)
-        orders = torch.where(permuted, permutations, self._raster(tokens.device))
-        logits = self(tokens, labels, orders)
+    def loss(self, tokens: Tokens, labels: Labels, draw: TrainingDraw) -> Scalar:
+        """Mean cross entropy of all tokens, in the orders and without the labels that `draw` says."""
+        orders = draw.orders.to(tokens.device)
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label), orders)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.gather(1, orders).flatten())
 
     def predictor(self, labels: Labels) -> Predictor:
-        """A function from each image's latest token (None at the start) to the logits of its next one.
+        """A function from each image's tokens since it was last asked (None: no more) to the logits of its next one.
 
-        It goes in raster order and remembers what came before: call it once per token.
+        It goes in raster order and remembers what came before.
         """
-        caches = [KVCache() for _ in self.layers]
+        caches = [KVCache(self.config.tokens + 1) for _ in self.layers]
         places = self._places(self._raster(labels.device))
+        modulations = _Modulations(self, labels)
 
-        def predict(token: Tokens | None) -> Logits:
-            x = self._prefix(labels) if token is None else self.token_embedding(token)
+        def predict(tokens: Tokens | None) -> Float[Tensor, "b 1 k"]:
             first = caches[0].filled
-            x = self._transform(x + places[:, first : first + x.shape[1]], labels, caches)
+            x = self.token_embedding(labels.new_empty(len(labels), 0) if tokens is None else tokens)
+            if first == 0:
+                x = torch.cat([self._prefix(labels), x], dim=1)
+            last = first + x.shape[1]
+            modulations.of_positions(first, last)
+            x = self._transform(x + places[:, first:last], modulations, caches)
             return self.head(x[:, -1:])
 
         return predict
@@ -199,24 +213,46 @@ class AutoregressiveModel(nn.Module):
         return places if self.targets is None else places + F.pad(self.targets[orders], (0, 0, 1, 0))
 
     def _transform(
-        self, x: Float[Tensor, "b l c"], labels: Labels, caches: list[KVCache] | None = None
+        self,
+        x: Float[Tensor, "b l c"],
+        modulations: Callable[[nn.Module], Tensor],
+        caches: Iterable[KVCache | None] | None = None,
     ) -> Float[Tensor, "b l c"]:
         """All blocks and the last norm; `x` follows what is in the caches."""
-        first, length = caches[0].filled if caches else 0, x.shape[1]
-
-        def modulations(modulation: nn.Module | Tensor | None) -> Tensor | None:
-            if not isinstance(modulation, nn.Module) or self.steps is None:
-                return None
-            # the same for images of one class, so with few classes it is cheaper to compute all, then pick
-            few = self.label_embedding.num_embeddings < len(labels)
-            condition = self.label_embedding.weight if few else self.label_embedding(labels)
-            per_label = modulation(condition.unsqueeze(1) + self.steps[first : first + length])
-            return per_label[labels] if few else per_label
-
-        for i, block in enumerate(self.layers):
-            x = block(x, modulations(block.modulation), causal=True, cache=caches[i] if caches else None)
-        last = modulations(self.modulation)
-        if last is None:
+        for block, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
+            assert isinstance(block, Block)
+            parts = None if block.modulation is None else modulations(block.modulation)
+            x = block(x, parts, causal=True, cache=cache)
+        if self.modulation is None:
             return self.norm(x)
-        scale, shift = last.chunk(2, dim=-1)
+        scale, shift = modulations(self.modulation).chunk(2, dim=-1)
         return modulate(self.norm(x), shift, scale)
+
+
+class _Modulations:
+    """What each of a model's modulations makes of labels and positions: shift, scale and gate, (b l parts*c).
+
+    It is the same for images of one label, so it is computed once per label, and for some positions ahead: a matrix
+    product of a few rows takes nearly as long as one of hundreds. In a RAR it is a third of all products.
+    """
+
+    rows = 512  # of a product, up to which positions are computed ahead
+
+    def __init__(self, model: AutoregressiveModel, labels: Labels):
+        self.model, (self.labels, self.label_of) = model, labels.unique(return_inverse=True)
+        self.first = self.start = self.stop = self.last = 0
+        self.held: dict[nn.Module, Tensor] = {}
+
+    def of_positions(self, first: int, last: int) -> None:
+        """Choose the positions that are asked for next."""
+        self.first, self.last = first, last
+        if last > self.stop:
+            ahead = max(last, first + self.rows // len(self.labels))
+            self.start, self.stop, self.held = first, min(ahead, self.model.config.tokens + 1), {}
+
+    def __call__(self, modulation: nn.Module) -> Tensor:
+        if modulation not in self.held:
+            assert self.model.steps is not None, "a modulated model embeds its steps"
+            labels = self.model.label_embedding(self.labels).unsqueeze(1)
+            self.held[modulation] = modulation(labels + self.model.steps[self.start : self.stop])
+        return self.held[modulation][self.label_of, self.first - self.start : self.last - self.start]

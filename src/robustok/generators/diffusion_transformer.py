@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from robustok.generators.flow_matching import (
     INTERPOLANTS,
+    FlowDraw,
     Interpolant,
     Times,
     TrainingTimes,
     along,
-    drawn_loss,
+    flow_matching_loss,
     noise_levels,
 )
 from robustok.layers import (
@@ -38,7 +39,7 @@ from robustok.layers import (
 )
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.shapes import BatchRows, Labels, Latents, Scalar
+from robustok.shapes import Labels, Latents, Scalar
 
 Sequence = Float[Tensor, "b n c"]
 Condition = Float[Tensor, "b 1 c"]  # what noise level and label say, to every position alike
@@ -237,27 +238,16 @@ class DiffusionTransformerModel(nn.Module):
         field = along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")
         return field(latents, noise_levels(t))
 
-    def loss(
-        self,
-        latents: Latents,
-        labels: Labels,
-        *,
-        times: TrainingTimes | None = None,
-        generator: torch.Generator,
-        rows: BatchRows | None = None,
-    ) -> Scalar:
-        """Mean squared error of the velocity, at noise levels and with noise and withheld labels from `generator`."""
-        return drawn_loss(
-            self,
-            latents,
-            labels,
-            no_label=self.no_label,
-            label_dropout=self.config.label_dropout,
-            times=times or TrainingTimes(),
-            interpolant=self.config.interpolant,
-            generator=generator,
-            rows=rows,
-        )
+    def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
+        """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
+        config = self.config
+        times = times or TrainingTimes()
+        return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
+
+    def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
+        """Mean squared error of the velocity."""
+        interpolant = self.config.interpolant
+        return flow_matching_loss(self, latents, labels, draw, no_label=self.no_label, interpolant=interpolant)
 
 
 def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from robustok.shapes import BatchRows, Labels, Latents, Scalar, drawn
+from robustok.shapes import Labels, Latents, Scalar
 
 Times: TypeAlias = Float[Tensor, " b"]
 Velocity: TypeAlias = Callable[[Latents, Times], Latents]
@@ -174,29 +174,45 @@ def flow_losses(
     )
 
 
-def drawn_loss(
+class FlowDraw(NamedTuple):
+    """What is random in a training step, and what each latent's error counts at its noise level."""
+
+    t: Times
+    noise: Latents
+    withheld: Bool[Tensor, " b"]  # labels, which guidance needs
+    weights: Times
+
+    @classmethod
+    def of(
+        cls,
+        b: int,
+        latent_shape: tuple[int, int],
+        label_dropout: float,
+        times: TrainingTimes,
+        interpolant: Interpolant,
+        *,
+        generator: torch.Generator,
+    ) -> "FlowDraw":
+        """Of `b` latents; a label is withheld with probability `label_dropout`."""
+        on = generator.device
+        t = draw_times(b, times, generator=generator)
+        noise = torch.randn(b, *latent_shape, generator=generator, device=on)
+        withheld = torch.rand(b, generator=generator, device=on) < label_dropout
+        return cls(t, noise, withheld, loss_weights(t, times, interpolant))
+
+
+def flow_matching_loss(
     field: Callable[[Latents, Times, Labels], Latents],
     latents: Latents,
     labels: Labels,
+    draw: FlowDraw,
     *,
     no_label: int,
-    label_dropout: float,
-    times: TrainingTimes,
     interpolant: Interpolant,
     direction: float = 0.0,
-    generator: torch.Generator,
-    rows: BatchRows | None = None,
 ) -> Scalar:
-    """Mean error of a class-conditional field, plus `direction` times that of its direction, weighed as `times` say.
-
-    `generator` draws the noise levels, the noise, and which labels are withheld, each with probability
-    `label_dropout`; where the latents are `rows` of a batch, for the whole batch.
-    """
-    on, who = generator.device, rows or len(latents)
-    t = drawn(lambda count: draw_times(count, times, generator=generator), who)
-    noise = drawn(lambda count: torch.randn(count, *latents.shape[1:], generator=generator, device=on), who).to(latents)
-    withheld = drawn(lambda count: torch.rand(count, generator=generator, device=on), who) < label_dropout
-    labels = labels.masked_fill(withheld.to(labels.device), no_label)
-    losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, t, interpolant)
-    weights = loss_weights(t, times, interpolant).to(latents.device)
-    return (weights * (losses.error + direction * losses.direction)).mean()
+    """Weighted mean error of a class-conditional field, plus `direction` times that of its direction."""
+    labels = labels.masked_fill(draw.withheld.to(labels.device), no_label)
+    noise = draw.noise.to(latents)
+    losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, draw.t, interpolant)
+    return (draw.weights.to(latents.device) * (losses.error + direction * losses.direction)).mean()

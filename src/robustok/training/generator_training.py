@@ -20,7 +20,7 @@ from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.layers import Block
-from robustok.runtime.distributed import from_main, shard, whole, world_size
+from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, is_bf16, load_whole
@@ -56,7 +56,8 @@ class GeneratorTraining:
 class GeneratorStage:
     """The generator, its optimizer and its weight average.
 
-    A given `generator` is an `nn.Module` with a method `loss(tokens or latents, labels, *, generator)`.
+    A given `generator` is an `nn.Module` with the methods `draw(b, *, generator)`, which draws all that is random in a
+    step on b images as a named tuple, and `loss(tokens or latents, labels, draw)`.
     """
 
     def __init__(self, config: GeneratorTraining, device: str | torch.device = "cpu", generator: Any = None):
@@ -78,9 +79,9 @@ class GeneratorStage:
         for (inputs, labels), part in split(
             batch, parts_here(len(batch[0]), config.loop.batch_size, config.optim.accumulate)
         ):
-            how |= {"rows": part.rows} if world_size() > 1 else {}
+            draw = part.drawn(self.model.draw(part.size, **how, generator=generator))
             with autocast(self.device, config.precision):
-                loss = self.model.loss(inputs.to(self.device), labels.to(self.device), **how, generator=generator)
+                loss = self.model.loss(inputs.to(self.device), labels.to(self.device), draw)
             self.update.backward(loss, part.share, last=part.last)
             total += part.share * loss.detach()
         terms = {"loss": total} | self.update.apply(step)
@@ -102,7 +103,7 @@ class GeneratorStage:
         return self._whole
 
     def _how(self, step: int) -> dict[str, Any]:
-        """What the loss depends on besides the batch: the share of random orders now, or the noise levels."""
+        """What is drawn by: the share of random orders now, or the noise levels."""
         config = self.config
         match self.model:
             case AutoregressiveModel() if self.model.config.order == "random":

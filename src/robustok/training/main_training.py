@@ -24,7 +24,7 @@ from robustok.data.loading import training_batch
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import BatchRows, Images, Latents, Scalar, Tokens
+from robustok.shapes import Images, Latents, Scalar, Tokens
 from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
@@ -48,7 +48,7 @@ from robustok.training.calibration import Calibrated, calibrate, now
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
-from robustok.training.parts import Part, own_rows, parts_here, parts_of, split
+from robustok.training.parts import BatchRows, Part, own_rows, parts_here, parts_of, split
 from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2, semantic_teacher
 from robustok.training.speed import Speed, without_speed

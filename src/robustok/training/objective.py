@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.backbones.vgg import LPIPSVGG
+from robustok.backbones.vgg_hed import STAGES, VGGHED
 from robustok.data.images import ImageSet
 from robustok.losses.adversarial import gradient_ratio
 from robustok.losses.frechet import FrechetLoss, relative
@@ -30,8 +31,10 @@ class Objective:
     perceptual: float = 1.0  # weight of the difference in features of a frozen network
     adversarial: float = 0.5  # weight of the adversarial term, on top of its adaptive weight
     frechet: float = 0.0  # weight of the Frechet term: decoded images as a whole distributed as real ones are
-    network: EfficientNetLite0 | LPIPSVGG = field(default_factory=EfficientNetLite0)  # of perceptual and Frechet term
-    perceptual_stages: int = 4  # feature maps that perceptual and Frechet term compare, from the finest; 1 to 5
+    network: EfficientNetLite0 | VGGHED | LPIPSVGG = field(
+        default_factory=EfficientNetLite0
+    )  # of perceptual and Frechet term
+    perceptual_stages: int = 4  # feature maps that both terms compare, from the finest; 1 to 5, of VGGHED 1 to 3
     perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
     frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
     adversary: Adversary = field(default_factory=Adversary)  # of the adversarial term
@@ -41,6 +44,10 @@ class Objective:
         if min(*weights.values(), self.frechet) < 0 or self.l1 + self.l2 + self.perceptual == 0:
             raise ValueError(
                 f"the weights of the image terms are 0 or more, and one of l1, l2 and perceptual is more, not {weights}"
+            )
+        if isinstance(self.network, VGGHED) and self.perceptual_stages > STAGES:
+            raise ValueError(
+                f"perceptual_stages is {self.perceptual_stages}, but VGGHED has {STAGES} maps; ask for 1 to {STAGES}"
             )
 
 

@@ -8,13 +8,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from robustok.runtime.distributed import rank, world_size
-from robustok.shapes import BatchRows
+
+AnyDraw = TypeVar("AnyDraw", bound=tuple[Any, ...])
+
+
+class BatchRows(NamedTuple):
+    """Some rows of a batch: those of one process, say."""
+
+    own: Tensor  # (b,) their numbers
+    of: int  # rows of the batch
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,10 @@ class Part:
         """This process' own, counted from the part's first."""
         first = sum(self.counts[: self.own])
         return BatchRows(torch.arange(first, first + self.counts[self.own]), self.size)
+
+    def drawn(self, draw: AnyDraw) -> AnyDraw:
+        """This process' rows of what was drawn for all rows of the part: a named tuple of tensors."""
+        return type(draw)(*(values[self.rows.own] for values in draw))
 
     @property
     def last(self) -> bool:

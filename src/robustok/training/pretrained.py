@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from robustok.backbones import dino, vgg
 from robustok.backbones.dino import DINO, DINOv2, VisionTransformer
-from robustok.backbones.lite0 import POOLED, EfficientNetLite0, Lite0
+from robustok.backbones.lite import POOLED
+from robustok.backbones.lite0 import EfficientNetLite0, Lite0
 from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.backbones.vgg import LPIPSVGG
+from robustok.backbones.vgg_hed import VGGHED, vgg_hed
 from robustok.evaluation import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
 from robustok.losses.perceptual import Perceptual
@@ -49,11 +51,13 @@ class Teacher(NamedTuple):
     width: int  # of the features
 
 
-def perceptual_network(config: EfficientNetLite0 | LPIPSVGG, stages: int, size: int | None) -> Perceptual:
+def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: int, size: int | None) -> Perceptual:
     """The perceptual distance in the first `stages` maps of a network, of images resized to `size` if it is given."""
     match config:
         case EfficientNetLite0():
             return Perceptual(Lite0(), stages, size)
+        case VGGHED():
+            return Perceptual(vgg_hed(), stages, size)
         case LPIPSVGG(weights=weights, heads=heads):
             tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, lpips.VGG)
             fitted = vgg.random_heads(config) if heads == "random" else weights_at(heads, lpips.HEADS)

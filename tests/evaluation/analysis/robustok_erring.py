@@ -1,5 +1,7 @@
 """A generator that errs in a known way, and a tokenizer and images to go with it."""
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,13 +23,12 @@ class Erring:
 
     def predictor(self, labels: Tensor):
         images = torch.cat([self.images, self.images[:1]])[labels]
-        sizes, start = iter(self.blocks), [0]
+        sizes, read = dict(zip(accumulate((0, *self.blocks)), self.blocks, strict=False)), [0]
 
         def predict(tokens: Tensor | None) -> Tensor:
-            first, size = start[0], next(sizes)
             assert tokens is None or len(tokens) == len(labels)
-            start[0] += size
-            return self.logits[images[:, first : first + size]]
+            read[0] += 0 if tokens is None else tokens.shape[1]
+            return self.logits[images[:, read[0] : read[0] + sizes[read[0]]]]
 
         return predict
 

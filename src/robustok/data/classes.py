@@ -1,0 +1,164 @@
+"""From what is told of images to classes and labels: one set of rules, whatever the images come from."""
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+from unicodedata import normalize
+
+import torch
+from torch import Tensor
+
+from robustok.data.pictures import check_classes, some
+
+Classes: TypeAlias = tuple[tuple[str, ...], Tensor]  # names, and labels (count,) int64 that are indices into them
+
+NUMBER = re.compile(r"\d{1,99}", re.ASCII)
+WHOLE = re.compile(r"(-?\d{1,99})(\.0*)?", re.ASCII)  # "3.0" is how tables write 3 where some rows are empty
+DECIMAL = re.compile(r"-?\d*\.?\d+(\.0*|[eE][-+]?\d+)?|-?inf", re.ASCII)
+SYNSET = re.compile(r"(n\d{8})_")  # that the names of ImageNet's training images begin with
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def unlabeled(count: int) -> Classes:
+    """What images have of which no class is known: one class for all."""
+    return ("images",), torch.zeros(count, dtype=torch.int64)
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names in the order of classes: whole numbers by their value, else as text."""
+    names = list(names)
+    if all(NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def by_name(names: Sequence[str]) -> Classes:
+    """Each name a class, in their order; numbers are names too, so none between them is missing."""
+    classes = ordered(set(names))
+    number = {name: label for label, name in enumerate(classes)}
+    return tuple(classes), torch.tensor([number[name] for name in names], dtype=torch.int64)
+
+
+def by_synset(names: Sequence[str]) -> Classes | None:
+    """The classes of images that are all named as ImageNet's training images are, n01440764_18.JPEG, or None."""
+    synsets = [synset_of(name) for name in names]
+    found = [synset for synset in synsets if synset]
+    return by_name(found) if len(found) == len(names) else None
+
+
+def synset_of(name: str) -> str | None:
+    found = SYNSET.match(name.rpartition("/")[2])
+    return found[1] if found else None
+
+
+def by_folder(names: Sequence[str], empty: Sequence[str], place: str) -> Classes:
+    """The classes of an archive's members as of the folder that it was made of: one per folder, or none.
+
+    What the paths have in common lies above the classes; a single folder is a class by its name. `empty` are folders
+    without images. Raises ValueError where the folder itself would be refused.
+    """
+    above = _common([name.split("/")[:-1] for name in names] + [name.split("/") for name in empty])
+    parts = [name.split("/")[len(above) :] for name in names]
+    loose, filled = [part for part in parts if len(part) == 1], {part[0] for part in parts if len(part) > 1}
+    if not filled:
+        only = above[-1] if above and above[-1].lower() not in SPLITS else "images"
+        return by_synset(names) or ((only,), torch.zeros(len(names), dtype=torch.int64))
+    if loose:
+        raise ValueError(
+            f"{place} has {len(loose)} images beside the class folders {some(ordered(filled))}; "
+            "put all into class folders or all into one folder, or choose labels 'folder' or 'none'"
+        )
+    bare = {part[0] for part in (name.split("/")[len(above) :] for name in empty) if len(part) == 1}
+    if {name.lower() for name in filled | bare} <= SPLITS:
+        raise ValueError(
+            f"{place} holds the splits {some(ordered(filled))}, not classes; make an archive of one of them, or choose "
+            "labels 'folder' or 'none'"
+        )
+    classes = tuple(ordered(filled | bare))
+    number = {name: label for label, name in enumerate(classes)}
+    labels = torch.tensor([number[part[0]] for part in parts], dtype=torch.int64)
+    check_classes(torch.arange(len(classes)), labels, classes, place)
+    return classes, labels
+
+
+def classes_of(told: Sequence[Any], what: str) -> Classes:
+    """Classes and labels of what was told of each image; `what` tells it, for errors.
+
+    Whole numbers are labels as they are, with a warning where no image has some number up to the largest. Where no
+    image has most of them, as with ids and dates, each number that is there is a class. All else are names. Raises
+    ValueError for what is no single class: fractions, lists, numbers below 0, nothing at all.
+    """
+    texts = [text_of(value, what) for value in told]
+    whole = [WHOLE.fullmatch(text) for text in texts]
+    if not all(whole):
+        part = next((text for text in texts if not WHOLE.fullmatch(text)), "")
+        if all(map(DECIMAL.fullmatch, texts)):
+            raise ValueError(f"{what} holds the fraction {part}; wanted a class: a whole number or a name")
+        return by_name(texts)
+    texts = [found[1] for found in whole if found]
+    numbers = {int(text): text for text in texts}
+    if min(numbers) < 0:
+        raise ValueError(f"{what} has the label {min(numbers)}; number classes from 0, or name them")
+    if len(numbers) < len(set(texts)):  # 7 and 007
+        return by_name(texts)
+    count = max(numbers) + 1
+    if count > 2 * len(numbers):
+        warnings.warn(
+            f"the labels of {what} are {len(numbers)} different numbers up to {count - 1}: each is a class, and labels "
+            "count them from 0 in their order",
+            stacklevel=2,
+        )
+        return by_name(texts)
+    empty = [str(number) for number in range(count) if number not in numbers]
+    if empty:
+        warnings.warn(
+            f"the labels of {what} go up to {count - 1}, but no image has {some(empty)}: these are classes without "
+            "images; number classes from 0 without gaps, or name them",
+            stacklevel=2,
+        )
+    classes = tuple(numbers.get(number, str(number)) for number in range(count))
+    return classes, torch.tensor([int(text) for text in texts], dtype=torch.int64)
+
+
+def among(told: Sequence[Any], names: Sequence[str], what: str) -> Classes:
+    """Classes whose names are known, and labels of what was told: their numbers, or names. Raises ValueError."""
+    number = {name: label for label, name in enumerate(names)}
+    labels = []
+    for row, value in enumerate(told):
+        text = text_of(value, what)
+        found = WHOLE.fullmatch(text)
+        label = number[text] if text in number else int(found[1]) if found else -1
+        if not 0 <= label < len(names):
+            raise ValueError(
+                f"the label of row {row} in {what} is {text}, which is none of its {len(names)} classes "
+                f"{some(list(names))}; mend the row, or choose another column of labels, or 'none'"
+            )
+        labels.append(label)
+    return tuple(names), torch.tensor(labels, dtype=torch.int64)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether nothing is told: None, NaN, an empty text, or -1, as test splits have it."""
+    if isinstance(value, float) and math.isnan(value):
+        return True
+    return value is None or value in (-1, "-1", "nan", "NaN") or (isinstance(value, str | bytes) and not value.strip())
+
+
+def text_of(value: Any, what: str) -> str:
+    """What was told of one image, as text. Raises ValueError for what is no single class."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else value
+    if isinstance(value, list | tuple | dict):
+        raise ValueError(f"{what} holds {value!r:.60} for one image; wanted one class: a whole number or a name")
+    return normalize("NFC", str(value).strip())
+
+
+def _common(paths: Sequence[list[str]]) -> list[str]:
+    """The parts that all paths begin with."""
+    first, last = min(paths), max(paths)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]

@@ -1,0 +1,68 @@
+"""The demo's scores of generated images: in the space that was trained in, and in two that were not."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from robustok.backbones.vgg_hed import VGGHED
+from robustok.demo.config import Demo, DemoImages
+from robustok.evaluation.compare import score_streams
+from robustok.evaluation.evaluate import Score, decoded
+from robustok.evaluation.feature_stream import FeatureStream, extracted
+from robustok.evaluation.features import Extractor, extractor
+from robustok.evaluation.reference import Reference
+from robustok.runtime.configs import to_plain
+
+SPACES = ("lite0", "lite2", "vgg-hed")  # lite0 first: of several scores of one name, the first is the headline
+
+Space: TypeAlias = tuple[Extractor, Reference]
+
+
+def demo_spaces(images: DemoImages, out: Path, missing_from: Sequence[Score] = ()) -> list[Space]:
+    """The spaces of `SPACES`, each with its reference, but for those in which there are scores already."""
+    there = {score.protocol.get("features") for score in missing_from}
+    extracts = [extractor(name) for name in SPACES if name not in there]
+    return [(extract, reference_of(images, out, extract)) for extract in extracts]
+
+
+def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference:
+    """The statistics of the validation images in a space, computed once."""
+    path = out / ("reference.safetensors" if extract.name == SPACES[0] else f"reference_{extract.name}.safetensors")
+    if not path.exists():
+        Reference.of(images.reference, extract).save(path)
+    return Reference.load(path)
+
+
+def trained_in(config: Demo) -> set[str]:
+    """The spaces whose networks a demo trains with: teacher, discriminator and perceptual term are Lite0's or VGG's."""
+    networks = (config.main.objective.network, config.post.objective.network)
+    return {"lite0"} | {"vgg-hed" for network in networks if isinstance(network, VGGHED)}
+
+
+def generation_scores(config: Demo, decoders: dict[str, Any], drawn: Tensor, spaces: Sequence[Space]) -> list[Score]:
+    """gFID, precision and recall of the same tokens or latents under every decoder, and what each changed, paired.
+
+    In every space, of pixels that are decoded once. Scores in a space that nothing was trained in say so: `held_out`.
+    """
+    extracts = [extract for extract, _ in spaces]
+    streams = {name: _streams(decoded(tokenizer, drawn), extracts) for name, tokenizer in decoders.items()}
+    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
+    scores: list[Score] = []
+    for i, (extract, reference) in enumerate(spaces):
+        arms = {name: own[i] for name, own in streams.items()}
+        held_out = {} if extract.name in trained_in(config) else {"held_out": True}
+        scores += score_streams(arms, reference, seeds=(config.seed,), protocol={**how, **held_out})
+    return scores
+
+
+def _streams(pixels: Iterable[Tensor], extracts: Sequence[Extractor]) -> list[FeatureStream]:
+    """The features of the same images in each space."""
+    streams, count = [FeatureStream(extract.describe()) for extract in extracts], 0
+    for batch in pixels:
+        for extract, stream in zip(extracts, streams, strict=True):
+            stream.add(extracted(extract, batch), torch.arange(count, count + len(batch)))
+        count += len(batch)
+    return streams
