@@ -45,7 +45,7 @@ def page(found: Sequence[Result]) -> Iterator[str]:
     yield HEAD
     yield from problem(found)
     yield from finished(found)
-    spaces = list(found[0]["gfid"])
+    spaces = [space for space in found[0]["gfid"] if all(space in result["gfid"] for result in found)]
     yield "\n## gFID before post-training\n"
     yield (
         "Mean over seeds, with its 95 % interval (Student's t) from two seeds on. The change is the mean over seeds of "
@@ -53,6 +53,12 @@ def page(found: Sequence[Result]) -> Iterator[str]:
     )
     for space in spaces:
         yield from generated(arms, space)
+    tuned = {arm: {seed: r for seed, r in runs.items() if "post" in r} for arm, runs in arms.items()}
+    tuned = {arm: runs for arm, runs in tuned.items() if runs}
+    if tuned:
+        yield "\n## gFID after post-training of both\n"
+        spaces = [s for s in spaces if all(s in r["post"]["gfid"] for runs in tuned.values() for r in runs.values())]
+        yield from table(("arm", *spaces, *(f"change in {space}" for space in spaces)), post_trained(tuned, spaces))
     yield "\n## Reconstruction, robustness, predictability\n"
     yield from reconstructed(arms, spaces[0])
     yield "\n## Along the generator's training\n"
@@ -133,6 +139,13 @@ def generated(arms: dict[str, dict[int, Result]], space: str) -> Iterator[str]:
 
     columns = ("arm", "gFID", "change", "precision", "recall", "guidance")
     yield from table(columns, (row(arm, runs) for arm, runs in arms.items()))
+
+
+def post_trained(tuned: dict[str, dict[int, Result]], spaces: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """gFID of the same tokens once the decoder has been tuned for the generator, where it has been."""
+    for arm, runs in tuned.items():
+        values = [over(runs, lambda r, s=space: r["post"]["gfid"][s], "{:.4g}") for space in spaces]
+        yield arm, *values, *(change(tuned, arm, lambda r, s=space: r["post"]["gfid"][s]) for space in spaces)
 
 
 def reconstructed(arms: dict[str, dict[int, Result]], space: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robustok.data.images import FashionMNIST, ImageSet
 from robustok.evaluation.codebook_use import code_counts, perplexity
+from robustok.evaluation.features import Extractor
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.evaluation.pfid import BLOCK, grid, perturbed
 from robustok.evaluation.precision_recall import precision_recall
@@ -69,7 +70,8 @@ class Notes:
 class Judge:
     """The images, feature spaces and reference statistics that all arms are measured by."""
 
-    def __init__(self, size: Size, folder: Path):
+    def __init__(self, size: Size, folder: Path, others: dict[str, Extractor] | None = None):
+        """`others`: the spaces to judge in, if not the study's own, which are trained once in `folder`."""
         self.size = size
         everything, scored = FashionMNIST("train", size.side), FashionMNIST("validation", size.side)
         self.validation = scored.subset(evenly(scored.labels, size.validation))
@@ -77,7 +79,7 @@ class Judge:
         rest = torch.ones(len(everything), dtype=torch.bool)
         rest[held] = False
         self.train, self.held = everything.subset(rest.nonzero().flatten()[: size.train]), everything.subset(held)
-        self.spaces = spaces(self.train, self.held, folder / "spaces", size.classifier_steps)
+        self.spaces = others or spaces(self.train, self.held, folder / "spaces", size.classifier_steps)
         self.perceptual = perceptual_network(Objective().network, 4, None)
         self.chosen = evenly(self.validation.labels, size.perturbed)
         self._references: dict[str, dict[str, FeatureStats]] = {}

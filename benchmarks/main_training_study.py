@@ -1,6 +1,8 @@
 """Which way of perturbing latents in main training makes generated images better? Arms of equal budgets, converged.
 
     python benchmarks/main_training_study.py run runs/main_training docs/studies/main_training
+    python benchmarks/main_training_study.py score runs/main_training docs/studies/main_training vgg-hed lite2
+    python benchmarks/main_training_study.py post runs/main_training docs/studies/main_training
     python benchmarks/main_training_study.py page docs/studies/main_training
 
 `run` works off the queue, or what is left of it: one JSON file for each arm and seed, written once all of it has been
@@ -20,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import main_training_more
 import main_training_page
 import torch
 from main_training_arms import (
@@ -198,14 +201,20 @@ def described(extractors: dict[str, Extractor]) -> dict[str, Any]:
 
 
 def run(runs: Path, results: Path, size: Size, queue: Sequence[tuple[str, int]] = QUEUE) -> None:
-    """Work off the queue."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    """Work off the queue, leaving to others what they work on and for later what waits for another arm."""
     results.mkdir(parents=True, exist_ok=True)
     judge = Judge(size, runs)
     for name, seed in queue:
-        finished = results / f"{file_name(name, seed)}.json"
+        donor = results / f"{file_name(FIRST, seed)}.json"
+        if (results / f"{file_name(name, seed)}.json").exists():
+            continue
+        if ARMS[name].imitates and not donor.exists():
+            print(
+                f"{name}, seed {seed}: comes after {FIRST!r}; start the study again once that is finished", flush=True
+            )
+            continue
         with claimed(runs / file_name(name, seed)) as free:
-            if free and not finished.exists():
+            if free:
                 run_arm(name, seed, judge, runs, results)
 
 
@@ -218,9 +227,18 @@ def main() -> None:
     running.add_argument("--arm", choices=list(ARMS), help="only this one")
     running.add_argument("--seed", type=int, default=0, help="of --arm")
     running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), [(a.arm, a.seed)] if a.arm is not None else QUEUE))
+    scoring = verbs.add_parser("score", help="measure finished arms in other feature spaces")
+    posting = verbs.add_parser("post", help="post-train the decoders of finished arms, and measure them")
+    for verb in (scoring, posting):
+        verb.add_argument("runs", type=Path)
+        verb.add_argument("results", type=Path)
+    scoring.add_argument("spaces", nargs="+", help="names of feature spaces, such as vgg-hed")
+    scoring.set_defaults(do=lambda a: main_training_more.score(a.runs, a.results, Size(), a.spaces))
+    posting.set_defaults(do=lambda a: main_training_more.post_train(a.runs, a.results, Size()))
     page = verbs.add_parser("page", help="write README.md beside the JSON files")
     page.add_argument("results", type=Path)
     page.set_defaults(do=lambda a: main_training_page.write(a.results))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     chosen = parser.parse_args()
     chosen.do(chosen)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import main_training_arms as arms
+import main_training_more as more
 import main_training_scores as scores
 import main_training_study as study
 import study_spaces
@@ -33,18 +34,12 @@ TINY = arms.Size(
 )
 
 
-@pytest.fixture(autouse=True)
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def coarse(pixels: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(pixels[:, :1].float(), 7).flatten(1)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    def coarse(pixels: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(pixels[:, :1].float(), 7).flatten(1)
-
     monkeypatch.setattr(scores, "spaces", lambda *_: {"lite0": CustomExtractor(coarse)})
     monkeypatch.setattr(arms, "SAVED", 2)
 
@@ -55,17 +50,25 @@ def result(folder: Path, arm: str) -> dict:
 
 def test_a_tiny_study_measures_every_arm_once_and_shares_what_is_the_same(tiny, tmp_path, monkeypatch):
     runs, results = tmp_path / "runs", tmp_path / "results"
-    queue = [("two phases", 0), ("two phases, clean", 0), ("two phases, as it samples", 0)]
+    queue = [("two phases", 0), ("two phases, as it samples", 0)]
     study.run(runs, results, TINY, queue)
-    robust, clean, imitating = (result(results, arm) for arm, _ in queue)
-    assert robust["tokens_of"] == clean["tokens_of"] == imitating["tokens_of"]  # the second phase leaves them alone
+    robust, imitating = (result(results, arm) for arm, _ in queue)
+    assert robust["tokens_of"] == imitating["tokens_of"]  # the second phase leaves them alone
     assert len(list((runs / "generators").iterdir())) == 1
-    assert robust["generator"] == clean["generator"]
-    assert robust["gfid"] != clean["gfid"]
+    assert robust["generator"] == imitating["generator"]
+    assert robust["gfid"] != imitating["gfid"]
     assert {f"gfid at {step}" for step in (1, 2, 4, 6, 8)} <= robust.keys()
     cell = imitating["calibration"]
     assert imitating["settings"]["perturbation"]["alpha"] == cell["alpha"]
     assert imitating["settings"]["perturbation"]["delta"] == cell["delta"]
+
+    monkeypatch.setattr(more, "extractor", lambda name: CustomExtractor(lambda pixels: coarse(pixels)[:, :4], name))
+    more.score(runs, results, TINY, ["corner"])
+    more.post_train(runs, results, TINY)
+    tuned = result(results, "two phases")
+    assert set(tuned["gfid"]) == set(tuned["precision_recall"]) == {"lite0", "corner"}
+    assert tuned["gfid"]["lite0"] == robust["gfid"]["lite0"]
+    assert (tuned["post"]["gfid"]["lite0"] == robust["gfid"]["lite0"]) == (tuned["post"]["step"] == 0)
 
     monkeypatch.setattr(study, "run_arm", lambda *_: pytest.fail("a finished arm is not computed again"))
     study.run(runs, results, TINY, queue)
