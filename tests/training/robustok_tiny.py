@@ -50,6 +50,7 @@ MAIN = MainTraining(
     optim=Optim(lr=2e-3, warmup=2),
     average=0.9,
 )
+TWO_PHASES = Perturbation(alpha=0.5, beta=1.0, delta=4, latent_space="frozen", freeze_from=0.5)  # from step 4 of 8
 AUTOENCODER = AutoencoderTraining(
     tokenizer=AutoencoderConfig(image_size=32, encoder=PART, decoder=PART, bottleneck=KL(width=8)),
     loop=LOOP,
@@ -116,6 +117,10 @@ def run_main(folder: Path, **options: Any) -> None:
     train_tokenizer(MAIN, images(), folder / "run", quiet=True, **options)
 
 
+def run_two_phases(folder: Path, **options: Any) -> None:
+    train_tokenizer(replace(MAIN, perturbation=TWO_PHASES), images(), folder / "run", quiet=True, **options)
+
+
 def run_generator(folder: Path, **options: Any) -> None:
     train_generator(GENERATOR, cache(folder), folder / "run", quiet=True, **options)
 
@@ -130,4 +135,10 @@ def run_autoencoder(folder: Path, **options: Any) -> None:
     train_autoencoder(AUTOENCODER, images(), folder / "run", quiet=True, **options)
 
 
-STAGES = {"main": run_main, "autoencoder": run_autoencoder, "generator": run_generator, "post": run_post}
+STAGES = {
+    "main": run_main,
+    "two phases": run_two_phases,
+    "autoencoder": run_autoencoder,
+    "generator": run_generator,
+    "post": run_post,
+}

@@ -197,6 +197,7 @@ def perturbed(scale: Scale, **changes: Any) -> MainTraining:
 
 def tiny(config: MainTraining) -> MainTraining:
     """Ten steps of the same on a CPU: images of 32 pixels, small networks, random weights for pretrained ones."""
+    assert isinstance(config.perturbation, Perturbation)
     return brief(
         config,
         tokenizer=TokenizerConfig(

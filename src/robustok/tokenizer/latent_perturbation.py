@@ -15,7 +15,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from robustok.shapes import Latents, TokenMask
-from robustok.tokenizer.perturbation import annealed, check_annealing, check_shares, chosen_tokens
+from robustok.tokenizer.perturbation import (
+    LatentSpace,
+    annealed,
+    check_annealing,
+    check_latent_space,
+    check_shares,
+    chosen_tokens,
+)
 
 BANK = 2**14  # latents at most among which neighbours are looked for
 DISTANCES = 2**24  # held at a time: 64 MiB
@@ -32,10 +39,15 @@ class LatentNoise:
     anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and strength from then on
+    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
+    freeze_from: float = (
+        0.75  # frozen: share of training that is clean, after which the decoder learns alone, perturbed
+    )
 
     def __post_init__(self) -> None:
         check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
         check_annealing(self.anneal_start, self.anneal_end)
+        check_latent_space(self.latent_space, self.freeze_from)
         if self.gamma < 0:
             raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
 
@@ -55,10 +67,15 @@ class LatentMixing:
     anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and strength from then on
+    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
+    freeze_from: float = (
+        0.75  # frozen: share of training that is clean, after which the decoder learns alone, perturbed
+    )
 
     def __post_init__(self) -> None:
         check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
         check_annealing(self.anneal_start, self.anneal_end)
+        check_latent_space(self.latent_space, self.freeze_from)
         if self.neighbours < 1:
             raise ValueError(f"perturbation neighbours counts latents and is at least 1, not {self.neighbours}")
 
@@ -71,6 +88,8 @@ AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing
 
 
 def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
+    if config.latent_space == "frozen":
+        return config.alpha, config.strength
     left = annealed(progress, config.anneal_start, config.anneal_end, config.final_share)
     return left * config.alpha, left * config.strength
 
@@ -84,14 +103,22 @@ class LatentDraw(NamedTuple):
 
 
 def draw_latent(
-    config: AnyLatentPerturbation, b: int, n: int, d: int, progress: float, *, generator: Generator
+    config: AnyLatentPerturbation,
+    b: int,
+    n: int,
+    d: int,
+    progress: float,
+    *,
+    perturbing: bool = True,
+    generator: Generator,
 ) -> LatentDraw:
     """Images and tokens as `robustok.tokenizer.perturbation.chosen_tokens` draws them.
 
-    Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1.
+    Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1. No image is
+    drawn unless `perturbing`.
     """
     alpha, strength = config.at(progress)
-    chosen = chosen_tokens(b, n, alpha, config.beta, generator=generator)
+    chosen = chosen_tokens(b, n, alpha, config.beta if perturbing else 0.0, generator=generator)
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
@@ -105,7 +132,12 @@ def draw_latent(
 
 
 def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: LatentDraw) -> Latents:
-    """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left."""
+    """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left.
+
+    From images that are disturbed none does, where the config says stopped.
+    """
+    if config.latent_space == "stopped":
+        latents = torch.where(draw.chosen.any(dim=1)[:, None, None], latents.detach(), latents)
     match config:
         case LatentNoise():
             middle = latents.detach().float().mean(dim=(0, 1))

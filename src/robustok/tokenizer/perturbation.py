@@ -6,13 +6,17 @@ knows neither images nor networks, so main training, pFID and any tokenizer with
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from robustok.shapes import Codebook, Latents, Neighbours, TokenMask, Tokens
 
+# What perturbed images teach encoder and codebook. joint: as much as clean ones. stopped: nothing, only the decoder
+# learns from them. frozen: nothing, and no image does any more: in a first phase everything is trained, clean; in a
+# second one encoder and codebook stay as they are, and the decoder learns on, perturbed, without annealing.
+LatentSpace: TypeAlias = Literal["joint", "stopped", "frozen"]
 DISTANCES = 2**24  # between codes that are held at a time: 64 MiB
 
 
@@ -26,6 +30,10 @@ class Perturbation:
     anneal_start: float = 0.2  # share of training after which alpha and delta begin to fall
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and delta from then on
+    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
+    freeze_from: float = (
+        0.75  # frozen: share of training that is clean, after which the decoder learns alone, perturbed
+    )
     reference_code: bool = False  # do as the authors' released code does, not as the paper says
 
     def __post_init__(self) -> None:
@@ -33,14 +41,23 @@ class Perturbation:
         check_annealing(self.anneal_start, self.anneal_end)
         if self.delta < 1:
             raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {self.delta}")
+        check_latent_space(self.latent_space, self.freeze_from)
+        if self.reference_code and self.latent_space != "joint":
+            raise ValueError(
+                f"the released code trains encoder and codebook on perturbed images, too; {self.latent_space} goes "
+                "without reference_code"
+            )
 
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).
 
-        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there. The released
+        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there; on a frozen
+        latent space they keep it to the end. The released
         code falls by `final_share` until it gets there, which is the same at one half only, and cuts the fraction of
         delta off.
         """
+        if self.latent_space == "frozen":
+            return self.alpha, self.delta
         share = annealed(progress, self.anneal_start, self.anneal_end, self.final_share)
         if self.reference_code and self.anneal_start <= progress < self.anneal_end:
             share = 1 - self.final_share * (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
@@ -68,6 +85,25 @@ def check_annealing(start: float, end: float) -> None:
     """Raises ValueError for an annealing that ends before it starts."""
     if end < start:
         raise ValueError(f"annealing ends at {end}, before it starts at {start}; swap the two")
+
+
+def check_latent_space(latent_space: str, freeze_from: float) -> None:
+    """Raises ValueError for a choice that there is not, and for two phases of which one has no step."""
+    if latent_space not in get_args(LatentSpace):
+        raise ValueError(
+            f"perturbation latent_space is {latent_space!r}; choose from {', '.join(get_args(LatentSpace))}"
+        )
+    if not 0 < freeze_from < 1:
+        raise ValueError(
+            f"perturbation freeze_from is {freeze_from}, which leaves one of the two phases without a step; choose a "
+            "share between 0 and 1, for example 0.75"
+        )
+
+
+def second_phase(perturbation: Any, steps: int) -> int:
+    """The step of `steps` with which the second phase begins; `steps` itself where the latent space is not frozen."""
+    frozen = perturbation.latent_space == "frozen"
+    return math.ceil(perturbation.freeze_from * steps - 1e-9) if frozen else steps
 
 
 def neighbours(codebook: Codebook, delta: int) -> Neighbours:

@@ -39,6 +39,7 @@ from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
 from robustok.training.parts import Part, own_rows, parts_here, parts_of, split
+from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2
 from robustok.training.speed import Speed, without_speed
 
@@ -101,6 +102,7 @@ class AutoencoderStage:
         self.latent_shape = latent_shape(self.model)
         self.update = Update(module, config.optim, steps)
         self.average = Average(module, config.average)
+        self.phases = Phases(config.perturbation, steps)
         config.speed.apply([part for name, part in module.named_children() if name in ("encoder", "decoder")])
         self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
 
@@ -111,6 +113,8 @@ class AutoencoderStage:
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config = self.config
+        if self.phases.begins(step):
+            self.phases.begin(self.model, self.average.module)
         parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
         rows = own_rows(parts)
         drawn = self._draw(rows.of, step)
@@ -130,7 +134,7 @@ class AutoencoderStage:
             part_terms |= {"latent_scale": everyone.std(), "loss": loss.detach()}
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
-        terms |= self.update.apply(step)
+        terms |= self.update.apply(self.phases.step_in_phase(step, self.update))
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -142,7 +146,8 @@ class AutoencoderStage:
         config, loop = self.config, self.config.loop
         n, d = self.latent_shape
         generator = stream(loop.seed, "latent perturbation", step)
-        disturbed = draw_latent(config.perturbation, b, n, d, step / loop.steps, generator=generator)
+        progress, perturbing = step / loop.steps, self.phases.perturbing
+        disturbed = draw_latent(config.perturbation, b, n, d, progress, perturbing=perturbing, generator=generator)
         noise = torch.randn(b, n, d, generator=stream(loop.seed, "posterior", step))
         drawn = {"posterior": noise} | disturbed._asdict()
         if config.hidden_to > 0 and isinstance(self.model, Autoencoder):
@@ -178,6 +183,7 @@ class AutoencoderStage:
             "update": self.update.state_dict(),
             "average": self.average.state_dict(),
             "loss": self.loss.state_dict(),
+            "decoder_only": self.phases.decoder_only,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -185,6 +191,8 @@ class AutoencoderStage:
         self.update.load_state_dict(state["update"])
         self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
+        if state["decoder_only"]:
+            self.phases.hold(self.model)
 
 
 def _model(config: AutoencoderTraining, tokenizer: ContinuousTokenizer | None) -> ContinuousTokenizer:

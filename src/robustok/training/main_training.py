@@ -46,10 +46,12 @@ from robustok.tokenizer.quantizer import (
     code_use,
 )
 from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer, TokenizerConfig, as_module
+from robustok.training.calibration import Calibrated, calibrate, now
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
 from robustok.training.parts import BatchRows, Part, own_rows, parts_here, parts_of, split
+from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2, semantic_teacher
 from robustok.training.speed import Speed, without_speed
 
@@ -64,7 +66,7 @@ class MainTraining:
     tokenizer: TokenizerConfig | None = None  # what is trained; None: a tokenizer that is given, whoever made it
     start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
     loop: Loop  # how long, and how often to look
-    perturbation: Perturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
+    perturbation: Perturbation | Calibrated = field(default_factory=Perturbation)  # what the decoder learns to tolerate
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     codebook: float = 1.0  # weight of the codebook and commitment losses
     semantic: float = 0.1  # weight of the semantic term; 0 leaves it out
@@ -112,6 +114,8 @@ class TokenizerStage:
         self.table = NeighbourTable()
         codes = len(self.model.codebook)
         self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
+        self.perturbation = now(config.perturbation)
+        self.phases = Phases(self.perturbation, steps)
         self._images: ImageSet | None = None
         self._warned = False
 
@@ -123,12 +127,14 @@ class TokenizerStage:
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config = self.config
+        if self.phases.begins(step):
+            self._begin_second_phase()
         parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
         rows = own_rows(parts)
         if step == 0:
             self._start_codebook(batch, rows)
         drawn = self._draw(rows.of, step)
-        if config.perturbation.beta and not config.perturbation.reference_code:
+        if self.perturbation.beta and self.phases.perturbing and not self.perturbation.reference_code:
             self._near(step)  # on every process, so that all rebuild their tables in the same steps
         tokens, latents, terms = [], [], dict[str, Tensor]()
         for (images, chosen, nearness), part in split((batch, drawn.chosen[rows.own], drawn.rank[rows.own]), parts):
@@ -142,9 +148,9 @@ class TokenizerStage:
             image_loss, part_terms = self.loss.charge(images, output, self.model.last_layer, step, part)
             loss = image_loss + config.codebook * quantized.loss
             part_terms["codebook"] = quantized.loss.detach()
-            if config.semantic:
+            if config.semantic and not self.phases.decoder_only:
                 # in the released code this term too sees the perturbed codes
-                seen = codes if config.perturbation.reference_code else quantized.codes
+                seen = codes if self.perturbation.reference_code else quantized.codes
                 semantic = self._semantic(images, seen, part.counts)
                 loss, part_terms["semantic"] = loss + config.semantic * semantic, semantic.detach()
             self.update.backward(loss, part.share, last=part.last)
@@ -153,7 +159,7 @@ class TokenizerStage:
                 terms[name] = terms.get(name, 0) + part.share * term
             tokens.append(quantized.tokens)
             latents.append(z.detach())
-        terms |= self.update.apply(step)
+        terms |= self.update.apply(self.phases.step_in_phase(step, self.update))
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -161,13 +167,23 @@ class TokenizerStage:
             self.average.update(as_module(self.model))
         return terms | opposed
 
+    def _begin_second_phase(self) -> None:
+        """From now on the decoder learns alone, as strongly perturbed as a pilot generator shows, if it is asked."""
+        self.phases.begin(self.model, self.average.module)
+        if isinstance(how := self.config.perturbation, Calibrated):
+            seed, images, averaged = self.config.loop.seed, self._images, self.average.module
+            assert isinstance(averaged, AnyTokenizer)
+            cell = from_main(lambda: calibrate(how, averaged, images, seed=seed))
+            self.perturbation = now(how, *cell)
+
     def _draw(self, b: int, step: int) -> Draw:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
-        p, loop = self.config.perturbation, self.config.loop
+        p, loop = self.perturbation, self.config.loop
         alpha, delta = p.at(step / loop.steps)
+        beta = p.beta if self.phases.perturbing else 0.0
         how = draw_as_released if p.reference_code else draw
         generator = stream(loop.seed, "perturbation", step)
-        return how(b, self.model.tokens_per_image, delta, alpha, p.beta, generator=generator)
+        return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)
 
     def _quantized(self, z: Latents, part: Part) -> Quantized:
         """Codes, tokens and loss, in which entropies over the batch are those of the part on all ranks."""
@@ -177,10 +193,10 @@ class TokenizerStage:
         return self.model.quantize(z)
 
     def _perturbed(self, z: Latents, quantized: Quantized, drawn: Draw, step: int) -> Latents:
-        """The codes that the decoder sees, gradients passing straight through to the latents."""
+        """The codes that the decoder sees, gradients passing straight through to the latents if they are to."""
         if not drawn.chosen.any():
             return quantized.codes
-        p, model = self.config.perturbation, self.model
+        p, model = self.perturbation, self.model
         drawn = Draw(drawn.chosen.to(self.device), drawn.rank.to(self.device))
         if p.reference_code:
             assert isinstance(model, Tokenizer)  # _model has seen to it
@@ -189,11 +205,14 @@ class TokenizerStage:
             noisy = replace_as_released(placed, quantized.tokens, model.codebook.detach(), delta, drawn)
         else:
             noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
+        if p.latent_space == "stopped":
+            kept = ~drawn.chosen.any(dim=1)[:, None, None]
+            return torch.where(kept, quantized.codes, model.lookup(noisy).detach())
         return model.pass_through(z, model.lookup(noisy))
 
     def _near(self, step: int) -> Neighbours:
         """The neighbours of every code, as many as this step draws from."""
-        _, delta = self.config.perturbation.at(step / self.config.loop.steps)
+        _, delta = self.perturbation.at(step / self.config.loop.steps)
         return self.table(self.model.codebook, delta)
 
     def _semantic(self, images: Images, codes: Latents, counts: Sequence[int]) -> Scalar:
@@ -263,6 +282,8 @@ class TokenizerStage:
             "average": self.average.state_dict(),
             "loss": self.loss.state_dict(),
             "table": self.table.state_dict(),
+            "decoder_only": self.phases.decoder_only,
+            "strength": (self.perturbation.alpha, self.perturbation.delta),  # measured, where it is calibrated
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -274,6 +295,9 @@ class TokenizerStage:
         self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
         self.table.load_state_dict(state["table"])
+        if state["decoder_only"]:
+            self.phases.hold(self.model)
+            self.perturbation = now(self.config.perturbation, *state["strength"])
 
 
 def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer:
@@ -285,7 +309,7 @@ def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer
         if config.start is not None:
             begin_with_dinov2(model, config.start)
         return model
-    if config.perturbation.reference_code and not isinstance(tokenizer, Tokenizer):
+    if now(config.perturbation).reference_code and not isinstance(tokenizer, Tokenizer):
         raise ValueError(
             f"reference_code ranks codes by distance to latents as robustok's own quantizers place them, which a "
             f"{type(tokenizer).__name__} does not tell; set perturbation.reference_code to false"

@@ -1,0 +1,43 @@
+"""Main training in one phase, or in two: first everything, clean; then the decoder alone, perturbed."""
+
+from torch import nn
+
+from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
+from robustok.tokenizer.perturbation import Perturbation, second_phase
+from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
+from robustok.training.optim import Update
+
+
+class Phases:
+    """Which phase a run is in, and how one gives way to the other. There is one unless the latent space is frozen."""
+
+    def __init__(self, perturbation: Perturbation | AnyLatentPerturbation, steps: int):
+        self.steps = steps
+        self.change = second_phase(perturbation, steps)  # the second one's first step; all steps where there is none
+        self.decoder_only = False  # whether the second one has begun
+
+    @property
+    def perturbing(self) -> bool:
+        """Whether images are perturbed in this phase: in the last one."""
+        return self.decoder_only or self.change == self.steps
+
+    def begins(self, step: int) -> bool:
+        """Whether the second phase begins with this step."""
+        return step >= self.change and not self.decoder_only
+
+    def begin(self, model: ContinuousTokenizer, averaged: nn.Module) -> None:
+        """The second phase: the decoder goes on, on encoder and codes as they were averaged in the first."""
+        as_module(model).load_state_dict(averaged.state_dict())
+        self.hold(model)
+
+    def hold(self, model: ContinuousTokenizer) -> None:
+        """From now on only the decoder changes."""
+        self.decoder_only = True
+        as_module(model).eval().requires_grad_(False)
+        model.decoder.train().requires_grad_(True)
+
+    def step_in_phase(self, step: int, update: Update) -> int:
+        """How far the phase is, for each has a course of the learning rate of its own, which the update then takes."""
+        first, last = (self.change, self.steps) if self.decoder_only else (0, self.change)
+        update.steps = last - first
+        return step - first
