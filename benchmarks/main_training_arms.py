@@ -13,9 +13,9 @@ from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.adversary import Adversary
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining
 
 CODES = 256
 FIRST = "two phases"  # the arm whose clean first phase, and whose pilot generator, the others in two phases share
@@ -93,7 +93,7 @@ QUEUE: tuple[tuple[str, int], ...] = (
 )
 
 
-def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
+def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
     part = Conv(stem=2, channels=(16, 64), blocks=1, attention=False)
     adversary = Adversary(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
@@ -102,7 +102,7 @@ def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
         charges_from=0.55,
         augmentation=Augmentation(probability=0.0),
     )
-    return MainTraining(
+    return TokenizerTraining(
         tokenizer=TokenizerConfig(
             image_size=size.side, encoder=part, quantizer=VQ(codebook_size=CODES, width=16), decoder=part, channels=1
         ),

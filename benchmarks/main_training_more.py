@@ -17,9 +17,9 @@ from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Pixels
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.main_training import MainTraining
 from robustok.training.optim import Optim
 from robustok.training.post_training import PostTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 from robustok.training.tuning import DecoderTuning, tune_decoder
 
 
@@ -64,7 +64,7 @@ def score(runs: Path, results: Path, size: Size, names: Sequence[str]) -> None:
         print(f"{arm.path.stem}: {arm.values['gfid']}", flush=True)
 
 
-def post_training(config: MainTraining, guidance: float, steps: int, pairs: int) -> DecoderTuning:
+def post_training(config: TokenizerTraining, guidance: float, steps: int, pairs: int) -> DecoderTuning:
     """The decoder tuned for the generator: a tenth of main training's steps at a tenth of its learning rate."""
     adversary = replace(config.objective.adversary, learns_from=0.0, charges_from=0.0)
     return DecoderTuning(
@@ -88,7 +88,7 @@ def post_train(runs: Path, results: Path, size: Size) -> None:
     for arm in finished(runs, results):
         if "post" in arm.values:
             continue
-        main: MainTraining = from_plain(MainTraining, arm.values["settings"])
+        main: TokenizerTraining = from_plain(TokenizerTraining, arm.values["settings"])
         pairs = min(4_000, len(judge.train) * 4 // 5)
         config = post_training(main, arm.values["guidance"], max(1, size.tokenizer_steps // 10), pairs)
         tuned = tune_decoder(

@@ -46,10 +46,10 @@ from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import codes_of
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import Loop, run
-from robustok.training.main_training import train_tokenizer
 from robustok.training.objective import ImageLoss
 from robustok.training.optim import Average, Optim, Update, autocast
 from robustok.training.post_training import HeldOut, post_train_decoder
+from robustok.training.tokenizer_training import train_tokenizer
 
 SIZE, SCORED, REFERENCE, HELD_OUT, PAIRS = 32, 2000, 10_000, 1000, 2000
 SEED = 0

@@ -36,9 +36,9 @@ from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 SIDE, TRAIN, CHOOSING = 28, 20_000, 5_000  # pixels; training images; others, which choose the guidance
 RECONSTRUCTED, PERTURBED, CHOSEN_BY, GENERATED = 3_000, 1_400, 1_400, 2_500  # images of each score
@@ -90,9 +90,9 @@ KINDS = {  # in the order in which they are run, so that a part of them says som
 }
 
 
-def main_training(kind: Kind) -> MainTraining:
+def main_training(kind: Kind) -> TokenizerTraining:
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
-    return MainTraining(
+    return TokenizerTraining(
         tokenizer=TokenizerConfig(image_size=SIDE, encoder=part, quantizer=kind.quantizer, decoder=part, channels=1),
         loop=Loop(steps=kind.steps, batch_size=32, seed=kind.seed, save_every=200),
         perturbation=kind.perturbation,

@@ -27,14 +27,13 @@ from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, recipe
 from robustok.report.table import Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.autoencoder_training import AutoencoderStage, AutoencoderTraining
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
-from robustok.training.main_training import MainTraining, TokenizerStage
 from robustok.training.post_training import DecoderStage, PostTraining
 from robustok.training.speed import blocks
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 from robustok.training.tuning import DecoderTuning
 
-Training = MainTraining | AutoencoderTraining | GeneratorTraining | PostTraining
+Training = TokenizerTraining | GeneratorTraining | PostTraining
 BATCH = 2  # images of the counted step; products grow in proportion
 WIRE = 0.75  # of a link's speed that a collective reaches
 BUCKET, HOP = 25 * 2**20, 20e-6  # bytes of DDP's buckets; seconds for a message from machine to machine
@@ -108,10 +107,8 @@ def stage_of(
         return torch.randint(most, (batch, *shape), device=device)
 
     match config:
-        case MainTraining(tokenizer=TokenizerConfig(image_size=size)):
+        case TokenizerTraining(tokenizer=TokenizerConfig(image_size=size) | AutoencoderConfig(image_size=size)):
             return TokenizerStage(config, device), noise(3, size, size)
-        case AutoencoderTraining(tokenizer=AutoencoderConfig(image_size=size)):
-            return AutoencoderStage(config, device), noise(3, size, size)
         case GeneratorTraining(generator=g) if g is not None:
             codes = getattr(g, "codebook_size", None)
             samples = below(codes, g.tokens) if codes else noise(g.tokens, g.channels)

@@ -254,7 +254,9 @@ def test_a_seed_is_any_whole_number(seed, models, tmp_path: Path, monkeypatch):
     seen = []
     monkeypatch.setattr(whole, "run_demo", lambda config, *a, **k: seen.append(config.seed))
     monkeypatch.setattr(whole, "run_ablation", lambda *a, seeds, **k: seen.append(*seeds))
-    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed))
+    monkeypatch.setattr(
+        stages.tokenizer_training, "train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed)
+    )
     assert main(["demo", "--seed", seed]) == 0
     assert main(["demo", "--ablate", "--seeds", seed]) == 0
     assert main(["demo", "--main.loop.seed", seed]) == 0

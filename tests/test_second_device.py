@@ -19,14 +19,14 @@ from robustok.adapters.lightningdit import LightningDiT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import SiT
 from robustok.adapters.var import VAR
+from robustok.analysis import imitation, latents
+from robustok.analysis.latents import analyze_latents
+from robustok.analysis.tokens import analyze
 from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.analysis import imitation, latents
-from robustok.evaluation.analysis.analyze import analyze
-from robustok.evaluation.analysis.latents import analyze_latents
 from robustok.evaluation.evaluate import score_generator, score_image_set, score_tokenizer
 from robustok.evaluation.features import NetworkExtractor, Outputs, extractor
 from robustok.evaluation.latent_pfid import NoiseCell
@@ -40,13 +40,12 @@ from robustok.losses.discriminator import DinoDiscriminator, FeatureDiscriminato
 from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
 from robustok.tokenizer.encoder import ViT
 from robustok.tokenizer.latent_perturbation import LatentMixing
-from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.training import loop
-from robustok.training.autoencoder_training import train_autoencoder
 from robustok.training.generator_training import GeneratorTraining, train_generator
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.objective import Objective
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 from robustok.training.tuning import DecoderTuning, tune_decoder
 from robustok.training.watching import generator_check, sample_preview, tokenizer_check
 from robustok_standin import OnStandin, needed, setup
@@ -59,9 +58,9 @@ VITS = {"weights": "random", "width": 64, "depth": 1, "side": 32}
 ON_SHOW = Augmentation(probability=1.0)
 JUDGE = replace(MAIN.objective.adversary, learns_from=0, charges_from=0, augmentation=ON_SHOW)
 ASKED = replace(MAIN.objective, frechet=0.1, adversary=JUDGE)
-MAINS: dict[str, MainTraining] = {
+MAINS: dict[str, TokenizerTraining] = {
     "perturbed": replace(MAIN, objective=ASKED),
-    "as released": replace(MAIN, perturbation=Perturbation(beta=0.5, delta=4, reference_code=True)),
+    "as released": replace(MAIN, perturbation=ReleasedPerturbation(beta=0.5, delta=4)),
     "of published networks": replace(
         MAIN,
         teacher=DINOv2(**VITS),
@@ -199,7 +198,7 @@ def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, m
     looked = tokenizer_check(images(8), count=6, pfid_images=3, features=colors(device))
 
     def train() -> Any:
-        return train_autoencoder(config, images(), tmp_path, device=device, check=looked, check_every=2, quiet=True)
+        return train_tokenizer(config, images(), tmp_path, device=device, check=looked, check_every=2, quiet=True)
 
     trained = stopped_and_resumed(train, monkeypatch)
     assert robustok.load_tokenizer(tmp_path).fingerprint() == trained.fingerprint()

@@ -19,7 +19,7 @@ from robustok.presets.recipes import DECODERS, TOKENIZERS, recipe
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import TokenizerStage
+from robustok.training.tokenizer_training import TokenizerStage
 
 H100 = GPUS["H100"]
 GENERATOR = Autoregressive(codebook_size=64, tokens=16, classes=100, width=32, depth=2, heads=2)

@@ -1,7 +1,5 @@
 """Latent perturbation: exact counts, real neighbours, the schedule, and the released code's numbers."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +8,7 @@ from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
     Perturbation,
+    ReleasedPerturbation,
     chosen_tokens,
     draw,
     draw_as_released,
@@ -240,13 +239,12 @@ def test_released_quantization_and_ranking_are_reproduced(parity, space):
 def test_published_schedule_is_reproduced(parity):
     meta, io = parity("robustok_perturb")
     s = meta["config"]["sched"]
-    p = Perturbation(
+    p = ReleasedPerturbation(
         alpha=s["alpha"],
         delta=s["delta"],
         anneal_start=s["anneal_start"] / s["epochs"],
         anneal_end=s["anneal_end"] / s["epochs"],
         final_share=s["end_ratio"],
-        reference_code=True,
     )
     progress = [epoch / s["epochs"] for epoch in range(len(io["schedule_alpha"]))]
     alphas, deltas = (torch.tensor(values) for values in zip(*map(p.at, progress), strict=True))
@@ -256,13 +254,14 @@ def test_published_schedule_is_reproduced(parity):
 
 
 def test_the_released_schedule_jumps_unless_it_ends_at_one_half():
-    p = Perturbation(anneal_start=0.2, anneal_end=0.6, final_share=0.2, reference_code=True)
+    schedule = {"anneal_start": 0.2, "anneal_end": 0.6, "final_share": 0.2}
+    p = ReleasedPerturbation(**schedule)
     before_the_end = p.at(0.6 - 1e-6)
     assert before_the_end == (pytest.approx(0.8, abs=1e-5), 80)
     assert p.at(0.6) == (pytest.approx(0.2), 20)
-    assert replace(p, reference_code=False).at(0.6 - 1e-6)[1] == 20
+    assert Perturbation(**schedule).at(0.6 - 1e-6)[1] == 20
 
 
 def test_the_released_code_cuts_the_fraction_of_delta_off():
-    paper, released = (Perturbation(delta=99, final_share=0.5, reference_code=choice) for choice in (False, True))
+    paper, released = (kind(delta=99, final_share=0.5) for kind in (Perturbation, ReleasedPerturbation))
     assert (paper.at(1.0)[1], released.at(1.0)[1]) == (50, 49)

@@ -26,12 +26,11 @@ from robustok.shapes import to_images
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
 from robustok.tokenizer.quantizer import BSQ, LFQ, VQ
-from robustok.training.autoencoder_training import AutoencoderStage
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
-from robustok.training.main_training import TokenizerStage
 from robustok.training.parts import own_rows, parts_of
 from robustok.training.post_training import DecoderStage
 from robustok.training.speed import Speed
+from robustok.training.tokenizer_training import TokenizerStage
 
 PART = Conv(stem=8, channels=(16, 32), blocks=1, attention=False)  # 4 tokens for an image of 32 px
 STEPS, HALF = 20, 10
@@ -72,8 +71,8 @@ def main(quantizer: Any, batch: int, accumulate: int, beta: float = 0.5) -> tupl
         tokenizer=replace(MAIN.tokenizer, encoder=PART, decoder=PART, quantizer=quantizer),
     )
     stage = TokenizerStage(shortened(config, batch, accumulate))
-    stage.teacher, stage.loss.perceptual = Small(), Perceptual(Small(), 2)
-    stage.table.tolerance = 0.005  # so that it is built anew some times
+    stage.latents.teacher, stage.loss.perceptual = Small(), Perceptual(Small(), 2)
+    stage.latents.table.tolerance = 0.005  # so that it is built anew some times
     stage.observe(images())
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
@@ -85,7 +84,7 @@ def autoencoder(perturbation: Any, batch: int, accumulate: int) -> tuple[Any, Ba
         tokenizer=replace(AUTOENCODER.tokenizer, encoder=PART, decoder=PART),
         hidden_to=0.0,
     )
-    stage = AutoencoderStage(shortened(config, batch, accumulate))
+    stage = TokenizerStage(shortened(config, batch, accumulate))
     stage.loss.perceptual = Perceptual(Small(), 2)
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
@@ -160,7 +159,7 @@ def train(case: str, steps: range, start: Any = None) -> Trained:
         told.append({name: mean(term.detach().double()) for name, term in terms.items()})
         if step + 1 == HALF:
             half = snapshot(stage.state_dict())
-    rebuilt = stage.table.rebuilt if isinstance(stage, TokenizerStage) else 0
+    rebuilt = stage.latents.table.rebuilt if hasattr(getattr(stage, "latents", None), "table") else 0
     return Trained(told, half, snapshot(stage.state_dict()), rebuilt)
 
 

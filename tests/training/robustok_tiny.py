@@ -24,13 +24,12 @@ from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.adversary import Adversary
-from robustok.training.autoencoder_training import AutoencoderTraining, train_autoencoder
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
 from robustok.training.post_training import HeldOut, PostTrained, PostTraining, post_train_decoder
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3, preview_every=4)
@@ -38,7 +37,7 @@ ADVERSARY = Adversary(
     discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), learns_from=0.2, charges_from=0.4
 )
 OBJECTIVE = Objective(l1=0.5, perceptual=0.1, perceptual_stages=2, adversary=ADVERSARY)
-MAIN = MainTraining(
+MAIN = TokenizerTraining(
     tokenizer=TokenizerConfig(
         image_size=32, encoder=PART, decoder=PART, quantizer=VQ(codebook_size=32, width=8, revive_after=3)
     ),
@@ -51,7 +50,7 @@ MAIN = MainTraining(
     average=0.9,
 )
 TWO_PHASES = Perturbation(alpha=0.5, beta=1.0, delta=4, latent_space="frozen", freeze_from=0.5)  # from step 4 of 8
-AUTOENCODER = AutoencoderTraining(
+AUTOENCODER = TokenizerTraining(
     tokenizer=AutoencoderConfig(image_size=32, encoder=PART, decoder=PART, bottleneck=KL(width=8)),
     loop=LOOP,
     perturbation=LatentNoise(),
@@ -132,7 +131,7 @@ def run_post(folder: Path, config: PostTraining = POST) -> PostTrained:
 
 
 def run_autoencoder(folder: Path, **options: Any) -> None:
-    train_autoencoder(AUTOENCODER, images(), folder / "run", quiet=True, **options)
+    train_tokenizer(AUTOENCODER, images(), folder / "run", quiet=True, **options)
 
 
 STAGES = {

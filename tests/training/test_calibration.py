@@ -12,7 +12,7 @@ from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Tokens
 from robustok.tokenizer.perturbation import Perturbation, neighbours, perturb
 from robustok.training.calibration import Calibrated, _pairs_of_a_class, calibrate, measure
-from robustok.training.main_training import MainTraining, TokenizerStage
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
 PILOT = Calibrated(like="departures", freeze_from=0.5, steps=3, batch_size=16, width=32, depth=1, measured=20)
 SHORT = replace(MAIN, perturbation=PILOT)
@@ -79,7 +79,9 @@ def test_pairs_have_the_same_class_at_the_same_place_and_no_image_twice():
     assert len(set(one.tolist()) | set(other.tolist())) == 2 * len(one) == 6
 
 
-def stepped(config: MainTraining, steps: int, stage: TokenizerStage | None = None, first: int = 0) -> TokenizerStage:
+def stepped(
+    config: TokenizerTraining, steps: int, stage: TokenizerStage | None = None, first: int = 0
+) -> TokenizerStage:
     if stage is None:
         stage = TokenizerStage(config)
         stage.observe(IMAGES)
@@ -118,7 +120,7 @@ def test_a_pilot_learns_what_it_is_trained_on():
 
 def test_the_choice_can_be_typed_by_its_name():
     config = replace(MAIN, perturbation=Calibrated())
-    assert from_plain(MainTraining, to_plain(config)) == config
+    assert from_plain(TokenizerTraining, to_plain(config)) == config
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,14 @@ from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, OBJECTIVE, POST, STAGES,
 from torch import Tensor
 
 from robustok.runtime.locking import TRAINING, alone_in, claim
-from robustok.training.autoencoder_training import AutoencoderStage
 from robustok.training.generator_training import GeneratorStage
-from robustok.training.main_training import TokenizerStage
 from robustok.training.optim import Update
 from robustok.training.post_training import DecoderStage
+from robustok.training.tokenizer_training import TokenizerStage
 
 BUILD: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "main": (MAIN, TokenizerStage),
-    "autoencoder": (AUTOENCODER, AutoencoderStage),
+    "autoencoder": (AUTOENCODER, TokenizerStage),
     "generator": (GENERATOR, GeneratorStage),
     "post": (POST, lambda config: DecoderStage(config, tokenizer())),
 }

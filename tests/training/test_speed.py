@@ -13,10 +13,10 @@ from robustok.layers import Block
 from robustok.losses.discriminator import PatchGAN
 from robustok.tokenizer.encoder import ResidualBlock, ViT, ViTEncoder
 from robustok.training.generator_training import GeneratorStage
-from robustok.training.main_training import TokenizerStage
 from robustok.training.objective import Objective
 from robustok.training.post_training import DecoderStage
 from robustok.training.speed import Speed, blocks, without_speed
+from robustok.training.tokenizer_training import TokenizerStage
 
 PLAIN = Objective(perceptual=0.0, adversarial=0.0)
 VIT = ViT(patch=8, latents=4, width=64, depth=2, heads=1)

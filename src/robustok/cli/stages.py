@@ -30,10 +30,9 @@ from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import Progress
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer
-from robustok.training import autoencoder_training, generator_training, main_training
-from robustok.training.autoencoder_training import AutoencoderTraining
+from robustok.training import generator_training, tokenizer_training
 from robustok.training.generator_training import GeneratorTraining
-from robustok.training.main_training import MainTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 from robustok.training.tuning import DecoderTuning, encode, tune_decoder
 
 OTHERS_SIGMA = 0.9  # for decoders that were trained without perturbation (arXiv 2509.12474, sec. 4.3)
@@ -51,7 +50,7 @@ def stages_of(name: str) -> Demo:
     return EMBEDDED_PRESETS[name]()
 
 
-def tokenizer_preset(name: str | None = None) -> MainTraining | AutoencoderTraining:
+def tokenizer_preset(name: str | None = None) -> TokenizerTraining:
     """Main training as a preset has it."""
     if name in recipes.names(recipes.TOKENIZERS):
         return recipes.recipe(name, recipes.TOKENIZERS)
@@ -81,7 +80,7 @@ def train_tokenizer(command: Command) -> None:
     assert preset.tokenizer is not None
     if command.tokenizer is not None:
         given = tokenizer_of(command.tokenizer, device, command.fields)
-        if isinstance(preset, MainTraining) != isinstance(given, AnyTokenizer):
+        if preset.has_codebook != isinstance(given, AnyTokenizer):
             kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
             kind, names = kinds[not isinstance(given, AnyTokenizer)]
             raise ValueError(f"{command.tokenizer} {kind}; take the preset {names} to train it further")
@@ -95,11 +94,10 @@ def train_tokenizer(command: Command) -> None:
         config = _settings(command, preset)
         size = config.tokenizer.image_size
     images = _images(command, size)
-    train = (
-        main_training.train_tokenizer if isinstance(config, MainTraining) else autoencoder_training.train_autoencoder
-    )
     looks = watching.of_tokenizer(command, size, config.loop.steps)
-    train(config, images, command.out, tokenizer=given, device=device, quiet=command.quiet, **looks)
+    tokenizer_training.train_tokenizer(
+        config, images, command.out, tokenizer=given, device=device, quiet=command.quiet, **looks
+    )
     _say(command, f"tokenizer: {command.out}")
 
 

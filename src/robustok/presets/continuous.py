@@ -11,10 +11,10 @@ from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.latent_perturbation import LatentNoise
-from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 def continuous() -> Demo:
@@ -26,7 +26,7 @@ def continuous() -> Demo:
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     return replace(
         discrete,
-        main=AutoencoderTraining(
+        main=TokenizerTraining(
             tokenizer=AutoencoderConfig(
                 image_size=32, encoder=part, bottleneck=KL(width=8, weight=1e-4), decoder=part, channels=1
             ),

@@ -18,10 +18,10 @@ from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.adversary import Adversary
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
 from robustok.training.post_training import PostTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 def demo() -> Demo:
@@ -43,7 +43,7 @@ def demo() -> Demo:
         l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
     )
     return Demo(
-        main=MainTraining(
+        main=TokenizerTraining(
             tokenizer=TokenizerConfig(
                 image_size=32,
                 encoder=part,

@@ -14,13 +14,12 @@ from robustok.presets.scales import Scale
 from robustok.report.table import Column, Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining, build_generator
-from robustok.training.main_training import MainTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 from robustok.training.tuning import DecoderTuning
 
 Recipe: TypeAlias = Callable[[Scale], Any]
-Config: TypeAlias = MainTraining | AutoencoderTraining | GeneratorTraining | DecoderTuning
+Config: TypeAlias = TokenizerTraining | GeneratorTraining | DecoderTuning
 
 TOKENIZERS: Mapping[str, Recipe] = {
     make.__name__: make
@@ -104,7 +103,7 @@ def parameters(config: Config) -> int:
     network: torch.nn.Module
     with torch.device("meta"):
         match config:
-            case MainTraining(tokenizer=part) | AutoencoderTraining(tokenizer=part) if part is not None:
+            case TokenizerTraining(tokenizer=part) if part is not None:
                 network = build(part)
             case GeneratorTraining(generator=part) if part is not None:
                 network = build_generator(part)

@@ -17,29 +17,28 @@ from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import ViT
 from robustok.tokenizer.latent_perturbation import LatentNoise
-from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.adversary import Adversary
-from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining
 
 BATCH = 1024
 EPOCH = epochs(1, BATCH)
 PARTS = 16  # of a batch on one GPU: 64 images at a time
 
 
-def robustok_imagenet256(scale: Scale = "paper") -> MainTraining:
+def robustok_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
     """RobusTok: 256 tokens of 4096 codes, DINOv2-B encoder and decoder, latent perturbation annealed to half.
 
     Cost: 208 EFLOP, 146 hours.
 
     Published: rFID 1.02, pFID 2.28; gFID 1.83 with RAR-B and 1.60 with RAR-L. Not yet run here.
     """
-    paper = MainTraining(
+    paper = TokenizerTraining(
         tokenizer=TokenizerConfig(
             image_size=256,
             encoder=ViT(patch=16, latents=256, width=768, depth=12, heads=12, layer_scale=1.0),
@@ -86,7 +85,7 @@ def objective() -> Objective:
     )
 
 
-def robustok_unperturbed(scale: Scale = "paper") -> MainTraining:
+def robustok_unperturbed(scale: Scale = "paper") -> TokenizerTraining:
     """Ablation: no perturbation.
 
     Cost: 208 EFLOP, 146 hours.
@@ -96,7 +95,7 @@ def robustok_unperturbed(scale: Scale = "paper") -> MainTraining:
     return perturbed(scale, beta=0.0)
 
 
-def robustok_unannealed(scale: Scale = "paper") -> MainTraining:
+def robustok_unannealed(scale: Scale = "paper") -> TokenizerTraining:
     """Ablation: perturbation at full strength to the end.
 
     Cost: 208 EFLOP, 146 hours.
@@ -106,7 +105,7 @@ def robustok_unannealed(scale: Scale = "paper") -> MainTraining:
     return perturbed(scale, final_share=1.0)
 
 
-def robustok_beta_half(scale: Scale = "paper") -> MainTraining:
+def robustok_beta_half(scale: Scale = "paper") -> TokenizerTraining:
     """Ablation: half of the images perturbed, at full strength to the end (whether it was annealed is not told).
 
     Cost: 208 EFLOP, 146 hours.
@@ -116,7 +115,7 @@ def robustok_beta_half(scale: Scale = "paper") -> MainTraining:
     return perturbed(scale, beta=0.5, final_share=1.0)
 
 
-def robustok_annealed_to_zero(scale: Scale = "paper") -> MainTraining:
+def robustok_annealed_to_zero(scale: Scale = "paper") -> TokenizerTraining:
     """Ablation: perturbation annealed to nothing.
 
     Cost: 208 EFLOP, 146 hours.
@@ -126,27 +125,38 @@ def robustok_annealed_to_zero(scale: Scale = "paper") -> MainTraining:
     return perturbed(scale, final_share=0.0)
 
 
-def robustok_reference_code(scale: Scale = "paper") -> MainTraining:
+def robustok_reference_code(scale: Scale = "paper") -> TokenizerTraining:
     """What the released code does: tokens perturbed by chance, of the batch's first images; no clipping, no revival.
 
     Cost: 208 EFLOP, 146 hours.
 
     Published: the scores of `robustok_imagenet256` are those of the authors' code. Not yet run here.
     """
-    config = perturbed(scale, reference_code=True)
-    assert config.tokenizer is not None
+    config = robustok_imagenet256(scale)
+    p = config.perturbation
+    assert isinstance(p, Perturbation)
+    released = ReleasedPerturbation(
+        alpha=p.alpha,
+        beta=p.beta,
+        delta=p.delta,
+        anneal_start=p.anneal_start,
+        anneal_end=p.anneal_end,
+        final_share=p.final_share,
+    )
+    assert isinstance(config.tokenizer, TokenizerConfig)
     assert isinstance(config.tokenizer.quantizer, VQ)
     adversary = config.objective.adversary
     adversary = replace(adversary, optim=replace(adversary.optim, clip=0.0))
     return replace(
         config,
+        perturbation=released,
         tokenizer=replace(config.tokenizer, quantizer=replace(config.tokenizer.quantizer, revive_after=0)),
         objective=replace(config.objective, adversary=adversary),
         optim=replace(config.optim, clip=0.0),
     )
 
 
-def continuous_imagenet256(scale: Scale = "paper") -> AutoencoderTraining:
+def continuous_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
     """A continuous twin: 128 latents of 32 channels as MAETok's (arXiv 2502.03444), with perturbed latents.
 
     40 to 60 % of the patches are hidden; MAETok's auxiliary decoders are not here.
@@ -158,7 +168,7 @@ def continuous_imagenet256(scale: Scale = "paper") -> AutoencoderTraining:
     discrete = robustok_imagenet256()
     assert discrete.tokenizer is not None
     part = replace(ViT(), latents=128, layer_scale=1.0)
-    paper = AutoencoderTraining(
+    paper = TokenizerTraining(
         tokenizer=AutoencoderConfig(image_size=256, encoder=part, bottleneck=Plain(width=32), decoder=part),
         start=DINOv2(),
         loop=discrete.loop,
@@ -189,13 +199,13 @@ TINY_PART = ViT(patch=8, latents=16, width=64, depth=2, heads=1, layer_scale=1.0
 TINY_DINOV2 = DINOv2(weights="random", width=64, depth=2, patch=8, side=32)
 
 
-def perturbed(scale: Scale, **changes: Any) -> MainTraining:
+def perturbed(scale: Scale, **changes: Any) -> TokenizerTraining:
     """The paper's run with another perturbation."""
     config = robustok_imagenet256(scale)
     return replace(config, perturbation=replace(config.perturbation, **changes))
 
 
-def tiny(config: MainTraining) -> MainTraining:
+def tiny(config: TokenizerTraining) -> TokenizerTraining:
     """Ten steps of the same on a CPU: images of 32 pixels, small networks, random weights for pretrained ones."""
     assert isinstance(config.perturbation, Perturbation)
     return brief(

@@ -1,15 +1,15 @@
 """Calibrated perturbation: as many tokens replaced, by codes as far away, as a short pilot generator is seen to err."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from robustok.analysis.imitation import JOINT, imitate
+from robustok.analysis.prediction import teacher_forcing
 from robustok.data.images import ImageSet, Indices
 from robustok.data.order import batch_indices
-from robustok.evaluation.analysis.imitation import JOINT, imitate
-from robustok.evaluation.analysis.prediction import teacher_forcing
 from robustok.evaluation.pfid import Cell
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
@@ -53,9 +53,9 @@ class Calibrated:
             raise ValueError(f"measured is {self.measured}; give at least 20 images, better some hundreds")
 
 
-def now(perturbation: Perturbation | Calibrated, alpha: float = 1.0, delta: int = 1) -> Perturbation:
+def now(perturbation: Any, alpha: float = 1.0, delta: int = 1) -> Any:
     """The perturbation itself, or what a calibrated one comes to once `alpha` and `delta` have been measured."""
-    if isinstance(perturbation, Perturbation):
+    if not isinstance(perturbation, Calibrated):
         return perturbation
     share = perturbation.freeze_from
     return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=share)
@@ -129,7 +129,7 @@ def _pilot(
     for step in range(config.steps):
         rows = batch_indices(len(tokens), batch_size, seed, step).to(tokens.device)
         generator = stream(seed, "pilot label dropout", step)
-        loss = model.loss(tokens[rows], labels[rows], order_share=0.0, generator=generator)
+        loss = model.loss(tokens[rows], labels[rows], model.draw(len(rows), order_share=0.0, generator=generator))
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 - step / config.steps)
         optimizer.zero_grad()

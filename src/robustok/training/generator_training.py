@@ -24,7 +24,7 @@ from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Checked, Loop, Picture, run
-from robustok.training.optim import Average, Optim, Precision, Update, autocast, is_bf16, load_whole
+from robustok.training.optim import Accumulation, Average, Optim, Precision, Update, autocast, is_bf16, load_whole
 from robustok.training.parts import own_rows, parts_here, parts_of, split
 from robustok.training.speed import Speed, blocks, without_speed
 
@@ -76,19 +76,14 @@ class GeneratorStage:
         """One step on (tokens (b n) or latents (b n d), labels (b))."""
         config, how = self.config, self._how(step)
         generator = stream(config.loop.seed, "order and label dropout", step)
-        total = torch.zeros((), device=self.device)
-        for (inputs, labels), part in split(
-            batch, parts_here(len(batch[0]), config.loop.batch_size, config.optim.accumulate)
-        ):
+        accumulation = Accumulation(self.update)
+        parts = parts_here(len(batch[0]), config.loop.batch_size, config.optim.accumulate)
+        for (inputs, labels), part in split(batch, parts):
             draw = part.drawn(self.model.draw(part.size, **how, generator=generator))
             with autocast(self.device, config.precision):
                 loss = self.model.loss(inputs.to(self.device), labels.to(self.device), draw)
-            self.update.backward(loss, part.share, last=part.last)
-            total += part.share * loss.detach()
-        terms = {"loss": total} | self.update.apply(step)
-        if not terms["skipped"]:
-            self.average.update(self.model)
-        return terms
+            accumulation.backward(loss, {}, part)
+        return accumulation.step(step, self.average, self.model)
 
     def _shard(self) -> None:
         """Cut weights and average over the ranks, block by block."""

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustok.runtime.distributed import AveragedGradients, cut_like, mean, whole
 from robustok.shapes import Scalar
+from robustok.training.parts import Part
 
 Precision = Literal["auto", "bf16", "fp32"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -171,6 +172,51 @@ class Average(Generic[Module]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_whole(self.module, state["module"])
         self.updates = state["updates"]
+
+
+class Accumulation:
+    """One optimizer step on a batch that is worked through in parts: gradients and terms add up to the whole batch's.
+
+    accumulation = Accumulation(update)
+    for piece, part in split(batch, parts):
+        accumulation.backward(loss(piece), {}, part)
+    terms = accumulation.step(step, average, model)
+    """
+
+    def __init__(self, update: Update):
+        self.update, self.terms = update, dict[str, Tensor]()
+
+    def add(self, terms: Mapping[str, Tensor], part: Part) -> None:
+        """Count a part's terms, means over its rows, by its share of the batch."""
+        for name, term in terms.items():
+            self.terms[name] = self.terms.get(name, 0) + part.share * term
+
+    def backward(self, loss: Scalar, terms: Mapping[str, Tensor], part: Part) -> None:
+        """Add a part's gradient, its terms and its loss."""
+        self.update.backward(loss, part.share, last=part.last)
+        self.add({**terms, "loss": loss.detach()}, part)
+
+    def step(
+        self,
+        step: int,
+        average: Average[Any],
+        module: nn.Module,
+        *,
+        opponent: Callable[[], dict[str, Tensor]] = dict,
+        taken: Callable[[], dict[str, Tensor]] = dict,
+    ) -> dict[str, Tensor]:
+        """Take the optimizer step; returns all terms. Where it was skipped the average stays, too.
+
+        `opponent` takes the discriminator's step and returns its terms, `taken` does what follows a step that was taken
+        and comes before the average moves.
+        """
+        terms = self.terms | self.update.apply(step)
+        opposed = opponent()
+        terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
+        if not terms["skipped"]:
+            terms |= taken()
+            average.update(module)
+        return terms | opposed
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -33,7 +33,7 @@ from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module, codes_of, decoding_with
 from robustok.training.loop import Loop, run
 from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import Average, Optim, Precision, Update, autocast
+from robustok.training.optim import Accumulation, Average, Optim, Precision, Update, autocast
 from robustok.training.parts import own_rows, parts_here, parts_of, split
 from robustok.training.speed import Speed, without_speed
 
@@ -81,24 +81,17 @@ class DecoderStage(Generic[AnyOne]):
 
     def step(self, batch: tuple[Tensor, Images], step: int) -> dict[str, Tensor]:
         """One step on (tokens (b n) or latents (b n d) that the generator touched, the real images (b 3 h w))."""
-        config, terms = self.config, dict[str, Tensor]()
+        config, accumulation = self.config, Accumulation(self.update)
         parts = parts_here(len(batch[1]), config.loop.batch_size, config.optim.accumulate)
         for (touched, images), part in split(batch, parts):
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             codes = codes_of(self.tokenizer, touched)
             with autocast(self.device, config.precision):
                 output = self.tokenizer.decode(codes).float()
-            loss, part_terms = self.loss.charge(images, output, self.tokenizer.last_layer, step, part)
-            self.update.backward(loss, part.share, last=part.last)
-            part_terms |= self.loss.learn(images, output, step, part) | {"loss": loss.detach()}
-            for name, term in part_terms.items():
-                terms[name] = terms.get(name, 0) + part.share * term
-        terms |= self.update.apply(step)
-        opposed = self.loss.apply(step)
-        terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
-        if not terms["skipped"]:
-            self.average.update(self.decoder)
-        return terms | opposed
+            loss, terms = self.loss.charge(images, output, self.tokenizer.last_layer, step, part)
+            accumulation.backward(loss, terms, part)
+            accumulation.add(self.loss.learn(images, output, step, part), part)
+        return accumulation.step(step, self.average, self.decoder, opponent=lambda: self.loss.apply(step))
 
     def look(self, distance: Callable[[nn.Module], float], done: int) -> dict[str, float]:
         """Measure the averaged decoder on held-out images and keep it if it is the best so far."""
