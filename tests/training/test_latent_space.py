@@ -7,11 +7,13 @@ import pytest
 import torch
 from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images
 
+from robustok.cli.settings import comments
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
-from robustok.tokenizer.latent_perturbation import LatentDraw, LatentNoise, perturb_latents
+from robustok.tokenizer.latent_perturbation import LatentDraw, LatentMixing, LatentNoise, perturb_latents
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.training.autoencoder_training import AutoencoderStage
+from robustok.training.calibration import Calibrated
 from robustok.training.main_training import MainTraining, TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
@@ -204,3 +206,9 @@ def test_disturbed_latents_pass_no_gradient_where_it_is_stopped():
 def test_choices_that_cannot_be_are_refused(wrong, message, unchecked):
     with pytest.raises(ValueError, match=message):
         Perturbation(**wrong)
+
+
+def test_the_choices_are_explained_where_settings_are_listed():
+    for kind in (Perturbation, LatentNoise, LatentMixing, Calibrated):
+        assert len(comments(kind)["freeze_from"]) > 20
+    assert "frozen" in comments(Perturbation)["latent_space"]

@@ -9,6 +9,7 @@ from robustok.data.images import FashionMNIST, ImageSet
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import to_plain
+from robustok.tokenizer.perturbation import Perturbation
 from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.main_training import MainTraining
@@ -50,9 +51,9 @@ class Demo:
         main = self.main
         match main:
             case MainTraining():
-                main = replace(main, perturbation=replace(main.perturbation, beta=0.0))
+                main = replace(main, perturbation=Perturbation(beta=0.0))
             case AutoencoderTraining():
-                main = replace(main, perturbation=replace(main.perturbation, beta=0.0))
+                main = replace(main, perturbation=replace(main.perturbation, beta=0.0, latent_space="joint"))
         return replace(self, main=main)
 
     @property

@@ -40,9 +40,7 @@ class LatentNoise:
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and strength from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = (
-        0.75  # frozen: share of training that is clean, after which the decoder learns alone, perturbed
-    )
+    freeze_from: float = 0.75  # frozen: share of training that is clean; then the decoder learns on alone, perturbed
 
     def __post_init__(self) -> None:
         check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
@@ -68,9 +66,7 @@ class LatentMixing:
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and strength from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = (
-        0.75  # frozen: share of training that is clean, after which the decoder learns alone, perturbed
-    )
+    freeze_from: float = 0.75  # frozen: share of training that is clean; then the decoder learns on alone, perturbed
 
     def __post_init__(self) -> None:
         check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")

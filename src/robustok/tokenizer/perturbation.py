@@ -31,9 +31,7 @@ class Perturbation:
     anneal_end: float = 0.6  # share of training after which they stay where they are
     final_share: float = 0.5  # what is left of alpha and delta from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = (
-        0.75  # frozen: share of training that is clean, after which the decoder learns alone, perturbed
-    )
+    freeze_from: float = 0.75  # frozen: share of training that is clean; then the decoder learns on alone, perturbed
     reference_code: bool = False  # do as the authors' released code does, not as the paper says
 
     def __post_init__(self) -> None:
