@@ -17,7 +17,7 @@ from robustok.training.main_training import MainTraining
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
 
-CODES = 256
+CODES = 512
 FIRST = "two phases"  # the arm whose clean first phase, and whose pilot generator, the others in two phases share
 SAVED = 250  # steps between saves of a tokenizer, of which one is where the second phase begins
 
@@ -50,12 +50,12 @@ class Arm:
     imitates: Literal["", "departures", "latents"] = ""  # what of a pilot generator alpha and delta are measured on
 
 
-TWO_PHASES = Perturbation(alpha=0.3, beta=1.0, delta=10, latent_space="frozen", freeze_from=0.75)
+TWO_PHASES = Perturbation(alpha=0.3, beta=1.0, delta=20, latent_space="frozen", freeze_from=0.75)
 ARMS = {
     "none": Arm(perturbation=Perturbation(beta=0.0)),
-    "paper": Arm(perturbation=Perturbation(alpha=1.0, beta=0.1, delta=6)),
-    "half of the images": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=10)),
-    "stopped": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=10, latent_space="stopped")),
+    "paper": Arm(perturbation=Perturbation(alpha=1.0, beta=0.1, delta=12)),
+    "half of the images": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=20)),
+    "stopped": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=20, latent_space="stopped")),
     "two phases": Arm(perturbation=TWO_PHASES),
     "two phases, clean": Arm(perturbation=replace(TWO_PHASES, beta=0.0)),
     "two phases, as it departs": Arm(perturbation=TWO_PHASES, imitates="departures"),
@@ -94,7 +94,7 @@ QUEUE: tuple[tuple[str, int], ...] = (
 
 
 def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
-    part = Conv(stem=2, channels=(16, 64), blocks=1, attention=False)
+    encoder, decoder = (Conv(stem=2, channels=width, blocks=1, attention=False) for width in ((16, 64), (32, 96)))
     adversary = Adversary(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
@@ -104,15 +104,17 @@ def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
     )
     return MainTraining(
         tokenizer=TokenizerConfig(
-            image_size=size.side, encoder=part, quantizer=VQ(codebook_size=CODES, width=16), decoder=part, channels=1
+            image_size=size.side,
+            encoder=encoder,
+            quantizer=VQ(codebook_size=CODES, width=16),
+            decoder=decoder,
+            channels=1,
         ),
         loop=Loop(
             steps=size.tokenizer_steps, batch_size=16, seed=seed, save_every=SAVED, keep_last=99, keep_best="none"
         ),
         perturbation=arm.perturbation,
-        objective=Objective(
-            l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
-        ),
+        objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary),
         semantic=arm.semantic,
         semantic_size=64,
         optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
