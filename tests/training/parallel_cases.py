@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, POST, images, tokenizer
+from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, POST, TWO_PHASES, images, tokenizer
 from torch import Tensor, nn
 
-from robustok.backbones.lite0 import POOLED
+from robustok.backbones.lite import POOLED
 from robustok.data.loading import training_batch
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.losses.perceptual import Perceptual
@@ -63,10 +63,11 @@ class Small(nn.Module):
         return self.Maps((first, second), nn.functional.pad(second.flatten(1), (0, POOLED - second[0].numel())))
 
 
-def main(quantizer: Any, batch: int, accumulate: int) -> tuple[Any, Batches]:
+def main(quantizer: Any, batch: int, accumulate: int, perturbation: Any = None) -> tuple[Any, Batches]:
     """With everything on: adversary and augmentation, Frechet term, semantic term, perturbation."""
     config = replace(
         MAIN,
+        perturbation=perturbation or MAIN.perturbation,
         objective=replace(MAIN.objective, frechet=0.1),
         tokenizer=replace(MAIN.tokenizer, encoder=PART, decoder=PART, quantizer=quantizer),
     )
@@ -120,6 +121,7 @@ CASES = {
     "tokenizer, vq, uneven parts": partial(main, VQ(codebook_size=40, width=8, revive_after=2), 13, 2),
     "tokenizer, lfq": partial(main, LFQ(bits=6, group=3), 12, 2),
     "tokenizer, bsq, uneven parts": partial(main, BSQ(bits=6, group=2), 13, 1),
+    "tokenizer, two phases, uneven parts": partial(main, VQ(codebook_size=16, width=8), 13, 2, TWO_PHASES),
     "autoencoder": partial(autoencoder, LatentNoise(beta=0.5), 12, 1),
     "autoencoder, uneven parts": partial(autoencoder, LatentMixing(beta=0.5), 13, 2),
     "autoregressive": partial(generator, AR, 12, 1),
@@ -131,7 +133,7 @@ CASES = {
     "post-training": partial(post, 12, 1),
     "post-training, uneven parts": partial(post, 13, 2),
 }
-RESUMED = ("tokenizer, vq", "autoregressive, sharded", "post-training")
+RESUMED = ("tokenizer, vq", "tokenizer, two phases, uneven parts", "autoregressive, sharded", "post-training")
 
 
 def train(case: str, steps: range, start: Any = None) -> tuple[list[dict[str, Tensor]], Any, Any]:
