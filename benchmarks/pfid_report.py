@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from pfid_variants import FROM_SCORES, PUBLISHED, Measured, joint_left_out_error, left_out_error, pfid, variants
 
 from robustok.evaluation.correlation import Estimate, bootstrap, correlation, pearson, spearman
-from robustok.report.charts import nice_ticks
-from robustok.report.markup import Markup, element
+from robustok.report.charts import element, nice_ticks
+from robustok.report.table import Column, Table
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
 
@@ -25,7 +26,7 @@ def report(folder: Path, docs: Path) -> None:
     measured = [
         m | {"loss": MetricsLog(path.parent / "generator").rows()[-1]["loss"]}
         for path in sorted(folder.glob("*/measured.json"))
-        if "gfid_guided" in (m := read_json(path))
+        if {"rfid_pfid_images", "gfid_guided"} <= (m := read_json(path)).keys()
     ]
     measured.sort(key=lambda m: (m["codebook_size"], pfid(m)))
     page, picture = docs / "pfid_study.md", docs / "images" / "pfid_study.svg"
@@ -53,6 +54,7 @@ def tokenizers(measured: Sequence[Measured]) -> str:
             f"{m['codebook_size']}",
             f"{m['reconstruction']['perplexity']:.0f}",
             f"{m['reconstruction']['rfid']:.1f}",
+            f"{m['rfid_pfid_images']:.1f}",
             f"{pfid(m):.1f}",
             f"{m['loss']:.2f}",
             f"{m['gfid']:.1f}",
@@ -61,7 +63,19 @@ def tokenizers(measured: Sequence[Measured]) -> str:
         ]
         for number, m in enumerate(measured, 1)
     ]
-    head = ["#", "tokenizer", "K", "perplexity", "rFID", "pFID", "loss", "gFID", "gFID, guided", "guidance"]
+    head = [
+        "#",
+        "tokenizer",
+        "K",
+        "perplexity",
+        "rFID",
+        "rFID of pFID's images",
+        "pFID",
+        "loss",
+        "gFID",
+        "gFID, guided",
+        "guidance",
+    ]
     return table(head, rows, right=2)
 
 
@@ -185,8 +199,8 @@ def signed(value: float) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> str:
     """Markdown; columns from `right` on hold numbers."""
-    rule = ["---" if i < right else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+    columns = [Column(name, left=i < right) for i, name in enumerate(head)]
+    return Table(columns=columns, rows=rows).to_markdown().rstrip()
 
 
 def scatter(measured: Sequence[Measured]) -> str:

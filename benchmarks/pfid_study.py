@@ -211,6 +211,14 @@ def reconstruction(tokenizer: Tokenizer, judge: Judge) -> dict[str, float]:
     }
 
 
+def rfid_of_pfid(tokenizer: Tokenizer, judge: Judge) -> float:
+    """rFID of the images of pFID: of fewer images a distance is larger, so this one is what pFID is compared with."""
+    indices = spaced(PERTURBED, len(judge.validation))
+    tokens, _ = tokens_and_errors(tokenizer, batches(judge.validation, indices))
+    real = judge.statistics(to_pixels(part) for part in batches(judge.validation, indices))
+    return frechet_distance(real, judge.statistics(decoded(tokenizer, tokens)))
+
+
 @torch.no_grad()
 def perturbed_scores(tokenizer: Tokenizer, judge: Judge, cells: Sequence[Cell]) -> list[dict[str, float]]:
     """For each cell: the Frechet distance to the input images, and how far codes and images move."""
@@ -260,6 +268,7 @@ def study(name: str, kind: Kind, judge: Judge, folder: Path) -> None:
     notes.once("codebook_size", lambda: kind.quantizer.codebook_size)
     tokenizer = train_tokenizer(main_training(kind), judge.train, folder / "tokenizer", quiet=True)
     notes.once("reconstruction", lambda: reconstruction(tokenizer, judge))
+    notes.once("rfid_pfid_images", lambda: rfid_of_pfid(tokenizer, judge))
     codes = len(tokenizer.codebook)
     notes.once("pfid", lambda: perturbed_scores(tokenizer, judge, grid(codes)))
     notes.once("surface", lambda: perturbed_scores(tokenizer, judge, surface_cells(codes)))
@@ -280,7 +289,7 @@ def run(folder: Path, only: int | None) -> None:
     judge = Judge()
     for name, kind in list(KINDS.items())[:only]:
         path = folder / name.lower().replace(",", "").replace(" ", "_")
-        if "gfid_guided" not in Notes(path / "measured.json").values:
+        if not {"rfid_pfid_images", "gfid_guided"} <= Notes(path / "measured.json").values.keys():
             study(name, kind, judge, path)
 
 

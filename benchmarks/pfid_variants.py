@@ -72,9 +72,9 @@ def pfid(m: Measured) -> float:
 
 
 def variants(measured: Sequence[Measured]) -> dict[str, list[float]]:
-    """Every variant of every tokenizer, the published pFID first."""
+    """Every variant of every tokenizer, the published pFID first; rFID in all of them is that of pFID's images."""
     scores = {
-        name: [of(m["reconstruction"]["rfid"], pfid(m), m["codebook_size"]) for m in measured]
+        name: [of(m["rfid_pfid_images"], pfid(m), m["codebook_size"]) for m in measured]
         for name, of in FROM_SCORES.items()
     }
     for name, strength in STRENGTHS.items():
@@ -82,7 +82,7 @@ def variants(measured: Sequence[Measured]) -> dict[str, list[float]]:
         scores[name] = [at_strength(m["surface"], lambda cell, m=m, s=strength: s(cell, m), wanted) for m in measured]
     scores[OVERALL] = [fmean(cell["fd"] for cell in m["surface"]) for m in measured]
     scores[EXCESS] = [
-        (pfid(m) - m["reconstruction"]["rfid"]) / fmean(cell["feature_change"] for cell in m["pfid"]) for m in measured
+        (pfid(m) - m["rfid_pfid_images"]) / fmean(cell["feature_change"] for cell in m["pfid"]) for m in measured
     ]
     return scores
 

@@ -6,35 +6,32 @@
 
 Prints one Markdown table. Steps are real ones: whole stages with all losses, on random images and weights, as late in
 training as everything takes part. The peak is that of a matrix product in bfloat16 on the same card (float32 on a CPU),
-in the same run. FLOPs are counted (`robustok.training.cost`), and so is the memory that stands beside the measured one.
-The batch is the largest that fits, found from the predicted one.
+in the same run. FLOPs are counted (`training_cost.py`); "GB held" stays in memory from step to step, by arithmetic;
+what was measured beyond it are activations. The batch is the largest that fits, guessed from two small ones.
 """
 
 import argparse
 import gc
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from training_cost import Step, Training, count, stage_of, without_files
 
 from robustok import presets
 from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, recipe
-from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.cost.counted_step import CountedStep, Training, count_step, without_files
-from robustok.training.cost.estimate import PeakMemory
-from robustok.training.generator_training import GeneratorStage, GeneratorTraining
-from robustok.training.main_training import MainTraining, TokenizerStage
-from robustok.training.post_training import DecoderStage, PostTraining
+from robustok.report.table import Column, Table
+from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.speed import Speed
 
 ROOM = 0.92  # of a card's memory that the first try is predicted to take
 NEAR = 0.06  # the search ends when the largest batch that fits is known up to this share
 TRIES = 6
-COUNTED = 8, 16  # images of the counted steps
+SMALL = 8, 16  # images of two steps that a straight line of memory is laid through
 
 
 @dataclass(frozen=True)
@@ -93,32 +90,17 @@ def demo() -> list[Case]:
     ]
 
 
-def stage_of(case: Case, device: torch.device, batch: int) -> tuple[Any, Any]:
+def ready(case: Case, device: torch.device, batch: int) -> tuple[Any, Any]:
     """The stage and a batch of noise for it."""
     config = without_files(replace(case.config, loop=replace(case.config.loop, batch_size=batch)))
     if hasattr(config, "start"):
         config = replace(config, start=None)
-    images = TokenizerConfig(image_size=256)
-    match config:
-        case GeneratorTraining(generator=generator):
-            tokens = torch.randint(generator.codebook_size, (batch, generator.tokens), device=device)
-            return GeneratorStage(config, device), (tokens, torch.randint(generator.classes, (batch,), device=device))
-        case MainTraining(tokenizer=TokenizerConfig() as images):
-            return TokenizerStage(config, device), noise(batch, images.image_size, device)
-        case PostTraining() if case.tokenizer is not None:
-            model = Tokenizer(case.tokenizer)
-            tokens = torch.randint(len(model.codebook), (batch, model.tokens_per_image), device=device)
-            return DecoderStage(config, model, device), (tokens, noise(batch, model.image_size, device))
-    raise ValueError(f"no such case: {case.name}")
-
-
-def noise(batch: int, size: int, device: torch.device) -> Tensor:
-    return torch.rand(batch, 3, size, size, device=device) * 2 - 1
+    return stage_of(config, case.tokenizer, device, batch)
 
 
 def measure(case: Case, how: How, batch: int, device: torch.device, steps: int) -> Measured:
     """The median of some steps after as many to warm up. Raises torch.OutOfMemoryError where they do not fit."""
-    stage, images = stage_of(replace(case, config=how.of(case.config)), device, batch)
+    stage, images = ready(replace(case, config=how.of(case.config)), device, batch)
     last = case.config.loop.steps - 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -185,41 +167,41 @@ def attempt(case: Case, how: How, batch: int, device: torch.device, steps: int) 
             torch.cuda.empty_cache()
 
 
-def rows(cases: list[Case], ways: list[How], device: torch.device, batch: int | None, steps: int) -> Iterator[str]:
-    """The table, line by line as it is measured."""
+def table(cases: list[Case], ways: list[How], device: torch.device, batch: int | None, steps: int) -> Table:
+    """A row for each case and way."""
     peak = measured_peak(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one thread of a CPU"
     product = "bfloat16" if device.type == "cuda" else "float32"
-    yield f"{name}, torch {torch.__version__}: {peak / 1e12:.3g} TFLOP/s in a matrix product of {product}\n"
-    yield "| step | how | images | ms | images/s | GB | GB predicted | GFLOP an image | share of the peak |"
-    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+    rows = []
     for case in cases:
+        step = count(case.config, case.tokenizer)
         for how in ways:
-            counted = [count_step(how.of(case.config), b, case.tokenizer) for b in COUNTED]
-            found = of_case(case, how, counted, device, batch, steps)
-            yield line(case, how, found, counted, peak)
+            found = of_case(case, how, device, batch, steps)
+            rows.append(row(case, how, found, step, peak))
+            print(" ".join(rows[-1]), file=sys.stderr, flush=True)
+    columns = ["images", "ms", "images/s", "GB", "GB held", "GFLOP an image", "share of the peak"]
+    note = f"{name}, torch {torch.__version__}: {peak / 1e12:.3g} TFLOP/s in a matrix product of {product}"
+    return Table(columns=["step", Column("how", left=True), *columns], rows=rows, notes=[note])
 
 
-def of_case(
-    case: Case, how: How, counted: list[CountedStep], device: torch.device, batch: int | None, steps: int
-) -> Measured:
+def of_case(case: Case, how: How, device: torch.device, batch: int | None, steps: int) -> Measured:
     """At the largest batch that fits on a card; on a CPU, and where a batch is given, at that."""
     if batch is not None or device.type != "cuda":
         return measure(case, how, batch or case.config.loop.batch_size, device, steps)
-    line = PeakMemory.through(*counted)
-    room = ROOM * torch.cuda.get_device_properties(device).total_memory - counted[-1].held.all - line.fixed
-    guess = int(room / line.per_image)
+    few, more = (attempt(case, how, b, device, 1) for b in SMALL)
+    guess = SMALL[0] // 2
+    if few and more:
+        room = ROOM * torch.cuda.get_device_properties(device).total_memory - few.memory
+        guess = few.batch + int(room * (more.batch - few.batch) / max(more.memory - few.memory, 1))
     return largest(lambda b: attempt(case, how, b, device, steps), guess, case.config.loop.batch_size)
 
 
-def line(case: Case, how: How, found: Measured, counted: list[CountedStep], peak: float) -> str:
-    """One row."""
-    flops = counted[-1].flops / counted[-1].batch
-    speed = found.batch / found.seconds
-    predicted = (counted[-1].held.all + PeakMemory.through(*counted).at(found.batch)) / 1e9
+def row(case: Case, how: How, found: Measured, step: Step, peak: float) -> list[str]:
+    """What a way came to."""
+    speed, held = found.batch / found.seconds, (sum(step.held.values()) + step.frozen) / 1e9
     memory = f"{found.memory / 1e9:.1f}" if found.memory else ""
     cells = [case.name, how.name, f"{found.batch}", f"{1e3 * found.seconds:.1f}", f"{speed:,.0f}", memory]
-    return f"| {' | '.join([*cells, f'{predicted:.2f}', f'{flops / 1e9:.2f}', f'{flops * speed / peak:.1%}'])} |"
+    return [*cells, f"{held:.2f}", f"{step.flops / 1e9:.2f}", f"{step.flops * speed / peak:.1%}"]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -240,8 +222,7 @@ def main(words: list[str] | None = None) -> None:
     cases = [case for case in cases if options.only in case.name]
     ways = [EAGER, PLAIN] if options.smoke else [EAGER] if options.demo else [EAGER, PLAIN, FAST]
     device = torch.device("cpu" if small else "cuda")
-    for text in rows(cases, ways, device, options.batch, options.steps):
-        print(text, flush=True)
+    print(table(cases, ways, device, options.batch, options.steps).to_markdown(), end="")
 
 
 if __name__ == "__main__":

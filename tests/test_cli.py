@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -198,6 +199,29 @@ def test_a_config_that_a_run_wrote_is_a_file_of_settings(tmp_path, run_demo):
     assert settings.to_plain(run_demo.arguments[0]) == written
 
 
+@pytest.mark.parametrize(("name", "part"), [("demo", "main"), ("train-tokenizer", "")])
+def test_the_run_json_of_a_stage_is_a_file_of_settings_where_its_part_is(name, part, tmp_path, run_demo, train):
+    config = replace(presets.smoke().main, semantic=0.7)
+    run = {"loop": {"steps": 1}, "stage": settings.to_plain(config), "images": {"name": "photos"}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    argv = TRAIN if name == "train-tokenizer" else ["demo"]
+    assert main([*argv, "--config", str(tmp_path / "run.json")]) == 0
+    assert attrgetter(part or "semantic")((run_demo if part else train).arguments[0]) == (config if part else 0.7)
+
+
+def test_the_settings_of_another_stage_are_refused(tmp_path, capsys):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"loop": {}, "stage": settings.to_plain(presets.smoke().generator)}))
+    told = refused(capsys, [*TRAIN, "--config", str(file)])
+    assert f"{file} holds settings of a GeneratorTraining, and here those of a MainTraining are wanted" in told
+    file.write_text(json.dumps({"kind": "tokenizer", "config": {}}))
+    assert "is of a model and not of a run; give the run.json beside it" in refused(
+        capsys, ["demo", "--config", str(file)]
+    )
+    file.write_bytes(bytes([0xFF, 0xFE, 0x00]))
+    assert "run.json is no text" in refused(capsys, ["demo", "--config", str(file)])
+
+
 def test_another_kind_of_part_starts_from_its_own_defaults():
     below = settings.to_plain(presets.demo().main)
     typed = (("tokenizer.encoder", "ViT"), ("tokenizer.encoder.depth", "3"), ("tokenizer.encoder.latents", "64"))
@@ -219,6 +243,7 @@ def test_folders_are_in_color_unless_they_are_said_not_to_be(train, monkeypatch)
 def test_numbers():
     assert numbers("0-3,7") == (0, 1, 2, 3, 7)
     assert numbers("5") == (5,)
+    assert numbers("-2,-1-1") == (-2, -1, 0, 1)
 
 
 # Errors
@@ -245,7 +270,7 @@ def test_numbers():
         (["demo", "--preset", "big"], "argument --preset: invalid choice: 'big'"),
         (
             ["demo", "--seed", "x"],
-            "argument --seed: 'x' is no seed; give a whole number from 0 up; see robustok demo --help",
+            "argument --seed: 'x' is no seed; give a whole number; see robustok demo --help",
         ),
         (["demo", "--out", "--quiet"], "argument --out: expected one argument"),
         (["demo", "--config", "none.json"], "there is no file none.json; give a JSON or YAML file"),
@@ -261,6 +286,14 @@ def test_numbers():
         (["sample", "--count", "0", "--generator", "g", "--tokenizer", "t", "--out", "o"], "'0' is no count"),
         (["evaluate", "--tokenizer", "t"], "evaluate takes --tokenizer and --images; or --generator"),
         (["report", "--quiet"], "there is no option --quiet"),
+        ([*TRAIN, "--images", "photos"], "--images is given twice, and only one can count; leave out the others"),
+        ([*TRAIN, "--out=a", "--out", "b"], "--out is given 3 times"),
+        (["demo", "--held-out", "3", "--held_out", "4"], "--held_out is given twice"),
+        (["sample", "--labels", "0-999999999999"], "'0-999999999999' are no numbers"),
+        (["demo", "--main.type", "[1]"], "main is [1]; choose from 'MainTraining', 'AutoencoderTraining'"),
+        (["demo", "--out=--"], "--out needs a value, and -- is none"),
+        (["demo", "--seed", "1e3"], "'1e3' is no seed; give a whole number"),
+        (["demo", "--seed", "9" * 2000], "9999...' is no seed"),
         (["report", "nowhere"], "nowhere"),
     ],
 )
@@ -280,8 +313,10 @@ def test_an_error_from_below_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(stages.main_training, "train_tokenizer", lost)
     told = refused(capsys, TRAIN, code=1)
     assert told.endswith("the loss was not finite in the last 10 steps (ROBUSTOK_TRACEBACK=1 shows where)")
+    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda *a, **k: {}["size"])
+    assert refused(capsys, TRAIN, code=1).endswith("KeyError: 'size' (ROBUSTOK_TRACEBACK=1 shows where)")
     monkeypatch.setenv("ROBUSTOK_TRACEBACK", "1")
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(KeyError, match="size"):
         main(TRAIN)
 
 
@@ -292,6 +327,16 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(stages.main_training, "train_tokenizer", stopped)
     assert main(TRAIN) == 130
     assert capsys.readouterr().err == "\nrobustok train-tokenizer: stopped; the same command goes on\n"
+
+
+def test_an_error_never_shows_the_number_or_a_none(monkeypatch, capsys):
+    def fails(*arguments, **named):
+        raise errors.pop()
+
+    monkeypatch.setattr(stages.main_training, "train_tokenizer", fails)
+    errors = [OSError(28, "could not write x (no room)"), OSError("no room"), OSError(), OSError(None, "no room")]
+    told = [refused(capsys, TRAIN).partition(": ")[2] for _ in range(4)]
+    assert told == ["no room", "OSError", "no room", "could not write x (no room)"]
 
 
 def test_warnings_are_one_line(monkeypatch, capsys):

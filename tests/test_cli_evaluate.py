@@ -1,6 +1,7 @@
 """`robustok evaluate` and `robustok reference` as they are typed, on folders, npz files and tiny models."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from robustok.cli import evaluate, main
+from robustok.cli import evaluate, main, stages
+from robustok.cli.verbs import VERBS
 from robustok.data.folder import ImageFolder
-from robustok.evaluation.feature_stream import FeatureStream
 from robustok.evaluation.features import CustomExtractor, extractor
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
@@ -124,7 +125,70 @@ def test_statistics_alone_give_the_distance_alone(place, capsys, monkeypatch):
 
 def test_a_sample_of_another_size(scores):
     records = scores("--generated", "ours", "--reference", "real", "--sample-size", "15")
-    assert (records[1]["protocol"]["generated_sample"], records[1]["protocol"]["reference_sample"]) == (10, 15)
+    assert (records[1]["protocol"]["generated_sample"], records[1]["protocol"]["reference_sample"]) == (15, 15)
+
+
+@pytest.fixture
+def unlabelled(place) -> Path:
+    """The real images in a folder with an empty class, and in a parquet file of a test split, one of them broken."""
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    folder = place / "unlabelled"
+    if not folder.exists():
+        files = sorted((place / "real").iterdir())
+        (folder / "photos" / "empty").mkdir(parents=True)
+        shutil.copytree(place / "real", folder / "photos" / "full")
+        whole = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        for name, images in (("test", whole), ("broken", [*whole, {"bytes": b"no image", "path": "z.png"}])):
+            table = pyarrow.table({"image": images, "label": [-1] * len(images)})
+            parquet.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["photos", "test.parquet"])
+def test_scores_need_no_classes(name, unlabelled, scores, place, capsys):
+    images = str(unlabelled / name)
+    for words in (["--generated", "ours", "--reference", images], ["--generated", images, "--reference", "real"]):
+        assert values(scores(*words))["fid"] == pytest.approx(
+            values(scores(*[word.replace(images, "real") for word in words]))["fid"]
+        )
+    assert "rfid" in values(scores("--tokenizer", "tokenizer", "--images", images, "--pfid-images", "8"))
+    out = str(unlabelled / f"{name}.safetensors")
+    assert main(["reference", "--images", images, "--size", "16", "--out", out, *QUICK]) == 0
+    assert Reference.load(out).stats.count == 30
+
+
+def test_a_remedy_is_one_that_the_verb_has(unlabelled, scores, capsys):
+    words = ["--generated", "ours", "--reference", str(unlabelled / "broken.parquet")]
+    assert main(["evaluate", *words, *QUICK]) == 2
+    assert "add --broken skip or --broken replace" in capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert values(scores(*words, "--broken", "skip")) == pytest.approx(
+            values(scores("--generated", "ours", "--reference", str(unlabelled / "test.parquet")))
+        )
+
+
+def test_every_verb_that_reads_images_has_the_options_of_how():
+    for verb in VERBS:
+        names = set(verb.named_options())
+        if names & {"images", "generated", "reference", "validation"}:
+            assert names >= {"upscale", "no-flip", "labels", "window", "broken", "workers"}, verb.name
+
+
+def test_validation_images_are_read_as_the_others_are(unlabelled, tmp_path, capsys, monkeypatch):
+    """A window and labels are of the images that are trained on; broken ones are left out of both."""
+    seen = []
+    monkeypatch.setattr(stages.main_training, "train_tokenizer", lambda *a, **k: None)
+    monkeypatch.setattr(stages.watching, "tokenizer_check", lambda images, **k: seen.append(len(images)))
+    words = ["train-tokenizer", "smoke", "--images", str(unlabelled / "broken.parquet"), "--out", str(tmp_path)]
+    words += ["--validation", str(unlabelled / "broken.parquet"), "--upscale", "--window", "1", *QUICK]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main([*words, "--labels", "none", "--broken", "skip"]) == 0
+    assert seen == [30]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "or --labels none" in capsys.readouterr().err
 
 
 # Models
@@ -148,7 +212,7 @@ def test_a_tokenizer_without_a_codebook(scores, place, capsys):
     Autoencoder(config).save_pretrained(place / "continuous")
     words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
     found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
-    assert found.keys() == {"rfid", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
+    assert found.keys() == {"rfid", "rfid_pfid_images", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
     assert found["ifid"] != other["ifid"]
     assert found["pfid"] == other["pfid"]
     assert main(["evaluate", *words, *QUICK]) == 0
@@ -242,11 +306,9 @@ def test_a_reference_says_what_it_is_and_is_never_lost(place, capsys, tmp_path):
     assert out.read_bytes() == b"my thesis"
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 1), (7, 7), (8, 7), (10_000, 2000), (4001, 2000), (4000, 2000)])
-def test_how_many_are_kept(count, most):
-    stream = FeatureStream({}, most)
-    stream.add(torch.arange(count).float()[:, None])
-    assert evaluate.kept(count, most) == len(stream.sample)
+def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path):
+    assert main(["reference", "--images", str(place / "real"), "--out", str(tmp_path / "real.json"), *QUICK]) == 2
+    assert "real.json does not end in .safetensors" in capsys.readouterr().err
 
 
 # Errors
@@ -271,6 +333,7 @@ def test_how_many_are_kept(count, most):
         ("--generated ours --reference real --size 32", "are smaller than the crop of 32 pixels"),
         ("--generated ours --reference real --against better", "--against compares two tokenizers on the tokens of"),
         ("--tokenizer real --images real", "real holds no model"),
+        ("--generated ours --reference real --out real.npz", "real.npz is there already and holds no records"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(words, message, place, capsys, monkeypatch):

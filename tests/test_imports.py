@@ -25,10 +25,11 @@ BELOW = {
     **dict.fromkeys(THREE, ONE | TWO),
     **dict.fromkeys(FOUR, ONE | TWO | THREE),
     "report": ONE | TWO | THREE | FOUR,
+    "analysis": ONE | TWO | THREE | FOUR | {"report"},
     "demo": ONE | TWO | THREE | FOUR | {"report"},
-    "presets": ONE | TWO | THREE | FOUR | {"demo"},
+    "presets": ONE | TWO | THREE | FOUR | {"demo", "report"},
     "api": ONE | TWO | THREE | FOUR | {"presets"},
-    "cli": ONE | TWO | THREE | FOUR | {"report", "demo", "presets", "api"},
+    "cli": ONE | TWO | THREE | FOUR | {"report", "analysis", "demo", "presets", "api"},
     "__main__": {"cli"},
 }
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.
@@ -82,6 +83,11 @@ def test_imports_only_point_down():
             assert target == home or target in BELOW[home], f"{path} must not import {target}"
 
 
+def test_only_its_verb_knows_of_the_analysis():
+    users = [path for path, home in modules() if home != "analysis" and "analysis" in targets(path)]
+    assert users == [SOURCE / "cli" / "analyze.py"]
+
+
 def test_metrics_import_only_shapes():
     for name in METRICS:
         extra = targets(SOURCE / "evaluation" / f"{name}.py") - {"shapes", "evaluation"}
@@ -99,7 +105,7 @@ def test_only_core_dependencies_are_imported():
     def packages(lines: Iterable[str]) -> set[str]:
         return {re.split("[<>=!;]", line)[0].strip().replace("-", "_") for line in lines}
 
-    core = packages(project["dependencies"]) | {"PIL"}
+    core = packages(project["dependencies"]) | {"PIL", "markupsafe"}  # of pillow, and of jinja2
     extras = packages(chain(*(lines for extra, lines in project["optional-dependencies"].items() if extra != "dev")))
     own = set(sys.stdlib_module_names) | {"robustok"}
     for path, _ in modules():

@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustok import data
-    from robustok.api import load_generator, load_tokenizer, post_train, push_to_hub, sample
-    from robustok.evaluation.evaluate import score_generator, score_tokenizer
+    from robustok.api import (
+        load_generator,
+        load_tokenizer,
+        post_train,
+        push_to_hub,
+        sample,
+        score_generator,
+        score_tokenizer,
+    )
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "load_tokenizer": "robustok.api",
-    "load_generator": "robustok.api",
-    "sample": "robustok.api",
-    "post_train": "robustok.api",
-    "push_to_hub": "robustok.api",
-    "score_tokenizer": "robustok.evaluation.evaluate",
-    "score_generator": "robustok.evaluation.evaluate",
-}
 
 __all__ = [
     "__version__",
@@ -39,8 +36,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "data":
         return import_module("robustok.data")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(import_module("robustok.api"), name)
     raise AttributeError(f"module 'robustok' has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 

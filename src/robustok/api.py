@@ -1,25 +1,36 @@
-"""What `import robustok` offers: load, sample, post-train, publish in one call each (scores: `evaluation.evaluate`)."""
+"""What `import robustok` offers: load, sample, score, post-train, publish in one call each.
 
-from collections.abc import Iterable
+Models may be in half precision: what is computed is computed in float32, of a copy. Raw models of diffusers are taken
+too. Whatever cannot be meant raises ValueError in one line.
+"""
+
+import operator
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from robustok import adapters
+from robustok import adapters, presets
 from robustok.adapters import push
 from robustok.adapters.diffusers import adapted
 from robustok.adapters.published import default_sampling
 from robustok.data.images import ImageSet
-from robustok.evaluation.evaluate import decoded
-from robustok.evaluation.features import FeatureSpace
+from robustok.evaluation import evaluate
+from robustok.evaluation.features import FeatureSpace, FeatureSpaces
+from robustok.evaluation.reference import ImageSource, Reference
+from robustok.evaluation.score import Score
 from robustok.generators.autoregressive import AutoregressiveModel
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
+from robustok.generators.flow import FlowSampling, LatentGenerator
+from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_trained_on
-from robustok.presets import demo
-from robustok.shapes import Pixels
+from robustok.layers import in_float32
+from robustok.runtime.configs import from_plain, to_plain
+from robustok.shapes import Labels, Pixels
 from robustok.training import tuning
 from robustok.training.post_training import PostTraining
 
@@ -59,17 +70,49 @@ def push_to_hub(
 
 
 def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:
-    """One image per label, on the CPU; image i depends on (seed, i) alone.
+    """One image per label, on the CPU; image i depends on (seed, i) alone, and any whole number is a seed.
 
     `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...) or, for latents, of
     `FlowSampling` (steps, method, guidance, guided_to, shift ...); unless given they are as the generator's authors
     published, where that is known. Both models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError
-    for a generator that was trained on another tokenizer.
+    for a generator that was trained on another tokenizer, and for labels that it does not know.
     """
-    tokenizer, generator = adapted(tokenizer, generator)
+    tokenizer, generator = _ready(tokenizer, generator)
     check_trained_on(generator, tokenizer)
-    drawn = tuning.sample(generator, torch.tensor(list(labels)), replace(default_sampling(generator), **sampling), seed)
-    return torch.cat(list(decoded(tokenizer, drawn)))
+    settings = _settings(default_sampling(generator), sampling)
+    drawn = tuning.sample(generator, _labels(labels, generator.no_label), settings, seed)
+    return torch.cat(list(evaluate.decoded(tokenizer, drawn)))
+
+
+def score_tokenizer(
+    tokenizer: Any, images: ImageSource, features: FeatureSpaces = "lite0", **options: Any
+) -> list[Score]:
+    """rFID, pFID and the other scores of a tokenizer on images: `robustok.evaluation.evaluate.score_tokenizer`.
+
+    `options` are those of that function; the tokenizer may be a raw autoencoder of diffusers, which takes images of any
+    size. Raises ValueError.
+    """
+    tokenizer, _ = _ready(tokenizer, image_size=getattr(_images(images), "size", None))
+    return evaluate.score_tokenizer(tokenizer, images, features, **_counts(options))
+
+
+def score_generator(
+    generator: Any,
+    tokenizer: Any,
+    reference: Reference | list[Reference],
+    labels: Iterable[int],
+    features: FeatureSpaces = "lite0",
+    **options: Any,
+) -> list[Score]:
+    """gFID and the other scores of one sampled image per label: `robustok.evaluation.evaluate.score_generator`.
+
+    `options` are those of that function, `sampling` among them unless it is to be as the generator's authors have it;
+    both models may be of diffusers. Raises ValueError.
+    """
+    tokenizer, generator = _ready(tokenizer, generator)
+    how = {"sampling": default_sampling(generator)} | _counts(options)
+    known = _labels(labels, generator.no_label)
+    return evaluate.score_generator(generator, tokenizer, reference, known, features, **how)
 
 
 def post_train(
@@ -83,21 +126,104 @@ def post_train(
     config: PostTraining | None = None,
     pairs: int = 20_000,
     held_out: int = 2_000,
-    features: FeatureSpace = "lite0",
+    features: FeatureSpace | None = None,
 ) -> Any:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
     `pairs` of the images are paired with tokens or latents of which the generator made all but a share `sigma`; take
-    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images are never trained on and
-    decide which decoder is kept. Everything goes to `folder`; called again after it was stopped, it goes on. By default
-    it trains as the demo does, and samples robustok's own generators so too, others as published.
+    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images, as many of every class as
+    it has, are left out of it and decide which decoder is kept, in the space of `features`: lite0 at the images' own
+    size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it was stopped, it goes on. By
+    default it trains as the demo does, which is not as the paper (see `robustok.presets.demo`), its networks looking at
+    the images whole, and samples robustok's own generators so too, others as published.
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """
-    tokenizer, generator = adapted(tokenizer, generator)
+    tokenizer, generator = _ready(tokenizer, generator)
     if sampling is None:
-        sampling = demo().sampling if type(generator) is AutoregressiveModel else default_sampling(generator)
-    how = tuning.DecoderTuning(
-        post=config or demo().post, sampling=sampling, sigma=sigma, pairs=pairs, held_out=held_out
+        own = type(generator) is AutoregressiveModel
+        sampling = presets.demo().sampling if own else default_sampling(generator)
+    if not isinstance(sampling, Sampling | FlowSampling):
+        raise ValueError(f"sampling is {sampling!r}; give a Sampling or a FlowSampling")
+    if not isinstance(config, PostTraining | None):
+        raise ValueError(f"config is {config!r}; give a PostTraining, or nothing for the demo's")
+    config = config or presets.looking_at(tokenizer.image_size, presets.demo().post)
+    numbers = {"sigma": sigma, "pairs": pairs, "held_out": held_out}
+    how = from_plain(
+        tuning.DecoderTuning,
+        {"post": to_plain(config), "sampling": to_plain(sampling)} | {k: _plain(v) for k, v in numbers.items()},
     )
-    return tuning.tune_decoder(how, tokenizer, generator, images, folder, features=features).touched.tokenizer
+    return tuning.tune_decoder(
+        how, tokenizer, generator, _images(images), _place(folder), features=features
+    ).touched.tokenizer
+
+
+def _ready(tokenizer: Any, generator: Any = None, image_size: int | None = None) -> tuple[Any, Any]:
+    """Both as robustok knows them, in float32. Raises ValueError for what is neither."""
+    tokenizer, generator = (
+        in_float32(model) if isinstance(model, torch.nn.Module) else model
+        for model in adapted(tokenizer, generator, image_size=image_size)
+    )
+    if not (callable(getattr(tokenizer, "encode", None)) and callable(getattr(tokenizer, "decode", None))):
+        raise ValueError(f"{_shown(tokenizer)} is no tokenizer; load one: robustok.load_tokenizer(name)")
+    if not isinstance(generator, TokenGenerator | LatentGenerator | None):
+        raise ValueError(f"{_shown(generator)} is no generator; load one: robustok.load_generator(name)")
+    return tokenizer, generator
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str | Path | int | float | None) else f"a {type(value).__name__}"
+
+
+def _labels(labels: Any, no_label: int) -> Labels:
+    """Class numbers, on the CPU. Raises ValueError for none, and for what is no class."""
+    try:
+        numbers = [operator.index(label) for label in labels]
+    except TypeError as error:
+        raise ValueError(f"labels are {labels!r}; give the numbers of classes, such as [0, 1]") from error
+    if not numbers:
+        raise ValueError("labels are empty; give the number of at least one class, such as [0, 1]")
+    if unknown := sorted({label for label in numbers if not 0 <= label <= no_label}):
+        raise ValueError(f"labels go from 0 to {no_label - 1}, and {no_label} is for no label; not {unknown[0]}")
+    return torch.tensor(numbers)
+
+
+def _settings(usual: Sampling | FlowSampling, given: Mapping[str, Any]) -> Any:
+    """Settings of sampling with some of them changed. Raises ValueError that names the field."""
+    changed: dict[str, Any] = {name: _plain(value) for name, value in given.items()}
+    with suppress(TypeError):
+        replace(usual, **changed)  # says of numbers what is wrong with them; of names and types what follows does
+    return from_plain(type(usual), to_plain(usual) | changed)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _counts(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a score, those that count something checked. Raises ValueError that names the one."""
+    for name, least in (("batch_size", 1), ("keep", 1), ("pfid_images", 2)):
+        if options.get(name) is None:
+            continue
+        try:
+            count = operator.index(options[name])
+        except TypeError:
+            count = least - 1
+        if count < least:
+            raise ValueError(f"{name} is {options[name]!r}; give a whole number from {least} up")
+    return options
+
+
+def _images(images: Any) -> Any:
+    """A set of images. Raises ValueError for what is none."""
+    if not all(hasattr(images, name) for name in ("__len__", "images", "describe")):
+        raise ValueError(f"{_shown(images)} is no set of images; open one: robustok.data.open_images(path, size)")
+    return images
+
+
+def _place(folder: Any) -> Path:
+    try:
+        return Path(os.fspath(folder))
+    except TypeError as error:
+        raise ValueError(f"folder is {folder!r}; give a path") from error

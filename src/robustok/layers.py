@@ -4,8 +4,9 @@ A sequence is (b n c): b sequences of n positions, c channels wide. Everything i
 so a forward pass draws no random numbers.
 """
 
+import copy
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,37 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Sequence = Float[Tensor, "b n c"]
+M = TypeVar("M", bound=nn.Module)
 Heads = Float[Tensor, "b heads _ e"]  # e channels per head
+
+
+def in_float32(module: M) -> M:
+    """The module, or where weights are in half precision a copy of it with these in float32: half is for storage."""
+    if not _half(module):
+        return module
+    whole = copy.deepcopy(module)
+    for part in whole.modules():
+        for weight in part.parameters(recurse=False):
+            if weight.is_floating_point() and weight.itemsize < 4:
+                weight.data = weight.data.float()
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point() and buffer.itemsize < 4:
+                setattr(part, name, buffer.float())
+    return whole
+
+
+def check_float32(module: object) -> None:
+    """Raises ValueError for a module with weights in half precision, which cannot take float32."""
+    if isinstance(module, nn.Module) and (kinds := _half(module)):
+        raise ValueError(
+            f"a {type(module).__name__} in {', '.join(sorted(kinds))} takes no float32, in which all is computed here; "
+            "give it as model.to(torch.float32)"
+        )
+
+
+def _half(module: nn.Module) -> set[str]:
+    tensors = (*module.parameters(), *module.buffers())
+    return {str(t.dtype) for t in tensors if t.is_floating_point() and t.itemsize < 4}
 
 
 class KVCache:

@@ -1,5 +1,6 @@
 """Models of diffusers against diffusers itself: the same latents, the same images, the same steps of its sampler."""
 
+import copy
 import itertools
 import json
 import subprocess
@@ -22,6 +23,7 @@ from robustok.adapters.diffusers import (
     tokenizer_of,
 )
 from robustok.data.images import FashionMNIST
+from robustok.evaluation.evaluate import score_tokenizer
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, decoding_with
 
@@ -282,3 +284,34 @@ def test_what_is_not_known_is_refused(tmp_path):
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678")
     with pytest.raises(ValueError, match="cannot be loaded by diffusers"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_in_half_precision_are_computed_with_in_float32(dtype, tmp_path):
+    pipe = pipeline(side=32).to(dtype)
+    whole = copy.deepcopy(pipe).to(torch.float32)
+    drawn = robustok.sample(pipe, pipe.vae, [0, 1], steps=2)
+    assert torch.equal(drawn, robustok.sample(whole, whole.vae, [0, 1], steps=2))
+    images = FashionMNIST("train").subset(torch.arange(40))
+    raw = robustok.score_tokenizer(pipe.vae, images, extract(), pfid_images=6)
+    wanted = robustok.score_tokenizer(tokenizer_of(whole.vae, 32), images, extract(), pfid_images=6)
+    assert [score.value for score in raw] == [score.value for score in wanted]
+    arguments = {"config": POST, "sampling": FlowSampling(steps=2), "pairs": 24, "held_out": 16, "features": extract()}
+    tuned = robustok.post_train(pipe.vae, pipe, images, tmp_path / "run", sigma=0.9, **arguments)
+    assert tuned.last_layer.dtype == torch.float32
+    assert pipe.vae.dtype == pipe.transformer.dtype == dtype  # what was given stays as it was
+    pipe.vae = tuned.to_diffusers()
+    assert pipe.vae.dtype == dtype
+    pipe([1], num_inference_steps=1, generator=torch.manual_seed(0), output_type="pt")
+
+
+def test_raw_models_of_any_precision_are_scored_or_refused_in_a_line():
+    images = FashionMNIST("train", size=32).subset(torch.arange(6))
+    for make in (autoencoder, vq_model):
+        for dtype in (torch.float32, torch.bfloat16):
+            scores = robustok.score_tokenizer(make().to(dtype), images, extract())
+            assert {"rfid", "pfid", "psnr"} <= {score.metric for score in scores}
+    with pytest.raises(ValueError, match="a AutoencoderKL encodes to a AutoencoderKLOutput, not to latents"):
+        score_tokenizer(autoencoder(sample_size=32), images, extract())
+    with pytest.raises(ValueError, match="a AutoencoderKL in torch.float16 takes no float32"):
+        score_tokenizer(autoencoder(sample_size=32).half(), images, extract())

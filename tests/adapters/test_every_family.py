@@ -10,6 +10,7 @@ import torch
 from robustok_tiny import MAIN, POST, coarse, extract, images
 
 import robustok
+from robustok.adapters import recognised
 from robustok.adapters.files import read_checkpoint
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.maetok import MAETok, MAETokConfig
@@ -172,3 +173,59 @@ def test_post_training_changes_the_decoder_alone_and_its_export_loads_back(name,
         exported = read_checkpoint(path).state
         assert exported.keys() == after.keys()
         assert all(torch.equal(tensor, after[key]) for key, tensor in exported.items())
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_family_is_recognized_by_what_its_smallest_members_have_too(name):
+    """One residual block a level, one layer, few levels: the names that a larger member has on top are not there."""
+    model = made(name)
+    state = model.to_state()
+    assert recognised(state) is type(model)
+    told = {"heads": 2} if name in ("robustok", "titok legacy", "titok", "maetok") else {}
+    if name in ("llamagen-vq", "maskgit-vqgan"):
+        told = {"image_size": SIDE}
+    elif name == "var-vq":
+        told = {"scales": (1, 2, 4, 8)}
+    elif name == "maetok":
+        told |= {"mean": 0.2, "std": 2.0}
+    elif name == "titok":
+        told["normalized"] = True
+    assert type(model).from_state(state, **told).config == model.config
+
+
+@pytest.mark.parametrize("network", [NETWORK, MASKGIT], ids=["taming", "maskgit"])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_networks_of_few_levels_are_recognized(network, levels):
+    network = replace(network, channels=network.channels[:levels])
+    family: Any = MaskGITVQGAN if network.dialect == "maskgit" else LlamaGenVQ
+    config = family.config_type(image_size=SIDE, network=network, codebook_size=CODES)
+    state = family(config).to_state()
+    assert recognised(state) is family
+    assert family.from_state(state, image_size=SIDE).config == config
+
+
+SEVERAL = {
+    "llamagen-vq": "ema",  # its reconstruction script asks for ema, then model, then state_dict
+    "robustok": "ema",
+    "maetok": "ema",
+    "maskgit-vqgan": "model",
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_of_several_weights_in_a_file_those_are_read_that_its_authors_score_and_it_is_told(name, tmp_path):
+    model = made(name)
+    theirs = model.to_state()
+    other = {key: 0 * weight for key, weight in theirs.items()}
+    held = {"model": other, "ema": other, "steps": 7} | {SEVERAL[name]: theirs}
+    torch.save(held, tmp_path / "both.pt")
+    told = {"heads": 2} if name in ("robustok", "maetok") else {"image_size": SIDE}
+    if name == "maetok":
+        told |= {"mean": 0.2, "std": 2.0}
+    loaded = robustok.load_tokenizer(tmp_path / "both.pt", **told)
+    assert loaded.fingerprint() == model.fingerprint()
+    assert loaded.source.weights == SEVERAL[name]
+    loaded.to_checkpoint(tmp_path / "again.pt")
+    assert robustok.load_tokenizer(tmp_path / "again.pt", **told).fingerprint() == model.fingerprint()
+    torch.save({"model": theirs}, tmp_path / "one.pt")
+    assert robustok.load_tokenizer(tmp_path / "one.pt", **told).source.weights is None

@@ -33,13 +33,14 @@ def measured(k: int, rfid: float = 10.0, slope: float = 30.0) -> dict:
             "feature_change": 100 * change,
         }
 
-    reconstruction = {"rfid": rfid, "code_spread": 1.0, "quantization_error": 0.5, "perplexity": k / 2}
+    reconstruction = {"rfid": 0.7 * rfid, "code_spread": 1.0, "quantization_error": 0.5, "perplexity": k / 2}
     return {
         "name": f"invented {k}",
         "codebook_size": k,
         "reconstruction": reconstruction,
         "pfid": [cell(alpha, round(share * k)) for alpha in (0.9, 0.5) for share in (0.01, 0.02)],
         "surface": [cell(*of) for of in surface_cells(k)],
+        "rfid_pfid_images": rfid,
         "gfid": 3 * rfid + slope,
         "gfid_guided": 2 * rfid + slope,
         "guidance": 1.5,

@@ -54,7 +54,7 @@ def test_the_whole_path_runs_on_tiny_twins(capsys):
 
 def test_every_case_can_be_built():
     for case in (*training_steps.full("-smoke"), *training_steps.demo()):
-        stage, batch = training_steps.stage_of(case, torch.device("cpu"), 4)
+        stage, batch = training_steps.ready(case, torch.device("cpu"), 4)
         assert len(batch[0] if isinstance(batch, tuple) else batch) == 4
         assert hasattr(stage, "step")
 

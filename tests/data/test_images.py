@@ -85,9 +85,24 @@ def test_subset_refuses_indices_out_of_range(indices):
         FashionMNIST("validation").subset(torch.tensor(indices, dtype=torch.int64))
 
 
-def test_hold_out_is_evenly_spaced_and_disjoint():
+@pytest.mark.parametrize("order", ["as it is", "one class after the other", "classes in turn"])
+def test_hold_out_takes_the_same_share_of_every_class(order):
+    """Classes in turn, of which evenly spaced images see only some, among them."""
+    images = FashionMNIST("validation")
+    by_class = images.labels.argsort(stable=True)
+    orders = {
+        "as it is": torch.arange(len(images)),
+        "one class after the other": by_class,
+        "classes in turn": by_class.view(10, -1).T.flatten(),
+    }
+    for count in (1000, 2000, 2500):
+        rest, held = hold_out(images.subset(orders[order]), count)
+        assert held.labels.bincount().tolist() == [count // 10] * 10
+        assert len(rest) + len(held) == len(images)
+
+
+def test_what_is_held_out_is_not_in_the_rest():
     rest, held = hold_out(FashionMNIST("validation"), 2000)
-    assert held.indices.tolist() == list(range(0, 10_000, 5))
     assert sorted(rest.indices.tolist() + held.indices.tolist()) == list(range(10_000))
     with pytest.raises(ValueError, match="cannot hold out 10000 of 10000 images; choose 1 to 9999"):
         hold_out(FashionMNIST("validation"), 10_000)

@@ -1,5 +1,6 @@
 """Folders of shards: any number of processes, kills, disks without room, what is read and what is not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -140,3 +141,29 @@ def test_a_reader_without_the_right_to_write_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "write_json", lambda *arguments: refused(None))
     assert len(Shards(tmp_path, "rows")) == 8
     assert not (tmp_path / shards.VERIFIED).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"count": 10**30}, "tells of 1000000000000000000000000000000 rows, more than can be"),
+        ({"count": "4"}, "count in .*manifest.json is '4', which is no count"),
+        ({"shard_size": 0}, "shard_size in .*manifest.json is 0"),
+        ({"shard_size": None}, "shard_size in .*manifest.json is None"),
+    ],
+)
+def test_a_damaged_manifest_is_told(changed, words, tmp_path: Path):
+    write_shards(tmp_path, "rows", {}, 4, lambda rows: {"rows": torch.arange(len(rows))}, shard_size=4)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | changed))
+    with pytest.raises(ValueError, match=words):
+        Shards(tmp_path, "rows")
+
+
+def test_what_a_manifest_lacks_is_told(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "rows", "count": 4}))
+    with pytest.raises(ValueError, match="manifest.json does not say the shard_size; it was damaged or edited"):
+        Shards(tmp_path, "rows")
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match="manifest.json holds a list and is no manifest"):
+        write_shards(tmp_path, "rows", {}, 4, lambda rows: {}, shard_size=4)

@@ -15,6 +15,7 @@ from robustok.demo.run import run_demo
 from robustok.demo.scores import SPACES, trained_in
 from robustok.generators.sampling import Sampling
 from robustok.training import loop
+from robustok.training.optim import is_bf16
 
 MINI = Demo(
     main=replace(MAIN, semantic=0.0),
@@ -29,7 +30,7 @@ MINI = Demo(
     scored=40,
     pfid_images=20,
 )
-WANTED = {"rfid", "pfid", "gfid_before", "gfid_control", "gfid_after", "fd_floor"}
+WANTED = {"rfid", "rfid_pfid_images", "pfid", "gfid_before", "gfid_control", "gfid_after", "fd_floor"}
 WANTED |= {"codebook_use", "seconds_total", "peak_rss_gib"}
 
 
@@ -52,6 +53,11 @@ def test_every_score_is_there_with_its_protocol(finished):
         assert found[name]["protocol"]["features"] == "lite0"
         assert found[name]["protocol"]["reference"]["split"] == "validation"
     assert found["gfid_before"]["seeds"] == [0]
+    assert found["rfid_pfid_images"]["images"] == found["pfid"]["images"] == 20
+    sampled = "bfloat16" if is_bf16("cpu", "auto") else "float32"  # as `autocast` decides
+    for name, record in found.items():
+        if name.endswith(("_before", "_control", "_after", "_difference")):
+            assert record["protocol"]["precision"] == {"sampled": sampled, "decoded": "float32"}, name
     assert 0 < found["codebook_use"]["value"] <= 1
     assert found["seconds_total"]["value"] > 0
 

@@ -9,6 +9,7 @@ from robustok.evaluation.evaluate import Score, score_tokenizer
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, noised
 from robustok.evaluation.pfid import BLOCK
+from robustok.runtime.seeding import spread
 from robustok.shapes import to_images, to_pixels
 
 COUNT = BLOCK + 10  # images of pFID
@@ -30,7 +31,7 @@ def value(scores: list[Score], metric: str) -> float:
 
 
 def chosen(images: Noise) -> torch.Tensor:
-    return images.pixels[torch.arange(COUNT) * len(images) // COUNT]
+    return images.pixels[spread(COUNT, len(images))]
 
 
 def distance(pixels: torch.Tensor, latents: torch.Tensor) -> float:
@@ -40,7 +41,8 @@ def distance(pixels: torch.Tensor, latents: torch.Tensor) -> float:
 
 
 def test_one_score_for_each_metric_and_cell(scores):
-    assert [score.metric for score in scores] == ["rfid", "pfid", *["pfid_cell"] * 15, "ifid", "psnr", "ssim"]
+    names = ["rfid", "rfid_pfid_images", "pfid", *["pfid_cell"] * 15, "ifid", "psnr", "ssim"]
+    assert [score.metric for score in scores] == names
 
 
 def test_rfid_is_the_distance_of_all_reconstructions(scores, images):
@@ -157,5 +159,5 @@ def test_refuses_what_cannot_be_scored(images):
         score_tokenizer(Grays(), images, shades, neighbours_in=Noise(len(images)))
     with pytest.raises(ValueError, match="1 image cannot be scored; give at least two"):
         score_tokenizer(Grays(), images, shades, neighbours_in=Noise(1))
-    with pytest.raises(ValueError, match="pFID cannot be had from 1 images; take at least two"):
+    with pytest.raises(ValueError, match="pFID cannot be had from 1 image; take at least two"):
         score_tokenizer(Grays(), images, shades, pfid_images=1)

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from robustok_scored import CODES, SIDE, Blocks, Classes, Grays, Noise, shades
 from torch import nn
 
 from robustok.evaluation import reconstruction
+from robustok.evaluation.compare import check_comparable
 from robustok.evaluation.evaluate import (
     Score,
     decoded,
@@ -15,13 +17,15 @@ from robustok.evaluation.evaluate import (
     score_pixels,
     score_tokenizer,
 )
+from robustok.evaluation.features import lite0
 from robustok.evaluation.fid import FeatureStats, frechet_distance
 from robustok.evaluation.inception_score import inception_score
 from robustok.evaluation.pfid import BLOCK, grid, perturbed
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.reference import Reference, stream_of
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
+from robustok.runtime.seeding import spread
 from robustok.shapes import to_images, to_pixels
 from robustok.tokenizer.perturbation import neighbours
 
@@ -44,9 +48,36 @@ def value(scores: list[Score], metric: str) -> float:
 def test_one_score_for_each_metric_and_cell(scores):
     names = [score.metric for score in scores]
     assert names == [
-        *("rfid", "pfid", *["pfid_cell"] * 15),
+        *("rfid", "rfid_pfid_images", "pfid", *["pfid_cell"] * 15),
         *("psnr", "ssim", "codebook_use", "codebook_perplexity", "dead_codes"),
     ]
+
+
+def test_rfid_of_the_images_of_pfid_stands_beside_it(scores, images):
+    """Of the same images and as many, by hand; pFID of no replaced token would be this."""
+    by_metric = {score.metric: score for score in scores}
+    beside, pfid = by_metric["rfid_pfid_images"], by_metric["pfid"]
+    assert beside.images == pfid.images == BLOCK + 10 < by_metric["rfid"].images
+    assert beside.protocol["images"] == pfid.protocol["images"] == "spread over the reference"
+    chosen = images.pixels[spread(BLOCK + 10, len(images))]
+    output = torch.cat(list(decoded(Blocks(), Blocks().quantize(Blocks().encode(to_images(chosen))).tokens)))
+    distance = frechet_distance(FeatureStats.of(shades(chosen)), FeatureStats.of(shades(output)))
+    assert beside.value == pytest.approx(distance, rel=1e-9)
+    assert beside.value < pfid.value
+
+
+@pytest.mark.parametrize("tokenizer", [Blocks, Grays])
+def test_two_images_have_all_scores_and_one_has_those_of_pixels(tokenizer):
+    ifid = pytest.warns(UserWarning, match="iFID is left out; give 3 or more")
+    with ifid if tokenizer is Grays else nullcontext():
+        two = {score.metric: score for score in score_tokenizer(tokenizer(), Noise(2), shades)}
+    assert {"rfid", "rfid_pfid_images", "pfid", "psnr"} <= two.keys()
+    with pytest.warns(UserWarning, match="one image has no Frechet distance, so rFID, pFID and iFID are left out"):
+        scores = score_tokenizer(tokenizer(), Noise(1), shades)
+    one = {score.metric: score.value for score in scores}
+    codes = {"codebook_use", "codebook_perplexity", "dead_codes"} if tokenizer is Blocks else set()
+    assert one.keys() == {"psnr", "ssim"} | codes
+    assert one["psnr"] > 10
 
 
 def test_rfid_is_the_distance_of_all_reconstructions(scores, images):
@@ -64,9 +95,9 @@ def test_rfid_is_the_distance_of_all_reconstructions(scores, images):
 
 
 def test_pfid_cells_are_distances_of_perturbed_reconstructions(scores, images):
-    """By hand: images evenly spaced, tokens perturbed block by block, one cell after the other."""
+    """By hand: images spread over the set, tokens perturbed block by block, one cell after the other."""
     tokenizer, count = Blocks(), BLOCK + 10
-    chosen = images.pixels[torch.arange(count) * len(images) // count]
+    chosen = images.pixels[spread(count, len(images))]
     tokens = tokenizer.quantize(tokenizer.encode(to_images(chosen))).tokens
     near = neighbours(tokenizer.codebook, 6)
     by_block = [
@@ -102,7 +133,7 @@ def test_seed_changes_only_what_is_random(scores, images):
 
 def test_intervals_surround_values(scores):
     for score in scores:
-        if score.metric in ("rfid", "pfid", "pfid_cell", "psnr", "ssim"):
+        if score.metric in ("rfid", "rfid_pfid_images", "pfid", "pfid_cell", "psnr", "ssim"):
             low, high = score.interval
             assert low < score.value < high
         else:
@@ -113,8 +144,9 @@ def test_protocol_says_how(scores):
     protocol = scores[0].protocol
     assert protocol["features"] == "shades"
     assert protocol["reference"]["hash"] == "abc"
-    assert scores[1].protocol["cells"] == 15
-    assert scores[1].seeds == (0,)
+    assert scores[2].protocol["cells"] == 15
+    assert scores[2].seeds == (0,)
+    assert {score.protocol["precision"] for score in scores} == {"float32"}
 
 
 def test_tokenizer_is_in_evaluation_mode_for_the_while(images):
@@ -184,6 +216,12 @@ def test_generator_is_scored_on_its_samples(images):
     assert scores[0].metric == "gfid"
     assert scores[0].seeds == (3,)
     assert scores[0].protocol["sampling"]["temperature"] == 1.0
+    assert {str(score.protocol["precision"]) for score in scores} == {"{'sampled': 'float32', 'decoded': 'float32'}"}
+    with torch.autocast("cpu", torch.bfloat16):
+        (other,) = (score for score in run(70) if score.metric == "gfid")
+    assert other.protocol["precision"] == {"sampled": "bfloat16", "decoded": "bfloat16"}
+    with pytest.raises(ValueError, match="precision.sampled 'float32' once and 'bfloat16' the other time; compute"):
+        check_comparable(scores[0], other)
     assert scores[0].value == pytest.approx(run(70)[0].value, rel=1e-9)
 
 
@@ -200,7 +238,7 @@ def test_refuses_floats_as_pixels(images, unchecked):
 
 
 def test_refuses_what_cannot_be_scored(images):
-    with pytest.raises(ValueError, match="pFID cannot be had from 1 images; take at least two"):
+    with pytest.raises(ValueError, match="pFID cannot be had from 1 image; take at least two"):
         score_tokenizer(Blocks(), images, shades, pfid_images=1)
     with pytest.raises(ValueError, match="reference was computed with features 'shades'"):
         score_images(images, Reference.of(images, shades), lambda pixels: shades(pixels))
@@ -224,8 +262,8 @@ def test_cells_of_few_codes_that_are_equal_are_still_15(images):
 
 def test_several_spaces_in_one_pass(images, scores):
     both = score_tokenizer(Blocks(), images, [shades, Classes()], pfid_images=BLOCK + 10)
-    assert [s.value for s in both if s.protocol.get("features") == "shades"] == [s.value for s in scores[:17]]
-    assert [s.value for s in both if s.protocol.get("features") == "classes"] == [s.value for s in scores[:17]]
+    assert [s.value for s in both if s.protocol.get("features") == "shades"] == [s.value for s in scores[:18]]
+    assert [s.value for s in both if s.protocol.get("features") == "classes"] == [s.value for s in scores[:18]]
     assert [s.metric for s in both].count("psnr") == 1
     with pytest.raises(ValueError, match="no feature space to score in"):
         score_tokenizer(Blocks(), images, [])
@@ -340,18 +378,65 @@ def test_refuses_images_in_another_range(scale, match):
 
 def test_refuses_too_few_images(images):
     reference = Reference.of(images, shades)
-    for count in (0, 1):
+    for count, text in ((0, "0 images"), (1, "1 image")):
         few = Noise(count)
-        for score in (
-            lambda few: Reference.of(few, shades),
-            lambda few: score_images(few, reference, shades),
-            lambda few: score_tokenizer(Blocks(), few, shades),
-        ):
-            with pytest.raises(ValueError, match=f"{count} image cannot be scored; give at least two"):
+        for score in (lambda few: Reference.of(few, shades), lambda few: score_images(few, reference, shades)):
+            with pytest.raises(ValueError, match=f"{text} cannot be scored; give at least two"):
                 score(few)
+    with pytest.raises(ValueError, match="0 images cannot be scored; give at least two"):
+        score_tokenizer(Blocks(), Noise(0), shades)
     with pytest.raises(ValueError, match="no images to score; give at least two"):
         score_pixels([], reference, shades)
     with pytest.raises(ValueError, match="one image has no covariance"):
         score_pixels([images.pixels[:1]], reference, shades)
     with pytest.raises(ValueError, match="no images to score"):
         score_generator(Still(), Grays(), reference, torch.arange(0), shades, sampling=FlowSampling())
+
+
+FID = {"fid", "kid", "mind", "density", "coverage"}
+
+
+@pytest.mark.parametrize(
+    ("generated", "real", "missing", "told"),
+    [
+        (
+            2,
+            40,
+            {"precision", "recall"},
+            "precision and recall left out, for .* no 3rd .* 2 generated images; give 4",
+        ),
+        (5, 40, set(), None),
+        (40, 2, {"precision", "recall", "density", "coverage"}, "no 3rd .* 2 real images; give 4 or more; density and"),
+        (40, 5, {"density", "coverage"}, "density and coverage left out, for there is no 5th .* 5 real images; give 6"),
+        (40, 6, set(), None),
+    ],
+)
+def test_few_images_have_the_scores_that_can_be_had(generated, real, missing, told):
+    reference = Reference.of(Noise(real), shades)
+    with pytest.warns(UserWarning, match=told) if told else nullcontext():
+        scores = score_image_set(Noise(generated, seed=1), reference, shades)
+    values = {score.metric: score.value for score in scores}
+    assert values.keys() == (FID | {"precision", "recall"}) - missing
+    stats = [FeatureStats.of(shades(images.pixels)) for images in (Noise(real), Noise(generated, seed=1))]
+    assert values["fid"] == pytest.approx(frechet_distance(*stats), rel=1e-9)
+
+
+def test_a_sample_of_one_image_leaves_the_distance_without_an_interval(images):
+    reference = Reference.of(images, shades)
+    with pytest.warns(UserWarning, match="give 4 or more.* give 2 or more"):
+        scores = score_image_set(Noise(40, seed=1), reference, shades, keep=1)
+    assert [(s.metric, s.interval) for s in scores] == [("fid", None), ("density", None), ("coverage", None)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_batches_of_any_size_give_one_distance(batch_size):
+    """Features do not depend on the company of an image, and statistics are merged in float64."""
+    images = Noise(70)
+    reference = Reference.of(images, lite0(32, batch_size=16), batch_size=batch_size)
+    stream = stream_of(Noise(70, seed=1), lite0(32, batch_size=16), batch_size=batch_size)
+    whole = Reference.of(images, lite0(32, batch_size=16))
+    assert torch.equal(reference.sample, whole.sample)
+    other = stream_of(Noise(70, seed=1), lite0(32, batch_size=16))
+    assert frechet_distance(reference.stats, stream.stats) == pytest.approx(
+        frechet_distance(whole.stats, other.stats), rel=1e-9
+    )

@@ -5,6 +5,7 @@ from robustok.evaluation.feature_stream import FeatureStream, extracted, feature
 from robustok.evaluation.features import Outputs
 from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.inception_score import inception_score
+from robustok.runtime.seeding import mixed
 
 
 def filled(features: torch.Tensor, batch: int, keep: int) -> FeatureStream:
@@ -15,12 +16,35 @@ def filled(features: torch.Tensor, batch: int, keep: int) -> FeatureStream:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 100])
-def test_keeps_evenly_spaced_images_whatever_the_batches(batch):
+def test_keeps_the_same_images_whatever_the_batches(batch):
     features = torch.arange(100.0)[:, None].repeat(1, 2)
     stream = filled(features, batch, keep=30)
-    assert torch.equal(stream.sample, features[::4])
+    assert torch.equal(stream.sample, features[mixed(torch.arange(100)).argsort()[:30].sort().values])
     assert stream.count == 100
     torch.testing.assert_close(stream.stats.scatter, FeatureStats.of(features).scatter)
+
+
+ORDERS = {  # images and classes -> the class of each image
+    "classes in turn": lambda count, classes: torch.arange(count) % classes,
+    "one class after the other": lambda count, classes: torch.arange(count) * classes // count,
+    "pairs of a class in turn": lambda count, classes: torch.arange(count) // 2 % classes,
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("classes", [2, 10, 64, 125, 987, 1000])
+@pytest.mark.parametrize("count", [2500, 5000, 8192, 50_000])
+def test_the_sample_has_all_classes_as_if_drawn(order, classes, count):
+    """Each as often as of images drawn without replacement: chi-square has a mean of `classes` - 1."""
+    labels = ORDERS[order](count, classes)
+    sample = filled(labels.double()[:, None], 4096, keep=2000).sample[:, 0].long()
+    assert len(sample) == 2000
+    expected = labels.bincount(minlength=classes) * 2000 / count
+    found = sample.bincount(minlength=classes)
+    spread = float(((found - expected).square() / expected).sum() / (1 - 2000 / count))
+    assert spread < classes - 1 + 5 * (2 * classes) ** 0.5 + 5
+    if expected.min() >= 20:  # each is missed with a chance below 2e-9
+        assert (found > 0).all()
 
 
 def test_keeps_all_of_few():
@@ -124,7 +148,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
         )
 
     few, many = kept_bytes(500), kept_bytes(20_000)
-    assert many <= 1.3 * few  # the sample has between 50 and 100 images
+    assert many <= 1.3 * few  # between 100 and 125 images are in memory
 
 
 def test_refuses_to_keep_nothing():

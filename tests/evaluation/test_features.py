@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -88,7 +89,12 @@ def test_shrinking_looks_at_every_pixel():
 
 def test_says_what_it_is():
     about = lite0(48).describe()
-    assert about["features"] == "lite0"
+    assert about["features"] == "lite0@48"
+    assert extractor("lite0@48").describe() == about
+    assert extractor("lite0").describe()["features"] == lite0().describe()["features"] == "lite0"  # at 64 pixels
+    for wrong in ("lite0@", "lite0@x", "lite0@-64", "lite0@64:w.pth", "inception@96"):
+        with pytest.raises(ValueError, match="there is no feature space"):
+            extractor(wrong)
     assert about["resize"] == "bilinear, antialiased, to 48 pixels"
     assert len(about["weights"]) == 16
 
@@ -147,3 +153,48 @@ def test_an_unknown_name_lists_the_known_ones(name: str):
         ValueError, match=f"no feature space '{name}'; choose lite0, .* mae or convnextv2, all but lite0, "
     ):
         extractor(name)
+
+
+class InNumpy:
+    """An extractor of somebody else: mean colors as an array."""
+
+    name = "in numpy"
+
+    def __init__(self, kind: str = "float32"):
+        self.kind = kind
+
+    def __call__(self, pixels):
+        return pixels.numpy().mean(axis=(2, 3)).astype(self.kind)
+
+    def describe(self):
+        return {"features": self.name}
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("wrap", [lambda made: made, lambda made: made.__call__])
+def test_arrays_of_numpy_are_features(pixels, kind, wrap):
+    extract = extractor(wrap(InNumpy(kind)))
+    features, logits, spatial = outputs(extract, pixels)
+    assert (features.dtype, logits, spatial) == (torch.float32, None, None)
+    torch.testing.assert_close(features, pixels.float().mean(dim=(2, 3)), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (np.zeros(6, dtype=np.float32), r"a \(6,\) array of float32"),
+        (np.zeros((6, 3), dtype=np.int64), r"a \(6, 3\) array of int64"),
+        (np.zeros((5, 3)), r"a \(5, 3\) array of float64"),
+        (torch.zeros(6, 3, 2), r"a \(6, 3, 2\) tensor of torch.float32"),
+        ([[0.0] * 3] * 6, "a list"),
+        (None, "a NoneType"),
+    ],
+)
+def test_refuses_what_is_no_features(pixels, made, what, unchecked):
+    class Wrong(InNumpy):
+        def __call__(self, pixels):
+            return made
+
+    for extract in (Wrong(), lambda pixels: made):
+        with pytest.raises(ValueError, match=f"made {what} from 6 images; an extractor returns floats of shape .6, f"):
+            outputs(extractor(extract), pixels)

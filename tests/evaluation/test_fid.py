@@ -7,7 +7,7 @@ import scipy.linalg
 import torch
 
 from robustok.evaluation import fid as module
-from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.evaluation.fid import FeatureStats, eigh, frechet_distance
 
 MIX = torch.randn(64, 64, generator=torch.Generator().manual_seed(9)) / 8
 
@@ -156,3 +156,42 @@ def test_refuses_published_statistics_that_are_none():
         FeatureStats.published(a.mean * torch.nan, a.covariance)
     with pytest.raises(ValueError, match="not symmetric"):
         FeatureStats.published(a.mean, a.covariance.triu())
+    with pytest.raises(ValueError, match="has a negative variance, so it is none"):
+        FeatureStats.published(a.mean, a.covariance - torch.eye(16))
+
+
+def test_rounding_below_0_is_no_negative_variance():
+    """Of fewer images than features, kept in float32: a covariance all the same; one of -1 is none."""
+    few, b = FeatureStats.of(features(9)), FeatureStats.of(features(70, seed=1))
+    kept = FeatureStats.published(few.mean.float(), few.covariance.float())
+    assert torch.linalg.eigvalsh(kept.covariance)[0] < 0
+    assert frechet_distance(kept, b) == pytest.approx(frechet_distance(few, b), rel=1e-3)
+    values, vectors = torch.linalg.eigh(b.covariance)
+    values[0] = -values[-1] / 10
+    broken = FeatureStats.published(b.mean, vectors * values @ vectors.T)
+    with pytest.raises(ValueError, match=r"a variance of -\S+ along one axis and \S+ along another; none is negative"):
+        frechet_distance(broken, b)
+
+
+def test_two_images_far_apart_from_two_others():
+    """One axis each, at right angles: nothing of the covariances is shared."""
+    a, b = torch.zeros(2, 4), torch.zeros(2, 4)
+    a[1, 0], b[1, 1] = 2.0, 4.0
+    distance = frechet_distance(FeatureStats.of(a), FeatureStats.of(b))
+    assert distance == pytest.approx(1 + 4 + 2 + 8)  # means (1, 0) and (0, 2), variances 2 and 8
+
+
+def test_a_solver_that_gives_up_is_asked_another_way(monkeypatch):
+    solve, asked = torch.linalg.eigh, []
+
+    def gives_up(matrix):
+        asked.append(matrix)
+        if len(asked) == 1:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return solve(matrix)
+
+    covariance = FeatureStats.of(features(50)).covariance
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    values, vectors = eigh(covariance)
+    torch.testing.assert_close(vectors * values @ vectors.T, covariance)
+    assert len(asked) == 2

@@ -91,11 +91,25 @@ def test_rows_in_memory_do_not_matter(monkeypatch):
 
 
 def test_refuses_what_has_no_neighbours(unchecked):
-    with pytest.raises(ValueError, match="3 generated images have no 3-th nearest neighbour; give more than 3"):
+    with pytest.raises(ValueError, match="no 3rd nearest neighbour among 3 generated images; give 4 or more"):
         precision_recall(generated=cloud(3), real=cloud(9))
+    with pytest.raises(ValueError, match="no 21st nearest neighbour among 1 real image; give 22 or more"):
+        density_coverage(generated=cloud(30), real=cloud(1), k=21)
+    with pytest.raises(ValueError, match="there is none among 0 generated images; give 1 or more"):
+        density_coverage(generated=cloud(9)[:0], real=cloud(9))
     with pytest.raises(ValueError, match="generated features have 4 numbers and real ones 5"):
         density_coverage(generated=cloud(9)[:, :4], real=cloud(9))
     with pytest.raises(ValueError, match="real features hold NaN"):
         precision_recall(generated=cloud(9), real=cloud(9) * torch.nan)
     with pytest.raises(ValueError, match="all 9 real images have the same features"):
         density_coverage(generated=cloud(9), real=torch.ones(9, 5))
+
+
+def test_density_takes_neighbours_of_real_images_only():
+    """One image in the middle of all: it lies in balls that are counted by hand."""
+    real, one = cloud(30), cloud(30).mean(dim=0, keepdim=True)
+    radii = torch.cdist(real.double(), real.double()).kthvalue(6, dim=1).values
+    within = torch.cdist(real.double(), one.double())[:, 0] < radii
+    found = density_coverage(generated=one, real=real)
+    assert found.density == pytest.approx(int(within.sum()) / 5)
+    assert found.coverage == pytest.approx(float(within.double().mean()))

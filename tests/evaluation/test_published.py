@@ -73,7 +73,7 @@ def test_adm_files_score_as_their_images_do(tmp_path, adm):
 
 def test_keeps_as_many_as_asked_for(tmp_path, adm):
     np.savez(tmp_path / "virtual.npz", **adm)
-    assert len(read_reference(tmp_path / "virtual.npz", Quarters(), keep=20).sample) == 15  # every 4th of 60
+    assert len(read_reference(tmp_path / "virtual.npz", Quarters(), keep=20).sample) == 20
 
 
 def test_statistics_alone_have_no_precision(tmp_path, adm):
@@ -85,6 +85,31 @@ def test_statistics_alone_have_no_precision(tmp_path, adm):
     assert [score.metric for score in scores] == ["gfid"]
     low, high = scores[0].interval
     assert low < scores[0].value < high
+
+
+@pytest.mark.parametrize("few", [1, 3])
+def test_statistics_with_few_images_have_the_distance(tmp_path, adm, few):
+    np.savez(tmp_path / "few.npz", **{**adm, "arr_0": PIXELS[:few]})
+    reference = read_reference(tmp_path / "few.npz", Quarters())
+    other = stream_of(Images(PIXELS // 2), Quarters())
+    with pytest.warns(UserWarning, match=f"precision and recall left out, .* {few} real image.*; give 4 or more"):
+        scores = {score.metric: score.value for score in score_features(other, reference)}
+    assert {"gfid", "sfid"} <= scores.keys()
+    assert scores.keys() & {"precision", "recall", "density", "coverage"} == set()
+    assert ("kid" in scores) == ("mind" in scores) == (few > 1)
+    wanted = stream_of(Images(PIXELS), Quarters()).stats
+    assert scores["gfid"] == pytest.approx(frechet_distance(wanted, other.stats), rel=1e-9)
+
+
+@pytest.mark.parametrize("names", [("mu", "sigma"), ("mu_s", "sigma_s")])
+def test_refuses_a_covariance_with_negative_variances(tmp_path, adm, names):
+    values, vectors = np.linalg.eigh(adm[names[1]])
+    values[0] = -values[-1] / 10
+    np.savez(tmp_path / "stats.npz", **{**adm, names[1]: vectors * values @ vectors.T})
+    with pytest.raises(ValueError, match=r"stats.npz: the covariance has a variance of -\S+ along one axis .* none is"):
+        read_reference(tmp_path / "stats.npz", Quarters())
+    np.savez(tmp_path / "stats.npz", **{**adm, names[1]: vectors * values.clip(0) @ vectors.T})  # but for rounding
+    assert read_reference(tmp_path / "stats.npz", Quarters()).stats.count == 0
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])

@@ -58,7 +58,7 @@ def test_sees_what_a_frechet_distance_does_not():
 
 
 def test_refuses_what_has_no_distance(unchecked):
-    with pytest.raises(ValueError, match="1 generated image is no distribution; give at least two"):
+    with pytest.raises(ValueError, match="no distribution of 1 generated image; give 2 or more"):
         mind(generated=cloud(1), real=cloud(9), generator=numbers())
     with pytest.raises(ValueError, match="real features hold NaN"):
         mind(generated=cloud(9), real=cloud(9) * torch.nan, generator=numbers())

@@ -14,7 +14,16 @@ from robustok.adapters.var import VAR, VARConfig
 from robustok.adapters.var_vq import Codes
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.llama import Llama, LlamaModel
-from robustok.generators.sampling import Sampling, draw, guidance_scales, guide, probabilities, sample_tokens, uniforms
+from robustok.generators.sampling import (
+    Sampling,
+    balanced_labels,
+    draw,
+    guidance_scales,
+    guide,
+    probabilities,
+    sample_tokens,
+    uniforms,
+)
 
 
 class Markov:
@@ -316,9 +325,22 @@ def test_an_unknown_schedule_says_so():
 def test_wrong_arguments_say_so():
     labels, tokens = torch.tensor([0, 1]), torch.zeros(2, 4).long()
     for wrong in (torch.tensor([0, 3]), torch.tensor([-1])):
-        with pytest.raises(ValueError, match=r"labels go from 0 to 1, and 2 is for no label; not \["):
+        with pytest.raises(ValueError, match="labels go from 0 to 1; not (3|-1)"):
             sample_tokens(Markov(), wrong, Sampling(), seed=0)
+        with pytest.raises(ValueError, match="labels go from 0 to 1, and 2 is for no label; not (3|-1)"):
+            sample_tokens(Markov(), wrong, Sampling(), seed=0, no_label=True)
     with pytest.raises(ValueError, match="keep and tokens go together; give both or neither"):
         sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens)
     with pytest.raises(ValueError, match=r"tokens are \(2, 4\), but 2 labels of 3 tokens were asked for"):
         sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens, keep=tokens.bool())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10, 25, 1000, 1500, 2000])
+@pytest.mark.parametrize("classes", [1, 10, 1000])
+def test_labels_are_balanced_and_of_few_spread_over_all_classes(count, classes):
+    labels = balanced_labels(count, classes)
+    often = labels.bincount(minlength=classes)
+    assert (len(labels), len(often)) == (count, classes)
+    assert often.max() - often.min() <= 1
+    more = (often > often.min()).nonzero()[:, 0]  # those that come once more lie evenly
+    assert len(more) < 2 or more.diff().max() <= -(-classes // len(more))

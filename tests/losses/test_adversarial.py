@@ -103,6 +103,21 @@ def test_a_batch_that_is_not_finite_leaves_the_averages_alone():
     assert (averages.real.item(), averages.fake.item(), averages.updates.item()) == (2, 4, 1)
 
 
+def test_a_batch_in_parts_moves_the_averages_once():
+    whole, parts = LogitAverages(decay=0.5), LogitAverages(decay=0.5)
+    for value in (4.0, 2.0, -6.0):
+        whole.update(logits(value), logits(1 - value))
+        parts.update(logits(value + 3), logits(1 - value - 3), 0.25)
+        parts.update(logits(value - 1), logits(1 - value + 1), 0.75, first=False)
+        assert parts.updates == whole.updates
+        assert parts.real.item() == pytest.approx(whole.real.item())
+        assert parts.fake.item() == pytest.approx(whole.fake.item())
+    parts.update(logits(math.nan), logits(1.0), 0.5)
+    parts.update(logits(1.0), logits(1.0), 0.5, first=False)
+    assert parts.real.item() == pytest.approx(whole.real.item())
+    assert parts.updates == 3
+
+
 def test_averages_survive_saving():
     averages, restored = LogitAverages(), LogitAverages()
     averages.update(logits(3.0), logits(-1.0))

@@ -116,6 +116,34 @@ def test_a_batch_that_is_not_finite_shows_in_the_distance_and_leaves_no_trace():
     assert loss(noise(16, 6, seed=1)).isfinite()
 
 
+@pytest.mark.parametrize("cut", [[8, 8], [5, 5, 6], [1, 15]])
+def test_a_batch_in_parts_moves_the_average_once(cut: list[int]):
+    """As the whole batch does, and each part's gradient, by its share, is the batch's where the value is the same."""
+    reference = moments(noise(50, 6, seed=9))
+    whole, parts = FrechetLoss(*reference, decay=0.5), FrechetLoss(*reference, decay=0.5)
+    for step in range(4):
+        features = noise(16, 6, seed=step).requires_grad_()
+        distance = whole(features)
+        for number, part in enumerate(features.split(cut)):
+            so_far = parts(part, first=number == 0)
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(parts.state_dict()[name], value, msg=name)
+    torch.testing.assert_close(so_far, distance)
+    (want,) = torch.autograd.grad(distance, features)
+    (got,) = torch.autograd.grad(so_far, features)
+    torch.testing.assert_close(cut[-1] / 16 * got[-cut[-1] :], want[-cut[-1] :])
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_part_that_is_not_finite_leaves_no_trace_of_its_batch(bad: int):
+    loss = FrechetLoss(*moments(noise(50, 6, seed=9)))
+    loss(noise(16, 6))
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    for number in range(2):
+        loss(noise(16, 6) * (math.nan if number == bad else 1.0), first=number == 0)
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+
+
 def test_autocast_changes_nothing():
     mean, covariance = (moment.float() for moment in moments(noise(50, 6, seed=9)))
     loss, plain, features = FrechetLoss(mean, covariance), FrechetLoss(mean, covariance), noise(16, 6).float()

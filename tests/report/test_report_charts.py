@@ -12,6 +12,7 @@ from robustok.report.charts import (
     TOP,
     Series,
     bar,
+    element,
     extremes,
     line_chart,
     log_ticks,
@@ -30,6 +31,14 @@ def polyline(svg: str, color: str) -> list[tuple[float, float]]:
 
 def labels(svg: str) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_text_is_escaped_and_markup_is_not():
+    inner = element("b", "1 < 2 & 3")
+    assert inner == "<b>1 &lt; 2 &amp; 3</b>"
+    assert element("p", inner, "<script>") == "<p><b>1 &lt; 2 &amp; 3</b>&lt;script&gt;</p>"
+    made = element("text", title='"5" < 6', class_="x", text_anchor="end", x=0)
+    assert made == '<text title="&#34;5&#34; &lt; 6" class="x" text-anchor="end" x="0"></text>'
 
 
 @pytest.mark.parametrize(
@@ -55,7 +64,7 @@ def test_logarithmic_ticks_are_powers_of_ten_with_2_and_5_where_there_are_few():
 def test_running_mean_keeps_a_line_and_halves_nothing_at_the_start():
     line = [(float(i), 2.0 * i) for i in range(90)]
     smooth = running_mean(line)
-    assert smooth[:-3] == line[:-3]  # the last 3 have no neighbours to their right
+    assert smooth[:-3] == line[:-3]  # the last 3 have no neighbors to their right
     assert smooth[-1] == (89.0, pytest.approx(2 * (86 + 87 + 88 + 89) / 4))
 
 

@@ -38,19 +38,19 @@ def continuous(run_copy: Path) -> Path:
 
 
 def text(markup: str) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", "|", markup))
+    return html.unescape(re.sub(r"<[^>]+>\s*", "|", markup))
 
 
 def test_distances_say_latents_and_have_an_ifid(continuous):
-    said = text(distances(read_run(continuous)) or "")
+    said = text(distances(read_run(continuous)).to_html())
     assert "reconstructions from perturbed latents" in said
     assert "same latents, post-trained decoder" in said
-    assert re.search(r"iFID\|+midpoints of neighbouring latents\|+333", said)
+    assert re.search(r"iFID\|+midpoints of neighboring latents\|+333", said)
     assert "{" not in said
 
 
 def test_heat_map_has_a_column_for_each_strength(continuous):
-    said = text(heat_map(read_run(continuous)) or "")
+    said = text(heat_map(read_run(continuous)).to_html())
     assert all(f"s = {s}" in said for s in ("0.1", "0.2", "0.3"))
     values = [float(v) for v in re.findall(r"\d+\.\d", said.split("= 0.9")[1].split("= 0.8")[0])]
     assert values == [190.0, 290.0, 390.0, 290.0]
@@ -59,7 +59,7 @@ def test_heat_map_has_a_column_for_each_strength(continuous):
 def test_summary_says_what_was_done_to_latents(continuous):
     said = summary(read_run(continuous)).replace("\N{NO-BREAK SPACE}", " ")
     assert "in 50 % of the images of a batch, 100 % of the latents gave up to 40 % of their place to noise" in said
-    assert "A generator learnt its latents" in said
+    assert "A generator learned its latents" in said
     assert "from latents that the generator had sampled back from noise level 0.3" in said
     assert "On the same generated latents gFID fell" in said
     config = read_json(continuous / "config.json")

@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import zlib
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from robustok.evaluation.intervals import seeds_interval
-from robustok.report import write_report
 from robustok.report.images import gallery
+from robustok.report.page import write_report
 from robustok.report.run import GROUPS, Grid, read_run
+from robustok.report.text import BLANK
 
 SECTIONS = [
     "scores",
@@ -77,7 +79,7 @@ def rows(html: str, caption: str) -> list[list[str]]:
     """The text of each cell of each row of the table with that caption."""
     body = html.split(f"<caption>{caption}", 1)[1].split("</table>", 1)[0]
     cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", body, re.S))
-    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in row] for row in cells]
+    return [[unescape(re.sub(r"<[^>]+>", " ", cell)).strip() for cell in row] for row in cells]
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +144,12 @@ def test_the_summary_tells_what_was_done_in_this_run(page: Page):
 
 def test_distances_stand_beside_the_floor_and_the_change(html: str):
     table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distances")
-    names = ["Floor", "rFID", "pFID", "gFID before", "gFID control", "gFID after"]
-    assert [row[0].startswith(name) for row, name in zip(table[1:], names, strict=True)] == [True] * 6
+    names = ["Floor", "rFID", "rFID, as pFID", "pFID", "gFID before", "gFID control", "gFID after"]
+    assert [row[0].startswith(name) for row, name in zip(table[1:], names, strict=True)] == [True] * 7
     values = {name: row[1:5] for row, name in zip(table[1:], names, strict=True)}
     assert values["Floor"] == ["38.7", "36.9 to 40.8", "1.0", ""]
+    assert values["rFID"][2] == "2.6"
+    assert values["pFID"][2] == values["rFID, as pFID"][2] == BLANK  # of other numbers of images than the floor
     assert values["gFID before"] == ["172.1", "168.0 to 176.4", "4.4", ""]
     assert values["gFID control"][3] == f"\N{MINUS SIGN}4.0{NB}%"  # 165.3 / 172.1 - 1
     # 149.9 / 172.1 - 1, and the paired interval: -24.0 and -20.4 of 172.1
@@ -177,21 +181,21 @@ def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     assert (shades[values.index(max(values))], shades[values.index(min(values))]) == ("#e8924a", "#fdf7ec")
 
 
-def test_ablation_is_told_by_seed_and_by_share_of_the_generator_steps(html: str, run_folder: Path):
+def test_ablation_is_told_by_seed_and_by_fraction_of_the_generator_steps(html: str, run_folder: Path):
     table = rows(html, "The same budget with and without")
     shares = [f"gFID after {share} of the generator steps" for share in ("a quarter", "half", "all")]
-    assert [row[0] for row in table[2:]] == ["rFID", "pFID", *shares]
+    assert [row[0] for row in table[2:]] == ["rFID", "rFID of pFID's images", "pFID", *shares]
     records = json.loads((run_folder / "ablation.json").read_text())
     arms = [
         [r["value"] for r in records if r["metric"] == "pfid" and r["protocol"]["arm"] == arm]
         for arm in ("unperturbed", "perturbed")
     ]
-    shown = [float(cell) for cell in table[3][1:9]]
+    shown = [float(cell) for cell in table[4][1:9]]
     expected = [v for values in arms for v in (*values, sum(values) / 3)]
     assert shown == pytest.approx(expected, abs=0.05)
     changes = [b / a - 1 for a, b in zip(*arms, strict=True)]
     mean, (low, high) = seeds_interval(changes)
-    assert re.findall(r"[\d.]+", table[3][9]) == [f"{abs(100 * v):.1f}" for v in (mean, low, high)]
+    assert re.findall(r"[\d.]+", table[4][9]) == [f"{abs(100 * v):.1f}" for v in (mean, low, high)]
     gains = rows(html, "What post-training gains")
     assert len(gains) == 1 + 6
 

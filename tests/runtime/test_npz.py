@@ -1,3 +1,8 @@
+import gc
+import io
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,3 +63,27 @@ def test_refuses_what_is_no_npz(tmp_path, arrays):
     for read in (read_array, map_array):
         with pytest.raises(ValueError, match="Python objects, which may run code"):
             read(path, "mu")
+
+
+def test_a_header_that_claims_more_than_there_is_asks_for_no_memory(tmp_path: Path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("mu.npy", header.getvalue() + bytes(64))
+    with pytest.raises(ValueError, match=r"claims.npz cannot be read as an npz file \(mu is said to be float64"):
+        read_array(tmp_path / "claims.npz", "mu")
+    with pytest.raises(ValueError, match="claims.npz cannot be read as an npz file"):
+        map_array(tmp_path / "claims.npz", "mu")
+
+
+def test_a_damaged_file_is_closed(tmp_path: Path):
+    """Else a warning of Python's own shows up beside the error."""
+    np.savez_compressed(tmp_path / "packed.npz", np.zeros((50, 50)))
+    np.savez(tmp_path / "plain.npz", np.zeros((50, 50)))
+    for name, where in (("packed.npz", 61), ("plain.npz", 26)):
+        data = bytearray((tmp_path / name).read_bytes())
+        data[where : where + 8] = bytes([255]) * 8
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match="cannot be read as an npz file"):
+            map_array(tmp_path / name, "arr_0")
+        gc.collect()

@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from robustok.runtime.seeding import derive, stream
+from robustok.runtime.seeding import derive, mixed, spread, stream
 
 
 def draw(*arguments: object) -> list[float]:
@@ -53,3 +53,28 @@ def test_the_seed_of_a_place_never_changes():
 def test_any_integer_is_a_seed(seed: int):
     assert stream(seed, "x").device.type == "cpu"
     assert 0 <= derive(seed, "x") < 2**64
+
+
+def test_positions_are_mixed_as_splitmix64_does():
+    """Its published first outputs from seed 0."""
+    published = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC, 0x1B39896A51A8749B)
+    assert [number % 2**64 for number in mixed(torch.arange(5)).tolist()] == list(published)
+
+
+def test_no_two_positions_are_mixed_alike():
+    assert len(mixed(torch.arange(100_000)).unique()) == 100_000
+
+
+@pytest.mark.parametrize("step", [2, 5, 10, 16, 1000])
+def test_spread_positions_go_with_no_stride(step):
+    chosen = spread(2000, 5000)
+    assert len(chosen.unique()) == 2000
+    assert chosen.tolist() == sorted(chosen.tolist())
+    expected, shares = 2000 / step, (chosen % step).bincount(minlength=step)
+    assert ((shares - expected).square() / expected).sum() < step - 1 + 5 * (2 * step) ** 0.5
+
+
+def test_more_spread_positions_are_the_same_and_others():
+    assert set(spread(10, 100).tolist()) < set(spread(11, 100).tolist())
+    for count in (100, 1000):
+        assert torch.equal(spread(count, 100), torch.arange(100))

@@ -10,6 +10,7 @@ from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
     Perturbation,
+    chosen_tokens,
     draw,
     draw_as_released,
     neighbours,
@@ -70,6 +71,41 @@ def test_every_image_place_and_neighbour_is_drawn_equally_often():
     # each place is chosen with probability 0.4 * 0.5; five standard deviations of that count
     assert (chosen / rounds - 0.2).abs().max() < 5 * (0.2 * 0.8 / rounds) ** 0.5
     assert (rank / rank.sum() - 1 / m).abs().max() < 5 * (1 / m * (1 - 1 / m) / rank.sum()) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("b", "n", "alpha", "beta"),
+    [(4, 2, 1.0, 0.1), (5, 2, 1.0, 0.1), (1, 2, 1.0, 0.3), (2, 3, 0.1, 1.0), (2, 1, 0.5, 1.0), (3, 4, 0.1, 0.1)],
+)
+def test_shares_too_small_for_one_hold_in_expectation(b, n, alpha, beta):
+    """round(beta b) or round(alpha n) is 0 in each case: without more, perturbation would be off for ever."""
+    rounds, generator = 300, seeded(6)
+    chosen = torch.stack([chosen_tokens(b, n, alpha, beta, generator=generator) for _ in range(rounds)]).float()
+    images = chosen.any(dim=2).sum(dim=1)
+    assert images.max() <= max(1, round(beta * b))
+    if round(alpha * n) == 0:
+        assert chosen.sum(dim=2).max() == 1
+    expected = alpha * beta * b * n
+    error = chosen.sum(dim=(1, 2)).std() / rounds**0.5
+    assert abs(chosen.sum() / rounds - expected) < 5 * error
+    # and none is preferred
+    share = chosen.mean(dim=0)
+    assert (share - alpha * beta).abs().max() < 5 * (share.mean() / rounds) ** 0.5
+
+
+def test_where_one_can_be_had_nothing_else_is_drawn():
+    """The draw of earlier versions, number by number: seeds keep their meaning."""
+    generator = seeded(7)
+    order, places = torch.rand(16, 1, generator=generator), torch.rand(16, 8, generator=generator)
+    wanted = (order.argsort(0).argsort(0) < 2) & (places.argsort(1).argsort(1) < 4)
+    assert torch.equal(chosen_tokens(16, 8, 0.5, 0.1, generator=seeded(7)), wanted)
+
+
+def test_the_released_draw_says_when_it_perturbs_nothing():
+    with pytest.raises(ValueError, match=r"first int\(9 x 0.1\) = 0 images .* batch of 10 or more"):
+        draw_as_released(9, 4, 3, 1.0, 0.1, generator=seeded(0))
+    assert not draw_as_released(9, 4, 3, 1.0, 0.0, generator=seeded(0)).chosen.any()
+    assert draw_as_released(10, 4, 3, 1.0, 0.1, generator=seeded(0)).chosen.any(dim=1).sum() == 1
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_gives_others():
@@ -135,6 +171,9 @@ def test_a_restored_table_is_the_one_that_was_saved():
     table(codes, 6)
     drifted = codes + 1e-3 * torch.randn(codes.shape, generator=seeded(6))
     restored.load_state_dict(table.state_dict())
+    before, again = table.state_dict(), restored.state_dict()  # stopped once more before it was asked
+    assert torch.equal(before["built_from"], again["built_from"])
+    assert before["delta"] == again["delta"] == 6
     assert torch.equal(restored(drifted, 6), table(drifted, 6))
     restored.load_state_dict(NeighbourTable().state_dict())
     assert torch.equal(restored(drifted, 6), neighbours(drifted, 6))

@@ -1,12 +1,14 @@
 """Encoder, decoder and the assembled tokenizer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from robustok.runtime.checkpoint import save_model
 from robustok.tokenizer.encoder import Conv, ViT, patchify, to_map, to_sequence, unpatchify
-from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig, fingerprint
 
 CONV = Conv(channels=(8, 16), blocks=1, stem=2)
@@ -74,6 +76,20 @@ def test_fingerprint_follows_encoder_and_codebook_not_decoder():
     assert a.fingerprint() != b.fingerprint()
     assert fingerprint({"x": torch.zeros(2)}) != fingerprint({"y": torch.zeros(2)})
     assert fingerprint({"x": torch.zeros(2)}) != fingerprint({"x": torch.zeros(1, 2)})
+
+
+def test_fingerprint_is_of_weights_and_not_of_what_is_computed_from_them(monkeypatch):
+    model = tokenizer()
+    before = model.fingerprint()
+    as_elsewhere = property(lambda self: torch.nn.functional.normalize(self.embedding, dim=-1) * (1 + 1e-6))
+    monkeypatch.setattr(VectorQuantizer, "codebook", as_elsewhere)  # another device adds up in another order
+    assert model.fingerprint() == before
+    assert before not in model.earlier_fingerprints()
+    monkeypatch.undo()
+    config = replace(model.config, quantizer=replace(model.config.quantizer, normalized=False))
+    other = Tokenizer(config)
+    other.load_state_dict(model.state_dict())
+    assert other.fingerprint() != before  # the same weights, other codes
 
 
 def test_wrong_sizes_are_named():

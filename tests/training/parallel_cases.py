@@ -73,6 +73,7 @@ def main(quantizer: Any, batch: int, accumulate: int, perturbation: Any = None) 
     )
     stage = TokenizerStage(shortened(config, batch, accumulate))
     stage.teacher, stage.loss.perceptual = Small(), Perceptual(Small(), 2)
+    stage.table.tolerance = 0.005  # so that it is built anew some times
     stage.observe(images())
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
@@ -119,6 +120,9 @@ DIT = replace(GENERATOR, generator=DiffusionTransformer(tokens=16, channels=4, c
 CASES = {
     "tokenizer, vq": partial(main, VQ(codebook_size=16, width=8, revive_after=2), 12, 1),
     "tokenizer, vq, uneven parts": partial(main, VQ(codebook_size=40, width=8, revive_after=2), 13, 2),
+    "tokenizer, few perturbed": partial(
+        main, VQ(codebook_size=16, width=8), 12, 1, replace(MAIN.perturbation, beta=1 / 12)
+    ),
     "tokenizer, lfq": partial(main, LFQ(bits=6, group=3), 12, 2),
     "tokenizer, bsq, uneven parts": partial(main, BSQ(bits=6, group=2), 13, 1),
     "tokenizer, two phases, uneven parts": partial(main, VQ(codebook_size=16, width=8), 13, 2, TWO_PHASES),
@@ -133,11 +137,26 @@ CASES = {
     "post-training": partial(post, 12, 1),
     "post-training, uneven parts": partial(post, 13, 2),
 }
-RESUMED = ("tokenizer, vq", "tokenizer, two phases, uneven parts", "autoregressive, sharded", "post-training")
+RESUMED = (
+    "tokenizer, vq",
+    "tokenizer, few perturbed",
+    "tokenizer, two phases, uneven parts",
+    "autoregressive, sharded",
+    "post-training",
+)
 
 
-def train(case: str, steps: range, start: Any = None) -> tuple[list[dict[str, Tensor]], Any, Any]:
-    """(terms of every step, the stage's state at half of the steps and at the end), the states on one process only."""
+class Trained(NamedTuple):
+    """What came of a case: terms of every step, states on one process only."""
+
+    terms: list[dict[str, Tensor]]
+    half: Any  # the stage's state after half of the steps
+    state: Any  # and at the end
+    rebuilt: int  # how often the neighbour table was built
+
+
+def train(case: str, steps: range, start: Any = None) -> Trained:
+    """Some steps of a case, from the start or from a state."""
     torch.manual_seed(0)
     stage, batches = CASES[case]()
     if start is not None:
@@ -150,7 +169,13 @@ def train(case: str, steps: range, start: Any = None) -> tuple[list[dict[str, Te
         told.append({name: mean(term.detach().double()) for name, term in terms.items()})
         if step + 1 == HALF:
             half = snapshot(stage.state_dict())
-    return told, half, snapshot(stage.state_dict())
+    rebuilt = stage.table.rebuilt if isinstance(stage, TokenizerStage) else 0
+    return Trained(told, half, snapshot(stage.state_dict()), rebuilt)
+
+
+def kept(trained: Trained) -> dict[str, Any]:
+    """What the tests read back."""
+    return {"terms": trained.terms, "state": trained.state, "rebuilt": trained.rebuilt}
 
 
 def in_float64() -> None:
@@ -168,18 +193,18 @@ def work(rank: int, folder: str) -> None:
     if rank < TOGETHER:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=TOGETHER)
     for case in CASES:
-        told, half, end = train(case, range(STEPS))
+        trained = train(case, range(STEPS))
         if is_main():
-            torch.save({"terms": told, "state": end}, f"{folder}/{who}, {case}.pt")
+            torch.save(kept(trained), f"{folder}/{who}, {case}.pt")
             if case in RESUMED:
-                save_resume(f"{folder}/{who}, {case}.safetensors", half)
+                save_resume(f"{folder}/{who}, {case}.safetensors", trained.half)
     for case in RESUMED:
         path = Path(f"{folder}/{other}, {case}.safetensors")
         while not path.exists():
             time.sleep(0.05)
-        told, _, end = train(case, range(HALF, STEPS), load_resume(path))
+        trained = train(case, range(HALF, STEPS), load_resume(path))
         if is_main():
-            torch.save({"terms": told, "state": end}, f"{folder}/{who} from {other}, {case}.pt")
+            torch.save(kept(trained), f"{folder}/{who} from {other}, {case}.pt")
     assert world_size() == (TOGETHER if rank < TOGETHER else 1)
     if rank < TOGETHER:
         dist.destroy_process_group()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images
+from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, tokenizer
 
 from robustok.cli.settings import comments
 from robustok.data.loading import training_batch
@@ -212,3 +212,14 @@ def test_the_choices_are_explained_where_settings_are_listed():
     for kind in (Perturbation, LatentNoise, LatentMixing, Calibrated):
         assert len(comments(kind)["freeze_from"]) > 20
     assert "frozen" in comments(Perturbation)["latent_space"]
+
+
+def test_what_of_a_given_decoder_was_not_to_learn_does_not_in_the_second_phase_either():
+    given = tokenizer()
+    held = given.decoder.get_parameter("embed.weight").requires_grad_(False)
+    stage = TokenizerStage(replace(SHORT, tokenizer=None), tokenizer=given)
+    stage.observe(images())
+    stepped(SHORT, 6, stage)
+    assert torch.equal(stage.model.decoder.get_parameter("embed.weight"), held)
+    assert not stage.model.encoder.get_parameter("out.weight").requires_grad
+    assert stage.model.decoder.get_parameter("out.bias").requires_grad

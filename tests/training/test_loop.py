@@ -320,6 +320,29 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path: Path, resumed: b
     assert load_resume(tmp_path / "resume.safetensors")["counts"]["done"] == 4
 
 
+def test_a_run_that_never_took_a_step_fails_however_short_and_says_what_was_not_finite(tmp_path: Path):
+    stage = Constant(lambda step: {"l1": 1.0, "frechet": float("nan"), "skipped": 1.0})
+    for number in range(2):
+        with pytest.raises(RuntimeError) as caught:
+            train(tmp_path, stage, replace(LOOP, steps=4, save_every=2, max_skipped=9))
+        assert str(caught.value) == (
+            "toy stopped at step 4: every step was skipped, since the loss or its gradient was not finite from the "
+            "first one on (frechet), so nothing was learnt; no learning rate helps: look at the images, the weights "
+            f"that it began with and the terms of the loss, or train in fp32, in another folder than {tmp_path}"
+        ), number
+    with pytest.raises(RuntimeError, match="stopped at step 3: every step was skipped"):
+        train(tmp_path / "long", stage, replace(LOOP, max_skipped=3))
+
+
+def test_a_finished_run_of_an_earlier_version_that_never_took_a_step_fails_too(tmp_path: Path):
+    train(tmp_path)
+    saved = load_resume(tmp_path / "resume.safetensors")
+    saved["counts"]["skipped"] = saved["counts"]["done"]
+    save_resume(tmp_path / "resume.safetensors", saved)
+    with pytest.raises(RuntimeError, match="stopped at step 12: every step was skipped"):
+        train(tmp_path)
+
+
 def test_a_diverging_stage_is_stopped_and_its_weights_stay_finite(tmp_path: Path):
     stage = Toy()
 

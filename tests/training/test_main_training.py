@@ -67,6 +67,38 @@ def test_accumulating_perturbs_the_same_images_of_the_whole_batch(images):
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
 
 
+def test_a_small_batch_is_perturbed_as_often_as_its_share_says(images):
+    """Of 4 images at beta 0.1 one in 40 % of the steps; round(0.4) would be none, ever."""
+    stage = TokenizerStage(replace(TINY, perturbation=Perturbation(beta=0.1, delta=4)))
+    counts = torch.tensor([float(stage._draw(4, step).chosen.any(dim=1).sum()) for step in range(200)])
+    assert counts.unique().tolist() == [0, 1]
+    assert abs(counts.mean() - 0.4) < 4 * (0.4 * 0.6 / 200) ** 0.5
+
+
+def test_codes_that_ask_for_no_gradient_stay(images):
+    """Revival places codes anew that were not used for 2 steps, but only codes that learn."""
+    torch.manual_seed(0)
+    quantizer = VQ(codebook_size=512, width=8, revive_after=2)
+    config = replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer))
+    given = Tokenizer(config.tokenizer)
+    before = given.codebook.detach().clone()
+    for learns in (False, True):
+        given.quantizer.embedding.requires_grad_(learns)
+        stage = TokenizerStage(replace(config, tokenizer=None), tokenizer=given)
+        revived = sum(float(stage.step(batch(images), step).get("dead_codes", 0)) for step in range(4))
+        for codes in (stage.model.codebook, stage.average.module.codebook):
+            assert torch.equal(codes, before) != learns
+        assert (revived > 0) == learns
+
+
+def test_the_codes_of_a_frozen_codebook_are_not_placed_at_the_start(images):
+    stage = TokenizerStage(TINY)
+    stage.model.quantizer.embedding.requires_grad_(False)
+    before = stage.model.codebook.clone()
+    stage.step(batch(images), 0)
+    assert torch.equal(stage.model.codebook, before)
+
+
 def test_no_perturbation_leaves_the_codes_alone(images):
     stage = TokenizerStage(replace(TINY, perturbation=Perturbation(beta=0.0)))
     seen, clean = [], []

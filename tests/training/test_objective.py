@@ -12,6 +12,7 @@ from robustok.losses.adversarial import adaptive_weight, generator_loss
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import PatchGAN
 from robustok.losses.perceptual import Perceptual
+from robustok.training import objective
 from robustok.training.adversary import Adversary, Opponent
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Optim
@@ -110,6 +111,69 @@ def test_senseless_settings_are_refused():
         Adversary(learns_from=0.5, charges_from=0.2)
     with pytest.raises(ValueError, match="one of l1, l2 and perceptual"):
         Objective(l1=0.0, l2=0.0, perceptual=0.0)
+
+
+FRECHET = Objective(perceptual=0.0, perceptual_stages=3, adversarial=0.0, frechet=0.5)
+
+
+@pytest.mark.parametrize("order", ["by class", "in turn"])
+def test_the_frechet_term_observes_images_of_every_class(order: str, monkeypatch: pytest.MonkeyPatch):
+    """Of 512 images 64 are observed; in the order of classes the first 64 would be of one class alone."""
+    monkeypatch.setattr(objective, "OBSERVED", 64)
+    everything = FashionMNIST("train").subset(torch.arange(512))
+    dark_first = everything.images(torch.arange(512)).mean(dim=(1, 2, 3)).argsort()
+    order_of = {"by class": dark_first, "in turn": dark_first.view(2, 256).T.flatten()}
+    images = FashionMNIST("train").subset(order_of[order])
+    observed, seen = image_loss(FRECHET), []
+    take = type(images).images
+    monkeypatch.setattr(type(images), "images", lambda self, rows: seen.append(rows) or take(self, rows))
+    observed.observe(images)
+    (rows,) = seen
+    assert len(rows.unique()) == 64
+    brightness = (rows >= 256) if order == "by class" else rows % 2
+    assert 20 <= brightness.sum() <= 44  # 32 of each, three standard deviations
+    again, other = [], ImageLoss(FRECHET, 10, seed=1, device=CPU)
+    for loss in (image_loss(FRECHET), other):
+        loss.observe(images)
+        again.append(seen[-1])
+    assert torch.equal(again[0], rows)
+    assert not torch.equal(again[1], rows)
+
+
+@pytest.mark.parametrize("rows", [[3], [3] * 8])
+def test_images_that_are_all_the_same_are_refused_before_the_first_step(rows: list[int]):
+    images = FashionMNIST("train").subset(torch.tensor(rows))
+    with pytest.raises(ValueError, match=r"needs images that differ, and all of these . look alike; .*frechet to 0"):
+        image_loss(FRECHET).observe(images)
+    image_loss(replace(FRECHET, frechet=0.0)).observe(images)
+
+
+def test_a_channel_that_never_changes_takes_part_as_it_is():
+    """Before, it was divided by a spread of 0."""
+    images = FashionMNIST("train").subset(torch.arange(16))
+    ours = image_loss(FRECHET)
+    levels = ours.perceptual.levels
+    still = torch.zeros(1, 3, 1, 1)
+    ours.perceptual.levels = lambda batch: (*levels(batch), (batch * still).mean(dim=(2, 3), keepdim=True) + 2.0)
+    ours.observe(images)
+    assert ours.scale[-3:].tolist() == [1, 1, 1]
+    real = images.images(torch.arange(16))
+    _, terms = ours.charge(real, real, nn.Conv2d(3, 3, 1).weight, step=0)
+    assert terms["frechet"] < 1e-4
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_the_same_images_are_observed(monkeypatch: pytest.MonkeyPatch):
+    images = FashionMNIST("train").subset(torch.arange(16))
+    ours = image_loss(FRECHET)
+    ours.observe(images)
+    state = ours.state_dict()
+    del state["observed"]
+    ours.load_state_dict(state)
+    monkeypatch.setattr(objective, "OBSERVED", 8)
+    ours.observe(images)
+    ours.load_state_dict(ours.state_dict())
+    with pytest.raises(ValueError, match="begun by an earlier version, whose Frechet term compares with the first 8"):
+        ours.load_state_dict(state)
 
 
 def test_frechet_term_pulls_the_distribution_not_the_image():

@@ -69,3 +69,5 @@ def test_the_cases_do_what_they_are_for(folder):
     assert any(row["dead_codes"] > 0 for row in terms)
     assert {"frechet", "semantic", "adversarial_weight", "discriminator"} <= terms[-1].keys()
     assert terms[-1]["adversarial_weight"] > 0
+    rebuilt = [read(folder, f"alone{end}, tokenizer, few perturbed")["rebuilt"] for end in ("", " from together")]
+    assert min(rebuilt) >= 3  # in steps in which one of two processes has no perturbed image

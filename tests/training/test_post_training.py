@@ -6,6 +6,7 @@ import pytest
 import torch
 from robustok_tiny import POST, cache, generator, held_out, images, pairs, run_post, tokenizer
 
+from robustok.data.images import FashionMNIST, Subset
 from robustok.data.pairs import make_pairs
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import load_model
@@ -84,6 +85,32 @@ def test_pairs_of_another_tokenizer_are_refused(tmp_path):
     other = tokenizer(seed=5)
     with pytest.raises(ValueError, match=r"pairs were made with tokenizer \w+, not with \w+; make them again"):
         post_train_decoder(POST, other, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
+
+
+def test_pairs_of_other_images_are_refused(tmp_path):
+    """As many of another split, in another order, of another size: none is what the pairs were made of."""
+    made = pairs(tmp_path)
+    for other in (
+        FashionMNIST("validation").subset(torch.arange(64)),
+        images().subset(torch.arange(64).flip(0)),
+        FashionMNIST("train", size=36).subset(torch.arange(64)),
+    ):
+        with pytest.raises(ValueError, match=r"pairs were made of other images: name fashion-mnist, .* give those, or"):
+            post_train_decoder(POST, tokenizer(), made, other, tmp_path / "run", held_out=held_out(), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_moved_are_still_those_of_the_pairs(tmp_path):
+    made = pairs(tmp_path)
+    assert made.image_set == images().describe()
+
+    class Moved(Subset):
+        def describe(self):
+            return super().describe() | {"name": "elsewhere"}
+
+    made.check_images(Moved(FashionMNIST("train"), torch.arange(64)))
+    made.image_set = None  # not told by whoever made them
+    made.check_images(FashionMNIST("validation"))
 
 
 def test_it_is_never_run_unchecked():

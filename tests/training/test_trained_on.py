@@ -2,25 +2,33 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from robustok_continuous import Patches
-from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, images, tokenizer
+from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, generator, held_out, images, tokenizer
 
 from robustok import api
 from robustok.adapters.sit import SiT
+from robustok.data.images import Subset
 from robustok.data.latents import encode_latents
-from robustok.data.tokens import encode_tokens
+from robustok.data.pairs import make_pairs
+from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.compare import score_decoders
 from robustok.evaluation.evaluate import score_generator
 from robustok.evaluation.reference import Reference
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.llama import Llama, LlamaModel
+from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
+from robustok.tokenizer.tokenizer import fingerprint
 from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.objective import Objective
+from robustok.training.post_training import post_train_decoder
 from robustok.training.tuning import DecoderTuning, tune_decoder
 
 SHORT = replace(LOOP, steps=2)
@@ -117,3 +125,146 @@ def test_tokens_of_another_tokenizer_are_refused_too(tmp_path):
         score_generator(
             made, other, Reference.of(images(), extract()), torch.arange(20) % 10, extract(), sampling=Sampling()
         )
+
+
+# Classes
+
+
+def with_classes(*names: str, labels: tuple[int, ...] | None = None) -> Subset:
+    """64 images whose classes have these names, in turn."""
+    chosen = images()
+    chosen.classes = names
+    chosen.labels = torch.tensor(labels or range(len(names)))[torch.arange(64) % len(labels or names)]
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def of_pets(tmp_path_factory) -> DiffusionTransformerModel:
+    """A generator of cats and dogs."""
+    folder = tmp_path_factory.mktemp("pets")
+    two = replace(FLOW, generator=replace(FLOW.generator, classes=2))
+    cache = encode_latents(Patches(), with_classes("cat", "dog"), folder / "latents")
+    return train_generator(two, cache, folder / "run", quiet=True)
+
+
+def tune(generator: Any, images: Subset, folder: Path) -> None:
+    how = DecoderTuning(
+        post=replace(POST, loop=SHORT, objective=Objective(perceptual=0.0, adversarial=0.0)),
+        sampling=FlowSampling(steps=2),
+        pairs=16,
+        held_out=16,
+    )
+    tune_decoder(how, Patches(), generator, images, folder, quiet=True)
+
+
+def test_a_generator_keeps_the_names_of_its_classes(of_pets, tmp_path):
+    assert of_pets.class_names == ("cat", "dog")
+    of_pets.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["class_names"] == ["cat", "dog"]
+    assert DiffusionTransformerModel.from_pretrained(tmp_path / "saved").class_names == ("cat", "dog")
+    llama = LlamaModel(Llama(codebook_size=8, tokens=4, classes=2, width=16, depth=1, heads=1))
+    for model in (llama, AutoregressiveModel(TOKENS.generator)):
+        model.save_pretrained(tmp_path / "unknown")
+        assert "class_names" not in json.loads((tmp_path / "unknown" / "config.json").read_text())
+        assert type(model).from_pretrained(tmp_path / "unknown").class_names is None
+        model.class_names = ("cat",)
+        model.save_pretrained(tmp_path / "known")
+        assert type(model).from_pretrained(tmp_path / "known").class_names == ("cat",)
+
+
+def test_images_of_more_classes_than_the_generator_knows_are_refused_before_any_work(of_pets, tmp_path):
+    three = with_classes("cat", "dog", "eel")
+    with pytest.raises(
+        ValueError, match="the generator knows 2 classes, the images have 3; give images of its classes"
+    ):
+        tune(of_pets, three, tmp_path / "tuned")
+    assert not (tmp_path / "tuned").exists()
+    cache = encode_latents(Patches(), three, tmp_path / "latents")
+    drawn = {"sigma": 0.5, "sampling": FlowSampling(steps=2), "count": 8, "seed": 0}
+    with pytest.raises(ValueError, match="the generator knows 2 classes, the images have 3"):
+        make_pairs(of_pets, cache, tmp_path / "pairs", **drawn)
+    assert not (tmp_path / "pairs").exists()
+    with pytest.raises(ValueError, match=r"images have no labels \(-1\), the generator needs them"):
+        tune(of_pets, with_classes("cat", "dog", labels=(0, -1)), tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("names", [("dog", "eel"), ("Katze", "Hund"), ("images",)])
+def test_classes_of_other_names_are_told(names, of_pets, tmp_path):
+    others = with_classes(*names)
+    with pytest.warns(ClassesWarning, match=rf"0 is 'cat' to the generator and '{names[0]}' in the images"):
+        tune(of_pets, others, tmp_path / "tuned")
+    with pytest.warns(ClassesWarning, match="classes of other names"):
+        check_classes(of_pets, others.labels, names)
+
+
+@pytest.mark.parametrize("names", [None, (), ("0", "1"), ("cat", "dog"), ("cat",), ("cat", "dog", "no image of it")])
+def test_names_that_agree_or_tell_nothing_are_no_reason_to_warn(names, of_pets):
+    check_classes(of_pets, torch.tensor([0, 1, 0]), names)
+    check_classes(Still(), torch.tensor([0, 1, 0]), names)
+
+
+class Still:
+    """Of another author, who told no names."""
+
+    no_label = 2
+
+
+def test_a_cache_of_an_earlier_version_tells_no_names(tmp_path):
+    """And it is gone on with: its manifest is as good without them."""
+    made = encode_tokens(tokenizer(), images(), tmp_path)
+    assert made.classes == images().classes
+    manifest = tmp_path / "manifest.json"
+    told = json.loads(manifest.read_text())
+    del told["classes"]
+    manifest.write_text(json.dumps(told))
+    assert encode_tokens(tokenizer(), images(), tmp_path).classes is None
+    manifest.write_text(json.dumps(told | {"classes": ["other"] * 10}))
+    with pytest.raises(ValueError, match=r"was made with classes \['other'"):
+        encode_tokens(tokenizer(), images(), tmp_path)
+
+
+def test_the_label_that_stands_for_none_is_no_class(of_pets):
+    """Unless it is asked for on purpose."""
+    labels, how = torch.tensor([0, 2]), FlowSampling(steps=2)
+    words = "the generator knows 2 classes: labels go from 0 to 1; not 2"
+    with pytest.raises(ValueError, match=words):
+        sample_latents(of_pets, labels, how, seed=0)
+    with pytest.raises(ValueError, match=words):
+        predict_latents(of_pets, labels, how, seed=0, start=torch.zeros(2, 16, 12), level=0.5)
+    with pytest.raises(ValueError, match=words):
+        api.sample(of_pets, Patches(), [0, 2])
+    assert sample_latents(of_pets, labels, how, seed=0, no_label=True).shape == (2, 16, 12)
+    with pytest.raises(ValueError, match="labels go from 0 to 1, and 2 is for no label; not 3"):
+        sample_latents(of_pets, labels + 1, how, seed=0, no_label=True)
+    model = AutoregressiveModel(TOKENS.generator).eval()
+    with pytest.raises(ValueError, match="knows 10 classes: labels go from 0 to 9; not 10"):
+        sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0)
+    assert sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0, no_label=True).shape == (2, 16)
+
+
+def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_path):
+    source, seen = tokenizer(), images()
+    (earlier,) = source.earlier_fingerprints()
+    assert earlier == fingerprint(
+        {name: w for name, w in source.state_dict().items() if not name.startswith("decoder.")}
+        | {"codebook": source.codebook}  # as version 0.1 hashed it
+    )
+    kept = cache(tmp_path)
+    manifest = tmp_path / "tokens" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(source.fingerprint(), earlier))
+    kept = encode_tokens(source, seen, tmp_path / "tokens")
+    assert kept.fingerprint == earlier
+    model = generator()
+    for known in (earlier, source.fingerprint()):
+        model.trained_on = known
+        check_trained_on(model, source)
+        check_trained_on(model, kept)
+    pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
+    assert pairs.fingerprint == earlier
+    how = replace(POST, loop=replace(LOOP, steps=1))
+    post_train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
+    other = tokenizer(seed=1)
+    with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
+        check_trained_on(model, other)
+    with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
+        TokenCache(tmp_path / "tokens", other)

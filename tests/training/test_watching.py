@@ -19,10 +19,11 @@ from robustok.evaluation.score import Score
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
+from robustok.runtime.seeding import spread
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import run
 from robustok.training.main_training import train_tokenizer
-from robustok.training.watching import generator_check, sample_preview, tokenizer_check
+from robustok.training.watching import OF_TOKENIZER, generator_check, sample_preview, tokenizer_check
 
 SEEN = {"count": 24, "pfid_images": 6, "features": extract()}
 
@@ -38,16 +39,18 @@ def values(scores: list[Score]) -> dict[str, float]:
 
 def test_a_look_at_a_tokenizer_is_its_scores_on_images_spread_over_the_set():
     found = tokenizer_check(images(), **SEEN)(tokenizer(), 100)
-    some = images().subset(torch.arange(24) * 64 // 24)
+    some = images().subset(spread(24, 64))
     scores = {s.metric: s for s in score_tokenizer(tokenizer(), some, extract(), pfid_images=6)}
-    assert [score.metric for score in found] == ["rfid", "pfid", "psnr"]
+    assert [score.metric for score in found] == ["rfid", "rfid_pfid_images", "pfid", "psnr"]
+    assert [score.images for score in found] == [24, 6, 6, 24]
+    assert {str(score.protocol["precision"]) for score in found} == {"float32"}
     assert [score.to_plain() for score in found] == [scores[score.metric].to_plain() for score in found]
     assert values(tokenizer_check(images(), **SEEN)(tokenizer(), 200)) == values(found)
 
 
 def test_a_small_set_is_looked_at_as_a_whole():
-    (rfid, pfid, _) = tokenizer_check(images(8), count=100, pfid_images=50, features=extract())(tokenizer(), 1)
-    assert (rfid.images, pfid.images) == (8, 8)
+    (rfid, same, pfid, _) = tokenizer_check(images(8), count=100, pfid_images=50, features=extract())(tokenizer(), 1)
+    assert (rfid.images, same.images, pfid.images) == (8, 8, 8)
 
 
 def test_a_look_at_a_generator_is_its_scores_for_all_classes_alike():
@@ -95,7 +98,7 @@ def test_the_tokenizer_with_the_lowest_pfid_is_kept_and_can_be_loaded(tmp_path: 
     kept = adapters.load_tokenizer(tmp_path / "best")
     about = read_json(tmp_path / "best" / "config.json")["best"]
     assert (about["by"], about["step"], about["value"]) == ("pfid", best, rows[best]["pfid"])
-    assert about["scores"] == {name: rows[best][name] for name in ("rfid", "pfid", "psnr")}
+    assert about["scores"] == {name: rows[best][name] for name in OF_TOKENIZER}
     again = looked(kept, best)
     assert values(again) == pytest.approx(about["scores"])  # the averaged weights of that step
     records = [Score.from_plain(plain) for plain in read_json(tmp_path / "best" / "scores.json")]

@@ -1,13 +1,14 @@
 """Other people's models: one file a family; which family a checkpoint is of is told by its keys."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from robustok.adapters import diffusers
-from robustok.adapters.files import Adapter, read_checkpoint
+from robustok.adapters.files import Adapter, Layout, read_checkpoint
 from robustok.adapters.hub import SUFFIXES, WHOLE, located
 from robustok.adapters.lightningdit import LightningDiT
 from robustok.adapters.llamagen_gpt import LlamaGenGPT
@@ -55,7 +56,8 @@ def load_tokenizer(name: str | Path, **fields: Any) -> Any:
     """The tokenizer of a name, in evaluation mode: our own, one of another family, or one of diffusers.
 
     `name` is a file of weights, a folder that `save_pretrained`, a run or diffusers wrote, or
-    `owner/repository[:file][@revision]` of the Hugging Face hub; `model.source` then tells where it came from.
+    `owner/repository[:file][@revision]` of the Hugging Face hub; `model.source` then tells where it came from, and
+    which weights were read where a file holds several (`model.source.weights`).
     `fields` are what a file does not tell, such as `image_size`. Raises ValueError for anything else.
     """
     return _load(name, "tokenizer", fields)
@@ -76,8 +78,14 @@ def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) ->
 def _load(name: str | Path, kind: Kind, fields: Mapping[str, Any], tokenizer: Any = None) -> Any:
     source = located(name)
     find = _from_folder if source.path.is_dir() else _from_file
-    model = find(source.path, kind, fields, tokenizer)
-    model.source = source
+    try:
+        model = find(source.path, kind, fields, tokenizer)
+    except TypeError as error:
+        if not fields:
+            raise
+        raise ValueError(f"{name} takes no {' or '.join(fields)} ({error}); leave out what it does not have") from error
+    layout = getattr(model, "layout", None)
+    model.source = replace(source, weights=layout.chosen if isinstance(layout, Layout) else None)
     return model
 
 
@@ -85,6 +93,8 @@ def _from_folder(folder: Path, kind: Kind, fields: Mapping[str, Any], tokenizer:
     if (folder / diffusers.PIPELINE).is_file():
         return diffusers.load_tokenizer(folder, **fields) if kind == "tokenizer" else diffusers.load_generator(folder)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if fields and isinstance(config, dict) and ("family" in config or "kind" in config):
+        raise ValueError(f"{folder} tells all of the model itself; leave out {', '.join(fields)}")
     match config:
         case {"family": str(family)}:
             known = {adapter.family: adapter for adapter in FAMILIES}

@@ -14,6 +14,7 @@ numbers, read from diffusers 0.42:
   after the last.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.generators.flow_matching import noise_levels
+from robustok.layers import in_float32
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
@@ -50,15 +52,15 @@ class DiffusersAutoencoder(nn.Module):
         self.kind = type(vae).__name__
         if self.kind not in CONTINUOUS:
             raise ValueError(f"a {self.kind} of diffusers is not known here; give one of {', '.join(CONTINUOUS)}")
-        self.vae, self.shifted = vae.eval(), shifted
-        self.decoder: nn.Module = vae.decoder  # the same module by a second name
+        self.stored, self.vae, self.shifted = vae.dtype, in_float32(vae).eval(), shifted
+        self.decoder: nn.Module = self.vae.decoder  # the same module by a second name
         self.image_size = _image_size(vae, image_size)
         self.tokens_per_image = (self.image_size // stride_of(vae)) ** 2
         mean, std = (
             _statistics(vae.config, shifted) if self.kind == "AutoencoderKL" else (torch.zeros(1), torch.ones(1))
         )
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        self.register_buffer("mean", mean.to(self.device), persistent=False)  # of a pipeline, which may have moved
+        self.register_buffer("std", std.to(self.device), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -112,8 +114,8 @@ class DiffusersAutoencoder(nn.Module):
         return fingerprint({"mean": self.mean, "std": self.std} | _but_decoder(self.vae))
 
     def to_diffusers(self) -> Any:
-        """The autoencoder, for any pipeline of diffusers."""
-        return self.vae
+        """The autoencoder, for any pipeline of diffusers; in the precision in which it came, as its pipeline has it."""
+        return _stored(self.vae, self.stored)
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write what `from_pretrained` of diffusers reads, and beside it what is said `about` the model."""
@@ -129,8 +131,8 @@ class DiffusersVQ(nn.Module):
         super().__init__()
         if type(vae).__name__ != "VQModel":
             raise ValueError(f"a {type(vae).__name__} has no codebook; give a VQModel")
-        self.vae = vae.eval()
-        self.decoder: nn.Module = vae.decoder  # the same module by a second name
+        self.stored, self.vae = vae.dtype, in_float32(vae).eval()
+        self.decoder: nn.Module = self.vae.decoder  # the same module by a second name
         self.image_size = _image_size(vae, image_size)
         self.tokens_per_image = (self.image_size // stride_of(vae)) ** 2
 
@@ -178,8 +180,8 @@ class DiffusersVQ(nn.Module):
         return fingerprint(_but_decoder(self.vae))
 
     def to_diffusers(self) -> Any:
-        """The VQModel, for any pipeline of diffusers."""
-        return self.vae
+        """The VQModel, for any pipeline of diffusers; in the precision in which it came, as its pipeline has it."""
+        return _stored(self.vae, self.stored)
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write what `from_pretrained` of diffusers reads, and beside it what is said `about` the model."""
@@ -200,7 +202,7 @@ class DiffusersDiT(nn.Module):
 
     def __init__(self, transformer: Any, scheduler: Any):
         super().__init__()
-        self.transformer, self.scheduler = transformer.eval(), scheduler
+        self.transformer, self.scheduler = in_float32(transformer).eval(), scheduler
         config = transformer.config
         self.side, self.channels = int(config.sample_size), int(config.in_channels)
         self.latent_shape = (self.side**2, self.channels)
@@ -214,7 +216,7 @@ class DiffusersDiT(nn.Module):
         signal = getattr(scheduler, "alphas_cumprod", None)  # alpha^2 of each timestep
         steps = int(scheduler.config.num_train_timesteps)
         levels = torch.arange(1, steps + 1) / steps if signal is None else noise_level(signal.double())
-        self.register_buffer("levels", levels.double(), persistent=False)
+        self.register_buffer("levels", levels.double().to(self.device), persistent=False)  # which may have moved
 
     @property
     def device(self) -> torch.device:
@@ -323,14 +325,15 @@ def generator_of(pipeline: Any) -> DiffusersDiT:
     return DiffusersDiT(pipeline.transformer, pipeline.scheduler)
 
 
-def adapted(tokenizer: Any, generator: Any = None) -> tuple[Any, Any]:
+def adapted(tokenizer: Any, generator: Any = None, *, image_size: int | None = None) -> tuple[Any, Any]:
     """The same two models; those that are of diffusers as robustok's tokenizer and generator.
 
-    A pipeline stands for its generator; `pipe.vae` beside `pipe` is that pipeline's tokenizer.
+    A pipeline stands for its generator; `pipe.vae` beside `pipe` is that pipeline's tokenizer, else it takes images of
+    `image_size` pixels (None: what its config says). Of models in half precision these are copies in float32.
     """
     pipeline = generator if _is_of_diffusers(generator) else None
     if _is_of_diffusers(tokenizer):
-        tokenizer = tokenizer_of(tokenizer, pipeline=pipeline)
+        tokenizer = tokenizer_of(tokenizer, image_size, pipeline=pipeline)
     return tokenizer, generator if pipeline is None else generator_of(pipeline)
 
 
@@ -412,6 +415,8 @@ def _load(folder: Path) -> Any:
 
 def _image_size(vae: Any, asked: int | None) -> int:
     """The side in pixels: what was asked for, or what the config says. Raises ValueError where it does not fit."""
+    if asked is not None and (type(asked) is not int or asked < 1):
+        raise ValueError(f"image_size is {asked!r}; give a side in pixels, such as 256")
     if type(vae).__name__ == "AutoencoderRAE":
         own = int(vae.decoder_image_size)
         if asked not in (None, own):
@@ -432,6 +437,10 @@ def _statistics(config: Any, shifted: bool) -> tuple[Float[Tensor, " d"], Float[
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         return torch.tensor(config.latents_mean).float(), torch.tensor(config.latents_std).float() / scale
     return torch.full((1,), float(config.get("shift_factor") or 0.0)), torch.full((1,), 1 / scale)
+
+
+def _stored(vae: Any, dtype: torch.dtype) -> Any:
+    return vae if dtype == vae.dtype else copy.deepcopy(vae).to(dtype)
 
 
 def _but_decoder(vae: Any) -> dict[str, Tensor]:

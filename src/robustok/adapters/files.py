@@ -34,8 +34,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from robustok.generators.trained_on import recall, told
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, replacing, trouble, write_json
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.words import reason
 
 State: TypeAlias = Mapping[str, Tensor]
 A = TypeVar("A", bound="Adapter")
@@ -52,6 +54,7 @@ class Layout:
 
     entries: tuple[str, ...] = ()  # top-level keys that hold them, the one that is read first; none: they lie flat
     prefix: str = ""  # before every name
+    chosen: str | None = None  # of several sets of weights in a file, the key of those that were read
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)  # of each tensor, in the file's order
 
 
@@ -80,7 +83,7 @@ def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finit
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a safetensors or torch file of weights")
-    state, entries = _unwrapped(_read(path), prefer, path)
+    state, entries, several = _unwrapped(_read(path), prefer, path)
     prefix = ""
     while found := next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in state)), None):
         prefix += found
@@ -88,7 +91,8 @@ def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finit
     for name, tensor in state.items():
         if name not in MASKS and not _finite(tensor):
             raise ValueError(f"{name} in {path} holds NaN or infinity, so it cannot be used; take another save of it")
-    return Checkpoint(state, Layout(entries, prefix, {name: tensor.dtype for name, tensor in state.items()}))
+    chosen = entries[0] if several else None
+    return Checkpoint(state, Layout(entries, prefix, chosen, {name: tensor.dtype for name, tensor in state.items()}))
 
 
 def write_checkpoint(path: str | Path, state: State, layout: Layout) -> None:
@@ -106,7 +110,7 @@ def write_checkpoint(path: str | Path, state: State, layout: Layout) -> None:
         try:
             torch.save(dict.fromkeys(layout.entries, whole) or whole, partial)
         except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(reason(error)) from error
 
 
 def renamed(name: str, table: Renames) -> str:
@@ -182,6 +186,7 @@ class Adapter(nn.Module):
     family: ClassVar[str]
     kind: ClassVar[Literal["tokenizer", "generator"]]
     trained_on: str | None = None  # of a generator trained further here: the fingerprint of its tokenizer
+    class_names: tuple[str, ...] | None = None  # of such a generator: those of the images
     config_type: ClassVar[type]
     published: ClassVar[Layout] = Layout()  # how its authors lay out a torch file
     presets: ClassVar[Mapping[str, Published]] = MappingProxyType({})  # how a generator is sampled, by its name
@@ -243,7 +248,9 @@ class Adapter(nn.Module):
         """The model of weights by their original names; it keeps the tensors that have its type, uncopied."""
         if not cls.fits(state):
             raise ValueError(f"{source} is no checkpoint of {cls.family}: {cls._stranger(state)}")
+        check_fields(fields)
         config = cls.configured(state, **fields)
+        config = from_plain(cls.config_type, to_plain(config))  # in which every field has its type
         layout = layout or replace(cls.published, dtypes={name: tensor.dtype for name, tensor in state.items()})
         return cls._assembled(state, config, layout, source, dtype)
 
@@ -293,8 +300,8 @@ class Adapter(nn.Module):
         folder, layout = Path(folder), self._layout()
         described = {"kind": self.kind, "family": self.family, "config": to_plain(self.config)}
         layout_plain = {"entries": list(layout.entries), "prefix": layout.prefix}
-        told = {} if self.trained_on is None else {"trained_on": self.trained_on}
-        write_json(folder / CONFIG, described | {"layout": layout_plain} | told | about)
+        trained = {} if self.trained_on is None else told(self)
+        write_json(folder / CONFIG, described | {"layout": layout_plain} | trained | about)
         write_checkpoint(folder / MODEL, self._kept(), replace(layout, prefix=""))
 
     @classmethod
@@ -308,7 +315,7 @@ class Adapter(nn.Module):
         known = saved.get("layout", {"entries": [], "prefix": ""})
         layout = replace(layout, entries=tuple(known["entries"]), prefix=known["prefix"])
         model = cls._assembled(state, from_plain(cls.config_type, saved["config"]), layout, folder, dtype)
-        model.trained_on = saved.get("trained_on")
+        recall(model, saved)
         return model
 
     def _kept(self) -> dict[str, Tensor]:
@@ -317,6 +324,13 @@ class Adapter(nn.Module):
 
     def _layout(self) -> Layout:
         return getattr(self, "layout", self.published)
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a number among the fields of a config that is no size, such as image_size=0."""
+    for name, value in fields.items():
+        if type(value) is int and value < 1:
+            raise ValueError(f"{name} is {value}; it is at least 1, or leave it out")
 
 
 def check_fit(given: State, wanted: State, complaint: str) -> None:
@@ -388,17 +402,18 @@ def _line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _unwrapped(held: Any, prefer: Sequence[str], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights among what a file holds, and the top-level keys that hold such weights, that of these first."""
+def _unwrapped(held: Any, prefer: Sequence[str], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
+    """The weights among what a file holds, the keys that hold such weights (theirs first), and if there are others."""
     if _is_state(held):
-        return dict(held), ()
+        return dict(held), (), False
     keys = held if isinstance(held, Mapping) else {}
     states = {key: keys[key] for key in dict.fromkeys([*prefer, *WRAPPERS]) if key in keys and _is_state(keys[key])}
     if not states:
         found = f"a dictionary of {', '.join(map(str, list(keys)[:8]))}" if keys else f"a {type(held).__name__}"
         raise ValueError(f"{path} holds {found}, and no weights; they are expected flat or under {', '.join(WRAPPERS)}")
     state = next(iter(states.values()))
-    return dict(state), tuple(key for key, other in states.items() if other.keys() == state.keys())
+    entries = tuple(key for key, other in states.items() if other.keys() == state.keys())
+    return dict(state), entries, len(states) > 1
 
 
 def _is_state(value: Any) -> bool:

@@ -1,11 +1,13 @@
 """Models by name: a file or folder on this machine, or `owner/repository[:file][@revision]` of the Hugging Face hub."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustok.runtime.weights import cache_folder, sha256
+from robustok.runtime.words import reason
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files that hold weights
 WHOLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # the weights of a folder with a config.json
@@ -19,6 +21,7 @@ class Source:
     path: Path  # a file, or a folder
     repository: str | None = None  # owner/name on the hub; None: it was given as a path
     revision: str | None = None  # commit that the hub gave; None: a copy on this machine
+    weights: str | None = None  # of several sets of weights in a file, the key of those that were read, such as ema
 
     def sha256(self) -> str | None:
         """The hash of the file, which is read for it; None for a folder."""
@@ -27,6 +30,8 @@ class Source:
 
 def located(name: str | Path) -> Source:
     """The file or folder of a name, downloaded if need be. Raises ValueError that says what to fetch where it fails."""
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"{name!r} is no name of a model; give a file, a folder or owner/repository:file")
     path = Path(name).expanduser()
     if path.exists():
         return Source(path)
@@ -42,8 +47,8 @@ def located(name: str | Path) -> Source:
     except ImportError as error:
         raise ValueError(f"there is no {name} here; pip install 'robustok[hub]', or {_by_hand(match, copy)}") from error
     except Exception as error:  # offline, no such repository or file, no room: of several libraries' own kinds
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no {name} here, nor from the hub ({reason}); {_by_hand(match, copy)}") from error
+        why = reason(error)
+        raise ValueError(f"there is no {name} here, nor from the hub ({why}); {_by_hand(match, copy)}") from error
     commit = re.search(r"[/\\]snapshots[/\\](\w+)", str(path))
     return Source(path, repository, commit[1] if commit else revision)
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from robustok.adapters.files import Adapter, Layout, Published, Renames, State, count, sizes
+from robustok.adapters.files import WRAPPERS, Adapter, Layout, Published, Renames, State, count, sizes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.tokenizer import fingerprint
@@ -35,6 +35,7 @@ class LlamaGenGPT(Adapter, LlamaModel):
     kind = "generator"
     config_type = Llama
     published = Layout(entries=("model",))
+    prefer = ("model", "module", "state_dict", *WRAPPERS)  # as its sampling script, which leaves `ema` alone
     unused = r"^freqs_cis$"  # a table of positions in old files
     presets: ClassVar = {
         "c2i-b-256": Published("FoundationVision/LlamaGen:c2i_B_256.pt", Sampling(guidance=2.0), 5.46),

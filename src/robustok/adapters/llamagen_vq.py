@@ -1,6 +1,7 @@
 """LlamaGen's image tokenizer (Sun et al. 2024, arXiv 2406.06525): a VQGAN with codes of 8 channels on a sphere.
 
-Weights under the MIT licence on the Hugging Face hub, torch files with the key `model`:
+Weights under the MIT licence on the Hugging Face hub, torch files with the key `model`; where a file of its training
+also holds `ema`, that is taken, as by its authors' reconstruction script:
 
     file                                                 side  codes  rFID
     FoundationVision/LlamaGen:vq_ds16_c2i.pt           h / 16  16384  2.19
@@ -22,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustok.adapters.files import Layout, Renames, State, fuse, renamed, sizes, unfuse
+from robustok.adapters.files import WRAPPERS, Layout, Renames, State, fuse, renamed, sizes, unfuse
 from robustok.adapters.quantized import QuantizedAdapter
 from robustok.adapters.vqgan import TAMING, VQGAN, VQGANDecoder, VQGANEncoder
 from robustok.shapes import Images, Latents
@@ -60,6 +61,7 @@ class LlamaGenVQ(QuantizedAdapter):
     kind = "tokenizer"
     config_type = LlamaGenVQConfig
     published = Layout(entries=("model",))
+    prefer = ("ema", *WRAPPERS)  # as its reconstruction script, which the scores are of
     config: LlamaGenVQConfig
     decides: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # the tokens
 

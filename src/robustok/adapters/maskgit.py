@@ -53,7 +53,7 @@ class MaskGITVQGAN(QuantizedAdapter):
 
     @staticmethod
     def fits(state: State) -> bool:
-        names = ("encoder.down.0.block.0.conv1.weight", "decoder.mid.1.conv1.weight", "quantize.embedding.weight")
+        names = ("encoder.down.0.block.0.conv1.weight", "decoder.mid.0.conv1.weight", "quantize.embedding.weight")
         return all(name in state for name in names)
 
     @classmethod

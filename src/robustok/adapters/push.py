@@ -7,6 +7,7 @@ from typing import Any
 
 from robustok.adapters.model_card import CARD, RUN, SCORES, Card, described, write_card
 from robustok.runtime.checkpoint import CONFIG, MODEL
+from robustok.runtime.words import reason
 
 UPLOADED = (CARD, CONFIG, MODEL, SCORES, RUN, "discriminator/*.json", "discriminator/*.safetensors")
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -54,9 +55,8 @@ def _upload(folder: Path, repository: str, private: bool, card: Card) -> str:
             commit_message=f"{folder.resolve().name}, by robustok",
         )
     except Exception as error:  # offline, not logged in, no right to write: of several libraries' own kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{repository} could not be written ({reason}); log in with `hf auth login`, "
+            f"{repository} could not be written ({reason(error)}); log in with `hf auth login`, "
             "and see that the name is one you may write to"
         ) from error
     return str(done.commit_url)

@@ -14,6 +14,14 @@ from robustok.cli.options import Verb, parse
 from robustok.cli.verbs import VERBS, overview
 
 TRACEBACK = "ROBUSTOK_TRACEBACK"  # set to 1, an error comes with the lines that led to it
+TYPED = {  # what the library advises, in terms of the command line
+    "pass upscale=True": "add --upscale",
+    "pass errors='skip' or 'replace'": "add --broken skip or --broken replace",
+    "pass errors='skip'": "add --broken skip",
+    "choose labels 'none'": "add --labels none",
+    "labels 'none'": "--labels none",
+    "force the comparison": "add --force",
+}
 SAID = "another process says so"  # `robustok.runtime.distributed`'s note on an error that need not be told again
 
 
@@ -38,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
         alike = command is None  # all that torchrun started read the same words
@@ -54,11 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def in_one_line(error: Exception) -> str:
     """What an error says, without line breaks; for an error that is ours, how to see where it came from."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join([*str(error).split(), *(f"({note})" for note in getattr(error, "__notes__", ()))])
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without the number that Python puts before it
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join([*said.split(), *(f"({note})" for note in getattr(error, "__notes__", ()))])
+    for python, typed in TYPED.items():
+        text = text.replace(python, typed)
     text = text or type(error).__name__
-    return text if isinstance(error, (ValueError, OSError)) else f"{text} ({TRACEBACK}=1 shows where)"
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    if not isinstance(error, (RuntimeError, ImportError, MemoryError)):  # a fault of ours
+        text = f"{type(error).__name__}: {text}"
+    return f"{text} ({TRACEBACK}=1 shows where)"
 
 
 def _speaks() -> bool:

@@ -1,28 +1,33 @@
 """`robustok analyze`."""
 
 import io
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from PIL import Image
 
 from robustok.adapters.published import default_sampling
-from robustok.cli.images import device_of, images_of
+from robustok.analysis.findings import findings
+from robustok.analysis.latents import LatentAnalysis, analyze_latents
+from robustok.analysis.page import page
+from robustok.analysis.tables import NUMBERS, ways
+from robustok.analysis.tokens import Result
+from robustok.analysis.tokens import analyze as analyze_tokens
+from robustok.cli.images import device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command, table
-from robustok.evaluation.analysis.analyze import Result
-from robustok.evaluation.analysis.analyze import analyze as analyze_images
-from robustok.evaluation.analysis.latents import LatentAnalysis, analyze_latents
+from robustok.data.images import ImageSet
 from robustok.evaluation.features import extractor
 from robustok.generators.flow import LatentGenerator
 from robustok.generators.sampling import TokenGenerator
-from robustok.report.analysis import page
-from robustok.report.analysis_tables import NAMES, ways
-from robustok.report.findings import findings
-from robustok.report.markup import ALPHA, percent
 from robustok.report.run import Grid
+from robustok.report.text import ALPHA, percent
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.logging import Progress
 from robustok.shapes import Pixels
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def analyze(command: Command) -> None:
@@ -31,53 +36,80 @@ def analyze(command: Command) -> None:
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
     tuned = tokenizer_of(command.tuned, device, command.fields) if command.tuned else None
+    images = _images(command, tokenizer.image_size, generator.no_label)
+    asked: dict[str, Any] = {
+        "sampling": command.over(default_sampling(generator)),
+        "count": command.count,
+        "seed": command.seed,
+        "progress": _Steps(command.quiet),
+    }
+    html: Callable[[], str] | None = None
     if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
-        _latents(command, tokenizer, generator)
-        return
-    if not isinstance(tokenizer, AnyTokenizer) or not isinstance(generator, TokenGenerator):
+        if tuned is not None:
+            raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
+        analysis = analyze_latents(tokenizer, generator, images, **asked)
+        plain, text = analysis.to_plain(), of_latents(analysis)
+    elif isinstance(generator, TokenGenerator) and isinstance(tokenizer, AnyTokenizer):
+        features = extractor(command.features, device)
+        result = analyze_tokens(tokenizer, generator, images, tuned=tuned, features=features, **asked)
+        plain, text = result.analysis.to_plain(), in_tables(result)
+        html = partial(_page, result)
+    else:
         raise ValueError(
             "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator of "
             "latents; give two that belong together"
         )
-    sampling = command.over(default_sampling(generator))
-    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
-    result = analyze_images(
-        tokenizer,
-        generator,
-        images,
-        tuned=tuned,
-        sampling=sampling,
-        count=command.count,
-        features=extractor(command.features, device),
-        seed=command.seed,
-        progress=_Steps(command.quiet),
-    )
-    write_json(command.out / "analysis.json", result.analysis.to_plain())
-    write_bytes(command.out / "analysis.html", page(result, grids(result)).encode())
-    if not command.quiet:
-        print(in_tables(result))
-        print(f"\nnumbers: {command.out / 'analysis.json'}\npage: {command.out / 'analysis.html'}")
+    _finish(command, text, plain, html)
 
 
-def _latents(command: Command, tokenizer: ContinuousTokenizer, generator: LatentGenerator) -> None:
-    """Numbers in `analysis.json`, the main ones printed."""
-    if command.tuned:
-        raise ValueError("of latents the decoder changes nothing; compare decoders by robustok evaluate --against")
-    sampling = command.over(default_sampling(generator))
-    images = images_of(command.images, tokenizer.image_size, split="validation", upscale=command.upscale)
-    analysis = analyze_latents(
-        tokenizer,
-        generator,
-        images,
-        sampling=sampling,
-        count=command.count,
-        seed=command.seed,
-        progress=_Steps(command.quiet),
-    )
-    write_json(command.out / "analysis.json", analysis.to_plain())
-    if not command.quiet:
-        print(of_latents(analysis))
-        print(f"\nnumbers: {command.out / 'analysis.json'}")
+def _page(result: Result) -> str:
+    return page(result, grids(result))
+
+
+def _finish(command: Command, text: str, numbers: Any, page: Callable[[], str] | None) -> None:
+    """Print the tables, then write the files; without a page, that of an earlier analysis goes away.
+
+    Where a file cannot be written, the tables are printed in any case.
+    """
+    told = not command.quiet
+    if told:
+        print(text, flush=True)
+    html = command.out / "analysis.html"
+    try:
+        write_json(command.out / "analysis.json", numbers)
+        if page is None:
+            html.unlink(missing_ok=True)
+        else:
+            write_bytes(html, page().encode())
+    except OSError:
+        if not told:
+            print(text, flush=True)
+        raise
+    if told:
+        print(f"\nnumbers: {command.out / 'analysis.json'}" + (f"\npage: {html}" if page else ""))
+
+
+def _images(command: Command, size: int, no_label: int) -> ImageSet:
+    """The real images. Those without classes get the label that stands for none, and a warning says so.
+
+    Raises ValueError for images of more classes than the generator knows.
+    """
+    view = view_of(command) | {"window": None}  # an analysis has no epochs
+    try:
+        images, why = images_of(command.images, size, split="validation", **view), "they are of one class"
+    except ValueError as error:
+        if command.labels is not None:
+            raise
+        images, why = images_of(command.images, size, split="validation", **view | {"labels": "none"}), str(error)
+    if len(images.classes) == 1 < no_label:
+        warnings.warn(f"the generator is asked for images of no class: {why}", stacklevel=2)
+        images.labels.fill_(no_label)
+    elif len(images.classes) > no_label:
+        raise ValueError(
+            f"the generator knows {no_label} classes, and the images in {command.images} have {len(images.classes)}; "
+            "give images of the classes that it was trained on, or add --labels none"
+        )
+    return images
 
 
 def of_latents(analysis: LatentAnalysis) -> str:
@@ -125,7 +157,7 @@ def in_tables(result: Result) -> str:
     effects = [
         (
             ", ".join(filter(None, (effect.images, effect.decoder))),
-            "   ".join(f"{NAMES[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
+            "   ".join(f"{NUMBERS[name][0].lower()} {effect.values[name]:.3g}" for name in shown),
         )
         for effect in analysis.effects
     ]

@@ -13,16 +13,19 @@ def compare(command: Command) -> None:
     """Print the table, or write it and print what the gaps mean."""
     metrics = tuple(dict.fromkeys(command.metrics.split(","))) if command.metrics else None
     name = command.format or _format_of(command.out)
-    systems = read_systems([source(text) for text in command.scores], metrics)
-    try:
-        made = system_table(systems, metrics, baseline=command.baseline or "", force=command.force)
-    except ValueError as error:
-        raise ValueError(str(error).replace("force the comparison", "add --force")) from error
+    sources = [source(text) for text in command.scores]
+    if command.out is not None and command.out.resolve() in [path.resolve() for _, path in sources]:
+        raise ValueError(f"{command.out} is one of the files that are compared; give another --out")
+    made = system_table(read_systems(sources, metrics), metrics, baseline=command.baseline or "", force=command.force)
     text = FORMATS[name](made)
     if command.out is None:
         print(text, end="")
         return
-    write_bytes(command.out, text.encode())
+    try:
+        write_bytes(command.out, text.encode())
+    except OSError:
+        print(text, end="", flush=True)  # a table that was made is not lost
+        raise
     if not command.quiet:
         print("\n".join([*in_words(made), f"table: {command.out}"]))
 

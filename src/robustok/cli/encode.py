@@ -10,6 +10,7 @@ from robustok.data.shards import MANIFEST
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.runtime.distributed import is_main, processes
 from robustok.runtime.logging import Progress
+from robustok.runtime.words import counted
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 
@@ -23,7 +24,7 @@ def encode(command: Command) -> None:
 
         def announce(size: int) -> None:
             if not quiet:
-                print(f"{len(images)} images, {size / 1e9:.2g} GB of {kind} to {command.out}")
+                print(f"{counted(len(images), 'image')}, {size / 1e9:.2g} GB of {kind} to {command.out}")
 
         with Progress("encoding", len(images), quiet=quiet) as progress:
             make = encode_tokens if isinstance(tokenizer, AnyTokenizer) else encode_latents
@@ -37,7 +38,7 @@ def encode(command: Command) -> None:
                 progress=progress.update,
             )
         if not quiet:
-            print(f"{len(cache)} images in {cache.views} views: {command.out}")
+            print(f"{counted(len(cache), 'image')} in {counted(cache.views, 'view')}: {command.out}")
 
 
 def cache_at(folder: Path, tokenizer: ContinuousTokenizer) -> TokenCache | LatentCache:

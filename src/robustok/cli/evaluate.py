@@ -8,11 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, size_of
-from robustok.cli.models import generator_of, tokenizer_of
+from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, scored_view, size_of
+from robustok.cli.models import check_fit, generator_of, tokenizer_of
 from robustok.cli.options import Command, table
 from robustok.cli.results import sampling_of, sampling_preset
 from robustok.evaluation.compare import score_decoders
@@ -24,10 +23,12 @@ from robustok.evaluation.metric_names import arm_of
 from robustok.evaluation.published import read_reference
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
+from robustok.generators.sampling import balanced_labels
 from robustok.report.system_table import protocol_of
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, processes
 from robustok.runtime.logging import Progress
+from robustok.runtime.words import counted
 
 Tell = Callable[[int, int], None]
 
@@ -35,21 +36,31 @@ Tell = Callable[[int, int], None]
 def evaluate(command: Command) -> None:
     """A table of scores, or their records; under torchrun the main process has the say."""
     with processes():
+        _check_records(command.out)
         scores = _scores(command)
         if not is_main():
             return
         records = [score.to_plain() for score in scores]
-        if command.out:
+        print(json.dumps(records, indent=2) if command.json else _as_text(scores), flush=True)
+        if command.out:  # after the table, which is there whatever becomes of the file
             write_json(command.out, records)
-        if command.json:
-            print(json.dumps(records, indent=2))
-            return
-        print(table((_name(score, scores), _value(score)) for score in scores))
-        for score in scores:
-            if "in_words" in score.protocol:
-                print(f"\n{_name(score, scores)}: {score.protocol['in_words']}")
-        for protocol in dict.fromkeys(protocol_of(score) for score in scores if "reference" in score.protocol):
-            print(f"\n{protocol}")
+
+
+def _check_records(out: Path | None) -> None:
+    """Raises ValueError for a file of something else than records, such as one of those that are to be scored."""
+    if out is not None and out.is_file():
+        with out.open("rb") as file:
+            start = file.read(1)
+        if start not in (b"", b"["):
+            raise ValueError(f"{out} is there already and holds no records of scores; give another --out")
+
+
+def _as_text(scores: Sequence[Score]) -> str:
+    """The table, what it means, and how it was computed."""
+    parts = [table((_name(score, scores), _value(score)) for score in scores)]
+    parts += [f"{_name(s, scores)}: {s.protocol['in_words']}" for s in scores if "in_words" in s.protocol]
+    parts += dict.fromkeys(protocol_of(score) for score in scores if "reference" in score.protocol)
+    return "\n\n".join(parts)
 
 
 def _scores(command: Command) -> list[Score]:
@@ -76,14 +87,15 @@ def _scores(command: Command) -> list[Score]:
 def _of_tokenizer(command: Command) -> list[Score]:
     device = device_of(command.device)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
-    images = scored_images(command.images, tokenizer.image_size, upscale=command.upscale)
+    view = scored_view(command)
+    images = scored_images(command.images, tokenizer.image_size, **view)
     with told(command, "scoring") as tell:
         scores = score_tokenizer(
             tokenizer,
             images,
             _extractors(command, None),
             pfid_images=command.pfid_images,
-            neighbours_in=scored_images(command.neighbours_in, tokenizer.image_size, upscale=command.upscale)
+            neighbours_in=scored_images(command.neighbours_in, tokenizer.image_size, **view)
             if command.neighbours_in
             else None,
             lpips=LPIPS(device=device) if command.lpips else None,
@@ -98,10 +110,11 @@ def _of_generator(command: Command) -> list[Score]:
     device = device_of(command.device)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     generator = generator_of(command.generator, device, tokenizer)
+    check_fit(generator, tokenizer)
     sampling = sampling_of(command, generator)
     extractors = _extractors(command, command.reference)
     references = _references(command, extractors, tokenizer.image_size)
-    labels = torch.arange(command.count) % generator.no_label
+    labels = balanced_labels(command.count, generator.no_label)
     how = {"sampling": sampling, "seed": command.seed, "batch_size": command.batch_size, "keep": command.sample_size}
     with told(command, "scoring") as tell:
         if command.against:
@@ -114,9 +127,9 @@ def _of_generator(command: Command) -> list[Score]:
 
 
 def _of_images(command: Command) -> list[Score]:
-    images = scored_images(command.generated, command.size, upscale=command.upscale)
+    images = scored_images(command.generated, command.size, **scored_view(command))
     extractors = _extractors(command, command.reference)
-    references = _references(command, extractors, command.size or own_size(command.generated))
+    references = _references(command, extractors, command.size or own_size(command.generated, broken=command.broken))
     with told(command, "scoring") as tell:
         scores = score_image_set(images, references, extractors, keep=command.sample_size, progress=tell)
     return of_system(scores + _fdr(command, scores), describe(name=command.name or command.generated))
@@ -142,7 +155,7 @@ def _references(command: Command, extractors: Sequence[Extractor], size: int) ->
     with told(command, "reference") as tell:
         if is_statistics(name):
             return [read_reference(name, extract, keep=keep, progress=tell) for extract in extractors]
-        images = scored_images(name, None if is_npz(name) else size, upscale=command.upscale)
+        images = scored_images(name, None if is_npz(name) else size, **scored_view(command))
         return [Reference.of(images, extract, keep=keep, progress=tell) for extract in extractors]
 
 
@@ -160,13 +173,15 @@ def _fdr(command: Command, scores: Sequence[Score]) -> list[Score]:
 def reference(command: Command) -> None:
     """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
     out: Path = command.out
+    if out.suffix != ".safetensors":  # by which evaluate knows it from images
+        raise ValueError(f"{out} does not end in .safetensors, by which it is known as a reference; give another --out")
     with processes():
         extract = extractor(command.features, device_of(command.device))
-        images = scored_images(command.images, command.size or _usual_size(command.images), upscale=command.upscale)
-        about, space, sample = images.describe(), extract.describe(), kept(len(images), command.sample_size)
+        images = scored_images(command.images, command.size or _usual_size(command.images), **scored_view(command))
+        about, space, sample = images.describe(), extract.describe(), min(len(images), command.sample_size)
         there = out.exists() and not command.overwrite
         if there:
-            _check_same(out, {"images": about, "features": space, "sample": f"{sample} images"})
+            _check_same(out, {"images": about, "features": space, "sample": counted(sample, "image")})
         else:
             with told(command, "reference") as tell:
                 made = Reference.of(images, extract, keep=command.sample_size, progress=tell)
@@ -174,16 +189,8 @@ def reference(command: Command) -> None:
                 made.save(out)
         if is_main() and not command.quiet:
             file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
-            held = f"{sample} images, for precision, recall and kernel distances"
+            held = f"{counted(sample, 'image')}, for precision, recall and kernel distances"
             print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
-
-
-def kept(count: int, most: int) -> int:
-    """Images in the sample of so many, of which at most so many are kept (see `FeatureStream`)."""
-    stride = 1
-    while -(-count // stride) > most:
-        stride *= 2
-    return -(-count // stride)
 
 
 def in_words(about: Mapping[str, Any]) -> str:
@@ -198,7 +205,7 @@ def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
         there = Reference.load(out)
     except ValueError as error:
         raise ValueError(f"{out} is there already and is no reference; {remedy}") from error
-    found = {"images": there.images, "features": there.space, "sample": f"{len(there.sample)} images"}
+    found = {"images": there.images, "features": there.space, "sample": counted(len(there.sample), "image")}
     for name, value in found.items():
         if value != wanted[name]:
             text = in_words(value) if isinstance(value, Mapping) else value
@@ -232,4 +239,4 @@ def _name(score: Score, scores: Sequence[Score]) -> str:
 
 def _value(score: Score) -> str:
     bounds = "" if score.interval is None else f"   95 %: {score.interval[0]:.4g} to {score.interval[1]:.4g}"
-    return f"{score.value:<10.4g} {score.images} images{bounds}"
+    return f"{score.value:<10.4g} {counted(score.images, 'image')}{bounds}"

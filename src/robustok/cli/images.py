@@ -8,7 +8,7 @@ import torch
 from robustok.cli.options import Command
 from robustok.data.images import FashionMNIST, ImageSet
 from robustok.data.npz import NpzImages
-from robustok.data.pictures import Errors
+from robustok.data.pictures import BrokenFileError, Errors
 from robustok.data.sources import open_images
 from robustok.evaluation.reference import ImageSource
 from robustok.runtime.npz import array_names
@@ -34,20 +34,17 @@ def images_of(
     if name == EMBEDDED:
         return FashionMNIST(split, size)
     errors = None if broken is None else ERRORS[broken]
-    try:
-        return open_images(
-            name,
-            size,
-            split=split,
-            labels=labels,
-            window=window,
-            errors=errors,
-            upscale=upscale,
-            flip=flip,
-            workers=workers,
-        )
-    except ValueError as error:
-        raise ValueError(_typed(str(error))) from error
+    return open_images(
+        name,
+        size,
+        split=split,
+        labels=labels,
+        window=window,
+        errors=errors,
+        upscale=upscale,
+        flip=flip,
+        workers=workers,
+    )
 
 
 def view_of(command: Command) -> dict[str, Any]:
@@ -62,15 +59,22 @@ def view_of(command: Command) -> dict[str, Any]:
     }
 
 
-def _typed(text: str) -> str:
-    """What to do in terms of the command line."""
-    return text.replace("pass upscale=True", "add --upscale").replace("pass errors='skip'", "add --broken skip")
+def scored_view(command: Command, *, own_labels: bool = True) -> dict[str, Any]:
+    """What was typed of how images are read, for images that are only scored: they need no classes, in any order.
+
+    `own_labels`: what --labels says is of these images, and not of those beside them that a model is trained on.
+    """
+    labels = command.labels if own_labels else None
+    return view_of(command) | {"labels": labels or "none", "window": None}
 
 
-def scored_images(name: str, size: int | None, *, upscale: bool = False) -> ImageSource:
-    """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
+def scored_images(name: str, size: int | None, **view: Any) -> ImageSource:
+    """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first).
+
+    `view` as for `images_of`.
+    """
     if not is_npz(name):
-        return images_of(name, size or own_size(name), split="validation", upscale=upscale)
+        return images_of(name, size or own_size(name, broken=view.get("broken")), split="validation", **view)
     images = NpzImages(name)
     if size not in (None, images.size):
         raise ValueError(
@@ -79,13 +83,18 @@ def scored_images(name: str, size: int | None, *, upscale: bool = False) -> Imag
     return images
 
 
-def own_size(name: str) -> int:
-    """The side in pixels that images have: the shorter one of a set's first image."""
+def own_size(name: str, *, broken: str | None = None) -> int:
+    """The side in pixels that images have: the shorter one of a set's first image, or of its first whole one."""
     if name == EMBEDDED:
         return EMBEDDED_SIZE
     if is_npz(name):
         return NpzImages(name).size
-    return open_images(name, 1, split="validation", labels="none", errors="defer").side
+    try:
+        return open_images(name, 1, split="validation", labels="none", errors="defer").side
+    except BrokenFileError:
+        if broken == "fail":
+            raise
+    return open_images(name, 1, split="validation", labels="none", errors="skip").side
 
 
 def size_of(name: str) -> int:

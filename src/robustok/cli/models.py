@@ -1,6 +1,7 @@
 """From what was typed to a tokenizer and a generator."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import torch
 
 from robustok.api import load_generator, load_tokenizer
+from robustok.generators.sampling import TokenGenerator
+from robustok.runtime.distributed import is_main
+from robustok.tokenizer.tokenizer import AnyTokenizer
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -26,13 +30,34 @@ def fields_of(typed: Iterable[str]) -> dict[str, Any]:
 
 def tokenizer_of(name: Path, device: torch.device, fields: Iterable[str] = ()) -> Any:
     """The tokenizer of a name, on the device. Raises ValueError for a field that its family does not have."""
-    known = fields_of(fields)
-    try:
-        return load_tokenizer(name, **known).to(device)
-    except TypeError as error:
-        raise ValueError(f"{name} takes no {' or '.join(known)} ({error}); leave out --fields") from error
+    return _told(load_tokenizer(name, **fields_of(fields)), name).to(device)
 
 
 def generator_of(name: Path, device: torch.device, tokenizer: Any) -> Any:
     """The generator of a name, trained on that tokenizer, on the device."""
-    return load_generator(name, tokenizer=tokenizer).to(device)
+    return _told(load_generator(name, tokenizer=tokenizer), name).to(device)
+
+
+def _told(model: Any, name: Path) -> Any:
+    """The model; which weights it has is said where its file holds several."""
+    weights = getattr(getattr(model, "source", None), "weights", None)
+    if weights is not None and is_main():
+        print(f"{name} holds several sets of weights; those under {weights} were read", file=sys.stderr)
+    return model
+
+
+def check_fit(generator: Any, tokenizer: Any) -> None:
+    """Raises ValueError where the tokenizer cannot decode what the generator makes."""
+    if isinstance(generator, TokenGenerator) != isinstance(tokenizer, AnyTokenizer):
+        raise ValueError(
+            "tokens are decoded by a tokenizer with a codebook, latents by one without; give a generator and a "
+            "tokenizer that belong together"
+        )
+    if isinstance(generator, TokenGenerator):
+        makes = generator.codebook_size, generator.tokens_per_image
+        takes = len(tokenizer.codebook), tokenizer.tokens_per_image
+        if makes != takes:
+            raise ValueError(
+                f"the generator makes {makes[1]} tokens of {makes[0]} codes, the tokenizer has {takes[1]} of "
+                f"{takes[0]}; give the tokenizer that it was trained on"
+            )

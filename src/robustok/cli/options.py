@@ -5,11 +5,14 @@ import dataclasses
 import os
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
+
+from robustok.report.table import Column, Table
 
 WIDTH = 100  # columns of help, at most
 LISTING = "settings"  # the option that lists every setting
@@ -29,10 +32,21 @@ class Option:
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
+    writes: Literal["", "file", "folder"] = ""  # what is written there; the place is tried before any work
 
     @property
     def positional(self) -> bool:
         return self.name.isupper()
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether a word follows it, rather than that it is a switch."""
+        return self.positional or bool(self.value or self.choices)
+
+    @property
+    def several(self) -> bool:
+        """Whether it may be given several times."""
+        return isinstance(self.default, list)
 
     @property
     def shown(self) -> str:
@@ -69,15 +83,25 @@ class Verb:
         """Do it, or print the help that was asked for."""
         if command.wants == "help":
             print(help_of(self))
-        elif command.wants == LISTING:
+            return
+        if command.wants == LISTING:
             print(import_module("robustok.cli.settings").listing(command.over(command.start())))
-        elif self.shared:
+            return
+        self._try_places(command)
+        if self.shared:
             distributed = import_module("robustok.runtime.distributed")
             with distributed.processes():
                 command.options.quiet = command.quiet or not distributed.is_main()
                 load(self.work)(command)
         else:
             load(self.work)(command)
+
+    def _try_places(self, command: "Command") -> None:
+        """Raises ValueError or OSError where what the verb writes could not be kept, before hours went into it."""
+        for option in self.options:
+            place = getattr(command.options, option.name.lower(), None)
+            if option.writes and place is not None:
+                import_module("robustok.runtime.places").check_writable(place, option.writes)
 
     def named_options(self) -> dict[str, Option]:
         return {option.name: option for option in self.options if not option.positional}
@@ -97,7 +121,8 @@ class Command:
 
     def start(self) -> Any:
         """The preset that the options choose."""
-        return load(self.verb.preset)(*(getattr(self.options, name) for name in self.verb.chosen_by))
+        chosen = (getattr(self.options, name) for name in self.verb.chosen_by if hasattr(self.options, name))
+        return load(self.verb.preset)(*chosen)
 
     def over(self, preset: Any) -> Any:
         """The preset under what configuration files and the command line set. Raises ValueError."""
@@ -111,6 +136,7 @@ def parse(verb: Verb, words: Sequence[str]) -> Command:
     if {"-h", "--help"} & set(words):
         return Command(verb, argparse.Namespace(), wants="help")
     known, typed, listing = split(verb, words)
+    _check_once(verb, known, typed)
     parser = _Parser(prog=f"robustok {verb.name}", add_help=False, allow_abbrev=False)
     for option in verb.options:
         _add(parser, option, needed=not listing)
@@ -134,6 +160,8 @@ def split(verb: Verb, words: Sequence[str]) -> tuple[list[str], tuple[tuple[str,
         if not word.startswith("--"):
             known.append(word)
         elif option is not None:
+            if value == "--":  # which argparse drops
+                raise ValueError(f"--{name} needs a value, and -- is none")
             known.append(f"--{option.name}{has_value}{value}")
         elif name == LISTING and verb.preset:
             listing = True
@@ -144,6 +172,17 @@ def split(verb: Verb, words: Sequence[str]) -> tuple[list[str], tuple[tuple[str,
                 raise ValueError(_without_value(verb, name))
             typed.append((name.replace("-", "_"), value if has_value else rest.pop(0)))
     return known, tuple(typed), listing
+
+
+def _check_once(verb: Verb, known: Sequence[str], typed: Sequence[tuple[str, str]]) -> None:
+    """Raises ValueError for an option or a setting that is there twice, of which only one would count."""
+    own = verb.named_options()
+    names = [word[2:].partition("=")[0] for word in known if word.startswith("--")]
+    once = [name for name in names if own[name].takes_value and not own[name].several]
+    for name, count in Counter(once + [name for name, _ in typed]).items():
+        if count > 1:
+            times = "twice" if count == 2 else f"{count} times"
+            raise ValueError(f"--{name} is given {times}, and only one can count; leave out the others")
 
 
 def _without_value(verb: Verb, name: str) -> str:
@@ -188,7 +227,7 @@ def _add(parser: argparse.ArgumentParser, option: Option, *, needed: bool) -> No
         name, several, _ = option.name.lower().partition("...")
         nargs = ("+" if several else None) if needed else ("*" if several else "?")
         parser.add_argument(name, nargs=nargs, default=option.default, choices=choices, type=option.kind)
-    elif not option.value and not option.choices:
+    elif not option.takes_value:
         parser.add_argument(f"--{option.name}", action="store_true")
     else:
         parser.add_argument(
@@ -197,7 +236,7 @@ def _add(parser: argparse.ArgumentParser, option: Option, *, needed: bool) -> No
             default=option.default,
             required=option.required and needed,
             choices=choices,
-            action="append" if isinstance(option.default, list) else "store",
+            action="append" if option.several else "store",
         )
 
 
@@ -226,17 +265,7 @@ def _explained(option: Option) -> str:
 
 def table(rows: Iterable[tuple[str, str]]) -> str:
     """Names and explanations in two columns."""
-    rows = list(rows)
-    left = min(34, max((len(name) for name, _ in rows), default=0)) + 4
-    lines = []
-    for name, text in rows:
-        body = textwrap.wrap(text, WIDTH - left) or [""]
-        if len(name) > left - 4:
-            lines.append(f"  {name}")
-            name = ""
-        lines.append(f"  {name:<{left - 2}}{body[0]}")
-        lines += [" " * left + line for line in body[1:]]
-    return "\n".join(lines)
+    return Table(columns=("", Column("", left=True)), rows=list(rows)).to_text(WIDTH, widest=34)
 
 
 def filled(text: str) -> str:

@@ -28,7 +28,7 @@ def layered(preset: Config, files: Iterable[Path], typed: Iterable[tuple[str, st
     """
     plain = to_plain(preset)
     for file in files:
-        plain = merge(plain, from_file(file))
+        plain = merge(plain, _placed(from_file(file), plain, file))
     for name, value in typed:
         layer = from_text(value, f"--{name}")
         for part in reversed(name.split(".")):
@@ -52,10 +52,35 @@ def from_file(path: Path) -> dict[str, Any]:
     """The settings in a JSON or YAML file. Raises ValueError."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a JSON or YAML file of settings to --config")
-    values = from_text(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text; give a JSON or YAML file of settings to --config") from error
+    values = from_text(text, str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; settings are names with values, one under another")
+    if {"kind", "config"} <= values.keys():
+        raise ValueError(f"{path} is of a model and not of a run; give the run.json beside it, or a file of settings")
+    if {"loop", "stage"} <= values.keys():  # the run.json of a run folder, with what the run was of beside its settings
+        return dict(_expect_dict(values["stage"], path))
     return values
+
+
+def _placed(values: dict[str, Any], plain: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Settings of a part, as the run.json of a stage has them, where that part is. Raises ValueError for none of it."""
+    kind = values.get("type", plain["type"])
+    if kind == plain["type"]:
+        return values
+    holders = [name for name, part in plain.items() if isinstance(part, dict) and part.get("type") == kind]
+    if len(holders) != 1:
+        raise ValueError(f"{path} holds settings of a {kind}, and here those of a {plain['type']} are wanted")
+    return {holders[0]: values}
+
+
+def _expect_dict(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} says of its stage {value!r}, which is no settings; give the run.json of a run folder")
+    return value
 
 
 def from_text(text: str, where: str) -> Any:
@@ -64,6 +89,23 @@ def from_text(text: str, where: str) -> Any:
         return get_loader("yaml")(text)
     except Exception as error:  # the parser's own kinds of error
         raise ValueError(f"{where} cannot be read as JSON or YAML: {error}") from error
+
+
+def seeded(config: Any, seed: int | None, typed: Iterable[tuple[str, str]]) -> Any:
+    """The config of a stage or of a demo with everything random derived from `seed`; as it is where that is None.
+
+    Raises ValueError where a setting was typed that says the same.
+    """
+    if seed is None:
+        return config
+    for name, _ in typed:
+        if name.endswith("loop.seed"):
+            raise ValueError(f"--seed and --{name} both say what everything random derives from; give one of them")
+    if hasattr(config, "with_seed"):
+        return config.with_seed(seed)
+    if hasattr(config, "post"):
+        return dataclasses.replace(config, post=seeded(config.post, seed, ()))
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
 
 
 def listing(config: Any) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import isqrt
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from robustok.cli.encode import cache_at
 from robustok.cli.images import EMBEDDED, device_of, images_of, view_of
 from robustok.cli.models import generator_of, tokenizer_of
 from robustok.cli.options import Command
+from robustok.cli.settings import seeded
 from robustok.data.images import ImageSet
 from robustok.data.latents import LatentCache
 from robustok.data.tokens import TokenCache
@@ -24,6 +26,7 @@ from robustok.generators.flow import FlowSampling
 from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling
 from robustok.presets import recipes
+from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import Progress
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer
@@ -72,6 +75,7 @@ def decoder_preset(name: str | None = None) -> DecoderTuning:
 
 def train_tokenizer(command: Command) -> None:
     """Main training on the images, of a new tokenizer or of one that is given."""
+    _check_apart(command)
     device = device_of(command.device)
     preset = tokenizer_preset(command.preset)
     assert preset.tokenizer is not None
@@ -82,15 +86,15 @@ def train_tokenizer(command: Command) -> None:
             kind, names = kinds[not isinstance(given, AnyTokenizer)]
             raise ValueError(f"{command.tokenizer} {kind}; take the preset {names} to train it further")
         without: Any = replace(preset, tokenizer=None)
-        config, size = command.over(without), given.image_size
+        config, size = _settings(command, without), given.image_size
     else:
         given = None
         if command.images != EMBEDDED:
             in_color: Any = replace(preset.tokenizer, channels=3)
             preset = replace(preset, tokenizer=in_color)
-        config = command.over(preset)
+        config = _settings(command, preset)
         size = config.tokenizer.image_size
-    config, images = watching.tracked(command, config), _images(command, size)
+    images = _images(command, size)
     train = (
         main_training.train_tokenizer if isinstance(config, MainTraining) else autoencoder_training.train_autoencoder
     )
@@ -101,15 +105,18 @@ def train_tokenizer(command: Command) -> None:
 
 def train_generator(command: Command) -> None:
     """Tokens or latents of the images, then a generator of them."""
+    _check_apart(command)
     device = device_of(command.device)
     preset = generator_preset(command.preset)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
     make_cache, classes = _to_train_on(command, tokenizer)
     fitting = replace(preset, generator=_fitting(preset, tokenizer, classes))
-    config = watching.tracked(command, command.over(fitting))
+    config = _settings(command, fitting)
     sampling = stages_of(command.preset).sampling if command.preset in EMBEDDED_PRESETS else None
     looks = watching.of_generator(command, tokenizer, sampling, config.loop.steps)
-    generator_training.train_generator(config, make_cache(), command.out, device=device, quiet=command.quiet, **looks)
+    with alone_in(command.out):
+        cache = make_cache()
+        generator_training.train_generator(config, cache, command.out, device=device, quiet=command.quiet, **looks)
     _say(command, f"generator: {command.out}")
 
 
@@ -152,6 +159,7 @@ def _fitting(
 
 def post_train(command: Command) -> None:
     """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
+    _check_apart(command)
     device = device_of(command.device)
     preset = decoder_preset(command.preset)
     tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
@@ -161,10 +169,11 @@ def post_train(command: Command) -> None:
         preset = replace(preset, sampling=default_sampling(generator))
     if not isinstance(tokenizer, Tokenizer | Autoencoder) and command.preset in EMBEDDED_PRESETS:
         preset = replace(preset, sigma=OTHERS_SIGMA)
+    if command.preset in EMBEDDED_PRESETS:
+        preset = replace(preset, post=presets.looking_at(tokenizer.image_size, preset.post))
     images = _images(command, tokenizer.image_size)
-    held_out = min(preset.held_out, len(images) // SHARE_HELD_OUT)
-    config = command.over(replace(preset, held_out=held_out))
-    config = replace(config, post=watching.tracked(command, config.post))
+    held_out = min(preset.held_out, max(2, len(images) // SHARE_HELD_OUT))
+    config = _settings(command, replace(preset, held_out=held_out))
     discriminator = command.tokenizer / "discriminator"
     tuned = tune_decoder(
         config,
@@ -174,6 +183,7 @@ def post_train(command: Command) -> None:
         command.out,
         discriminator=discriminator if discriminator.is_dir() else None,
         control=command.control,
+        features=command.features,
         quiet=command.quiet,
     )
     for folder, result in ((command.out, tuned.touched), (command.out / "control", tuned.control)):
@@ -181,6 +191,19 @@ def post_train(command: Command) -> None:
             kept = f"of step {result.step}" if result.step else "the original one, for none was better"
             change = f"{result.before:.4g} -> {result.after:.4g}"
             _say(command, f"{folder}: held-out distance {change}, decoder kept: {kept}")
+
+
+def _settings(command: Command, preset: Any) -> Any:
+    """The preset of a stage under all that was typed: settings, their files, --seed and --tracker."""
+    return watching.tracked(command, seeded(command.over(preset), command.seed, command.typed))
+
+
+def _check_apart(command: Command) -> None:
+    """Raises ValueError where --out is a folder of what is read, whose files the run would replace or add to."""
+    for name in ("images", "validation", "tokenizer", "generator"):
+        given = getattr(command.options, name, None)
+        if given is not None and Path(given).is_dir() and Path(given).resolve() == command.out.resolve():
+            raise ValueError(f"--out and --{name} are the same folder, {given}; give another --out")
 
 
 def _images(command: Command, size: int) -> ImageSet:

@@ -1,38 +1,45 @@
 """Every verb: its name, its options, what it reads and what it writes. `robustok --help` is made of nothing else."""
 
 import argparse
+import re
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from robustok.cli.options import Option, Verb, bold, table
 
+MOST = 10**6  # numbers that a range stands for, at most
+
 
 def numbers(text: str) -> tuple[int, ...]:
-    """`0,3` or `0-9` or both, as numbers in that order."""
+    """`0,3` or `0-9` or both, as numbers in that order; a number may be negative."""
     found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        found = []
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} are no numbers; write them like 0,3 or 0-9")
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d{1,40})(?:-(-?\d{1,40}))?\s*", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < MOST:
+            raise argparse.ArgumentTypeError(f"{_short(text)} are no numbers; write them like 0,3 or 0-9")
+        found += range(first, last + 1)
     return tuple(found)
 
 
 def seed(text: str) -> int:
-    """A seed."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 up")
+    """A seed: any whole number, as Python and the settings of training take it."""
+    if not re.fullmatch(r"-?\d{1,1000}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no seed; give a whole number")
     return int(text)
 
 
 def at_least_one(text: str) -> int:
     """A count."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number from 1 up")
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no count; give a whole number from 1 up")
     return int(text)
+
+
+def _short(text: str) -> str:
+    """What was typed, in quotation marks, not more than a line of it."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 PRESETS = ("demo", "smoke", "continuous", "continuous-smoke")
@@ -91,6 +98,10 @@ VIEW = (
     ),
     Option("workers", "threads that decode images; as many as there are cores unless given", "N", at_least_one),
 )
+LABELS = next(option for option in VIEW if option.name == "labels")
+SCORED_VIEW = tuple(  # of images that are scored, which need no classes and are not mirrored
+    replace(option, help=f"{option.help} (scores need no classes)") if option is LABELS else option for option in VIEW
+)
 CACHE_IMAGES = Option(IMAGES.name, IMAGES.help, IMAGES.value)
 OTHERS = "or another family's file, folder, or owner/repository[:file][@revision] on the hub"
 TOKENIZER = Option(
@@ -104,10 +115,11 @@ FIELDS = Option(
     default=[],
 )
 CACHE = Option("cache", "instead of images: a folder that encode wrote for this tokenizer", "DIR", Path)
-OUT = Option("out", "folder to write to", "DIR", Path, required=True)
+OUT = Option("out", "folder to write to", "DIR", Path, required=True, writes="folder")
 CONFIG = Option("config", "a JSON or YAML file of settings; may come several times", "FILE", Path, default=[])
 DEVICE = Option("device", "cpu, cuda, cuda:1 ...; without it, cuda if there is one", "NAME")
-SEED = Option("seed", "everything random derives from it", "N", seed, default=0)
+SEED = Option("seed", "everything random derives from it: any whole number", "N", seed, default=0)
+OWN_SEED = Option(SEED.name, f"{SEED.help}; else that of the settings, 0", "N", seed)
 SIZE = Option(
     "size",
     "side of the images in pixels, where no tokenizer decides it: 32 for fashion-mnist, else 256",
@@ -144,13 +156,15 @@ VERBS = (
         "Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder "
         "for the generator; scores each step. Reads only what is embedded in the package: Fashion-MNIST and "
         "EfficientNet-Lite0.\n"
-        "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.",
+        "Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.\n"
+        "Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), post-training "
+        "has a tenth of main training's learning rate (paper: half), losses an L1 and a Frechet term (paper: none).",
         "robustok.cli.whole:demo",
         (
             Option("latent", "what the generator models", choices=("discrete", "continuous"), default="discrete"),
             Option("preset", "which run", choices=("default", "short", "smoke"), default="default"),
             Option("out", "folder to write to; runs/demo, runs/continuous or runs/corners unless given", "DIR", Path),
-            Option("seed", "everything random derives from it; else that of the settings, 0", "N", seed),
+            OWN_SEED,
             Option("no-control", "leave out the control: the decoder tuned as long on clean latents"),
             Option("ablate", "also train without perturbation, once per seed, and compare"),
             Option("corners", "discrete and continuous, without and with perturbation, once per seed: a table"),
@@ -169,7 +183,8 @@ VERBS = (
         "Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained "
         "further.\n"
         "Writes model.safetensors, config.json, metrics.jsonl, previews/, discriminator/ and best/ into --out.\n"
-        "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.",
+        "Folders are taken in color: tokenizer.channels is 3 for them unless it is set.\n"
+        "The preset demo leaves the paper in some points, see robustok demo --help; robustok_imagenet256 does not.",
         "robustok.cli.stages:train_tokenizer",
         (
             which("PRESET", *TOKENIZERS),
@@ -187,6 +202,7 @@ VERBS = (
                 2000,
             ),
             Option("pfid-images", "of --check-images, those of pFID, each decoded 15 times", "N", at_least_one, 500),
+            OWN_SEED,
             CONFIG,
             DEVICE,
             QUIET,
@@ -222,6 +238,7 @@ VERBS = (
                 ),
                 1000,
             ),
+            OWN_SEED,
             CONFIG,
             DEVICE,
             QUIET,
@@ -235,12 +252,14 @@ VERBS = (
         TRAIN,
         "stage 3: a tokenizer's decoder, tuned for one generator",
         "Reads a tokenizer, a generator trained on its tokens, and the images both were trained on. The generator "
-        "draws all but a share sigma of each image's tokens anew; the decoder learns to give the image back. Images "
-        "that are never trained on decide which decoder is kept, which may be the original one.\n"
+        "draws all but a share sigma of each image's tokens anew; the decoder learns to give the image back. Some of "
+        "the images, of every class alike, are left out and decide which decoder is kept, which may be the original.\n"
         "Writes the tuned tokenizer, metrics.jsonl, tokens/ and pairs/ into --out, and with --control a second one, "
         "tuned as long on clean latents, into OUT/control.\n"
         "pairs and held_out, unless set, are as many as the images allow; sigma is 0.7, or 0.9 for tokenizers of other "
-        "families; other families are sampled as published, where that is known.",
+        "families; other families are sampled as published, where that is known.\n"
+        "The usual presets have a tenth of main training's learning rate, an L1 and a Frechet term; the paper has half "
+        "of that rate and neither term. post_robustok is as the paper.",
         "robustok.cli.stages:post_train",
         (
             which("preset", *DECODERS),
@@ -250,8 +269,15 @@ VERBS = (
             IMAGES,
             OUT,
             Option("control", "also tune as long on clean latents, to see what the generator's latents bought"),
+            Option(
+                "features",
+                "feature space in which held-out images decide; lite0 at the images' own size, 64 to 224 pixels, "
+                "unless given",
+                "NAME",
+            ),
             *VIEW,
             TRACKER,
+            OWN_SEED,
             CONFIG,
             DEVICE,
             QUIET,
@@ -412,12 +438,12 @@ VERBS = (
                 "N",
                 at_least_one,
             ),
-            *VIEW[:1],
+            *SCORED_VIEW,
             Option("batch-size", "images that the tokenizer decodes at once", "N", at_least_one, default=125),
             SEED,
             Option("name", "of the system, for compare; runs of one name are its seeds", "NAME"),
             Option("json", "print records rather than a table"),
-            Option("out", "file to write the records to", "FILE", Path),
+            Option("out", "file to write the records to", "FILE", Path, writes="file"),
             CONFIG,
             DEVICE,
             QUIET,
@@ -439,7 +465,7 @@ VERBS = (
                 "FOLDER|NPZ|TAR|fashion-mnist",
                 required=True,
             ),
-            Option("out", "file to write, .safetensors", "FILE", Path, required=True),
+            Option("out", "file to write, .safetensors", "FILE", Path, required=True, writes="file"),
             Option(
                 "features",
                 "space to compute them in: lite0, lite2, vgg-hed, inception, dinov2, clip, siglip2, mae or convnextv2",
@@ -452,7 +478,7 @@ VERBS = (
                 "N",
                 at_least_one,
             ),
-            *VIEW[:1],
+            *SCORED_VIEW,
             Option("sample-size", "images whose features are kept, at most", "N", at_least_one, default=2000),
             Option("overwrite", "replace a file that holds another reference"),
             DEVICE,
@@ -475,7 +501,7 @@ VERBS = (
             Option("metrics", "columns, in this order; all usual ones unless given", "rfid,gfid,..."),
             Option("baseline", "system that the others are compared with; the first unless given", "NAME"),
             Option("format", "of the table; else by the suffix of --out", choices=("markdown", "latex", "csv", "html")),
-            Option("out", "file to write to: .md, .tex, .csv or .html", "FILE", Path),
+            Option("out", "file to write to: .md, .tex, .csv or .html", "FILE", Path, writes="file"),
             Option("force", "compare what was not computed alike, unranked, with a note on the table"),
             QUIET,
         ),
@@ -503,7 +529,7 @@ VERBS = (
                 "count", "images to analyze; as many others are what they are compared with", "N", at_least_one, 1000
             ),
             Option("features", "feature space that images are compared in", "NAME", default="lite0"),
-            *VIEW[:1],
+            *SCORED_VIEW,
             SEED,
             CONFIG,
             DEVICE,
@@ -517,40 +543,7 @@ VERBS = (
         "one HTML page of a run",
         "Reads a run's folder, finished or not. Writes report.html into it, which needs no other file.",
         "robustok.cli.results:report",
-        (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path),),
-    ),
-    Verb(
-        "cost",
-        LOOK,
-        "what a full-scale run takes on a kind of GPU: memory, hours, storage",
-        "Reads nothing but the preset. Runs one step of it without data, counts its products and bytes, and writes "
-        "what follows for a kind of GPU to the screen: a table with a column for each number of GPUs, or JSON with "
-        "--json. It is an estimate, and says what it assumes.",
-        "robustok.cli.cost:cost",
-        (
-            Option(
-                "PRESET",
-                f"a run on ImageNet (docs/recipes.md): {', '.join((*TOKENIZERS, *GENERATORS, *DECODERS))}; each also "
-                "with -one_gpu or -smoke behind it",
-                choices=tuple(f"{run}{size}" for run in (*TOKENIZERS, *GENERATORS, *DECODERS) for size in SIZES),
-            ),
-            Option(
-                "gpu",
-                "H100, H100-PCIe, H200, B200, A100, A100-40, L40S, RTX-4090, RTX-3090, or another one that is "
-                "described by the next two",
-                "KIND",
-                required=True,
-            ),
-            Option("peak-tflops", "dense bf16 products at most, where it is not that of the data sheet", "N", float),
-            Option("memory-gb", "memory of a GPU, likewise", "N", float),
-            Option("gpus", "how many; several numbers, several columns", "N,N,N", numbers, default=(8,)),
-            Option("batch-per-gpu", "images at once; as many as fit unless given", "N", at_least_one),
-            Option("share", "of the peak that products reach", "SHARE", float, default=0.4),
-            Option("network", "GB/s from each GPU to other machines; 50 is 400 Gbit/s", "GB/S", float, default=50.0),
-            Option("json", "print JSON rather than a table"),
-            CONFIG,
-        ),
-        preset="robustok.cli.cost:preset",
+        (Option("DIR", "the folder that `robustok demo` wrote to", kind=Path, writes="folder"),),
     ),
     Verb(
         "doctor",

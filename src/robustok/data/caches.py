@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices, five_crops
-from robustok.data.shards import Shards
+from robustok.data.shards import MANIFEST, Shards
+from robustok.generators.trained_on import fingerprints
+from robustok.runtime.checkpoint import read_json
 from robustok.shapes import Images
 
 Crops: TypeAlias = Literal[1, 5]  # of an image that are encoded: the image as it is, or its corners and middle
@@ -49,19 +51,36 @@ def encode_views(
     return {name: torch.cat(batches), "labels": images.labels[indices]}
 
 
-class CachedViews:
-    """The views of a cache, read where they lie. `labels` are (count,), `fingerprint` is that of the tokenizer."""
+def begun_with(folder: str | Path, tokenizer: Any) -> str:
+    """The tokenizer's fingerprint for a manifest: the one by which the folder knows it already, else its own."""
+    path, known = Path(folder) / MANIFEST, fingerprints(tokenizer)
+    told = read_json(path).get("tokenizer") if path.is_file() else None
+    return told if told in known else known[0]
 
-    def __init__(self, folder: str | Path, kind: str, fingerprint: str):
-        """Raises ValueError if the folder is incomplete, or was made with a tokenizer of another fingerprint."""
+
+class CachedViews:
+    """The views of a cache, read where they lie.
+
+    `labels` are (count,), `known` the fingerprints by which its tokenizer is known.
+    """
+
+    def __init__(self, folder: str | Path, kind: str, tokenizer: Any):
+        """Raises ValueError if the folder is incomplete, or was made with another tokenizer."""
         self.folder, self.kind, self._shards = Path(folder), kind, Shards(Path(folder), kind)
         self.manifest = self._shards.manifest
-        if self.manifest["tokenizer"] != fingerprint:
+        self.known = fingerprints(tokenizer)
+        if self.manifest["tokenizer"] not in self.known:
             raise ValueError(
-                f"{folder} holds {kind} of tokenizer {self.manifest['tokenizer']}, not of {fingerprint}; "
+                f"{folder} holds {kind} of tokenizer {self.manifest['tokenizer']}, not of {self.known[0]}; "
                 "encode the images again into another folder"
             )
         self.labels = self._shards.column("labels")
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the images' classes; None where an earlier version wrote the cache."""
+        names = self.manifest.get("classes")
+        return None if names is None else tuple(names)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from urllib.request import Request, urlopen
 
 from robustok.data.cached import alone, data_folder
 from robustok.runtime.checkpoint import write_json
+from robustok.runtime.words import reason
 
 CHUNK = 1 << 20  # bytes read at a time
 TIMEOUT = 60  # seconds without a byte
@@ -102,7 +103,9 @@ class Downloads:
             known = _state(path)
             if known is not None and path.is_file():
                 return known
-            raise ValueError(f"{address} cannot be fetched ({error}); look at the address and the network") from error
+            raise ValueError(
+                f"{address} cannot be fetched ({reason(error)}); look at the address and the network"
+            ) from error
 
     def _check_room(self, window: int | None) -> None:
         sizes = sorted(remote.size for remote in self.remote.values())
@@ -169,7 +172,8 @@ def _fetch(address: str, remote: Remote, path: Path) -> None:
         final = (isinstance(error, HTTPError) and error.code < 500) or getattr(error, "errno", None) == ENOSPC
         if there != remote.size and (idle == TRIES or final):
             raise ValueError(
-                f"{address} cannot be fetched to {path.parent} ({error}); what came is kept, so start again to go on"
+                f"{address} cannot be fetched to {path.parent} ({reason(error)}); what came is kept, so start again "
+                "to go on"
             ) from error
         if idle:
             time.sleep(PAUSE * 2**idle)

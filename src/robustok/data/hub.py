@@ -12,6 +12,7 @@ from robustok.data.columns import FIRST, Columns, arrow, image_bytes
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
 from robustok.data.pictures import BrokenFileError, Errors, Pictures
+from robustok.runtime.words import reason
 
 PREFIX = "hf:"  # of the name of a dataset on the hub
 SAMPLE = 64  # images whose bytes name the set
@@ -82,7 +83,7 @@ def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles
     try:
         dataset = load_dataset(name, split=given or split)
     except (OSError, ValueError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = reason(error)
         raise ValueError(
             f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"
         ) from error

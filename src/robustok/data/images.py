@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustok.data.order import Windows
+from robustok.runtime.seeding import mixed
 from robustok.shapes import Images, Labels, to_images
 
 Indices: TypeAlias = Int[Tensor, " b"]
@@ -52,6 +53,7 @@ class FashionMNIST:
     """
 
     flip = False
+    known_range = True  # 0 is black
     classes: tuple[str, ...] = (
         "T-shirt/top",
         "Trouser",
@@ -122,6 +124,7 @@ class Subset:
             raise ValueError(f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {indices.tolist()}")
         self.parent, self.indices = parent, indices.long()
         self.size, self.flip, self.classes = parent.size, parent.flip, parent.classes
+        self.known_range: bool = getattr(parent, "known_range", False)
         self.labels = parent.labels[self.indices]
 
     @cached_property
@@ -162,12 +165,14 @@ def five_crops(images: ImageSet, indices: Indices, zoom: float) -> Float[Tensor,
 
 
 def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:
-    """The set in two: what is left, and `count` images evenly spaced over it, a share of every class."""
+    """The set in two: what is left, and `count` images, the same share of every class, whatever their order."""
     if not 1 <= count < len(images):
         raise ValueError(f"cannot hold out {count} of {len(images)} images; choose 1 to {len(images) - 1}")
-    chosen = torch.zeros(len(images), dtype=torch.bool)
-    chosen[torch.arange(count) * len(images) // count] = True
     everything = torch.arange(len(images))
+    drawn = mixed(everything).argsort()
+    by_class = drawn[images.labels[drawn].argsort(stable=True)]
+    chosen = torch.zeros(len(images), dtype=torch.bool)
+    chosen[by_class[torch.arange(count) * len(images) // count]] = True
     return images.subset(everything[~chosen]), images.subset(everything[chosen])
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from robustok.data.caches import LABEL, CachedViews, Crops, about_views, encode_views, views_of
+from robustok.data.caches import LABEL, CachedViews, Crops, about_views, begun_with, encode_views, views_of
 from robustok.data.images import ImageSet, Indices
 from robustok.data.shards import write_shards
+from robustok.layers import check_float32
 from robustok.shapes import Images, Labels, Latents
 from robustok.tokenizer.tokenizer import ContinuousTokenizer
 
@@ -31,6 +32,8 @@ def encode_latents(
     statistics (`latent_mean`, `latent_scale`), the manifest says by which its latents were normalized.
     """
 
+    check_float32(tokenizer)
+
     @torch.no_grad()
     def encode(view: Images) -> Tensor:
         return as_half(tokenizer.encode(view.to(tokenizer.device)))
@@ -38,7 +41,8 @@ def encode_latents(
     row_bytes = views_of(images, crops) * encode(images.images(torch.tensor([0]))).nbytes + LABEL
     if announce is not None:
         announce(len(images) * row_bytes)
-    manifest = {"tokenizer": tokenizer.fingerprint(), "images": images.describe(), **about_views(images, crops)}
+    manifest = {"tokenizer": begun_with(folder, tokenizer), "images": images.describe(), **about_views(images, crops)}
+    manifest["classes"] = list(images.classes)
     for name in ("latent_mean", "latent_scale"):  # per channel
         if isinstance(told := getattr(tokenizer, name, None), Tensor):
             manifest[name] = told.tolist()
@@ -63,10 +67,12 @@ class LatentCache:
 
     def __init__(self, folder: str | Path, tokenizer: ContinuousTokenizer):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's latents."""
-        self._views = CachedViews(folder, "latents", tokenizer.fingerprint())
+        self._views = CachedViews(folder, "latents", tokenizer)
         self.labels, manifest = self._views.labels, self._views.manifest
         self.fingerprint: str = manifest["tokenizer"]
+        self.earlier_fingerprints = self._views.known  # under which it may be known too
         self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
+        self.classes: tuple[str, ...] | None = self._views.classes  # their names; None: a cache of an earlier version
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -19,6 +19,8 @@ class NpzImages:
     short or compressed beyond what the disk holds, and for an arr_0 of another type or shape.
     """
 
+    known_range = True  # 0 is black
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.array = map_array(path, "arr_0")

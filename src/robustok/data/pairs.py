@@ -5,20 +5,21 @@ is there already. Latents: noised to the level 1 - sigma, and followed from ther
 (Qiu et al. 2025, arXiv 2509.12474, sec. 4.3) Or, in one forward pass, the generator's guess at the data from there.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustok.data.images import Indices
+from robustok.data.images import ImageSet, Indices
 from robustok.data.latents import LatentCache, as_half
 from robustok.data.shards import read_shards, write_shards
 from robustok.data.tokens import TokenCache, token_type
 from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Labels
@@ -58,6 +59,7 @@ def make_pairs(
     else:
         _check_fit(generator, sampling, cache)
         check_trained_on(generator, cache)
+        check_classes(generator, cache.labels, cache.classes)
     check_touch(touch, sampling)
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
 
@@ -159,7 +161,7 @@ class Pair(NamedTuple):
 class Pairs:
     """What `make_pairs` left in a folder; `sigma` is the share that is real, `fingerprint` the tokenizer's.
 
-    `touch` is how the generator touched latents.
+    `touch` is how the generator touched latents, `image_set` what the set of images said of itself.
     """
 
     def __init__(self, folder: str | Path):
@@ -167,14 +169,31 @@ class Pairs:
         manifest, tensors = read_shards(Path(folder), "pairs")
         self.sigma: float = manifest["sigma"]
         self.fingerprint: str = manifest["tokenizer"]
+        self.image_set: dict[str, Any] | None = manifest.get("image_set")
         self.touch: Touch = manifest.get("touch", "sdedit")
         self._touched, self._images, self._labels = tensors["touched"], tensors["images"], tensors["labels"]
 
     def __len__(self) -> int:
         return len(self._images)
 
+    def check_images(self, images: ImageSet) -> None:
+        """Raises ValueError for other images than those of the pairs; the place where they lie may be another."""
+        here = json.loads(json.dumps(images.describe()))
+        if self.image_set is None or here == self.image_set:
+            return
+        if "hash" in here and here | {"name": None} == self.image_set | {"name": None}:
+            return
+        raise ValueError(
+            f"the pairs were made of other images: {_in_words(self.image_set)}, not {_in_words(here)}; give those, "
+            "or make pairs of these"
+        )
+
     def batch(self, indices: Indices) -> Pair:
         """The pairs of these numbers, 0 to len - 1."""
         touched = self._touched[indices]
         touched = touched.float() if touched.is_floating_point() else touched.long()
         return Pair(touched, self._images[indices], self._labels[indices])
+
+
+def _in_words(described: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in described.items())

@@ -74,6 +74,8 @@ class Pictures:
     workers  threads that decode; None: the cores there are, shared with the other processes of this machine
     """
 
+    known_range = True  # 0 is black
+
     def __init__(
         self,
         files: Files,

@@ -10,12 +10,11 @@ Shards are read where they lie, mapped into memory, so that a folder may be larg
 
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,11 @@ from robustok.data.cached import alone
 from robustok.data.images import Indices
 from robustok.runtime.checkpoint import read_json, write_bytes, write_json
 from robustok.runtime.distributed import rank, world_size
+from robustok.runtime.locking import claim
 
 MANIFEST, VERIFIED = "manifest.json", "verified.json"
+MOST = 10**6  # shards in a folder
+LATER = ("classes",)  # what a manifest tells that those of earlier versions do not
 WAIT = 0.2  # seconds between looks at what other processes are making
 THREADS = 4  # that check hashes
 
@@ -67,7 +69,7 @@ def write_shards(
         for path, rows in [*shards[first:], *shards[:first]]:
             if path not in missing:
                 continue
-            with _claim(path) as mine:
+            with claim(path) as mine:
                 if not mine:
                     continue  # another process is making it
                 if not path.exists() or (path in damaged and verified.trouble(path)):
@@ -87,11 +89,12 @@ class Shards:
 
     def __init__(self, folder: Path, kind: str):
         """Raises ValueError if a shard is missing or damaged."""
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.manifest = _Manifest.of(folder / MANIFEST)
         if self.manifest.get("kind") != kind:
             raise ValueError(
                 f"{folder} holds {self.manifest.get('kind', 'something else')}, not {kind}; give a folder of {kind}"
             )
+        self.manifest.check_counts()
         self._size: int = self.manifest["shard_size"]
         paths = [path for path, _ in _shards(folder, self.manifest["count"], self._size)]
         _check_whole(folder, paths)
@@ -125,6 +128,32 @@ class Shards:
         return torch.from_numpy(taken)
 
 
+class _Manifest(dict[str, Any]):
+    """What a manifest says; asked for what it does not say, as where it was damaged, it raises ValueError."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path) -> "_Manifest":
+        held = read_json(path)
+        if not isinstance(held, dict):
+            raise ValueError(f"{path} holds a {type(held).__name__} and is no manifest; make the folder anew")
+        manifest = cls(held)
+        manifest.path = path
+        return manifest
+
+    def check_counts(self) -> None:
+        """Raises ValueError for numbers that no folder has."""
+        for name in ("count", "shard_size"):
+            if type(self[name]) is not int or self[name] < 1:
+                raise ValueError(f"{name} in {self.path} is {self[name]!r}, which is no count; make the folder anew")
+        if self["count"] // self["shard_size"] > MOST:
+            raise ValueError(f"{self.path} tells of {self['count']} rows, more than can be; make the folder anew")
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.path} does not say the {name}; it was damaged or edited, so make the folder anew")
+
+
 def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The manifest and the tensors, all rows of them, in memory. Raises ValueError as `Shards` does."""
     shards = Shards(folder, kind)
@@ -134,11 +163,13 @@ def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
 def _mark(folder: Path, wanted: dict[str, Any]) -> None:
     """Write the manifest, or compare it with the one that is there. Raises ValueError where they differ."""
     while not (folder / MANIFEST).exists():
-        with _claim(folder / MANIFEST) as mine:
+        with claim(folder / MANIFEST) as mine:
             if mine and not (folder / MANIFEST).exists():
                 write_json(folder / MANIFEST, wanted)
-    found = read_json(folder / MANIFEST)
+    found = _Manifest.of(folder / MANIFEST)
     for name in wanted | found:
+        if name in LATER and name not in found:
+            continue
         if found.get(name) != wanted.get(name):
             raise ValueError(
                 f"{folder} was made with {name} {found.get(name)}, not {wanted.get(name)}; "
@@ -162,44 +193,6 @@ def _shards(folder: Path, count: int, size: int) -> list[tuple[Path, range]]:
         (folder / f"{i:05d}-of-{len(starts):05d}.safetensors", range(start, min(start + size, count)))
         for i, start in enumerate(starts)
     ]
-
-
-@contextmanager
-def _claim(path: Path) -> Iterator[bool]:
-    """Whether a file is ours to make for the while; it is not where another process has claimed it.
-
-    The lock is on a neighbour of its own, which is gone afterwards, and goes with the process that holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows, where one process does the work
-        yield True
-        return
-    claim = path.with_name(path.name + ".claim")
-    claim.parent.mkdir(parents=True, exist_ok=True)
-    with claim.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a network folder without locks: at worst a shard is made twice
-            pass
-        if not _is_there(claim, lock.fileno()):
-            yield False  # whoever held it took it away, after it was opened here
-            return
-        try:
-            yield True
-        finally:
-            claim.unlink(missing_ok=True)
-
-
-def _is_there(path: Path, opened: int) -> bool:
-    """Whether the open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(opened), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 class _Verified:

@@ -8,9 +8,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from robustok.data.caches import LABEL, CachedViews, Crops, about_views, encode_views, views_of
+from robustok.data.caches import LABEL, CachedViews, Crops, about_views, begun_with, encode_views, views_of
 from robustok.data.images import ImageSet, Indices
 from robustok.data.shards import write_shards
+from robustok.layers import check_float32
 from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
 from robustok.tokenizer.quantizer import Quantized
 
@@ -45,6 +46,7 @@ def encode_tokens(
     beforehand how many bytes the whole cache takes, `progress` how many images are done. Raises ValueError if the
     folder holds tokens of another tokenizer or of other images, or if the disk has no room.
     """
+    check_float32(tokenizer)
     size = len(tokenizer.codebook)
     row_bytes = views_of(images, crops) * tokenizer.tokens_per_image * token_type(size).itemsize + LABEL
     if announce is not None:
@@ -55,9 +57,10 @@ def encode_tokens(
         return tokenizer.quantize(tokenizer.encode(view)).tokens.to("cpu", token_type(size))
 
     manifest = {
-        "tokenizer": tokenizer.fingerprint(),
+        "tokenizer": begun_with(folder, tokenizer),
         "codebook_size": size,
         "images": images.describe(),
+        "classes": list(images.classes),
         **about_views(images, crops),
     }
     write_shards(
@@ -81,11 +84,13 @@ class TokenCache:
 
     def __init__(self, folder: str | Path, tokenizer: Encoder):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's tokens."""
-        self._views = CachedViews(folder, "tokens", tokenizer.fingerprint())
+        self._views = CachedViews(folder, "tokens", tokenizer)
         self.labels, manifest = self._views.labels, self._views.manifest
         self.fingerprint: str = manifest["tokenizer"]
+        self.earlier_fingerprints = self._views.known  # under which it may be known too
         self.codebook_size: int = manifest["codebook_size"]
         self.images: dict[str, object] = manifest["images"]  # what the set of images said of itself
+        self.classes: tuple[str, ...] | None = self._views.classes  # their names; None: a cache of an earlier version
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,23 +8,22 @@ from robustok import adapters
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.run import (
-    balanced_labels,
     run_demo,
     sampled,
     train_demo_generator,
     train_demo_tokenizer,
 )
-from robustok.demo.scores import reference_of
+from robustok.demo.scores import how_generated, reference_of
 from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
 from robustok.evaluation.features import lite0
 from robustok.evaluation.score import Score
-from robustok.report import write_report
+from robustok.generators.sampling import balanced_labels
+from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
-from robustok.runtime.configs import to_plain
 from robustok.training.tuning import encode
 
 SNAPSHOTS = (0.25, 0.5)  # shares of the generator's training after which it is also scored
-METRICS = ("rfid", "pfid", "psnr", "gfid_before", "gfid_control", "gfid_after")
+METRICS = ("rfid", "rfid_pfid_images", "pfid", "psnr", "gfid_before", "gfid_control", "gfid_after")
 
 
 def run_ablation(
@@ -102,14 +101,15 @@ def generator_scores(
     labels = balanced_labels(config.scored, len(images.train.classes))
 
     def compute() -> list[Score]:
-        drawn = sampled(generator, labels, config, own / f"samples_{share:g}.safetensors", "scored samples", quiet)
+        samples = own / f"samples_{share:g}.safetensors"
+        drawn = sampled(generator, labels, config, samples, "scored samples", quiet)
         return score_pixels(
             decoded(tokenizer, drawn),
             reference_of(images, shared, extract),
             extract,
             suffix="_before",
             seeds=(config.seed,),
-            protocol={"sampling": to_plain(config.sampling), "labels": "balanced", "generator_share": share},
+            protocol={**how_generated(config, samples, tokenizer), "generator_share": share},
         )
 
     return diary.scores(f"generator_{share:g}", compute)

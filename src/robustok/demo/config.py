@@ -27,7 +27,7 @@ class Demo:
     sigma: float = 0.7  # share of a pair that stays the real image's: of its tokens, or 1 - the noise level of SDEdit
     pairs: int = 20_000  # real images whose tokens or latents the generator touches
     train_images: int = 55_000  # images that everything is trained on, the first ones
-    held_out: int = 2_000  # images that decide which decoder is kept, the last of the training images
+    held_out: int = 2_000  # images that decide which decoder is kept: the last ones, which nothing is trained on
     reference: int = 10_000  # validation images that generated images are scored against
     scored: int = 5_000  # generated images that are scored, and validation images that are reconstructed
     pfid_images: int = 2_000  # of those, how many each cell of pFID perturbs

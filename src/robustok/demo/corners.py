@@ -7,16 +7,16 @@ corner is a demo of its own, with everything in its own folder, so a stopped tab
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from robustok.demo.config import Demo
 from robustok.demo.run import run_demo
 from robustok.evaluation.intervals import seeds_interval
 from robustok.evaluation.score import Score
-from robustok.report.markup import MINUS
+from robustok.report.table import Column, Table
+from robustok.report.text import BLANK, MINUS
 from robustok.runtime.checkpoint import write_bytes, write_json
 
-METRICS = ("rfid", "pfid", "ifid", "gfid_before", "gfid_control", "gfid_after")
+METRICS = ("rfid", "rfid_pfid_images", "pfid", "ifid", "gfid_before", "gfid_control", "gfid_after")
 DECODERS = ("before", "control", "after")
 
 
@@ -49,34 +49,30 @@ def corners_table(records: list[Score]) -> str:
 
     The changes are taken seed by seed, of the same latents, in percent.
     """
-    heads = ["latent", "main training", "rFID", "pFID", *(f"gFID {name}" for name in DECODERS)]
+    heads = ["rFID", "rFID of pFID's images", "pFID", *(f"gFID {name}" for name in DECODERS)]
     heads += ["after / before", "after / control", "seeds"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    rows = []
     corners = dict.fromkeys((r.protocol["kind"], r.protocol["arm"]) for r in records)
     for kind, arm in corners:
         of = [r for r in records if (r.protocol["kind"], r.protocol["arm"]) == (kind, arm)]
         by_metric = {metric: {r.protocol["seed"]: r.value for r in of if r.metric == metric} for metric in METRICS}
         before, control, after = (by_metric[f"gfid_{name}"] for name in DECODERS)
-        cells = [_mean(list(by_metric[metric].values())) for metric in ("rfid", "pfid")]
+        cells = [_mean(list(by_metric[metric].values())) for metric in ("rfid", "rfid_pfid_images", "pfid")]
         cells += [_mean(list(values.values())) for values in (before, control, after)]
         for other in (before, control):
             shared = sorted(after.keys() & other.keys())
             cells.append(_mean([100 * (after[seed] / other[seed] - 1) for seed in shared], signed=True))
         perturbed = "with perturbation" if arm == "perturbed" else "without perturbation"
-        lines.append(_line([kind, perturbed, *cells, str(len(after))]))
-    return "\n".join(lines) + "\n"
+        rows.append([kind, perturbed, *cells, len(after)])
+    return Table(columns=["latent", Column("main training", left=True), *heads], rows=rows).to_markdown()
 
 
 def _mean(values: list[float], *, signed: bool = False) -> str:
     """`123.4 (120.1 to 126.7)`, of one seed without an interval."""
     sign, unit = ("+", " %") if signed else ("", "")
     if not values:
-        return "-"
+        return BLANK
     if len(values) == 1:
         return f"{values[0]:{sign}.1f}{unit}".replace("-", MINUS)
     mean, (low, high) = seeds_interval(values)
     return f"{mean:{sign}.1f}{unit} ({low:{sign}.1f} to {high:{sign}.1f})".replace("-", MINUS)
-
-
-def _line(cells: list[Any]) -> str:
-    return "| " + " | ".join(cells) + " |"

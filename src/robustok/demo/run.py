@@ -13,14 +13,17 @@ from robustok.data.tokens import TokenCache
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
-from robustok.demo.scores import SPACES, demo_spaces, generation_scores, reference_of, trained_in
+from robustok.demo.scores import SPACES, demo_spaces, generation_scores, how_generated, reference_of, trained_in
+from robustok.evaluation.decoding import precision
 from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
 from robustok.evaluation.features import Extractor, lite0
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.system import describe, of_system
-from robustok.report import write_report
+from robustok.generators.sampling import balanced_labels
+from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.configs import to_plain
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
 from robustok.training.autoencoder_training import train_autoencoder
@@ -40,6 +43,7 @@ OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of
 Everything goes to {out}. Stop it whenever you like: the same command goes on."""
 
 
+@alone_in_its("out")
 def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool = False) -> list[Score]:
     """Run the demo, or what is left of it, and return its scores.
 
@@ -64,7 +68,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
                 tokenizer, images.scored, extract, pfid_images=config.pfid_images, seed=config.seed
             ),
         )
-        tell(diary, scores, "rfid", "pfid", "ifid", "codebook_use", "psnr")
+        tell(diary, scores, "rfid", "rfid_pfid_images", "pfid", "ifid", "codebook_use", "psnr")
     with diary.stage("generator", f"3/6 Training of the generator on the tokenizer's {latents}"):
         cache = encode(tokenizer, images.train, out)
         generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
@@ -84,11 +88,12 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         decoders = {"before": tokenizer} | {
             {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
         }
+        how = how_generated(config, out / "samples.safetensors", tokenizer)
         scores = diary.scores(
-            "generation", lambda: generation_scores(config, decoders, drawn, demo_spaces(images, out))
+            "generation", lambda: generation_scores(config, decoders, drawn, demo_spaces(images, out), how)
         )
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
-            scores += diary.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing))
+            scores += diary.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
         tell(diary, scores, "gfid_before", "gfid_control", "gfid_after")
         tell_spaces(diary, scores, set(SPACES) - trained_in(config))
         write_pictures(
@@ -152,19 +157,14 @@ def floor(config: Demo, images: DemoImages, reference: Reference, extract: Extra
     return score_images(real, reference, extract, metric="fd_floor")
 
 
-def balanced_labels(count: int, classes: int) -> Tensor:
-    """Labels of `count` images, every class equally often."""
-    return torch.arange(count) % classes
-
-
 def sampled(generator: Any, labels: Tensor, config: Demo, path: Path, purpose: str, quiet: bool) -> Tensor:
     """Freely sampled tokens or latents, one image per label, drawn once and then read back."""
     name = words(config)["latents"]
     if not path.exists():
         seed = derive(config.seed, purpose)
         with Progress("sampling", len(labels), quiet=quiet) as progress, autocast(generator.device):
-            drawn = sample(generator, labels, config.sampling, seed, progress.update)
-        write_bytes(path, save({name: drawn}))
+            drawn, of = sample(generator, labels, config.sampling, seed, progress.update), precision(generator)
+        write_bytes(path, save({name: drawn}, {"precision": of}))
     return load_file(path)[name]
 
 

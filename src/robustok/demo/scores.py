@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from robustok.backbones.vgg_hed import VGGHED
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.compare import score_streams
+from robustok.evaluation.decoding import precision
 from robustok.evaluation.evaluate import Score, decoded
 from robustok.evaluation.feature_stream import FeatureStream, extracted
 from robustok.evaluation.features import Extractor, extractor
@@ -42,14 +44,31 @@ def trained_in(config: Demo) -> set[str]:
     return {"lite0"} | {"vgg-hed" for network in networks if isinstance(network, VGGHED)}
 
 
-def generation_scores(config: Demo, decoders: dict[str, Any], drawn: Tensor, spaces: Sequence[Space]) -> list[Score]:
+def how_generated(config: Demo, samples: Path, tokenizer: Any) -> dict[str, Any]:
+    """What scores of generated images say of how these were made."""
+    return {
+        "sampling": to_plain(config.sampling),
+        "labels": "balanced",
+        "precision": {"sampled": sampled_in(samples), "decoded": precision(tokenizer)},
+    }
+
+
+def sampled_in(path: Path) -> str:
+    """The precision in which `sampled` drew what is in a file; a file of before it was told does not say."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get("precision", "unknown"))
+
+
+def generation_scores(
+    config: Demo, decoders: dict[str, Any], drawn: Tensor, spaces: Sequence[Space], how: dict[str, Any]
+) -> list[Score]:
     """gFID, precision and recall of the same tokens or latents under every decoder, and what each changed, paired.
 
-    In every space, of pixels that are decoded once. Scores in a space that nothing was trained in say so: `held_out`.
+    In every space, of pixels that are decoded once; their protocols say `how` they were generated.
+    Scores in a space that nothing was trained in say so: `held_out`.
     """
     extracts = [extract for extract, _ in spaces]
     streams = {name: _streams(decoded(tokenizer, drawn), extracts) for name, tokenizer in decoders.items()}
-    how = {"sampling": to_plain(config.sampling), "labels": "balanced"}
     scores: list[Score] = []
     for i, (extract, reference) in enumerate(spaces):
         arms = {name: own[i] for name, own in streams.items()}

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from robustok.evaluation.decoding import Autoencoder
-from robustok.evaluation.evaluate import generated_streams, score_features, with_references
+from robustok.evaluation.evaluate import generated_streams, how_generated, score_features, with_references
 from robustok.evaluation.feature_stream import KEPT, FeatureStream
 from robustok.evaluation.features import FeatureSpaces
 from robustok.evaluation.fid import frechet_distance
@@ -30,7 +30,6 @@ from robustok.evaluation.reference import Progress, Reference
 from robustok.evaluation.score import Score
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
-from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main
 from robustok.shapes import Labels
 from robustok.tokenizer.tokenizer import ContinuousTokenizer
@@ -149,7 +148,7 @@ def score_decoders(
         keep=keep,
         progress=progress,
     )
-    about = {"sampling": to_plain(sampling)}
+    about = how_generated(generator, tokenizers[0], sampling)
 
     def scores() -> list[Score]:
         arms = [dict(zip(decoders, own, strict=True)) for own in zip(*streams, strict=True)]
@@ -177,7 +176,8 @@ def score_streams(
     for one, other in combinations([arm for arm in ARMS if arm in streams], 2):
         change = paired_difference(streams[one], streams[other], reference)
         how = {"from": one, "to": other, "tokens": "the same", "in_words": change.in_words()}
-        how |= {name: reference.space[name] for name in ("features",) if name in reference.space}
+        told = {**reference.space, **(protocol or {})}
+        how |= {name: told[name] for name in ("features", "precision") if name in told}
         scores.append(
             Score(
                 metric="gfid_difference",

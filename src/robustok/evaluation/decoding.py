@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from robustok.layers import check_float32
 from robustok.shapes import Codebook, Images, Latents, Pixels, Tokens, to_pixels
 
 
@@ -36,10 +37,16 @@ def encoded(tokenizer: Autoencoder, images: Images, batch_size: int = 125) -> Te
 
     Raises ValueError for latents that are not finite.
     """
+    check_float32(tokenizer)
     parts = []
     with evaluating(tokenizer):
         for part in images.split(batch_size):
             latents = tokenizer.encode(part.to(tokenizer.device))
+            if not isinstance(latents, Tensor):
+                raise ValueError(
+                    f"a {type(tokenizer).__name__} encodes to a {type(latents).__name__}, not to latents (b n d); "
+                    "robustok.score_tokenizer, sample and post_train take raw models of diffusers"
+                )
             _check_finite(latents, "encoder")
             if isinstance(tokenizer, DiscreteTokenizer):
                 latents = tokenizer.quantize(latents).tokens
@@ -53,6 +60,7 @@ def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> It
 
     Raises ValueError for images that are not finite.
     """
+    check_float32(tokenizer)
     for part in tokens.split(batch_size):
         with evaluating(tokenizer):
             codes = part.to(tokenizer.device)
@@ -62,6 +70,20 @@ def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> It
             output = tokenizer.decode(codes)
         _check_finite(output, "decoder")
         yield to_pixels(output).cpu()
+
+
+def precision(model: object) -> str:
+    """In which number format a model computes here: autocast's where that is on for its device, else its weights'.
+
+    It moves scores, so it belongs into their protocol.
+    """
+    kind = torch.device(getattr(model, "device", "cpu")).type
+    if torch.is_autocast_enabled(kind):
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
+    found = next((str(w.dtype).removeprefix("torch.") for w in weights if w.is_floating_point()), "float32")
+    products = torch.get_float32_matmul_precision()
+    return found if found != "float32" or products == "highest" else f"float32, matrix products {products}"
 
 
 @contextmanager

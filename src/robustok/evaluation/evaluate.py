@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder
+from robustok.evaluation.decoding import Autoencoder, precision
 from robustok.evaluation.decoding import DiscreteTokenizer as DiscreteTokenizer
 from robustok.evaluation.decoding import decoded as decoded
 from robustok.evaluation.decoding import evaluating as evaluating
@@ -94,12 +94,22 @@ def score_generator(
         keep=keep,
         progress=progress,
     )
-    about = {"sampling": to_plain(sampling)}
+    about = how_generated(generator, tokenizer, sampling)
     return [
         score
         for (_, real), stream in zip(spaces, streams, strict=True)
         for score in _scored(stream, real, seeds=(seed,), protocol=about)
     ]
+
+
+def how_generated(
+    generator: TokenGenerator | LatentGenerator, tokenizer: Autoencoder, sampling: Sampling | FlowSampling
+) -> dict[str, Any]:
+    """What the protocol of a generator's scores says of how its images are made here."""
+    return {
+        "sampling": to_plain(sampling),
+        "precision": {"sampled": precision(generator), "decoded": precision(tokenizer)},
+    }
 
 
 def generated_streams(

@@ -13,9 +13,11 @@ from robustok.evaluation.features import Extractor, FeatureSpace, Outputs, extra
 from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.inception_score import ClassStats
 from robustok.runtime.distributed import gather_objects, rank, world_size
+from robustok.runtime.seeding import mixed
 from robustok.shapes import Features, Pixels
 
 KEPT = 2000  # images whose features are kept
+SAMPLES = "as if drawn, by position"  # how they are chosen, for protocols; once they were every n-th image
 BATCH = 50  # images that an extractor is given at once unless it names a number
 
 Positions = Int[Tensor, " b"]
@@ -24,12 +26,13 @@ Part = TypeVar("Part", FeatureStats, ClassStats)
 
 
 class FeatureStream:
-    """Statistics of all images added, and the features of an evenly thinned sample of them.
+    """Statistics of all images added, and the features of a sample of them.
 
-    Images have positions, from 0: the order in which they are added unless told. The sample holds those at every
-    s-th position, s being the smallest power of two that leaves no more than `keep`. So a stream depends neither on
-    batches, nor on the order in which images come, nor on the number of processes that share them: streams add up.
-    Memory does not grow with the number of images.
+    Images have positions, from 0: the order in which they are added unless told. The sample holds all images, or of
+    more than `keep` those at the `keep` positions of smallest `mixed`, which is as if they were drawn: sets in the
+    order of their classes, or of classes in turn, have all of them in it. A stream depends neither on batches, nor on
+    the order in which images come, nor on the number of processes that share them: streams add up. Memory does not
+    grow with the number of images.
     """
 
     def __init__(self, space: dict[str, Any], keep: int = KEPT):
@@ -41,7 +44,7 @@ class FeatureStream:
         self._spatial: FeatureStats | None = None
         self._classes: ClassStats | None = None
         self._kept: list[Kept] = []
-        self._stride = 1
+        self._last = torch.iinfo(torch.int64).max  # largest `mixed` that may be in the sample
 
     def add(self, batch: Features | Outputs, positions: Positions | None = None) -> None:
         """Take in features, or all that an extractor has to give. Raises ValueError for NaN and infinity."""
@@ -53,8 +56,7 @@ class FeatureStream:
             self._spatial = _sum(self._spatial, FeatureStats.of(out.spatial))
         if out.logits is not None:
             self._classes = _sum(self._classes, ClassStats.of(out.logits.double().softmax(dim=1), positions))
-        self._kept += _at_every(self._stride, [(positions, out.features.cpu())])
-        self._thin()
+        self._keep(positions.cpu(), out.features.cpu())
 
     def __add__(self, other: "FeatureStream") -> "FeatureStream":
         """The stream of both sets of images, which must have positions of their own."""
@@ -62,20 +64,29 @@ class FeatureStream:
         both._stats = _sum(self._stats, other._stats)
         both._spatial = _sum(self._spatial, other._spatial)
         both._classes = _sum(self._classes, other._classes)
-        both._stride = max(self._stride, other._stride)
-        both._kept = _at_every(both._stride, self._kept + other._kept)
-        both._thin()
+        for positions, features in self._kept + other._kept:
+            both._keep(positions, features)
         return both
 
     def together(self) -> "FeatureStream":
         """On the main process the stream of all processes' images; elsewhere its own."""
         return reduce(add, gather_objects(self) or [self])
 
+    def _keep(self, positions: Tensor, features: Tensor) -> None:
+        """Take in what may be in the sample."""
+        within = mixed(positions) <= self._last
+        self._kept.append((positions[within], features[within]))
+        if sum(len(at) for at, _ in self._kept) > self.keep + self.keep // 4:  # not each time, which takes longer
+            self._thin()
+
     def _thin(self) -> None:
-        """Double s until few enough are left."""
-        while sum(len(at) for at, _ in self._kept) > self.keep:
-            self._stride *= 2
-            self._kept = _at_every(self._stride, self._kept)
+        """Leave what is at the positions of smallest `mixed`, `keep` of them."""
+        positions, features = (torch.cat(column) for column in zip(*self._kept, strict=True))
+        if len(positions) > self.keep:
+            order = mixed(positions)
+            self._last = int(order.kthvalue(self.keep).values)
+            positions, features = positions[order <= self._last], features[order <= self._last]
+        self._kept = [(positions, features)]
 
     @property
     def count(self) -> int:
@@ -101,9 +112,11 @@ class FeatureStream:
 
     @property
     def sample(self) -> Features:
-        """The features kept, in the order of their positions."""
-        positions = torch.cat([at for at, _ in self._kept])
-        return torch.cat([features for _, features in self._kept])[positions.argsort()]
+        """The features kept, in the order of their positions. Raises ValueError when there was no image."""
+        assert self.stats.count
+        self._thin()
+        ((positions, features),) = self._kept
+        return features[positions.argsort()]
 
 
 def feature_stream(pixels: Iterable[Tensor], features: FeatureSpace = "lite0", *, keep: int = KEPT) -> FeatureStream:
@@ -153,12 +166,6 @@ def _regrouped(batches: Iterable[Tensor], size: int) -> Iterator[Pixels]:
             waiting = [rest]
     if waiting:
         yield torch.cat(waiting)
-
-
-def _at_every(stride: int, kept: list[Kept]) -> list[Kept]:
-    """What is at every s-th position."""
-    chosen = [(at % stride == 0, at, features) for at, features in kept]
-    return [(at[on], features[on]) for on, at, features in chosen if on.any()]
 
 
 def _sum(a: Part | None, b: Part | None) -> Part | None:

@@ -1,19 +1,23 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.evaluation.wording import counted
 from robustok.shapes import Features, Images, Pixels
 
 IN_PACKAGES = ("lite0", "lite1", "lite2", "vgg-hed")  # without a download: what trains in one is scored in others
 SPACES = (*IN_PACKAGES, "inception", "dinov2", "dinov2-224", "clip", "siglip2", "mae", "convnextv2")
 
+LITE0_SIDES = (64, 224)  # pixels at which the embedded space looks unless told; and at most where it decides
 FULL = 16  # images from which on the batch size does not matter
 
 
@@ -45,8 +49,29 @@ class RichExtractor(Extractor, Protocol):
 
 
 def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
-    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone."""
-    return extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone.
+
+    Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
+    """
+    found = extract.outputs(pixels) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    features, *rest = found
+    count, name = len(pixels), extract.name
+    return Outputs(checked(name, features, count), *(x if x is None else checked(name, x, count) for x in rest))
+
+
+def checked(name: str, made: object, count: int) -> Features:
+    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    what = type(made).__name__
+    if isinstance(made, Tensor | np.ndarray):
+        what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
+        if made.ndim == 2 and len(made) == count:
+            if isinstance(made, Tensor) and made.is_floating_point():
+                return made.float()
+            if isinstance(made, np.ndarray) and made.dtype.kind == "f":
+                return torch.from_numpy(made.astype(np.float32))
+    raise ValueError(
+        f"{name} made a {what} from {counted(count, 'image')}; an extractor returns floats of shape ({count}, features)"
+    )
 
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
@@ -91,7 +116,7 @@ class NetworkExtractor:
 
 
 class CustomExtractor:
-    """Any function from Pixels to Features, named after itself."""
+    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself."""
 
     def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
         self.function = function
@@ -100,30 +125,34 @@ class CustomExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        features = self.function(pixels)
-        if features.ndim != 2 or len(features) != len(pixels) or not features.is_floating_point():
-            raise ValueError(
-                f"{self.name} made a {tuple(features.shape)} tensor of {features.dtype} from {len(pixels)} "
-                f"images; an extractor returns floats of shape ({len(pixels)}, features)"
-            )
-        return features.float()
+        return checked(self.name, self.function(pixels), len(pixels))
 
     def describe(self) -> dict[str, Any]:
         return {"features": self.name}
 
 
-def lite0(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
+def lite0(size: int = LITE0_SIDES[0], *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
     """The embedded default feature space."""
     from robustok.evaluation.spaces.lite import lite0_space
 
     return lite0_space(size, batch_size=batch_size, device=device)
 
 
+def deciding_space(side: int) -> str:
+    """The embedded space that looks at images of that side in pixels whole: no finer detail goes unseen.
+
+    At 64 pixels, as scores are by default, what an error of a decoder does to the finest details of larger images
+    averages out. Smaller images are enlarged to 64; above 224, the side that the network was trained at, they shrink.
+    """
+    least, most = LITE0_SIDES
+    return "lite0" if side <= least else f"lite0@{min(side, most)}"
+
+
 def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Extractor:
     """The extractor that a name or a function stands for; an extractor is returned as it is.
 
-    A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth". Raises ValueError
-    for any other, and when the weights cannot be had.
+    A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth"; "lite0@224" is lite0
+    at 224 pixels rather than 64. Raises ValueError for any other, and when the weights cannot be had.
     """
     if isinstance(features, Extractor):
         return features
@@ -143,6 +172,8 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
             from robustok.evaluation.spaces.vgg_hed import vgg_hed_space
 
             return vgg_hed_space(device=device)
+        case _ if weights is None and (side := re.fullmatch(r"lite0@([0-9]{1,4})", name)):
+            return lite0(int(side[1]), device=device)
         case "inception":
             from robustok.evaluation.spaces.inception import inception_space
 

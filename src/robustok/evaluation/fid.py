@@ -14,6 +14,7 @@ from torch import Tensor
 from robustok.shapes import Features
 
 EPSILON = torch.finfo(torch.float64).eps
+ROUNDING = torch.finfo(torch.float32).eps
 BLOCK = 256  # rows and columns of a triangular matrix that are multiplied at once
 
 
@@ -56,6 +57,8 @@ class FeatureStats:
         mean, covariance = mean.double(), covariance.double()
         if not (mean.isfinite().all() and covariance.isfinite().all()):
             raise ValueError("the statistics hold NaN or infinity; compute them again from the images")
+        if (covariance.diagonal() < 0).any():
+            raise ValueError("the covariance has a negative variance, so it is none; compute the statistics again")
         if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():  # some were kept in float32
             raise ValueError("the covariance is not symmetric, so it is none; compute the statistics again")
         return cls(count, mean, (covariance + covariance.T) / 2 * max(1, count - 1))
@@ -78,8 +81,9 @@ class FeatureStats:
             raise ValueError("one image has no covariance; score at least two, better some thousands")
         covariance = self.scatter / (self.count - 1) if self.count else self.scatter
         if covariance.trace() <= 1e-12 * self.mean.square().sum():  # float32 features round to 1e-14
+            of = f"all {self.count} images" if self.count else "all images"
             raise ValueError(
-                f"all {self.count} images have the same features; the images are constant, "
+                f"{of} have the same features; the images are constant, "
                 "or the model has collapsed: look at them before you score them"
             )
         return covariance
@@ -91,8 +95,17 @@ class FeatureStats:
 
     @cached_property
     def root(self) -> Float64[Tensor, "f rank"]:
-        """An R with R R' = covariance and as many columns as the covariance has rank."""
-        values, vectors = torch.linalg.eigh(self.covariance)
+        """An R with R R' = covariance and as many columns as the covariance has rank.
+
+        Raises ValueError for a matrix that is far from positive semidefinite, and so no covariance: by more than the
+        rounding of float32, in which some keep theirs.
+        """
+        values, vectors = eigh(self.covariance)
+        if values[0] < -len(values) * ROUNDING * values[-1].abs():
+            raise ValueError(
+                f"the covariance has a variance of {float(values[0]):.3g} along one axis and {float(values[-1]):.3g} "
+                "along another; none is negative, so it is no covariance: compute the statistics again"
+            )
         kept = values > len(values) * EPSILON * values[-1]
         return vectors[:, kept] * values[kept].sqrt()
 
@@ -123,6 +136,19 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     else:
         root_trace = torch.linalg.svdvals(a.root.T @ b.root).sum()
     return max(0.0, float(shift + one.trace() + other.trace() - 2 * root_trace))
+
+
+def eigh(matrix: Float64[Tensor, "f f"]) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
+    """Eigenvalues, the smallest first, and eigenvectors of a symmetric matrix, of low rank, too.
+
+    The solver may give up on one that is zero nearly everywhere; turned around it is another problem with one answer.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        values, vectors = torch.linalg.eigh(matrix.flip(0, 1))
+        vectors = vectors.flip(0)
+    return values, vectors
 
 
 def _gram(r: Float64[Tensor, "f f"], s: Float64[Tensor, "f f"]) -> Float64[Tensor, "f f"]:

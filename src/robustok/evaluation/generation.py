@@ -1,10 +1,10 @@
 """The scores of generated images, from their features and a reference."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from robustok.evaluation.feature_stream import FeatureStream
+from robustok.evaluation.feature_stream import SAMPLES, FeatureStream
 from robustok.evaluation.fid import frechet_distance
 from robustok.evaluation.inception_score import SPLIT
 from robustok.evaluation.intervals import share_interval
@@ -30,7 +30,8 @@ def score_features(
 
     Precision alone of these is a mean over generated images, and so has an interval; what the others would be with
     other images, only other seeds tell. `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how
-    the images were generated. What the reference has no sample for is left out with a warning.
+    the images were generated. What the reference has no sample for, and what takes more images than there are, is left
+    out with a warning.
     """
     reference.check_space(generated.space)
     about = {**generated.space, "reference": reference.images, **(protocol or {})}
@@ -86,12 +87,36 @@ def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Valu
             stacklevel=4,
         )
         return
-    sampled = {"generated_sample": len(one), "reference_sample": len(other)}
-    for name, share in precision_recall(generated=one, real=other, k=3)._asdict().items():
-        yield name, share, {**sampled, "k": 3, "balls": "closed"}
-    for name, share in density_coverage(generated=one, real=other, k=5)._asdict().items():
-        yield name, share, {**sampled, "k": 5, "balls": "open"}
-    kernel = {"kernel": "cubic", "estimate": "unbiased, of the whole samples"}
-    yield "kid", mmd(generated=one, real=other), {**sampled, **kernel}
-    distance = mind(generated=one, real=other, generator=random_stream(0, "MIND"))
-    yield "mind", distance, {**sampled, "directions": DIRECTIONS}
+    sampled = {"generated_sample": len(one), "reference_sample": len(other), "samples": SAMPLES}
+    measures: list[tuple[str, Callable[[], Iterable[tuple[str, float]]], dict[str, Any]]] = [
+        (
+            "precision and recall",
+            lambda: precision_recall(generated=one, real=other, k=3)._asdict().items(),
+            {"k": 3, "balls": "closed"},
+        ),
+        (
+            "density and coverage",
+            lambda: density_coverage(generated=one, real=other, k=5)._asdict().items(),
+            {"k": 5, "balls": "open"},
+        ),
+        (
+            "the kernel distance",
+            lambda: [("kid", mmd(generated=one, real=other))],
+            {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
+        ),
+        (
+            "MIND",
+            lambda: [("mind", mind(generated=one, real=other, generator=random_stream(0, "MIND")))],
+            {"directions": DIRECTIONS},
+        ),
+    ]
+    missing: dict[str, list[str]] = {}  # why: what
+    for names, measure, how in measures:
+        try:
+            for name, value in measure():
+                yield name, value, {**sampled, **how}
+        except ValueError as error:  # of images too few or too much alike, of which the Frechet distance is known
+            missing.setdefault(str(error), []).append(names)
+    if missing:
+        left_out = "; ".join(f"{' and '.join(names)} left out, for {why}" for why, names in missing.items())
+        warnings.warn(f"what these images tell is given, but {left_out}", stacklevel=4)

@@ -15,11 +15,10 @@ correlations. It is wrong for distances, recall, coverage and the use of codes, 
 import math
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from robustok.evaluation.fid import EPSILON, FeatureStats
+from robustok.evaluation.fid import EPSILON, FeatureStats, eigh
 from robustok.shapes import Features
 
 NORMAL_95 = 1.959964  # standard errors to either side that cover 95 % of a normal distribution
@@ -49,8 +48,8 @@ def influence(
     of b thus moves it by 2 (mean b - mean a)'(x - mean b) + (x - mean b)'(I - T)(x - mean b), up to a
     constant; likewise for a, with the inverse map B R (R' B R)^(-3/2) R' B.
     """
-    values, vectors = torch.linalg.eigh(a.root.T @ b.covariance @ a.root)
-    kept = values > len(values) * EPSILON * values[-1]
+    values, vectors = eigh(a.root.T @ b.covariance @ a.root)
+    kept = values > len(values) * EPSILON * values[-1].clamp_min(0)
     values, vectors = values[kept], a.root @ vectors[:, kept]
 
     def moves(features: Features, own: FeatureStats, other: FeatureStats, half_map: Tensor) -> Influence:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
+from robustok.evaluation.wording import counted
+
 Generated: TypeAlias = Float[Tensor, "generated f"]
 Real: TypeAlias = Float[Tensor, "real f"]
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (a f), (b f) -> (a b)
@@ -99,6 +101,6 @@ def _check(generated: Generated, real: Real) -> None:
         )
     for name, features in (("generated", generated), ("real", real)):
         if len(features) < 2:
-            raise ValueError(f"{len(features)} {name} image has no distance to others; give at least two")
+            raise ValueError(f"there are no distances among {counted(len(features), f'{name} image')}; give 2 or more")
         if not features.isfinite().all():
             raise ValueError(f"{name} features hold NaN or infinity; look for broken images")

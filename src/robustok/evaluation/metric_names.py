@@ -15,6 +15,7 @@ class Metric(NamedTuple):
 
 METRICS = {  # in the order of a system table's columns
     "rfid": Metric("rFID", "lower", True),
+    "rfid_pfid_images": Metric("rFID of pFID's images", "lower", True),
     "pfid": Metric("pFID", "lower", True),
     "ifid": Metric("iFID", "lower", True),
     "gfid": Metric("gFID", "lower", True),

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from robustok.evaluation.wording import counted, ordinal
 from robustok.shapes import Features
 
 Generated: TypeAlias = Float[Tensor, "generated f"]
@@ -41,7 +42,7 @@ def precision_recall(
     which is no reason to repeat it: its 11 bits are 5e-4 of the squared norms, not of the distances, so an image near
     a surface may fall to either side. The shares then move by up to 0.02, either way.
     """
-    _check(generated, real, k)
+    _check(generated, real, k, k)
     return PrecisionRecall(
         precision=_share(_inside(generated, real, k, strict, half)),
         recall=_share(_inside(real, generated, k, strict, half)),
@@ -50,7 +51,7 @@ def precision_recall(
 
 def density_coverage(*, generated: Generated, real: Real, k: int = 5) -> DensityCoverage:
     """Density and coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 4): balls around real images only."""
-    _check(generated, real, k)
+    _check(generated, real, 0, k)
     radii = _radii(real, k)
     balls = 0
     covered = []
@@ -113,16 +114,19 @@ def _share(hits: Bool[Tensor, " b"]) -> float:
     return float(hits.double().mean())
 
 
-def _check(generated: Generated, real: Real, k: int) -> None:
+def _check(generated: Generated, real: Real, of_generated: int, of_real: int) -> None:
+    """Raises ValueError where a set has not as many neighbours as it is asked for, and for features that are no use."""
     if generated.shape[1] != real.shape[1]:
         raise ValueError(
             f"generated features have {generated.shape[1]} numbers and real ones {real.shape[1]}; "
             "compute both with the same extractor"
         )
-    for name, features in (("generated", generated), ("real", real)):
+    for name, features, k in (("generated", generated, of_generated), ("real", real, of_real)):
         if len(features) <= k:
-            raise ValueError(f"{len(features)} {name} images have no {k}-th nearest neighbour; give more than {k}")
+            some = counted(len(features), f"{name} image")
+            missing = f"no {ordinal(k)} nearest neighbour" if k else "none"
+            raise ValueError(f"there is {missing} among {some}; give {k + 1} or more")
         if not features.isfinite().all():
             raise ValueError(f"{name} features hold NaN or infinity; look for broken images")
-        if (features == features[0]).all():
+        if k and (features == features[0]).all():
             raise ValueError(f"all {len(features)} {name} images have the same features; look at them first")

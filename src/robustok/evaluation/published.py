@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from robustok.evaluation.feature_stream import KEPT, FeatureStream, extracted
-from robustok.evaluation.features import Extractor, FeatureSpace, extractor
+from robustok.evaluation.features import Extractor, FeatureSpace, extractor, outputs
 from robustok.evaluation.fid import FeatureStats
 from robustok.evaluation.reference import BLOCK, Progress, Reference
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.npz import Array, array_names, checksum, map_array, read_array
+from robustok.runtime.words import reason
 from robustok.shapes import Features
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
@@ -93,8 +94,7 @@ def _read_torch(path: Path) -> Statistics:
         with torch.serialization.safe_globals(ARRAYS):
             arrays = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} cannot be read ({reason}); give a whole file of tensors or arrays") from error
+        raise ValueError(f"{path} cannot be read ({reason(error)}); give a whole file of tensors or arrays") from error
     if not isinstance(arrays, dict) or not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma; give the statistics that torch-fidelity cached")
     return _statistics(path, {name: np.asarray(arrays[name]) for name in ("mu", "sigma")}, None)
@@ -120,13 +120,16 @@ def _statistics(path: Path, arrays: dict[str, Array], images: Array | None) -> S
     try:
         stats = FeatureStats.published(tensors["mu"], tensors["sigma"])
         spatial = FeatureStats.published(tensors["mu_s"], tensors["sigma_s"]) if "mu_s" in tensors else None
+        for found in (stats, spatial):
+            if found is not None and found.factor is None:
+                _ = found.root  # which asks whether the covariance is one
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Statistics(stats, spatial, images, {"name": path.name, "hash": digest.hexdigest()[:16]})
 
 
 def _check_width(path: Path, stats: FeatureStats, extract: Extractor) -> None:
-    width = extract(torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)).shape[1]
+    width = outputs(extract, torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)).features.shape[1]
     if width != len(stats.mean):
         raise ValueError(
             f"{path} is of {len(stats.mean)} features and {extract.describe()['features']} makes {width}; choose the "

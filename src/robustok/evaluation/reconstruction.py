@@ -1,6 +1,7 @@
 """What passes over images leave behind of a tokenizer's reconstructions, and the scores that this makes."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -31,16 +32,18 @@ class FeaturesSeen:
         self.extract = extract
         self.real, self.reconstructed = FeatureStream(space), FeatureStream(space)
         self.real_of_pfid = FeatureStream(space, KEPT)  # of the images that are perturbed, too
+        self.reconstructed_of_pfid = FeatureStream(space, KEPT)
         self.perturbed = [(cell, FeatureStream(space, KEPT)) for cell in cells]  # cells of few codes may be equal
         self.between = FeatureStream(space, KEPT)
 
     def add(self, pixels: Pixels, output: Pixels, positions: Tensor, places: Tensor) -> None:
         """Images and their reconstructions; `places` are the images' among those of pFID, empty if they are not."""
-        features = extracted(self.extract, pixels).features
-        self.real.add(features, positions)
+        real, reconstructed = (extracted(self.extract, x).features for x in (pixels, output))
+        self.real.add(real, positions)
+        self.reconstructed.add(reconstructed, positions)
         if len(places):
-            self.real_of_pfid.add(features, places)
-        self.reconstructed.add(extracted(self.extract, output).features, positions)
+            self.real_of_pfid.add(real, places)
+            self.reconstructed_of_pfid.add(reconstructed, places)
 
     def add_perturbed(self, number: int, pixels: Pixels, places: Tensor) -> None:
         """The same images perturbed as the cell of that number says."""
@@ -54,31 +57,39 @@ class FeaturesSeen:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
         self.real, self.reconstructed = self.real.together(), self.reconstructed.together()
         self.real_of_pfid = self.real_of_pfid.together()
+        self.reconstructed_of_pfid = self.reconstructed_of_pfid.together()
         self.perturbed = [(cell, stream.together()) for cell, stream in self.perturbed]
         self.between = self.between.together()
 
     def scores(
         self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
     ) -> Iterator[Score]:
-        """rFID; pFID, the mean of its cells; the cells; and iFID, where there is anything between two images."""
+        """rFID, of all images and of pFID's; pFID, the mean of its cells; the cells; and iFID, where there are latents.
+
+        A Frechet distance falls with the number of images, so it is the rFID of pFID's images that pFID goes with.
+        """
         protocol = {
             **self.extract.describe(),
             **protocol,
             "interval": "95 %, over images, each drawn with its reconstruction",
         }
+        spaced = {"images": "spread over the reference"}
         yield Distance.between(self.real, self.reconstructed, paired=True).score("rfid", protocol)
+        clean = Distance.between(self.real_of_pfid, self.reconstructed_of_pfid, paired=True)
+        yield clean.score("rfid_pfid_images", {**protocol, **spaced})
         cells = [(c, Distance.between(self.real_of_pfid, stream, paired=True)) for c, stream in self.perturbed]
         mean = Distance(
             math.fsum(distance.value for _, distance in cells) / len(cells),
             torch.stack([distance.moved for _, distance in cells]).mean(dim=0),
             self.real_of_pfid.count,
         )
-        spaced = {"images": "evenly spaced over the reference"}
         perturbed = {**protocol, **spaced, "beta": 1.0, **about_pfid}
         yield mean.score("pfid", {**perturbed, "cells": len(cells)}, (seed,))
         for cell, distance in cells:
             yield distance.score("pfid_cell", {**perturbed, **cell._asdict()}, (seed,))
-        if self.between.count:
+        if self.between.count == 2:
+            warnings.warn("both midpoints of two images are one, so iFID is left out; give 3 or more", stacklevel=2)
+        elif self.between.count:
             distance = Distance.between(self.real_of_pfid, self.between, paired=True)
             yield distance.score("ifid", {**protocol, **spaced, **about_ifid})
 
@@ -115,7 +126,7 @@ class PixelsSeen:
             yield Score(
                 metric=metric,
                 value=(mean := float(values.mean())),
-                interval=mean_interval(mean, values),
+                interval=mean_interval(mean, values) if len(values) > 1 else None,
                 images=len(values),
                 protocol={**protocol, **how[metric], "interval": "95 %, over images"},
             )

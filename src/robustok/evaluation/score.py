@@ -74,11 +74,12 @@ class Distance(NamedTuple):
         return cls(value, moved.a + moved.b if paired else moved.b, other.stats.count)
 
     def score(self, metric: str, protocol: Mapping[str, Any], seeds: tuple[int, ...] = ()) -> Score:
-        low, high = mean_interval(self.value, self.moved, self.images)
+        """With its interval, where at least two images tell of it."""
+        interval = mean_interval(self.value, self.moved, self.images) if len(self.moved) >= 2 else None
         return Score(
             metric=metric,
             value=self.value,
-            interval=(max(0.0, low), high),
+            interval=interval and (max(0.0, interval[0]), interval[1]),
             images=self.images,
             seeds=seeds,
             protocol=protocol,

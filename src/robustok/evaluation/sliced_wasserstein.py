@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
+from robustok.evaluation.wording import counted
+
 Generated: TypeAlias = Float[Tensor, "generated f"]
 Real: TypeAlias = Float[Tensor, "real f"]
 
@@ -57,6 +59,7 @@ def _check(generated: Generated, real: Real) -> None:
         )
     for name, features in (("generated", generated), ("real", real)):
         if len(features) < 2:
-            raise ValueError(f"{len(features)} {name} image is no distribution; give at least two, better thousands")
+            some = counted(len(features), f"{name} image")
+            raise ValueError(f"there is no distribution of {some}; give 2 or more, better thousands")
         if not features.isfinite().all():
             raise ValueError(f"{name} features hold NaN or infinity; look for broken images")

@@ -6,6 +6,7 @@ of one size. So nothing depends on how the work was split, and of `batch_size` n
 tokenizer's own float32.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded
+from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded, precision
 from robustok.evaluation.features import FeatureSpaces, extractors
 from robustok.evaluation.ifid import HELD, WEIGHT, Nearest
 from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
@@ -21,9 +22,13 @@ from robustok.evaluation.pfid import BLOCK, CELLS, Cell, grid, perturbed
 from robustok.evaluation.reconstruction import Perceptual, Seen
 from robustok.evaluation.reference import ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.score import Score
+from robustok.evaluation.wording import counted
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
+from robustok.runtime.seeding import spread
 from robustok.shapes import Images, Latents, Pixels
 from robustok.tokenizer.perturbation import neighbours
+
+ALONE = "one image has no Frechet distance, so rFID, pFID and iFID are left out; give two or more to have them"
 
 
 @torch.no_grad()
@@ -42,12 +47,14 @@ def score_tokenizer(
     """rFID, pFID and its 15 cells, PSNR, SSIM; with a codebook its use, perplexity and dead codes, without one iFID.
 
     The distances are in every feature space given. LPIPS comes with a function for it, of images and reconstructions
-    in [-1, 1]. pFID and iFID are of `pfid_images` images evenly spaced over the set (None: all), against these images;
-    pFID replaces codes by near ones and, where there are no codes, adds noise to latents. iFID finds neighbours among
-    the same images, or in another set, such as the training set (the paper's choice), all of which every process
-    encodes. `progress` is told how many images have been looked at, of all real, reconstructed and perturbed ones.
+    in [-1, 1]. pFID and iFID are of `pfid_images` images spread over the set (None: all), against these images; so is
+    `rfid_pfid_images`, the rFID to compare them with, since distances of fewer images are larger. pFID replaces codes
+    by near ones and, where there are no codes, adds noise to latents. iFID finds neighbours among the same images, or
+    in another set, such as the training set (the paper's choice), all of which every process encodes. `progress` is
+    told how many images have been looked at, of all real, reconstructed and perturbed ones.
     """
-    check_range(images)
+    if len(images) != 1:
+        check_range(images)
     discrete = tokenizer if isinstance(tokenizer, DiscreteTokenizer) else None
     if neighbours_in is not None:
         if discrete:
@@ -56,12 +63,19 @@ def score_tokenizer(
             raise ValueError("neighbours_in are the very images, each its own neighbour; leave it out")
         check_range(neighbours_in)
     run = _Run(tokenizer, images, pfid_images, batch_size, progress)
+    spaces = extractors(features, tokenizer.device)
+    if not run.for_pfid:
+        spaces = []
+        from_main(lambda: warnings.warn(ALONE, stacklevel=2))
     run.expect(sum((2 + CELLS * block.in_pfid) * len(block.indices) for block in run.own))
     if not discrete:
         run.expect(3 * sum(len(block.places) for block in run.own) + run.searched(neighbours_in))
-    noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
+    if not spaces:
+        noise = _Noise((), lambda tokens, block: iter(()), {})
+    else:
+        noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
     codes = len(discrete.codebook) if discrete else None
-    seen = Seen(extractors(features, tokenizer.device), noise.cells, lpips, codes)
+    seen = Seen(spaces, noise.cells, lpips, codes)
     for block in run.own:
         batch = images.images(block.indices)
         pixels, tokens = pixels_of(batch), run.encoded(batch)
@@ -75,7 +89,8 @@ def score_tokenizer(
     seen.together()
     among = run.for_pfid if neighbours_in is None else neighbours_in.describe()
     ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
-    return from_main(lambda: list(seen.scores({"reference": images.describe()}, noise.protocol, ifid, seed)))
+    about = {"reference": images.describe(), "precision": precision(tokenizer)}
+    return from_main(lambda: list(seen.scores(about, noise.protocol, ifid, seed)))
 
 
 class _Block(NamedTuple):
@@ -141,7 +156,7 @@ class _Noise(NamedTuple):
 def _codes_replaced(tokenizer: DiscreteTokenizer, seed: int) -> _Noise:
     """pFID as published."""
     cells = grid(len(tokenizer.codebook))
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells))
+    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
     return _Noise(
         cells, lambda tokens, block: (x for _, x in perturbed(tokens, near, cells, seed=seed, block=block)), {}
     )
@@ -201,9 +216,9 @@ def _shown(run: _Run, other: ImageSource | None) -> Iterator[tuple[Latents, Int[
 
 
 def _blocks(count: int, for_pfid: int) -> Iterator[_Block]:
-    """All images; first the `for_pfid` that are perturbed, evenly spaced over the whole, since folders are sorted."""
+    """All images; first the `for_pfid` that are perturbed, spread over the whole, since folders are sorted."""
     chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[torch.arange(for_pfid) * count // for_pfid] = True
+    chosen[spread(for_pfid, count)] = True
     for in_pfid in (True, False):
         indices = torch.arange(count)[chosen == in_pfid]
         for number, places in enumerate(torch.arange(len(indices)).split(BLOCK) if len(indices) else ()):
@@ -211,8 +226,11 @@ def _blocks(count: int, for_pfid: int) -> Iterator[_Block]:
 
 
 def _images_of_pfid(count: int, wanted: int | None) -> int:
-    """How many images are perturbed. Raises ValueError for fewer than two."""
+    """How many images are perturbed: of a single image none. Raises ValueError for fewer than two of several."""
+    if count == 1:
+        return 0
     for_pfid = count if wanted is None else min(wanted, count)
     if for_pfid < 2:
-        raise ValueError(f"pFID cannot be had from {for_pfid} images; take at least two, better some thousands")
+        some = counted(for_pfid, "image")
+        raise ValueError(f"pFID cannot be had from {some}; take at least two, better some thousands")
     return for_pfid

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.sampling import Logits, Predictor
+from robustok.generators.trained_on import recall, told
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
@@ -73,6 +74,7 @@ class AutoregressiveModel(nn.Module):
         super().__init__()
         self.config = config
         self.trained_on: str | None = None  # fingerprint of the tokenizer whose tokens it knows; None: not known
+        self.class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: not known
         width, length = config.width, config.tokens + 1  # start, label and all tokens but the last
         self.start = nn.Parameter(torch.empty(1, width))
         self.label_embedding = nn.Embedding(config.classes + 1, width)  # the last one stands for no label
@@ -119,8 +121,8 @@ class AutoregressiveModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        told = {"kind": "generator", "config": to_plain(self.config), "trained_on": self.trained_on}
-        save_model(folder, self.state_dict(), told | about)
+        described = {"kind": "generator", "config": to_plain(self.config)}
+        save_model(folder, self.state_dict(), described | told(self) | about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "AutoregressiveModel":
@@ -128,7 +130,7 @@ class AutoregressiveModel(nn.Module):
         state, saved = load_model(folder, "generator")
         model = cls(from_plain(Autoregressive, saved["config"]))
         load_weights(model, state, folder)
-        model.trained_on = saved.get("trained_on")
+        recall(model, saved)
         return model.eval()
 
     def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Logits:

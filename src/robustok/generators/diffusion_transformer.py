@@ -24,6 +24,7 @@ from robustok.generators.flow_matching import (
     flow_matching_loss,
     noise_levels,
 )
+from robustok.generators.trained_on import recall, told
 from robustok.layers import (
     MLP,
     Attention,
@@ -146,6 +147,7 @@ class DiffusionTransformerModel(nn.Module):
         super().__init__()
         self.config = config
         self.trained_on: str | None = None  # fingerprint of the tokenizer whose latents it knows; None: not known
+        self.class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: not known
         width, d = config.width, config.channels
         if config.layout == "grid":
             self.embed: nn.Module = nn.Conv2d(d, width, config.patch, config.patch)
@@ -198,8 +200,8 @@ class DiffusionTransformerModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        told = {"kind": "latent generator", "config": to_plain(self.config), "trained_on": self.trained_on}
-        save_model(folder, self.state_dict(), told | about)
+        described = {"kind": "latent generator", "config": to_plain(self.config)}
+        save_model(folder, self.state_dict(), described | told(self) | about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "DiffusionTransformerModel":
@@ -207,7 +209,7 @@ class DiffusionTransformerModel(nn.Module):
         state, saved = load_model(folder, "latent generator")
         model = cls(from_plain(DiffusionTransformer, saved["config"]))
         load_weights(model, state, folder)
-        model.trained_on = saved.get("trained_on")
+        recall(model, saved)
         return model.eval()
 
     def forward(self, latents: Latents, t: Times, labels: Labels) -> Latents:

@@ -24,6 +24,9 @@ from robustok.generators.flow_matching import (
     noised,
     shifted,
 )
+from robustok.generators.sampling import stream_key
+from robustok.generators.trained_on import check_labels
+from robustok.layers import check_float32
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
@@ -164,8 +167,7 @@ def integrate(field: Field, x: Latents, config: FlowSampling, draw: Draw, *, lev
 
 def noise_stream(seed: int, samples: Iterable[int], shape: tuple[int, int]) -> Draw:
     """Gaussian noise (b n d), more of it at every call; of each sample its own: Philox with the key (seed, sample)."""
-    keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
-    streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+    streams = [np.random.Generator(np.random.Philox(key=stream_key(seed, sample))) for sample in samples]
     return lambda: torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for stream in streams]))
 
 
@@ -179,6 +181,7 @@ def sample_latents(
     first: int = 0,
     start: Latents | None = None,
     level: float = 1.0,
+    no_label: bool = False,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Latents:
@@ -186,14 +189,15 @@ def sample_latents(
 
     Image i is drawn with noise that depends on (seed, first + i) alone. With `start`, latents of real images, each is
     noised to `level` and followed from there (SDEdit; Meng et al. 2021): level 0 gives `start` back, 1 ignores it; it
-    is 1 - sigma for a preservation ratio sigma. `progress` is told how many images are done. Raises ValueError for a
-    level outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
+    is 1 - sigma for a preservation ratio sigma. `progress` is told how many images are done. Labels are below
+    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for a level
+    outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
     """
 
     def follow(field: Field, x: Latents, draw: Draw) -> Latents:
         return deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
 
-    return _from_noised(follow, generator, labels, config, seed, first, start, level, batch_size, progress)
+    return _from_noised(follow, generator, labels, config, seed, first, start, level, no_label, batch_size, progress)
 
 
 @torch.no_grad()
@@ -206,6 +210,7 @@ def predict_latents(
     start: Latents,
     level: float,
     first: int = 0,
+    no_label: bool = False,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Latents:
@@ -219,7 +224,7 @@ def predict_latents(
     def predict(field: Field, x: Latents, draw: Draw) -> Latents:
         return endpoints(x, field(x, level), coefficients(x.new_full((1,), level), config.interpolant))[0]
 
-    return _from_noised(predict, generator, labels, config, seed, first, start, level, batch_size, progress)
+    return _from_noised(predict, generator, labels, config, seed, first, start, level, no_label, batch_size, progress)
 
 
 def _from_noised(
@@ -231,11 +236,12 @@ def _from_noised(
     first: int,
     start: Latents | None,
     level: float,
+    no_label: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
 ) -> Latents:
     """What `finish` makes of latents at noise level `level`, batch by batch; `sample_latents` says the rest."""
-    _check(generator, labels, config, start, level)
+    _check(generator, labels, config, start, level, no_label)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)
     device, batches = generator.device, []
@@ -259,11 +265,16 @@ def _from_noised(
 
 
 def _check(
-    generator: LatentGenerator, labels: Labels, config: FlowSampling, start: Latents | None, level: float
+    generator: LatentGenerator,
+    labels: Labels,
+    config: FlowSampling,
+    start: Latents | None,
+    level: float,
+    no_label: bool,
 ) -> None:
-    (n, d), last = generator.latent_shape, generator.no_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
-        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
+    check_float32(generator)
+    n, d = generator.latent_shape
+    check_labels(generator, labels, no_label=no_label)
     if (config.guided_channels or 0) > d:
         raise ValueError(f"guided_channels is {config.guided_channels}, but the latents have {d}; use None for all")
     if not 0 <= level <= 1:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.generators.sampling import LabelDraw, Logits, Predictor
+from robustok.generators.trained_on import recall, told
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
 from robustok.runtime.configs import from_plain, to_plain
@@ -61,6 +62,7 @@ class LlamaModel(nn.Module):
     """Tokens one after another, as `Llama` says: a `TokenGenerator`."""
 
     trained_on: str | None = None  # fingerprint of the tokenizer of its tokens; None: unknown
+    class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: unknown
     config: Llama
 
     def __init__(self, config: Llama):
@@ -104,8 +106,8 @@ class LlamaModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        told = {"kind": "llama generator", "config": to_plain(self.config), "trained_on": self.trained_on}
-        save_model(folder, self.state_dict(), told | about)
+        described = {"kind": "llama generator", "config": to_plain(self.config)}
+        save_model(folder, self.state_dict(), described | told(self) | about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LlamaModel":
@@ -113,7 +115,7 @@ class LlamaModel(nn.Module):
         state, saved = load_model(folder, "llama generator")
         model = cls(from_plain(Llama, saved["config"]))
         load_weights(model, state, folder)
-        model.trained_on = saved.get("trained_on")
+        recall(model, saved)
         return model.eval()
 
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:

@@ -1,15 +1,19 @@
 """Sampling tokens: temperature, top-k, top-p, guidance, and keeping some tokens of real images."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from robustok.generators.trained_on import check_labels
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -62,11 +66,11 @@ class Sampling:
             raise ValueError(f"top_k is {self.top_k}; choose a number of codes, or 0 for all")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it is a probability above 0, or 1 for all codes")
-        if self.guidance < 0:
+        if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule is {self.schedule!r}; choose from {', '.join(map(repr, get_args(Schedule)))}")
-        if self.power < 0:
+        if not 0 <= self.power < math.inf:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
         if self.guided < 0:
             raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
@@ -135,8 +139,32 @@ def draw(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
 
 def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
     """n float64 numbers in [0, 1) for each sample: the Philox stream whose key is (seed, sample)."""
-    keys = (np.array([seed, sample], dtype=np.uint64) for sample in samples)
-    return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=key)).random(n) for key in keys]))
+    streams = (np.random.Generator(np.random.Philox(key=stream_key(seed, sample))) for sample in samples)
+    return torch.from_numpy(np.stack([stream.random(n) for stream in streams]))
+
+
+def stream_key(seed: int, sample: int) -> NDArray[np.uint64]:
+    """Philox's key for a sample of a seed: 64 bits each.
+
+    Any whole number is a seed; of one that takes more than 64 bits, or a sign, the key holds a hash. Raises ValueError
+    for anything else.
+    """
+    try:
+        seed = operator.index(seed)
+    except TypeError as error:
+        raise ValueError(f"seed is {seed!r}; give a whole number") from error
+    if not 0 <= seed < 2**64:
+        seed = int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest(), "little")
+    return np.array([seed, sample], dtype=np.uint64)
+
+
+def balanced_labels(count: int, classes: int) -> Labels:
+    """Labels of `count` images: all classes in turn, and what is left over spread over all of them.
+
+    So every class comes as often as any other or once more, and of few images the classes are not the first ones.
+    """
+    turns, rest = divmod(count, classes)
+    return torch.cat([torch.arange(classes).repeat(turns), torch.arange(rest) * classes // max(1, rest)])
 
 
 @torch.no_grad()
@@ -149,19 +177,20 @@ def sample_tokens(
     first: int = 0,
     keep: TokenMask | None = None,
     tokens: Tokens | None = None,
+    no_label: bool = False,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
     """Tokens of one image per label, on the labels' device.
 
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
-    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done.
+    given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
+    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for others.
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
-    n, device, last = generator.tokens_per_image, generator.device, generator.no_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
-        raise ValueError(f"labels go from 0 to {last - 1}, and {last} is for no label; not {labels.unique().tolist()}")
+    n, device = generator.tokens_per_image, generator.device
+    check_labels(generator, labels, no_label=no_label)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, len(generator.blocks))

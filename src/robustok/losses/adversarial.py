@@ -57,19 +57,34 @@ class LogitAverages(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}, but an average needs one in [0, 1); 0.999 is usual")
         self.decay = decay
+        self._before: tuple[Tensor, Tensor, Tensor]  # the buffers before the batch that is coming in
+        self._seen: tuple[float, Tensor, Tensor]  # what has come of it: share, and the logits' sums
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def update(self, real_logits: Logits, fake_logits: Logits) -> None:
-        """Take in one batch, unless it is not finite; on several ranks pass the logits' means over all of them."""
-        real, fake = real_logits.float().mean(), fake_logits.float().mean()
+    def update(self, real_logits: Logits, fake_logits: Logits, share: float = 1.0, *, first: bool = True) -> None:
+        """Take in one batch, unless it is not finite; on several ranks pass the logits' means over all of them.
+
+        A batch that comes in parts, each a `share` of it, moves the averages once: from the `first` part on they are
+        as if what has come of it were all.
+        """
+        if first:
+            self._before = (self.real, self.fake, self.updates)
+            self._seen = (0.0, torch.zeros_like(self.real), torch.zeros_like(self.fake))
+        seen = self._seen[0] + share
+        real, fake = (
+            total + share * logits.float().mean()
+            for total, logits in zip(self._seen[1:], (real_logits, fake_logits), strict=True)
+        )
+        self._seen = (seen, real, fake)
         finite = (real + fake).isfinite()
-        self.updates += finite
-        share = (1 / self.updates).clamp(min=1 - self.decay)
-        self.real.copy_(torch.where(finite, self.real.lerp(real, share), self.real))
-        self.fake.copy_(torch.where(finite, self.fake.lerp(fake, share), self.fake))
+        self.updates = self._before[2] + finite
+        moved = (1 / self.updates).clamp(min=1 - self.decay)
+        old_real, old_fake, _ = self._before
+        self.real = torch.where(finite, old_real.lerp(real / seen, moved), old_real)
+        self.fake = torch.where(finite, old_fake.lerp(fake / seen, moved), old_fake)
 
 
 def lecam(real_logits: Logits, fake_logits: Logits, averages: LogitAverages) -> Scalar:

@@ -34,25 +34,49 @@ class FrechetLoss(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}, but an average needs one in [0, 1); 0.999 is usual")
         self.decay = decay
+        self._before: tuple[Tensor, Tensor, Tensor]  # average and updates before the batch that is coming in
+        self._batch: tuple[Tensor, Tensor]  # the moments of what has come of it
+        self._rows = 0  # of it
         self.register_buffer("reference_mean", reference_mean, persistent=False)
         self.register_buffer("reference_root", square_root(reference_covariance), persistent=False)
         self.register_buffer("mean", torch.zeros_like(reference_mean))
         self.register_buffer("second_moment", torch.zeros_like(reference_covariance))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
-    def forward(self, features: Features) -> Scalar:
-        """Take in one batch, on several ranks that of all; one that is not finite leaves no trace in the average."""
+    def forward(self, features: Features, *, first: bool = True) -> Scalar:
+        """Take in one batch, on several ranks that of all; one that is not finite leaves no trace in the average.
+
+        A batch that comes in parts moves the average once: from the `first` part on it is as if what has come of the
+        batch were all. The gradient of each part is that of a whole batch, to be weighed by the part's share.
+        """
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.mean)
-            finite = features.detach().isfinite().all()
-            self.updates += finite
+            own = (features.mean(dim=0), features.T @ features / len(features))
+            if first:
+                self._before = (self.mean, self.second_moment, self.updates)
+                rows, batch = len(features), own
+            else:
+                rows = self._rows + len(features)
+                batch = (
+                    _joined(self._batch[0], own[0], len(features) / rows),
+                    _joined(self._batch[1], own[1], len(features) / rows),
+                )
+            self._rows, self._batch = rows, (batch[0].detach(), batch[1].detach())
+            old_mean, old_second_moment, updates = self._before
+            finite = self._batch[0].isfinite().all() & self._batch[1].isfinite().all()
+            self.updates = updates + finite
             share = (1 / self.updates).clamp(min=1 - self.decay).to(self.mean)
-            mean = self.mean.lerp(features.mean(dim=0), share)
-            second_moment = self.second_moment.lerp(features.T @ features / len(features), share)
-            self.mean = torch.where(finite, mean.detach(), self.mean)
-            self.second_moment = torch.where(finite, second_moment.detach(), self.second_moment)
+            mean = old_mean.lerp(batch[0], share)
+            second_moment = old_second_moment.lerp(batch[1], share)
+            self.mean = torch.where(finite, mean.detach(), old_mean)
+            self.second_moment = torch.where(finite, second_moment.detach(), old_second_moment)
             covariance = second_moment - torch.outer(mean, mean)
             return frechet_distance(mean, covariance, self.reference_mean, self.reference_root)
+
+
+def _joined(seen: Tensor, own: Tensor, share: float) -> Tensor:
+    """The moment of two parts, of which the second has this share, with the gradient of the second as if alone."""
+    return torch.lerp(seen, own.detach(), share) + (own - own.detach())
 
 
 def frechet_distance(mean: Mean, covariance: Covariance, reference_mean: Mean, reference_root: Covariance) -> Scalar:

@@ -11,6 +11,7 @@ import torch
 
 from robustok.presets import decoders, generators, tokenizers
 from robustok.presets.scales import Scale
+from robustok.report.table import Column, Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.autoencoder_training import AutoencoderTraining
@@ -65,24 +66,11 @@ def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
 
 def table() -> str:
     """All runs in Markdown: what is trained, for how long, what was reached."""
-    rows: list[tuple[str, ...]] = [
-        (
-            "run",
-            "what it is",
-            "trained",
-            "steps x images",
-            "parts on one GPU",
-            "learning rate",
-            "cost",
-            "what it reached",
-        )
-    ]
-    for recipes in (TOKENIZERS, GENERATORS, DECODERS):
-        rows += [row(name, make) for name, make in recipes.items()]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(r, widths, strict=True)) for r in rows]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return "".join(f"| {line} |\n" for line in lines)
+    numbers = ("trained", "steps x images", "parts on one GPU", "learning rate")
+    cost, reached = Column("cost", left=True), Column("what it reached", left=True)
+    columns = ("run", Column("what it is", left=True), *numbers, cost, reached)
+    rows = [row(name, make) for recipes in (TOKENIZERS, GENERATORS, DECODERS) for name, make in recipes.items()]
+    return Table(columns=columns, rows=rows).to_markdown()
 
 
 def row(name: str, make: Recipe) -> tuple[str, ...]:
@@ -92,16 +80,17 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
     stage, one = (c.post if isinstance(c, DecoderTuning) else c for c in (config, make("one_gpu")))
     millions = f"{parameters(config) / 1e6:.0f} M"
     length = f"{stage.loop.steps:,} x {stage.loop.batch_size:,}"
-    return f"`{name}`", summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", cost, reached
+    return name, summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", cost, reached
 
 
 def told(make: Recipe) -> tuple[str, str, str]:
     """(what a run is, what it costs, what it reached): the first and the last two paragraphs of its docstring.
 
-    Costs are counted, not measured: floating-point operations, and hours of one H100 at 40 % of its 989 TFLOP/s in
-    bfloat16.
+    Costs are counted (`benchmarks/training_cost.py`), not measured: floating-point operations, and hours of one H100
+    at 40 % of its 989 TFLOP/s in bfloat16.
     """
     paragraphs = [" ".join(part.split()).rstrip(".") for part in (inspect.getdoc(make) or "").split("\n\n")]
+    paragraphs = [paragraph.replace("`", "") for paragraph in paragraphs]
     return paragraphs[0], paragraphs[-2].removeprefix("Cost: "), paragraphs[-1]
 
 

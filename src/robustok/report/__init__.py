@@ -1,5 +1,1 @@
-"""One folder of a run -> one self-contained HTML page."""
-
-from robustok.report.page import write_report
-
-__all__ = ["write_report"]
+"""The folder of a run -> one self-contained HTML page (`page`); scores of several systems -> a table of them."""

@@ -1,95 +1,88 @@
 """Several seeds with and without latent perturbation, side by side."""
 
 from robustok.evaluation.intervals import seeds_interval
-from robustok.report.markup import Markup, change, decimals, element, join, number, percent, signed_percent
 from robustok.report.run import Run, find
-from robustok.report.tables import cell, head, row, table
+from robustok.report.table import Cell, Column, Entry, Table
+from robustok.report.text import change, decimals, number, percent, signed_percent
 
 ARMS = {"unperturbed": "Without perturbation", "perturbed": "With perturbation"}
+DISTANCES = {  # metric: name, note
+    "rfid": ("rFID", ""),
+    "rfid_pfid_images": ("rFID", "of pFID's images"),
+    "pfid": ("pFID", ""),
+    "ifid": ("iFID", ""),
+}
 
 
-def ablation(run: Run) -> list[Markup]:
+def ablation(run: Run) -> list[Table]:
     """With and without latent perturbation, seed by seed; and post-training's gain in each arm and seed."""
-    records = [r for r in run.ablation if r["protocol"]["arm"] in ARMS and "seed" in r["protocol"]]
-    if not records:
-        return []
-    seeds = sorted({r["protocol"]["seed"] for r in records})
-
-    def value(metric: str, arm: str, seed: int, share: float | None = None) -> float | None:
-        return next(
-            (
-                r["value"]
-                for r in find(records, metric, arm=arm, seed=seed)
-                if share is None or r["protocol"].get("generator_share", 1.0) == share
-            ),
-            None,
-        )
-
-    shares = sorted({r["protocol"].get("generator_share", 1.0) for r in find(records, "gfid_before")})
-    lines: list[tuple[str, str, str, float | None]] = [("rFID", "", "rfid", None), ("pFID", "", "pfid", None)]
-    lines += [("iFID", "", "ifid", None)]
-    lines += [("gFID", f"after {_part(s)} the generator steps", "gfid_before", s) for s in shares]
-    rows = []
-    for name, note, metric, share in lines:
-        without, using = ([value(metric, arm, seed, share) for seed in seeds] for arm in ARMS)
-        if all(v is None for v in without + using):
-            continue
-        places = decimals(max(v for v in without + using if v is not None))
-        label = head(name, element("small", note) if note else None, scope="row")
-        changes = [c for a, b in zip(using, without, strict=True) if (c := change(a, b)) is not None]
-        rows.append(row(label, *_arm(without, places), *_arm(using, places), cell(_change(changes), class_="n value")))
-    top = row(
-        element("td", rowspan=2),
-        *(head(title, colspan=len(seeds) + 1, scope="colgroup", class_="n group") for title in ARMS.values()),
-        head("Change", element("small", "mean over seeds, 95 % interval"), rowspan=2, class_="n"),
+    seeds = sorted(
+        {r["protocol"]["seed"] for r in run.ablation if r["protocol"]["arm"] in ARMS and "seed" in r["protocol"]}
     )
-    per_arm = [*(head(f"seed {seed}", class_="n") for seed in seeds), head("mean", class_="n mean")]
-    tables = [
-        table(
-            "The same budget with and without perturbation in main training",
-            [top, row(*per_arm, *per_arm)],
-            rows,
-            "arms",
-        )
-    ]
-    gains = []
+    return [_arms(run, seeds), *_gains(run, seeds)] if seeds else []
+
+
+def _value(run: Run, metric: str, arm: str, seed: int, fraction: float | None = None) -> float | None:
+    """The first score of an arm and a seed; with a `fraction`, after that fraction of the generator's steps."""
+    for record in find(run.ablation, metric, arm=arm, seed=seed):
+        if fraction is None or record["protocol"].get("generator_share", 1.0) == fraction:
+            return record["value"]
+    return None
+
+
+def _arms(run: Run, seeds: list[int]) -> Table:
+    fractions = sorted({r["protocol"].get("generator_share", 1.0) for r in find(run.ablation, "gfid_before")})
+    scores: list[tuple[str, str, str, float | None]] = [(*named, metric, None) for metric, named in DISTANCES.items()]
+    scores += [("gFID", f"after {_part(f)} the generator steps", "gfid_before", f) for f in fractions]
+    rows: list[list[Entry]] = []
+    for name, note, metric, fraction in scores:
+        without, using = ([_value(run, metric, arm, seed, fraction) for seed in seeds] for arm in ARMS)
+        known = [value for value in (*without, *using) if value is not None]
+        if known:
+            places = decimals(max(known))
+            changes = [c for a, b in zip(using, without, strict=True) if (c := change(a, b)) is not None]
+            rows.append([Cell(name, note), *_arm(without, places), *_arm(using, places), _change(changes)])
+    per_arm = [*(Column(f"seed {seed}", kind="quiet") for seed in seeds), Column("mean", kind="mean")]
+    last = Column("Change", "mean over seeds, 95 % interval", kind="value")
+    return Table(
+        columns=["", *per_arm, *per_arm, last],
+        rows=rows,
+        groups=[("", 1), *((title, len(per_arm)) for title in ARMS.values()), ("", 1)],
+        caption="The same budget with and without perturbation in main training",
+        kind="arms",
+    )
+
+
+def _gains(run: Run, seeds: list[int]) -> list[Table]:
+    rows = []
     for arm, title in ARMS.items():
         for seed in seeds:
-            before, control, after = (value(f"gfid_{x}", arm, seed, 1.0) for x in ("before", "control", "after"))
-            if after is None:
-                continue
-            places = decimals(max(v for v in (before, control, after) if v is not None))
-            gains.append(
-                row(
-                    head(title, scope="row"),
-                    cell(str(seed)),
-                    *(cell(number(v, places)) for v in (before, control, after)),
-                    cell(signed_percent(change(after, before)), class_="n value"),
-                    cell(signed_percent(change(after, control)), class_="n value"),
-                )
-            )
-    if gains:
-        names = ("Seed", "gFID before", "control", "after", "after / before", "after / control")
-        heads = [head("Tokenizer"), *(head(name, class_="n") for name in names)]
-        tables.append(table(f"What post-training gains on the same generated {run.latents}", [row(*heads)], gains))
-    return tables
+            values = [_value(run, f"gfid_{name}", arm, seed, 1.0) for name in ("before", "control", "after")]
+            before, control, after = values
+            if after is not None:
+                places = decimals(max(value for value in values if value is not None))
+                gains = (signed_percent(change(after, before)), signed_percent(change(after, control)))
+                rows.append([title, str(seed), *(number(value, places) for value in values), *gains])
+    columns = ["Tokenizer", "Seed", "gFID before", "control", "after"]
+    gained = [Column(f"after / {name}", kind="value") for name in ("before", "control")]
+    caption = f"What post-training gains on the same generated {run.latents}"
+    return [Table(columns=[*columns, *gained], rows=rows, caption=caption)] if rows else []
 
 
-def _arm(values: list[float | None], places: int) -> list[Markup]:
+def _arm(values: list[float | None], places: int) -> list[str]:
     """The values of an arm seed by seed, and their mean."""
-    known = [v for v in values if v is not None]
-    mean = sum(known) / len(known) if known else None
-    return [*(cell(number(v, places), class_="n quiet") for v in values), cell(number(mean, places), class_="n mean")]
+    known = [value for value in values if value is not None]
+    return [number(value, places) for value in (*values, sum(known) / len(known) if known else None)]
 
 
-def _part(share: float) -> str:
-    """A share of the steps, in words where there is one."""
-    return {0.25: "a quarter of", 0.5: "half of", 1.0: "all of"}.get(share, f"{percent(share, 0)} of")
+def _part(fraction: float) -> str:
+    """A fraction of the steps, in words where there is one."""
+    return {0.25: "a quarter of", 0.5: "half of", 1.0: "all of"}.get(fraction, f"{percent(fraction, 0)} of")
 
 
-def _change(changes: list[float]) -> Markup:
+def _change(changes: list[float]) -> Cell:
     """The mean over seeds, and its 95 % interval where there are several."""
     if len(changes) < 2:
-        return join(signed_percent(changes[0] if changes else None))
+        return Cell(signed_percent(changes[0] if changes else None))
     mean, ends = seeds_interval(changes)
-    return join(signed_percent(mean), element("small", " to ".join(map(signed_percent, ends))))
+    return Cell(signed_percent(mean), " to ".join(map(signed_percent, ends)))

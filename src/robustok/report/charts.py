@@ -1,14 +1,30 @@
 """Line charts and bars as inline SVG, drawn here so that the page needs no script and no library."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from robustok.report.markup import Markup, compact, element
+from markupsafe import Markup, escape
+
+from robustok.report.text import compact
 
 Points = list[tuple[float, float]]
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 8.0, 22.0  # margins of a chart, in its own units
 WIDE = 30  # values further apart than this factor get a logarithmic axis
+
+
+def element(name: str, *children: str, **attributes: str | float) -> Markup:
+    """`<name attributes>children</name>`; `_` in an attribute's name is a hyphen, and at its end nothing."""
+    named = (Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), v) for key, v in attributes.items())
+    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, children)))
+
+
+def svg(kind: str, size: tuple[float, float], title: str, parts: list[Markup]) -> Markup:
+    """A drawing of `size` units, which says what it is; without a title it is hidden from screen readers."""
+    said = {"role": "img"} if title else {"aria_hidden": "true"}
+    named = [element("title", title)] if title else []
+    return element("svg", *named, *parts, class_=kind, viewBox=f"0 0 {size[0]:g} {size[1]:g}", **said)
 
 
 class Series(NamedTuple):
@@ -20,11 +36,22 @@ class Series(NamedTuple):
     exact: bool = False  # a schedule: no noise to average away
 
 
-class Axis(NamedTuple):
+@dataclass(frozen=True)
+class Axis:
     """A range of values, where it goes on the chart, and the values that are written beside it."""
 
-    place: Callable[[float], float]  # value -> coordinate, values outside put on the edge
-    ticks: list[float]
+    low: float
+    high: float
+    span: tuple[float, float]  # coordinates of both
+    ticks: Sequence[float] = ()
+    log: bool = False  # low and high are powers of ten
+
+    def place(self, value: float) -> float:
+        """The coordinate of a value; one that is outside is put on the edge."""
+        if self.log:
+            value = math.log10(value) if value > 0 else self.low
+        fraction = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        return self.span[0] + fraction * (self.span[1] - self.span[0])
 
 
 def line_chart(
@@ -43,17 +70,16 @@ def line_chart(
     line, `mark` ringed.
     """
     width, height = size
-    x = _step_axis(max(s.points[-1][0] for s in series), (LEFT, width - RIGHT))
+    last, span = max(s.points[-1][0] for s in series), (LEFT, width - RIGHT)
+    x = Axis(0.0, max(last, 1.0), span, nice_ticks(0.0, last, round((span[1] - span[0]) / 95)))  # a tick every 95 units
     drawn = [(s, s.points if dots or s.exact else running_mean(s.points)) for s in series]
     values = [v for _, points in drawn for _, v in points]
     raw = sorted(v for s in series for _, v in s.points)
     values += [raw[len(raw) // 50], raw[-1 - len(raw) // 50]]  # an outlier may leave the chart, not flatten it
     y = _value_axis(values + ([] if level is None else [level]), (height - BOTTOM, TOP))
-    parts = [*_grid(x, y, width, height, unit)]
+    parts = [*_grid(x, y, height, unit)]
     if level is not None:
-        parts.append(
-            element("line", class_="level", x1=LEFT, x2=width - RIGHT, y1=_c(y.place(level)), y2=_c(y.place(level)))
-        )
+        parts.append(_across("level", x, y.place(level)))
     for s, points in drawn:
         if points is not s.points:
             parts.append(_line(extremes(s.points), x, y, f"raw {s.color}"))
@@ -62,9 +88,7 @@ def line_chart(
             parts += [_dot(p, x, y, 2.4, f"dot {s.color}") for p in points]
     if mark is not None:
         parts.append(_dot(mark, x, y, 6.5, "mark"))
-    return element(
-        "svg", element("title", title), *parts, class_="chart", viewBox=f"0 0 {width:g} {height:g}", role="img"
-    )
+    return svg("chart", size, title, parts)
 
 
 def bar(value: float, longest: float, *, color: str, floor: float | None, bounds: list[float] | None) -> Markup:
@@ -83,50 +107,35 @@ def bar(value: float, longest: float, *, color: str, floor: float | None, bounds
         parts.append(element("path", class_="whisker", d=f"M{low} 9H{high}M{low} 5.5V12.5M{high} 5.5V12.5"))
     if floor is not None:
         parts.append(element("path", class_="floor", d=f"M{place(floor)} 0V{height:g}"))
-    return element("svg", *parts, class_="bar", viewBox=f"0 0 {width:g} {height:g}", aria_hidden="true")
+    return svg("bar", (width, height), "", parts)
 
 
 def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (420, 320)) -> Markup:
     """Points of several sets in one plane, both axes to the same scale, so that distances are what they look like."""
-    width, height = size
     sides = [[point[i] for cloud in clouds for point in cloud.points] for i in range(2)]
-    middle = [(min(side) + max(side)) / 2 for side in sides]
-    spread = (
-        max((max(side) - min(side)) / room for side, room in zip(sides, (width - 8, height - 8), strict=True)) or 1.0
+    unit = max((max(v) - min(v)) / (room - 8) for v, room in zip(sides, size, strict=True)) or 1.0  # of a coordinate
+    reach = [((min(v) + max(v)) / 2, unit * room / 2) for v, room in zip(sides, size, strict=True)]
+    x, y = (
+        Axis(middle - half, middle + half, span)
+        for (middle, half), span in zip(reach, ((0, size[0]), (size[1], 0)), strict=True)
     )
-
-    def place(i: int) -> Callable[[float], float]:
-        return lambda value: size[i] / 2 + (1, -1)[i] * (value - middle[i]) / spread
-
-    x, y = (Axis(place(i), []) for i in range(2))
-    dots = [_dot(point, x, y, 2, f"dot {cloud.color}") for cloud in clouds for point in cloud.points]
-    return element(
-        "svg", element("title", title), *dots, class_="chart cloud", viewBox=f"0 0 {width:g} {height:g}", role="img"
-    )
+    return svg("chart cloud", size, title, [_dot(p, x, y, 2, f"dot {c.color}") for c in clouds for p in c.points])
 
 
 def pixel_map(values: list[float], columns: int, *, title: str, low: float = 0.0, high: float = 1.0) -> Markup:
     """Values row by row as squares, the more opaque the larger between `low` and `high`."""
     squares = [
         element(
-            "rect",
-            element("title", f"{value:.2f}"),
-            x=i % columns,
-            y=i // columns,
-            width=1,
-            height=1,
-            fill_opacity=f"{min(max((value - low) / (high - low), 0), 1):.3f}",
+            "rect", element("title", f"{value:.2f}"), x=i % columns, y=i // columns, width=1, height=1, fill_opacity=o
         )
         for i, value in enumerate(values)
+        for o in [f"{min(max((value - low) / (high - low), 0), 1):.3f}"]
     ]
-    rows = -(-len(values) // columns)
-    return element(
-        "svg", element("title", title), *squares, class_="chart map", viewBox=f"0 0 {columns} {rows}", role="img"
-    )
+    return svg("chart map", (columns, -(-len(values) // columns)), title, squares)
 
 
 def running_mean(points: Points) -> Points:
-    """Each value averaged with its neighbours, a thirtieth of all on either side.
+    """Each value averaged with its neighbors, a thirtieth of all on either side.
 
     At the start fewer, as many on both sides, so that a steep beginning stays where it is; at the end as many
     as there are.
@@ -176,51 +185,39 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks[:: math.ceil(len(ticks) / 5)] if ticks else [low, high]
 
 
-def _step_axis(last: float, span: tuple[float, float]) -> Axis:
-    """From 0 to the last step, a tick about every 95 units."""
-    return Axis(_placer(0.0, max(last, 1.0), span, float), nice_ticks(0.0, last, round((span[1] - span[0]) / 95)))
-
-
 def _value_axis(values: list[float], span: tuple[float, float]) -> Axis:
     """Logarithmic for values more than 30 times apart; else with some air, and from 0 where that costs little."""
     low, high = min(values), max(values)
     if low > 0 and high / low > WIDE:
         low, high = math.log10(low) - 0.05, math.log10(high) + 0.05
-        return Axis(_placer(low, high, span, lambda v: math.log10(v) if v > 0 else low), log_ticks(10**low, 10**high))
+        return Axis(low, high, span, log_ticks(10**low, 10**high), log=True)
     if high == low:
         low, high = low - max(abs(low), 1) / 2, high + max(abs(high), 1) / 2
     air = 0.05 * (high - low)
     low = 0.0 if 0 <= low < 0.4 * high else low - air
-    return Axis(_placer(low, high + air, span, float), nice_ticks(low, high + air))
+    return Axis(low, high + air, span, nice_ticks(low, high + air))
 
 
-def _placer(
-    low: float, high: float, span: tuple[float, float], scale: Callable[[float], float]
-) -> Callable[[float], float]:
-    def place(value: float) -> float:
-        share = min(max((scale(value) - low) / (high - low), 0.0), 1.0)
-        return span[0] + share * (span[1] - span[0])
-
-    return place
-
-
-def _grid(x: Axis, y: Axis, width: float, height: float, unit: str) -> list[Markup]:
+def _grid(x: Axis, y: Axis, height: float, unit: str) -> list[Markup]:
     """Lines across at the value ticks, a base line, and the labels of both axes, the last with its unit."""
-    base = height - BOTTOM
+    base, right = height - BOTTOM, x.span[1]
     parts = []
     for tick in y.ticks:
         at = y.place(tick)
-        parts.append(element("line", class_="rule", x1=LEFT, x2=width - RIGHT, y1=_c(at), y2=_c(at)))
+        parts.append(_across("rule", x, at))
         parts.append(element("text", compact(tick), x=LEFT - 6, y=_c(at + 3.5), text_anchor="end"))
-    parts.append(element("line", class_="base", x1=LEFT, x2=width - RIGHT, y1=base, y2=base))
+    parts.append(_across("base", x, base))
     for tick in x.ticks:
         at, last = x.place(tick), tick == x.ticks[-1]
         parts.append(element("line", class_="base", x1=_c(at), x2=_c(at), y1=base, y2=base + 3))
-        anchor = "end" if last and at > width - RIGHT - 24 else "middle"
-        end = width - RIGHT + 6 if anchor == "end" else at
+        end, anchor = (right + 6, "end") if last and at > right - 24 else (at, "middle")
         label = f"{compact(tick)} {unit}" if last else compact(tick)
         parts.append(element("text", label, x=_c(end), y=height - 6, text_anchor=anchor))
     return parts
+
+
+def _across(kind: str, x: Axis, y: float) -> Markup:
+    return element("line", class_=kind, x1=_c(x.span[0]), x2=_c(x.span[1]), y1=_c(y), y2=_c(y))
 
 
 def _line(points: Points, x: Axis, y: Axis, color: str) -> Markup:

@@ -1,10 +1,13 @@
 """Which of a run's logged values are drawn, and how."""
 
+from markupsafe import Markup
+
 from robustok.evaluation.metric_names import metric_named
 from robustok.report.charts import Series, line_chart, running_mean
-from robustok.report.markup import Markup, compact, decimals, element, number
+from robustok.report.html import part
 from robustok.report.run import STAGES, Run
-from robustok.report.tables import cell, head, row, table
+from robustok.report.table import Cell, Column, Table
+from robustok.report.text import compact, decimals, number
 
 NAMES = {  # in the order in which they are drawn; others follow under their own names
     "loss": "Loss",
@@ -24,7 +27,7 @@ NAMES = {  # in the order in which they are drawn; others follow under their own
     "lr": "Learning rate",
 }
 USE = {
-    "codebook_use": "Codes in use, share",
+    "codebook_use": "Codes in use, fraction",
     "codebook_perplexity": "Perplexity of a batch",
     "dead_codes": "Codes revived in a step",
 }
@@ -40,19 +43,18 @@ def losses(run: Run) -> list[Markup]:
         there = [stage for stage in stages if stage in run.metrics]
         logged = {name for stage in there for line in run.metrics[stage] for name in line} - ELSEWHERE
         names = [n for n in NAMES if n in logged] + sorted(logged - NAMES.keys())
-        charts = [chart for name in names if (chart := _small(run, there, name))]
-        if charts:
+        figures = [figure for name in names if (figure := _small(run, there, name))]
+        if figures:
             title = " and ".join(STAGES[s] if s == stages[0] else STAGES[s].lower() for s in there)
             steps = " and ".join(dict.fromkeys(_effort(run, s) for s in there))
-            parts.append(element("h3", title, element("small", steps), _legend(there) if len(there) > 1 else None))
-            parts.append(element("div", *charts, class_="charts"))
+            parts.append(part("charts", figures, title, steps, _names(there) if len(there) > 1 else {}))
     return parts
 
 
 def codebook_use(run: Run) -> Markup | None:
     """How many codes are in use, and how evenly, over main training."""
-    charts = [chart for name in USE if (chart := _small(run, ["tokenizer"], name))]
-    return element("div", *charts, class_="charts") if charts else None
+    figures = [figure for name in USE if (figure := _small(run, ["tokenizer"], name))]
+    return part("charts", figures) if figures else None
 
 
 def held_out(run: Run) -> Markup | None:
@@ -63,32 +65,31 @@ def held_out(run: Run) -> Markup | None:
     points = {stage: run.series(stage, HELD_OUT) for stage in stages}
     chosen = {stage: chosen_step(run, stage) for stage in stages}
     lead = points[stages[0]]
-    start = next((value for step, value in lead if step == 0), None)
     chart = line_chart(
         [Series(STAGES[s], points[s], COLORS[s]) for s in reversed(stages)],
         title="Held-out Fréchet distance over post-training steps",
         size=(470, 270),
         dots=True,
-        level=start,
+        level=next((value for step, value in lead if step == 0), None),
         mark=next((p for p in lead if p[0] == chosen[stages[0]]), None),
     )
     places = decimals(max(v for p in points.values() for _, v in p))
-    steps = sorted({step for p in points.values() for step, _ in p})
-    rows = []
-    for step in steps:
-        values = [(dict(points[s]).get(step), chosen[s] == step) for s in stages]
-        cells = [
-            cell(("● " if best else "") + number(v, places), class_="n key" if best else "n") for v, best in values
-        ]
-        rows.append(row(head(f"{step:,.0f}", scope="row", class_="n"), *cells))
-    heads = row(head("Step", class_="n"), *(head(STAGES[s], class_="n") for s in stages))
-    caption = "Held-out Fréchet distance; ● marks the decoder that was kept"
-    return element(
-        "div",
-        element("figure", _legend(stages), chart, class_="large"),
-        table(caption, [heads], rows, "dense"),
-        class_="beside",
+
+    def cell(stage: str, step: float) -> Cell:
+        kept = chosen[stage] == step
+        return Cell("● " * kept + number(dict(points[stage]).get(step), places), kind="key" * kept)
+
+    table = Table(
+        columns=[Column("Step", kind="n"), *(STAGES[stage] for stage in stages)],
+        rows=[
+            [Cell(f"{step:,.0f}", kind="n"), *(cell(stage, step) for stage in stages)]
+            for step in sorted({step for p in points.values() for step, _ in p})
+        ],
+        caption="Held-out Fréchet distance; ● marks the decoder that was kept",
+        kind="dense",
     )
+    figure = part("box", "large", [part("legend", _names(stages)), part("figure", "", chart)])
+    return part("box", "beside", [figure, table])
 
 
 def chosen_step(run: Run, stage: str) -> float | None:
@@ -107,20 +108,13 @@ def _small(run: Run, stages: list[str], name: str) -> Markup | None:
     if not series:
         return None
     title = NAMES.get(name) or USE.get(name) or metric_named(name).label.replace("_", " ")
-    last = [
-        element("span", compact((s.points if s.exact else running_mean(s.points))[-1][1]), class_=s.color)
-        for s in series
-    ]
+    ends = [(compact((s.points if s.exact else running_mean(s.points))[-1][1]), s.color) for s in series]
     steps = ", ".join(f"{s.name} {compact(s.points[0][1])} to {compact(s.points[-1][1])}" for s in series)
-    return element(
-        "figure",
-        element("figcaption", element("span", title), element("span", *last, class_="last")),
-        line_chart(series[::-1], title=f"{title} over training steps: {steps}"),
-    )
+    return part("figure", title, line_chart(series[::-1], title=f"{title} over training steps: {steps}"), ends)
 
 
-def _legend(stages: list[str]) -> Markup:
-    return element("span", *(element("span", STAGES[s], class_=f"key {COLORS[s]}") for s in stages), class_="legend")
+def _names(stages: list[str]) -> dict[str, str]:
+    return {STAGES[stage]: COLORS[stage] for stage in stages}
 
 
 def _effort(run: Run, stage: str) -> str:

@@ -3,7 +3,7 @@
 config.json                   every setting of the run
 scores.json                   a list of records (`Record`)
 ablation.json                 the same, each protocol with "arm" (perturbed, unperturbed), "seed" and, for
-                              gfid_before, "generator_share" (the share of the generator's steps taken)
+                              gfid_before, "generator_share" (the fraction of the generator's steps taken)
 {stage}/metrics.jsonl         rows of logged values, for each of `STAGES`
 {stage}/config.json, run.json what the stage trained, and how
 images/images.json            {"grids": [{"file": "real.png", ...the fields of `Grid`}]}
@@ -27,6 +27,7 @@ STAGES = {
     "control": "Control",
 }
 IMAGES = "images"
+SMALL = 96  # side up to which images are magnified
 GROUPS = ("overview", "pairs", "changed")
 
 Record = dict[str, Any]  # {"metric", "value", "interval", "images", "seeds", "protocol": {...}}
@@ -60,6 +61,16 @@ class Grid:
     @property
     def rows(self) -> int:
         return max(1, self.size[1] // self.cell)
+
+    @property
+    def small(self) -> bool:
+        """Whether the images are magnified, pixel by pixel."""
+        return self.cell <= SMALL
+
+    @property
+    def alt(self) -> str:
+        """What it shows, for a reader who cannot see it."""
+        return f"{self.title}: {self.rows} rows of {self.columns} images. {', '.join(self.labels)}".strip()
 
     @property
     def uri(self) -> str:

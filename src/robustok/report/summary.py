@@ -1,8 +1,8 @@
 """One paragraph that says what a run did, with its numbers."""
 
 from robustok.report.curves import chosen_step
-from robustok.report.markup import change, count, decimals, duration, number, percent, signed_percent
 from robustok.report.run import Run
+from robustok.report.text import change, count, decimals, duration, number, percent, signed_percent
 
 
 def summary(run: Run) -> str:
@@ -27,15 +27,15 @@ def _main_training(run: Run) -> str | None:
 
 def _perturbation(run: Run) -> str:
     """What main training did to tokens or latents, where it did anything."""
-    names = ("alpha", "beta", "delta", "strength", "neighbours")
-    alpha, beta, delta, strength, neighbours = (run.setting(f"perturbation.{name}") for name in names)
+    alpha, beta, delta, strength = (run.setting(f"perturbation.{n}") for n in ("alpha", "beta", "delta", "strength"))
+    neighbors = run.setting("perturbation.neighbors", "perturbation.neighbours")  # as older runs spell it
     if not (alpha and beta and (delta or strength)):
         return ""
     done = (
         f"were replaced by one of their {count(delta)} nearest codes"
         if delta
-        else f"were moved up to {percent(strength, 0)} of the way to one of the {count(neighbours)} nearest"
-        if neighbours
+        else f"were moved up to {percent(strength, 0)} of the way to one of the {count(neighbors)} nearest"
+        if neighbors
         else f"gave up to {percent(strength, 0)} of their place to noise"
     )
     return (
@@ -46,7 +46,7 @@ def _perturbation(run: Run) -> str:
 
 def _generator_training(run: Run) -> str | None:
     steps = run.steps("generator")
-    return f"A generator learnt its {run.latents} in {count(steps)} steps." if steps else None
+    return f"A generator learned its {run.latents} in {count(steps)} steps." if steps else None
 
 
 def _post_training(run: Run) -> str | None:
@@ -56,23 +56,23 @@ def _post_training(run: Run) -> str | None:
     pairs = "" if sigma is None else f" from tokens of which the generator had resampled {percent(1 - sigma, 0)}"
     if sigma is not None and run.latents == "latents":
         pairs = f" from latents that the generator had sampled back from noise level {1 - sigma:.2g}"
-    said = f"Then the decoder alone learnt for {count(steps)} more steps to restore real images{pairs}"
+    said = f"Then the decoder alone learned for {count(steps)} more steps to restore real images{pairs}"
     return said + (f", and as a control as long from clean {run.latents}." if run.steps("control") else ".")
 
 
 def _outcome(run: Run) -> str | None:
     before, control, after = (run.value(f"gfid_{name}") for name in ("before", "control", "after"))
-    share = change(after, before)
-    if share is None or before is None or after is None:
+    moved = change(after, before)
+    if moved is None or before is None or after is None:
         return None
     places = decimals(max(before, after))
     if chosen_step(run, "post_training") == 0:
         return (
             f"No step of it passed the held-out check, so the original decoder was kept: gFID {number(after, places)}."
         )
-    move = "fell" if share < 0 else "rose"
+    move = "fell" if moved < 0 else "rose"
     said = f"On the same generated {run.latents} gFID {move} from {number(before, places)} to {number(after, places)}"
-    said += f" ({signed_percent(share)})"
+    said += f" ({signed_percent(moved)})"
     return said + (f"; the control reached {number(control, places)}." if control is not None else ".")
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from robustok.evaluation.compare import unlike
 from robustok.evaluation.metric_names import metric_named
 from robustok.evaluation.score import Score
-from robustok.report.markup import count, decimals
 from robustok.report.systems import Column, Estimate, System, columns_of
+from robustok.report.text import count, decimals
 
 
 class Fact(NamedTuple):
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """The farther end of the interval, or ""; the nearer one stopped at 0 for a distance, before 1 for a share."""
+        """The farther end of the interval, or "": the nearer one may have stopped at 0 or 1, where a score ends."""
         value, interval = self.estimate.value, self.estimate.interval
         return f"{max(value - interval[0], interval[1] - value):,.{self.places}f}" if interval else ""
 

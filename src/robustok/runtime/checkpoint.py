@@ -4,11 +4,12 @@ Every write goes to a neighbour (`name.partial`), is forced to the disk and then
 that whoever kills the process at any moment, or fills the disk, finds the old file or the new one.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from robustok.runtime.places import PARTIAL
+from robustok.runtime.words import reason
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 
@@ -198,8 +202,10 @@ def trouble(path: Path) -> str:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A neighbour to write to, which becomes `path` when the block ends well and disappears otherwise."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
+        if path.exists() and not path.is_file():  # /dev/null would become a file
+            raise OSError(errno.EISDIR if path.is_dir() else errno.EEXIST, "there is no file that could be replaced")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         partial.touch()
@@ -210,12 +216,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _to_disk(path.parent)  # the rename itself
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # below a file there is nothing to remove
+            partial.unlink(missing_ok=True)
         kept = "the file there is unchanged" if path.exists() else "nothing was written"
-        raise OSError(
-            getattr(error, "errno", None),
-            f"could not write {path} ({error}); {kept}; make room or choose another folder, then start again",
-        ) from error
+        remedy = "make room or choose another folder, then start again"
+        told = f"could not write {path} ({reason(error)}); {kept}; {remedy}"
+        number = getattr(error, "errno", None)  # safetensors tells none
+        raise (OSError(told) if number is None else OSError(number, told)) from error
 
 
 def _to_disk(path: Path) -> None:

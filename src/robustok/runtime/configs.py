@@ -96,7 +96,7 @@ def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     classes = {kind.__name__: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     if isinstance(data, dict) and classes:
         name = data.get("type", next(iter(classes)) if len(classes) == 1 else None)
-        if name not in classes:
+        if not isinstance(name, str) or name not in classes:
             raise ValueError(f"{_at(where)} {name!r}{_nearest(name, classes)}")
         return from_plain(classes[name], data, where)
     for kind in kinds:

@@ -1,14 +1,17 @@
 """Arrays of numpy's npz files, checked, never unpickled; large ones memory-mapped rather than read."""
 
+import math
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copyfileobj
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from robustok.runtime.words import reason
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LOCAL_HEADER = 30  # bytes of a zip member's header before its name
@@ -23,7 +26,11 @@ def array_names(path: str | Path) -> tuple[str, ...]:
 def read_array(path: str | Path, name: str) -> Array:
     """An array in memory; its checksum has been verified. Raises ValueError as `map_array` does."""
     with _opened(path) as archive:
-        _member(archive, path, name)
+        size = _member(archive, path, name).file_size
+        with archive.open(f"{name}.npy") as file:
+            shape, _, dtype = _header(file)
+            if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:  # else memory is asked for first
+                raise ValueError(f"{name} is said to be {dtype} of shape {shape}, more than the file holds")
         with archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -33,22 +40,19 @@ def map_array(path: str | Path, name: str) -> Array:
 
     Raises ValueError for a file that is missing, damaged or lacks the array, and for an array of Python objects.
     """
-    with _opened(path) as archive:
+    with ExitStack() as kept, _opened(path) as archive:
         member = _member(archive, path, name)
         if member.compress_type == zipfile.ZIP_STORED:
-            file: BinaryIO = open(path, "rb")  # noqa: SIM115 (closed below)
+            file: Any = kept.enter_context(open(path, "rb"))
             file.seek(member.header_offset + LOCAL_HEADER - 4)
             lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what else is between header and data
             file.seek(int(lengths.sum()), 1)
         else:
-            file = tempfile.TemporaryFile()  # noqa: SIM115
+            file = kept.enter_context(tempfile.TemporaryFile())
             with archive.open(member) as packed:
                 copyfileobj(packed, file)
             file.seek(0)
-    with _readable(path), file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
+        shape, fortran, dtype = _header(file)
         if dtype.hasobject:
             raise ValueError(f"{name} in {path} holds Python objects, which may run code; save it as numbers")
         return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
@@ -61,24 +65,25 @@ def checksum(path: str | Path, name: str) -> str:
         return f"{member.CRC:08x}-{member.file_size}"
 
 
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of an npy file at its beginning, which is then at its numbers."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """The archive; whatever is wrong with it while it is open is a ValueError."""
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        yield archive
-
-
-@contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
-    """Whatever is raised while a file is read, as a ValueError that names it."""
     try:
-        yield
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except Exception as error:  # damaged files make zipfile, zlib and numpy raise nearly anything
         if str(path) in str(error) and isinstance(error, ValueError):
             raise
-        reason = "it holds Python objects, which may run code" if "allow_pickle" in str(error) else error
+        why = "it holds Python objects, which may run code" if "allow_pickle" in str(error) else reason(error)
         raise ValueError(
-            f"{path} cannot be read as an npz file ({reason}); give a whole file of numbers that numpy.savez wrote"
+            f"{path} cannot be read as an npz file ({why}); give a whole file of numbers that numpy.savez wrote"
         ) from error
 
 

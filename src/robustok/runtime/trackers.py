@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from robustok.runtime.checkpoint import read_json, write_json
+from robustok.runtime.words import reason
 
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "trackio"]
 ID = "tracker.json"  # names the run to services that continue it
@@ -145,5 +146,5 @@ def _opened(name: TrackerName, folder: Path, config: Mapping[str, Any], done: in
 
 
 def _warn(name: str, error: Exception) -> None:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    warnings.warn(f"{name} gets no more of this run ({reason}); metrics.jsonl has all", TrackerWarning, stacklevel=3)
+    text = f"{name} gets no more of this run ({reason(error)}); metrics.jsonl has all"
+    warnings.warn(text, TrackerWarning, stacklevel=3)

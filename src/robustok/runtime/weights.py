@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from robustok.runtime.words import reason
+
 CHUNK = 1 << 20  # bytes read at a time
 TIMEOUT = 30  # seconds without a byte until a download is given up
 TENSORS = ("model.safetensors", "pytorch_model.bin")  # of a hub model; the first one that is there
@@ -75,7 +77,7 @@ class WeightFile:
                 raise OSError(f"what came has the SHA-256 {seen.hexdigest()[:16]}..., not {self.sha256[:16]}...")
             os.replace(partial, path)
         except (OSError, HTTPException) as error:  # no network, no such address, no room
-            raise ValueError(f"{self.title} could not be downloaded ({error}); {self.remedy()}") from error
+            raise ValueError(f"{self.title} could not be downloaded ({reason(error)}); {self.remedy()}") from error
         finally:
             partial.unlink(missing_ok=True)
         return path
@@ -132,8 +134,7 @@ class HubModel:
             except EntryNotFoundError:
                 return Path(hf_hub_download(self.repository, TENSORS[1])).parent
         except (OSError, ValueError) as error:  # offline, no such repository, no room
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{self.title} could not be downloaded ({reason}); {self.remedy()}") from error
+            raise ValueError(f"{self.title} could not be downloaded ({reason(error)}); {self.remedy()}") from error
 
 
 def cache_folder() -> Path:
@@ -172,9 +173,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as tensors ({reason}); download it again, or save it as safetensors"
+            f"{path} cannot be read as tensors ({reason(error)}); download it again, or save it as safetensors"
         ) from error
     for wrapper in ("model", "state_dict"):
         state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state

@@ -108,7 +108,7 @@ def draw_latent(
     perturbing: bool = True,
     generator: Generator,
 ) -> LatentDraw:
-    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement.
+    """Images and tokens as `robustok.tokenizer.perturbation.chosen_tokens` draws them.
 
     Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1. No image is
     drawn unless `perturbing`.

@@ -134,17 +134,18 @@ class Draw(NamedTuple):
 
 
 def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
-    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement.
-
-    Every token gets a rank in [0, delta), uniformly.
-    """
+    """Images and tokens as `chosen_tokens` draws them; every token gets a rank in [0, delta), uniformly."""
     chosen = chosen_tokens(b, n, alpha, beta, generator=generator)
     rank = torch.rand(b, n, generator=generator, device=generator.device)
     return Draw(chosen, (rank * delta).long())
 
 
 def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Generator) -> TokenMask:
-    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement: (b, n)."""
+    """Exactly round(beta b) images and in each exactly round(alpha n) tokens, drawn without replacement: (b, n).
+
+    Where that rounds to none, one is drawn with probability beta b (an image's token with alpha n), so that the
+    expectation is kept: a batch of 4 at beta 0.1 has one image in 40 % of the steps, not none for ever.
+    """
     for name, share in (("alpha", alpha), ("beta", beta)):
         if not 0 <= share <= 1:
             raise ValueError(f"perturbation {name} is a share from 0 to 1, not {share}")
@@ -152,8 +153,13 @@ def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Gener
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    images = uniform(b, 1).argsort(0).argsort(0) < round(beta * b)  # ranks of random numbers: a draw
-    places = uniform(b, n).argsort(1).argsort(1) < round(alpha * n)  # without replacement
+    def drawn(share: float, of: int, times: int) -> int | Tensor:
+        """How many of so many, each of the `times`."""
+        rounded, expected = round(share * of), share * of
+        return uniform(times, 1) < expected if expected > 0 and not rounded else rounded
+
+    images = uniform(b, 1).argsort(0).argsort(0) < drawn(beta, b, 1)  # ranks of random numbers: a draw
+    places = uniform(b, n).argsort(1).argsort(1) < drawn(alpha, n, b)  # without replacement
     return images & places
 
 
@@ -165,9 +171,9 @@ def replace_tokens(tokens: Tokens, near: Neighbours, draw: Draw) -> Tokens:
 def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, generator: Generator) -> Tokens:
     """Tokens with some replaced by codes near them, as a generator errs (paper, sec. 4.2).
 
-    Exactly round(beta b) images, and in each exactly round(alpha n) tokens, drawn at random; each replacement
-    is drawn uniformly from the code's row of `near`, which leaves the code itself out, so that every drawn
-    token changes.
+    Exactly round(beta b) images, and in each exactly round(alpha n) tokens, drawn at random (`chosen_tokens`); each
+    replacement is drawn uniformly from the code's row of `near`, which leaves the code itself out, so that every
+    drawn token changes.
     """
     b, n = tokens.shape
     drawn = draw(b, n, near.shape[1], alpha, beta, generator=generator)
@@ -175,7 +181,15 @@ def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, gene
 
 
 def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
-    """What the released code draws: the first int(b beta) images, each token with probability alpha."""
+    """What the released code draws: the first int(b beta) images, each token with probability alpha.
+
+    That is no image where b beta is below 1. Raises ValueError there, unless beta is 0.
+    """
+    if beta > 0 and int(b * beta) == 0:
+        raise ValueError(
+            f"reference_code perturbs the first int({b} x {beta}) = 0 images of a batch, so none ever; take a batch of "
+            f"{math.ceil(1 / beta)} or more, a larger beta, beta 0, or set perturbation.reference_code to false"
+        )
     uniform = torch.rand(b, n, generator=generator, device=generator.device)
     first = torch.arange(b, device=generator.device)[:, None] < int(b * beta)
     rank = torch.randint(delta, (b, n), generator=generator, device=generator.device)
@@ -206,15 +220,17 @@ class NeighbourTable:
         self.tolerance = tolerance
         self.rebuilt = 0  # how many times, for benchmarks and tests
         self._built_from: Tensor | None = None
-        self._table: Tensor | None = None
+        self._width = 0  # neighbours of each code
+        self._table: Tensor | None = None  # None until it is asked for: only then is the codebook's device known
         self._reach = 0.0
 
     def __call__(self, codebook: Codebook, delta: int) -> Neighbours:
-        """(k, delta) neighbours; a table built for a larger delta serves a smaller one."""
+        """(k, delta) neighbours on the codebook's device; a table built for a larger delta serves a smaller one."""
         codebook = codebook.detach()
-        if self._table is None or self._table.shape[1] < delta or self._moved(codebook):
-            width = delta if self._table is None else max(delta, self._table.shape[1])
-            self._build(codebook, width)
+        if self._built_from is not None and (self._table is None or self._table.device != codebook.device):
+            self._build(self._built_from.to(codebook.device), self._width)
+        if self._table is None or self._width < delta or self._moved(codebook):
+            self._build(codebook, max(delta, self._width))
         assert self._table is not None
         return self._table[:, :delta]
 
@@ -223,18 +239,16 @@ class NeighbourTable:
         return bool((codebook - self._built_from).norm(dim=1).max() > self.tolerance * self._reach)
 
     def _build(self, codebook: Codebook, delta: int) -> None:
-        self._built_from = codebook.clone()
+        self._built_from, self._width = codebook.clone(), delta
         self._table = neighbours(codebook, delta)
         self._reach = float((codebook - codebook[self._table[:, -1]]).norm(dim=1).mean())
         self.rebuilt += 1
 
     def state_dict(self) -> dict[str, object]:
-        if self._table is None:
-            return {"built_from": None, "delta": 0}
-        return {"built_from": self._built_from, "delta": self._table.shape[1]}
+        return {"built_from": self._built_from, "delta": self._width}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        built_from = state["built_from"]
-        self._table = self._built_from = None
-        if isinstance(built_from, Tensor):
-            self._build(built_from, int(state["delta"]))  # type: ignore[call-overload]
+        built_from, delta = state["built_from"], state["delta"]
+        assert isinstance(built_from, Tensor | None)
+        assert isinstance(delta, int)
+        self._table, self._built_from, self._width = None, built_from, delta

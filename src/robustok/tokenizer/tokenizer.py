@@ -149,9 +149,22 @@ class Tokenizer(nn.Module):
         return self.decoder(codes)
 
     def fingerprint(self) -> str:
-        """A hash of what decides the tokens: encoder and codes. The decoder may change under it."""
-        deciding = {name: v for name, v in self.state_dict().items() if not name.startswith("decoder.")}
-        return fingerprint(deciding | {"codebook": self.codebook})  # not a weight where it is implicit
+        """A hash of what decides the tokens: encoder and codes. The decoder may change under it.
+
+        Of weights alone, not of what is computed from them: that has other last digits on another device.
+        """
+        if isinstance(config := self.config.quantizer, VQ):
+            return fingerprint(self._deciding() | {"normalized": torch.tensor(config.normalized)})
+        return fingerprint(self._deciding() | {"codebook": self.codebook})  # no weight, since it is implicit
+
+    def earlier_fingerprints(self) -> tuple[str, ...]:
+        """What `fingerprint` was up to version 0.1 where it is another now: of generators and caches made then."""
+        if not isinstance(self.config.quantizer, VQ):
+            return ()
+        return (fingerprint(self._deciding() | {"codebook": self.codebook}),)
+
+    def _deciding(self) -> dict[str, Tensor]:
+        return {name: v for name, v in self.state_dict().items() if not name.startswith("decoder.")}
 
     def forward(self, images: Images) -> Images:
         """Reconstructions."""

@@ -93,7 +93,8 @@ class Opponent:
             "logits_fake": fake.detach().mean(),
         }
         if self.config.lecam:
-            self.averages.update(*(mean(part.weight * logits.detach().mean()) for logits in (real, fake)))
+            means = [mean(part.weight * logits.detach().mean()) for logits in (real, fake)]
+            self.averages.update(means[0], means[1], part.size / part.batch, first=part.number == 0)
             loss = loss + self.config.lecam * lecam(real, fake, self.averages)
         self.update.backward(loss, part.share, last=part.last)
         return terms

@@ -19,8 +19,10 @@ from torch import Tensor
 from robustok.backbones.dino import DINOv2
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
+from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather
-from robustok.runtime.seeding import derive, stream
+from robustok.runtime.locking import alone_in_its
+from robustok.runtime.seeding import derive, spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import bottleneck_loss
@@ -86,6 +88,13 @@ class AutoencoderStage:
     ):
         self.config, self.device = config, torch.device(device)
         steps, seed = config.loop.steps, config.loop.seed
+        least = min(part.size for part in parts_of(config.loop.batch_size, config.optim.accumulate, 0, 1))
+        if isinstance(config.perturbation, LatentMixing) and config.perturbation.beta and least < 2:
+            raise ValueError(
+                f"latents are mixed with those of other images, but a batch of {config.loop.batch_size} in "
+                f"{config.optim.accumulate} parts has parts of one image; take a larger batch_size, a lower "
+                "accumulate, or LatentNoise"
+            )
         torch.manual_seed(derive(seed, "tokenizer weights"))
         self.model = _model(config, tokenizer)
         module = as_module(self.model).to(self.device).train()
@@ -122,10 +131,10 @@ class AutoencoderStage:
             part_terms["bottleneck"] = loss_of_bottleneck.detach()
             self.update.backward(loss, part.share, last=part.last)
             part_terms |= self.loss.learn(images, output, step, part)
-            part_terms["latent_scale"] = everyone.std()
+            part_terms |= {"latent_scale": everyone.std(), "loss": loss.detach()}
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(self.phases.step_in_phase(step, self.update))
+        terms |= self.update.apply(self.phases.step_in_phase(step, self.update))
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -200,6 +209,7 @@ def _model(config: AutoencoderTraining, tokenizer: ContinuousTokenizer | None) -
             f"patches cannot be hidden from the encoder of a {type(tokenizer).__name__}; set hidden_to to 0"
         )
     assert tokenizer is not None
+    check_float32(tokenizer)
     model = copy.deepcopy(tokenizer)
     if isinstance(model, Autoencoder):  # trained on latents as they are; standardized anew at the end
         model.latent_mean.zero_()
@@ -217,6 +227,7 @@ def latent_shape(tokenizer: ContinuousTokenizer) -> tuple[int, int]:
     return n, d
 
 
+@alone_in_its("folder")
 def train_autoencoder(
     config: AutoencoderTraining,
     images: ImageSet,
@@ -231,7 +242,7 @@ def train_autoencoder(
     """Train a continuous tokenizer on images; the averaged weights go to `folder` and are returned.
 
     It is a new one as the config says, or a copy of the given `tokenizer`, which may be one of `robustok.adapters`. A
-    new one's latents are standardized at the end, by the first `config.measured` images. Otherwise as
+    new one's latents are standardized at the end, by up to `config.measured` images. Otherwise as
     `robustok.training.main_training.train_tokenizer`. A run that was stopped goes on.
     """
     loop = config.loop
@@ -275,9 +286,9 @@ def train_autoencoder(
 def latent_statistics(
     tokenizer: ContinuousTokenizer, images: ImageSet, count: int, batch_size: int = 250
 ) -> tuple[Tensor, Tensor]:
-    """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, evenly spaced."""
-    count = min(count, len(images))
-    rows = torch.arange(count) * len(images) // count
+    """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, spread over the set."""
+    rows = spread(count, len(images))
+    count = len(rows)
     total = squares = torch.zeros((), dtype=torch.float64)
     for part in rows.split(batch_size):
         latents = tokenizer.encode(images.images(part).to(tokenizer.device)).double().cpu()

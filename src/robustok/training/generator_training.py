@@ -18,9 +18,10 @@ from robustok.generators.flow import LatentGenerator
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import TokenGenerator
-from robustok.generators.trained_on import check_trained_on
-from robustok.layers import Block
+from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.layers import Block, check_float32
 from robustok.runtime.distributed import from_main, shard, whole
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
 from robustok.training.loop import Checked, Loop, Picture, run
 from robustok.training.optim import Average, Optim, Precision, Update, autocast, is_bf16, load_whole
@@ -85,7 +86,8 @@ class GeneratorStage:
             self.update.backward(loss, part.share, last=part.last)
             total += part.share * loss.detach()
         terms = {"loss": total} | self.update.apply(step)
-        self.average.update(self.model)
+        if not terms["skipped"]:
+            self.average.update(self.model)
         return terms
 
     def _shard(self) -> None:
@@ -146,6 +148,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
         case Autoregressive() | Llama() | DiffusionTransformer(), None:
             return build_generator(config.generator)
         case None, nn.Module() if hasattr(given, "loss"):
+            check_float32(given)
             own = copy.deepcopy(given)
             frozen = not any(weight.requires_grad for weight in own.parameters())
             return own.requires_grad_(True) if frozen else own  # frozen: what training returned
@@ -154,6 +157,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
     raise ValueError("generator training takes a generator or the config of a new one; give one of the two")
 
 
+@alone_in_its("folder")
 def train_generator(
     config: GeneratorTraining,
     cache: TokenCache | LatentCache,
@@ -171,15 +175,17 @@ def train_generator(
     It is a new one as the config says, or a copy of the given `generator`, which may be one of `robustok.adapters`.
     `check(model, steps taken)` gives values for the log every `check_every` steps, `preview(model)` pictures as often
     as the loop says, both of the averaged model. A run that was stopped goes on. The generator remembers whose tokens
-    or latents they were (`trained_on`). Raises ValueError when what the cache holds does not fit the generator, or is
-    of another tokenizer than what the given one was trained on before.
+    or latents they were (`trained_on`) and what the classes are called (`class_names`). Raises ValueError when what the
+    cache holds does not fit the generator, or is of another tokenizer than what the given one was trained on before.
     """
     check_trained_on(generator, cache)
+    if generator is not None:
+        check_classes(generator, cache.labels, cache.classes)
     loop = config.loop
     rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = GeneratorStage(config, device, generator)
     _check_fit(stage.model, cache)
-    stage.averaged().trained_on = cache.fingerprint
+    stage.averaged().trained_on, stage.averaged().class_names = cache.fingerprint, cache.classes
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return cached_batch(cache, loop.batch_size, loop.seed, step, rows)

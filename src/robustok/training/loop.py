@@ -26,6 +26,7 @@ from robustok.data.loading import prefetched
 from robustok.evaluation.score import Score
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, mean, rank
+from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import MetricsLog, Progress, in_words
 from robustok.runtime.seeding import derive
 from robustok.runtime.stopping import SIGNALS, Stopping, stop
@@ -137,6 +138,7 @@ def run(
     check: Callable[[int], Checked] | None = None,
     check_every: int = 0,
     model: Callable[[], Any] | None = None,
+    first: Callable[[], Mapping[str, float]] | None = None,
     quiet: bool = False,
 ) -> None:
     """Train `stage` for `config.steps` steps, going on from the last save in `folder` if there is one.
@@ -150,21 +152,24 @@ def run(
                 they go to `metrics.jsonl`
     model       the model as it would be used, with `save_pretrained`, asked for when it is the best so far;
                 it goes to `best/`
+    first       values by name of what a new run begins with, row 0 of `metrics.jsonl`; not called by one that goes on
 
     Both `preview` and `check` are called with the number of steps taken, and like `model` on every process. Writes
     `run.json`, `metrics.jsonl`, `resume.safetensors`, `best/` and `previews/`.
 
     Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError when
-    the folder holds another run, RuntimeError when `config.max_skipped` steps in a row were skipped, OSError when a
-    file cannot be written; what was saved before stays.
+    the folder holds another run or another process trains in it, RuntimeError when `config.max_skipped` steps in a row
+    or all steps were skipped, OSError when a file cannot be written; what was saved before stays.
     """
     folder, describe = Path(folder), describe or {}
     check_installed(config.tracker)
     loop = {"steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
     saves = Saves(folder, {"loop": loop} | dict(describe), config.keep_last)
     quiet, stopped = quiet or not is_main(), 0
-    with Writer() as files, Stopping(quiet=quiet) as stopping:
-        counts = _begin(stage, saves, files)
+    with alone_in(folder), Writer() as files, Stopping(quiet=quiet) as stopping:
+        counts = _begin(stage, saves, files, first)
+        if counts.done == config.steps and counts.skipped == counts.done:
+            raise _lost(counts, {}, name, folder)
         best, log = Best(folder, config.keep_best, model, counts.best), MetricsLog(folder)
         progress = Progress(name, config.steps, images_per_step=config.batch_size, start=counts.done, quiet=quiet)
         if counts.done:
@@ -177,7 +182,11 @@ def run(
                 values, failed, stopped = _agreed(terms, files.failed, stopping.asked)
                 files.raise_if(failed)
                 counts.add(values)
-                _stop_if_lost(counts, config, name, folder, progress)
+                if counts.skipped_in_row:
+                    _tell_skipped(counts, progress)
+                    never = counts.skipped == counts.done == config.steps
+                    if never or counts.skipped_in_row >= config.max_skipped:
+                        raise _lost(counts, values, name, folder)
                 done, due = counts.done, partial(_due, counts.done, config.steps)
                 row: dict[str, float] = counts.row() if due(config.log_every) else {}
                 checked: Checked = {}
@@ -211,16 +220,23 @@ def run(
         stop(stopped)
 
 
-def _begin(stage: Stage, saves: Saves, files: Writer) -> _Counts:
+def _begin(
+    stage: Stage, saves: Saves, files: Writer, first: Callable[[], Mapping[str, float]] | None = None
+) -> _Counts:
     """Bring stage, log and counts back to the last save, or begin."""
-    saved = saves.load()
-    counts = _Counts() if saved is None else _Counts(**saved["counts"])
-    if saved is None:
-        files.now(lambda: write_json(saves.folder / RUN, saves.settings))
-    else:
+    saved, log = saves.load(), MetricsLog(saves.folder)
+    if saved is not None:
+        counts = _Counts(**saved["counts"])
         stage.load_state_dict(saved["stage"])
-    files.now(lambda: MetricsLog(saves.folder).rewind(counts.done))
-    return counts
+        files.now(lambda: log.rewind(counts.done))
+        return counts
+    saves.check_left()
+    known = first() if first else {}
+    files.now(lambda: write_json(saves.folder / RUN, saves.settings))
+    files.now(lambda: log.rewind(-1))
+    if known:
+        files.now(lambda: log.write(0, known))
+    return _Counts()
 
 
 def _due(done: int, steps: int, every: int) -> bool:
@@ -260,14 +276,22 @@ def _tell(checked: Checked, counts: _Counts, progress: Progress) -> None:
         progress.say(f"at step {counts.done}: {in_words(values)} ({share})")
 
 
-def _stop_if_lost(counts: _Counts, config: Loop, name: str, folder: Path, progress: Progress) -> None:
-    """Report a skipped step; raise when there were too many in a row."""
-    if not counts.skipped_in_row:
-        return
+def _tell_skipped(counts: _Counts, progress: Progress) -> None:
     progress.say(f"step {counts.done} skipped, loss or gradient not finite ({counts.skipped_in_row} in a row)")
-    if counts.skipped_in_row >= config.max_skipped:
-        raise RuntimeError(
+
+
+def _lost(counts: _Counts, values: Mapping[str, float], name: str, folder: Path) -> RuntimeError:
+    """What to say where too many steps in a row were skipped: since some step, or from the first one on."""
+    if counts.skipped < counts.done:
+        return RuntimeError(
             f"{name} stopped at step {counts.done}: the loss or its gradient was not finite in the last "
             f"{counts.skipped_in_row} steps; lower the learning rate, lengthen the warm-up or train in fp32, "
             f"in another folder than {folder}"
         )
+    lost = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    return RuntimeError(
+        f"{name} stopped at step {counts.done}: every step was skipped, since the loss or its gradient was not finite "
+        f"from the first one on{lost and f' ({lost})'}, so nothing was learnt; no learning rate helps: look at the "
+        "images, the weights that it began with and the terms of the loss, or train in fp32, "
+        f"in another folder than {folder}"
+    )

@@ -21,10 +21,12 @@ from robustok.backbones.dino import DINOv2
 from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
+from robustok.layers import check_float32
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Images, Latents, Scalar, Tokens
+from robustok.shapes import Images, Latents, Neighbours, Scalar, Tokens
 from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
@@ -69,9 +71,7 @@ class MainTraining:
     codebook: float = 1.0  # weight of the codebook and commitment losses
     semantic: float = 0.1  # weight of the semantic term; 0 leaves it out
     semantic_scale: float = 1 / 0.07  # what the cosines of the semantic term are multiplied by, as CLIP starts
-    teacher: EfficientNetLite0 | DINOv2 = field(
-        default_factory=EfficientNetLite0
-    )  # whose features the term compares with
+    teacher: EfficientNetLite0 | DINOv2 = field(default_factory=EfficientNetLite0)  # whose features it compares with
     semantic_size: int = 224  # side in pixels at which the semantic teacher sees the images
     optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
     average: float = 0.9999  # decay of the weight average, which is what is kept
@@ -95,6 +95,7 @@ class TokenizerStage:
         self.config, self.device = config, torch.device(device)
         steps, seed = config.loop.steps, config.loop.seed
         self.fresh = tokenizer is None  # then the codes are placed before the first step
+        self.perturbation = now(config.perturbation)
         torch.manual_seed(derive(seed, "tokenizer weights"))
         self.model = _model(config, tokenizer)
         module = as_module(self.model).to(self.device).train()
@@ -112,7 +113,6 @@ class TokenizerStage:
         self.table = NeighbourTable()
         codes = len(self.model.codebook)
         self.idle = torch.zeros(codes, dtype=torch.int32, device=self.device)  # steps since a code was last chosen
-        self.perturbation = now(config.perturbation)
         self.phases = Phases(self.perturbation, steps)
         self._images: ImageSet | None = None
         self._warned = False
@@ -132,6 +132,8 @@ class TokenizerStage:
         if step == 0:
             self._start_codebook(batch, rows)
         drawn = self._draw(rows.of, step)
+        if self.perturbation.beta and self.phases.perturbing and not self.perturbation.reference_code:
+            self._near(step)  # on every process, so that all rebuild their tables in the same steps
         tokens, latents, terms = [], [], dict[str, Tensor]()
         for (images, chosen, nearness), part in split((batch, drawn.chosen[rows.own], drawn.rank[rows.own]), parts):
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
@@ -150,12 +152,12 @@ class TokenizerStage:
                 semantic = self._semantic(images, seen, part.counts)
                 loss, part_terms["semantic"] = loss + config.semantic * semantic, semantic.detach()
             self.update.backward(loss, part.share, last=part.last)
-            part_terms |= self.loss.learn(images, output, step, part)
+            part_terms |= self.loss.learn(images, output, step, part) | {"loss": loss.detach()}
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0) + part.share * term
             tokens.append(quantized.tokens)
             latents.append(z.detach())
-        terms |= {"loss": part.weight * loss.detach()} | self.update.apply(self.phases.step_in_phase(step, self.update))
+        terms |= self.update.apply(self.phases.step_in_phase(step, self.update))
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
         if not terms["skipped"]:
@@ -167,16 +169,14 @@ class TokenizerStage:
         """From now on the decoder learns alone, as strongly perturbed as a pilot generator shows, if it is asked."""
         self.phases.begin(self.model, self.average.module)
         if isinstance(how := self.config.perturbation, Calibrated):
-            seed, images, averaged = self.config.loop.seed, self._images, self.average.module
-            assert isinstance(averaged, AnyTokenizer)
-            cell = from_main(lambda: calibrate(how, averaged, images, seed=seed))
+            averaged: Any = self.average.module
+            cell = from_main(lambda: calibrate(how, averaged, self._images, seed=self.config.loop.seed))
             self.perturbation = now(how, *cell)
 
     def _draw(self, b: int, step: int) -> Draw:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
         p, loop = self.perturbation, self.config.loop
-        alpha, delta = p.at(step / loop.steps)
-        beta = p.beta if self.phases.perturbing else 0.0
+        (alpha, delta), beta = p.at(step / loop.steps), p.beta if self.phases.perturbing else 0.0
         how = draw_as_released if p.reference_code else draw
         generator = stream(loop.seed, "perturbation", step)
         return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)
@@ -194,17 +194,21 @@ class TokenizerStage:
             return quantized.codes
         p, model = self.perturbation, self.model
         drawn = Draw(drawn.chosen.to(self.device), drawn.rank.to(self.device))
-        _, delta = p.at(step / self.config.loop.steps)
         if p.reference_code:
             assert isinstance(model, Tokenizer)  # _model has seen to it
+            _, delta = p.at(step / self.config.loop.steps)
             placed = model.quantizer.place(z).detach()
             noisy = replace_as_released(placed, quantized.tokens, model.codebook.detach(), delta, drawn)
         else:
-            noisy = replace_tokens(quantized.tokens, self.table(model.codebook, delta), drawn)
+            noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
         if p.latent_space == "stopped":
-            kept = ~drawn.chosen.any(dim=1)[:, None, None]
-            return torch.where(kept, quantized.codes, model.lookup(noisy).detach())
+            return torch.where(drawn.chosen.any(dim=1)[:, None, None], model.lookup(noisy).detach(), quantized.codes)
         return model.pass_through(z, model.lookup(noisy))
+
+    def _near(self, step: int) -> Neighbours:
+        """The neighbours of every code, as many as this step draws from."""
+        _, delta = self.perturbation.at(step / self.config.loop.steps)
+        return self.table(self.model.codebook, delta)
 
     def _semantic(self, images: Images, codes: Latents, counts: Sequence[int]) -> Scalar:
         """The contrastive term between each image's mean code and the teacher's feature of it, over all ranks."""
@@ -219,8 +223,8 @@ class TokenizerStage:
     @torch.no_grad()
     def _start_codebook(self, batch: Images, rows: BatchRows) -> None:
         """Place the codes, where they are learnt, on the latents of the first batch, and of more images if need be."""
-        quantizer = _quantizer(self.model)
-        if not self.fresh or not isinstance(quantizer, VectorQuantizer):
+        quantizer = _learnt(self.model)
+        if not self.fresh or quantizer is None:
             return
         least, most = (per_code * len(self.idle) for per_code in LATENTS_PER_CODE)
         generator = stream(self.config.loop.seed, "k-means")
@@ -240,17 +244,17 @@ class TokenizerStage:
 
     def _tend_codebook(self, tokens: Tokens, latents: Tensor, step: int, rows: BatchRows) -> dict[str, Tensor]:
         """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
-        quantizer, loop = _quantizer(self.model), self.config.loop
+        quantizer, learnt, loop = _quantizer(self.model), _learnt(self.model), self.config.loop
         tokens = in_places(tokens, *rows)
         self.idle += 1
         self.idle[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
-        if isinstance(quantizer, VectorQuantizer) and not self.phases.decoder_only:
-            dead = self.idle > (quantizer.config.revive_after or torch.iinfo(self.idle.dtype).max)
+        if learnt is not None:
+            dead = self.idle > (learnt.config.revive_after or torch.iinfo(self.idle.dtype).max)
             terms["dead_codes"] = torch.zeros(())
             if dead.any():  # seldom, once training is on its way: only then do latents travel
                 latents = in_places(latents, *rows)
-                revived = quantizer.revive(dead, latents, generator=stream(loop.seed, "revival", step))
+                revived = learnt.revive(dead, latents, generator=stream(loop.seed, "revival", step))
                 self.idle[revived] = 0
                 terms["dead_codes"] += len(revived)
         use = (self.idle < USED_WITHIN).float().mean()
@@ -306,6 +310,7 @@ def _model(config: MainTraining, tokenizer: AnyTokenizer | None) -> AnyTokenizer
             f"{type(tokenizer).__name__} does not tell; set perturbation.reference_code to false"
         )
     assert tokenizer is not None
+    check_float32(tokenizer)
     return copy.deepcopy(tokenizer)
 
 
@@ -314,9 +319,19 @@ def _quantizer(tokenizer: AnyTokenizer) -> AnyQuantizer | None:
     return tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
 
 
+def _learnt(tokenizer: AnyTokenizer) -> VectorQuantizer | None:
+    """The quantizer whose codes may be placed anew: it has learnt ones, and they ask for a gradient."""
+    quantizer = _quantizer(tokenizer)
+    if isinstance(quantizer, VectorQuantizer) and quantizer.embedding.requires_grad:
+        return quantizer
+    return None
+
+
 def _remedy(quantizer: AnyQuantizer | None) -> str:
     """What helps when many codes lie idle."""
     match quantizer:
+        case VectorQuantizer() if not quantizer.embedding.requires_grad:
+            return "they are frozen, so let them learn, or train on more images"
         case VectorQuantizer():
             return "set the VQ's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
         case FiniteScalarQuantizer():
@@ -326,6 +341,7 @@ def _remedy(quantizer: AnyQuantizer | None) -> str:
     return "lower the learning rate, or train on more images"
 
 
+@alone_in_its("folder")
 def train_tokenizer(
     config: MainTraining,
     images: ImageSet,

@@ -15,6 +15,7 @@ from robustok.losses.frechet import FrechetLoss, relative
 from robustok.losses.perceptual import Levels
 from robustok.losses.reconstruction import l1, l2
 from robustok.runtime.distributed import gather, mean
+from robustok.runtime.seeding import stream
 from robustok.shapes import Features, Images, Scalar
 from robustok.training.adversary import Adversary, Opponent
 from robustok.training.optim import Precision
@@ -26,11 +27,11 @@ from robustok.training.pretrained import perceptual_network
 class Objective:
     """The terms between a decoded image and its target, and their weights; 0 leaves a term out."""
 
-    l1: float = 0.0  # weight of the mean absolute pixel difference
+    l1: float = 0.0  # weight of the mean absolute pixel difference; the paper has none
     l2: float = 1.0  # weight of the mean squared pixel difference
     perceptual: float = 1.0  # weight of the difference in features of a frozen network
     adversarial: float = 0.5  # weight of the adversarial term, on top of its adaptive weight
-    frechet: float = 0.0  # weight of the Frechet term: decoded images as a whole distributed as real ones are
+    frechet: float = 0.0  # weight of the Frechet term: decoded images distributed as real ones are; the paper has none
     network: EfficientNetLite0 | VGGHED | LPIPSVGG = field(
         default_factory=EfficientNetLite0
     )  # of perceptual and Frechet term
@@ -72,9 +73,10 @@ class ImageLoss:
     """
 
     def __init__(self, config: Objective, steps: int, seed: int, device: torch.device, precision: Precision = "auto"):
-        self.config = config
-        self.device = device
+        self.config, self.seed, self.device = config, seed, device
         self.frechet: FrechetLoss | None = None
+        self.observed = 0  # real images whose moments it compares with
+        self.chosen = False  # whether there are more than those
         self.perceptual = None
         if config.perceptual or config.frechet:
             perceptual = perceptual_network(config.network, config.perceptual_stages, config.perceptual_size)
@@ -85,14 +87,26 @@ class ImageLoss:
 
     @torch.no_grad()
     def observe(self, images: ImageSet) -> None:
-        """Take the moments of some real images, which the Frechet term then compares with."""
+        """Take the moments of real images, which the Frechet term then compares with: of up to `OBSERVED`, at random.
+
+        Channels that are the same in all of them count as they are, not in units of their spread. Raises ValueError
+        where that is every channel.
+        """
         if not self.config.frechet or self.perceptual is None:
             return
-        rows = torch.arange(min(OBSERVED, len(images)))
+        rows = torch.randperm(len(images), generator=stream(self.seed, "observed images"))[:OBSERVED].sort().values
         batches = (images.images(part).to(self.device) for part in rows.split(256))
         features = torch.cat([channel_means(self.perceptual.levels(batch)) for batch in batches])
         features = features.double()
-        self.scale = features.std(dim=0)
+        spread = features.std(dim=0, correction=min(1, len(rows) - 1))
+        varies = spread > CONSTANT * features.abs().max()
+        if not varies.any():
+            raise ValueError(
+                f"the Frechet term needs images that differ, and all of these {len(images)} look alike; give more "
+                "images, or set objective.frechet to 0"
+            )
+        self.observed, self.chosen = len(rows), len(rows) < len(images)
+        self.scale = torch.where(varies, spread, 1)
         features = features / self.scale
         self.frechet = FrechetLoss(features.mean(dim=0), features.T.cov(correction=0), self.config.frechet_decay)
         self.frechet.to(self.device)
@@ -104,7 +118,8 @@ class ImageLoss:
 
         The images are this process' rows of a `part` of a batch, or a batch of their own. The networks of the
         perceptual and the adversarial term are run backward once each, as far as the images; the adaptive weight and
-        the decoder's gradients follow from there. The Frechet term and the adaptive weight are those of the whole part.
+        the decoder's gradients follow from there. The adaptive weight is that of the whole part, the Frechet term that
+        of all parts so far; its average moves once a step.
         """
         config, part = self.config, part or alone(len(output))
         images = output.detach().requires_grad_()
@@ -120,7 +135,8 @@ class ImageLoss:
                 terms["perceptual"] = self.perceptual(target, levels)
             if config.frechet:
                 assert self.frechet is not None, "observe real images before charging for their distribution"
-                terms["frechet"] = self.frechet(gather(channel_means(levels), part.counts) / self.scale).float()
+                features = gather(channel_means(levels), part.counts) / self.scale
+                terms["frechet"] = self.frechet(features, first=part.number == 0).float()
                 weighted.append(config.frechet * relative(terms["frechet"]))
         weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
         loss = torch.stack(weighted).sum()
@@ -160,16 +176,23 @@ class ImageLoss:
         return {
             "opponent": None if self.opponent is None else self.opponent.state_dict(),
             "frechet": None if self.frechet is None else self.frechet.state_dict(),
+            "observed": self.observed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.opponent is not None:
             self.opponent.load_state_dict(state["opponent"])
         if self.frechet is not None:
+            if "observed" not in state and self.chosen:
+                raise ValueError(
+                    f"the run was begun by an earlier version, whose Frechet term compares with the first {OBSERVED} "
+                    "images, not with images of all classes; finish it with that version, or begin in another folder"
+                )
             self.frechet.load_state_dict(state["frechet"])
 
 
 OBSERVED = 4096  # real images whose moments the Frechet term compares with
+CONSTANT = 1e-6  # spread of a channel, over the largest value of all, up to which it is rounding
 
 
 def channel_means(levels: Levels) -> Features:

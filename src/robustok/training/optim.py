@@ -23,7 +23,7 @@ class Optim:
 
     lr: float  # learning rate at its peak
     betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's two moments
-    weight_decay: float = 0.0  # pulls matrices and kernels to zero; norms and biases stay free
+    weight_decay: float = 0.0  # pulls matrices, kernels and embeddings to zero; norms and biases stay free
     warmup: int = 0  # steps in which the learning rate rises linearly
     final_lr_share: float = 0.0  # share of lr that is left at the end of the cosine
     clip: float = 1.0  # largest gradient norm; 0 switches clipping off

@@ -33,8 +33,11 @@ class Phases:
     def hold(self, model: ContinuousTokenizer) -> None:
         """From now on only the decoder changes."""
         self.decoder_only = True
-        as_module(model).eval().requires_grad_(False)
-        model.decoder.train().requires_grad_(True)
+        as_module(model).eval()
+        model.decoder.train()
+        own = set(model.decoder.parameters())
+        for weight in as_module(model).parameters():
+            weight.requires_grad_(weight.requires_grad and weight in own)
 
     def step_in_phase(self, step: int, update: Update) -> int:
         """How far the phase is, for each has a course of the learning rate of its own, which the update then takes."""

@@ -9,7 +9,7 @@ and compared with held-out images; the decoder with the lowest distance is kept,
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.data.pairs import Pairs
-from robustok.evaluation.features import Extractor
+from robustok.evaluation.features import Extractor, outputs
 from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.generators.trained_on import fingerprints
+from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
-from robustok.runtime.logging import MetricsLog
+from robustok.runtime.locking import alone_in_its
 from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module, codes_of, decoding_with
-from robustok.training.loop import RESUME, Loop, run
+from robustok.training.loop import Loop, run
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Average, Optim, Precision, Update, autocast
 from robustok.training.parts import own_rows, parts_here, parts_of, split
@@ -65,6 +67,7 @@ class DecoderStage(Generic[AnyOne]):
 
     def __init__(self, config: PostTraining, tokenizer: AnyOne, device: str | torch.device = "cpu"):
         self.config, self.device = config, torch.device(device)
+        check_float32(tokenizer)
         self.tokenizer = copy.deepcopy(tokenizer)
         as_module(self.tokenizer).to(self.device).eval().requires_grad_(False)
         self.decoder = self.tokenizer.decoder.requires_grad_(True)
@@ -93,7 +96,8 @@ class DecoderStage(Generic[AnyOne]):
         terms |= self.update.apply(step)
         opposed = self.loss.apply(step)
         terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
-        self.average.update(self.decoder)
+        if not terms["skipped"]:
+            self.average.update(self.decoder)
         return terms | opposed
 
     def look(self, distance: Callable[[nn.Module], float], done: int) -> dict[str, float]:
@@ -154,7 +158,8 @@ class HeldOut:
         return from_main(distance)
 
     def _stats(self, touched: Tensor) -> FeatureStats:
-        return FeatureStats.of(self.extract(to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))))
+        pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, touched)))
+        return FeatureStats.of(outputs(self.extract, pixels).features)
 
     @torch.no_grad()
     def picture(self, decoder: nn.Module, count: int = 8) -> Images:
@@ -175,6 +180,7 @@ class PostTrained(Generic[AnyOne]):
     after: float  # held-out distance of the decoder that was kept
 
 
+@alone_in_its("folder")
 def post_train_decoder(
     config: PostTraining,
     tokenizer: AnyOne,
@@ -191,25 +197,30 @@ def post_train_decoder(
     """Tune a tokenizer's decoder on pairs of touched tokens or latents and the `images` they came from.
 
     `discriminator` is the folder of one to begin with; without it a fresh one learns before it charges. The
-    tokenizer with the best decoder goes to `folder`. A run that was stopped goes on.
+    tokenizer with the best decoder goes to `folder`. A run that was stopped goes on. Raises ValueError for pairs of
+    another tokenizer or of other images.
     """
-    if pairs.fingerprint != tokenizer.fingerprint():
+    if pairs.fingerprint not in fingerprints(tokenizer):
         raise ValueError(
             f"the pairs were made with tokenizer {pairs.fingerprint}, not with {tokenizer.fingerprint()}; "
             "make them again with this one"
         )
+    pairs.check_images(images)
     of_pairs = {"sigma": pairs.sigma} | ({} if pairs.touch == "sdedit" else {"touch": pairs.touch})
+    space = held_out.extract.describe()
+    decided = {} if space.get("features") == "lite0" else {"decided_in": space}  # of two spaces they do not compare
     loop = config.loop
     rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
     stage = DecoderStage(config, tokenizer, device)
     stage.loss.observe(images)
-    folder = Path(folder)
-    if not (folder / RESUME).exists():
+
+    def first() -> dict[str, float]:
+        """What the original decoder is worth."""
         if discriminator is not None and stage.loss.opponent is not None:
             stage.loss.opponent.begin_with(discriminator)
-        first = stage.look(held_out, 0)
-        from_main(lambda: _log_first(folder, first))
+        look = stage.look(held_out, 0)
         stage.first_distance = stage.best_distance
+        return look
 
     def batches(step: int) -> tuple[Tensor, Images]:
         chosen = batch_indices(len(pairs), loop.batch_size, loop.seed, step)
@@ -221,12 +232,18 @@ def post_train_decoder(
             stage,
             batches,
             loop,
-            folder,
+            Path(folder),
             name=name,
-            describe={"stage": without_speed(config), **of_pairs, "discriminator": discriminator is not None},
+            describe={
+                "stage": without_speed(config),
+                **of_pairs,
+                **decided,
+                "discriminator": discriminator is not None,
+            },
             preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
             check=lambda done: stage.look(held_out, done),
             check_every=config.check_every,
+            first=first,
             quiet=quiet,
         )
     tuned = copy.deepcopy(tokenizer)
@@ -234,16 +251,10 @@ def post_train_decoder(
     tuned.decoder.load_state_dict(stage.best)
     about = {
         **of_pairs,
+        **decided,
         "step": stage.best_step,
         "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
         "after": stage.best_distance if math.isfinite(stage.best_distance) else None,
     }
     from_main(lambda: tuned.save_pretrained(folder, post_training=about))
     return PostTrained(tuned, stage.best_step, stage.first_distance, stage.best_distance)
-
-
-def _log_first(folder: Path, row: Mapping[str, float]) -> None:
-    """What the original decoder is worth, as step 0 of a new log."""
-    log = MetricsLog(folder)
-    log.rewind(-1)
-    log.write(0, row)

@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 
+from robustok.data.pictures import some
 from robustok.evaluation.metric_names import metric_named
 from robustok.evaluation.score import Score
-from robustok.runtime.checkpoint import load_resume, replacing, save_resume, write_json
-from robustok.runtime.distributed import gather, is_main
+from robustok.runtime.checkpoint import MODEL, load_resume, read_json, replacing, save_resume, write_json
+from robustok.runtime.distributed import from_main, gather, is_main
 from robustok.runtime.writing import Writer, snapshot
 
 RESUME, RUN, BEST = "resume.safetensors", "run.json", "best"
 AUTO = ("pfid", "gfid")  # the scores by which the best model is chosen unless another is named
+LEFT = (BEST, "previews", MODEL, "discriminator")  # what a run leaves beside its saves
 DECIDES = ("type", "steps", "batch_size", "seed")  # what of a Loop decides the result
 
 
@@ -62,11 +64,33 @@ class Saves:
             )
         if saved and deciding(saved["settings"]) != deciding(self.settings):
             changes = "; ".join(_differences(deciding(saved["settings"]), deciding(self.settings)))
+            gone = some([str(path), *map(str, self._left())])
             raise ValueError(
                 f"{self.folder} holds a run with other settings ({changes}); "
-                f"choose another folder, go back to those settings, or delete {path} to start afresh"
+                f"choose another folder, go back to those settings, or delete {gone} to start afresh"
             )
         return saved
+
+    def check_left(self) -> None:
+        """Raises ValueError where a run with other settings, whose save is gone, left what this one would not replace.
+
+        What a run with the same settings left is what this one will make again.
+        """
+        from_main(self._check_left)
+
+    def _check_left(self) -> None:
+        left = self._left()
+        told = next((path for path in (self.folder / RUN, self.folder / BEST / RUN) if path.is_file()), None)
+        if left and told and deciding(read_json(told)) != deciding(self.settings):
+            raise ValueError(
+                f"{self.folder} holds what a run with other settings left, without the {RESUME} that it could go on "
+                f"from; choose another folder, or delete {some([*map(str, left)])} to start afresh"
+            )
+
+    def _left(self) -> list[Path]:
+        """What a run leaves beside its last save, as far as it is there."""
+        names = [*self._older(), *LEFT]
+        return [self.folder / name for name in names if (self.folder / name).exists()]
 
     def save(self, state: Mapping[str, Any], done: int, files: Writer) -> None:
         """Copy the state now, on all processes; have it written in the background."""

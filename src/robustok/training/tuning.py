@@ -11,12 +11,13 @@ from robustok.data.images import ImageSet, hold_out
 from robustok.data.latents import LatentCache, encode_latents
 from robustok.data.pairs import Touch, check_touch, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
-from robustok.evaluation.features import FeatureSpace, extractor
+from robustok.evaluation.features import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.reference import Reference
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.distributed import gather, rank, world_size
+from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
 from robustok.shapes import Labels
@@ -35,6 +36,7 @@ class DecoderTuning:
     touch: Touch = "sdedit"  # of latents: sampled from the noised ones on; one-pass: their conditional mean, cheaper
     pairs: int = 20_000  # real images whose tokens or latents the generator touches
     held_out: int = 2_000  # images that decide which decoder is kept
+    features: str | None = None  # space in which they decide; None: lite0 at the images' own size, 64 to 224 pixels
     fresh_discriminator: bool = False  # begin with a new discriminator even where main training left its own
     warm_up: float = 0.25  # share of training in which a discriminator that is not given learns before it charges
 
@@ -43,6 +45,8 @@ class DecoderTuning:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, choose one between 0 and 1")
         check_touch(self.touch, self.sampling)
+        if self.pairs < 1:
+            raise ValueError(f"pairs is {self.pairs}; post-training needs at least 1, better some thousands")
         if self.held_out < 2:
             raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
 
@@ -55,6 +59,7 @@ class Tuned(Generic[AnyOne]):
     control: PostTrained[AnyOne] | None = None
 
 
+@alone_in_its("folder")
 def tune_decoder(
     config: DecoderTuning,
     tokenizer: AnyOne,
@@ -64,23 +69,26 @@ def tune_decoder(
     *,
     discriminator: str | Path | None = None,
     control: bool = False,
-    features: FeatureSpace = "lite0",
+    features: FeatureSpace | None = None,
     quiet: bool = False,
 ) -> Tuned[AnyOne]:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
-    The last `config.held_out` of the images are never trained on and decide which decoder is kept. `discriminator` is
-    the folder of one to begin with, as main training leaves it. Everything goes to `folder`, the control's to
-    `folder/control`; called again after it was stopped, it goes on. Both models should be on the same device. Raises
-    ValueError for a generator that was trained on another tokenizer.
+    `config.held_out` of the images, a share of every class, are left out of post-training and decide which decoder is
+    kept (the tokenizer and the generator may have been trained on them), in the space that `features`, else
+    `config.features`, names; that looks at the images whole unless told. `discriminator` is the folder of one to begin
+    with, as main training leaves it. Everything goes to `folder`, the control's to `folder/control`; called again after
+    it was stopped, it goes on. Both models should be on the same device. Raises ValueError for a generator that was
+    trained on another tokenizer or knows fewer classes than the images have.
     """
     check_trained_on(generator, tokenizer)
-    folder, device = Path(folder), tokenizer.device
+    check_classes(generator, images.labels, images.classes)
+    folder, device, seed = Path(folder), tokenizer.device, config.post.loop.seed
+    extract = extractor(features or config.features or deciding_space(tokenizer.image_size), device)
     discriminator = None if config.fresh_discriminator else discriminator
     train, held = hold_out(images, config.held_out)
     with Progress("encoding", len(train), quiet=quiet) as progress:
         cache = encode(tokenizer, train, folder, progress.update)
-    extract, seed = extractor(features, device), config.post.loop.seed
     with Progress("held-out samples", len(held), quiet=quiet) as progress:
         drawn = sample(generator, held.labels, config.sampling, derive(seed, "held-out samples"), progress.update)
     check = HeldOut(tokenizer, drawn, Reference.of(held, extract).stats, extract)

@@ -22,11 +22,12 @@ from robustok.evaluation.features import Extractor, FeatureSpace, extractor
 from robustok.evaluation.reference import Reference
 from robustok.evaluation.score import Score
 from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
+from robustok.generators.sampling import Sampling, balanced_labels
+from robustok.runtime.seeding import spread
 from robustok.training.previews import Picture
 from robustok.training.tuning import sample
 
-OF_TOKENIZER = ("rfid", "pfid", "psnr")  # of all scores, those that are told
+OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are told
 OF_GENERATOR = ("gfid", "precision", "recall")
 LEAST = 6  # samples, so that each has the neighbours that precision, density and the like ask for
 
@@ -42,12 +43,13 @@ def tokenizer_check(
 ) -> Callable[[Any, int], list[Score]]:
     """A check of tokenizers: rFID, pFID and PSNR of up to `count` of the images, which nothing should be trained on.
 
-    pFID is of `pfid_images` of those. Both are evenly spaced over the set, and the same at every look.
+    pFID is of `pfid_images` of those, of which there is an rFID, too. All are spread over the set, and the same at
+    every look.
     """
     if not 2 <= pfid_images <= count:
         raise ValueError(f"pfid_images is {pfid_images} of {count} images; a distance needs 2 or more, better hundreds")
     count = min(count, len(images))
-    some = images.subset(torch.arange(count) * len(images) // count)
+    some = images.subset(spread(count, len(images)))
     extract = _extractor(features)
 
     def check(tokenizer: Any, done: int) -> list[Score]:
@@ -87,7 +89,7 @@ def generator_check(
             generator,
             tokenizer,
             reference,
-            torch.arange(count) % generator.no_label,
+            balanced_labels(count, generator.no_label),
             extract(tokenizer.device),
             sampling=sampling,
             seed=seed,
@@ -104,7 +106,7 @@ def sample_preview(
     """A preview of generators: `count` samples as one picture, from the same random numbers at every look."""
 
     def preview(generator: Any) -> dict[str, Picture]:
-        labels = torch.arange(count) % generator.no_label
+        labels = balanced_labels(count, generator.no_label)
         return {"samples": torch.cat(list(decoded(tokenizer, sample(generator, labels, sampling, seed))))}
 
     return preview

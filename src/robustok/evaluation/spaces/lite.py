@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok.backbones.lite import LITE0, Lite, Release, fingerprint
-from robustok.evaluation.features import NetworkExtractor, Outputs, resize, side_within
+from robustok.evaluation.features import LITE0_SIDES, NetworkExtractor, Outputs, resize, side_within
 from robustok.shapes import to_images
 
 SMALLEST = 64  # side in pixels, which smaller images are enlarged to: at 32 the last map would be a single place
@@ -25,10 +25,14 @@ class _LiteSpace(nn.Module):
         return Outputs(self.network(resize(to_images(pixels), side_within(pixels, *self.limits))).pooled)
 
 
-def lite0_space(size: int = 64, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
-    """Pooled features of Lite0 at size x size pixels."""
+def lite0_space(
+    size: int = LITE0_SIDES[0], *, batch_size: int = 64, device: torch.device | str = "cpu"
+) -> NetworkExtractor:
+    """Pooled features of Lite0 at size x size pixels. Raises ValueError for less than 32, which leave no map."""
+    if size < 32:
+        raise ValueError(f"Lite0 looks at 32 pixels or more, not {size}; choose lite0@32 to lite0@224, or lite0")
     about = {
-        "features": "lite0",
+        "features": "lite0" if size == LITE0_SIDES[0] else f"lite0@{size}",
         "weights": fingerprint(LITE0)[:16],
         "resize": f"bilinear, antialiased, to {size} pixels",
     }

@@ -1,0 +1,113 @@
+"""One at a time, over processes that know nothing of each other: files to be made, folders that are trained in.
+
+A lock is the operating system's (flock) on a file of its own, which is gone afterwards; it goes with the process that
+holds it, so that one that was killed stops nobody. Where there are no such locks, work goes on without.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from robustok.runtime.distributed import from_main
+
+P = ParamSpec("P")
+T = TypeVar("T")
+TRAINING = "training"  # what is claimed of a folder that is trained in
+TRIES = 3  # to claim it: a process that ends takes its file away
+_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Whether a file is ours to make for the while; it is not where another process has claimed it.
+
+    The lock is on a neighbour of its own. Raises OSError where that cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where one process does the work
+        yield True
+        return
+    claimed = path.with_name(path.name + ".claim")
+    claimed.parent.mkdir(parents=True, exist_ok=True)
+    with claimed.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a network folder without locks: at worst something is made twice
+            pass
+        if not _is_there(claimed, lock.fileno()):
+            yield False  # whoever held it took it away, after it was opened here
+            return
+        try:
+            yield True
+        finally:
+            claimed.unlink(missing_ok=True)
+
+
+def _is_there(path: Path, opened: int) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(opened), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """While the block runs nobody else trains in the folder. Raises ValueError where another process already does.
+
+    Of the processes of one run the main one holds the lock. A block within one for the same folder adds nothing.
+    """
+    place = Path(folder).resolve()
+    if place in _HELD.get():
+        yield
+        return
+    with ExitStack() as stack:
+        from_main(lambda: _hold(stack, place, folder))
+        token = _HELD.set(_HELD.get() | {place})
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def _hold(stack: ExitStack, place: Path, folder: str | Path) -> None:
+    if not place.exists():
+        stack.callback(_remove_empty, place)  # after a refusal nothing is left
+    for _ in range(TRIES):
+        try:
+            mine = stack.enter_context(claim(place / TRAINING))
+        except OSError:  # no place to write to, as whoever writes there will say
+            return
+        if mine:
+            return
+    raise ValueError(f"another process trains in {folder}; wait until it has ended, or choose another folder")
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def alone_in_its(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a function that trains run `alone_in` the folder that is its argument `name`."""
+
+    def decorate(train: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(train)
+
+        @functools.wraps(train)
+        def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+            with alone_in(signature.bind(*args, **kwargs).arguments[name]):
+                return train(*args, **kwargs)
+
+        return alone
+
+    return decorate

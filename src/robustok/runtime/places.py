@@ -1,0 +1,60 @@
+"""Whether something can be written to a place, found out before the work whose result goes there."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from robustok.runtime.words import reason
+
+BLOCK = 4096  # bytes that are written on trial, for a full disk still takes empty files
+PARTIAL = ".partial"  # what `checkpoint.replacing` adds to a name for the while
+
+
+def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
+    """Return if a file can be written to `path`, or files into the folder `path`; nothing is left behind.
+
+    Raises ValueError where something of the other kind is there or lies in between, and OSError where the system
+    refuses: a full disk, a missing permission, a name that is too long.
+    """
+    path = Path(path)
+    try:
+        if "\0" in str(path):
+            raise ValueError(f"{str(path)!r} is no name of a {kind}; leave the zero byte out")
+        _check_kind(path, kind)
+        there, missing = (path, []) if kind == "folder" else (path.parent, [path.name])
+        while not there.exists():
+            if there.is_symlink():
+                raise ValueError(f"{there} is a link to nowhere, so nothing can be written there; remove or mend it")
+            there, missing = there.parent, [there.name, *missing]
+        if not there.is_dir():
+            raise ValueError(f"{there} is a file, so nothing can be written below it; choose another place than {path}")
+        for name in missing:
+            _check_length(there / f"{name}{PARTIAL}")
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(BLOCK))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        told = f"cannot write to {path} ({reason(error)}); choose another place, or make room"
+        raise OSError(error.errno, told) from error
+
+
+def _check_kind(path: Path, kind: Literal["file", "folder"]) -> None:
+    """Raises ValueError where something that is not a `kind` has the name."""
+    if path.is_dir():
+        if kind == "file":
+            raise ValueError(f"{path} is a folder, and a file is to be written; give the name of a file in it")
+    elif path.exists():
+        if kind == "folder":
+            raise ValueError(f"{path} is a file, and a folder is to be written to; choose another name")
+        if not path.is_file():
+            raise ValueError(f"{path} is a device or a pipe, and no file that could be replaced; give that of a file")
+
+
+def _check_length(path: Path) -> None:
+    """Raises OSError for a name that the file system does not take."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return

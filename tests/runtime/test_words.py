@@ -1,0 +1,20 @@
+import pytest
+
+from robustok.runtime.words import counted, reason
+
+
+def test_counted():
+    assert [counted(n, "image") for n in (0, 1, 2, 20_000)] == ["0 images", "1 image", "2 images", "20,000 images"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "x.json"), "No space left on device"),
+        (ValueError("\n first line\nsecond"), "first line"),
+        (TimeoutError(), "TimeoutError"),
+        (EOFError("  "), "EOFError"),
+    ],
+)
+def test_a_reason_is_one_line_and_never_empty(error: Exception, words: str):
+    assert reason(error) == words
