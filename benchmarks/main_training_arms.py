@@ -31,12 +31,12 @@ class Size:
     validation: int = 10_000  # images that gFID is measured against, every class equally often
     held_out: int = 5_000  # of the training images, every class equally often; they choose the guidance
     tokenizer_steps: int = 3_000
-    generator_steps: int = 2_000
+    generator_steps: int = 1_600
     classifier_steps: int = 1_200
     looked_at: int = 500  # held-out images of a tokenizer's validation loss
     perturbed: int = 1_000  # validation images of rFID and pFID
     tuned_by: int = 1_000  # generated images for each guidance
-    along: int = 2_000  # generated images for each point of the course
+    along: int = 1_000  # generated images for each point of the course
     generated: int = 5_000  # generated images at the end
     compared: int = 2_500  # images on either side of precision and recall
 
@@ -66,9 +66,9 @@ ARMS = {
 QUEUE: tuple[tuple[str, int], ...] = (
     ("none", 0),
     ("two phases", 0),
-    ("paper", 0),
     ("two phases, clean", 0),
     ("two phases, as it samples", 0),
+    ("paper", 0),
     ("two phases, as it departs", 0),
     ("none", 1),
     ("two phases", 1),
