@@ -10,14 +10,14 @@ from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
-from robustok.training.adversary import Adversary
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
 from robustok.training.tokenizer_training import TokenizerTraining
 
-CODES = 256
+CODES = 512
 FIRST = "two phases"  # the arm whose clean first phase, and whose pilot generator, the others in two phases share
 SAVED = 250  # steps between saves of a tokenizer, of which one is where the second phase begins
 
@@ -31,12 +31,12 @@ class Size:
     validation: int = 10_000  # images that gFID is measured against, every class equally often
     held_out: int = 5_000  # of the training images, every class equally often; they choose the guidance
     tokenizer_steps: int = 3_000
-    generator_steps: int = 2_000
+    generator_steps: int = 1_600
     classifier_steps: int = 1_200
     looked_at: int = 500  # held-out images of a tokenizer's validation loss
     perturbed: int = 1_000  # validation images of rFID and pFID
     tuned_by: int = 1_000  # generated images for each guidance
-    along: int = 2_000  # generated images for each point of the course
+    along: int = 1_000  # generated images for each point of the course
     generated: int = 5_000  # generated images at the end
     compared: int = 2_500  # images on either side of precision and recall
 
@@ -50,12 +50,12 @@ class Arm:
     imitates: Literal["", "departures", "latents"] = ""  # what of a pilot generator alpha and delta are measured on
 
 
-TWO_PHASES = Perturbation(alpha=0.3, beta=1.0, delta=10, latent_space="frozen", freeze_from=0.75)
+TWO_PHASES = Perturbation(alpha=0.3, beta=1.0, delta=20, latent_space="frozen", freeze_from=0.75)
 ARMS = {
     "none": Arm(perturbation=Perturbation(beta=0.0)),
-    "paper": Arm(perturbation=Perturbation(alpha=1.0, beta=0.1, delta=6)),
-    "half of the images": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=10)),
-    "stopped": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=10, latent_space="stopped")),
+    "paper": Arm(perturbation=Perturbation(alpha=1.0, beta=0.1, delta=12)),
+    "half of the images": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=20)),
+    "stopped": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=20, latent_space="stopped")),
     "two phases": Arm(perturbation=TWO_PHASES),
     "two phases, clean": Arm(perturbation=replace(TWO_PHASES, beta=0.0)),
     "two phases, as it departs": Arm(perturbation=TWO_PHASES, imitates="departures"),
@@ -66,9 +66,9 @@ ARMS = {
 QUEUE: tuple[tuple[str, int], ...] = (
     ("none", 0),
     ("two phases", 0),
-    ("paper", 0),
     ("two phases, clean", 0),
     ("two phases, as it samples", 0),
+    ("paper", 0),
     ("two phases, as it departs", 0),
     ("none", 1),
     ("two phases", 1),
@@ -94,29 +94,31 @@ QUEUE: tuple[tuple[str, int], ...] = (
 
 
 def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
-    part = Conv(stem=2, channels=(16, 64), blocks=1, attention=False)
-    adversary = Adversary(
+    encoder, decoder = (Conv(stem=2, channels=width, blocks=1, attention=False) for width in ((16, 64), (32, 96)))
+    adversary = Adversarial(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
-        learns_from=0.5,
-        charges_from=0.55,
+        disc_start=0.5,
+        gan_start=0.55,
         augmentation=Augmentation(probability=0.0),
     )
     return TokenizerTraining(
         tokenizer=TokenizerConfig(
-            image_size=size.side, encoder=part, quantizer=VQ(codebook_size=CODES, width=16), decoder=part, channels=1
+            image_size=size.side,
+            encoder=encoder,
+            quantizer=VQ(codebook_size=CODES, width=16),
+            decoder=decoder,
+            channels=1,
         ),
         loop=Loop(
             steps=size.tokenizer_steps, batch_size=16, seed=seed, save_every=SAVED, keep_last=99, keep_best="none"
         ),
         perturbation=arm.perturbation,
-        objective=Objective(
-            l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
-        ),
+        objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary),
         semantic=arm.semantic,
         semantic_size=64,
-        optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
-        average=0.99,
+        optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
+        ema_decay=0.99,
     )
 
 
@@ -126,8 +128,8 @@ def generator_training(tokens: int, size: Size, seed: int) -> GeneratorTraining:
             codebook_size=CODES, tokens=tokens, classes=10, width=96, depth=2, heads=3, order="raster"
         ),
         loop=Loop(steps=size.generator_steps, batch_size=64, seed=seed, save_every=200, keep_best="none"),
-        optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_share=0.05),
-        average=0.99,
+        optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_fraction=0.05),
+        ema_decay=0.99,
     )
 
 

@@ -66,13 +66,13 @@ def score(runs: Path, results: Path, size: Size, names: Sequence[str]) -> None:
 
 def post_training(config: TokenizerTraining, guidance: float, steps: int, pairs: int) -> DecoderTuning:
     """The decoder tuned for the generator: a tenth of main training's steps at a tenth of its learning rate."""
-    adversary = replace(config.objective.adversary, learns_from=0.0, charges_from=0.0)
+    adversary = replace(config.objective.adversary, disc_start=0.0, gan_start=0.0)
     return DecoderTuning(
         post=PostTraining(
             loop=replace(config.loop, steps=steps, keep_last=1),
             objective=replace(config.objective, adversary=adversary),
-            optim=Optim(lr=config.optim.lr / 10, warmup=steps // 10, final_lr_share=0.05),
-            average=0.98,
+            optim=Optim(lr=config.optim.lr / 10, warmup=steps // 10, final_lr_fraction=0.05),
+            ema_decay=0.98,
             check_every=math.ceil(steps / 3),
         ),
         sampling=Sampling(guidance=guidance),

@@ -92,7 +92,7 @@ def problem(found: Sequence[Result]) -> Iterator[str]:
             f"a classifier of the data that nothing was trained in (accuracy {about['accuracy']:.1%}, seed "
             f"{about['seed']})"
             if "accuracy" in about
-            else "the network of the perceptual, the adversarial and the Fréchet loss, too"
+            else "the network of the perceptual and the adversarial loss, too"
         )
         yield f"- `{name}`: {what}"
     where = sorted(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from main_training_arms import CODES, Size
+from main_training_arms import Size
 from study_spaces import spaces
 from torch import Tensor
 
@@ -80,7 +80,7 @@ class Judge:
         rest[held] = False
         self.train, self.held = everything.subset(rest.nonzero().flatten()[: size.train]), everything.subset(held)
         self.spaces = others or spaces(self.train, self.held, folder / "spaces", size.classifier_steps)
-        self.perceptual = perceptual_network(Objective().network, 4, None)
+        self.perceptual = perceptual_network(Objective().network, 3, None)
         self.chosen = evenly(self.validation.labels, size.perturbed)
         self._references: dict[str, dict[str, FeatureStats]] = {}
 
@@ -182,7 +182,7 @@ def sampled(folder: Path, step: int, guidance: float, count: int, purpose: str) 
         labels = torch.arange(count) % 10
         tokens = sample_tokens(generator, labels, Sampling(guidance=guidance), seed=derive(0, purpose), batch_size=500)
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(tokens.to(torch.uint8 if CODES <= 256 else torch.int32), path.with_suffix(".partial"))
+        torch.save(tokens.to(torch.int16), path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)
     return torch.load(path, weights_only=True).long()
 

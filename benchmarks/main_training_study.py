@@ -38,14 +38,18 @@ from main_training_arms import (
 from main_training_scores import ALONG, Judge, Notes, evenly, generation, nats, reconstruction, reconstruction_loss
 from main_training_scores import tokens_of as tokens_in
 
+from robustok.analysis.imitation import JOINT, imitate
 from robustok.data.tokens import encode_tokens
 from robustok.evaluation.features import Extractor
+from robustok.evaluation.pfid import Cell
 from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import load_resume, save_resume, write_json
 from robustok.runtime.configs import to_plain
+from robustok.runtime.seeding import derive
 from robustok.tokenizer.perturbation import Perturbation, second_phase
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.calibration import measure
+from robustok.training.calibration import departing, pilot_tokens
 from robustok.training.generator_training import train_generator
 from robustok.training.saving import RESUME
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
@@ -98,8 +102,14 @@ def calibrated(arm: Arm, tokenizer: Tokenizer, judge: Judge, generators: Path, s
     def measured() -> dict[str, float]:
         rows = evenly(judge.held.labels, judge.size.looked_at)
         tokens, labels = tokens_in(tokenizer, judge.held, rows), judge.held.labels[rows]
-        generator = AutoregressiveModel.from_pretrained(pilot)
-        return measure(arm.imitates, generator, tokenizer, tokens, labels, seed=seed)._asdict()
+        generator, codebook = AutoregressiveModel.from_pretrained(pilot), tokenizer.codebook.detach()
+        if arm.imitates == "departures":
+            return Cell(*departing(pilot_tokens(generator, tokens, labels, seed=seed), tokens, codebook))._asdict()
+        one, other = labels.argsort(stable=True).view(10, 2, -1).unbind(1)  # of the same class at the same place
+        one, other = one.flatten(), other.flatten()
+        drawn = sample_tokens(generator, labels[one], Sampling(), seed=derive(seed, "pilot samples"))
+        found = imitate(tokens[one], tokens[other], {"sampled": drawn}, codebook, tokenizer.lookup, seed=seed)
+        return found.target("sampled", JOINT).best._asdict()
 
     cell = notes.once("calibration", measured)
     return replace(arm.perturbation, alpha=cell["alpha"], delta=cell["delta"])

@@ -69,7 +69,7 @@ def main() -> None:
     generator = stream(0, "benchmark images")
     b = main_training.loop.batch_size
     real = FashionMNIST("train", main_training.tokenizer.image_size)
-    stage.loss.observe(real.subset(torch.arange(512)))
+    stage.image_loss.set_reference(real.subset(torch.arange(512)))
     images = real.images(torch.arange(b))
     late = int(0.9 * main_training.loop.steps)
     for step in (0, 1, late):

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from robustok.data.images import FashionMNIST
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.codebook_use import code_counts, perplexity
-from robustok.evaluation.features import lite0
-from robustok.evaluation.fid import FeatureStats, frechet_distance
-from robustok.evaluation.pfid import BLOCK, Cell, grid, perturbed
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.metrics.pfid import BLOCK, Cell, grid, perturbed
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import read_json, write_json
@@ -77,7 +77,7 @@ KINDS = {  # in the order in which they are run, so that a part of them says som
     "FSQ 1000": Kind(quantizer=FSQ(levels=(8, 5, 5, 5))),
     "BSQ 1024": Kind(quantizer=BSQ(bits=10)),
     "VQ 1024 perturbed hard": Kind(
-        quantizer=vq(1024), perturbation=Perturbation(alpha=1.0, beta=1.0, delta=100, final_share=1.0)
+        quantizer=vq(1024), perturbation=Perturbation(alpha=1.0, beta=1.0, delta=100, final_fraction=1.0)
     ),
     "VQ 1024 short": Kind(quantizer=vq(1024), steps=300),
     "VQ 1024 narrow": Kind(quantizer=vq(1024, width=4)),
@@ -99,8 +99,8 @@ def main_training(kind: Kind) -> TokenizerTraining:
         objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.0, frechet=0.5),
         semantic=kind.semantic,
         semantic_size=64,
-        optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
-        average=0.99,
+        optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
+        ema_decay=0.99,
     )
 
 
@@ -117,7 +117,7 @@ def generator_training(tokenizer: Tokenizer, seed: int) -> GeneratorTraining:
         ),
         loop=Loop(steps=500, batch_size=64, seed=seed, save_every=125),
         optim=Optim(lr=1.5e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
-        average=0.98,
+        ema_decay=0.98,
     )
 
 

@@ -28,8 +28,8 @@ from robustok.report.table import Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
+from robustok.training.performance import blocks
 from robustok.training.post_training import DecoderStage, PostTraining
-from robustok.training.speed import blocks
 from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 from robustok.training.tuning import DecoderTuning
 
@@ -75,9 +75,17 @@ class Step:
 
 def count(config: Training, tokenizer: TokenizerConfig | AutoencoderConfig | None = None) -> Step:
     """The step that `config` trains with; post-training takes the config of the `tokenizer` whose decoder is tuned."""
-    changes: dict[str, Any] = {"precision": "fp32", "speed": replace(config.speed, compile=None, checkpointing=False)}
-    changes |= {"loop": replace(config.loop, batch_size=BATCH), "optim": replace(config.optim, accumulate=1)}
-    without = {"start": None, "shard": False, "hidden_from": 0.0, "hidden_to": 0.0}  # hidden patches count as if seen
+    changes: dict[str, Any] = {
+        "precision": "fp32",
+        "performance": replace(config.performance, compile=None, checkpointing=False),
+    }
+    changes |= {"loop": replace(config.loop, batch_size=BATCH), "optim": replace(config.optim, micro_batches=1)}
+    without = {
+        "start": None,
+        "shard": False,
+        "mask_ratio_min": 0.0,
+        "mask_ratio_max": 0.0,
+    }  # hidden patches count as if seen
     changes |= {name: value for name, value in without.items() if hasattr(config, name)}
     if hasattr(config, "objective"):
         changes["objective"] = replace(config.objective, frechet=0.0)  # whose moments are of real images
@@ -200,7 +208,7 @@ def cost(step: Step, config: Training, gpu: GPU, gpus: int, utilization: float, 
         raise ValueError(f"{gpus} GPUs cannot share a batch of {config.loop.batch_size} images; take as many at most")
     share = math.ceil(config.loop.batch_size / gpus)
     computing = share * step.flops / (utilization * 1e12 * gpu.tflops)
-    micro_batches = min(config.optim.accumulate, share)
+    micro_batches = min(config.optim.micro_batches, share)
     if getattr(config, "shard", False):
         held = (step.held["trained"] + step.held["EMA"]) / gpus + step.held["discriminator"] + step.frozen
         exchanging = micro_batches * all_reduce(8.0 * step.weights, gpu, gpus, network, 3 * step.blocks) / 2

@@ -14,7 +14,7 @@ from test_every_family import MAKE, made
 from torch import Tensor, nn
 
 import robustok
-from robustok.adapters.diffusers import DiffusersAutoencoder
+from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder
 from robustok.adapters.lightningdit import LightningDiT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import SiT
@@ -27,10 +27,13 @@ from robustok.backbones.vgg import LPIPSVGG
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.evaluate import score_generator, score_image_set, score_tokenizer
-from robustok.evaluation.features import NetworkExtractor, Outputs, extractor
-from robustok.evaluation.latent_pfid import NoiseCell
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.latent_pfid import NoiseCell
+from robustok.evaluation.scores.generator_scores import score_generator
+from robustok.evaluation.scores.image_scores import score_image_set
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
@@ -47,7 +50,7 @@ from robustok.training.generator_training import GeneratorTraining, train_genera
 from robustok.training.objective import Objective
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 from robustok.training.tuning import DecoderTuning, tune_decoder
-from robustok.training.watching import generator_check, sample_preview, tokenizer_check
+from robustok.training.validation import generator_check, sample_preview, tokenizer_check
 from robustok_standin import OnStandin, needed, setup
 
 pytestmark = needed
@@ -56,7 +59,7 @@ FLOW = DiffusionTransformer(tokens=16, channels=12, classes=10, width=32, depth=
 LLAMA = Llama(codebook_size=32, tokens=16, classes=10, width=64, depth=1, heads=1, hidden=64)
 VITS = {"weights": "random", "width": 64, "depth": 1, "side": 32}
 ON_SHOW = Augmentation(probability=1.0)
-JUDGE = replace(MAIN.objective.adversary, learns_from=0, charges_from=0, augmentation=ON_SHOW)
+JUDGE = replace(MAIN.objective.adversary, disc_start=0, gan_start=0, augmentation=ON_SHOW)
 ASKED = replace(MAIN.objective, frechet=0.1, adversary=JUDGE)
 MAINS: dict[str, TokenizerTraining] = {
     "perturbed": replace(MAIN, objective=ASKED),
@@ -272,7 +275,7 @@ def test_a_tokenizer_is_scored_with_lpips_and_among_other_neighbors(device):
         return (real.to(device) - output.to(device)).square().mean(dim=(1, 2, 3))
 
     score_tokenizer(tokenizer().to(device), images(6), colors(device), lpips=lpips)
-    score_tokenizer(Patches().to(device), images(6), colors(device), neighbours_in=images(20), lpips=lpips)
+    score_tokenizer(Patches().to(device), images(6), colors(device), neighbors_in=images(20), lpips=lpips)
 
 
 SAMPLINGS: dict[str, Any] = {
@@ -358,7 +361,7 @@ def test_var_is_sampled_and_learns(device, tmp_path):
     assert torch.equal(sample_tokens(maker, torch.arange(4), sampling, seed=0), on_cpu)
     assert robustok.sample(maker, source, [1, 2]).shape == (2, 3, 32, 32)
     pairs_of(maker, source, sampling, tmp_path)
-    config = GeneratorTraining(generator=None, loop=replace(SHORT, steps=1), optim=GENERATOR.optim, average=0.9)
+    config = GeneratorTraining(generator=None, loop=replace(SHORT, steps=1), optim=GENERATOR.optim, ema_decay=0.9)
     cached = encode_tokens(source, images(), tmp_path / "cache")
     train_generator(config, cached, tmp_path / "run", generator=maker, device=device, quiet=True)
 

@@ -11,7 +11,7 @@ from robustok import presets
 from robustok.demo.config import Demo
 from robustok.demo.corners import corners_table, run_corners
 from robustok.demo.run import run_demo
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
@@ -40,7 +40,7 @@ CONTINUOUS = replace(
         generator=DiffusionTransformer(tokens=16, channels=8, classes=10, width=64, depth=1, heads=1),
         loop=LOOP,
         optim=Optim(lr=1e-3),
-        average=0.9,
+        ema_decay=0.9,
     ),
     sampling=FlowSampling(steps=3, guidance=1.5),
 )

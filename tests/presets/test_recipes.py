@@ -14,15 +14,18 @@ from robustok_tiny import images
 
 from robustok.adapters.robustok_vit import RobusTokConfig, RobusTokViT
 from robustok.backbones.dino import DINOv2
-from robustok.cli import stages, verbs
+from robustok.cli.post_train import PostTrain
+from robustok.cli.train_generator import TrainGenerator
+from robustok.cli.train_tokenizer import TrainTokenizer
 from robustok.data.loading import cached_batch, training_batch
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
+from robustok.names import scaled
 from robustok.presets import recipes
 from robustok.presets.decoders import post_robustok
 from robustok.presets.generators import rar_b, rar_l
-from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, names, parameters, recipe, table
+from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, parameters, recipe, table
 from robustok.presets.tokenizers import robustok_imagenet256
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.tokenizer.autoencoder import AutoencoderConfig
@@ -103,7 +106,7 @@ def built(part: Any) -> None:
                 raise AssertionError(part)
 
 
-@pytest.mark.parametrize("name", names(ALL))
+@pytest.mark.parametrize("name", scaled(tuple(ALL)))
 def test_every_run_builds_without_memory(name: str):
     config = untrained(recipe(name, ALL))
     stage = getattr(config, "post", config)
@@ -124,10 +127,10 @@ def test_smoke_twins_of_main_training_train(name: str):
     config, pictures = recipe(f"{name}-smoke", TOKENIZERS), images(64)
     stage = TokenizerStage(config)
     stage.observe(pictures)
-    assert stage.loss.opponent is not None
-    before = [weight.clone() for weight in stage.loss.opponent.model.parameters()]
+    assert stage.image_loss.discriminator is not None
+    before = [weight.clone() for weight in stage.image_loss.discriminator.model.parameters()]
     assert all(map(math.isfinite, losses(stage, lambda step: training_batch(pictures, 16, 0, step))))
-    after = stage.loss.opponent.model.parameters()
+    after = stage.image_loss.discriminator.model.parameters()
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
@@ -151,18 +154,18 @@ def test_smoke_twins_of_post_training_train(name: str):
     stage = DecoderStage(config.post, tokenizer, "cpu")
     tokens = torch.randint(64, (32, 16), generator=torch.Generator().manual_seed(0))
     real = pictures.images(torch.arange(32))
-    stage.loss.observe(pictures)
+    stage.image_loss.set_reference(pictures)
     assert all(map(math.isfinite, losses(stage, lambda step: (tokens[:16], real[:16]))))
 
 
-@pytest.mark.parametrize("name", [name for name in names(ALL) if name.endswith("one_gpu")])
+@pytest.mark.parametrize("name", [name for name in scaled(tuple(ALL)) if name.endswith("one_gpu")])
 def test_on_one_gpu_the_batch_is_the_papers_in_parts(name: str):
     paper, one = (recipe(n, ALL) for n in (name.removesuffix("-one_gpu"), name))
     paper, one = (getattr(config, "post", config) for config in (paper, one))
-    parts = one.optim.accumulate
+    parts = one.optim.micro_batches
     assert parts > 1
     assert paper.loop.batch_size % parts == 0
-    assert replace(one, optim=replace(one.optim, accumulate=1), speed=paper.speed) == paper
+    assert replace(one, optim=replace(one.optim, micro_batches=1), performance=paper.performance) == paper
 
 
 def test_the_paper_s_schedule():
@@ -171,7 +174,7 @@ def test_the_paper_s_schedule():
     assert steps == 200 * 1251
     assert config.perturbation.at(40 / 200) == (1.0, 100)
     assert config.perturbation.at(120 / 200) == (0.5, 50)
-    assert config.objective.adversary.charges_from * 200 == pytest.approx(56)
+    assert config.objective.adversary.gan_start * 200 == pytest.approx(56)
     assert post_robustok().post.loop.steps == 40 * (200_000 // 1024)
 
 
@@ -179,9 +182,9 @@ def test_ablations_differ_in_what_they_are_named_after():
     full = to_plain(robustok_imagenet256())
     for name, changes in {
         "robustok_unperturbed": {"beta": 0.0},
-        "robustok_unannealed": {"final_share": 1.0},
-        "robustok_beta_half": {"beta": 0.5, "final_share": 1.0},
-        "robustok_annealed_to_zero": {"final_share": 0.0},
+        "robustok_unannealed": {"final_fraction": 1.0},
+        "robustok_beta_half": {"beta": 0.5, "final_fraction": 1.0},
+        "robustok_annealed_to_zero": {"final_fraction": 0.0},
     }.items():
         assert to_plain(TOKENIZERS[name]("paper")) == full | {"perturbation": full["perturbation"] | changes}
 
@@ -191,10 +194,9 @@ def test_the_table_of_the_docs_is_that_of_the_presets():
 
 
 def test_the_command_line_knows_the_same_names():
-    assert (*map(tuple, (TOKENIZERS, GENERATORS, DECODERS)),) == (verbs.TOKENIZERS, verbs.GENERATORS, verbs.DECODERS)
-    assert stages.tokenizer_preset("robustok_unperturbed-one_gpu").perturbation.beta == 0
-    assert stages.generator_preset("rar_l-smoke").loop.steps == STEPS
-    assert stages.decoder_preset("post_off_the_shelf").sigma == 0.9
+    assert TrainTokenizer.start("robustok_unperturbed-one_gpu").perturbation.beta == 0
+    assert TrainGenerator.start("rar_l-smoke").loop.steps == STEPS
+    assert PostTrain.start("post_off_the_shelf").sigma == 0.9
 
 
 def test_an_unknown_name_is_refused():

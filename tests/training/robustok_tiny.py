@@ -10,8 +10,8 @@ from torch import nn
 from robustok.data.images import FashionMNIST, Subset
 from robustok.data.pairs import Pairs, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
-from robustok.evaluation.features import CustomExtractor, Extractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.extractor import CustomExtractor, Extractor
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
 from robustok.losses.discriminator import PatchGAN
@@ -23,7 +23,7 @@ from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.adversary import Adversary
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
@@ -33,10 +33,10 @@ from robustok.training.tokenizer_training import TokenizerTraining, train_tokeni
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3, preview_every=4)
-ADVERSARY = Adversary(
-    discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), learns_from=0.2, charges_from=0.4
+ADVERSARIAL = Adversarial(
+    discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), disc_start=0.2, gan_start=0.4
 )
-OBJECTIVE = Objective(l1=0.5, perceptual=0.1, perceptual_stages=2, adversary=ADVERSARY)
+OBJECTIVE = Objective(l1=0.5, perceptual=0.1, perceptual_stages=2, adversary=ADVERSARIAL)
 MAIN = TokenizerTraining(
     tokenizer=TokenizerConfig(
         image_size=32, encoder=PART, decoder=PART, quantizer=VQ(codebook_size=32, width=8, revive_after=3)
@@ -47,30 +47,30 @@ MAIN = TokenizerTraining(
     semantic=0.1,
     semantic_size=32,
     optim=Optim(lr=2e-3, warmup=2),
-    average=0.9,
+    ema_decay=0.9,
 )
 TWO_PHASES = Perturbation(alpha=0.5, beta=1.0, delta=4, latent_space="frozen", freeze_from=0.5)  # from step 4 of 8
 AUTOENCODER = TokenizerTraining(
     tokenizer=AutoencoderConfig(image_size=32, encoder=PART, decoder=PART, bottleneck=KL(width=8)),
     loop=LOOP,
     perturbation=LatentNoise(),
-    hidden_to=0.5,
+    mask_ratio_max=0.5,
     objective=OBJECTIVE,
     optim=Optim(lr=2e-3, warmup=2),
-    average=0.9,
-    measured=64,
+    ema_decay=0.9,
+    statistics_images=64,
 )
 GENERATOR = GeneratorTraining(
     generator=Autoregressive(codebook_size=32, tokens=16, classes=10, width=64, depth=2, heads=1),
     loop=LOOP,
     optim=Optim(lr=1e-3),
-    average=0.9,
+    ema_decay=0.9,
 )
 POST = PostTraining(
     loop=LOOP,
-    objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARY, learns_from=0.0, charges_from=0.0)),
+    objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARIAL, disc_start=0.0, gan_start=0.0)),
     optim=Optim(lr=1e-3),
-    average=0.5,
+    ema_decay=0.5,
     check_every=4,
 )
 

@@ -4,79 +4,50 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_tiny import LOOP, MAIN, images, tokenizer
+from robustok_tiny import LOOP, MAIN, generator, images, tokenizer
 
+from robustok.analysis.departures import departures
 from robustok.data.loading import training_batch
-from robustok.evaluation.pfid import Cell
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.shapes import Labels, Tokens
 from robustok.tokenizer.perturbation import Perturbation, neighbours, perturb
-from robustok.training.calibration import Calibrated, _pairs_of_a_class, calibrate, measure
+from robustok.training.calibration import Calibrated, calibrate, departing, pilot_tokens
 from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
-PILOT = Calibrated(like="departures", freeze_from=0.5, steps=3, batch_size=16, width=32, depth=1, measured=20)
+PILOT = Calibrated(freeze_from=0.5, steps=3, batch_size=16, width=32, depth=1, measured=20)
 SHORT = replace(MAIN, perturbation=PILOT)
 IMAGES = images(128)
 
 
-class Replacing:
-    """A pilot of known strength: it always predicts what a perturbation of some tokens has in the place."""
-
-    no_label, device, codebook_size = 10, torch.device("cpu"), 32
-
-    def __init__(self, predicted: Tokens):
-        self.predicted, self.given = predicted, 0
-        self.tokens_per_image, self.blocks = predicted.shape[1], (1,) * predicted.shape[1]
-
-    def predictor(self, labels: Labels):
-        rows = self.predicted[self.given : self.given + len(labels)]
-        self.given += len(labels)
-        place = -1
-
-        def predict(latest: Tokens | None) -> torch.Tensor:
-            nonlocal place
-            place += 1
-            return 1e4 * torch.nn.functional.one_hot(rows[:, place : place + 1], 32).float()
-
-        return predict
-
-    def fingerprint(self) -> str:
-        return "replacing"
-
-
-def test_departures_give_back_the_perturbation_that_the_pilot_makes():
-    model = tokenizer()
+def test_departures_give_back_the_perturbation_that_they_come_from():
+    codebook = torch.randn(32, 8, generator=torch.Generator().manual_seed(2))
     tokens = torch.randint(32, (400, 16), generator=torch.Generator().manual_seed(0))
-    near = neighbours(model.codebook.detach(), 9)
-    noisy = perturb(tokens, near, 0.25, 1.0, generator=torch.Generator().manual_seed(1))
-    cell = measure("departures", Replacing(noisy), model, tokens, torch.zeros(400, dtype=torch.int64), seed=0)
-    assert cell.alpha == pytest.approx(0.25)  # 4 of 16 tokens
-    assert cell.delta == 9  # twice the median rank of 1 to 9, less one
+    noisy = perturb(tokens, neighbours(codebook, 9), 0.25, 1.0, generator=torch.Generator().manual_seed(1))
+    alpha, delta = departing(noisy, tokens, codebook)
+    assert alpha == pytest.approx(0.25)  # 4 of 16 tokens
+    assert delta == 9
+    assert departing(tokens, tokens, codebook) == (0.0, 1)
 
 
-def test_latents_give_back_a_strong_perturbation_rather_than_a_weak_one():
-    """A pilot whose samples are perturbed tokens of other images: the nearest cell is about as strong."""
-    model = tokenizer()
+def test_departures_are_those_that_an_analysis_of_the_generator_finds():
+    codebook = tokenizer().codebook.detach()
+    drawn, real = torch.randint(32, (2, 100, 16), generator=torch.Generator().manual_seed(0))
+    found = departures(drawn, real, codebook)
+    assert departing(drawn, real, codebook) == (pytest.approx(found.alpha), found.delta)
+
+
+def test_a_pilot_that_is_certain_draws_what_it_is_certain_of():
+    model = generator()
     with torch.no_grad():
-        rows = IMAGES.images(torch.arange(128))
-        tokens = model.quantize(model.encode(rows)).tokens
-    labels = torch.zeros(128, dtype=torch.int64)
-    one, _ = _pairs_of_a_class(labels)
-
-    def found(alpha: float) -> Cell:
-        near = neighbours(model.codebook.detach(), 31)
-        noisy = perturb(tokens[one], near, alpha, 1.0, generator=torch.Generator().manual_seed(1))
-        return measure("latents", Replacing(noisy), model, tokens, labels, seed=0)
-
-    assert found(1.0).alpha >= 0.7
-    assert found(1.0).alpha > found(0.1).alpha
-
-
-def test_pairs_have_the_same_class_at_the_same_place_and_no_image_twice():
-    labels = torch.tensor([0, 1, 0, 1, 1, 0, 0, 2])
-    one, other = _pairs_of_a_class(labels)
-    assert torch.equal(labels[one], labels[other])
-    assert len(set(one.tolist()) | set(other.tolist())) == 2 * len(one) == 6
+        model.head.weight.zero_()
+        model.head.bias.copy_(1e4 * torch.nn.functional.one_hot(torch.tensor(7), 32))
+    real, labels = torch.randint(32, (5, 16)), torch.zeros(5, dtype=torch.int64)
+    assert (pilot_tokens(model, real, labels, seed=0) == 7).all()
+    with torch.no_grad():
+        model.head.bias.zero_()
+    uniform = pilot_tokens(model, real.repeat(400, 1), labels.repeat(400), seed=0)
+    counts = torch.bincount(uniform.flatten(), minlength=32)
+    assert counts.min() > 850  # of 1,000, with a standard deviation of 31
+    assert torch.equal(uniform[:5], pilot_tokens(model, real, labels, seed=0))
 
 
 def stepped(
@@ -92,11 +63,12 @@ def stepped(
 
 def test_a_calibrated_run_measures_once_at_the_change_of_phase_and_goes_on_with_it():
     before = stepped(SHORT, 3)
-    assert before.perturbation == Perturbation(alpha=1.0, beta=1.0, delta=1, latent_space="frozen", freeze_from=0.5)
+    unmeasured = Perturbation(alpha=1.0, beta=1.0, delta=1, latent_space="frozen", freeze_from=0.5)
+    assert before.latents.perturbation == unmeasured
     straight = stepped(SHORT, 8, before, first=3)
-    cell = calibrate(PILOT, straight.average.module, IMAGES, seed=LOOP.seed)  # encoder and codebook did not change
-    assert straight.perturbation == replace(before_strength(), alpha=cell.alpha, delta=cell.delta)
-    assert 0 < cell.alpha <= 1
+    alpha, delta = calibrate(PILOT, straight.ema.module, IMAGES, seed=LOOP.seed)  # the codes did not change
+    assert straight.latents.perturbation == replace(before_strength(), alpha=alpha, delta=delta)
+    assert 0 < alpha <= 1
 
     resumed = TokenizerStage(SHORT)  # and has not seen the images: the strength is part of the state
     resumed.load_state_dict(stepped(SHORT, 6).state_dict())
@@ -115,7 +87,7 @@ def test_a_pilot_learns_what_it_is_trained_on():
     short, long = (
         calibrate(replace(PILOT, steps=steps, lr=3e-3, batch_size=64), model, IMAGES, seed=0) for steps in (1, 60)
     )
-    assert long.alpha < short.alpha - 0.02
+    assert long[0] < short[0] - 0.02
 
 
 def test_the_choice_can_be_typed_by_its_name():
@@ -126,7 +98,7 @@ def test_the_choice_can_be_typed_by_its_name():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"beta": 1.5}, "beta is a share from 0 to 1, not 1.5"),
+        ({"beta": 1.5}, "beta is a fraction from 0 to 1, not 1.5"),
         ({"freeze_from": 1.0}, "leaves one of the two phases without a step"),
         ({"steps": 0}, "the pilot's steps is 0; it must be at least 1"),
         ({"width": 48}, "width 48; give a positive lr and a multiple of 32"),

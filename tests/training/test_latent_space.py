@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images
+from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, tokenizer
 
+from robustok.cli.settings import comments
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
-from robustok.tokenizer.latent_perturbation import LatentDraw, LatentNoise, perturb_latents
+from robustok.tokenizer.latent_perturbation import LatentDraw, LatentMixing, LatentNoise, perturb_latents
 from robustok.tokenizer.perturbation import Draw, Perturbation
+from robustok.training.calibration import Calibrated
 from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
@@ -38,7 +40,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_in_the_second_phase_only_the_decoder_learns():
     stage = stepped(SHORT, 4)
-    averaged = stage.average.module
+    averaged = stage.ema.module
     others, decoder, fingerprint = weights(averaged, False), weights(averaged, True), averaged.fingerprint()
     head = {name: value.clone() for name, value in stage.latents.head.state_dict().items()}
     assert not equal(weights(stage.model, False), others)  # the average is not where training is
@@ -75,7 +77,7 @@ def test_each_phase_has_a_course_of_the_learning_rate_of_its_own():
 
 def test_codes_are_not_placed_anew_once_the_codebook_is_frozen():
     stage = stepped(SHORT, 5)
-    stage.latents.idle[:] = 1000
+    stage.latents.steps_unused[:] = 1000
     codes = stage.model.codebook.clone()
     assert "dead_codes" not in stepped(SHORT, 6, stage, first=5).step(
         training_batch(images(), LOOP.batch_size, LOOP.seed, 6), 6
@@ -92,7 +94,7 @@ def test_a_run_that_goes_on_before_at_or_after_the_change_of_phase_ends_the_same
     resumed.load_state_dict(state)
     stepped(SHORT, 8, resumed, first=stopped_at)
     assert equal(straight.model.state_dict(), resumed.model.state_dict())
-    assert equal(straight.average.module.state_dict(), resumed.average.module.state_dict())
+    assert equal(straight.ema.module.state_dict(), resumed.ema.module.state_dict())
 
 
 def test_stopped_images_teach_the_decoder_only():
@@ -149,7 +151,7 @@ def test_a_whole_run_in_two_phases_keeps_its_decoder_average_and_its_state(tmp_p
     tokenizer = train_tokenizer(SHORT, images(), tmp_path / "run", quiet=True)
     state = load_resume(tmp_path / "run" / "resume.safetensors")["stage"]
     assert state["decoder_only"] is True
-    assert tokenizer.fingerprint() == stepped(SHORT, 4).average.module.fingerprint()
+    assert tokenizer.fingerprint() == stepped(SHORT, 4).ema.module.fingerprint()
 
 
 def test_a_continuous_tokenizer_has_two_phases_too():
@@ -157,7 +159,7 @@ def test_a_continuous_tokenizer_has_two_phases_too():
     config = replace(AUTOENCODER, perturbation=noise)
     clean = stepped(replace(config, perturbation=replace(noise, beta=0.0)), 4)
     stage = stepped(config, 4)
-    averaged = stage.average.module
+    averaged = stage.ema.module
     assert equal(stage.model.state_dict(), clean.model.state_dict())  # nothing is perturbed yet
     others, decoder = weights(averaged, False), weights(averaged, True)
     resumed = TokenizerStage(config)
@@ -202,3 +204,20 @@ def test_disturbed_latents_pass_no_gradient_where_it_is_stopped():
 def test_choices_that_cannot_be_are_refused(wrong, message, unchecked):
     with pytest.raises(ValueError, match=message):
         Perturbation(**wrong)
+
+
+def test_the_choices_are_explained_where_settings_are_listed():
+    for kind in (Perturbation, LatentNoise, LatentMixing, Calibrated):
+        assert len(comments(kind)["freeze_from"]) > 20
+    assert "frozen" in comments(Perturbation)["latent_space"]
+
+
+def test_what_of_a_given_decoder_was_not_to_learn_does_not_in_the_second_phase_either():
+    given = tokenizer()
+    held = given.decoder.get_parameter("embed.weight").requires_grad_(False)
+    stage = TokenizerStage(replace(SHORT, tokenizer=None), tokenizer=given)
+    stage.observe(images())
+    stepped(SHORT, 6, stage)
+    assert torch.equal(stage.model.decoder.get_parameter("embed.weight"), held)
+    assert not stage.model.encoder.get_parameter("out.weight").requires_grad
+    assert stage.model.decoder.get_parameter("out.bias").requires_grad

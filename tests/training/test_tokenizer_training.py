@@ -21,8 +21,8 @@ def test_the_perturbation_says_which_kind_is_trained():
     [
         (MAIN, {"perturbation": LatentNoise()}, "has a codebook and is not perturbed by LatentNoise; .* Perturbation"),
         (AUTOENCODER, {"perturbation": Perturbation()}, "has no codebook and .* set perturbation to LatentNoise or"),
-        (MAIN, {"hidden_to": 0.5}, "hidden_to is of tokenizers without a codebook"),
-        (MAIN, {"measured": 64}, "measured is of tokenizers without a codebook"),
+        (MAIN, {"mask_ratio_max": 0.5}, "mask_ratio_max is of tokenizers without a codebook"),
+        (MAIN, {"statistics_images": 64}, "statistics_images is of tokenizers without a codebook"),
         (AUTOENCODER, {"semantic": 0.2}, "semantic is of tokenizers with a codebook"),
         (AUTOENCODER, {"codebook": 0.5}, "codebook is of tokenizers with a codebook"),
     ],

@@ -7,16 +7,16 @@ import torch
 from robustok_tiny import coarse
 
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.loop import Loop
+from robustok.training.micro_batch import whole_batch
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.parts import alone
 from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining, train_tokenizer
 from robustok.training.with_codebook import CodebookWarning
 
@@ -64,7 +64,7 @@ def test_accumulating_perturbs_the_same_images_of_the_whole_batch(images):
         return torch.cat(seen)
 
     whole = seen_by(TINY)
-    parts = seen_by(replace(TINY, optim=replace(TINY.optim, accumulate=8)))  # 2 images at a time
+    parts = seen_by(replace(TINY, optim=replace(TINY.optim, micro_batches=8)))  # 2 images at a time
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_codes_that_ask_for_no_gradient_stay(images):
         given.quantizer.embedding.requires_grad_(learns)
         stage = TokenizerStage(replace(config, tokenizer=None), tokenizer=given)
         revived = sum(float(stage.step(batch(images), step).get("dead_codes", 0)) for step in range(4))
-        for codes in (stage.model.codebook, stage.average.module.codebook):
+        for codes in (stage.model.codebook, stage.ema.module.codebook):
             assert torch.equal(codes, before) != learns
         assert (revived > 0) == learns
 
@@ -128,7 +128,7 @@ def test_codebook_and_semantic_terms_do_not_see_the_perturbation(images):
 
 
 def test_a_tiny_run_learns_and_uses_its_codebook(images, tmp_path):
-    config = replace(TINY, loop=replace(TINY.loop, steps=40), average=0.9)
+    config = replace(TINY, loop=replace(TINY.loop, steps=40), ema_decay=0.9)
     tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
     rows = MetricsLog(tmp_path).rows()
     assert [row["step"] for row in rows] == list(range(1, 41))
@@ -145,7 +145,7 @@ def test_an_idle_codebook_is_named_with_its_remedy(images):
     )
     x = batch(images)
     stage.step(x, 0)
-    stage.latents.idle[4:] = 1000
+    stage.latents.steps_unused[4:] = 1000
     one_image = x[:1].expand(16, -1, -1, -1).contiguous()  # has 16 tokens, so most codes stay idle
     with pytest.warns(CodebookWarning, match="of the codes were used in the last 100 steps; set .*revive_after"):
         stage.step(one_image, 200)
@@ -156,11 +156,11 @@ def test_long_unused_codes_are_placed_anew_unless_switched_off(images, revive_af
     quantizer = VQ(codebook_size=32, width=8, revive_after=revive_after)
     stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer)))
     stage.step(batch(images), 0)
-    stage.latents.idle[:] = torch.tensor([0] * 4 + [5] * 28)
+    stage.latents.steps_unused[:] = torch.tensor([0] * 4 + [5] * 28)
     latents = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(2, 16, dtype=torch.int64)
-    assert stage.latents.after([(tokens, latents)], 1, alone(2).rows)["dead_codes"] == moved
-    assert stage.latents.idle[4:].max() == (0 if moved else 6)
+    assert stage.latents.after([(tokens, latents)], 1, whole_batch(2).rows)["dead_codes"] == moved
+    assert stage.latents.steps_unused[4:].max() == (0 if moved else 6)
 
 
 def test_a_large_codebook_starts_from_more_images_than_a_batch(images):
@@ -180,7 +180,7 @@ def test_an_implicit_codebook_is_trained_with_perturbation_and_scored(images, tm
         TINY,
         tokenizer=replace(TINY.tokenizer, quantizer=quantizer),
         loop=replace(TINY.loop, steps=25),
-        average=0.8,
+        ema_decay=0.8,
     )
     tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
     rows = MetricsLog(tmp_path).rows()
@@ -207,7 +207,7 @@ def test_an_idle_implicit_codebook_has_a_remedy_of_its_own(images):
     stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=BSQ(bits=5))))
     x = batch(images)
     stage.step(x, 0)
-    stage.latents.idle[:] = 1000
+    stage.latents.steps_unused[:] = 1000
     with pytest.warns(CodebookWarning, match="raise the quantizer's entropy weight or its diversity"):
         stage.step(x[:1].expand(16, -1, -1, -1).contiguous(), 200)
 
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(images):
     stage, x = TokenizerStage(TINY), batch(images)
     stage.step(x, 0)
     before = {name: weight.clone() for name, weight in stage.model.named_parameters()}
-    stage.latents.idle[:] = 1000  # codes that would be placed anew, on latents that are not finite
+    stage.latents.steps_unused[:] = 1000  # codes that would be placed anew, on latents that are not finite
     x[0, 0, 0, 0] = float("nan")
     assert stage.step(x, 1)["skipped"] == 1
     after = dict(stage.model.named_parameters())

@@ -7,9 +7,9 @@ import torch
 from robustok_continuous import Patches
 from robustok_tiny import coarse
 
-from robustok import adapters
+from robustok import models
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL, Plain, VarianceExpansion
@@ -29,8 +29,8 @@ TINY = TokenizerTraining(
     perturbation=LatentNoise(beta=0.5, alpha=0.5),
     objective=Objective(perceptual=0.0, adversarial=0.0),
     optim=Optim(lr=2e-3),
-    average=0.5,
-    measured=64,
+    ema_decay=0.5,
+    statistics_images=64,
     precision="fp32",
 )
 
@@ -63,7 +63,7 @@ def test_the_decoder_sees_the_drawn_share_of_latents_disturbed(images, perturbat
 def test_accumulating_disturbs_the_same_latents_of_the_whole_batch(images):
     x, seen = batch(images), {}
     for parts in (1, 4):
-        stage = TokenizerStage(replace(TINY, optim=Optim(lr=2e-3, accumulate=parts)))
+        stage = TokenizerStage(replace(TINY, optim=Optim(lr=2e-3, micro_batches=parts)))
         inputs: list[torch.Tensor] = []
         clean = stage.model.encode(x).detach()
         stage.model.decoder.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].detach()))
@@ -95,7 +95,7 @@ def test_a_posterior_is_drawn_from_and_charged_for(images, bottleneck):
 
 @pytest.mark.parametrize("part", [CONV, VIT])
 def test_patches_are_hidden_from_the_encoder_by_a_share_drawn_for_each_step(images, part):
-    config = replace(with_bottleneck(Plain(width=8), part), hidden_from=0.4, hidden_to=0.6)
+    config = replace(with_bottleneck(Plain(width=8), part), mask_ratio_min=0.4, mask_ratio_max=0.6)
     stage = TokenizerStage(config)
     patches = 16  # both cut the images into squares of 8, or latents of the same stride
     shares = [stage.latents.draw(16, step)["hidden"].float().mean(dim=1) for step in range(20)]
@@ -108,14 +108,14 @@ def test_patches_are_hidden_from_the_encoder_by_a_share_drawn_for_each_step(imag
 
 
 def test_shares_below_zero_hide_nothing(images):
-    stage = TokenizerStage(replace(TINY, hidden_from=-0.9, hidden_to=0.1))
+    stage = TokenizerStage(replace(TINY, mask_ratio_min=-0.9, mask_ratio_max=0.1))
     hidden = torch.tensor([stage.latents.draw(16, step)["hidden"].any() for step in range(20)])
     assert 0 < hidden.sum() < 20
 
 
 @pytest.mark.parametrize(
     "config",
-    [TINY, with_bottleneck(KL(width=8)), replace(with_bottleneck(VarianceExpansion(width=8), VIT), hidden_to=0.5)],
+    [TINY, with_bottleneck(KL(width=8)), replace(with_bottleneck(VarianceExpansion(width=8), VIT), mask_ratio_max=0.5)],
     ids=["plain", "kl", "variance expansion, hidden patches, ViT"],
 )
 def test_a_tiny_run_learns_and_leaves_standard_latents(images, tmp_path, config):
@@ -126,7 +126,7 @@ def test_a_tiny_run_learns_and_leaves_standard_latents(images, tmp_path, config)
     latents = trained.encode(images.images(torch.arange(64)))
     assert latents.mean(dim=(0, 1)).abs().max() < 1e-3
     assert latents.std(dim=(0, 1), correction=0).sub(1).abs().max() < 1e-3
-    loaded = adapters.load_tokenizer(tmp_path)
+    loaded = models.load_tokenizer(tmp_path)
     assert isinstance(loaded, Autoencoder)
     assert loaded.fingerprint() == trained.fingerprint()
     x = batch(images)
@@ -144,7 +144,7 @@ def test_statistics_are_those_of_all_latents(images):
 
 def test_a_trained_one_is_trained_further_from_where_it_was(images, tmp_path):
     train_tokenizer(TINY, images, tmp_path / "first", quiet=True)
-    trained = adapters.load_tokenizer(tmp_path / "first")
+    trained = models.load_tokenizer(tmp_path / "first")
     stage = TokenizerStage(replace(TINY, tokenizer=None), tokenizer=trained)
     x = batch(images)
     torch.testing.assert_close(
@@ -163,16 +163,16 @@ def test_another_familys_tokenizer_is_trained_as_it_is(images, tmp_path):
         {score.metric: score.value for score in score_tokenizer(model, images, coarse)} for model in (given, trained)
     )
     assert after["psnr"] > before["psnr"] + 1.5
-    with pytest.raises(ValueError, match="patches cannot be hidden from the encoder of a Patches; set hidden_to to 0"):
-        TokenizerStage(replace(config, hidden_to=0.5), tokenizer=given)
+    with pytest.raises(ValueError, match="patches cannot be masked for the encoder of a Patches; set mask_ratio_max"):
+        TokenizerStage(replace(config, mask_ratio_max=0.5), tokenizer=given)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_from": 0.5, "hidden_to": 0.2}, "the first not above the second; not 0.5 and 0.2"),
-        ({"hidden_to": 1.0}, "shares of patches below 1"),
-        ({"measured": 0}, "mean and scale need at least 1 image"),
+        ({"mask_ratio_min": 0.5, "mask_ratio_max": 0.2}, "the first not above the second; not 0.5 and 0.2"),
+        ({"mask_ratio_max": 1.0}, "fractions of patches below 1"),
+        ({"statistics_images": 0}, "mean and scale need at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_say_so(fields, message):

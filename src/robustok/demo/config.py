@@ -9,6 +9,7 @@ from robustok.data.images import FashionMNIST, ImageSet
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import to_plain
+from robustok.tokenizer.perturbation import Perturbation
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.post_training import PostTraining
 from robustok.training.tokenizer_training import TokenizerTraining
@@ -46,7 +47,9 @@ class Demo:
 
     def without_perturbation(self) -> "Demo":
         """The same with nothing perturbed in main training."""
-        main: Any = replace(self.main, perturbation=replace(self.main.perturbation, beta=0.0))
+        p: Any = self.main.perturbation
+        off = Perturbation(beta=0.0) if self.main.has_codebook else replace(p, beta=0.0, latent_space="joint")
+        main = replace(self.main, perturbation=off)
         return replace(self, main=main)
 
     @property

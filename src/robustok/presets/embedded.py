@@ -6,7 +6,7 @@ Each docstring says what the run costs and what it reached, or "not yet run".
 from dataclasses import replace
 
 from robustok.demo.config import Demo
-from robustok.evaluation.features import LITE0_SIDES
+from robustok.evaluation.features.spaces.lite import LITE0_SIDES
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.sampling import Sampling
 from robustok.losses.augmentation import Augmentation
@@ -15,7 +15,7 @@ from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
-from robustok.training.adversary import Adversary
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
@@ -32,11 +32,11 @@ def demo() -> Demo:
     L1 and a Frechet term, which the paper's has not; there is no semantic term.
     """
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
-    adversary = Adversary(
+    adversary = Adversarial(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
-        learns_from=0.5,
-        charges_from=0.55,
+        disc_start=0.5,
+        gan_start=0.55,
         augmentation=Augmentation(probability=0.0),
     )
     objective = Objective(
@@ -55,8 +55,8 @@ def demo() -> Demo:
             perturbation=Perturbation(alpha=1.0, beta=0.5, delta=40),
             objective=objective,
             semantic=0.0,
-            optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
-            average=0.995,
+            optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
+            ema_decay=0.995,
         ),
         generator=GeneratorTraining(
             generator=Autoregressive(
@@ -64,7 +64,7 @@ def demo() -> Demo:
             ),
             loop=Loop(steps=640, batch_size=64, log_every=20, save_every=160, preview_every=160),
             optim=Optim(lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
-            average=0.99,
+            ema_decay=0.99,
         ),
         sampling=Sampling(guidance=2.0),
         post=PostTraining(
@@ -72,10 +72,10 @@ def demo() -> Demo:
             objective=replace(
                 objective,
                 perceptual_size=64,
-                adversary=replace(adversary, learns_from=0.0, charges_from=0.0),
+                adversary=replace(adversary, disc_start=0.0, gan_start=0.0),
             ),
-            optim=Optim(lr=2e-4, warmup=20, final_lr_share=0.05),
-            average=0.98,
+            optim=Optim(lr=2e-4, warmup=20, final_lr_fraction=0.05),
+            ema_decay=0.98,
             check_every=100,
         ),
         sigma=0.7,

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from robustok import names
 from robustok.presets import decoders, generators, tokenizers
 from robustok.presets.scales import Scale
 from robustok.report.table import Column, Table
@@ -21,43 +22,16 @@ from robustok.training.tuning import DecoderTuning
 Recipe: TypeAlias = Callable[[Scale], Any]
 Config: TypeAlias = TokenizerTraining | GeneratorTraining | DecoderTuning
 
-TOKENIZERS: Mapping[str, Recipe] = {
-    make.__name__: make
-    for make in (
-        tokenizers.robustok_imagenet256,
-        tokenizers.robustok_unperturbed,
-        tokenizers.robustok_unannealed,
-        tokenizers.robustok_beta_half,
-        tokenizers.robustok_annealed_to_zero,
-        tokenizers.robustok_reference_code,
-        tokenizers.continuous_imagenet256,
-    )
-}
-GENERATORS: Mapping[str, Recipe] = {
-    make.__name__: make
-    for make in (
-        generators.rar_b,
-        generators.rar_l,
-        generators.llamagen_b,
-        generators.llamagen_l,
-        generators.sit_xl,
-        generators.lightningdit_xl,
-    )
-}
-DECODERS: Mapping[str, Recipe] = {
-    make.__name__: make for make in (decoders.post_robustok, decoders.post_off_the_shelf, decoders.post_reference_code)
-}
-
-
-def names(recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
-    """Everything that can be asked of `recipe`."""
-    return tuple(f"{name}{suffix}" for name in recipes for suffix in ("", "-one_gpu", "-smoke"))
+TOKENIZERS: Mapping[str, Recipe] = {name: getattr(tokenizers, name) for name in names.TOKENIZERS}
+GENERATORS: Mapping[str, Recipe] = {name: getattr(generators, name) for name in names.GENERATORS}
+DECODERS: Mapping[str, Recipe] = {name: getattr(decoders, name) for name in names.DECODERS}
 
 
 def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
     """The config of a name, such as rar_b or rar_b-one_gpu. Raises ValueError for any other."""
-    if name not in names(recipes):
-        raise ValueError(f"there is no run {name!r}; there are {', '.join(names(recipes))}")
+    known = names.scaled(tuple(recipes))
+    if name not in known:
+        raise ValueError(f"there is no run {name!r}; there are {', '.join(known)}")
     run, _, suffix = name.partition("-")
     scale: Any = suffix or "paper"
     return recipes[run](scale)
@@ -65,7 +39,7 @@ def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
 
 def table() -> str:
     """All runs in Markdown: what is trained, for how long, what was reached."""
-    numbers = ("trained", "steps x images", "parts on one GPU", "learning rate")
+    numbers = ("trained", "steps x images", "micro-batches on one GPU", "learning rate")
     cost, reached = Column("cost", left=True), Column("what it reached", left=True)
     columns = ("run", Column("what it is", left=True), *numbers, cost, reached)
     rows = [row(name, make) for recipes in (TOKENIZERS, GENERATORS, DECODERS) for name, make in recipes.items()]
@@ -79,7 +53,7 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
     stage, one = (c.post if isinstance(c, DecoderTuning) else c for c in (config, make("one_gpu")))
     millions = f"{parameters(config) / 1e6:.0f} M"
     length = f"{stage.loop.steps:,} x {stage.loop.batch_size:,}"
-    return name, summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", cost, reached
+    return name, summary, millions, length, str(one.optim.micro_batches), f"{stage.optim.lr:g}", cost, reached
 
 
 def told(make: Recipe) -> tuple[str, str, str]:

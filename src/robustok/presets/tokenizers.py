@@ -12,7 +12,7 @@ from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import DinoDiscriminator
-from robustok.presets.scales import Scale, brief, epochs, in_parts
+from robustok.presets.scales import Scale, brief, epochs, in_micro_batches
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import ViT
@@ -20,7 +20,7 @@ from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
-from robustok.training.adversary import Adversary
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
@@ -28,7 +28,7 @@ from robustok.training.tokenizer_training import TokenizerTraining
 
 BATCH = 1024
 EPOCH = epochs(1, BATCH)
-PARTS = 16  # of a batch on one GPU: 64 images at a time
+MICRO_BATCHES = 16  # of a batch on one GPU: 64 images at a time
 
 
 def robustok_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
@@ -47,19 +47,19 @@ def robustok_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
         ),
         start=DINOv2(),
         loop=Loop(steps=epochs(200, BATCH), batch_size=BATCH, log_every=100, save_every=EPOCH, preview_every=5000),
-        perturbation=Perturbation(alpha=1.0, beta=0.1, delta=100, anneal_start=0.2, anneal_end=0.6, final_share=0.5),
+        perturbation=Perturbation(alpha=1.0, beta=0.1, delta=100, anneal_start=0.2, anneal_end=0.6, final_fraction=0.5),
         objective=objective(),
         semantic=0.1,
         teacher=DINOv2(),
         semantic_size=256,
-        optim=Optim(lr=2.4e-4, warmup=EPOCH, final_lr_share=5e-5 / 2.4e-4),
-        average=0.9999,
+        optim=Optim(lr=2.4e-4, warmup=EPOCH, final_lr_fraction=5e-5 / 2.4e-4),
+        ema_decay=0.9999,
     )
     match scale:
         case "paper":
             return paper
         case "one_gpu":
-            return in_parts(paper, PARTS, checkpointing=True)
+            return in_micro_batches(paper, MICRO_BATCHES, checkpointing=True)
         case "smoke":
             return tiny(paper)
 
@@ -72,12 +72,12 @@ def objective() -> Objective:
         network=LPIPSVGG(),
         perceptual_stages=5,
         adversarial=0.5,
-        adversary=Adversary(
+        adversary=Adversarial(
             discriminator=DinoDiscriminator(network=DINO(), together=8),
-            optim=Optim(lr=8e-4, weight_decay=5e-4, warmup=4 * EPOCH, final_lr_share=5e-5 / 8e-4),
+            optim=Optim(lr=8e-4, weight_decay=5e-4, warmup=4 * EPOCH, final_lr_fraction=5e-5 / 8e-4),
             kind="hinge",
-            learns_from=56 / 200,
-            charges_from=56 / 200,
+            disc_start=56 / 200,
+            gan_start=56 / 200,
             adaptive=True,
             lecam=0.001,
             augmentation=Augmentation(probability=1.0, cutout=0.2),
@@ -102,7 +102,7 @@ def robustok_unannealed(scale: Scale = "paper") -> TokenizerTraining:
 
     Published: rFID 1.58, pFID 3.61; gFID 3.93 with LlamaGen-L. Not yet run here.
     """
-    return perturbed(scale, final_share=1.0)
+    return perturbed(scale, final_fraction=1.0)
 
 
 def robustok_beta_half(scale: Scale = "paper") -> TokenizerTraining:
@@ -112,7 +112,7 @@ def robustok_beta_half(scale: Scale = "paper") -> TokenizerTraining:
 
     Published: rFID 3.97, pFID 4.52; gFID 5.40 with LlamaGen-L. Not yet run here.
     """
-    return perturbed(scale, beta=0.5, final_share=1.0)
+    return perturbed(scale, beta=0.5, final_fraction=1.0)
 
 
 def robustok_annealed_to_zero(scale: Scale = "paper") -> TokenizerTraining:
@@ -122,7 +122,7 @@ def robustok_annealed_to_zero(scale: Scale = "paper") -> TokenizerTraining:
 
     Published: rFID 0.97, pFID 4.89; gFID 1.97 with RAR-B. Not yet run here.
     """
-    return perturbed(scale, final_share=0.0)
+    return perturbed(scale, final_fraction=0.0)
 
 
 def robustok_reference_code(scale: Scale = "paper") -> TokenizerTraining:
@@ -141,7 +141,7 @@ def robustok_reference_code(scale: Scale = "paper") -> TokenizerTraining:
         delta=p.delta,
         anneal_start=p.anneal_start,
         anneal_end=p.anneal_end,
-        final_share=p.final_share,
+        final_fraction=p.final_fraction,
     )
     assert isinstance(config.tokenizer, TokenizerConfig)
     assert isinstance(config.tokenizer.quantizer, VQ)
@@ -173,8 +173,8 @@ def continuous_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
         start=DINOv2(),
         loop=discrete.loop,
         perturbation=LatentNoise(beta=0.1),
-        hidden_from=0.4,
-        hidden_to=0.6,
+        mask_ratio_min=0.4,
+        mask_ratio_max=0.6,
         objective=discrete.objective,
         optim=discrete.optim,
     )
@@ -182,7 +182,7 @@ def continuous_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
         case "paper":
             return paper
         case "one_gpu":
-            return in_parts(paper, PARTS, checkpointing=True)
+            return in_micro_batches(paper, MICRO_BATCHES, checkpointing=True)
         case "smoke":
             part = replace(TINY_PART, latents=8)
             return brief(
@@ -190,8 +190,8 @@ def continuous_imagenet256(scale: Scale = "paper") -> TokenizerTraining:
                 tokenizer=AutoencoderConfig(image_size=32, encoder=part, bottleneck=Plain(width=8), decoder=part),
                 start=TINY_DINOV2,
                 objective=tiny_objective(paper.objective),
-                average=0.9,
-                measured=64,
+                ema_decay=0.9,
+                statistics_images=64,
             )
 
 
@@ -218,7 +218,7 @@ def tiny(config: TokenizerTraining) -> TokenizerTraining:
         objective=tiny_objective(config.objective),
         teacher=TINY_DINOV2,
         semantic_size=32,
-        average=0.9,
+        ema_decay=0.9,
     )
 
 

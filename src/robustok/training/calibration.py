@@ -1,21 +1,17 @@
 """Calibrated perturbation: as many tokens replaced, by codes as far away, as a short pilot generator is seen to err."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from robustok.analysis.imitation import JOINT, imitate
-from robustok.analysis.prediction import teacher_forcing
 from robustok.data.images import ImageSet, Indices
 from robustok.data.order import batch_indices
-from robustok.evaluation.pfid import Cell
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.generators.sampling import draw, uniforms
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Labels, Tokens
-from robustok.tokenizer.perturbation import Perturbation
+from robustok.shapes import Codebook, Labels, Tokens
+from robustok.tokenizer.perturbation import DISTANCES, Perturbation
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
 BLOCK = 250  # images encoded at a time
@@ -25,13 +21,11 @@ BLOCK = 250  # images encoded at a time
 class Calibrated:
     """Perturbation in two phases, whose alpha and delta a pilot generator shows once encoder and codebook are frozen.
 
-    "departures": as often and as far as its tokens leave the real ones when each is drawn after real ones.
-    "latents": those of the perturbation whose latents are nearest to those of its samples (maximum mean discrepancy).
+    As often and as far as its tokens leave the real ones, where each is drawn after real ones.
     """
 
-    like: Literal["departures", "latents"] = "latents"  # what of the pilot is imitated
-    beta: float = 1.0  # share of the batch's images that are perturbed, 0 to 1
-    freeze_from: float = 0.75  # share of training after which perturbation begins and only the decoder learns
+    beta: float = 1.0  # fraction of the batch's images that are perturbed, 0 to 1
+    freeze_from: float = 0.75  # fraction of training after which perturbation begins and only the decoder learns
     steps: int = 300  # of the pilot
     batch_size: int = 64  # of the pilot
     lr: float = 1e-3  # of the pilot, falling to 0 along a line
@@ -57,12 +51,12 @@ def now(perturbation: Any, alpha: float = 1.0, delta: int = 1) -> Any:
     """The perturbation itself, or what a calibrated one comes to once `alpha` and `delta` have been measured."""
     if not isinstance(perturbation, Calibrated):
         return perturbation
-    share = perturbation.freeze_from
-    return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=share)
+    start = perturbation.freeze_from
+    return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=start)
 
 
-def calibrate(config: Calibrated, tokenizer: AnyTokenizer, images: ImageSet | None, *, seed: int) -> Cell:
-    """The alpha and delta that a pilot generator of a tokenizer's tokens shows, trained here on some of the images.
+def calibrate(config: Calibrated, tokenizer: AnyTokenizer, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
+    """The (alpha, delta) that a pilot generator of a tokenizer's tokens shows, trained here on some of the images.
 
     Raises ValueError for no images or less than 100, or for a codebook of two codes, where nothing can be told apart.
     """
@@ -78,29 +72,38 @@ def calibrate(config: Calibrated, tokenizer: AnyTokenizer, images: ImageSet | No
     held, train = order[:measured], order[measured:][: config.train_images]
     tokens, labels = _tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
     pilot = _pilot(config, tokens, labels, len(tokenizer.codebook), len(images.classes), seed)
-    return measure(config.like, pilot, tokenizer, _tokens(tokenizer, images, held), images.labels[held], seed=seed)
+    tokens, labels = _tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
+    return departing(pilot_tokens(pilot, tokens, labels, seed=seed), tokens, tokenizer.codebook.detach())
 
 
 @torch.no_grad()
-def measure(
-    like: Literal["departures", "latents"],
-    pilot: TokenGenerator,
-    tokenizer: AnyTokenizer,
-    tokens: Tokens,
-    labels: Labels,
-    *,
-    seed: int,
-) -> Cell:
-    """The alpha and delta of a finished pilot, on tokens that it was not trained on."""
-    codebook, sampling = tokenizer.codebook.detach(), Sampling()
-    labels = labels.to(tokens.device)
-    if like == "departures":
-        forced, _ = teacher_forcing(pilot, tokens, labels, codebook, sampling=sampling, seed=seed)
-        return Cell(forced.sampled.alpha, min(forced.sampled.delta or 1, len(codebook) - 1))
-    one, other = _pairs_of_a_class(labels)
-    drawn = sample_tokens(pilot, labels[one], sampling, seed=derive(seed, "pilot samples"))
-    found = imitate(tokens[one], tokens[other], {"sampled": drawn}, codebook, tokenizer.lookup, seed=seed)
-    return found.target("sampled", JOINT).best
+def pilot_tokens(pilot: AutoregressiveModel, tokens: Tokens, labels: Labels, *, seed: int) -> Tokens:
+    """Tokens (b n), each drawn from what a generator predicts after the real ones before it, at temperature 1."""
+    uniform = uniforms(derive(seed, "pilot tokens"), range(len(tokens)), tokens.shape[1]).to(tokens.device)
+    rows = max(1, DISTANCES // (tokens.shape[1] * pilot.codebook_size))
+    parts = zip(tokens.split(rows), labels.split(rows), uniform.split(rows), strict=True)
+    drawn = [
+        draw(pilot(real, label).float().flatten(0, 1).softmax(dim=1), number.flatten()).view_as(real)
+        for real, label, number in parts
+    ]
+    return torch.cat(drawn)
+
+
+def departing(drawn: Tokens, real: Tokens, codebook: Codebook) -> tuple[float, int]:
+    """The (alpha, delta) of the perturbation that departs as often as `drawn` do from `real` tokens, and as far.
+
+    alpha is the fraction that differs. Replacements drawn uniformly from the delta nearest codes have the median rank
+    (delta + 1) / 2, so delta is twice the median rank of what differs, less one; 1 where nothing does.
+    """
+    differs = drawn != real
+    start, end = real[differs], drawn[differs]
+    ranks = []
+    for a, b in zip(*(part.split(max(1, DISTANCES // len(codebook))) for part in (start, end)), strict=True):
+        distances = torch.cdist(codebook[a], codebook)
+        nearer = distances < distances.gather(1, b[:, None])
+        ranks.append(nearer.scatter(1, a[:, None], True).sum(dim=1))  # the code itself, and with it ranks from 1 on
+    median = float(torch.cat(ranks).double().quantile(0.5)) if len(start) else 1.0
+    return float(differs.double().mean()), min(round(2 * median - 1), len(codebook) - 1)
 
 
 def _tokens(tokenizer: AnyTokenizer, images: ImageSet, rows: Indices) -> Tokens:
@@ -128,22 +131,11 @@ def _pilot(
     batch_size = min(config.batch_size, len(tokens))
     for step in range(config.steps):
         rows = batch_indices(len(tokens), batch_size, seed, step).to(tokens.device)
-        generator = stream(seed, "pilot label dropout", step)
-        loss = model.loss(tokens[rows], labels[rows], model.draw(len(rows), order_share=0.0, generator=generator))
+        drawn = model.draw(batch_size, generator=stream(seed, "pilot label dropout", step))
+        loss = model.loss(tokens[rows], labels[rows], drawn)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 - step / config.steps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return model.eval().requires_grad_(False)
-
-
-def _pairs_of_a_class(labels: Labels) -> tuple[Tensor, Tensor]:
-    """Indices of two sets of images that have the same class at the same place."""
-    one, other = list[Tensor](), list[Tensor]()
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        half = len(rows) // 2
-        one.append(rows[:half])
-        other.append(rows[half : 2 * half])
-    return torch.cat(one), torch.cat(other)

@@ -5,7 +5,7 @@ from torch import nn
 from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation, second_phase
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
-from robustok.training.optim import Update
+from robustok.training.optim import Optimizer
 
 
 class Phases:
@@ -33,11 +33,14 @@ class Phases:
     def hold(self, model: ContinuousTokenizer) -> None:
         """From now on only the decoder changes."""
         self.decoder_only = True
-        as_module(model).eval().requires_grad_(False)
-        model.decoder.train().requires_grad_(True)
+        as_module(model).eval()
+        model.decoder.train()
+        own = set(model.decoder.parameters())
+        for weight in as_module(model).parameters():
+            weight.requires_grad_(weight.requires_grad and weight in own)
 
-    def step_in_phase(self, step: int, update: Update) -> int:
-        """How far the phase is, for each has a course of the learning rate of its own, which the update then takes."""
+    def step_in_phase(self, step: int, optimizer: Optimizer) -> int:
+        """How far the phase is, for each has a course of the learning rate of its own, which the optimizer takes."""
         first, last = (self.change, self.steps) if self.decoder_only else (0, self.change)
-        update.steps = last - first
+        optimizer.steps = last - first
         return step - first

@@ -29,19 +29,19 @@ from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer, TokenizerConfig, as_module
 from robustok.training.calibration import Calibrated, now
-from robustok.training.loop import Checked, Loop, Picture, run
+from robustok.training.loop import Loop, Picture, Validation, run
+from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import Accumulation, Average, Optim, Precision, Update, autocast
-from robustok.training.parts import own_rows, parts_here, parts_of, split
+from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast
+from robustok.training.performance import Performance, without_performance
 from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2
-from robustok.training.speed import Speed, without_speed
 from robustok.training.with_codebook import WithCodebook
 from robustok.training.without_codebook import WithoutCodebook
 
 AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | LatentNoise | LatentMixing
 OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
-OF_LATENTS = ("hidden_from", "hidden_to", "measured")
+OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class TokenizerTraining:
 
     tokenizer: TokenizerConfig | AutoencoderConfig | None = None  # what is trained; None: a tokenizer that is given
     start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
-    loop: Loop  # how long, and how often to look
+    loop: Loop  # how long, and how often to log, save and preview
     perturbation: AnyPerturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     codebook: float = 1.0  # with a codebook: weight of the codebook and commitment losses
@@ -60,23 +60,23 @@ class TokenizerTraining:
         default_factory=EfficientNetLite0
     )
     semantic_size: int = 224  # side in pixels at which the semantic teacher sees the images
-    hidden_from: float = 0.0  # without: least share of patches hidden from the encoder; MAETok: 0.4, l-DeTok: -0.1
-    hidden_to: float = 0.0  # largest; MAETok: 0.6, l-DeTok: 0.7. Uniform in each step, below 0 counts as 0
-    measured: int = 10_000  # without: images whose latents' mean and scale, channel by channel, become the tokenizer's
+    mask_ratio_min: float = 0.0  # without: least fraction of patches hidden from the encoder (MAETok 0.4, l-DeTok -0.1)
+    mask_ratio_max: float = 0.0  # largest (MAETok 0.6, l-DeTok 0.7); uniform in each step, below 0 counts as 0
+    statistics_images: int = 10_000  # without: images whose latents' mean and scale become the tokenizer's
     optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
-    average: float = 0.9999  # decay of the weight average, which is what is kept
+    ema_decay: float = 0.9999  # of the weights' moving average, which is what is kept
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
-    speed: Speed = field(default_factory=Speed)  # how it is computed
+    performance: Performance = field(default_factory=Performance)  # how it is computed
 
     def __post_init__(self) -> None:
-        if not -1 <= self.hidden_from <= self.hidden_to < 1:
+        if not -1 <= self.mask_ratio_min <= self.mask_ratio_max < 1:
             raise ValueError(
-                "hidden_from and hidden_to are shares of patches below 1, the first not above the second; "
-                f"not {self.hidden_from} and {self.hidden_to}"
+                "mask_ratio_min and mask_ratio_max are fractions of patches below 1, the first not above the second; "
+                f"not {self.mask_ratio_min} and {self.mask_ratio_max}"
             )
-        if self.measured < 1:
+        if self.statistics_images < 1:
             raise ValueError(
-                f"measured is {self.measured}; mean and scale need at least 1 image, better some thousands"
+                f"statistics_images is {self.statistics_images}; mean and scale need at least 1, better some thousands"
             )
         self._check_kind()
 
@@ -122,68 +122,69 @@ class TokenizerStage:
         kind: Any = WithCodebook if config.has_codebook else WithoutCodebook
         self.latents: WithCodebook | WithoutCodebook = kind(config, self.model, self.phases, self.device)
         head = [(f"semantic.{name}", weight) for name, weight in self.latents.head.named_parameters()]
-        self.update = Update([*module.named_parameters(), *head], config.optim, steps)
-        self.average = Average(module, config.average)
-        config.speed.apply([part for name, part in module.named_children() if name in ("encoder", "decoder")])
-        self.loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
+        self.optimizer = Optimizer([*module.named_parameters(), *head], config.optim, steps)
+        self.ema = EMA(module, config.ema_decay)
+        config.performance.apply([part for name, part in module.named_children() if name in ("encoder", "decoder")])
+        self.image_loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
         self._images: ImageSet | None = None
 
     def observe(self, images: ImageSet) -> None:
         """Take what is needed of the images before training starts."""
-        self.loss.observe(images)
+        self.image_loss.set_reference(images)
         self._images = images
 
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         """One step on images (b 3 h w)."""
         config, latents = self.config, cast(Any, self.latents)
         if self.phases.begins(step):  # from now on the decoder learns alone
-            self.phases.begin(self.model, self.average.module)
-            latents.freeze(self.average.module, self._images)
-        parts = parts_here(len(batch), config.loop.batch_size, config.optim.accumulate)
-        rows = own_rows(parts)
+            self.phases.begin(self.model, self.ema.module)
+            latents.freeze(self.ema.module, self._images)
+        micro_batches = micro_batches_here(len(batch), config.loop.batch_size, config.optim.micro_batches)
+        rows = own_rows(micro_batches)
         if step == 0:
             latents.start(batch, rows, self._images)
         drawn = latents.draw(rows.of, step)
-        accumulation, kept = Accumulation(self.update), []
-        for (images, own), part in split((batch, {name: draw[rows.own] for name, draw in drawn.items()}), parts):
+        own_draws = {name: draw[rows.own] for name, draw in drawn.items()}
+        accumulation, kept = Accumulation(self.optimizer), []
+        for (images, own), micro in split((batch, own_draws), micro_batches):
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-            encoded = latents.encode(images, own, drawn, part, step)
+            encoded = latents.encode(images, own, drawn, micro, step)
             with autocast(self.device, config.precision):
                 output = self.model.decode(encoded.codes).float()
-            loss, terms = self.loss.charge(images, output, self.model.last_layer, step, part)
-            asked, told = latents.terms(images, encoded, part)
+            loss, terms = self.image_loss.loss(images, output, self.model.last_layer, step, micro)
+            asked, logged = latents.terms(images, encoded, micro)
             for name, weight, term in asked:
                 loss, terms[name] = loss + weight * term, term.detach()
-            accumulation.backward(loss, terms | told, part)
-            accumulation.add(self.loss.learn(images, output, step, part), part)
+            accumulation.backward(loss, terms | logged, micro)
+            accumulation.add(self.image_loss.discriminator_backward(images, output, step, micro), micro)
             kept.append(encoded.kept)
         return accumulation.step(
-            self.phases.step_in_phase(step, self.update),
-            self.average,
+            self.phases.step_in_phase(step, self.optimizer),
+            self.ema,
             as_module(self.model),
-            opponent=lambda: self.loss.apply(step),
-            taken=lambda: latents.after(kept, step, rows),
+            discriminator_step=partial(self.image_loss.discriminator_step, step),
+            before_ema=partial(latents.after, kept, step, rows),
         )
 
     def averaged(self) -> Any:
         """The averaged tokenizer as it is used."""
-        return self.latents.finished(self.average.module, self._images)
+        return self.latents.finished(self.ema.module, self._images)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": as_module(self.model).state_dict(),
             "latents": self.latents.state_dict(),
-            "update": self.update.state_dict(),
-            "average": self.average.state_dict(),
-            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "image_loss": self.image_loss.state_dict(),
             "decoder_only": self.phases.decoder_only,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         as_module(self.model).load_state_dict(state["model"])
-        self.update.load_state_dict(state["update"])
-        self.average.load_state_dict(state["average"])
-        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.image_loss.load_state_dict(state["image_loss"])
         if state["decoder_only"]:
             self.phases.hold(self.model)
         self.latents.load_state_dict(state["latents"])
@@ -222,37 +223,37 @@ def train_tokenizer(
     *,
     tokenizer: ContinuousTokenizer | None = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Checked] | None = None,
+    check: Callable[[Any, int], Validation] | None = None,
     check_every: int = 0,
     quiet: bool = False,
 ) -> Any:
     """Train a tokenizer on images; the averaged weights go to `folder` and are returned.
 
     It is a new one as the config says, or a copy of the given `tokenizer`, which may be one of `robustok.adapters`. The
-    latents of robustok's own one without a codebook are standardized at the end, by up to `config.measured` images.
+    latents of robustok's own one without a codebook are standardized at the end, by `config.statistics_images` images.
 
     Beside it, `folder/discriminator` keeps the discriminator for post-training. `check(tokenizer, steps taken)` gives
     values for the log every `check_every` steps, of the averaged weights. A run that was stopped goes on. Raises
     ValueError for a tokenizer of another kind than the config's perturbation.
     """
     loop = config.loop
-    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
+    rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = TokenizerStage(config, device, tokenizer)
     stage.observe(images)
 
     def batches(step: int) -> Images:
         return training_batch(images, loop.batch_size, loop.seed, step, rows)
 
-    with config.speed.multiplying():
+    with config.performance.tf32_matmul():
         run(
             stage,
             batches,
             loop,
             Path(folder),
             name="tokenizer",
-            describe={"stage": without_speed(config), "images": images.describe()}
+            describe={"stage": without_performance(config), "images": images.describe()}
             | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
-            preview=lambda done: reconstructions(stage.average.module, images),
+            preview=lambda done: reconstructions(stage.ema.module, images),
             check=None if check is None else lambda done: check(stage.averaged(), done),
             check_every=check_every,
             model=stage.averaged,
@@ -260,8 +261,8 @@ def train_tokenizer(
         )
     trained = stage.averaged()
     from_main(lambda: trained.save_pretrained(folder))
-    if stage.loss.opponent is not None:
-        from_main(partial(stage.loss.opponent.save, Path(folder) / "discriminator"))
+    if stage.image_loss.discriminator is not None:
+        from_main(partial(stage.image_loss.discriminator.save, Path(folder) / "discriminator"))
     return trained
 
 

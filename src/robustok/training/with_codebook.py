@@ -39,8 +39,8 @@ from robustok.tokenizer.quantizer import (
 )
 from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer
 from robustok.training.calibration import Calibrated, calibrate, now
+from robustok.training.micro_batch import BatchRows, MicroBatch
 from robustok.training.optim import autocast
-from robustok.training.parts import BatchRows, Part
 from robustok.training.phases import Phases
 from robustok.training.pretrained import semantic_teacher
 from robustok.training.without_codebook import Terms
@@ -57,7 +57,7 @@ class CodebookWarning(UserWarning):
 
 
 class Encoded(NamedTuple):
-    """A part of a batch on its way to the decoder."""
+    """A micro-batch on its way to the decoder."""
 
     codes: Latents  # what the decoder sees
     quantized: Quantized  # before any perturbation
@@ -82,18 +82,20 @@ class WithCodebook:
             self.teacher = teacher.network.to(device)
             self.head = SemanticHead(teacher.width, model.codebook.shape[1]).to(device)
         self.table = NeighbourTable()
-        self.idle = torch.zeros(len(model.codebook), dtype=torch.int32, device=device)  # steps since last chosen
+        self.steps_unused = torch.zeros(
+            len(model.codebook), dtype=torch.int32, device=device
+        )  # steps since last chosen
         self._warned = False
 
     def start(self, batch: Images, rows: BatchRows, images: ImageSet | None) -> None:
-        """Place a new tokenizer's codes, where they are learnt, on latents of the first batch.
+        """Place a new tokenizer's codes, where they are learned, on latents of the first batch.
 
         And of more `images` where those are few for the number of codes.
         """
-        quantizer = _learnt(self.model)
+        quantizer = _learned(self.model)
         if not self.fresh or quantizer is None:
             return
-        least, most = (per_code * len(self.idle) for per_code in LATENTS_PER_CODE)
+        least, most = (per_code * len(self.steps_unused) for per_code in LATENTS_PER_CODE)
         generator = stream(self.config.loop.seed, "k-means")
         missing = math.ceil(least / self.model.tokens_per_image) - rows.of
         if missing > 0 and images is not None:
@@ -101,14 +103,14 @@ class WithCodebook:
             own = torch.arange(len(more)).tensor_split(world_size())[rank()]
             batch = torch.cat([batch, images.images(more[own]).to(batch.device)])
             rows = BatchRows(torch.cat([rows.own, rows.of + own]), rows.of + len(more))
-        parts = batch.split(math.ceil(self.config.loop.batch_size / self.config.optim.accumulate))
+        pieces = batch.split(math.ceil(self.config.loop.batch_size / self.config.optim.micro_batches))
         with torch.no_grad():
             latents = torch.cat(
-                [self.model.encode(part.to(self.device, memory_format=torch.channels_last)) for part in parts]
+                [self.model.encode(piece.to(self.device, memory_format=torch.channels_last)) for piece in pieces]
             )
         latents = in_places(latents, *rows).flatten(0, 1)
         latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
-        quantizer.start(latents, generator=generator)
+        quantizer.init_kmeans(latents, generator=generator)
 
     def draw(self, b: int, step: int) -> dict[str, Tensor]:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
@@ -122,45 +124,45 @@ class WithCodebook:
         return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)._asdict()
 
     def encode(
-        self, images: Images, own: Mapping[str, Tensor], drawn: Mapping[str, Tensor], part: Part, step: int
+        self, images: Images, own: Mapping[str, Tensor], drawn: Mapping[str, Tensor], micro: MicroBatch, step: int
     ) -> Encoded:
         """Latents, quantized, and perturbed as was drawn for these rows."""
         with autocast(self.device, self.config.precision):
             z = self.model.encode(images).float()
         quantizer = _quantizer(self.model)
         if isinstance(quantizer, LookupFreeQuantizer | BinarySphericalQuantizer):
-            quantizer.across = lambda value: mean(part.weight * value)  # entropies are those of the part on all ranks
+            quantizer.across = lambda value: mean(micro.weight * value)  # entropies are of the micro-batch on all ranks
         quantized = self.model.quantize(z)
         codes = self._perturbed(z, quantized, Draw(**own), step)
         return Encoded(codes, quantized, (quantized.tokens, z.detach()))
 
-    def terms(self, images: Images, encoded: Encoded, part: Part) -> Terms:
+    def terms(self, images: Images, encoded: Encoded, micro: MicroBatch) -> Terms:
         """The codebook and commitment losses, and the semantic term."""
         asked = [("codebook", self.config.codebook, encoded.quantized.loss)]
         if self.config.semantic and not self.phases.decoder_only:
             released = isinstance(self.perturbation, ReleasedPerturbation)
             seen = encoded.codes if released else encoded.quantized.codes
-            asked.append(("semantic", self.config.semantic, self._semantic(images, seen, part)))
+            asked.append(("semantic", self.config.semantic, self._semantic(images, seen, micro)))
         return asked, {}
 
     @torch.no_grad()
     def after(self, kept: list[tuple[Tensor, Tensor]], step: int, rows: BatchRows) -> dict[str, Tensor]:
-        """Revive dead codes where they are learnt, tell how many are used, and warn when too few are."""
+        """Reset dead codes where they are learned, log how many are used, and warn when too few are."""
         tokens, latents = (torch.cat(tensors) for tensors in zip(*kept, strict=True))
-        quantizer, learnt, loop = _quantizer(self.model), _learnt(self.model), self.config.loop
+        quantizer, learned, loop = _quantizer(self.model), _learned(self.model), self.config.loop
         tokens = in_places(tokens, *rows)
-        self.idle += 1
-        self.idle[tokens.flatten()] = 0
+        self.steps_unused += 1
+        self.steps_unused[tokens.flatten()] = 0
         terms = dict[str, Tensor]()
-        if learnt is not None:
-            dead = self.idle > (learnt.config.revive_after or torch.iinfo(self.idle.dtype).max)
+        if learned is not None:
+            dead = self.steps_unused > (learned.config.revive_after or torch.iinfo(self.steps_unused.dtype).max)
             terms["dead_codes"] = torch.zeros(())
             if dead.any():  # seldom, once training is on its way: only then do latents travel
                 latents = in_places(latents, *rows)
-                revived = learnt.revive(dead, latents, generator=stream(loop.seed, "revival", step))
-                self.idle[revived] = 0
-                terms["dead_codes"] += len(revived)
-        use = (self.idle < USED_WITHIN).float().mean()
+                moved = learned.reset_dead_codes(dead, latents, generator=stream(loop.seed, "revival", step))
+                self.steps_unused[moved] = 0
+                terms["dead_codes"] += len(moved)
+        use = (self.steps_unused < USED_WITHIN).float().mean()
         if is_main() and not self._warned and use < 0.5 and step > max(USED_WITHIN, loop.steps // 10):
             self._warned = True
             warnings.warn(
@@ -168,7 +170,7 @@ class WithCodebook:
                 CodebookWarning,
                 stacklevel=2,
             )
-        perplexity = code_use(tokens, len(self.idle))["codebook_perplexity"]
+        perplexity = code_use(tokens, len(self.steps_unused))["codebook_perplexity"]
         return {"codebook_use": use, "codebook_perplexity": perplexity} | terms
 
     def freeze(self, averaged: Any, images: ImageSet | None) -> None:
@@ -204,26 +206,26 @@ class WithCodebook:
         _, delta = self.perturbation.at(step / self.config.loop.steps)
         return self.table(self.model.codebook, delta)
 
-    def _semantic(self, images: Images, codes: Latents, part: Part) -> Scalar:
+    def _semantic(self, images: Images, codes: Latents, micro: MicroBatch) -> Scalar:
         """The contrastive term between each image's mean code and the teacher's feature of it, over all ranks."""
         size = self.config.semantic_size
         with torch.no_grad(), autocast(self.device, self.config.precision):
             if images.shape[-1] != size:
                 images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
             features = self.teacher(images).pooled.float()
-        a, b = (gather(rows, part.counts) for rows in (codes.mean(dim=1), self.head(features)))
+        a, b = (gather(rows, micro.counts) for rows in (codes.mean(dim=1), self.head(features)))
         return contrastive(a, b, self.config.semantic_scale)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "idle": self.idle,
+            "steps_unused": self.steps_unused,
             "head": self.head.state_dict(),
             "table": self.table.state_dict(),
             "strength": (self.perturbation.alpha, self.perturbation.delta),  # measured, where it is calibrated
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.idle.copy_(state["idle"])
+        self.steps_unused.copy_(state["steps_unused"])
         self.head.load_state_dict(state["head"])
         self.table.load_state_dict(state["table"])
         if self.phases.decoder_only:
@@ -235,8 +237,8 @@ def _quantizer(tokenizer: AnyTokenizer) -> AnyQuantizer | None:
     return tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
 
 
-def _learnt(tokenizer: AnyTokenizer) -> VectorQuantizer | None:
-    """The quantizer whose codes may be placed anew: it has learnt ones, and they ask for a gradient."""
+def _learned(tokenizer: AnyTokenizer) -> VectorQuantizer | None:
+    """The quantizer whose codes may be placed anew: it has learned ones, and they ask for a gradient."""
     quantizer = _quantizer(tokenizer)
     if isinstance(quantizer, VectorQuantizer) and quantizer.embedding.requires_grad:
         return quantizer

@@ -17,7 +17,7 @@ from robustok.runtime.seeding import spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.bottleneck import bottleneck_loss
-from robustok.tokenizer.encoder import patch_side, patches, patches_hidden
+from robustok.tokenizer.encoder import patch_side, patches, random_patch_mask
 from robustok.tokenizer.latent_perturbation import (
     LatentDraw,
     LatentMixing,
@@ -26,22 +26,22 @@ from robustok.tokenizer.latent_perturbation import (
     perturb_latents,
 )
 from robustok.tokenizer.tokenizer import ContinuousTokenizer
+from robustok.training.micro_batch import BatchRows, MicroBatch, micro_batches_of
 from robustok.training.optim import autocast
-from robustok.training.parts import BatchRows, Part, parts_of
 from robustok.training.phases import Phases
 
 if TYPE_CHECKING:
     from robustok.training.tokenizer_training import TokenizerTraining
 
-Terms: TypeAlias = tuple[list[tuple[str, float, Scalar]], dict[str, Tensor]]  # (name, weight, loss), and what is told
+Terms: TypeAlias = tuple[list[tuple[str, float, Scalar]], dict[str, Tensor]]  # (name, weight, loss), and what is logged
 
 
 class Encoded(NamedTuple):
-    """A part of a batch on its way to the decoder."""
+    """A micro-batch on its way to the decoder."""
 
     codes: Latents  # what the decoder sees
     bottleneck: Scalar  # the bottleneck's loss
-    scale: Scalar  # standard deviation of the part's latents, over all processes
+    scale: Scalar  # standard deviation of the micro-batch's latents, over all processes
     kept: tuple[()] = ()  # nothing is remembered of it after the step
 
 
@@ -54,19 +54,19 @@ class WithoutCodebook:
         self.config, self.model, self.phases, self.device = config, model, phases, device
         assert isinstance(config.perturbation, LatentNoise | LatentMixing)
         self.perturbation = config.perturbation
-        least = min(part.size for part in parts_of(config.loop.batch_size, config.optim.accumulate, 0, 1))
+        least = min(micro.size for micro in micro_batches_of(config.loop.batch_size, config.optim.micro_batches, 0, 1))
         if isinstance(self.perturbation, LatentMixing) and self.perturbation.beta and least < 2:
             raise ValueError(
                 f"latents are mixed with those of other images, but a batch of {config.loop.batch_size} in "
-                f"{config.optim.accumulate} parts has parts of one image; take a larger batch_size, a lower "
-                "accumulate, or LatentNoise"
+                f"{config.optim.micro_batches} micro-batches has some of one image; take a larger batch_size, fewer "
+                "micro_batches, or LatentNoise"
             )
         if isinstance(model, Autoencoder):  # trained on latents as they are; standardized anew at the end
             model.latent_mean.zero_()
             model.latent_scale.fill_(1)
-        elif config.hidden_to > 0:
+        elif config.mask_ratio_max > 0:
             raise ValueError(
-                f"patches cannot be hidden from the encoder of a {type(model).__name__}; set hidden_to to 0"
+                f"patches cannot be masked for the encoder of a {type(model).__name__}; set mask_ratio_max to 0"
             )
         self.latent_shape = latent_shape(model)
 
@@ -82,24 +82,24 @@ class WithoutCodebook:
         disturbed = draw_latent(self.perturbation, b, n, d, progress, perturbing=perturbing, generator=generator)
         noise = torch.randn(b, n, d, generator=stream(seed, "posterior", step))
         drawn = {"posterior": noise} | disturbed._asdict()
-        if config.hidden_to > 0 and isinstance(self.model, Autoencoder):
+        if config.mask_ratio_max > 0 and isinstance(self.model, Autoencoder):
             generator = stream(seed, "hidden patches", step)
             uniform = float(torch.rand((), generator=generator))
-            share = max(0.0, config.hidden_from + uniform * (config.hidden_to - config.hidden_from))
+            ratio = max(0.0, config.mask_ratio_min + uniform * (config.mask_ratio_max - config.mask_ratio_min))
             side = patches(self.model.image_size, patch_side(self.model.config.encoder))
-            drawn["hidden"] = patches_hidden(b, side**2, share, generator=generator)
+            drawn["hidden"] = random_patch_mask(b, side**2, ratio, generator=generator)
         return drawn
 
     def encode(
-        self, images: Images, own: Mapping[str, Tensor], drawn: Mapping[str, Tensor], part: Part, step: int
+        self, images: Images, own: Mapping[str, Tensor], drawn: Mapping[str, Tensor], micro: MicroBatch, step: int
     ) -> Encoded:
         """Latents drawn from the posterior of what is not hidden, and disturbed as was drawn."""
         with autocast(self.device, self.config.precision):
             latents, bottleneck = self._latents(images, own)
-            everyone = gather(latents.detach(), part.counts)
-            return Encoded(self._disturbed(latents, everyone, drawn, part), bottleneck, everyone.std())
+            everyone = gather(latents.detach(), micro.counts)
+            return Encoded(self._disturbed(latents, everyone, drawn, micro), bottleneck, everyone.std())
 
-    def terms(self, images: Images, encoded: Encoded, part: Part) -> Terms:
+    def terms(self, images: Images, encoded: Encoded, micro: MicroBatch) -> Terms:
         """The bottleneck's loss."""
         return [("bottleneck", 1.0, encoded.bottleneck)], {"latent_scale": encoded.scale}
 
@@ -114,7 +114,7 @@ class WithoutCodebook:
         """The averaged tokenizer as it is used: one of our own with standardized latents."""
         model = copy.deepcopy(averaged)
         if isinstance(model, Autoencoder) and images is not None:
-            model.standardize(*latent_statistics(model, images, self.config.measured))
+            model.standardize(*latent_statistics(model, images, self.config.statistics_images))
         return model
 
     def _latents(self, images: Images, own: Mapping[str, Tensor]) -> tuple[Latents, Scalar]:
@@ -126,13 +126,15 @@ class WithoutCodebook:
         latents = posterior.draw(own["posterior"].to(self.device))
         return latents, bottleneck_loss(self.model.config.bottleneck, posterior)
 
-    def _disturbed(self, latents: Latents, everyone: Latents, drawn: Mapping[str, Tensor], part: Part) -> Latents:
-        """The latents disturbed, by the statistics and with the neighbours of the part on all ranks, `everyone`."""
-        of_part = slice(part.start, part.start + part.size)
-        draw = LatentDraw(*(drawn[name][of_part].to(self.device) for name in LatentDraw._fields))
+    def _disturbed(
+        self, latents: Latents, everyone: Latents, drawn: Mapping[str, Tensor], micro: MicroBatch
+    ) -> Latents:
+        """The latents disturbed, by statistics and with neighbours of `everyone`: the micro-batch on all ranks."""
+        of_micro = slice(micro.start, micro.start + micro.size)
+        draw = LatentDraw(*(drawn[name][of_micro].to(self.device) for name in LatentDraw._fields))
         if not draw.chosen.any():
             return latents
-        first, stop = int(part.rows.own[0]), int(part.rows.own[-1]) + 1
+        first, stop = int(micro.rows.own[0]), int(micro.rows.own[-1]) + 1
         whole = torch.cat([everyone[:first], latents, everyone[stop:]])
         return perturb_latents(self.perturbation, whole, draw)[first:stop]
 
