@@ -57,7 +57,7 @@ def gfid(out: Path, arm: str, steps: int, seed: int) -> float:
             generator=replace(size, width=128, depth=4, heads=2),
             loop=Loop(steps=steps, batch_size=BATCH, seed=seed, log_every=50, save_every=0),
             times=ARMS[arm],
-            average=0.99,
+            ema_decay=0.99,
         )
         generator: Any = train_generator(training, cache, folder)
         labels, noise = torch.arange(SCORED) % 10, derive(0, "scored")

@@ -46,10 +46,10 @@ from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import codes_of
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import Loop, run
-from robustok.training.main_training import train_tokenizer
 from robustok.training.objective import ImageLoss
-from robustok.training.optim import Average, Optim, Update, autocast
+from robustok.training.optim import EMA, Optim, Optimizer, autocast
 from robustok.training.post_training import HeldOut, post_train_decoder
+from robustok.training.tokenizer_training import train_tokenizer
 
 SIZE, SCORED, REFERENCE, HELD_OUT, PAIRS = 32, 2000, 10_000, 1000, 2000
 SEED = 0
@@ -93,10 +93,10 @@ class AutoencoderStage:
     def __init__(self, tokenizer: Any, train: ImageSet, steps: int):
         self.model, preset = tokenizer.train(), demo()
         objective = replace(preset.main.objective, adversarial=0.0)
-        self.loss = ImageLoss(objective, steps, SEED, torch.device("cpu"))
-        self.loss.observe(train)
-        self.update = Update(self.model, Optim(lr=2e-3, warmup=50, final_lr_share=0.05), steps)
-        self.average = Average(self.model, 0.995)
+        self.image_loss = ImageLoss(objective, steps, SEED, torch.device("cpu"))
+        self.image_loss.set_reference(train)
+        self.optimizer = Optimizer(self.model, Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05), steps)
+        self.ema = EMA(self.model, 0.995)
 
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         vae = self.model.vae
@@ -105,23 +105,23 @@ class AutoencoderStage:
             noise = torch.randn(posterior.mean.shape, generator=stream(SEED, "posterior", step))
             latents = (posterior.mean + posterior.std * noise).float()
             output = vae.decode(latents).sample.float()
-        loss, terms = self.loss.charge(batch, output, self.model.last_layer, step)
+        loss, terms = self.image_loss.loss(batch, output, self.model.last_layer, step)
         terms["kl"] = posterior.kl().float().mean() / latents[0].numel()
-        self.update.backward(loss + 1e-2 * terms["kl"])
-        terms = {name: term.detach() for name, term in terms.items()} | self.update.apply(step)
-        self.average.update(self.model)
+        self.optimizer.backward(loss + 1e-2 * terms["kl"])
+        terms = {name: term.detach() for name, term in terms.items()} | self.optimizer.step(step)
+        self.ema.update(self.model)
         return terms
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"model": self.model, "update": self.update, "average": self.average, "loss": self.loss}
+        parts = {"model": self.model, "optimizer": self.optimizer, "ema": self.ema, "image_loss": self.image_loss}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in (
             ("model", self.model),
-            ("update", self.update),
-            ("average", self.average),
-            ("loss", self.loss),
+            ("optimizer", self.optimizer),
+            ("ema", self.ema),
+            ("image_loss", self.image_loss),
         ):
             part.load_state_dict(state[name])
 
@@ -157,7 +157,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
             name="AutoencoderKL",
             describe={},
         )
-        trained: Any = stage.average.module
+        trained: Any = stage.ema.module
         with torch.no_grad():  # scaled as Stable Diffusion's was: by the spread of latents
             spread = trained.encode(train.images(torch.arange(500))).std() / trained.vae.config.scaling_factor
         trained.vae.register_to_config(scaling_factor=float(1 / spread))
@@ -171,7 +171,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
         generator=config,
         loop=Loop(steps=800, batch_size=64, **LOG),
         times=TrainingTimes(distribution="logit-normal"),
-        average=0.99,
+        ema_decay=0.99,
     )
     return tokenizer, train_generator(training, cache, out / "generator"), FlowSampling(steps=20, guidance=1.0)
 
@@ -180,7 +180,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
 def start_codebook(tokenizer: LlamaGenVQ, train: ImageSet) -> None:
     """The codes of an untrained tokenizer, put on latents of real images."""
     latents = torch.cat([tokenizer.encode(train.images(rows)).flatten(0, 1) for rows in torch.arange(256).split(64)])
-    tokenizer.quantizer.start(latents, generator=stream(SEED, "codes"))
+    tokenizer.quantizer.init_kmeans(latents, generator=stream(SEED, "codes"))
 
 
 def drawn(path: Path, make: Callable[[Any], Tensor], count: int, what: str) -> Tensor:
@@ -222,7 +222,7 @@ def tune(out: Path, tokenizer: Any, generator: Any, sampling: Any, sigma: float)
     )
     check = HeldOut(tokenizer, fresh, Reference.of(held, extract).stats, extract)
     post = replace(demo().post, loop=Loop(steps=200, batch_size=32, **LOG))
-    adversary = replace(post.objective.adversary, learns_from=0.0, charges_from=0.25)  # a fresh one learns first
+    adversary = replace(post.objective.adversary, disc_start=0.0, gan_start=0.25)  # a fresh one learns first
     post = replace(post, objective=replace(post.objective, adversary=adversary))
     reference = Reference.of(validation, extract)
     real = validation.images(torch.arange(SCORED))

@@ -75,7 +75,7 @@ def test_post_training_changes_the_decoder_alone(tokenizer, generator, tmp_path)
         loop=Loop(steps=6, batch_size=8, log_every=3, save_every=0),
         objective=Objective(perceptual=0.0, adversarial=0.0),
         optim=Optim(lr=1e-2),
-        average=0.5,
+        ema_decay=0.5,
         check_every=3,
     )
     images = robustok.data.FashionMNIST("train").subset(torch.arange(60))

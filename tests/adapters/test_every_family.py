@@ -28,8 +28,8 @@ from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
-from robustok.training.main_training import TokenizerStage
 from robustok.training.post_training import HeldOut, post_train_decoder
+from robustok.training.tokenizer_training import TokenizerStage
 from robustok.training.tuning import encode
 
 SIDE, CODES = 32, 24

@@ -62,7 +62,7 @@ def run_ablation(monkeypatch):
 @pytest.fixture
 def train(monkeypatch):
     seen = Seen()
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", seen)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", seen)
     return seen
 
 
@@ -226,7 +226,7 @@ def test_the_settings_of_another_stage_are_refused(tmp_path, capsys):
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"loop": {}, "stage": settings.to_plain(presets.smoke().generator)}))
     told = refused(capsys, [*TRAIN, "--config", str(file)])
-    assert f"{file} holds settings of a GeneratorTraining, and here those of a MainTraining are wanted" in told
+    assert f"{file} holds settings of a GeneratorTraining, and here those of a TokenizerTraining are wanted" in told
     file.write_text(json.dumps({"kind": "tokenizer", "config": {}}))
     assert "is of a model and not of a run; give the run.json beside it" in refused(
         capsys, ["demo", "--config", str(file)]
@@ -240,7 +240,7 @@ def test_another_kind_of_part_starts_from_its_own_defaults():
     typed = (("tokenizer.encoder", "ViT"), ("tokenizer.encoder.depth", "3"), ("tokenizer.encoder.latents", "64"))
     config = settings.layered(presets.demo().main, (), typed)
     assert config.tokenizer.encoder == ViT(depth=3, latents=64)
-    assert settings.merge(below, {"type": "MainTraining"}) == below
+    assert settings.merge(below, {"type": "TokenizerTraining"}) == below
 
 
 def test_folders_are_in_color_unless_they_are_said_not_to_be(train, monkeypatch):
@@ -303,7 +303,7 @@ def test_numbers():
         ([*TRAIN, "--out=a", "--out", "b"], "--out is given 3 times"),
         (["demo", "--held-out", "3", "--held_out", "4"], "--held_out is given twice"),
         (["sample", "--labels", "0-999999999999"], "'0-999999999999' are no numbers"),
-        (["demo", "--main.type", "[1]"], "main is [1]; choose from 'MainTraining', 'AutoencoderTraining'"),
+        (["demo", "--main.type", "[1]"], "main is [1]; choose from 'TokenizerTraining'"),
         (["demo", "--out=--"], "--out needs a value, and -- is none"),
         (["demo", "--seed", "1e3"], "'1e3' is no seed; give a whole number"),
         (["demo", "--seed", "9" * 2000], "9999...' is no seed"),
@@ -321,12 +321,12 @@ def test_an_error_from_below_is_one_line(monkeypatch, capsys, tmp_path):
     def lost(*arguments, **named):
         raise RuntimeError("the loss was not finite\nin the last 10 steps")
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", full)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", full)
     assert refused(capsys, TRAIN) == "robustok train-tokenizer: model.safetensors: No space left on device"
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lost)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lost)
     told = refused(capsys, TRAIN, code=1)
     assert told.endswith("the loss was not finite in the last 10 steps (ROBUSTOK_TRACEBACK=1 shows where)")
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lambda *a, **k: {}["size"])
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lambda *a, **k: {}["size"])
     assert refused(capsys, TRAIN, code=1).endswith("KeyError: 'size' (ROBUSTOK_TRACEBACK=1 shows where)")
     monkeypatch.setenv("ROBUSTOK_TRACEBACK", "1")
     with pytest.raises(KeyError, match="size"):
@@ -337,7 +337,7 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     def stopped(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", stopped)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", stopped)
     assert main(TRAIN) == 130
     assert capsys.readouterr().err == "\nrobustok train-tokenizer: stopped; the same command goes on\n"
 
@@ -346,7 +346,7 @@ def test_an_error_never_shows_the_number_or_a_none(monkeypatch, capsys):
     def fails(*arguments, **named):
         raise errors.pop()
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", fails)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", fails)
     errors = [OSError(28, "could not write x (no room)"), OSError("no room"), OSError(), OSError(None, "no room")]
     told = [refused(capsys, TRAIN).partition(": ")[2] for _ in range(4)]
     assert told == ["no room", "OSError", "no room", "could not write x (no room)"]
@@ -356,7 +356,7 @@ def test_warnings_are_one_line(monkeypatch, capsys):
     def warn(*arguments, **named):
         warnings.warn("one image\ncannot be read", stacklevel=1)
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", warn)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert main([*TRAIN, "--quiet"]) == 0

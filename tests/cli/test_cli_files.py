@@ -257,7 +257,7 @@ def test_a_seed_is_any_whole_number(seed, models, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("robustok.demo.run.run_demo", lambda config, *a, **k: seen.append(config.seed))
     monkeypatch.setattr("robustok.demo.ablation.run_ablation", lambda *a, seeds, **k: seen.append(*seeds))
     monkeypatch.setattr(
-        "robustok.training.main_training.train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed)
+        "robustok.training.tokenizer_training.train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed)
     )
     assert main(["demo", "--seed", seed]) == 0
     assert main(["demo", "--ablate", "--seeds", seed]) == 0

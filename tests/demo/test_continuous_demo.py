@@ -40,7 +40,7 @@ CONTINUOUS = replace(
         generator=DiffusionTransformer(tokens=16, channels=8, classes=10, width=64, depth=1, heads=1),
         loop=LOOP,
         optim=Optim(lr=1e-3),
-        average=0.9,
+        ema_decay=0.9,
     ),
     sampling=FlowSampling(steps=3, guidance=1.5),
 )

@@ -222,7 +222,7 @@ def a_setting(verb: type[Command], random: Random) -> list[str]:
 @cache
 def settings_of(verb: Any) -> list[str]:
     """The names of a preset's settings, but for those that only say how long it takes or need a GPU's compiler."""
-    slow = ("steps", "batch_size", "compile", "image_size", "pairs", "depth", "width", "channels", "accumulate")
+    slow = ("steps", "batch_size", "compile", "image_size", "pairs", "depth", "width", "channels", "micro_batches")
     found = list(paths(to_plain(verb.start()), ""))
     return [name for name in found if name.rpartition(".")[2] not in slow]
 

@@ -29,7 +29,7 @@ from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training import tuning
-from robustok.training import watching as checks
+from robustok.training import validation as checks
 
 SIDE, COUNT = 16, 12
 EXTRACTING = (registry, scoring, validation, checks, tuning)  # modules that ask for an extractor by its name

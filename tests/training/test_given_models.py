@@ -17,8 +17,8 @@ from robustok.generators.flow_matching import TrainingTimes
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.generator_training import GeneratorStage, train_generator
-from robustok.training.main_training import TokenizerStage, train_tokenizer
 from robustok.training.post_training import HeldOut, post_train_decoder
+from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 FLOW = replace(
     GENERATOR, generator=DiffusionTransformer(tokens=16, channels=12, classes=10, width=64, depth=1, heads=1, patch=2)

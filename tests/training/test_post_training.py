@@ -55,7 +55,7 @@ def test_the_best_decoder_on_held_out_images_is_kept(tmp_path):
 
 
 def test_a_decoder_that_only_gets_worse_is_given_up(tmp_path):
-    harmful = replace(POST, optim=replace(POST.optim, lr=10.0, clip=0.0), average=0.0)
+    harmful = replace(POST, optim=replace(POST.optim, lr=10.0, clip=0.0), ema_decay=0.0)
     result = run_post(tmp_path, harmful)
     assert result.step == 0
     assert result.after == result.before

@@ -10,7 +10,6 @@ from robustok.demo.run import (
     run_demo,
     sampled,
     train_demo_generator,
-    train_demo_tokenizer,
 )
 from robustok.demo.scores import how_generated, reference_of
 from robustok.evaluation.decoding import decoded
@@ -22,6 +21,7 @@ from robustok.generators.sampling import balanced_labels
 from robustok.models import load_generator, load_tokenizer
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
+from robustok.training.tokenizer_training import train_tokenizer
 from robustok.training.tuning import encode
 
 SNAPSHOTS = (0.25, 0.5)  # shares of the generator's training after which it is also scored
@@ -63,7 +63,7 @@ def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     images, extract, own = DemoImages.of(config), lite0(), folder / "unperturbed"
     diary = Diary(own, {"demo": config.settings()}, quiet)
     with diary.stage("tokenizer", f"Seed {config.seed}: main training without perturbation"):
-        tokenizer = train_demo_tokenizer(config, images, own / "tokenizer", quiet=quiet)
+        tokenizer = train_tokenizer(config.main, images.train, own / "tokenizer", quiet=quiet)
         scores = diary.scores(
             "tokenizer",
             lambda: score_tokenizer(

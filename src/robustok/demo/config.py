@@ -9,17 +9,17 @@ from robustok.data.images import FashionMNIST, ImageSet
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import to_plain
-from robustok.training.autoencoder_training import AutoencoderTraining
+from robustok.tokenizer.perturbation import Perturbation
 from robustok.training.generator_training import GeneratorTraining
-from robustok.training.main_training import MainTraining
 from robustok.training.post_training import PostTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """Main training, generator, post-training and all scores on the embedded images."""
 
-    main: MainTraining | AutoencoderTraining  # of the tokenizer, with a codebook or without
+    main: TokenizerTraining  # of the tokenizer, with a codebook or without
     generator: GeneratorTraining  # of the generator
     sampling: Sampling | FlowSampling  # how the generator is sampled, for pairs and for scores
     post: PostTraining  # of the decoder
@@ -47,18 +47,15 @@ class Demo:
 
     def without_perturbation(self) -> "Demo":
         """The same with nothing perturbed in main training."""
-        main = self.main
-        match main:
-            case MainTraining():
-                main = replace(main, perturbation=replace(main.perturbation, beta=0.0))
-            case AutoencoderTraining():
-                main = replace(main, perturbation=replace(main.perturbation, beta=0.0))
+        p: Any = self.main.perturbation
+        off = Perturbation(beta=0.0) if self.main.has_codebook else replace(p, beta=0.0, latent_space="joint")
+        main = replace(self.main, perturbation=off)
         return replace(self, main=main)
 
     @property
     def continuous(self) -> bool:
         """Whether the tokenizer has no codebook."""
-        return isinstance(self.main, AutoencoderTraining)
+        return not self.main.has_codebook
 
     def settings(self) -> dict[str, Any]:
         """What decides the results, as JSON values: everything but how long it is said to take."""

@@ -29,11 +29,10 @@ from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
-from robustok.training.autoencoder_training import train_autoencoder
 from robustok.training.generator_training import train_generator
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.optim import autocast
 from robustok.training.post_training import HeldOut, PostTrained, post_train_decoder
+from robustok.training.tokenizer_training import train_tokenizer
 from robustok.training.tuning import encode, sample
 
 OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
@@ -61,7 +60,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
 
     latents = words(config)["latents"]
     with diary.stage("tokenizer", f"1/6 Main training of the tokenizer, {words(config)['how']}"):
-        tokenizer = train_demo_tokenizer(config, images, out / "tokenizer", quiet=quiet)
+        tokenizer = train_tokenizer(config.main, images.train, out / "tokenizer", quiet=quiet)
     with diary.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
         reference = reference_of(images, out, extract)
         diary.scores("floor", lambda: [floor(config, images, reference, extract)])
@@ -124,13 +123,6 @@ def words(config: Demo) -> dict[str, str]:
         "latents": "latents" if config.continuous else "tokens",
         "how": "without latent perturbation" if off else "with latent perturbation",
     }
-
-
-def train_demo_tokenizer(config: Demo, images: DemoImages, folder: Path, *, quiet: bool) -> Any:
-    """Main training, of the kind that the config says."""
-    if isinstance(config.main, MainTraining):
-        return train_tokenizer(config.main, images.train, folder, quiet=quiet)
-    return train_autoencoder(config.main, images.train, folder, quiet=quiet)
 
 
 def train_demo_generator(

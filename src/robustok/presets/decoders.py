@@ -7,8 +7,8 @@ discriminator that begins as main training left it.
 from dataclasses import replace
 
 from robustok.generators.sampling import Sampling
-from robustok.presets.scales import Scale, brief, epochs, in_parts
-from robustok.presets.tokenizers import BATCH, PARTS, objective, tiny_objective
+from robustok.presets.scales import Scale, brief, epochs, in_micro_batches
+from robustok.presets.tokenizers import BATCH, MICRO_BATCHES, objective, tiny_objective
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
@@ -50,9 +50,9 @@ def post_reference_code(scale: Scale = "paper") -> DecoderTuning:
     """
     config = post(scale, sigma=0.7, epochs_of_pairs=100)
     adversary = config.post.objective.adversary
-    slow = Optim(lr=5e-5, warmup=config.post.optim.warmup, final_lr_share=0.2, clip=0.0)
-    slow = replace(slow, accumulate=config.post.optim.accumulate)
-    adversary = replace(adversary, optim=replace(slow, weight_decay=5e-4, accumulate=1))
+    slow = Optim(lr=5e-5, warmup=config.post.optim.warmup, final_lr_fraction=0.2, clip=0.0)
+    slow = replace(slow, micro_batches=config.post.optim.micro_batches)
+    adversary = replace(adversary, optim=replace(slow, weight_decay=5e-4, micro_batches=1))
     tuned = replace(config.post, optim=slow, objective=replace(config.post.objective, adversary=adversary))
     return replace(config, post=tuned, fresh_discriminator=True, warm_up=0.0)
 
@@ -63,8 +63,8 @@ def post(scale: Scale, sigma: float, epochs_of_pairs: int) -> DecoderTuning:
     paper = PostTraining(
         loop=Loop(steps=steps, batch_size=BATCH, log_every=20, save_every=EPOCH, preview_every=5 * EPOCH),
         objective=from_the_start(objective()),
-        optim=Optim(lr=1.2e-4, warmup=EPOCH, final_lr_share=5e-5 / 2.4e-4),
-        average=0.999,
+        optim=Optim(lr=1.2e-4, warmup=EPOCH, final_lr_fraction=5e-5 / 2.4e-4),
+        ema_decay=0.999,
         check_every=5 * EPOCH,
     )
     whole = DecoderTuning(
@@ -78,13 +78,13 @@ def post(scale: Scale, sigma: float, epochs_of_pairs: int) -> DecoderTuning:
         case "paper":
             return whole
         case "one_gpu":
-            return replace(whole, post=in_parts(paper, PARTS, checkpointing=True))
+            return replace(whole, post=in_micro_batches(paper, MICRO_BATCHES, checkpointing=True))
         case "smoke":
-            small = brief(paper, objective=tiny_objective(paper.objective), average=0.9, check_every=5)
+            small = brief(paper, objective=tiny_objective(paper.objective), ema_decay=0.9, check_every=5)
             return replace(whole, post=small, pairs=32, held_out=16)
 
 
 def from_the_start(config: Objective) -> Objective:
     """The same with a discriminator that knows its task from the first step, at half the learning rate."""
-    optim = Optim(lr=4e-4, weight_decay=5e-4, warmup=EPOCH, final_lr_share=5e-5 / 8e-4)
-    return replace(config, adversary=replace(config.adversary, optim=optim, learns_from=0.0, charges_from=0.0))
+    optim = Optim(lr=4e-4, weight_decay=5e-4, warmup=EPOCH, final_lr_fraction=5e-5 / 8e-4)
+    return replace(config, adversary=replace(config.adversary, optim=optim, disc_start=0.0, gan_start=0.0))

@@ -15,7 +15,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from robustok.shapes import Latents, TokenMask
-from robustok.tokenizer.perturbation import annealed, check_annealing, check_shares, chosen_tokens
+from robustok.tokenizer.perturbation import (
+    LatentSpace,
+    annealed,
+    check_annealing,
+    check_fractions,
+    check_latent_space,
+    chosen_tokens,
+)
 
 BANK = 2**14  # latents at most among which neighbours are looked for
 DISTANCES = 2**24  # held at a time: 64 MiB
@@ -23,24 +30,27 @@ DISTANCES = 2**24  # held at a time: 64 MiB
 
 @dataclass(frozen=True, kw_only=True)
 class LatentNoise:
-    """Sampling errors imitated by Gaussian noise that takes a share of the latent's place."""
+    """Sampling errors imitated by Gaussian noise that takes a part of the latent's place."""
 
-    alpha: float = 1.0  # share of a chosen image's tokens that are disturbed, 0 to 1
-    beta: float = 0.5  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
-    strength: float = 0.5  # largest share of noise, 0 to 1; each image's own is uniform between 0 and this
+    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    strength: float = 0.5  # largest fraction of noise, 0 to 1; each image's own is uniform between 0 and this
     gamma: float = 1.0  # standard deviation of the noise, in those of the latent's channels; l-DeTok takes 3
-    anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
-    anneal_end: float = 0.6  # share of training after which they stay where they are
-    final_share: float = 0.5  # what is left of alpha and strength from then on
+    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 0.5  # what is left of alpha and strength from then on
+    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
+    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
+        check_fractions(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
         check_annealing(self.anneal_start, self.anneal_end)
+        check_latent_space(self.latent_space, self.freeze_from)
         if self.gamma < 0:
             raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
 
     def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a share `progress` of training is done."""
+        """(alpha, strength) once a fraction `progress` of training is done."""
         return _at(self, progress)
 
 
@@ -48,22 +58,25 @@ class LatentNoise:
 class LatentMixing:
     """Sampling errors imitated by moving latents towards others that are near them."""
 
-    alpha: float = 1.0  # share of a chosen image's tokens that are disturbed, 0 to 1
-    beta: float = 0.5  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
     strength: float = 0.5  # largest part of the way, 0 to 1; each image's own is uniform between 0 and this
     neighbours: int = 8  # how many nearest latents of the batch's other images one is drawn from
-    anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
-    anneal_end: float = 0.6  # share of training after which they stay where they are
-    final_share: float = 0.5  # what is left of alpha and strength from then on
+    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 0.5  # what is left of alpha and strength from then on
+    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
+    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
+        check_fractions(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
         check_annealing(self.anneal_start, self.anneal_end)
+        check_latent_space(self.latent_space, self.freeze_from)
         if self.neighbours < 1:
             raise ValueError(f"perturbation neighbours counts latents and is at least 1, not {self.neighbours}")
 
     def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a share `progress` of training is done."""
+        """(alpha, strength) once a fraction `progress` of training is done."""
         return _at(self, progress)
 
 
@@ -71,7 +84,9 @@ AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing
 
 
 def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
-    left = annealed(progress, config.anneal_start, config.anneal_end, config.final_share)
+    if config.latent_space == "frozen":
+        return config.alpha, config.strength
+    left = annealed(progress, config.anneal_start, config.anneal_end, config.final_fraction)
     return left * config.alpha, left * config.strength
 
 
@@ -84,14 +99,22 @@ class LatentDraw(NamedTuple):
 
 
 def draw_latent(
-    config: AnyLatentPerturbation, b: int, n: int, d: int, progress: float, *, generator: Generator
+    config: AnyLatentPerturbation,
+    b: int,
+    n: int,
+    d: int,
+    progress: float,
+    *,
+    perturbing: bool = True,
+    generator: Generator,
 ) -> LatentDraw:
     """Images and tokens as `robustok.tokenizer.perturbation.chosen_tokens` draws them.
 
-    Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1.
+    Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1. No image is
+    drawn unless `perturbing`.
     """
     alpha, strength = config.at(progress)
-    chosen = chosen_tokens(b, n, alpha, config.beta, generator=generator)
+    chosen = chosen_tokens(b, n, alpha, config.beta if perturbing else 0.0, generator=generator)
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
@@ -105,7 +128,12 @@ def draw_latent(
 
 
 def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: LatentDraw) -> Latents:
-    """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left."""
+    """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left.
+
+    From images that are disturbed none does, where the config says stopped.
+    """
+    if config.latent_space == "stopped":
+        latents = torch.where(draw.chosen.any(dim=1)[:, None, None], latents.detach(), latents)
     match config:
         case LatentNoise():
             middle = latents.detach().float().mean(dim=(0, 1))

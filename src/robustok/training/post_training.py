@@ -32,10 +32,10 @@ from robustok.runtime.locking import alone_in_its
 from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module, codes_of, decoding_with
 from robustok.training.loop import Loop, run
+from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import Average, Optim, Precision, Update, autocast
-from robustok.training.parts import own_rows, parts_here, parts_of, split
-from robustok.training.speed import Speed, without_speed
+from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast
+from robustok.training.performance import Performance, without_performance
 
 AnyOne = TypeVar("AnyOne", bound=ContinuousTokenizer)
 
@@ -44,13 +44,13 @@ AnyOne = TypeVar("AnyOne", bound=ContinuousTokenizer)
 class PostTraining:
     """How a decoder is tuned for a generator."""
 
-    loop: Loop  # how long, and how often to look
+    loop: Loop  # how long, and how often to log, save and preview
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     optim: Optim = field(default_factory=lambda: Optim(lr=1.2e-4))  # of the decoder: half of main training's lr
-    average: float = 0.999  # decay of the weight average, which is what is kept
+    ema_decay: float = 0.999  # of the weights' moving average, which is what is kept
     check_every: int = 500  # steps between looks at held-out images
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
-    speed: Speed = field(default_factory=Speed)  # how it is computed
+    performance: Performance = field(default_factory=Performance)  # how it is computed
 
     def __post_init__(self) -> None:
         if self.check_every < 1:
@@ -71,49 +71,46 @@ class DecoderStage(Generic[AnyOne]):
         self.tokenizer = copy.deepcopy(tokenizer)
         as_module(self.tokenizer).to(self.device).eval().requires_grad_(False)
         self.decoder = self.tokenizer.decoder.requires_grad_(True)
-        self.update = Update(self.decoder, config.optim, config.loop.steps)
-        self.average = Average(self.decoder, config.average)
-        config.speed.apply([self.decoder])
-        self.loss = ImageLoss(config.objective, config.loop.steps, config.loop.seed, self.device, config.precision)
+        self.optimizer = Optimizer(self.decoder, config.optim, config.loop.steps)
+        self.ema = EMA(self.decoder, config.ema_decay)
+        config.performance.apply([self.decoder])
+        self.image_loss = ImageLoss(
+            config.objective, config.loop.steps, config.loop.seed, self.device, config.precision
+        )
         self.first_distance = self.best_distance = float("inf")
         self.best_step = 0
-        self.best = copy.deepcopy(self.average.module.state_dict())
+        self.best = copy.deepcopy(self.ema.module.state_dict())
 
     def step(self, batch: tuple[Tensor, Images], step: int) -> dict[str, Tensor]:
         """One step on (tokens (b n) or latents (b n d) that the generator touched, the real images (b 3 h w))."""
-        config, terms = self.config, dict[str, Tensor]()
-        parts = parts_here(len(batch[1]), config.loop.batch_size, config.optim.accumulate)
-        for (touched, images), part in split(batch, parts):
+        config, accumulation = self.config, Accumulation(self.optimizer)
+        micro_batches = micro_batches_here(len(batch[1]), config.loop.batch_size, config.optim.micro_batches)
+        for (touched, images), micro in split(batch, micro_batches):
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             codes = codes_of(self.tokenizer, touched)
             with autocast(self.device, config.precision):
                 output = self.tokenizer.decode(codes).float()
-            loss, part_terms = self.loss.charge(images, output, self.tokenizer.last_layer, step, part)
-            self.update.backward(loss, part.share, last=part.last)
-            part_terms |= self.loss.learn(images, output, step, part) | {"loss": loss.detach()}
-            for name, term in part_terms.items():
-                terms[name] = terms.get(name, 0) + part.share * term
-        terms |= self.update.apply(step)
-        opposed = self.loss.apply(step)
-        terms["skipped"] = torch.maximum(terms["skipped"], opposed.pop("skipped", terms["skipped"]))
-        if not terms["skipped"]:
-            self.average.update(self.decoder)
-        return terms | opposed
+            loss, terms = self.image_loss.loss(images, output, self.tokenizer.last_layer, step, micro)
+            accumulation.backward(loss, terms, micro)
+            accumulation.add(self.image_loss.discriminator_backward(images, output, step, micro), micro)
+        return accumulation.step(
+            step, self.ema, self.decoder, discriminator_step=lambda: self.image_loss.discriminator_step(step)
+        )
 
-    def look(self, distance: Callable[[nn.Module], float], done: int) -> dict[str, float]:
+    def evaluate(self, distance: Callable[[nn.Module], float], done: int) -> dict[str, float]:
         """Measure the averaged decoder on held-out images and keep it if it is the best so far."""
-        now = distance(self.average.module)
+        now = distance(self.ema.module)
         if now < self.best_distance:
             self.best_distance, self.best_step = now, done
-            self.best = {name: weight.clone() for name, weight in self.average.module.state_dict().items()}
+            self.best = {name: weight.clone() for name, weight in self.ema.module.state_dict().items()}
         return {"heldout_fd": now, "best_heldout_fd": self.best_distance}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "decoder": self.decoder.state_dict(),
-            "update": self.update.state_dict(),
-            "average": self.average.state_dict(),
-            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "image_loss": self.image_loss.state_dict(),
             "best": {
                 "first": self.first_distance,
                 "distance": self.best_distance,
@@ -124,9 +121,9 @@ class DecoderStage(Generic[AnyOne]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.decoder.load_state_dict(state["decoder"])
-        self.update.load_state_dict(state["update"])
-        self.average.load_state_dict(state["average"])
-        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.image_loss.load_state_dict(state["image_loss"])
         best = state["best"]
         self.first_distance, self.best_distance = best["first"], best["distance"]
         self.best_step, self.best = best["step"], best["decoder"]
@@ -210,15 +207,15 @@ def post_train_decoder(
     space = held_out.extract.describe()
     decided = {} if space.get("features") == "lite0" else {"decided_in": space}  # of two spaces they do not compare
     loop = config.loop
-    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
+    rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = DecoderStage(config, tokenizer, device)
-    stage.loss.observe(images)
+    stage.image_loss.set_reference(images)
 
     def first() -> dict[str, float]:
         """What the original decoder is worth."""
-        if discriminator is not None and stage.loss.opponent is not None:
-            stage.loss.opponent.begin_with(discriminator)
-        look = stage.look(held_out, 0)
+        if discriminator is not None and stage.image_loss.discriminator is not None:
+            stage.image_loss.discriminator.begin_with(discriminator)
+        look = stage.evaluate(held_out, 0)
         stage.first_distance = stage.best_distance
         return look
 
@@ -227,7 +224,7 @@ def post_train_decoder(
         pair = pairs.batch(chosen[rows])
         return pair.touched, images.images(pair.images)
 
-    with config.speed.multiplying():
+    with config.performance.tf32_matmul():
         run(
             stage,
             batches,
@@ -235,13 +232,13 @@ def post_train_decoder(
             Path(folder),
             name=name,
             describe={
-                "stage": without_speed(config),
+                "stage": without_performance(config),
                 **of_pairs,
                 **decided,
                 "discriminator": discriminator is not None,
             },
-            preview=lambda done: {"before_and_after": held_out.picture(stage.average.module)},
-            check=lambda done: stage.look(held_out, done),
+            preview=lambda done: {"before_and_after": held_out.picture(stage.ema.module)},
+            check=lambda done: stage.evaluate(held_out, done),
             check_every=config.check_every,
             first=first,
             quiet=quiet,

@@ -165,5 +165,5 @@ def _warmed_up(config: DecoderTuning) -> PostTraining:
     """The same with a discriminator that learns before it charges, for a fresh one would only disturb."""
     objective: Objective = config.post.objective
     adversary = objective.adversary
-    charges = max(adversary.charges_from, min(1.0, adversary.learns_from + config.warm_up))
-    return replace(config.post, objective=replace(objective, adversary=replace(adversary, charges_from=charges)))
+    charges = max(adversary.gan_start, min(1.0, adversary.disc_start + config.warm_up))
+    return replace(config.post, objective=replace(objective, adversary=replace(adversary, gan_start=charges)))
