@@ -23,8 +23,8 @@ from PIL import Image
 
 from robustok.data import HubImages, ImageFolder, ParquetImages, TarImages
 from robustok.data.folder import FolderFiles
+from robustok.data.image_files import ImageFiles, cores
 from robustok.data.loading import training_batch
-from robustok.data.pictures import Pictures, cores
 
 WIDTH, HEIGHT, SIZE, BATCH = 500, 375, 256, 64
 QUALITY, NOISE = 90, 26  # of which JPEGs have some 110 kB
@@ -41,7 +41,7 @@ def jpeg(seed: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
     return data.getvalue()
 
 
-def written(files: list[bytes], root: Path) -> dict[str, Callable[[int], Pictures]]:
+def written(files: list[bytes], root: Path) -> dict[str, Callable[[int], ImageFiles]]:
     """The same files in every kind of set; each opens with a number of threads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -68,7 +68,7 @@ def written(files: list[bytes], root: Path) -> dict[str, Callable[[int], Picture
     }
 
 
-def pace(images: Pictures, seconds: float) -> tuple[float, float]:
+def pace(images: ImageFiles, seconds: float) -> tuple[float, float]:
     """Training images per second, and per second of one core, over about so many seconds."""
     batch = min(BATCH, len(images))
     training_batch(images, batch, 0, 0)  # files into the cache, row groups into memory

@@ -19,7 +19,7 @@ import scipy.linalg
 import torch
 from torch import Generator, Tensor
 
-from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 
 WIDTH, COUNT, REPEAT = 2048, 20_000, 5
 

@@ -19,11 +19,11 @@ import torch
 from robustok.api import load_tokenizer
 from robustok.data.latents import LatentCache
 from robustok.demo.config import Demo
-from robustok.evaluation.evaluate import decoded
-from robustok.evaluation.feature_stream import feature_stream
-from robustok.evaluation.features import lite0
-from robustok.evaluation.fid import frechet_distance
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.metrics.fid import frechet_distance
+from robustok.evaluation.scores.feature_stream import feature_stream
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.flow_matching import TrainingTimes

@@ -29,11 +29,11 @@ from robustok.data.latents import encode_latents
 from robustok.data.order import batch_indices
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.compare import paired_difference
-from robustok.evaluation.feature_stream import FeatureStream, feature_stream
-from robustok.evaluation.features import extractor
-from robustok.evaluation.fid import FeatureStats, frechet_distance
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.scores.difference import paired_difference
+from robustok.evaluation.scores.feature_stream import FeatureStream, feature_stream
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.flow_matching import TrainingTimes
@@ -130,7 +130,8 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
     """An AutoencoderKL of diffusers (64 latents of 8 numbers) and a diffusion transformer on them."""
     import diffusers
 
-    from robustok.adapters.diffusers import DiffusersAutoencoder, load_tokenizer
+    from robustok.adapters.diffusers import load_tokenizer
+    from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder
 
     train, steps = images()[0], 900
     if not (out / "tokenizer" / "robustok.json").exists():

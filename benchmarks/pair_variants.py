@@ -25,11 +25,11 @@ from robustok.api import load_generator, load_tokenizer
 from robustok.data.latents import LatentCache
 from robustok.data.pairs import Pair, Pairs, Touch, make_pairs
 from robustok.demo.config import Demo, DemoImages
-from robustok.evaluation.compare import paired_difference
-from robustok.evaluation.evaluate import decoded
-from robustok.evaluation.feature_stream import FeatureStream, feature_stream
-from robustok.evaluation.features import lite0
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.scores.difference import paired_difference
+from robustok.evaluation.scores.feature_stream import FeatureStream, feature_stream
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.flow import FlowSampling
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import from_plain

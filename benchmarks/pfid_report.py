@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from correlation import Estimate, bootstrap, correlation, pearson, spearman
 from markupsafe import Markup
 from pfid_variants import FROM_SCORES, PUBLISHED, Measured, joint_left_out_error, left_out_error, pfid, variants
 
-from robustok.evaluation.correlation import Estimate, bootstrap, correlation, pearson, spearman
 from robustok.report.charts import element, nice_ticks
 from robustok.report.table import Column, Table
 from robustok.runtime.checkpoint import read_json

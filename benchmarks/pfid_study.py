@@ -21,10 +21,10 @@ from torch import Tensor
 
 from robustok.data.images import FashionMNIST
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.codebook_use import code_counts, perplexity
-from robustok.evaluation.features import lite0
-from robustok.evaluation.fid import FeatureStats, frechet_distance
-from robustok.evaluation.pfid import BLOCK, Cell, grid, perturbed
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.metrics.pfid import BLOCK, Cell, grid, perturbed
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import read_json, write_json

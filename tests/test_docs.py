@@ -15,11 +15,14 @@ import pytest
 
 import robustok
 from robustok.adapters import FAMILIES, diffusers
-from robustok.adapters.files import Published
 from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
-from robustok.cli.options import Command, Verb, check_names, load, parse
+from robustok.adapters.published_generators import PublishedGenerator
+from robustok.cli.options import Command, Configurable, check_names, verb_named
+from robustok.cli.parser import parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
+from robustok.data import HubImages, ImageFolder, ParquetImages, TarImages, open_images
+from robustok.data.image_files import View
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
@@ -51,7 +54,7 @@ def names_of(config: type) -> set[str]:
 def fields_of_loading() -> set[str]:
     """What some family takes that its weights do not tell."""
     found: set[str] = set()
-    for function in (*(part for f in FAMILIES for part in (f.configured, f.from_checkpoint, f.from_state)),
+    for function in (*(part for f in FAMILIES for part in (f.config_from_state, f.from_checkpoint, f.from_state)),
                      diffusers.load_tokenizer):  # fmt: skip
         found |= {p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
     return found.union(*(names_of(family.config_type) for family in FAMILIES))
@@ -60,6 +63,7 @@ def fields_of_loading() -> set[str]:
 MORE = {  # names that functions pass on
     robustok.sample: names_of(Sampling) | names_of(FlowSampling),
     **dict.fromkeys(LOADERS, fields_of_loading()),
+    **{f: set(View.__annotations__) for f in (ImageFolder, TarImages, ParquetImages, HubImages, open_images)},
 }
 
 
@@ -165,12 +169,11 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield words[1:]
 
 
-def understood(words: list[str]) -> Command:
-    """The command of words, its options and the settings of its preset checked. Raises ValueError."""
-    verb = Verb.named(words[0], VERBS)
-    command = parse(verb, words[1:])
-    if verb.preset and command.wants != "help":
-        preset = load(verb.preset)(getattr(command.options, "preset", None))
+def understood(words: list[str]) -> Command | str:
+    """The command of words, its options and the settings of its preset checked; or its help. Raises ValueError."""
+    command = parse(verb_named(words[0], VERBS), words[1:])
+    if isinstance(command, Configurable):
+        preset = command.chosen()
         failures = [error for config in kinds(preset) if (error := refusal(command, config)) is not None]
         if len(failures) == len(kinds(preset)):
             raise failures[0]
@@ -186,9 +189,9 @@ def kinds(preset: Any) -> list[Any]:
     return [preset]
 
 
-def refusal(command: Command, config: Any) -> ValueError | None:
+def refusal(command: Configurable, config: Any) -> ValueError | None:
     try:
-        check_names(command.verb, command.typed, config)
+        check_names(type(command), command.typed, config)
         layered(config, (), command.typed)
     except ValueError as error:
         return error
@@ -224,7 +227,7 @@ PRESETS = [(family, name) for family in FAMILIES for name in family.presets]
 
 @pytest.mark.parametrize(("family", "name"), PRESETS, ids=[name for _, name in PRESETS])
 def test_published_numbers_are_those_of_the_presets(family, name):
-    entry: Published = family.presets[name]
+    entry: PublishedGenerator = family.presets[name]
     file = entry.weights.rpartition("/")[2].rpartition(":")[2]
     numbers = [f"{entry.sampling.guidance:g}", *([f"{entry.gfid:.2f}"] if entry.gfid is not None else [])]
     rows = [

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustok.cli.options import Command, Verb, check_names, load, parse
+from robustok.cli.options import Command, Configurable, check_names, name_of, verb_named
+from robustok.cli.parser import parse
 from robustok.cli.verbs import VERBS
 
 LAUNCH = Path(__file__).parents[1] / "docs" / "launch"
@@ -20,10 +21,10 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 def understood(words: list[str]) -> Command:
     """A command whose options and settings there are. Raises ValueError."""
-    verb = Verb.named(words[0], VERBS)
-    command = parse(verb, words[1:])
-    if verb.preset:
-        check_names(verb, command.typed, load(verb.preset)(getattr(command.options, "preset", None)))
+    command = parse(verb_named(words[0], VERBS), words[1:])
+    assert isinstance(command, Command)
+    if isinstance(command, Configurable):
+        check_names(type(command), command.typed, command.chosen())
     return command
 
 
@@ -37,13 +38,13 @@ def test_a_script_is_sound_bash(script):
 def test_one_machine_runs_stages_that_there_are():
     text = (LAUNCH / "one_machine.sh").read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("robustok ")]
-    verbs = [understood(shlex.split(line)[1:]).verb.name for line in lines]
+    verbs = [name_of(type(understood(shlex.split(line)[1:]))) for line in lines]
     assert verbs == ["train-tokenizer", "encode", "train-generator", "post-train"]
 
 
 def test_the_usage_of_the_slurm_script_is_understood():
     usage = re.search(r"^# sbatch slurm.sh (.*)$", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
-    assert understood(shlex.split(usage[1])).verb.name == "train-generator"
+    assert name_of(type(understood(shlex.split(usage[1])))) == "train-generator"
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_the_kubernetes_pods_meet_at_the_first_of_them():
     assert words["rdzv-endpoint"].split(":")[0] == f"{name}-0.{pod['subdomain']}"
     assert pod["subdomain"] == service["metadata"]["name"]
     assert container["command"][-2:] == ["-m", "robustok"]
-    assert understood(container["args"]).verb.name == "train-generator"
+    assert name_of(type(understood(container["args"]))) == "train-generator"
     patience = next(int(v["value"]) for v in container["env"] if v["name"] == "TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
     assert patience < pod["terminationGracePeriodSeconds"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}

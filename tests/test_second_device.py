@@ -14,23 +14,26 @@ from test_every_family import MAKE, made
 from torch import Tensor, nn
 
 import robustok
-from robustok.adapters.diffusers import DiffusersAutoencoder
+from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder
 from robustok.adapters.lightningdit import LightningDiT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import SiT
 from robustok.adapters.var import VAR
+from robustok.analysis import imitation, latents
+from robustok.analysis.latents import analyze_latents
+from robustok.analysis.tokens import analyze
 from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.analysis import imitation, latents
-from robustok.evaluation.analysis.analyze import analyze
-from robustok.evaluation.analysis.latents import analyze_latents
-from robustok.evaluation.evaluate import score_generator, score_image_set, score_tokenizer
-from robustok.evaluation.features import NetworkExtractor, Outputs, extractor
-from robustok.evaluation.latent_pfid import NoiseCell
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.latent_pfid import NoiseCell
+from robustok.evaluation.scores.generator_scores import score_generator
+from robustok.evaluation.scores.image_scores import score_image_set
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
@@ -273,7 +276,7 @@ def test_a_tokenizer_is_scored_with_lpips_and_among_other_neighbors(device):
         return (real.to(device) - output.to(device)).square().mean(dim=(1, 2, 3))
 
     score_tokenizer(tokenizer().to(device), images(6), colors(device), lpips=lpips)
-    score_tokenizer(Patches().to(device), images(6), colors(device), neighbours_in=images(20), lpips=lpips)
+    score_tokenizer(Patches().to(device), images(6), colors(device), neighbors_in=images(20), lpips=lpips)
 
 
 SAMPLINGS: dict[str, Any] = {

@@ -15,58 +15,37 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustok import adapters, presets
-from robustok.adapters import push
+from robustok import presets
 from robustok.adapters.diffusers import adapted
-from robustok.adapters.published import default_sampling
+from robustok.adapters.published_generators import default_sampling
 from robustok.data.images import ImageSet
-from robustok.evaluation import evaluate
-from robustok.evaluation.features import FeatureSpace, FeatureSpaces
-from robustok.evaluation.reference import ImageSource, Reference
-from robustok.evaluation.score import Score
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.image_source import ImageSource
+from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces
+from robustok.evaluation.scores import generator_scores, tokenizer_scores
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.layers import in_float32
+from robustok.models import load_generator, load_tokenizer
+from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Pixels
 from robustok.training import tuning
 from robustok.training.post_training import PostTraining
 
-
-def load_tokenizer(name: str | Path, **fields: Any) -> Any:
-    """The tokenizer of a name, in evaluation mode, whoever made it.
-
-    `name` is a folder that a run or `save_pretrained` left, a file or folder of another family's weights
-    (`robustok.adapters`), a folder of diffusers, or `owner/repository[:file][@revision]` of the Hugging Face hub;
-    `fields` are what a file does not tell, such as `image_size`. Raises ValueError for anything else.
-    """
-    return adapters.load_tokenizer(name, **fields)
-
-
-def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) -> Any:
-    """The generator of a name, as `load_tokenizer` takes it; `fields` are such as `heads`.
-
-    `tokenizer` is the one that it was trained on: VAR's files need it, LlamaGen's take the number of tokens from it.
-    """
-    return adapters.load_generator(name, tokenizer=tokenizer, **fields)
-
-
-def push_to_hub(
-    model: Any,
-    repository: str,
-    *,
-    private: bool = False,
-    licence: str | None = None,
-    data_licence: str | None = None,
-) -> str:
-    """Upload a model, or its folder, to `owner/name` of the Hugging Face hub with a model card; returns its address.
-
-    `load_tokenizer` and `load_generator` then take that name. `licence` is that of the weights, `data_licence` that of
-    the images, where they are not known. Raises ValueError when there is no model, or the hub refuses.
-    """
-    return push.push_to_hub(model, repository, private=private, licence=licence, data_licence=data_licence)
+__all__ = [
+    "load_generator",
+    "load_tokenizer",
+    "post_train",
+    "push_to_hub",
+    "sample",
+    "score_generator",
+    "score_tokenizer",
+]
 
 
 def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:
@@ -81,19 +60,19 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
     check_trained_on(generator, tokenizer)
     settings = _settings(default_sampling(generator), sampling)
     drawn = tuning.sample(generator, _labels(labels, generator.no_label), settings, seed)
-    return torch.cat(list(evaluate.decoded(tokenizer, drawn)))
+    return torch.cat(list(decoded(tokenizer, drawn)))
 
 
 def score_tokenizer(
     tokenizer: Any, images: ImageSource, features: FeatureSpaces = "lite0", **options: Any
 ) -> list[Score]:
-    """rFID, pFID and the other scores of a tokenizer on images: `robustok.evaluation.evaluate.score_tokenizer`.
+    """rFID, pFID and the other scores of a tokenizer on images: `evaluation.scores.tokenizer_scores`.
 
     `options` are those of that function; the tokenizer may be a raw autoencoder of diffusers, which takes images of any
     size. Raises ValueError.
     """
     tokenizer, _ = _ready(tokenizer, image_size=getattr(_images(images), "size", None))
-    return evaluate.score_tokenizer(tokenizer, images, features, **_counts(options))
+    return tokenizer_scores.score_tokenizer(tokenizer, images, features, **_counts(options))
 
 
 def score_generator(
@@ -104,7 +83,7 @@ def score_generator(
     features: FeatureSpaces = "lite0",
     **options: Any,
 ) -> list[Score]:
-    """gFID and the other scores of one sampled image per label: `robustok.evaluation.evaluate.score_generator`.
+    """gFID and the other scores of one sampled image per label: `evaluation.scores.generator_scores`.
 
     `options` are those of that function, `sampling` among them unless it is to be as the generator's authors have it;
     both models may be of diffusers. Raises ValueError.
@@ -112,7 +91,7 @@ def score_generator(
     tokenizer, generator = _ready(tokenizer, generator)
     how = {"sampling": default_sampling(generator)} | _counts(options)
     known = _labels(labels, generator.no_label)
-    return evaluate.score_generator(generator, tokenizer, reference, known, features, **how)
+    return generator_scores.score_generator(generator, tokenizer, reference, known, features, **how)
 
 
 def post_train(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, grid, published_keys, sequence, weights_file
+from robustok_parity import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters import FAMILIES as KNOWN
@@ -17,7 +17,7 @@ from robustok.adapters.maetok_sit import PUBLISHED as MAETOK_SIT
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.adapters.sit import PUBLISHED as SIT
 from robustok.adapters.sit import SiT
-from robustok.generators.diffusion_transformer import DiffusionTransformer
+from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import LatentGenerator, sample_latents
 
 FAMILIES = {"sit": SiT, "lightningdit": LightningDiT, "maetok_sit": MAETokSiT}
@@ -43,7 +43,7 @@ def test_velocities(published, fixture):
     x = sequence(io["x"]) if io["x"].ndim == 4 else io["x"]
     nobody = torch.full_like(io["y"], model.no_label)
     for name, labels in (("velocity", io["y"]), ("velocity_null", nobody)):
-        native = model.network(x, io["t"], labels)
+        native = DiffusionTransformerModel.forward(model, x, io["t"], labels)
         assert_as_published(as_there(native), io, meta, name)
         ours = native if fixture == "maetok_sit" else -native
         t = io["t"] if fixture == "maetok_sit" else 1 - io["t"]
@@ -83,7 +83,7 @@ def test_a_file_tells_its_family():
     for fixture, family in {**FAMILIES, "maetok": MAETok, "maetok_ape": MAETok}.items():
         state = load_file(weights_file(fixture))
         assert recognised(state) is family
-        assert [known for known in KNOWN if known.fits(state)] == [family]
+        assert [known for known in KNOWN if known.matches(state)] == [family]
     with pytest.raises(ValueError, match="is no checkpoint of sit: this looks like lightningdit"):
         SiT.from_state(load_file(weights_file("lightningdit")))
 
@@ -114,7 +114,7 @@ def test_a_file_that_lacks_something_is_refused():
     with pytest.raises(ValueError, match=r"no checkpoint of sit: 1 keys missing \(blocks.0.attn.qkv.bias\), 1 keys"):
         SiT.from_state(state, heads=4)
     with pytest.raises(ValueError, match=r"1 keys missing \(pos_embed\); give a whole checkpoint"):
-        SiT.configured({name: w for name, w in state.items() if name != "pos_embed"})
+        SiT.config_from_state({name: w for name, w in state.items() if name != "pos_embed"})
 
 
 @ALL

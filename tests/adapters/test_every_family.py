@@ -14,18 +14,16 @@ from robustok.adapters import recognised
 from robustok.adapters.files import read_checkpoint
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.maetok import MAETok, MAETokConfig
-from robustok.adapters.maetok import Transformer as MAETokTransformer
 from robustok.adapters.maskgit import MaskGITVQGAN, MaskGITVQGANConfig
 from robustok.adapters.robustok_vit import RobusTokConfig, RobusTokViT
-from robustok.adapters.robustok_vit import Transformer as RobusTokTransformer
 from robustok.adapters.titok import Proxy, TiTok, TiTokConfig
-from robustok.adapters.titok import Transformer as TiTokTransformer
 from robustok.adapters.var_vq import Codes, VARTokenizer, VARTokenizerConfig
+from robustok.adapters.vit import Transformer
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.pairs import make_pairs
-from robustok.evaluation.evaluate import score_tokenizer
-from robustok.evaluation.features import CustomExtractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
@@ -42,19 +40,19 @@ PARTS = ("decoder.", "pixel_decoder.")  # of a checkpoint that post-training may
 
 
 def robustok_vit() -> RobusTokViT:
-    part = RobusTokTransformer(**VIT)
+    part = Transformer(**VIT)
     sizes = {"encoder": part, "decoder": part, "semantic": None, "codebook_size": CODES, "code_width": 6}
     return RobusTokViT(RobusTokConfig(image_size=SIDE, patch=8, **sizes))
 
 
 def titok(proxy: Proxy | None) -> TiTok:
-    part = TiTokTransformer(**VIT, patch=8)
+    part = Transformer(**VIT)
     sizes = {"encoder": part, "decoder": part, "codebook_size": CODES, "code_width": 6, "tokens": 5}
-    return TiTok(TiTokConfig(image_size=SIDE, proxy=proxy, **sizes))
+    return TiTok(TiTokConfig(image_size=SIDE, patch=8, decoder_patch=8, proxy=proxy, **sizes))
 
 
 def maetok() -> MAETok:
-    part = MAETokTransformer(**VIT)
+    part = Transformer(**VIT)
     sizes = {"encoder": part, "decoder": part, "tokens": 5, "channels": 6, "rotary": 16}
     return MAETok(MAETokConfig(image_size=SIDE, patch=8, mean=0.2, std=2.0, **sizes))
 

@@ -12,22 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robustok.adapters import FAMILIES, recognised
-from robustok.adapters.files import (
-    Adapter,
-    Layout,
-    Renames,
-    State,
-    check_fit,
-    count,
-    fuse,
-    original,
-    read_checkpoint,
-    renamed,
-    unfuse,
-    write_checkpoint,
-)
+from robustok.adapters.adapter import REMEDY, Adapter
+from robustok.adapters.files import Layout, read_checkpoint, write_checkpoint
 from robustok.adapters.llamagen_vq import RENAMES
+from robustok.adapters.renaming import Renames, State, count, fuse, original, renamed, unfuse
 from robustok.adapters.vqgan import maskgit_renames, taming_renames
+from robustok.runtime.checkpoint import check_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +30,7 @@ class Line(Adapter):
     """A linear map, published as `a.0.kernel` in float16."""
 
     family, kind, config_type = "line", "tokenizer", LineConfig
-    published = Layout(entries=("model",))
+    published_layout = Layout(entries=("model",))
     unused = "^old$"
     counter: Tensor
 
@@ -51,11 +41,11 @@ class Line(Adapter):
         self.register_buffer("counter", torch.ones(3), persistent=False)
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return "a.0.kernel" in state
 
     @classmethod
-    def configured(cls, state: State, **fields: Any) -> LineConfig:
+    def config_from_state(cls, state: State, **fields: Any) -> LineConfig:
         return LineConfig(width=state["a.0.kernel"].shape[1], **fields)
 
     @classmethod
@@ -223,7 +213,7 @@ def damaged(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", "there is no file .*; give a safetensors or torch file of weights"),
+        ("missing", "there is no file .*; give a safetensors or torch file"),
         ("empty", "is not a safetensors file|was cut short or damaged"),
         ("cut safetensors", "was cut short or damaged.*copy or download it again"),
         ("cut torch", "was cut short or damaged.*copy or download it again"),
@@ -254,7 +244,7 @@ def test_weights_of_another_family_or_size_say_so(tmp_path):
         Line.from_state(state)
     names = {f"n{i}": torch.ones(1) for i in range(9)}
     with pytest.raises(ValueError, match=r"it: 9 keys missing \(n0, n1, n2, n3, n4, ...\); give the file that belongs"):
-        check_fit({}, names, "it")
+        check_weights({}, names, "it", REMEDY)
 
 
 def test_renaming():

@@ -65,7 +65,7 @@ def test_greedy_generation(gpt):
 def test_the_published_sizes(parity, name):
     size, common = (parity("llamagen_gpt")[0]["fullsize"][key] for key in (name, "common"))
     published = published_shapes(PARITY / "llamagen_gpt" / f"fullsize_keys_{name}.json")
-    config = LlamaGenGPT.configured({key: torch.empty(shape, device="meta") for key, shape in published.items()})
+    config = LlamaGenGPT.config_from_state({key: torch.empty(shape, device="meta") for key, shape in published.items()})
     assert (config.width, config.depth, config.heads) == (size["dim"], size["n_layer"], size["n_head"])
     assert (config.codebook_size, config.classes) == (common["vocab_size"], common["num_classes"])
     assert shapes_of(LlamaGenGPT, config) == published
@@ -78,11 +78,11 @@ def test_heads_of_every_published_width(parity):
                 hidden = math.ceil(int(8 * size["dim"] / 3) / 256) * 256
                 config = Llama(width=size["dim"], depth=1, heads=size["n_head"], hidden=hidden)
                 state = LlamaGenGPT(config).to_state()
-            assert LlamaGenGPT.configured(state) == config
+            assert LlamaGenGPT.config_from_state(state) == config
     with torch.device("meta"):
         state = LlamaGenGPT(Llama(width=96, depth=1, heads=2, hidden=32)).to_state()
     with pytest.raises(ValueError, match="weights 96 wide do not tell their attention heads; pass heads, a divisor"):
-        LlamaGenGPT.configured(state)
+        LlamaGenGPT.config_from_state(state)
 
 
 def test_there_and_back(gpt, tmp_path):

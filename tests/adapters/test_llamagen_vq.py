@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from robustok_parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
+from robustok_parity import PARITY, check_there_and_back, published_pixels, published_shapes, shapes_of, stored
 
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
-from robustok.adapters.vqgan import VQGAN, published_pixels
+from robustok.adapters.vqgan import VQGAN
 from robustok.tokenizer.encoder import to_sequence
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
@@ -47,7 +47,7 @@ def test_the_published_sizes(parity, name, channels):
     parity("llamagen_vq")
     published = published_shapes(PARITY / "llamagen_vq" / f"fullsize_keys_{name}.json")
     assert shapes_of(LlamaGenVQ, LlamaGenVQConfig(network=VQGAN(channels=channels))) == published
-    config = LlamaGenVQ.configured({key: torch.empty(shape, device="meta") for key, shape in published.items()})
+    config = LlamaGenVQ.config_from_state({key: torch.empty(shape, device="meta") for key, shape in published.items()})
     assert config == LlamaGenVQConfig(network=VQGAN(channels=channels))
 
 

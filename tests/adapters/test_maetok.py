@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, published_keys, weights_file
+from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file, save_file
 
-from robustok.adapters.maetok import MAETok, MAETokConfig, Transformer
+from robustok.adapters.maetok import MAETok, MAETokConfig
+from robustok.adapters.vit import Transformer
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 BOTH = pytest.mark.parametrize("fixture", ["maetok", "maetok_ape"])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from robustok.adapters.hub import Source
 from robustok.adapters.llamagen_gpt import LlamaGenGPT
-from robustok.adapters.published import default_sampling, published
+from robustok.adapters.model_names import Source
+from robustok.adapters.published_generators import default_sampling, published_generator
 from robustok.adapters.rar import RAR
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
@@ -25,13 +25,13 @@ def gpt(source: Source | None = None) -> LlamaGenGPT:
 def test_a_published_file_is_sampled_as_published():
     known = LlamaGenGPT.presets["c2i-l-384"]
     for source in (Source(Path("c2i_L_384.pt")), Source(Path("c2i_L_384.pt"), "FoundationVision/LlamaGen", "abc")):
-        assert published(gpt(source)) == known
+        assert published_generator(gpt(source)) == known
         assert default_sampling(gpt(source)) == known.sampling != Sampling()
 
 
 def test_any_other_file_is_drawn_plainly():
     for source in (None, Source(Path("mine.pt")), Source(Path("c2i_L_384.pt"), "somebody/else", "abc")):
-        assert published(gpt(source)) is None
+        assert published_generator(gpt(source)) is None
         assert default_sampling(gpt(source)) == Sampling()
     with torch.device("meta"):
         flow = DiffusionTransformerModel(
@@ -44,6 +44,6 @@ def test_a_name_that_two_files_share_tells_neither():
     shared, model = "rar_b.bin", gpt(Source(Path("rar_b.bin")))
     model.presets = RAR.presets
     assert sum(entry.weights.endswith(shared) for entry in RAR.presets.values()) == 2
-    assert published(model) is None
+    assert published_generator(model) is None
     model.source = Source(Path(shared), "qiuk6/RobusTok", "abc")
-    assert published(model) == RAR.presets["rar-b-robustok"]
+    assert published_generator(model) == RAR.presets["rar-b-robustok"]

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_fixtures import weights_file
+from robustok_parity import weights_file
 from robustok_tiny import GENERATOR, MAIN, POST
 
-from robustok.adapters import load_generator, load_tokenizer
 from robustok.adapters.var import VAR
 from robustok.data.images import FashionMNIST
 from robustok.data.tokens import encode_tokens
 from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.models import load_generator, load_tokenizer
 from robustok.training.generator_training import train_generator
 from robustok.training.main_training import TokenizerStage
 from robustok.training.objective import Objective

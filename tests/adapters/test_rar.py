@@ -120,7 +120,7 @@ def test_generation_around_kept_tokens(rar):
 def test_the_published_size(parity, file, codes):
     sizes = parity("rar")[0]["fullsize"]["RAR-B"]
     published = published_shapes(PARITY / "rar" / f"fullsize_keys_RAR-B_{file}.json")
-    config = RAR.configured({key: torch.empty(shape, device="meta") for key, shape in published.items()})
+    config = RAR.config_from_state({key: torch.empty(shape, device="meta") for key, shape in published.items()})
     assert (config.codebook_size, config.tokens, config.classes) == (codes, 256, 1000)
     assert (config.width, config.depth, config.heads) == (768, 24, sizes["num_attention_heads"])
     assert shapes_of(RAR, config) == published

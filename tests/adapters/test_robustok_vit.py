@@ -4,11 +4,11 @@ import argparse
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, grid, published_keys, sequence, weights_file
+import torch.nn.functional as F
+from robustok_parity import assert_as_published, grid, published_keys, published_pixels, sequence, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters.robustok_vit import RobusTokViT
-from robustok.adapters.vqgan import published_pixels
 from robustok.shapes import to_pixels
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
@@ -56,13 +56,21 @@ def test_what_its_training_asks_for(parity):
     model, io, meta = loaded(parity)
     model.train()
     assert_as_published(model.semantic_features(io["image"]), io, meta, "semantic_features")
-    terms = model.released_terms(io["image"])
-    for name, term in zip(("vq", "commit", "sem"), terms, strict=True):
+    latents = model.encode(io["image"])
+    quantized = model.quantize(latents)
+    placed, codes = model.quantizer.place(latents), model.lookup(quantized.tokens)
+    taught = F.linear(model.semantic_features(io["image"]), model.to_code.weight.flatten(1), model.to_code.bias)
+    products, match = taught @ quantized.codes.mean(dim=1).T, torch.arange(len(latents))
+    terms = {  # as the released training weighs them
+        "vq": F.mse_loss(codes, placed.detach()),
+        "commit": 0.25 * F.mse_loss(placed, codes.detach()),
+        "sem": 0.1 * (F.cross_entropy(products, match) + F.cross_entropy(products.T, match)) / 2,
+    }
+    for name, term in terms.items():
         assert_as_published(term.detach().view(1), io, meta, f"train_{name}_loss")
-    quantized = model.quantize(model.encode(io["image"]))
-    torch.testing.assert_close(quantized.loss, terms.codebook + terms.commitment)
+    torch.testing.assert_close(quantized.loss, terms["vq"] + terms["commit"])
     assert_as_published(model.decode(quantized.codes).detach(), io, meta, "train_reconstruction")
-    terms.semantic.backward()
+    terms["sem"].backward()
     assert model.to_code.weight.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in model.teacher.parameters())
 

@@ -1,8 +1,10 @@
 """TiTok, legacy and direct: codes, images, files there and back; only what makes the image is trained."""
 
+import json
+
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, published_keys, weights_file
+from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters.titok import TiTok
@@ -99,6 +101,17 @@ def test_every_legacy_latent_is_of_all_tokens(parity):
         model.encoder.latents[0] += torch.linspace(-1, 1, model.config.encoder.width)
         moved = (model.encode(2 * io["image"] - 1) != plain).any(dim=2)
         assert moved.sum(dim=1).tolist() == [model.tokens_per_image if moves == "all" else 1] * len(moved)
+
+
+def test_a_folder_of_an_earlier_version_is_read(parity, tmp_path):
+    model, _, _ = loaded(parity, "titok_vq8k")
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for part, patch in (("encoder", "patch"), ("decoder", "decoder_patch")):  # whose sizes had their patch
+        saved["config"][part]["patch"] = saved["config"].pop(patch)
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    again = TiTok.from_pretrained(tmp_path)
+    assert (again.config, again.fingerprint()) == (model.config, model.fingerprint())
 
 
 def test_refusals(parity):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, published_keys, weights_file
+from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file, save_file
 
 from robustok.adapters.var import SAMPLING, VAR, VARConfig
@@ -171,7 +171,7 @@ def test_it_learns_and_its_codes_stay():
     )
 
 
-def test_samples_keep_what_is_kept():
+def test_samples_keep_what_is_saved_state():
     model, _ = small()
     labels, tokens = torch.tensor([0, 2]), torch.randint(12, (2, 14), generator=torch.Generator().manual_seed(3))
     keep = torch.rand(2, 14, generator=torch.Generator().manual_seed(4)) < 0.5
@@ -184,7 +184,7 @@ def test_the_tokenizer_may_be_named(parity, tmp_path):
     model, _, _ = loaded(parity)
     named = VAR.from_checkpoint(weights_file("var"), tokenizer=weights_file("var_vq"))
     assert named.fingerprint() == model.fingerprint()
-    with pytest.raises(ValueError, match=r"holds a generator, not a tokenizer; give the tokenizer"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of var-vq: this looks like var"):
         VAR.from_checkpoint(weights_file("var"), tokenizer=weights_file("var"))
 
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from robustok_fixtures import assert_as_published, grid, published_keys, sequence, weights_file
+from robustok_parity import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
 
 from robustok.adapters.var_vq import SCALES_512, Codes, MultiScale, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
 

@@ -62,10 +62,13 @@ class Patches:
 class Templates:
     """Twelve images of each of 20 classes: one picture of codes, under a faint chessboard that is each image's own."""
 
+    classes = tuple(map(str, range(20)))
+
     def __init__(self, tokenizer: Patches):
         draw = torch.Generator().manual_seed(5)
         self.tokens = torch.randint(128, (20, 16), generator=draw)
         self.labels = torch.arange(240) // 12
+        self.classes = [str(label) for label in range(20)]
         self.faint = 0.03 * torch.rand(240, 1, 1, 1, generator=draw)
         self.board = 1 - 2 * (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).float()
         self.tokenizer = tokenizer

@@ -11,7 +11,7 @@ from robustok.analysis.color import color_statistics, to_lab, wasserstein
 from robustok.analysis.effects import NUMBERS, Effects, Look, look
 from robustok.analysis.manifold import Manifold
 from robustok.analysis.spectrum import bands, decibels, radial_power
-from robustok.evaluation.precision_recall import precision_recall
+from robustok.evaluation.metrics.precision_recall import precision_recall
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -1,6 +1,7 @@
 """MMD of latents against exact kernels, perturbations found again, the plane of principal components."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,9 +11,15 @@ from robustok.analysis.halves import half_interval, halves, other_halves
 from robustok.analysis.imitation import imitate, imitation_grid
 from robustok.analysis.latent_kernel import Embedded, views
 from robustok.analysis.projection import principal_plane
-from robustok.evaluation.kernel_distance import gaussian, mmd
-from robustok.evaluation.pfid import Cell, grid
+from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.tokenizer.perturbation import neighbours, perturb
+
+
+def mmd(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> float:
+    """Unbiased squared MMD (Gretton et al. 2012, eq. 3) of as many points on both sides."""
+    m = len(x)
+    within = [(kernel(z, z).sum() - kernel(z, z).trace()) / (m * (m - 1)) for z in (x, y)]
+    return float(sum(within) - 2 * kernel(x, y).mean())
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -65,7 +72,7 @@ def test_the_distance_is_the_unbiased_mmd_without_pairs_of_one_place():
     u, v = x.double(), y.double()
     wanted = mean_off_diagonal(u @ u.T) + mean_off_diagonal(v @ v.T) - 2 * mean_off_diagonal(u @ v.T)
     assert float(a.mmd(b)[0]) == pytest.approx(wanted, abs=1e-6)
-    usual = mmd(generated=u, real=v, kernel=lambda p, q: p @ q.T)
+    usual = mmd(lambda p, q: p @ q.T, u, v)
     pairs = float((u * v).sum(dim=1).mean() - (u @ v.T).mean())
     assert float(a.mmd(b)[0]) == pytest.approx(usual + 2 * pairs / 39, abs=1e-6)
 
@@ -78,7 +85,9 @@ def test_random_features_find_the_gaussian_mmd():
     x, y = normal(300, 4, 3), normal(300, 4, 3, seed=1) + 0.3
     view = views(x, normal(20, 3))[0]
     width = float(torch.pdist(x.flatten(1).double()).square().median())
-    exact = mmd(generated=y.flatten(1), real=x.flatten(1), kernel=gaussian(math.sqrt(width / 2)))
+    exact = mmd(
+        lambda p, q: torch.exp(-torch.cdist(p, q).square() / width), y.double().flatten(1), x.double().flatten(1)
+    )
     found = Embedded(view.embed(x), everything(300)).mmd(Embedded(view.embed(y), everything(300)))
     assert float(found[0]) == pytest.approx(exact, rel=0.15)
 

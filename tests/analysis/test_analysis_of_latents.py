@@ -10,7 +10,7 @@ from torch import Tensor
 from robustok.analysis import latents
 from robustok.analysis.latents import GRID, LEVELS, LatentAnalysis, analyze_latents
 from robustok.cli import main
-from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
@@ -37,7 +37,7 @@ class Missing:
 
     def __init__(self, latents: Tensor, s: float):
         stats = ChannelStats.of(latents)
-        mean, spread = stats.mean.float(), stats.spread.float()
+        mean, spread = stats.mean.float(), stats.std.float()
         self.base, self.width = mean + (1 - s) * (latents - mean), s * spread
 
     def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
     config = DiffusionTransformer(tokens=n, channels=d, classes=20, width=32, depth=1, heads=1)
     DiffusionTransformerModel(config).save_pretrained(tmp_path / "generator")
     monkeypatch.setattr(latents, "GRID", CELLS)
-    monkeypatch.setattr("robustok.cli.analyze.images_of", lambda *names, **how: Templates(Patches()))
+    monkeypatch.setattr("robustok.cli.analyze.Analyze._images", lambda *asked: Templates(Patches()))
     words = ["--tokenizer", str(tmp_path / "tokenizer"), "--generator", str(tmp_path / "generator"), "--images", "x"]
     words = ["analyze", *words, "--out", str(tmp_path / "out"), "--device", "cpu", "--count", "60", "--steps", "2"]
     assert main(words) == 0

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from robustok.analysis import imitation
 from robustok.analysis.findings import findings
-from robustok.analysis.page import page
+from robustok.analysis.page import grids, page
 from robustok.analysis.tokens import analyze, two_sets
-from robustok.cli import analyze as verb
 from robustok.cli import main
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.tokenizer.encoder import Conv
@@ -89,7 +88,7 @@ def test_the_numbers_are_json_and_depend_on_no_batch(result, one_alpha):
 
 
 def test_the_page_says_what_was_found(result):
-    html = page(result, verb.grids(result))
+    html = page(result, grids(result))
     for name in ("images", "tokens", "codes", "latents", "plane", "effects", "changes", "protocol"):
         assert f'id="{name}"' in html
     assert all(escape(text) in html for text in findings(result.analysis))
@@ -148,7 +147,7 @@ def folders(tmp_path_factory):
 
 
 def test_the_verb_writes_both_files_and_prints_what_it_found(folders, one_alpha, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(verb, "extractor", lambda name, device: colors)
+    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", lambda name, device: colors)
     tokenizer, generator = str(folders / "tokenizer"), str(folders / "generator")
     typed = ["analyze", "--tokenizer", tokenizer, "--generator", generator, "--images", "fashion-mnist"]
     assert main([*typed, "--tuned", tokenizer, "--count", "50", "--temperature", "1.5", "--out", str(tmp_path)]) == 0

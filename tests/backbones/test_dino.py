@@ -136,11 +136,11 @@ def test_images_of_another_size():
 def test_weights_of_another_network_are_refused():
     config = DINO(width=64, depth=2)
     state = random_weights(config)
-    with pytest.raises(ValueError, match="not the weights of a DINO of 3 blocks: 12 missing"):
+    with pytest.raises(ValueError, match="not the weights of a DINO of 3 blocks: 12 keys missing"):
         VisionTransformer(replace(config, depth=3), state)
     with pytest.raises(ValueError, match="weights of a DINO are 64 wide, not 128; set width to 64"):
         VisionTransformer(replace(config, width=128), state)
-    with pytest.raises(ValueError, match="not the weights of a DINOv2 of 2 blocks: 4 missing .*scale1.gamma"):
+    with pytest.raises(ValueError, match="not the weights of a DINOv2 of 2 blocks: 4 keys missing .*scale1.gamma"):
         VisionTransformer(DINOv2(width=64, depth=2), state)
     with pytest.raises(ValueError, match="width is a multiple of 64"):
         DINO(width=100)

@@ -117,7 +117,7 @@ def test_other_weights_are_refused():
     del state["fc.bias"]
     state["AuxLogits.conv0.conv.weight"] = torch.zeros(1)
     with pytest.raises(
-        ValueError, match=r"1 missing \['fc.bias'\], 1 unexpected \['AuxLogits.*torchvision's inception"
+        ValueError, match=r"1 keys missing \(fc.bias\), 1 keys unexpected \(AuxLogits.*torchvision's inception"
     ):
         Inception(state)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load
 
 from robustok.backbones.vgg_hed import CHANNELS, MEAN, VGGHED, fingerprint, vgg_hed, weight_file
-from robustok.evaluation.features import extractor
+from robustok.evaluation.features.registry import extractor
 from robustok.losses.perceptual import Perceptual
 from robustok.shapes import to_images
 from robustok.training.objective import Objective

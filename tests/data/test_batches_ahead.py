@@ -9,10 +9,10 @@ import robustok_shards
 import torch
 
 from robustok.data import ImageFolder, ParquetImages, TarImages
+from robustok.data.image_files import ImageFiles
 from robustok.data.images import hold_out
 from robustok.data.loading import cached_batch, prefetched, training_batch
 from robustok.data.order import batch_indices
-from robustok.data.pictures import Pictures
 
 SIZE, BATCH, SEED = 16, 7, 3
 
@@ -35,7 +35,7 @@ def sets(tmp_path_factory):
 KINDS = ("folder", "tars", "tars in windows", "parquet")
 
 
-def epoch(images: Pictures, first: int, last: int) -> torch.Tensor:
+def epoch(images: ImageFiles, first: int, last: int) -> torch.Tensor:
     return torch.cat([training_batch(images, BATCH, SEED, step) for step in range(first, last)])
 
 

@@ -76,6 +76,15 @@ def test_ten_views_are_cached_and_drawn_by_number(folder, tmp_path):
         encode_tokens(Corners(), images, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("errors", ["skip", "defer", "replace"])
+def test_images_too_small_for_the_larger_crop_are_enlarged_on_request_only(folder, errors):
+    """Images of 44 pixels at a crop of 42, whose five crops are of 46."""
+    indices = torch.tensor([0])
+    with pytest.raises(ValueError, match=r"smaller than the crop of 46 pixels: 0.png \(52 x 44\); .* upscale=True"):
+        ImageFolder(folder, 42, errors=errors).five_crops(indices, ZOOM)
+    assert ImageFolder(folder, 42, errors=errors, upscale=True).five_crops(indices, ZOOM).shape == (1, 5, 3, 42, 42)
+
+
 def test_imagenet_in_ten_crops_takes_6_6_gb(tmp_path, monkeypatch):
     """1,281,167 images x 256 tokens x 10 views x 2 bytes, and a label each: told before anything is written."""
     told = []

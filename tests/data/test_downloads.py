@@ -12,8 +12,8 @@ import robustok_shards
 import torch
 
 from robustok.data import TarImages, downloads
-from robustok.data.cached import data_folder
 from robustok.data.loading import training_batch
+from robustok.data.user_cache import data_folder
 
 EVERYTHING = torch.arange(robustok_shards.COUNT)
 

@@ -6,11 +6,11 @@ import pytest
 import robustok_shards
 import torch
 
-from robustok.data import HubImages, ParquetImages, hub, open_images, parquet
+from robustok.data import HubImages, ParquetImages, open_images, tables
 from robustok.data.folder import FolderFiles
 from robustok.data.loading import training_batch
-from robustok.data.parquet import ParquetFiles, Recent
 from robustok.data.sources import is_tar
+from robustok.data.tables import ParquetFiles, Recent
 from robustok.data.tars import TarFiles
 
 pa = pytest.importorskip("pyarrow")
@@ -78,7 +78,7 @@ def test_parquet_that_cannot_be_trained_on_is_refused(tmp_path, monkeypatch):
         ParquetFiles(written(tmp_path / "texts", {"text": ["a"]}))
     with pytest.raises(ValueError, match="there is no parquet file in .*nowhere; give a file, a folder or a pattern"):
         ParquetFiles(tmp_path / "nowhere")
-    monkeypatch.setattr(parquet, "LARGEST", 1000)
+    monkeypatch.setattr(tables, "LARGEST", 1000)
     with pytest.raises(ValueError, match="row group 0 of .* has 4 rows, .* GB, .*; write the file again with row_gro"):
         ParquetFiles(f"{folder}/test-*.parquet")
     monkeypatch.undo()
@@ -178,7 +178,7 @@ def test_the_kind_of_a_set_is_told_by_its_name(saved, tmp_path, monkeypatch):
     sets = {
         TarFiles: (pattern, str(tmp_path / "tars"), str(tmp_path / "tars" / "*.tar")),
         ParquetFiles: (str(tmp_path / "parquet"), str(tmp_path / "parquet" / "data" / "train-*.parquet")),
-        hub.ArrowFiles: (str(saved / "saved"),),
+        tables.ArrowFiles: (str(saved / "saved"),),
         FolderFiles: (str(saved / "folder" / "train"),),
     }
     for kind, names in sets.items():
@@ -302,5 +302,5 @@ def test_an_empty_cell_is_a_broken_image(tmp_path):
         ParquetImages(folder, 16).images(torch.arange(3))
     with pytest.warns(UserWarning, match="1 of 3 images .* row 1 .the cell is empty.; they are skipped"):
         assert len(ParquetImages(folder, 16, errors="skip")) == 2
-    files = hub.ArrowFiles(pq.read_table(folder), "set")
+    files = tables.ArrowFiles(pq.read_table(folder), "set")
     assert (len(files.labels), len(files.describe()["hash"])) == (3, 16)

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from robustok.cli import main
-from robustok.data import tar_index
-from robustok.data.folder import ImageFolder
-from robustok.data.tars import TarFiles, TarImages, expanded
+from robustok.data import ImageFolder, TarImages, tars
+from robustok.data.file_names import expanded
+from robustok.data.tars import TarFiles
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def test_a_shard_that_shrinks_while_it_is_used_is_an_error(tmp_path):
 
 
 def test_the_index_is_read_once_and_again_when_a_shard_changes(tmp_path, monkeypatch):
-    read, own = [], tar_index._read
-    monkeypatch.setattr(tar_index, "_read", lambda shard, called: read.append(called) or own(shard, called))
+    read, own = [], tars._read
+    monkeypatch.setattr(tars, "_read", lambda shard, called: read.append(called) or own(shard, called))
     pattern = robustok_shards.write_tars(tmp_path)
     first = TarFiles(pattern)
     again = TarFiles(pattern)

@@ -11,7 +11,7 @@ from robustok import presets
 from robustok.demo.config import Demo
 from robustok.demo.corners import corners_table, run_corners
 from robustok.demo.run import run_demo
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling

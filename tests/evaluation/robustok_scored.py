@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from robustok.evaluation.features import Outputs
+from robustok.evaluation.features.extractor import Outputs
 from robustok.shapes import to_images
 
 CODES, SIDE = 256, 12

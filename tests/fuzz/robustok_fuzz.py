@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 
 import robustok_world as world
 
-from robustok.cli import TRACEBACK, evaluate, main, whole
-from robustok.cli.options import LISTING, Option, Verb, load
+from robustok.cli import TRACEBACK, main
+from robustok.cli.options import LISTING, Command, Configurable, Option, name_of, options_of
 from robustok.cli.settings import to_plain
 from robustok.cli.verbs import VERBS
+from robustok.demo import ablation, corners, run
+from robustok.losses import lpips
 
 SECONDS, PATIENCE = 30.0, 300.0  # of computing and of waiting, at most, for a case; most take some hundredths of one
 MEMORY = 400 * 2**20  # bytes that a case may add to the peak
@@ -144,28 +146,29 @@ class Case(NamedTuple):
 
 def command(random: Random) -> list[str]:
     """A random command line: a verb, most of what it needs, some of what it takes, a little of anything."""
-    verb = random.choices(VERBS, [SELDOM.get(verb.name, 1.0) for verb in VERBS])[0]
-    words = [verb.name]
-    for option in verb.options:
-        if random.random() < chance(verb, option):
-            words += typed(verb.name, option, random)
-    words += ALWAYS.get(verb.name, ())
-    if verb.preset and verb.name in SMALL and random.random() < 0.9:
-        words += [word for name, value in SMALL[verb.name] for word in (f"--{name}", value)]
-    if verb.name == "evaluate" and random.random() < 0.9:
-        words += [word for name in random.choice(EVALUATED) for word in (f"--{name}", random.choice(USUAL[name][0]))]
-    for _ in range(random.choice((0, 0, 0, 1, 1, 2)) if verb.preset else 0):
-        words += setting(verb, random)
-    if verb.preset and random.random() < 0.03:
+    verb = random.choices(VERBS, [SELDOM.get(name_of(verb), 1.0) for verb in VERBS])[0]
+    name, settable = name_of(verb), issubclass(verb, Configurable)
+    words = [name]
+    for option in options_of(verb):
+        if random.random() < chance(name, option):
+            words += typed(name, option, random)
+    words += ALWAYS.get(name, ())
+    if settable and name in SMALL and random.random() < 0.9:
+        words += [word for setting, value in SMALL[name] for word in (f"--{setting}", value)]
+    if name == "evaluate" and random.random() < 0.9:
+        words += [word for part in random.choice(EVALUATED) for word in (f"--{part}", random.choice(USUAL[part][0]))]
+    for _ in range(random.choice((0, 0, 0, 1, 1, 2)) if settable else 0):
+        words += a_setting(verb, random)
+    if settable and random.random() < 0.03:
         words.append(f"--{LISTING}")
     return spoiled(words, random) if random.random() < 0.1 else words
 
 
-def chance(verb: Verb, option: Option) -> float:
+def chance(verb: str, option: Option) -> float:
     """How often an option is given."""
     if option.required or option.positional:
         return 0.98
-    return 0.9 if option.name in OFTEN.get(verb.name, ()) else 0.1
+    return 0.9 if option.name in OFTEN.get(verb, ()) else 0.1
 
 
 def typed(verb: str, option: Option, random: Random) -> list[str]:
@@ -173,7 +176,7 @@ def typed(verb: str, option: Option, random: Random) -> list[str]:
     if option.positional:
         count = random.choice((1, 1, 2, 3)) if option.name.endswith("...") else 1
         return [value(verb, option, random) for _ in range(count)]
-    if not option.takes_value:
+    if option.switch:
         return [f"--{option.name}"]
     chosen = value(verb, option, random)
     return [f"--{option.name}={chosen}"] if random.random() < 0.2 else [f"--{option.name}", chosen]
@@ -191,19 +194,19 @@ def value(verb: str, option: Option, random: Random) -> str:
     return random.choice(random.choices((usual, seldom, ODD), (0.92, 0.05, 0.03))[0])
 
 
-def setting(verb: Verb, random: Random) -> list[str]:
+def a_setting(verb: type[Command], random: Random) -> list[str]:
     """A setting of the verb's preset, by its right or a nearly right name, with any value."""
-    name = random.choice(settings_of(verb.preset))
+    name = random.choice(settings_of(verb))
     if random.random() < 0.1:
         name = name[: random.randrange(len(name))] + random.choice(("", "x", ".", ".x"))
     return [f"--{name}", random.choice(NUMBERS if random.random() < 0.8 else ODD)]
 
 
 @cache
-def settings_of(preset: str) -> list[str]:
+def settings_of(verb: Any) -> list[str]:
     """The names of a preset's settings, but for those that only say how long it takes or need a GPU's compiler."""
     slow = ("steps", "batch_size", "compile", "image_size", "pairs", "depth", "width", "channels", "accumulate")
-    found = list(paths(to_plain(load(preset)()), ""))
+    found = list(paths(to_plain(verb.start()), ""))
     return [name for name in found if name.rpartition(".")[2] not in slow]
 
 
@@ -378,9 +381,10 @@ def quick() -> Iterator[None]:
     """What takes minutes is left out (the demo), features are cheap, and nothing goes out to the network."""
     former = dict(os.environ)
     os.environ |= dict.fromkeys(OFFLINE, "1")
-    places = [(whole, name, lambda *arguments, **named: []) for name in ("run_demo", "run_ablation", "run_corners")]
+    runs = ((run, "run_demo"), (ablation, "run_ablation"), (corners, "run_corners"))
+    places: list[Any] = [(module, name, lambda *arguments, **named: []) for module, name in runs]
     places += [(module, "extractor", world.extractor) for module in world.EXTRACTING]
-    places += [(evaluate, "LPIPS", lambda **named: None)]
+    places += [(lpips, "LPIPS", lambda **named: None)]
     kept = [(module, name, getattr(module, name)) for module, name, _ in places]
     try:
         for module, name, value in places:

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from robustok import presets
-from robustok.cli import analyze, evaluate, main, watching
-from robustok.data.folder import ImageFolder
-from robustok.evaluation import features
-from robustok.evaluation.features import CustomExtractor
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.score import Score
+from robustok.cli import main, scoring, validation
+from robustok.data import ImageFolder
+from robustok.evaluation.features import registry
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.features.registry import extractor as usual_extractor
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.runtime.configs import to_plain
@@ -31,7 +32,7 @@ from robustok.training import tuning
 from robustok.training import watching as checks
 
 SIDE, COUNT = 16, 12
-EXTRACTING = (evaluate, watching, analyze, checks, tuning)  # modules that ask for an extractor by its name
+EXTRACTING = (registry, scoring, validation, checks, tuning)  # modules that ask for an extractor by its name
 KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
 NARROW = (
     ("tokenizer.encoder.channels", "[4, 8]"),
@@ -214,8 +215,8 @@ def _runs(root: Path) -> None:
 
 
 def extractor(name: Any, device: Any = "cpu") -> Any:
-    """Stands in for `features.extractor`: what is called lite0 are the colors of quarters, which cost nothing."""
-    return features.extractor(CustomExtractor(_quarters, "lite0") if name == "lite0" else name, device)
+    """Stands in for `registry.extractor`: what is called lite0 are the colors of quarters, which cost nothing."""
+    return usual_extractor(CustomExtractor(_quarters, "lite0") if name == "lite0" else name, device)
 
 
 def _quarters(pixels: torch.Tensor) -> torch.Tensor:

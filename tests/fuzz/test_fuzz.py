@@ -4,8 +4,6 @@ import pytest
 from robustok_fuzz import Case as FuzzCase
 from robustok_fuzz import attempt, search
 
-from robustok.cli import verbs
-
 
 def test_command_lines_and_damaged_files(unchecked: None, capsys: pytest.CaptureFixture[str]):
     told = list[str]()
@@ -21,8 +19,8 @@ def test_what_is_found(monkeypatch: pytest.MonkeyPatch):
         def doctor(command: object) -> None:
             raise error
 
-        monkeypatch.setattr("robustok.cli.doctor.doctor", doctor)
-        return attempt(FuzzCase("commands/0", [verbs.VERBS[-1].name]))
+        monkeypatch.setattr("robustok.cli.doctor.Doctor.run", doctor)
+        return attempt(FuzzCase("commands/0", ["doctor"]))
 
     assert fails(ValueError("size is 0; ask for 1 or more")) == (2, "")
     assert "KeyError: 'size'" in fails(KeyError("size"))[1]

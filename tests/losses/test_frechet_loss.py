@@ -7,7 +7,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from robustok.losses.frechet import FrechetLoss, frechet_distance, relative, square_root
+from robustok.losses.frechet import FrechetLoss, frechet_loss, relative, square_root
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +34,7 @@ def test_value_is_that_of_scipy():
 def test_normal_distributions_on_a_line():
     mean, variance = torch.tensor([1.0]), torch.tensor([[4.0]])
     other_mean, other_root = torch.tensor([-2.0]), torch.tensor([[5.0]])
-    distance = frechet_distance(mean, variance, other_mean, other_root)
+    distance = frechet_loss(mean, variance, other_mean, other_root)
     assert distance.item() == pytest.approx(3**2 + (5 - 2) ** 2)
 
 

@@ -14,15 +14,18 @@ from robustok_tiny import images
 
 from robustok.adapters.robustok_vit import RobusTokConfig, RobusTokViT
 from robustok.backbones.dino import DINOv2
-from robustok.cli import stages, verbs
+from robustok.cli.post_train import PostTrain
+from robustok.cli.train_generator import TrainGenerator
+from robustok.cli.train_tokenizer import TrainTokenizer
 from robustok.data.loading import cached_batch, training_batch
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
+from robustok.names import scaled
 from robustok.presets import recipes
 from robustok.presets.decoders import post_robustok
 from robustok.presets.generators import rar_b, rar_l
-from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, names, parameters, recipe, table
+from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, parameters, recipe, table
 from robustok.presets.tokenizers import robustok_imagenet256
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.tokenizer.autoencoder import AutoencoderConfig
@@ -104,7 +107,7 @@ def built(part: Any) -> None:
                 raise AssertionError(part)
 
 
-@pytest.mark.parametrize("name", names(ALL))
+@pytest.mark.parametrize("name", scaled(tuple(ALL)))
 def test_every_run_builds_without_memory(name: str):
     config = untrained(recipe(name, ALL))
     stage = getattr(config, "post", config)
@@ -157,7 +160,7 @@ def test_smoke_twins_of_post_training_train(name: str):
     assert all(map(math.isfinite, losses(stage, lambda step: (tokens[:16], real[:16]))))
 
 
-@pytest.mark.parametrize("name", [name for name in names(ALL) if name.endswith("one_gpu")])
+@pytest.mark.parametrize("name", [name for name in scaled(tuple(ALL)) if name.endswith("one_gpu")])
 def test_on_one_gpu_the_batch_is_the_papers_in_parts(name: str):
     paper, one = (recipe(n, ALL) for n in (name.removesuffix("-one_gpu"), name))
     paper, one = (getattr(config, "post", config) for config in (paper, one))
@@ -193,10 +196,9 @@ def test_the_table_of_the_docs_is_that_of_the_presets():
 
 
 def test_the_command_line_knows_the_same_names():
-    assert (*map(tuple, (TOKENIZERS, GENERATORS, DECODERS)),) == (verbs.TOKENIZERS, verbs.GENERATORS, verbs.DECODERS)
-    assert stages.tokenizer_preset("robustok_unperturbed-one_gpu").perturbation.beta == 0
-    assert stages.generator_preset("rar_l-smoke").loop.steps == STEPS
-    assert stages.decoder_preset("post_off_the_shelf").sigma == 0.9
+    assert TrainTokenizer.start("robustok_unperturbed-one_gpu").perturbation.beta == 0
+    assert TrainGenerator.start("rar_l-smoke").loop.steps == STEPS
+    assert PostTrain.start("post_off_the_shelf").sigma == 0.9
 
 
 def test_an_unknown_name_is_refused():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustok.evaluation.intervals import seeds_interval
+from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.report.images import gallery
 from robustok.report.page import write_report
 from robustok.report.run import GROUPS, Grid, read_run

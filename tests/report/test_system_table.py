@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from robustok.evaluation.compare import seeds_difference
-from robustok.evaluation.intervals import seeds_interval
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.difference import seeds_difference
+from robustok.evaluation.scores.intervals import seeds_interval
+from robustok.evaluation.scores.score import Score
 from robustok.report.system_table import short, system_table
 from robustok.report.systems import Column, read_systems
 from robustok.report.table_formats import FORMATS, comma_separated, html, latex, markdown

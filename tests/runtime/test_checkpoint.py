@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from robustok.runtime import checkpoint
 from robustok.runtime.checkpoint import (
+    fingerprint,
     load_model,
     load_resume,
     load_weights,
@@ -191,6 +192,16 @@ def test_weights_fit_a_model_exactly_or_not_at_all():
         with pytest.raises(ValueError, match=f"a file.*{place}"):
             load_weights(layer, state, "a file")
         assert same(dict(layer.state_dict()), dict(other.state_dict()))
+
+
+def test_fingerprints_are_those_that_models_and_caches_were_saved_with():
+    tensors = {"b.weight": torch.arange(6.0).view(2, 3), "s": torch.tensor([1, 2], dtype=torch.int16)}
+    assert fingerprint(tensors | {"a": torch.tensor(True)}) == "4735d479446d7ad6"
+    config = {"type": "Toy", "width": 3}
+    assert fingerprint(tensors, config) == "8a81b59badd84c17"
+    others = [{"b.weight": tensors["b.weight"].T, "s": tensors["s"]}, tensors | {"s": tensors["s"] + 1}]
+    assert len({fingerprint(other) for other in (tensors, *others)}) == 3
+    assert fingerprint(tensors, config | {"width": 4}) != fingerprint(tensors, config)
 
 
 def test_json_round_trip_and_refusals(tmp_path: Path):

@@ -13,6 +13,7 @@ from torch import multiprocessing, nn
 from torch.multiprocessing.spawn import start_processes
 
 from robustok.runtime import distributed
+from robustok.runtime.words import TOLD
 
 
 def test_on_one_process_nothing_happens():
@@ -172,13 +173,13 @@ def test_a_failure_is_told_once_and_a_killed_process_is_noticed(tmp_path: Path):
     assert [process.exitcode for process in started] == [0, -signal.SIGKILL], time.monotonic() - began
     main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert main[0] == ["ValueError", "a setting is wrong", []]
-    assert other[0] == ["ValueError", "a setting is wrong", [distributed.SAID]]
+    assert other[0] == ["ValueError", "a setting is wrong", [TOLD]]
     assert other[1] == ["ValueError", "an image is broken", ["process 1 of 2"]]
     for kind, text, _ in main[1:]:
         assert kind == "RuntimeError"
         assert "another process is gone, or did not answer for 1800 s (ROBUSTOK_TIMEOUT sets it)" in text
         assert "the same command goes on from the last save" in text
-    assert [notes for *_, notes in main[1:]] == [[distributed.SAID], []]
+    assert [notes for *_, notes in main[1:]] == [[TOLD], []]
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "inf"])
@@ -193,4 +194,3 @@ def test_what_every_process_has_whole_stays_so_without_sharding():
     assert distributed.whole(value) is value
     assert distributed.cut_like(value, torch.zeros(2)) is value
     assert not distributed.is_sharded(value)
-    assert distributed.main_first(lambda: 3) == 3

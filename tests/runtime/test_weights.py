@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from robustok.runtime import weights
-from robustok.runtime.weights import HubModel, WeightFile, cache_folder, read_tensors, sha256
+from robustok.runtime.tensor_files import read_tensors
+from robustok.runtime.weights import HubModel, WeightFile, cache_folder, sha256
 
 DATA = bytes(range(256)) * 20_000  # 5 MB, several chunks
 WANTED = hashlib.sha256(DATA).hexdigest()
@@ -195,28 +196,34 @@ def test_files_that_hold_anything_else_are_refused(tmp_path: Path, capsys: pytes
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:1000])
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     (tmp_path / "empty.pth").touch()
-    for name in ("hostile.pth", "pickle.bin", "cut.pth", "cut.safetensors", "empty.pth"):
-        with pytest.raises(ValueError, match=rf"{name} cannot be read as tensors \(.+\); download it again") as caught:
+    for name, trouble in {
+        "hostile.pth": r"is a pickle of more than tensors \(.*print\), whose code was not run; get it as safetensors",
+        "pickle.bin": "is a pickle of more than tensors",
+        "cut.pth": r"was cut short or damaged \(.+\); copy or download it again",
+        "cut.safetensors": "was cut short or damaged; copy or download it again",
+        "empty.pth": "is not a safetensors file",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} {trouble}") as caught:
             read_tensors(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert "this ran" not in capsys.readouterr().out
-    for i, other in enumerate([[torch.zeros(1)], {"step": 3}, {}]):
-        torch.save(other, tmp_path / f"{i}.pth")
-        with pytest.raises(
-            ValueError, match=f"{i}.pth holds no tensors by name; give a file with a model's state_dict"
-        ):
+    for i, (other, what) in enumerate(
+        {"a list": [torch.zeros(1)], "a dictionary of step": {"step": 3}, "a dict": {}}.items()
+    ):
+        torch.save(what, tmp_path / f"{i}.pth")
+        with pytest.raises(ValueError, match=f"{i}.pth holds {other}, and no weights; they are expected flat or under"):
             read_tensors(tmp_path / f"{i}.pth")
     with pytest.raises(ValueError, match="there is no file .*nowhere.pth"):
         read_tensors(tmp_path / "nowhere.pth")
 
 
 def test_published_hashes_begin_as_the_files_names_say():
-    from robustok.evaluation.lpips import HEADS, VGG
-    from robustok.evaluation.spaces.inception import WEIGHTS
+    from robustok.backbones.vgg import LIN_LAYERS, VGG16
+    from robustok.evaluation.features.spaces.inception import WEIGHTS
 
-    for file in (WEIGHTS, VGG):
+    for file in (WEIGHTS, VGG16):
         assert all(file.sha256[:8] in name for name in file.names)
-    for file in (WEIGHTS, VGG, HEADS):
+    for file in (WEIGHTS, VGG16, LIN_LAYERS):
         assert len(bytes.fromhex(file.sha256)) == 32
         assert file.url.endswith(file.names[0])
         assert replace(file) == file

@@ -1,6 +1,6 @@
 import pytest
 
-from robustok.runtime.words import counted, reason
+from robustok.runtime.words import counted, ordinal, reason
 
 
 def test_counted():
@@ -18,3 +18,8 @@ def test_counted():
 )
 def test_a_reason_is_one_line_and_never_empty(error: Exception, words: str):
     assert reason(error) == words
+
+
+def test_ordinals_are_those_of_english():
+    wanted = ("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "20th", "21st", "102nd", "111th", "1003rd")
+    assert tuple(ordinal(int(text[:-2])) for text in wanted) == wanted

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustok.runtime.checkpoint import save_model
+from robustok.runtime.checkpoint import fingerprint, save_model
 from robustok.tokenizer.encoder import Conv, ViT, patchify, to_map, to_sequence, unpatchify
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig, fingerprint
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 CONV = Conv(channels=(8, 16), blocks=1, stem=2)
 SHARED = ViT(patch=4, latents=16, width=32, depth=2, heads=2)  # as many latents as patches
@@ -117,7 +117,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     tokenizer(FEWER).save_pretrained(tmp_path)
     other = tokenizer(SHARED).state_dict()
     save_file(other, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"missing \['decoder.latent_positions'\].*encoder.latent_tokens \(16, 32\)"):
+    with pytest.raises(ValueError, match=r"missing \(decoder.latent_positions\).*encoder.latent_tokens \(16, 32\)"):
         Tokenizer.from_pretrained(tmp_path)
 
 

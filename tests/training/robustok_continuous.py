@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustok.runtime.checkpoint import load_model, save_model
+from robustok.runtime.checkpoint import fingerprint, load_model, save_model
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patchify, unpatchify
-from robustok.tokenizer.tokenizer import fingerprint
 
 PATCH, WIDTH = 8, 12
 

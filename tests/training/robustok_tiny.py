@@ -10,8 +10,8 @@ from torch import nn
 from robustok.data.images import FashionMNIST, Subset
 from robustok.data.pairs import Pairs, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
-from robustok.evaluation.features import CustomExtractor, Extractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.extractor import CustomExtractor, Extractor
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
 from robustok.losses.discriminator import PatchGAN

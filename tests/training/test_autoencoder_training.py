@@ -7,9 +7,9 @@ import torch
 from robustok_continuous import Patches
 from robustok_tiny import coarse
 
-from robustok import adapters
+from robustok import models
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL, Plain, VarianceExpansion
@@ -130,7 +130,7 @@ def test_a_tiny_run_learns_and_leaves_standard_latents(images, tmp_path, config)
     latents = trained.encode(images.images(torch.arange(64)))
     assert latents.mean(dim=(0, 1)).abs().max() < 1e-3
     assert latents.std(dim=(0, 1), correction=0).sub(1).abs().max() < 1e-3
-    loaded = adapters.load_tokenizer(tmp_path)
+    loaded = models.load_tokenizer(tmp_path)
     assert isinstance(loaded, Autoencoder)
     assert loaded.fingerprint() == trained.fingerprint()
     x = batch(images)
@@ -148,7 +148,7 @@ def test_statistics_are_those_of_all_latents(images):
 
 def test_a_trained_one_is_trained_further_from_where_it_was(images, tmp_path):
     train_autoencoder(TINY, images, tmp_path / "first", quiet=True)
-    trained = adapters.load_tokenizer(tmp_path / "first")
+    trained = models.load_tokenizer(tmp_path / "first")
     stage = AutoencoderStage(replace(TINY, tokenizer=None), tokenizer=trained)
     x = batch(images)
     torch.testing.assert_close(

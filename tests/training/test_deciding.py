@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 import robustok
 from robustok import presets
-from robustok.cli import main, stages
+from robustok.cli import images as cli_images
+from robustok.cli import main
+from robustok.cli import models as cli_models
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.features import deciding_space, extractor
-from robustok.evaluation.fid import FeatureStats
+from robustok.evaluation.features.registry import deciding_space, extractor
+from robustok.evaluation.metrics.fid import FeatureStats
 from robustok.generators.sampling import Sampling
 from robustok.shapes import to_pixels
 from robustok.tokenizer.encoder import to_map, to_sequence
@@ -110,21 +112,21 @@ def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, tmp_
 def test_the_command_line_chooses_the_space_and_looks_at_the_images_whole(monkeypatch, tmp_path):
     tokenizer().save_pretrained(tmp_path / "tokenizer")
     generator().save_pretrained(tmp_path / "generator")
-    real, seen = stages.tokenizer_of, []
+    real, seen = cli_models.tokenizer_of, []
 
     def of_256(*arguments: Any) -> Any:
         model = real(*arguments)
         model.image_size = SIDE
         return model
 
-    monkeypatch.setattr(stages, "tokenizer_of", of_256)
-    monkeypatch.setattr(stages, "images_of", lambda *_, **__: FashionMNIST("train"))
+    monkeypatch.setattr(cli_models, "tokenizer_of", of_256)
+    monkeypatch.setattr(cli_images, "images_of", lambda *_, **__: FashionMNIST("train"))
 
     def tuned(config: DecoderTuning, *_: Any, features: Any, **__: Any) -> Any:
         seen.append((features or config.features, config.post.objective.perceptual_size))
         raise ValueError("enough")
 
-    monkeypatch.setattr(stages, "tune_decoder", tuned)
+    monkeypatch.setattr(tuning, "tune_decoder", tuned)
     models = ["--tokenizer", str(tmp_path / "tokenizer"), "--generator", str(tmp_path / "generator")]
     typed = ["post-train", *models, "--images", "fashion-mnist", "--out", str(tmp_path / "out"), "--quiet"]
     assert main(typed) == main([*typed, "--features", "inception"]) == 2

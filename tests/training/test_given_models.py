@@ -10,7 +10,7 @@ from robustok_tiny import GENERATOR, MAIN, POST, cache, extract, generator, imag
 
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.flow_matching import TrainingTimes

@@ -7,7 +7,7 @@ import torch
 from robustok_tiny import coarse
 
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.evaluate import score_tokenizer
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation

@@ -12,7 +12,7 @@ from robustok.backbones.dino import DINO, MEAN, STD, DINOv2, VisionTransformer
 from robustok.backbones.lite import POOLED
 from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.backbones.vgg import LPIPSVGG
-from robustok.evaluation.lpips import lpips_distance
+from robustok.losses.lpips import lpips_distance
 from robustok.presets.tokenizers import TINY_DINOV2, TINY_PART, robustok_imagenet256
 from robustok.runtime.weights import HubModel, WeightFile, weights_at
 from robustok.tokenizer.encoder import Conv, patchify
@@ -84,7 +84,7 @@ def test_weights_from_a_file_a_folder_and_the_hub(tmp_path: Path, monkeypatch: p
         assert read.keys() == state.keys()
         assert all(torch.equal(read[name], state[name]) for name in state)
     for source in (tmp_path / "none.pth", "none.pth"):
-        with pytest.raises(ValueError, match="there is no file .*none.pth; give a file of weights"):
+        with pytest.raises(ValueError, match="there is no file .*none.pth; give a safetensors or torch file"):
             dino_weights(replace(config, weights=str(source)))
 
 

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 from robustok.runtime import checkpoint, stopping
 from robustok.runtime.checkpoint import load_model, load_resume, read_json, save_model
 from robustok.runtime.logging import MetricsLog

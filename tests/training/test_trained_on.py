@@ -16,16 +16,15 @@ from robustok.data.images import Subset
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
-from robustok.evaluation.compare import score_decoders
-from robustok.evaluation.evaluate import score_generator
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
-from robustok.tokenizer.tokenizer import fingerprint
+from robustok.runtime.checkpoint import fingerprint
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train_decoder

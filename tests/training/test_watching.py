@@ -12,10 +12,11 @@ from robustok_tiny import GENERATOR, LOOP, MAIN, extract, generator, images, tok
 from robustok_tiny import cache as tokens_of
 from torch.multiprocessing.spawn import start_processes
 
-from robustok import adapters
-from robustok.evaluation.evaluate import score_generator, score_tokenizer
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.score import Score
+from robustok import models
+from robustok.evaluation.scores.generator_scores import score_generator
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
@@ -95,14 +96,14 @@ def test_the_tokenizer_with_the_lowest_pfid_is_kept_and_can_be_loaded(tmp_path: 
     rows = {row["step"]: row for row in MetricsLog(tmp_path).rows() if "pfid" in row}
     assert list(rows) == [2, 4, 6, 8]
     best = min(rows, key=lambda step: rows[step]["pfid"])
-    kept = adapters.load_tokenizer(tmp_path / "best")
+    kept = models.load_tokenizer(tmp_path / "best")
     about = read_json(tmp_path / "best" / "config.json")["best"]
     assert (about["by"], about["step"], about["value"]) == ("pfid", best, rows[best]["pfid"])
     assert about["scores"] == {name: rows[best][name] for name in OF_TOKENIZER}
     again = looked(kept, best)
     assert values(again) == pytest.approx(about["scores"])  # the averaged weights of that step
     records = [Score.from_plain(plain) for plain in read_json(tmp_path / "best" / "scores.json")]
-    assert records[1].metric == "pfid"
+    assert [record.metric for record in records][:3] == ["rfid", "rfid_pfid_images", "pfid"]
     assert records[1].protocol["reference"]["count"] == 24
     assert all(0 < row["evaluation_share"] < 1 for row in rows.values())
 
@@ -117,7 +118,7 @@ def test_the_generator_with_the_lowest_gfid_is_kept_and_can_be_loaded(tmp_path: 
     best = min(rows, key=rows.__getitem__)
     assert list(rows) == [4, 8]
     assert read_json(folder / "best" / "config.json")["best"]["step"] == best
-    assert values(looked(adapters.load_generator(folder / "best"), best))["gfid"] == pytest.approx(rows[best])
+    assert values(looked(models.load_generator(folder / "best"), best))["gfid"] == pytest.approx(rows[best])
     assert (folder / "previews" / "samples_0000008.png").is_file()
 
 
@@ -164,6 +165,6 @@ def test_ranks_look_together_and_one_keeps_the_best(tmp_path: Path):
     watch(tmp_path / "one")
     one, two = ({row["step"]: row["pfid"] for row in MetricsLog(tmp_path / n).rows()} for n in ("one", "two"))
     assert two == pytest.approx(one)
-    kept = adapters.load_tokenizer(tmp_path / "two" / "best")
+    kept = models.load_tokenizer(tmp_path / "two" / "best")
     assert kept.fingerprint() == tokenizer().fingerprint()
     assert read_json(tmp_path / "two" / "best" / "config.json")["best"]["step"] == 1

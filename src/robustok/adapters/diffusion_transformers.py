@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.renaming import Renames, State, count, heads_of, sizes
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import (
@@ -18,37 +19,35 @@ from robustok.generators.flow_matching import (
     Interpolant,
     Times,
     TrainingTimes,
-    along,
     flow_matching_loss,
-    noise_levels,
 )
+from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Labels, Latents, Scalar
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published S, B, L and XL, by their width
 
 RENAMES: Renames = (
-    ("^t_embedder.mlp.0", "^network.time1"),
-    ("^t_embedder.mlp.2", "^network.time2"),
-    ("^y_embedder.embedding_table", "^network.label_embedding"),
-    ("^pos_embed", "^network.positions"),
-    ("^feat_rope.freqs_cos", "^network.cos"),
-    ("^feat_rope.freqs_sin", "^network.sin"),
-    ("^blocks", "^network.blocks"),
-    ("^network.blocks.*.attn", "^network.blocks.*.attention"),
-    ("^network.blocks.*.adaLN_modulation.1", "^network.blocks.*.modulation.linear"),
-    ("^final_layer.norm_final", "^network.norm"),
-    ("^final_layer.adaLN_modulation.1", "^network.modulation.linear"),
-    ("^final_layer.linear", "^network.head"),
+    ("^t_embedder.mlp.0", "^time1"),
+    ("^t_embedder.mlp.2", "^time2"),
+    ("^y_embedder.embedding_table", "^label_embedding"),
+    ("^pos_embed", "^positions"),
+    ("^feat_rope.freqs_cos", "^cos"),
+    ("^feat_rope.freqs_sin", "^sin"),
+    ("^blocks.*.attn", "^blocks.*.attention"),
+    ("^blocks.*.adaLN_modulation.1", "^blocks.*.modulation.linear"),
+    ("^final_layer.norm_final", "^norm"),
+    ("^final_layer.adaLN_modulation.1", "^modulation.linear"),
+    ("^final_layer.linear", "^head"),
 )
-GRID: Renames = (("^x_embedder.proj", "^network.embed"),)
-SEQUENCE: Renames = (("^x_embedder", "^network.embed"),)
+GRID: Renames = (("^x_embedder.proj", "^embed"),)
+SEQUENCE: Renames = (("^x_embedder", "^embed"),)
 SWIGLU: Renames = (
-    ("^network.blocks.*.mlp.w12", "^network.blocks.*.mlp.fc1"),
-    ("^network.blocks.*.mlp.w3", "^network.blocks.*.mlp.fc2"),
+    ("^blocks.*.mlp.w12", "^blocks.*.mlp.fc1"),
+    ("^blocks.*.mlp.w3", "^blocks.*.mlp.fc2"),
 )
 
 
-class PublishedTransformer(Adapter):
+class PublishedTransformer(Adapter, DiffusionTransformerModel):
     """A published diffusion transformer: a `LatentGenerator`. Each family says at which of its times the data are."""
 
     kind = "generator"
@@ -60,49 +59,20 @@ class PublishedTransformer(Adapter):
     direction: ClassVar[float] = 0.0  # weight of the velocity's direction in their loss
     config: DiffusionTransformer
 
-    def __init__(self, config: DiffusionTransformer):
-        super().__init__()
-        self.config = config
-        self.network = DiffusionTransformerModel(config)
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
-
-    @property
-    def latent_shape(self) -> tuple[int, int]:
-        return self.network.latent_shape
-
-    @property
-    def no_label(self) -> int:
-        """The label of an image of unknown class."""
-        return self.network.no_label
-
     @property
     def sampling(self) -> FlowSampling:
         """How its authors sample it, on the path that it was trained on."""
         return replace(self.guided, interpolant=self.config.interpolant)
 
-    def fingerprint(self) -> str:
-        """16 hex digits that change with the configuration or any weight."""
-        return self.network.fingerprint()
-
-    def velocity(self, latents: Latents, t: Times, labels: Labels) -> Latents:
-        """The mean of noise - data at noise level t (b,) in [0, 1]: 0 is the data here, whatever it is there."""
-        field = along(lambda x, t: self(x, t, labels), self.config.interpolant, "linear")
-        return field(latents, noise_levels(t))
-
     def forward(self, latents: Latents, t: Times, labels: Labels) -> Latents:
         """The velocity at noise level t along the path that it was trained on."""
         if self.data_at == 0:
-            return self.network(latents, t, labels)
-        return -self.network(latents, 1 - t, labels)
+            return super().forward(latents, t, labels)
+        return -super().forward(latents, 1 - t, labels)
 
     def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
         """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
-        config = self.config
-        times = times or self.times
-        return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
+        return super().draw(b, times=times or self.times, generator=generator)
 
     def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
         """What its authors trained it by, for training it further."""
@@ -117,7 +87,7 @@ class PublishedTransformer(Adapter):
         return [*embed, *RENAMES, *(SWIGLU if config.mlp == "swiglu" else ())]
 
     @classmethod
-    def configured(
+    def config_from_state(
         cls, state: State, *, heads: int | None = None, interpolant: Interpolant = "linear"
     ) -> DiffusionTransformer:
         """Of these weights; `heads` of attention where they do not tell, `interpolant` the path of their training."""
@@ -154,9 +124,7 @@ def _heads(state: State, width: int) -> int:
     for name in ("feat_rope.freqs_cos", "blocks.0.attn.q_norm.weight"):
         if name in state:
             return width // state[name].shape[-1]
-    if width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    return HEADS[width]
+    return heads_of(width, HEADS)
 
 
 def is_layout(state: State, embed: str) -> bool:

@@ -16,7 +16,7 @@ What one might not expect:
 """
 
 from robustok.adapters.diffusion_transformers import PublishedTransformer, is_layout
-from robustok.adapters.files import State
+from robustok.adapters.renaming import State
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import TrainingTimes
 
@@ -40,6 +40,6 @@ class LightningDiT(PublishedTransformer):
     direction = 1.0
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         options = ("feat_rope.freqs_cos", "blocks.0.mlp.w12.weight", "blocks.0.norm1.weight")
         return is_layout(state, "x_embedder.proj.weight") and any(name in state for name in options)

@@ -20,10 +20,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from robustok.adapters.files import WRAPPERS, Adapter, Layout, Published, Renames, State, count, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.files import Layout
+from robustok.adapters.published_generators import PublishedGenerator
+from robustok.adapters.renaming import Renames, State, count, heads_of, sizes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling
-from robustok.tokenizer.tokenizer import fingerprint
+from robustok.runtime.tensor_files import WRAPPERS
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  # of published widths
 
@@ -34,29 +37,25 @@ class LlamaGenGPT(Adapter, LlamaModel):
     family = "llamagen-gpt"
     kind = "generator"
     config_type = Llama
-    published = Layout(entries=("model",))
+    published_layout = Layout(entries=("model",))
     prefer = ("model", "module", "state_dict", *WRAPPERS)  # as its sampling script, which leaves `ema` alone
     unused = r"^freqs_cis$"  # a table of positions in old files
     presets: ClassVar = {
-        "c2i-b-256": Published("FoundationVision/LlamaGen:c2i_B_256.pt", Sampling(guidance=2.0), 5.46),
-        "c2i-b-384": Published("FoundationVision/LlamaGen:c2i_B_384.pt", Sampling(guidance=2.0), 6.09),
-        "c2i-l-256": Published("FoundationVision/LlamaGen:c2i_L_256.pt", Sampling(guidance=2.0), 3.80),
-        "c2i-l-384": Published("FoundationVision/LlamaGen:c2i_L_384.pt", Sampling(guidance=2.0), 3.07),
-        "c2i-xl-384": Published("FoundationVision/LlamaGen:c2i_XL_384.pt", Sampling(guidance=1.75), 2.62),
-        "c2i-xxl-384": Published("FoundationVision/LlamaGen:c2i_XXL_384.pt", Sampling(guidance=1.75), 2.34),
-        "c2i-3b-384": Published("FoundationVision/LlamaGen:c2i_3B_384.pt", Sampling(guidance=1.65), 2.18),
+        "c2i-b-256": PublishedGenerator("FoundationVision/LlamaGen:c2i_B_256.pt", Sampling(guidance=2.0), 5.46),
+        "c2i-b-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_B_384.pt", Sampling(guidance=2.0), 6.09),
+        "c2i-l-256": PublishedGenerator("FoundationVision/LlamaGen:c2i_L_256.pt", Sampling(guidance=2.0), 3.80),
+        "c2i-l-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_L_384.pt", Sampling(guidance=2.0), 3.07),
+        "c2i-xl-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_XL_384.pt", Sampling(guidance=1.75), 2.62),
+        "c2i-xxl-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_XXL_384.pt", Sampling(guidance=1.75), 2.34),
+        "c2i-3b-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_3B_384.pt", Sampling(guidance=1.65), 2.18),
     }
 
-    def fingerprint(self) -> str:
-        """16 hex digits that change with any weight."""
-        return fingerprint(self.state_dict())
-
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return "tok_embeddings.weight" in state and "layers.0.attention.wqkv.weight" in state
 
     @classmethod
-    def configured(cls, state: State, **fields: Any) -> Llama:
+    def config_from_state(cls, state: State, **fields: Any) -> Llama:
         """Sizes of weights; `tokens` (256) may be given, and `heads` must where the width is of no published model."""
         labels = "cls_embedding.embedding_table.weight"  # absent where a text is the condition
         shapes = sizes(state, labels, "output.weight", "layers.0.feed_forward.w1.weight")
@@ -66,7 +65,7 @@ class LlamaGenGPT(Adapter, LlamaModel):
             "classes": shapes[labels][0] - 1,
             "width": width,
             "depth": count(state, r"layers\.(\d+)\."),
-            "heads": fields.get("heads") or _heads(width),
+            "heads": fields.get("heads") or heads_of(width, HEADS),
             "hidden": shapes["layers.0.feed_forward.w1.weight"][0],
         }
         return Llama(**(read | fields))
@@ -97,9 +96,3 @@ class LlamaGenGPT(Adapter, LlamaModel):
             ("feed_forward.w3", "up"),
             ("feed_forward.w2", "down"),
         )
-
-
-def _heads(width: int) -> int:
-    if width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    return HEADS[width]

@@ -23,13 +23,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustok.adapters.files import WRAPPERS, Layout, Renames, State, fuse, renamed, sizes, unfuse
-from robustok.adapters.quantized import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
+from robustok.adapters.files import Layout
+from robustok.adapters.renaming import Renames, State, fuse, renamed, sizes, unfuse
 from robustok.adapters.vqgan import TAMING, VQGAN, VQGANDecoder, VQGANEncoder
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_map, to_sequence
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import fingerprint
 
 RENAMES: Renames = (
     ("conv_blocks.*", "levels.*"),
@@ -54,13 +56,13 @@ class LlamaGenVQConfig:
     remembered: int = 65536  # of the codes that were used last, what a file has of them
 
 
-class LlamaGenVQ(QuantizedAdapter):
+class LlamaGenVQ(CodebookAdapter):
     """LlamaGen's tokenizer: an `AnyTokenizer`."""
 
     family = "llamagen-vq"
     kind = "tokenizer"
     config_type = LlamaGenVQConfig
-    published = Layout(entries=("model",))
+    published_layout = Layout(entries=("model",))
     prefer = ("ema", *WRAPPERS)  # as its reconstruction script, which the scores are of
     config: LlamaGenVQConfig
     decides: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # the tokens
@@ -78,11 +80,11 @@ class LlamaGenVQ(QuantizedAdapter):
         self.register_buffer("codebook_used", torch.zeros(config.remembered))
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return "encoder.conv_blocks.0.res.0.conv1.weight" in state and "quantize.embedding.weight" in state
 
     @classmethod
-    def configured(cls, state: State, **fields: Any) -> LlamaGenVQConfig:
+    def config_from_state(cls, state: State, **fields: Any) -> LlamaGenVQConfig:
         """Sizes of weights; `image_size` may be given (256)."""
         shapes = sizes(
             state, "quantize.embedding.weight", "encoder.conv_in.weight", "decoder.conv_in.weight",

@@ -24,28 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import WRAPPERS, Adapter, Renames, State, count, sizes
-from robustok.layers import Block, Rotation, rotation
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.renaming import Renames, State, sizes
+from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
+from robustok.backbones.dino import PUBLISHED_NAMES
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.pretrained import without_decoder
+from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Images, Latents
-from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
-from robustok.tokenizer.tokenizer import fingerprint
-
-Sequence = Float[Tensor, "b n c"]
-HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """The sizes of one of the two vision transformers."""
-
-    width: int = 768  # channels
-    depth: int = 12  # blocks
-    heads: int = 12  # attention heads of a block
-    hidden: int = 3072  # width of a block's MLP
+from robustok.tokenizer.encoder import unpatchify
+from robustok.tokenizer.tokenizer import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +46,8 @@ class MAETokConfig:
     patch: int = 16  # side of a patch in pixels
     tokens: int = 128  # of an image
     channels: int = 32  # of a token
-    encoder: Transformer = Transformer()  # image -> latents
-    decoder: Transformer = Transformer()  # latents -> image
+    encoder: Transformer = BASE  # image -> latents
+    decoder: Transformer = BASE  # latents -> image
     rotary: int = 256  # patches for which the file has rotary positions (rope_mixed); 0: embedded positions only
     decoder_class_token: bool = True  # the decoder has one beside its mask tokens, as the encoder has
     masked: bool = True  # the file has the token that hid patches in training
@@ -72,57 +62,16 @@ class MAETokConfig:
             raise ValueError("without rotary positions a decoder needs its class token; give a whole checkpoint")
 
 
-class Vision(nn.Module):
-    """[class token, one token for each patch] and the latents attend to each other."""
-
-    columns: Tensor
-    rows: Tensor
-
-    def __init__(self, size: Transformer, config: MAETokConfig, *, class_token: bool = True):
-        super().__init__()
-        n, c, heads = patches(config.image_size, config.patch) ** 2, size.width, size.heads
-        self.heads = heads
-        self.embed = nn.Conv2d(3, c, config.patch, config.patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, c)) if class_token else None
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + n, c))
-        self.latent_positions = nn.Parameter(0.02 * torch.randn(1, config.tokens, c))
-        gain = 1e-5 if config.layer_scale else None
-        self.blocks = nn.ModuleList(Block(c, heads, size.hidden / c, layer_scale=gain) for _ in range(size.depth))
-        self.norm = nn.LayerNorm(c, eps=1e-6)
-        self.frequencies = None
-        if config.rotary:
-            self.frequencies = nn.Parameter(torch.randn(2, size.depth, c // 2))  # along a row, along a column
-            for name, coordinates in zip(("columns", "rows"), grid(config.rotary), strict=True):
-                self.register_buffer(name, coordinates)
-
-    def forward(self, places: Sequence, latents: Float[Tensor, "b l c"], *, positions: bool) -> Float[Tensor, "b _ c"]:
-        """All of them, normed, the latents last; `positions` says whether the embedded ones of patches are added."""
-        x = places
-        if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(places), -1, -1), places], dim=1)
-        if positions:
-            x = x + self.positions
-        x = torch.cat([x, latents + self.latent_positions], dim=1)
-        for block, turn in zip(self.blocks, self.rotations(places.shape[1], latents.shape[1]), strict=True):
-            x = block(x, rotation=turn)
-        return self.norm(x)
-
-    def rotations(self, n: int, latents: int) -> list[Rotation | None]:
-        """Of each block: every head turns the n patches by its own frequencies along both axes, and nothing else."""
-        if self.frequencies is None:
-            return [None] * len(self.blocks)
-        columns, rows = (self.columns, self.rows) if len(self.columns) == n else grid(n, self.columns.device)
-        along_row, along_column = self.frequencies.unsqueeze(2)  # each (depth 1 heads*pairs)
-        angles = columns[:, None] * along_row + rows[:, None] * along_column
-        angles = angles.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (depth heads n pairs)
-        before = 0 if self.class_token is None else 1
-        return [rotation(turn) for turn in F.pad(angles, (0, 0, before, latents))]
-
-
-def grid(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Column and row of each of n patches of a square in raster order."""
-    side, places = math.isqrt(n), torch.arange(n, device=device)
-    return (places % side).float(), (places // side).float()
+def _vision(size: Transformer, config: MAETokConfig, *, class_token: bool = True) -> VisionTransformer:
+    return VisionTransformer(
+        size,
+        config.image_size,
+        config.patch,
+        class_token=class_token,
+        latents=config.tokens,
+        layer_scale=config.layer_scale,
+        rotary=config.rotary,
+    )
 
 
 class Encoder(nn.Module):
@@ -131,14 +80,14 @@ class Encoder(nn.Module):
     def __init__(self, config: MAETokConfig):
         super().__init__()
         c = config.encoder.width
-        self.vision = Vision(config.encoder, config)
+        self.vision = _vision(config.encoder, config)
         self.latents = nn.Parameter(0.02 * torch.randn(1, config.tokens, c))
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, c)) if config.masked else None
 
-    def forward(self, images: Images) -> Sequence:
-        places = to_sequence(self.vision.embed(images))
-        x = self.vision(places, self.latents.expand(len(images), -1, -1), positions=True)
-        return x[:, -self.latents.shape[1] :]
+    def forward(self, images: Images) -> Latents:
+        latents = self.latents.expand(len(images), -1, -1)
+        x = self.vision.beside(self.vision.placed(self.vision.embedded(images)), latents)
+        return self.vision(x)[:, -latents.shape[1] :]
 
 
 class Decoder(nn.Module):
@@ -148,8 +97,9 @@ class Decoder(nn.Module):
         super().__init__()
         c = config.decoder.width
         self.patch, self.image_size, self.embedded = config.patch, config.image_size, not config.rotary
-        self.vision = Vision(config.decoder, config, class_token=config.decoder_class_token)
-        self.vision.embed.requires_grad_(False)  # in the file, and never used
+        self.vision = _vision(config.decoder, config, class_token=config.decoder_class_token)
+        assert self.vision.embed is not None, "the file has one"
+        self.vision.embed.requires_grad_(False)  # and it is never used
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, c))
         self.out = nn.Linear(c, 3 * config.patch**2)
 
@@ -158,9 +108,10 @@ class Decoder(nn.Module):
         """The weight whose gradients balance reconstruction and adversarial loss."""
         return self.out.weight
 
-    def forward(self, latents: Sequence) -> Images:
-        n = patches(self.image_size, self.patch) ** 2
-        x = self.vision(self.mask_token.expand(len(latents), n, -1), latents, positions=self.embedded)
+    def forward(self, latents: Latents) -> Images:
+        n = self.vision.n
+        x = self.vision.placed(self.mask_token.expand(len(latents), n, -1), positions=self.embedded)
+        x = self.vision(self.vision.beside(x, latents))
         x = x[:, : -latents.shape[1]][:, -n:]
         return unpatchify(self.out(x), self.patch, self.image_size)
 
@@ -193,11 +144,7 @@ class MAETok(Adapter):
 
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) as the generators see them, of images in [-1, 1]."""
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this tokenizer takes images of {self.image_size} x {self.image_size} pixels, "
-                f"not {images.shape[-2]} x {images.shape[-1]}; resize or crop them first"
-            )
+        check_size(images, self.image_size)
         return (self.to_latent(self.encoder(images)) - self.config.mean) / self.config.std
 
     def decode(self, codes: Latents) -> Images:
@@ -207,10 +154,10 @@ class MAETok(Adapter):
     def fingerprint(self) -> str:
         """A hash of what decides the latents: all but the decoder."""
         statistics = {"mean": torch.tensor(self.config.mean), "std": torch.tensor(self.config.std)}
-        return fingerprint(statistics | {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")})
+        return fingerprint(statistics | without_decoder(self))
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         needed = {"encoder.latent_tokens", "decoder.latent_pos_embed", "quant_conv.weight", "post_quant_conv.weight"}
         return needed <= state.keys() and not any(name.startswith("quantize.") for name in state)
 
@@ -223,7 +170,9 @@ class MAETok(Adapter):
         return super().from_checkpoint(path, **(_statistics(Path(path).with_name("config.json")) | fields))
 
     @classmethod
-    def configured(cls, state: State, *, heads: int | None = None, mean: float = 0.0, std: float = 1.0) -> MAETokConfig:
+    def config_from_state(
+        cls, state: State, *, heads: int | None = None, mean: float = 0.0, std: float = 1.0
+    ) -> MAETokConfig:
         """Of these weights; `heads` of attention where they do not tell, `mean` and `std` of the latents."""
         embed, positions = "encoder.model.patch_embed.proj.weight", "encoder.model.pos_embed"
         shape = sizes(state, embed, positions, "encoder.latent_tokens", "quant_conv.weight")
@@ -249,6 +198,7 @@ class MAETok(Adapter):
 
 
 RENAMES: Renames = [
+    *PUBLISHED_NAMES,
     ("^quant_conv", "^to_latent"),
     ("^post_quant_conv", "^from_latent"),
     ("^encoder.latent_tokens", "^encoder.latents"),
@@ -262,12 +212,6 @@ RENAMES: Renames = [
             (f"{part}.freqs", f"{part}.vision.frequencies"),
             (f"{part}.freqs_t_x", f"{part}.vision.columns"),
             (f"{part}.freqs_t_y", f"{part}.vision.rows"),
-            (f"{part}.vision.cls_token", f"{part}.vision.class_token"),
-            (f"{part}.vision.pos_embed", f"{part}.vision.positions"),
-            (f"{part}.vision.patch_embed.proj", f"{part}.vision.embed"),
-            (f"{part}.vision.blocks.*.attn", f"{part}.vision.blocks.*.attention"),
-            (f"{part}.vision.blocks.*.ls1", f"{part}.vision.blocks.*.scale1"),
-            (f"{part}.vision.blocks.*.ls2", f"{part}.vision.blocks.*.scale2"),
         )
     ),
 ]
@@ -275,17 +219,7 @@ RENAMES: Renames = [
 
 def _transformer(state: State, part: str, heads: int | None) -> Transformer:
     """The sizes of encoder or decoder."""
-    positions, hidden = f"{part}.model.pos_embed", f"{part}.model.blocks.0.mlp.fc1.weight"
-    shape = sizes(state, positions, hidden)
-    width = shape[positions][2]
-    if heads is None and width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    return Transformer(
-        width=width,
-        depth=count(state, rf"{part}\.model\.blocks\.(\d+)\."),
-        heads=heads or HEADS[width],
-        hidden=shape[hidden][0],
-    )
+    return transformer_of(state, f"{part}.model.blocks", f"{part}.model.pos_embed", "mlp.fc1", heads)
 
 
 def _statistics(path: Path) -> dict[str, float]:

@@ -17,7 +17,7 @@ What one might not expect:
 """
 
 from robustok.adapters.diffusion_transformers import PublishedTransformer, is_layout
-from robustok.adapters.files import State
+from robustok.adapters.renaming import State
 from robustok.generators.flow import FlowSampling
 
 # Published, not reproduced here: at 256 pixels FID 2.31 without and 1.67 with guidance, at 512 pixels 2.79 and 1.69.
@@ -36,5 +36,5 @@ class MAETokSiT(PublishedTransformer):
     data_at = 0
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return is_layout(state, "x_embedder.weight")

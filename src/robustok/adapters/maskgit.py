@@ -14,15 +14,14 @@ What one might not expect:
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from robustok.adapters.files import Renames, State, count, renamed, sizes
-from robustok.adapters.quantized import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
+from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, maskgit_renames
-from robustok.shapes import Images, Latents, Pixels
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.pretrained import without_decoder
+from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import patches, to_map, to_sequence
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class MaskGITVQGANConfig:
     codebook_size: int = 1024  # codes
 
 
-class MaskGITVQGAN(QuantizedAdapter):
+class MaskGITVQGAN(CodebookAdapter):
     """The MaskGIT-VQGAN: an `AnyTokenizer`."""
 
     family = "maskgit-vqgan"
@@ -52,12 +51,12 @@ class MaskGITVQGAN(QuantizedAdapter):
         )
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         names = ("encoder.down.0.block.0.conv1.weight", "decoder.mid.0.conv1.weight", "quantize.embedding.weight")
         return all(name in state for name in names)
 
     @classmethod
-    def configured(cls, state: State, **fields: Any) -> MaskGITVQGANConfig:
+    def config_from_state(cls, state: State, **fields: Any) -> MaskGITVQGANConfig:
         """Sizes of weights; `image_size` may be given (256)."""
         levels = count(state, r"decoder\.up\.(\d+)\.")
         ups = (f"decoder.up.{level}.block.0.conv2.weight" for level in range(levels))
@@ -82,9 +81,4 @@ class MaskGITVQGAN(QuantizedAdapter):
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""
-        return fingerprint({name: w for name, w in self.state_dict().items() if not name.startswith("decoder.")})
-
-
-def published_pixels(images: Images) -> Pixels:
-    """Pixels as RAR's sampling script saves them: 255 x of x in [0, 1], cut off, not rounded."""
-    return (255 * ((images + 1) / 2).clamp(0, 1)).to(torch.uint8)
+        return fingerprint(without_decoder(self))

@@ -18,7 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from robustok.adapters.files import Adapter, Published, Renames, State, count, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.published_generators import PublishedGenerator
+from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
 
@@ -36,12 +38,12 @@ class RAR(Adapter, AutoregressiveModel):
     kind = "generator"
     config_type = Autoregressive
     presets: ClassVar = {
-        "rar-b": Published("yucornetto/RAR:rar_b.bin", _cosine(1.0, 16.0, 2.75), 1.95),
-        "rar-l": Published("yucornetto/RAR:rar_l.bin", _cosine(1.02, 15.5, 2.5), 1.70),
-        "rar-xl": Published("yucornetto/RAR:rar_xl.bin", _cosine(1.02, 6.9, 1.5), 1.50),
-        "rar-xxl": Published("yucornetto/RAR:rar_xxl.bin", _cosine(1.02, 8.0, 1.2), 1.48),
-        "rar-b-robustok": Published("qiuk6/RobusTok:rar_b.bin", _cosine(1.02, 6.0, 1.15), 1.83),  # post-trained: 1.60
-        "rar-l-robustok": Published("qiuk6/RobusTok:rar_l.bin", _cosine(1.04, 6.75, 1.01), 1.60),  # post-trained: 1.36
+        "rar-b": PublishedGenerator("yucornetto/RAR:rar_b.bin", _cosine(1.0, 16.0, 2.75), 1.95),
+        "rar-l": PublishedGenerator("yucornetto/RAR:rar_l.bin", _cosine(1.02, 15.5, 2.5), 1.70),
+        "rar-xl": PublishedGenerator("yucornetto/RAR:rar_xl.bin", _cosine(1.02, 6.9, 1.5), 1.50),
+        "rar-xxl": PublishedGenerator("yucornetto/RAR:rar_xxl.bin", _cosine(1.02, 8.0, 1.2), 1.48),
+        "rar-b-robustok": PublishedGenerator("qiuk6/RobusTok:rar_b.bin", _cosine(1.02, 6.0, 1.15), 1.83),  # 1.60 tuned
+        "rar-l-robustok": PublishedGenerator("qiuk6/RobusTok:rar_l.bin", _cosine(1.04, 6.75, 1.01), 1.60),  # 1.36 tuned
     }
 
     def __init__(self, config: Autoregressive):
@@ -51,11 +53,11 @@ class RAR(Adapter, AutoregressiveModel):
             self.register_buffer(name, torch.zeros(number, config.width))
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return "target_aware_pos_embed" in state and "timesteps_embeddings" in state
 
     @classmethod
-    def configured(cls, state: State, **fields: Any) -> Autoregressive:
+    def config_from_state(cls, state: State, **fields: Any) -> Autoregressive:
         """All sizes are in the weights."""
         block = ("blocks.0.attn.q_norm.weight", "blocks.0.mlp.fc1.weight")
         shapes = sizes(state, "lm_head.weight", "embeddings.weight", "pos_embed", *block)

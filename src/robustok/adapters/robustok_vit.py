@@ -20,37 +20,31 @@ What one might not expect:
 """
 
 import math
-import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import WRAPPERS, Layout, Renames, State, count, sizes
-from robustok.adapters.quantized import QuantizedAdapter
-from robustok.layers import Block
-from robustok.shapes import Features, Images, Latents, Scalar
-from robustok.tokenizer.encoder import patches, to_sequence, unpatchify
+from robustok.adapters.codebook_adapter import CodebookAdapter
+from robustok.adapters.files import Layout
+from robustok.adapters.renaming import Renames, State, sizes
+from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
+from robustok.backbones.dino import MEAN, PUBLISHED_NAMES, STD
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.tensor_files import WRAPPERS
+from robustok.shapes import Features, Images, Latents
+from robustok.tokenizer.encoder import patches, unpatchify
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import check_size, fingerprint
-
-HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}  # of DINOv2's small, base, large and giant, by their width
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
+from robustok.tokenizer.tokenizer import check_size
 
 RENAMES: Renames = (
     ("to_pixel.model", "out"),
     ("^semantic_model", "^teacher"),
     ("^encoder.model", "^encoder.transformer"),
     ("^decoder.model", "^decoder.transformer"),
-    ("patch_embed.proj", "embed"),
-    ("cls_token", "class_token"),
-    ("pos_embed", "positions"),
-    ("blocks.*.attn", "blocks.*.attention"),
-    ("blocks.*.ls1", "blocks.*.scale1"),
-    ("blocks.*.ls2", "blocks.*.scale2"),
+    *PUBLISHED_NAMES,
     ("latent_tokens", "latents"),
     ("lvl_embed", "kind"),
     ("lvl1LC", "kinds"),
@@ -62,54 +56,17 @@ RENAMES: Renames = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """The sizes of a vision transformer."""
-
-    width: int = 768  # channels
-    depth: int = 12  # blocks
-    heads: int = 12  # attention heads of a block
-    hidden: int = 3072  # width of a block's MLP
-
-
-@dataclass(frozen=True, kw_only=True)
 class RobusTokConfig:
     """The sizes of a released tokenizer; the defaults are those of the published one."""
 
     image_size: int = 256  # side of an image in pixels
     patch: int = 16  # side of a patch in pixels; there are as many latents as patches
-    encoder: Transformer = Transformer()  # image -> latents
-    decoder: Transformer = Transformer()  # codes -> image
-    semantic: Transformer | None = Transformer()  # the teacher in the file; None: the file has none
+    encoder: Transformer = BASE  # image -> latents
+    decoder: Transformer = BASE  # codes -> image
+    semantic: Transformer | None = BASE  # the teacher in the file; None: the file has none
     codebook_size: int = 4096  # codes
     code_width: int = 64  # channels of a code
     normalized: bool = True  # latents and codes lie on the unit sphere (codebook_l2_norm)
-
-
-class DINOv2(nn.Module):
-    """A vision transformer with a class token (Oquab et al. 2024, arXiv 2304.07193). The decoder's sees no images."""
-
-    def __init__(self, size: Transformer, image_size: int, patch: int, *, sees: bool = True):
-        super().__init__()
-        n, c = patches(image_size, patch) ** 2, size.width
-        self.embed = nn.Conv2d(3, c, patch, patch) if sees else None
-        self.class_token = nn.Parameter(torch.zeros(1, 1, c))
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + n, c))
-        self.blocks = nn.Sequential(
-            *(Block(c, size.heads, size.hidden / c, layer_scale=1e-5) for _ in range(size.depth))
-        )
-        self.norm = nn.LayerNorm(c, eps=1e-6)
-
-    def placed(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n+1 c"]:
-        """The class token and after it one token for each place, positions added."""
-        return torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.positions
-
-    def patches(self, images: Images) -> Float[Tensor, "b l c"]:
-        """What the blocks are given of images."""
-        assert self.embed is not None, "a transformer that sees no images"
-        return self.placed(to_sequence(self.embed(images)))
-
-    def forward(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
-        return self.norm(self.blocks(x))
 
 
 class Encoder(nn.Module):
@@ -120,14 +77,15 @@ class Encoder(nn.Module):
     def __init__(self, config: RobusTokConfig):
         super().__init__()
         n, c = patches(config.image_size, config.patch) ** 2, config.encoder.width
-        self.transformer = DINOv2(config.encoder, config.image_size, config.patch)
+        self.transformer = VisionTransformer(config.encoder, config.image_size, config.patch)
         self.latents = nn.Parameter(1e-6 * torch.randn(1, n, c))
         self.kind = nn.Embedding(2, c)
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * n]))
 
     def forward(self, images: Images) -> Float[Tensor, "b n c"]:
         latents = (self.latents + self.transformer.positions[:, 1:]).expand(len(images), -1, -1)
-        x = torch.cat([self.transformer.patches(images), latents], dim=1) + self.kind(self.kinds)
+        x = self.transformer.placed(self.transformer.embedded(images))
+        x = torch.cat([x, latents], dim=1) + self.kind(self.kinds)
         return self.transformer(x)[:, -self.latents.shape[1] :]
 
 
@@ -140,7 +98,7 @@ class Decoder(nn.Module):
         super().__init__()
         n, c = patches(config.image_size, config.patch) ** 2, config.decoder.width
         self.image_size, self.patch = config.image_size, config.patch
-        self.transformer = DINOv2(config.decoder, config.image_size, config.patch, sees=False)
+        self.transformer = VisionTransformer(config.decoder, config.image_size, config.patch, sees=False)
         self.mask_token = nn.Parameter(1e-6 * torch.randn(1, 1, c))
         self.kind = nn.Embedding(2, c)
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * (1 + n)]))
@@ -158,19 +116,11 @@ class Decoder(nn.Module):
         return unpatchify(self.out(x), self.patch, self.image_size)
 
 
-class ReleasedTerms(NamedTuple):
-    """What the released training asks of a tokenizer beside its images, weighted as there."""
-
-    codebook: Scalar  # codes towards latents
-    commitment: Scalar  # latents towards codes, times 0.25
-    semantic: Scalar  # mean code against the teacher's feature, times 0.1
-
-
-class RobusTokViT(QuantizedAdapter):
+class RobusTokViT(CodebookAdapter):
     """A released tokenizer: an `AnyTokenizer`."""
 
     family, kind, config_type = "robustok", "tokenizer", RobusTokConfig
-    published = Layout(entries=("ema", "model"))
+    published_layout = Layout(entries=("ema", "model"))
     prefer = ("ema", *WRAPPERS)
     config: RobusTokConfig
 
@@ -187,7 +137,8 @@ class RobusTokViT(QuantizedAdapter):
         self.register_buffer("hits", torch.zeros(config.codebook_size))  # how often codes were used in training
         self.teacher = None
         if config.semantic is not None:
-            self.teacher = DINOv2(config.semantic, config.image_size, config.patch).requires_grad_(False)
+            self.teacher = VisionTransformer(config.semantic, config.image_size, config.patch)
+            self.teacher.requires_grad_(False)
 
     def encode(self, images: Images) -> Latents:
         check_size(images, self.image_size)
@@ -207,32 +158,17 @@ class RobusTokViT(QuantizedAdapter):
         """The class token of the teacher in the file. Raises ValueError when the file had none."""
         if self.teacher is None:
             raise ValueError("this file has no semantic_model.*; load main-train.pt or post-train.pt as published")
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return self.teacher(self.teacher.patches(((images + 1) / 2 - mean) / std))[:, 0]
-
-    def released_terms(self, images: Images) -> ReleasedTerms:
-        """What the released training asks of these images without perturbation, on one rank.
-
-        `quantize(...).loss` is the sum of the first two; `robustok.losses.semantic` has another semantic term, with
-        cosines.
-        """
-        latents = self.encode(images)
-        quantized = self.quantize(latents)
-        placed, codes = self.quantizer.place(latents), self.lookup(quantized.tokens)
-        taught = pointwise(self.to_code, self.semantic_features(images))
-        products = taught @ quantized.codes.mean(dim=1).T
-        match = torch.arange(len(images), device=images.device)
-        semantic = (F.cross_entropy(products, match) + F.cross_entropy(products.T, match)) / 2
-        codebook, commitment = F.mse_loss(codes, placed.detach()), F.mse_loss(placed, codes.detach())
-        return ReleasedTerms(codebook, 0.25 * commitment, 0.1 * semantic)
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        x = self.teacher.embedded(((images + 1) / 2 - mean) / std)
+        return self.teacher(self.teacher.placed(x))[:, 0]
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         needed = {"encoder.latent_tokens", "encoder.lvl_embed.weight", "decoder.lvl_embed.weight"}
         return needed | {"quantize.embedding.weight"} <= state.keys()
 
     @classmethod
-    def configured(cls, state: State, *, heads: int | None = None, normalized: bool = True) -> RobusTokConfig:
+    def config_from_state(cls, state: State, *, heads: int | None = None, normalized: bool = True) -> RobusTokConfig:
         """Of these weights, which tell neither the `heads` of an unusual width nor whether codes are `normalized`."""
         embed, latents, book = (
             "encoder.model.patch_embed.proj.weight",
@@ -259,13 +195,7 @@ class RobusTokViT(QuantizedAdapter):
 
 def _transformer(state: State, part: str, heads: int | None) -> Transformer:
     """The sizes of one of the transformers in a file."""
-    token, hidden = f"{part}.cls_token", f"{part}.blocks.0.mlp.fc1.weight"
-    shape = sizes(state, token, hidden)
-    width = shape[token][2]
-    if heads is None and width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    depth = count(state, rf"{re.escape(part)}\.blocks\.(\d+)\.")
-    return Transformer(width=width, depth=depth, heads=heads or HEADS[width], hidden=shape[hidden][0])
+    return transformer_of(state, f"{part}.blocks", f"{part}.pos_embed", "mlp.fc1", heads)
 
 
 def pointwise(conv: nn.Conv2d, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:

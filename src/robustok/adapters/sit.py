@@ -16,7 +16,7 @@ What one might not expect:
 """
 
 from robustok.adapters.diffusion_transformers import PublishedTransformer, is_layout
-from robustok.adapters.files import State
+from robustok.adapters.renaming import State
 from robustok.generators.flow import FlowSampling
 
 # Published, not reproduced here: gFID 2.06 (README, 50,000 images of 256 pixels), with scale 1.5 by the paper.
@@ -31,6 +31,6 @@ class SiT(PublishedTransformer):
     data_at = 1
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         options = ("feat_rope.freqs_cos", "blocks.0.mlp.w12.weight", "blocks.0.norm1.weight")
         return is_layout(state, "x_embedder.proj.weight") and not any(name in state for name in options)

@@ -27,33 +27,27 @@ decoder makes the image from the expected code. The others make pixels themselve
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import Renames, State, count, renamed, sizes
-from robustok.adapters.quantized import QuantizedAdapter
+from robustok.adapters.codebook_adapter import CodebookAdapter
+from robustok.adapters.renaming import Renames, State, count, renamed, sizes
+from robustok.adapters.vit import Transformer, VisionTransformer, transformer_of
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, maskgit_renames
-from robustok.layers import Block
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.pretrained import without_decoder
 from robustok.shapes import Images, Latents
-from robustok.tokenizer.encoder import patches, to_map, to_sequence, unpatchify
+from robustok.tokenizer.encoder import to_map, to_sequence, unpatchify
 from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import check_size, fingerprint
+from robustok.tokenizer.tokenizer import check_size
 
-HEADS = {512: 8, 768: 12, 1024: 16}  # of small, base and large, by their width
 PIXELS = "decoder.head.pixels"  # our name of the MaskGIT-VQGAN's decoder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """The sizes of one of the two vision transformers."""
-
-    width: int = 1024  # channels
-    depth: int = 24  # blocks
-    heads: int = 16  # attention heads of a block
-    hidden: int = 4096  # width of a block's MLP
-    patch: int = 16  # side of a patch in pixels
+LARGE = Transformer(width=1024, depth=24, heads=16, hidden=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,37 +65,28 @@ class TiTokConfig:
 
     image_size: int = 256  # side of an image in pixels
     tokens: int = 32  # of an image
-    encoder: Transformer = Transformer()  # image -> latents
-    decoder: Transformer = Transformer()  # codes -> image, or what the proxy makes an image of
+    encoder: Transformer = LARGE  # image -> latents
+    decoder: Transformer = LARGE  # codes -> image, or what the proxy makes an image of
+    patch: int = 16  # side in pixels of the patches that the encoder reads
+    decoder_patch: int = 16  # side in pixels of what the decoder makes of a place
     codebook_size: int = 4096  # codes
     code_width: int = 12  # channels of a code
     normalized: bool = True  # latents and codes lie on the unit sphere (use_l2_norm)
     proxy: Proxy | None = field(default_factory=Proxy)  # of a legacy file; None: the decoder makes pixels
 
 
-class Vision(nn.Module):
-    """[class token, one token for each patch] and one for each latent attend to each other."""
-
-    def __init__(self, size: Transformer, config: TiTokConfig):
-        super().__init__()
-        self.places, c = patches(config.image_size, size.patch) ** 2, size.width
-        self.class_token = nn.Parameter(c**-0.5 * torch.randn(1, c))
-        self.positions = nn.Parameter(c**-0.5 * torch.randn(1 + self.places, c))
-        self.latent_positions = nn.Parameter(c**-0.5 * torch.randn(config.tokens, c))
-        self.norm_in, self.norm_out = nn.LayerNorm(c), nn.LayerNorm(c)
-        self.blocks = nn.Sequential(*(Block(c, size.heads, size.hidden / c) for _ in range(size.depth)))
-        for module in self.blocks.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = 1e-5
-
-    def forward(
-        self, places: Float[Tensor, "b n c"], latents: Float[Tensor, "b l c"]
-    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b l c"]]:
-        """What became of both."""
-        x = torch.cat([self.class_token.expand(len(places), -1, -1), places], dim=1) + self.positions
-        x = self.blocks(self.norm_in(torch.cat([x, latents + self.latent_positions], dim=1)))
-        x = self.norm_out(x[:, 1:])
-        return x[:, : self.places], x[:, self.places :]
+def _vision(size: Transformer, config: TiTokConfig, patch: int, *, sees: bool) -> VisionTransformer:
+    return VisionTransformer(
+        size,
+        config.image_size,
+        patch,
+        sees=sees,
+        latents=config.tokens,
+        rank=2,
+        layer_scale=False,
+        norm_in=True,
+        eps=1e-5,
+    )
 
 
 class Encoder(nn.Module):
@@ -109,16 +94,16 @@ class Encoder(nn.Module):
 
     def __init__(self, config: TiTokConfig):
         super().__init__()
-        c, patch = config.encoder.width, config.encoder.patch
+        c = config.encoder.width
         self.legacy = config.proxy is not None
-        self.embed = nn.Conv2d(3, c, patch, patch)
         self.latents = nn.Parameter(c**-0.5 * torch.randn(config.tokens, c))
-        self.vision = Vision(config.encoder, config)
+        self.vision = _vision(config.encoder, config, config.patch, sees=True)
         self.out = nn.Conv2d(c, config.code_width, 1)
 
     def forward(self, images: Images) -> Latents:
         latents = self.latents.expand(len(images), -1, -1)
-        _, x = self.vision(to_sequence(self.embed((images + 1) / 2)), latents)
+        x = self.vision.beside(self.vision.placed(self.vision.embedded((images + 1) / 2)), latents)
+        x = self.vision(x)[:, -latents.shape[1] :]
         b, n, c = x.shape
         x = x.reshape(b, c, n, 1) if self.legacy else x.transpose(1, 2).unsqueeze(3)
         return to_sequence(self.out(x))
@@ -129,7 +114,7 @@ class Direct(nn.Module):
 
     def __init__(self, config: TiTokConfig):
         super().__init__()
-        self.patch, self.image_size = config.decoder.patch, config.image_size
+        self.patch, self.image_size = config.decoder_patch, config.image_size
         self.squares = nn.Conv2d(config.decoder.width, 3 * self.patch**2, 1)
         self.smooth = nn.Conv2d(3, 3, 3, padding=1)
 
@@ -170,7 +155,7 @@ class Decoder(nn.Module):
         c, proxy = config.decoder.width, config.proxy
         self.embed = nn.Linear(config.code_width, c)
         self.mask_token = nn.Parameter(c**-0.5 * torch.randn(1, 1, c))
-        self.vision = Vision(config.decoder, config)
+        self.vision = _vision(config.decoder, config, config.decoder_patch, sees=False)
         self.head = Direct(config) if proxy is None else Proxied(c, proxy)
 
     @property
@@ -179,11 +164,12 @@ class Decoder(nn.Module):
         return self.head.last_layer
 
     def forward(self, codes: Latents) -> Images:
-        x, _ = self.vision(self.mask_token.expand(len(codes), self.vision.places, -1), self.embed(codes))
-        return 2 * self.head(to_map(x)) - 1
+        x = self.vision.placed(self.mask_token.expand(len(codes), self.vision.n, -1))
+        x = self.vision(self.vision.beside(x, self.embed(codes)))
+        return 2 * self.head(to_map(x[:, 1 : 1 + self.vision.n])) - 1
 
 
-class TiTok(QuantizedAdapter):
+class TiTok(CodebookAdapter):
     """A TiTok with a codebook: an `AnyTokenizer`."""
 
     family, kind, config_type = "titok", "tokenizer", TiTokConfig
@@ -208,15 +194,16 @@ class TiTok(QuantizedAdapter):
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens. The decoder may change under it."""
-        weights = {name: w for name, w in self.state_dict().items() if not name.startswith("decoder.")}
-        return fingerprint(weights | {"normalized": torch.tensor(self.config.normalized)})
+        return fingerprint(without_decoder(self) | {"normalized": torch.tensor(self.config.normalized)})
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return {"latent_tokens", "decoder.decoder_embed.weight", "quantize.embedding.weight"} <= state.keys()
 
     @classmethod
-    def configured(cls, state: State, *, heads: int | None = None, normalized: bool | None = None) -> TiTokConfig:
+    def config_from_state(
+        cls, state: State, *, heads: int | None = None, normalized: bool | None = None
+    ) -> TiTokConfig:
         """Of these weights. They tell neither the `heads` of an unusual width nor whether codes are `normalized`, which
         is taken for granted in legacy files and only there.
         """
@@ -225,19 +212,31 @@ class TiTok(QuantizedAdapter):
             "encoder.positional_embedding",
             "quantize.embedding.weight",
         )
-        shape = sizes(state, "latent_tokens", embed, positions, book)
+        shape = sizes(state, "latent_tokens", embed, positions, book, "decoder.positional_embedding")
         legacy, patch = "decoder.ffn.2.weight" in state, shape[embed][2]
         image_size = math.isqrt(shape[positions][0] - 1) * patch
         return TiTokConfig(
             image_size=image_size,
             tokens=shape["latent_tokens"][0],
-            encoder=_transformer(state, "encoder", heads, image_size),
-            decoder=_transformer(state, "decoder", heads, image_size),
+            encoder=_transformer(state, "encoder", heads),
+            decoder=_transformer(state, "decoder", heads),
+            patch=patch,
+            decoder_patch=image_size // math.isqrt(shape["decoder.positional_embedding"][0] - 1),
             codebook_size=shape[book][0],
             code_width=shape[book][1],
             normalized=legacy if normalized is None else normalized,
             proxy=_proxy(state) if legacy else None,
         )
+
+    @classmethod
+    def saved_config(cls, plain: dict[str, Any]) -> dict[str, Any]:
+        """Patches were fields of encoder and decoder up to version 0.1."""
+        parts = {"encoder": "patch", "decoder": "decoder_patch"}
+        for part, patch in parts.items():
+            match plain.get(part):
+                case {"patch": int(side), **rest}:
+                    plain = plain | {part: rest, patch: side}
+        return plain
 
     @classmethod
     def renames(cls, config: TiTokConfig) -> Renames:
@@ -259,14 +258,14 @@ def _renames(levels: int) -> Renames:
         ("positional_embedding", "positions"),
         ("latent_token_positional_embedding", "latent_positions"),
         ("ln_pre", "norm_in"),
-        ("ln_post", "norm_out"),
+        ("ln_post", "norm"),
         ("transformer", "blocks"),
     )
     return (
         *(proxied if levels else direct),
         *((f"^{part}.{a}", f"^{part}.vision.{b}") for part in ("encoder", "decoder") for a, b in vision),
         ("^latent_tokens", "^encoder.latents"),
-        ("^encoder.patch_embed", "^encoder.embed"),
+        ("^encoder.patch_embed", "^encoder.vision.embed"),
         ("^encoder.conv_out", "^encoder.out"),
         ("^decoder.decoder_embed", "^decoder.embed"),
         ("^quantize.embedding.weight", "^quantizer.embedding"),
@@ -280,20 +279,9 @@ def _renames(levels: int) -> Renames:
     )
 
 
-def _transformer(state: State, part: str, heads: int | None, image_size: int) -> Transformer:
+def _transformer(state: State, part: str, heads: int | None) -> Transformer:
     """The sizes of encoder or decoder."""
-    positions, hidden = f"{part}.positional_embedding", f"{part}.transformer.0.mlp.c_fc.weight"
-    shape = sizes(state, positions, hidden)
-    places, width = shape[positions][0] - 1, shape[positions][1]
-    if heads is None and width not in HEADS:
-        raise ValueError(f"weights {width} wide do not tell their attention heads; pass heads, a divisor of {width}")
-    return Transformer(
-        width=width,
-        depth=count(state, rf"{part}\.transformer\.(\d+)\."),
-        heads=heads or HEADS[width],
-        hidden=shape[hidden][0],
-        patch=image_size // math.isqrt(places),
-    )
+    return transformer_of(state, f"{part}.transformer", f"{part}.positional_embedding", "mlp.c_fc", heads)
 
 
 def _proxy(state: State) -> Proxy:

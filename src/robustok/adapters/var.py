@@ -34,13 +34,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from robustok.adapters.files import Adapter, Published, Renames, State, count, sizes
+from robustok.adapters.adapter import Adapter
+from robustok.adapters.model_names import located
+from robustok.adapters.published_generators import PublishedGenerator
+from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
 from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
 from robustok.layers import MLP, KVCache, Modulation, attend, modulate
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
-from robustok.tokenizer.tokenizer import fingerprint
 
 Embedded: TypeAlias = Float[Tensor, "b l c"]
 Label: TypeAlias = Float[Tensor, "b 1 c"]
@@ -144,11 +146,11 @@ class VAR(Adapter):
     config: VARConfig
     sampling: ClassVar = SAMPLING  # of any size
     presets: ClassVar = {
-        "var-d16": Published("FoundationVision/var:var_d16.pth", SAMPLING, 3.55),
-        "var-d20": Published("FoundationVision/var:var_d20.pth", SAMPLING, 2.95),
-        "var-d24": Published("FoundationVision/var:var_d24.pth", SAMPLING, 2.33),
-        "var-d30": Published("FoundationVision/var:var_d30.pth", SAMPLING, 1.97),
-        "var-d36": Published("FoundationVision/var:var_d36.pth", SAMPLING, None),  # 2.63, of images of 512 pixels
+        "var-d16": PublishedGenerator("FoundationVision/var:var_d16.pth", SAMPLING, 3.55),
+        "var-d20": PublishedGenerator("FoundationVision/var:var_d20.pth", SAMPLING, 2.95),
+        "var-d24": PublishedGenerator("FoundationVision/var:var_d24.pth", SAMPLING, 2.33),
+        "var-d30": PublishedGenerator("FoundationVision/var:var_d30.pth", SAMPLING, 1.97),
+        "var-d36": PublishedGenerator("FoundationVision/var:var_d36.pth", SAMPLING, None),  # 2.63 at 512 pixels
     }
 
     def __init__(self, config: VARConfig):
@@ -197,10 +199,6 @@ class VAR(Adapter):
     def no_label(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with any weight, its own or of its tokenizer's codes."""
-        return fingerprint(self.state_dict())
 
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of each token, given the label and the tokens of all coarser scales."""
@@ -258,7 +256,7 @@ class VAR(Adapter):
         return self.positions + self.level(_levels(self.config.codes).to(self.device))
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return {"word_embed.weight", "lvl_1L", "pos_1LC"} <= state.keys()
 
     @classmethod
@@ -268,7 +266,7 @@ class VAR(Adapter):
         `tokenizer` is VAR's, or the name of its file: needed unless `state` holds the tensors `quantize.*` of one.
         Raises ValueError for one of other scales, and as `Adapter.from_state` does.
         """
-        if tokenizer is not None and cls.fits(state):
+        if tokenizer is not None and cls.matches(state):
             scales = rest.get("scales") or _scales(state)
             if not isinstance(tokenizer, VARTokenizer):
                 tokenizer = _tokenizer(tokenizer, scales)
@@ -283,7 +281,7 @@ class VAR(Adapter):
         return super().from_state(state, **rest)
 
     @classmethod
-    def configured(
+    def config_from_state(
         cls, state: State, *, scales: Sequence[int] | None = None, heads: int | None = None, smoothing: float = 0.5
     ) -> VARConfig:
         """Of these weights; they tell `scales`, and `heads` of attention where queries and keys are normalized (else 64
@@ -329,9 +327,9 @@ class VAR(Adapter):
 
     def to_state(self) -> dict[str, Tensor]:
         """The weights by their original names, without those of the tokenizer."""
-        return {name: weight for name, weight in self._kept().items() if not name.startswith("quantize.")}
+        return {name: weight for name, weight in self._saved_state().items() if not name.startswith("quantize.")}
 
-    def _kept(self) -> dict[str, Tensor]:
+    def _saved_state(self) -> dict[str, Tensor]:
         return super().to_state()
 
 
@@ -362,9 +360,7 @@ def _named_as_theirs(tokenizer: VARTokenizer) -> dict[str, Tensor]:
 
 
 def _tokenizer(name: str | Path, scales: Sequence[int]) -> VARTokenizer:
-    from robustok.adapters import load_tokenizer
-
-    tokenizer = load_tokenizer(name, scales=scales)
-    if not isinstance(tokenizer, VARTokenizer):
-        raise ValueError(f"{name} holds a {type(tokenizer).__name__}, not VAR's tokenizer; give vae_ch160v4096z32.pth")
-    return tokenizer
+    path = located(name).path
+    if path.is_dir():
+        return VARTokenizer.from_pretrained(path)
+    return VARTokenizer.from_checkpoint(path, scales=scales)

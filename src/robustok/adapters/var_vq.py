@@ -23,12 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.files import Adapter, Renames, State, count, renamed, sizes
+from robustok.adapters.codebook_adapter import CodebookAdapter
+from robustok.adapters.renaming import Renames, State, count, renamed, sizes
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, taming_renames
+from robustok.runtime.checkpoint import fingerprint
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
 from robustok.tokenizer.quantizer import Quantized, nearest_code, straight_through
-from robustok.tokenizer.tokenizer import check_size, fingerprint
+from robustok.tokenizer.tokenizer import check_size
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # sides of the maps at 256 pixels
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -91,6 +93,10 @@ class MultiScale(nn.Module):
             nn.Conv2d(config.width, config.width, 3, padding=1) for _ in range(config.smoothers)
         )
 
+    @property
+    def codebook(self) -> Codebook:
+        return self.embedding
+
     def split(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """The tokens of each scale. Raises ValueError for any other number of tokens than all scales have."""
         blocks = self.config.blocks
@@ -150,7 +156,7 @@ class MultiScale(nn.Module):
         return int(np.abs(np.linspace(margin, 1 - margin, k) - scale / max(1, self.last)).argmin())
 
 
-class VARTokenizer(Adapter):
+class VARTokenizer(CodebookAdapter):
     """VAR's tokenizer: an `AnyTokenizer` whose latents are the whole map in raster order, whose tokens all scales."""
 
     family, kind, config_type = "var-vq", "tokenizer", VARTokenizerConfig
@@ -167,24 +173,9 @@ class VARTokenizer(Adapter):
         self.quantizer = MultiScale(config.codes)
         self.register_buffer("hits", torch.zeros(config.remembered, config.codes.codebook_size))
 
-    @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.embedding
-
-    @property
-    def device(self) -> torch.device:
-        return self.codebook.device
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.decoder.last_layer
-
     def encode(self, images: Images) -> Latents:
         check_size(images, self.image_size)
         return to_sequence(self.to_code(self.encoder(images)))
-
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
 
     def lookup(self, tokens: Tokens) -> Float[Tensor, "b places d"]:
         """The sum of all scales."""
@@ -198,10 +189,6 @@ class VARTokenizer(Adapter):
         """Images, not clamped, of a sum of scales; not all need be in it."""
         return self.decoder(self.from_code(to_map(codes)))
 
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
-
     def fingerprint(self) -> str:
         """A hash of what decides the tokens: encoder, `quant_conv`, codebook, smoothing and scales."""
         ours = ("encoder.", "to_code.", "quantizer.")
@@ -210,11 +197,11 @@ class VARTokenizer(Adapter):
         return fingerprint(weights | {"scales": torch.tensor(codes.scales), "smoothing": torch.tensor(codes.smoothing)})
 
     @staticmethod
-    def fits(state: State) -> bool:
+    def matches(state: State) -> bool:
         return {"quantize.quant_resi.qresi_ls.0.weight", "encoder.conv_in.weight"} <= state.keys()
 
     @classmethod
-    def configured(
+    def config_from_state(
         cls, state: State, *, scales: Sequence[int] = SCALES_256, smoothing: float = 0.5
     ) -> VARTokenizerConfig:
         """Of these weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor the share of `smoothing`."""

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustok.adapters.files import Renames, count
-from robustok.shapes import Images, Pixels
+from robustok.adapters.renaming import Renames, count
+from robustok.shapes import Images
 
 Dialect = Literal["taming", "maskgit"]
 
@@ -209,11 +208,3 @@ def _middle(channels: int, config: VQGAN) -> nn.Sequential:
     if taming:
         parts.insert(1, SpatialAttention(channels))
     return nn.Sequential(*parts)
-
-
-def published_pixels(images: Images) -> Pixels:
-    """Pixels as LlamaGen's and RobusTok's sampling scripts save them: 127.5 x + 128, cut off, not rounded.
-
-    robustok itself rounds (`robustok.shapes.to_pixels`), which is what its scores are of.
-    """
-    return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.codebook_use import code_counts, perplexity, used_share
+from robustok.evaluation.metrics.codebook_use import code_counts, perplexity, used_fraction
 
 Counts = Int[Tensor, " k"]
 
@@ -53,8 +53,8 @@ def code_usage(
         unseen_floor=int(o[r == 0].sum()) / int(o.sum()),
         perplexity_real=perplexity(r),
         perplexity_generated=perplexity(g),
-        used_real=used_share(r),
-        used_generated=used_share(g),
+        used_real=used_fraction(r),
+        used_generated=used_fraction(g),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from robustok.evaluation.intervals import Interval, mean_interval
+from robustok.evaluation.scores.intervals import Interval, mean_interval
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Tokens
 

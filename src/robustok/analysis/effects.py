@@ -16,8 +16,8 @@ from robustok.analysis.color import color_statistics, wasserstein
 from robustok.analysis.halves import Halves, half_interval, halves
 from robustok.analysis.manifold import Manifold, Nearness
 from robustok.analysis.spectrum import bands, decibels, radial_power
-from robustok.evaluation.features import Extractor, outputs
-from robustok.evaluation.intervals import Interval
+from robustok.evaluation.features.extractor import Extractor, outputs
+from robustok.evaluation.scores.intervals import Interval
 from robustok.shapes import Features
 
 BLOCK = 32  # images whose colors and spectra are computed at once

@@ -2,7 +2,7 @@
 
 from robustok.analysis.imitation import JOINT, Imitation, Target
 from robustok.analysis.tokens import Analysis
-from robustok.evaluation.pfid import Cell
+from robustok.evaluation.metrics.pfid import Cell
 from robustok.report.text import ALPHA, DELTA, MINUS, number, percent
 
 VIEW = JOINT

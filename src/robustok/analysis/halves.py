@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustok.evaluation.intervals import NORMAL_95, Interval
+from robustok.evaluation.scores.intervals import NORMAL_95, Interval
 from robustok.runtime.seeding import stream
 
 COUNT = 100  # halves

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robustok.analysis.halves import half_interval, halves, other_halves
 from robustok.analysis.latent_kernel import BLOCK, Embedded, embed, views
-from robustok.evaluation.intervals import Interval
-from robustok.evaluation.pfid import Cell, grid
+from robustok.evaluation.metrics.pfid import Cell, grid
+from robustok.evaluation.scores.intervals import Interval
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Latents, Tokens
 from robustok.tokenizer.perturbation import neighbours, perturb

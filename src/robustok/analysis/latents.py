@@ -1,7 +1,7 @@
 """Where a generator of latents leaves the real ones, and which noise imitates it: the analysis without a codebook.
 
 Each number stands beside its floor, what other real images come to. What becomes of the images is told by
-`robustok.evaluation.evaluate`; here it is the latents alone.
+`robustok.evaluation.scores.tokenizer_scores`; here it is the latents alone.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from robustok.analysis.imitation import JOINT, distances, nearest_cell
 from robustok.analysis.latent_kernel import BLOCK, View, embed, views
 from robustok.analysis.tokens import LabelledImages, Progress, encode, two_sets
 from robustok.evaluation.decoding import Autoencoder, evaluating
-from robustok.evaluation.ifid import Nearest
-from robustok.evaluation.intervals import Interval
-from robustok.evaluation.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.metrics.ifid import Nearest
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.scores.intervals import Interval
 from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
 from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain
@@ -96,7 +96,7 @@ def analyze_latents(
     chosen, others = two_sets(images.labels, count)
     own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))
     channels = ChannelStats.of(real)
-    if not (channels.spread > 0).all():
+    if not (channels.std > 0).all():
         raise ValueError("a channel of the latents is the same everywhere, so nothing can be told in units of it")
     parts = torch.cat([torch.ones(1, len(own), dtype=torch.bool), halves(len(own), seed=seed)])
     looks = views(real, real.flatten(0, 1))
@@ -117,8 +117,8 @@ def analyze_latents(
         returns.append(_return("one pass" if one_pass else "sampled", level, generated, own, real, channels, apart))
         tell("generating", len(returns), 2 * len(LEVELS))
     stats = {"generated": ChannelStats.of(generated), "own": ChannelStats.of(own)}
-    shifts = {name: ((s.mean - channels.mean) / channels.spread).tolist() for name, s in stats.items()}
-    spreads = {name: (s.spread / channels.spread).tolist() for name, s in stats.items()}
+    shifts = {name: ((s.mean - channels.mean) / channels.std).tolist() for name, s in stats.items()}
+    spreads = {name: (s.std / channels.std).tolist() for name, s in stats.items()}
     return LatentAnalysis(
         protocol={
             "images": images.describe(),
@@ -142,13 +142,13 @@ def _return(
     how: str, level: float, back: Latents, own: Latents, real: Latents, channels: ChannelStats, apart: Tensor
 ) -> Return:
     """What came back, beside the image's own latents and those of other real images."""
-    spread = channels.spread.float()
+    spread = channels.std.float()
     return Return(
         how=how,
         level=level,
         own=float(((back - own) / spread).square().mean().sqrt()),
         nearest=_nearest(back / spread, real / spread) / _nearest(own / spread, real / spread),
-        spread=float((ChannelStats.of(back).spread / channels.spread).square().mean().sqrt()),
+        spread=float((ChannelStats.of(back).std / channels.std).square().mean().sqrt()),
         apart=float(apart[0]),
         apart_interval=half_interval(float(apart[0]), apart[1:]),
     )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from robustok.evaluation.wording import counted, ordinal
+from robustok.runtime.words import counted, ordinal
 from robustok.shapes import Features
 
 ROWS = 1000  # of a distance matrix in memory at once

@@ -1,7 +1,10 @@
 """The page of `robustok analyze`: where a generator leaves real images, and what that does to the pictures."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
+
+from PIL import Image
 
 from robustok.analysis.charts import far_chart, places_charts, plane_chart, spectrum_chart
 from robustok.analysis.findings import VIEW, cell_name, findings
@@ -22,6 +25,7 @@ from robustok.report.images import gallery
 from robustok.report.page import shown
 from robustok.report.run import Grid
 from robustok.report.text import percent
+from robustok.shapes import Pixels
 
 SECTIONS = {  # anchor of a section: its link, in the order of the page
     "images": "Images",
@@ -33,6 +37,21 @@ SECTIONS = {  # anchor of a section: its link, in the order of the page
     "changes": "Post-training",
     "protocol": "Protocol",
 }
+
+
+def grids(result: Result) -> list[Grid]:
+    """The example images of every set, one row each."""
+    return [
+        Grid(png=_png(pixels), title=name.capitalize(), columns=len(pixels), cell=pixels.shape[-1])
+        for name, pixels in result.examples.items()
+    ]
+
+
+def _png(pixels: Pixels) -> bytes:
+    """Images side by side."""
+    data = io.BytesIO()
+    Image.fromarray(pixels.permute(2, 0, 3, 1).flatten(1, 2).contiguous().numpy()).save(data, "PNG")
+    return data.getvalue()
 
 
 def page(result: Result, grids: list[Grid]) -> str:

@@ -15,8 +15,9 @@ from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
 from robustok.analysis.projection import principal_plane
 from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded, evaluating
-from robustok.evaluation.features import Extractor, FeatureSpace, extractor
-from robustok.evaluation.pfid import Cell, grid
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.registry import FeatureSpace, extractor
+from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.layers import check_float32

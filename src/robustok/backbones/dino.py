@@ -18,29 +18,47 @@ from torch import Tensor, nn
 from robustok.backbones.frozen import freeze
 from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.layers import Block
+from robustok.runtime.checkpoint import check_weights
 from robustok.shapes import Features, Images
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1] as they were trained
 HEAD = 64  # width of an attention head, in all sizes
 
+PUBLISHED_NAMES = (  # parts of names: the authors' (also timm's), ours
+    ("patch_embed.proj", "embed"),
+    ("cls_token", "class_token"),
+    ("pos_embed", "positions"),
+    ("attn", "attention"),
+    ("ls1", "scale1"),
+    ("ls2", "scale2"),
+)
 RENAMES = (  # from any layout to ours
     (r"^embeddings\.", ""),
-    (r"^cls_token$", "class_token"),
-    (r"^(pos_embed|position_embeddings)$", "positions"),
-    (r"^(patch_embed\.proj|patch_embeddings\.projection)\.", "embed."),
+    *((rf"(^|\.){re.escape(theirs)}(?=\.|$)", rf"\1{ours}") for theirs, ours in PUBLISHED_NAMES),
+    (r"^position_embeddings$", "positions"),
+    (r"^patch_embeddings\.projection\.", "embed."),
     (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1."),
     (r"\.attention\.q_proj\.", ".attention.query."),
     (r"\.attention\.k_proj\.", ".attention.key."),
     (r"\.attention\.v_proj\.", ".attention.value."),
-    (r"\.(attention\.output\.dense|attention\.o_proj|attn\.proj)\.", ".attention.proj."),
-    (r"\.attn\.qkv\.", ".attention.qkv."),
-    (r"\.(layer_scale|ls)([12])\.(lambda1|gamma)$", r".scale\2.gamma"),
+    (r"\.(attention\.output\.dense|attention\.o_proj)\.", ".attention.proj."),
+    (r"\.layer_scale([12])\.lambda1$", r".scale\1.gamma"),
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"^layernorm\.", "norm."),
+)
+HUB_NAMES = (  # from ours to those of DINOv2's files on the Hugging Face hub
+    (r"^class_token$", "embeddings.cls_token"),
+    (r"^positions$", "embeddings.position_embeddings"),
+    (r"^embed\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"\.attention\.(query|key|value)\.", r".attention.attention.\1."),
+    (r"\.attention\.proj\.", ".attention.output.dense."),
+    (r"\.scale([12])\.gamma$", r".layer_scale\1.lambda1"),
+    (r"^norm\.", "layernorm."),
 )
 UNUSED = re.compile(r"mask_token$|^pooler\.|^head\.")  # of pretraining, or of nothing
 
@@ -152,14 +170,30 @@ def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if UNUSED.search(name):
             continue
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
+        renamed[_renamed(name, RENAMES)] = tensor
     for name in [name for name in renamed if ".attention.query." in name]:
         parts = [name.replace("query", part) for part in ("query", "key", "value")]
         if all(part in renamed for part in parts):
             renamed[name.replace("query", "qkv")] = torch.cat([renamed.pop(part) for part in parts])
     return renamed
+
+
+def hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a DINOv2 in any of the three layouts by the names of its files on the hub."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in our_names(state).items():
+        if ".qkv." in name:
+            thirds = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+            apart |= {name.replace("qkv", part): third for part, third in thirds}
+        else:
+            apart[name] = tensor
+    return {_renamed(name, HUB_NAMES): tensor for name, tensor in apart.items()}
+
+
+def _renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def fitted(config: DINO | DINOv2, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,13 +203,9 @@ def fitted(config: DINO | DINOv2, state: Mapping[str, Tensor]) -> dict[str, Tens
     """
     ours = our_names(state)
     wanted = our_names(shapes(config))
-    missing, unexpected = sorted(wanted.keys() - ours.keys()), sorted(ours.keys() - wanted.keys())
     kind = type(config).__name__
-    if missing or unexpected:
-        raise ValueError(
-            f"these are not the weights of a {kind} of {config.depth} blocks: {len(missing)} missing {missing[:3]}, "
-            f"{len(unexpected)} unexpected {unexpected[:3]}; give its published file, or set the depth"
-        )
+    complaint = f"these are not the weights of a {kind} of {config.depth} blocks"
+    check_weights(ours, wanted, complaint, "give its published file, or set the depth", shapes=False)
     width = ours["norm.weight"].shape[0]
     if width != config.width:
         raise ValueError(f"these weights of a {kind} are {width} wide, not {config.width}; set width to {width}")

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.backbones.frozen import FrozenConv, folded
+from robustok.runtime.checkpoint import check_misfits
 from robustok.shapes import Features, Images
 
 SIDE = 299  # pixels
@@ -195,10 +196,6 @@ KEYS = frozenset({f"{layer}.{tensor}" for layer in _LAYERS for tensor in _TENSOR
 
 def _check_keys(state: Mapping[str, Tensor]) -> None:
     given = {key for key in state if not key.endswith("num_batches_tracked")}
-    missing, unexpected = sorted(KEYS - given), sorted(given - KEYS)
-    if missing or unexpected:
-        raise ValueError(
-            f"these are not the weights of FID's Inception: {len(missing)} missing {missing[:3]}, "
-            f"{len(unexpected)} unexpected {unexpected[:3]}; take pt_inception-2015-12-05-6726825d.pth "
-            "(torchvision's inception_v3 is another network)"
-        )
+    misfits = {"missing": sorted(KEYS - given), "unexpected": sorted(given - KEYS)}
+    remedy = "take pt_inception-2015-12-05-6726825d.pth (torchvision's inception_v3 is another network)"
+    check_misfits(misfits, "these are not the weights of FID's Inception", remedy)

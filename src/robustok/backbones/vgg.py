@@ -13,11 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustok.backbones.frozen import FrozenConv
+from robustok.runtime.weights import WeightFile
 from robustok.shapes import Images
 
 CONVS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # numbers of the convolutions in each stage
 HEAD_NAMES = tuple(f"lin{i}.model.1.weight" for i in range(len(CONVS)))  # names of the weights of LPIPS
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' scaling layer, of values in [-1, 1]
+
+VGG16 = WeightFile(
+    title="torchvision's VGG-16",
+    names=("vgg16-397923af.pth",),
+    url="https://s3.amazonaws.com/pytorch/models/vgg16-397923af.pth",  # its first address; torchvision caches it, too
+    sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    size=553_433_881,
+    licence="BSD-3-Clause",
+)
+LIN_LAYERS = WeightFile(
+    title="the lin layers of LPIPS 0.1 on VGG-16",
+    names=("weights-vgg16-lpips.pth", "vgg-v0.1.pth"),
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
+    sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    size=7_289,
+    licence="BSD-2-Clause",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`robustok <verb> ...`: what you type becomes a config, which one function is called with.
+"""`robustok <verb> ...`: what you type becomes a command, which is run.
 
 Nothing here imports torch before a verb needs it, so that help is there at once.
 """
@@ -8,10 +8,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 
-from robustok.cli.options import Verb, parse
-from robustok.cli.verbs import VERBS, overview
+from robustok.cli.help import overview
+from robustok.cli.options import Command, Shared, options_of, verb_named
+from robustok.cli.parser import parse
+from robustok.cli.verbs import VERBS
+from robustok.runtime.words import TOLD
 
 TRACEBACK = "ROBUSTOK_TRACEBACK"  # set to 1, an error comes with the lines that led to it
 TYPED = {  # what the library advises, in terms of the command line
@@ -22,24 +26,25 @@ TYPED = {  # what the library advises, in terms of the command line
     "labels 'none'": "--labels none",
     "force the comparison": "add --force",
 }
-SAID = "another process says so"  # `robustok.runtime.distributed`'s note on an error that need not be told again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0, 1 for a failed run, 2 for a user's error, 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview())
+        print(overview(VERBS))
         return 0
     if words[0] == "--version":
         print(import_module("robustok").__version__)
         return 0
-    name, verb, command = f"robustok {words[0]}", None, None
+    name, command = f"robustok {words[0]}", None
     try:
-        verb = Verb.named(words[0], VERBS)
         with _one_line_warnings():
-            command = parse(verb, words[1:])
-            verb.run(command)
+            command = parse(verb_named(words[0], VERBS), words[1:])
+            if isinstance(command, str):
+                print(command)
+            else:
+                run(command)
             sys.stdout.flush()
         return 0
     except BrokenPipeError:  # whoever read our output has had enough
@@ -50,14 +55,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK) == "1":
             raise
         alike = command is None  # all that torchrun started read the same words
-        if SAID not in getattr(error, "__notes__", ()) and (_speaks() or not alike):
+        if TOLD not in getattr(error, "__notes__", ()) and (_speaks() or not alike):
             print(f"{name}: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, OSError)) else 1
     except KeyboardInterrupt:
-        left = "the same command goes on" if verb is not None and verb.resumes else "nothing is left half written"
+        left = "the same command goes on" if getattr(command, "resumes", False) else "nothing is left half written"
         if _speaks():
             print(f"\n{name}: stopped; {left}", file=sys.stderr)
         return 130
+
+
+def run(command: Command) -> None:
+    """Do what was typed, together with the processes that torchrun started where they share it.
+
+    Raises ValueError or OSError where what is written could not be kept, before hours went into it.
+    """
+    for option in options_of(type(command)):
+        place = getattr(command, option.field) if option.writes else None
+        if option.writes and place is not None:
+            import_module("robustok.runtime.places").check_writable(place, option.writes)
+    if not isinstance(command, Shared):
+        command.run()
+        return
+    distributed = import_module("robustok.runtime.distributed")
+    with distributed.processes():
+        replace(command, quiet=command.quiet or not distributed.is_main()).run()
 
 
 def in_one_line(error: Exception) -> str:

@@ -1,33 +1,61 @@
 """`robustok compare`."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from robustok.cli.options import Command
-from robustok.report.system_table import system_table
-from robustok.report.systems import read_systems
-from robustok.report.table_formats import FORMATS, SUFFIXES, in_words
-from robustok.runtime.checkpoint import write_bytes
+from robustok.cli.arguments import OutFile
+from robustok.cli.options import Option, Verbose
 
 
-def compare(command: Command) -> None:
-    """Print the table, or write it and print what the gaps mean."""
-    metrics = tuple(dict.fromkeys(command.metrics.split(","))) if command.metrics else None
-    name = command.format or _format_of(command.out)
-    sources = [source(text) for text in command.scores]
-    if command.out is not None and command.out.resolve() in [path.resolve() for _, path in sources]:
-        raise ValueError(f"{command.out} is one of the files that are compared; give another --out")
-    made = system_table(read_systems(sources, metrics), metrics, baseline=command.baseline or "", force=command.force)
-    text = FORMATS[name](made)
-    if command.out is None:
-        print(text, end="")
-        return
-    try:
-        write_bytes(command.out, text.encode())
-    except OSError:
-        print(text, end="", flush=True)  # a table that was made is not lost
-        raise
-    if not command.quiet:
-        print("\n".join([*in_words(made), f"table: {command.out}"]))
+@dataclass(frozen=True, kw_only=True)
+class Compare(Verbose):
+    """A table of several systems, and what the gaps between them mean.
+
+    Reads files that evaluate --out wrote, and folders that demo wrote. A system is what a file is named by NAME=FILE,
+    else by --name of evaluate, else where it lies; files of one name are its runs, and its scores the means over them.
+    The decoders of one run are NAME:before, NAME:control and NAME:after.
+
+    Scores that were not computed alike are refused, with the first thing that differs.
+
+    Writes the table, and a sentence for each gap to the baseline: whether it is within the noise, over seeds (the same
+    seeds are paired), else over images.
+    """
+
+    group = "Measure"
+
+    scores: Annotated[tuple[str, ...], Option(positional=True)]  # files or folders, as FILE or NAME=FILE
+    # columns, in this order; all usual ones unless given
+    metrics: Annotated[str, Option("rfid,gfid,...")] | None = None
+    baseline: str = ""  # system that the others are compared with; the first unless given
+    # of the table; else by the suffix of --out
+    format: Literal["markdown", "latex", "csv", "html"] | None = None
+    out: OutFile | None = None  # file to write to: .md, .tex, .csv or .html
+    force: bool = False  # compare what was not computed alike, unranked, with a note on the table
+
+    def run(self) -> None:
+        """Print the table, or write it and print what the gaps mean."""
+        from robustok.report.system_table import system_table
+        from robustok.report.systems import read_systems
+        from robustok.report.table_formats import FORMATS, in_words
+        from robustok.runtime.checkpoint import write_bytes
+
+        metrics = tuple(dict.fromkeys(self.metrics.split(","))) if self.metrics else None
+        name = self.format or _format_of(self.out)
+        sources = [source(text) for text in self.scores]
+        if self.out is not None and self.out.resolve() in [path.resolve() for _, path in sources]:
+            raise ValueError(f"{self.out} is one of the files that are compared; give another --out")
+        made = system_table(read_systems(sources, metrics), metrics, baseline=self.baseline, force=self.force)
+        text = FORMATS[name](made)
+        if self.out is None:
+            print(text, end="")
+            return
+        try:
+            write_bytes(self.out, text.encode())
+        except OSError:
+            print(text, end="", flush=True)  # a table that was made is not lost
+            raise
+        self.say("\n".join([*in_words(made), f"table: {self.out}"]))
 
 
 def source(text: str) -> tuple[str, Path]:
@@ -38,6 +66,8 @@ def source(text: str) -> tuple[str, Path]:
 
 def _format_of(out: Path | None) -> str:
     """Markdown on the screen; in a file what its suffix says. Raises ValueError for another suffix."""
+    from robustok.report.table_formats import SUFFIXES
+
     if out is None:
         return "markdown"
     if out.suffix.lower() not in SUFFIXES:

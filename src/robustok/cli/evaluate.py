@@ -1,242 +1,178 @@
-"""`robustok evaluate` and `robustok reference`."""
+"""`robustok evaluate`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from rich.console import Console
+from robustok.cli.arguments import (
+    A_SPACE,
+    VIEW,
+    Count,
+    Device,
+    Fields,
+    Folder,
+    GeneratorName,
+    OutFile,
+    ReferenceName,
+    ScoredImages,
+    ScoredName,
+    Seed,
+    TokenizerName,
+    View,
+)
+from robustok.cli.options import Configurable, Option, Shared
+from robustok.cli.sample import start
 
-from robustok.cli.images import device_of, is_npz, is_statistics, own_size, scored_images, scored_view, size_of
-from robustok.cli.models import check_fit, generator_of, tokenizer_of
-from robustok.cli.options import Command, table
-from robustok.cli.results import sampling_of, sampling_preset
-from robustok.evaluation.compare import score_decoders
-from robustok.evaluation.evaluate import Score, score_generator, score_image_set, score_tokenizer
-from robustok.evaluation.fdr6 import IMAGENET_256, fdr
-from robustok.evaluation.features import Extractor, extractor
-from robustok.evaluation.lpips import LPIPS
-from robustok.evaluation.metric_names import arm_of
-from robustok.evaluation.published import read_reference
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.system import describe, of_system
-from robustok.generators.sampling import balanced_labels
-from robustok.report.system_table import protocol_of
-from robustok.runtime.checkpoint import write_json
-from robustok.runtime.distributed import is_main, processes
-from robustok.runtime.logging import Progress
-from robustok.runtime.words import counted
-
-Tell = Callable[[int, int], None]
+SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of a file of statistics, else lite0"
 
 
-def evaluate(command: Command) -> None:
-    """A table of scores, or their records; under torchrun the main process has the say."""
-    with processes():
-        _check_records(command.out)
-        scores = _scores(command)
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Configurable, Shared):
+    """Scores of a tokenizer, of a generator, or of images.
+
+    --tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook.
+
+    --generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND; in the space
+    inception also sFID and the Inception Score. Settings say how the generator is sampled, as for sample.
+
+    --generated and --reference: the same of any two sets of images.
+
+    Reads those. Writes a table, or JSON records with --json; --out keeps the records in a file. Under torchrun the
+    processes share the work; the scores are those of one.
+    """
+
+    group = "Measure"
+    start = staticmethod(start)
+
+    tokenizer: TokenizerName | None = None
+    fields: Fields = ()
+    generator: GeneratorName | None = None
+    # real images for the tokenizer to reconstruct: a folder, an npz of its size, or fashion-mnist (the validation part)
+    images: ScoredName | None = None
+    # images to score: a folder, or an npz (arr_0: uint8, images x height x width x 3)
+    generated: ScoredImages | None = None
+    # what they are scored against: real images (folder, npz, fashion-mnist), or statistics of such, which `robustok
+    # reference`, ADM, clean-fid, pytorch-fid or torch-fidelity wrote (.safetensors, .npz, .pt)
+    reference: ReferenceName | None = None
+    # another tokenizer of the same tokens: compare both decoders, image by image
+    against: Folder | None = None
+    features: Annotated[str, Option("NAME,...", help=SPACES)] | None = None
+    fdr: bool = False  # also the mean of the distances in several spaces, each over that of ImageNet at 256 pixels
+    lpips: bool = False  # also the LPIPS of reconstructions
+    count: Count = 5000  # images to generate, all classes equally often
+    pfid_images: Count | None = None  # images that each cell of pFID perturbs, and of iFID; all unless given
+    # images among which iFID looks for neighbours, for example the training set, as its paper does; those of pFID
+    # unless given
+    neighbours_in: ScoredImages | None = None
+    sample_size: Count = 2000  # images of each set, at most, for precision, recall, density, coverage, KID and MIND
+    # side in pixels at which the images of folders are scored, center crops as ADM's; that of the first image of
+    # --generated unless given
+    size: Count | None = None
+    view: View = VIEW
+    batch_size: Count = 125  # images that the tokenizer decodes at once
+    seed: Seed = 0
+    name: str | None = None  # of the system, for compare; runs of one name are its seeds
+    json: bool = False  # print records rather than a table
+    out: OutFile | None = None  # file to write the records to
+    device: Device | None = None
+
+    def run(self) -> None:
+        """A table of scores, or their records; under torchrun the main process prints and writes them."""
+        from robustok.cli.scoring import as_text
+        from robustok.runtime.checkpoint import write_json
+        from robustok.runtime.distributed import is_main
+
+        self._check_records()
+        scores = self._scores()
         if not is_main():
             return
         records = [score.to_plain() for score in scores]
-        print(json.dumps(records, indent=2) if command.json else _as_text(scores), flush=True)
-        if command.out:  # after the table, which is there whatever becomes of the file
-            write_json(command.out, records)
+        print(json.dumps(records, indent=2) if self.json else as_text(scores), flush=True)
+        if self.out:  # after the table, which is there whatever becomes of the file
+            write_json(self.out, records)
 
+    def _check_records(self) -> None:
+        """Raises ValueError for a file of something else than records, such as one of those that are to be scored."""
+        if self.out is not None and self.out.is_file():
+            with self.out.open("rb") as file:
+                first = file.read(1)
+            if first not in (b"", b"["):
+                raise ValueError(f"{self.out} is there already and holds no records of scores; give another --out")
 
-def _check_records(out: Path | None) -> None:
-    """Raises ValueError for a file of something else than records, such as one of those that are to be scored."""
-    if out is not None and out.is_file():
-        with out.open("rb") as file:
-            start = file.read(1)
-        if start not in (b"", b"["):
-            raise ValueError(f"{out} is there already and holds no records of scores; give another --out")
-
-
-def _as_text(scores: Sequence[Score]) -> str:
-    """The table, what it means, and how it was computed."""
-    parts = [table((_name(score, scores), _value(score)) for score in scores)]
-    parts += [f"{_name(s, scores)}: {s.protocol['in_words']}" for s in scores if "in_words" in s.protocol]
-    parts += dict.fromkeys(protocol_of(score) for score in scores if "reference" in score.protocol)
-    return "\n\n".join(parts)
-
-
-def _scores(command: Command) -> list[Score]:
-    """What can be said of what was given. Raises ValueError where that is not enough, or too much."""
-    if command.typed and not command.generator:
-        command.over(sampling_preset())  # a misspelt option is told from a setting
-        raise ValueError(f"--{command.typed[0][0]} says how a --generator is sampled, and there is none")
-    given = [n for n in ("generator", "tokenizer", "generated", "images", "reference") if getattr(command, n)]
-    if command.against and given != ["generator", "tokenizer", "reference"]:
-        raise ValueError("--against compares two tokenizers on the tokens of a --generator, with a --reference")
-    match given:
-        case ["tokenizer", "images"]:
-            return _of_tokenizer(command)
-        case ["generator", "tokenizer", "reference"]:
-            return _of_generator(command)
-        case ["generated", "reference"]:
-            return _of_images(command)
-    raise ValueError(
-        "evaluate takes --tokenizer and --images; or --generator, --tokenizer and --reference; or --generated and "
-        "--reference"
-    )
-
-
-def _of_tokenizer(command: Command) -> list[Score]:
-    device = device_of(command.device)
-    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
-    view = scored_view(command)
-    images = scored_images(command.images, tokenizer.image_size, **view)
-    with told(command, "scoring") as tell:
-        scores = score_tokenizer(
-            tokenizer,
-            images,
-            _extractors(command, None),
-            pfid_images=command.pfid_images,
-            neighbours_in=scored_images(command.neighbours_in, tokenizer.image_size, **view)
-            if command.neighbours_in
-            else None,
-            lpips=LPIPS(device=device) if command.lpips else None,
-            seed=command.seed,
-            batch_size=command.batch_size,
-            progress=tell,
+    def _given(self) -> list[str]:
+        """Names of what was given to score. Raises ValueError where that is not enough, or too much."""
+        if self.typed and not self.generator:
+            self.over(self.start())  # a misspelt option is told from a setting
+            raise ValueError(f"--{self.typed[0][0]} says how a --generator is sampled, and there is none")
+        given = [n for n in ("generator", "tokenizer", "generated", "images", "reference") if getattr(self, n)]
+        if self.against and given != ["generator", "tokenizer", "reference"]:
+            raise ValueError("--against compares two tokenizers on the tokens of a --generator, with a --reference")
+        if given in (["tokenizer", "images"], ["generator", "tokenizer", "reference"], ["generated", "reference"]):
+            return given
+        raise ValueError(
+            "evaluate takes --tokenizer and --images; or --generator, --tokenizer and --reference; or --generated and "
+            "--reference"
         )
-    return of_system(scores, describe(name=command.name or str(command.tokenizer), tokenizer=tokenizer))
 
+    def _scores(self) -> list[Any]:
+        """What can be said of what was given."""
+        from robustok.adapters.published_generators import default_sampling
+        from robustok.cli import images, models, scoring
+        from robustok.evaluation.scores import generator_scores, image_scores, system, tokenizer_scores
+        from robustok.generators.sampling import balanced_labels
+        from robustok.losses.lpips import LPIPS
 
-def _of_generator(command: Command) -> list[Score]:
-    device = device_of(command.device)
-    tokenizer = tokenizer_of(command.tokenizer, device, command.fields)
-    generator = generator_of(command.generator, device, tokenizer)
-    check_fit(generator, tokenizer)
-    sampling = sampling_of(command, generator)
-    extractors = _extractors(command, command.reference)
-    references = _references(command, extractors, tokenizer.image_size)
-    labels = balanced_labels(command.count, generator.no_label)
-    how = {"sampling": sampling, "seed": command.seed, "batch_size": command.batch_size, "keep": command.sample_size}
-    with told(command, "scoring") as tell:
-        if command.against:
-            decoders = {"before": tokenizer_of(command.against, device, command.fields), "after": tokenizer}
-            scores = score_decoders(generator, decoders, references, labels, extractors, **how, progress=tell)
-        else:
-            scores = score_generator(generator, tokenizer, references, labels, extractors, **how, progress=tell)
-    name = command.name or f"{command.generator} + {command.tokenizer}"
-    return of_system(scores + _fdr(command, scores), describe(name=name, tokenizer=tokenizer, generator=generator))
+        given, view, device = self._given(), self.view.scored(), images.device_of(self.device)
+        keep = self.sample_size
+        how: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
+        tokenizer: Any = None
+        generator: Any = None
+        if self.tokenizer is not None:
+            tokenizer = models.tokenizer_of(self.tokenizer, device, self.fields)
+        if self.generator is not None:
+            generator = models.generator_of(self.generator, device, tokenizer)
+            models.check_fit(generator, tokenizer)
+            how["sampling"] = self.over(default_sampling(generator))
+        size = self.size if tokenizer is None else tokenizer.image_size
 
+        def opened(name: str | None) -> Any:
+            return None if name is None else images.scored_images(name, size, view)
 
-def _of_images(command: Command) -> list[Score]:
-    images = scored_images(command.generated, command.size, **scored_view(command))
-    extractors = _extractors(command, command.reference)
-    references = _references(command, extractors, command.size or own_size(command.generated, broken=command.broken))
-    with told(command, "scoring") as tell:
-        scores = score_image_set(images, references, extractors, keep=command.sample_size, progress=tell)
-    return of_system(scores + _fdr(command, scores), describe(name=command.name or command.generated))
-
-
-def _extractors(command: Command, reference: str | None) -> list[Extractor]:
-    """Those named; else that of the reference, where it is a file that has one; else the embedded one."""
-    names = command.features.split(",") if command.features else [_space_of(reference)]
-    if command.fdr and not {name.split(":")[0] for name in names} & IMAGENET_256.keys():
-        raise ValueError(f"--fdr is a mean over feature spaces; name some: --features {','.join(IMAGENET_256)}")
-    return [extractor(name, device_of(command.device)) for name in dict.fromkeys(names)]
-
-
-def _space_of(reference: str | None) -> str:
-    if reference is None or not is_statistics(reference):
-        return "lite0"
-    return str(Reference.load(reference).space["features"]) if reference.endswith(".safetensors") else "inception"
-
-
-def _references(command: Command, extractors: Sequence[Extractor], size: int) -> list[Reference]:
-    """The reference for each extractor, from a file of statistics or from images of that size."""
-    keep, name = command.sample_size, command.reference
-    with told(command, "reference") as tell:
-        if is_statistics(name):
-            return [read_reference(name, extract, keep=keep, progress=tell) for extract in extractors]
-        images = scored_images(name, None if is_npz(name) else size, **scored_view(command))
-        return [Reference.of(images, extract, keep=keep, progress=tell) for extract in extractors]
-
-
-def _fdr(command: Command, scores: Sequence[Score]) -> list[Score]:
-    """The mean of each decoder's distances over those of ImageNet, if it was asked for."""
-    distances: dict[str, list[Score]] = {}
-    for score in scores if command.fdr else ():
-        metric, arm = arm_of(score.metric)
-        if metric in ("fid", "gfid") and score.protocol["features"] in IMAGENET_256:
-            distances.setdefault(arm, []).append(score)
-    means = ((arm, fdr(found)) for arm, found in distances.items())
-    return [replace(mean, metric=f"{mean.metric}_{arm}") if arm else mean for arm, mean in means]
-
-
-def reference(command: Command) -> None:
-    """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
-    out: Path = command.out
-    if out.suffix != ".safetensors":  # by which evaluate knows it from images
-        raise ValueError(f"{out} does not end in .safetensors, by which it is known as a reference; give another --out")
-    with processes():
-        extract = extractor(command.features, device_of(command.device))
-        images = scored_images(command.images, command.size or _usual_size(command.images), **scored_view(command))
-        about, space, sample = images.describe(), extract.describe(), min(len(images), command.sample_size)
-        there = out.exists() and not command.overwrite
-        if there:
-            _check_same(out, {"images": about, "features": space, "sample": counted(sample, "image")})
-        else:
-            with told(command, "reference") as tell:
-                made = Reference.of(images, extract, keep=command.sample_size, progress=tell)
-            if is_main():
-                made.save(out)
-        if is_main() and not command.quiet:
-            file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
-            held = f"{counted(sample, 'image')}, for precision, recall and kernel distances"
-            print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
-
-
-def in_words(about: Mapping[str, Any]) -> str:
-    """`name photos, count 5000`."""
-    return ", ".join(f"{name} {value}" for name, value in about.items())
-
-
-def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Raises ValueError when the file is not the reference that is wanted."""
-    remedy = "choose another file, or add --overwrite"
-    try:
-        there = Reference.load(out)
-    except ValueError as error:
-        raise ValueError(f"{out} is there already and is no reference; {remedy}") from error
-    found = {"images": there.images, "features": there.space, "sample": counted(len(there.sample), "image")}
-    for name, value in found.items():
-        if value != wanted[name]:
-            text = in_words(value) if isinstance(value, Mapping) else value
-            raise ValueError(f"{out} is there already and holds another reference ({name}: {text}); {remedy}")
-
-
-@contextmanager
-def told(command: Command, name: str) -> Iterator[Tell]:
-    """Progress of a piece of work, on stderr and of the main process alone."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with Progress(name, 1, quiet=command.quiet or not is_main(), console=console) as progress:
-
-        def tell(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        yield tell
-
-
-def _usual_size(name: str) -> int | None:
-    return None if is_npz(name) else size_of(name)
-
-
-def _name(score: Score, scores: Sequence[Score]) -> str:
-    """`pfid_cell, alpha 0.9, delta 8`: the metric, and what tells it from its like."""
-    several = len({s.protocol["features"] for s in scores if "features" in s.protocol}) > 1
-    parts = [score.protocol["features"]] if several and "features" in score.protocol else []
-    parts += [f"{part} {score.protocol[part]}" for part in ("alpha", "delta", "strength") if part in score.protocol]
-    return ", ".join([score.metric, *parts])
-
-
-def _value(score: Score) -> str:
-    bounds = "" if score.interval is None else f"   95 %: {score.interval[0]:.4g} to {score.interval[1]:.4g}"
-    return f"{score.value:<10.4g} {counted(score.images, 'image')}{bounds}"
+        shown = opened(self.images or self.generated)
+        extractors = scoring.extractors_of(self.features, self.reference, device, fdr=self.fdr)
+        references: list[Any] = []
+        if self.reference is not None:
+            side = size or images.own_size(self.generated or "", self.view.broken)
+            references = scoring.references_of(self.reference, extractors, side, view, keep=keep, quiet=self.quiet)
+        with scoring.told("scoring", quiet=self.quiet) as tell:
+            match given:
+                case ["tokenizer", "images"]:
+                    scores = tokenizer_scores.score_tokenizer(
+                        tokenizer,
+                        shown,
+                        extractors,
+                        pfid_images=self.pfid_images,
+                        neighbors_in=opened(self.neighbours_in),
+                        lpips=LPIPS(device=device) if self.lpips else None,
+                        progress=tell,
+                        **how,
+                    )
+                case ["generator", "tokenizer", "reference"]:
+                    labels = balanced_labels(self.count, generator.no_label)
+                    how |= {"keep": keep, "progress": tell}
+                    if self.against:
+                        before = models.tokenizer_of(self.against, device, self.fields)
+                        decoders = {"before": before, "after": tokenizer}
+                        scores = generator_scores.score_decoders(
+                            generator, decoders, references, labels, extractors, **how
+                        )
+                    else:
+                        scores = generator_scores.score_generator(
+                            generator, tokenizer, references, labels, extractors, **how
+                        )
+                case _:
+                    scores = image_scores.score_image_set(shown, references, extractors, keep=keep, progress=tell)
+        scores = [*scores, *(scoring.over_imagenet(scores) if self.fdr and self.reference else ())]
+        names = (self.generator, self.tokenizer, self.generated)
+        name = self.name or " + ".join(str(part) for part in names if part)
+        return system.of_system(scores, system.describe(name=name, tokenizer=tokenizer, generator=generator))

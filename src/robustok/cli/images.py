@@ -1,17 +1,21 @@
-"""From what was typed to images and a device."""
+"""From what was typed to images, caches of them, and a device."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from robustok.cli.options import Command
+from robustok.cli.arguments import View
+from robustok.data.image_files import BrokenFileError, Errors
 from robustok.data.images import FashionMNIST, ImageSet
+from robustok.data.latents import LatentCache
 from robustok.data.npz import NpzImages
-from robustok.data.pictures import BrokenFileError, Errors
+from robustok.data.shards import MANIFEST
 from robustok.data.sources import open_images
-from robustok.evaluation.reference import ImageSource
+from robustok.data.tokens import TokenCache
+from robustok.evaluation.features.image_source import ImageSource
 from robustok.runtime.npz import array_names
+from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 EMBEDDED = "fashion-mnist"
 ERRORS: dict[str, Errors] = {"skip": "skip", "fail": "defer", "replace": "replace"}  # what --broken says
@@ -19,62 +23,29 @@ SIZE, EMBEDDED_SIZE = 256, 32  # side in pixels, where neither a tokenizer nor t
 
 
 def images_of(
-    name: str,
-    size: int,
-    *,
-    split: Literal["train", "validation"] = "train",
-    upscale: bool = False,
-    flip: bool = True,
-    labels: str | None = None,
-    window: int | None = None,
-    broken: str | None = None,
-    workers: int | None = None,
+    name: str, size: int, view: View | None = None, *, split: Literal["train", "validation"] = "train"
 ) -> ImageSet:
-    """The embedded set, or the one of a name, see `open_images`; everything but `split` is of the latter."""
+    """The embedded set, or the one of a name, see `open_images`, which is read as `view` says."""
+    view = view or View()
     if name == EMBEDDED:
         return FashionMNIST(split, size)
-    errors = None if broken is None else ERRORS[broken]
     return open_images(
         name,
         size,
         split=split,
-        labels=labels,
-        window=window,
-        errors=errors,
-        upscale=upscale,
-        flip=flip,
-        workers=workers,
+        labels=view.labels,
+        window=view.window,
+        errors=None if view.broken is None else ERRORS[view.broken],
+        upscale=view.upscale,
+        flip=not view.no_flip,
+        workers=view.workers,
     )
 
 
-def view_of(command: Command) -> dict[str, Any]:
-    """What was typed of how images are read, as `images_of` takes it."""
-    return {
-        "upscale": command.upscale,
-        "flip": not command.no_flip,
-        "labels": command.labels,
-        "window": command.window,
-        "broken": command.broken,
-        "workers": command.workers,
-    }
-
-
-def scored_view(command: Command, *, own_labels: bool = True) -> dict[str, Any]:
-    """What was typed of how images are read, for images that are only scored: they need no classes, in any order.
-
-    `own_labels`: what --labels says is of these images, and not of those beside them that a model is trained on.
-    """
-    labels = command.labels if own_labels else None
-    return view_of(command) | {"labels": labels or "none", "window": None}
-
-
-def scored_images(name: str, size: int | None, **view: Any) -> ImageSource:
-    """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first).
-
-    `view` as for `images_of`.
-    """
+def scored_images(name: str, size: int | None, view: View) -> ImageSource:
+    """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
     if not is_npz(name):
-        return images_of(name, size or own_size(name, broken=view.get("broken")), split="validation", **view)
+        return images_of(name, size or own_size(name, view.broken), view, split="validation")
     images = NpzImages(name)
     if size not in (None, images.size):
         raise ValueError(
@@ -83,7 +54,7 @@ def scored_images(name: str, size: int | None, **view: Any) -> ImageSource:
     return images
 
 
-def own_size(name: str, *, broken: str | None = None) -> int:
+def own_size(name: str, broken: str | None = None) -> int:
     """The side in pixels that images have: the shorter one of a set's first image, or of its first whole one."""
     if name == EMBEDDED:
         return EMBEDDED_SIZE
@@ -111,6 +82,15 @@ def is_statistics(name: str) -> bool:
     if Path(name).is_dir():
         return False
     return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))
+
+
+def cache_at(folder: Path, tokenizer: ContinuousTokenizer) -> TokenCache | LatentCache:
+    """The cache that `encode` or `train-generator` left in a folder. Raises ValueError where there is none of its."""
+    kind = "tokens" if isinstance(tokenizer, AnyTokenizer) else "latents"
+    place = folder if (folder / MANIFEST).is_file() else folder / kind
+    if not (place / MANIFEST).is_file():
+        raise ValueError(f"there is no cache of {kind} in {folder}; make one with robustok encode --out {folder}")
+    return TokenCache(place, tokenizer) if isinstance(tokenizer, AnyTokenizer) else LatentCache(place, tokenizer)
 
 
 def device_of(name: str | None) -> torch.device:

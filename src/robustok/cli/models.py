@@ -3,15 +3,20 @@
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
+from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from robustok.api import load_generator, load_tokenizer
+from robustok.generators.autoregressive import Autoregressive
+from robustok.generators.diffusion_transformer import DiffusionTransformer
+from robustok.generators.llama import Llama
 from robustok.generators.sampling import TokenGenerator
 from robustok.runtime.distributed import is_main
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -61,3 +66,24 @@ def check_fit(generator: Any, tokenizer: Any) -> None:
                 f"the generator makes {makes[1]} tokens of {makes[0]} codes, the tokenizer has {takes[1]} of "
                 f"{takes[0]}; give the tokenizer that it was trained on"
             )
+
+
+def fitting(
+    generator: Autoregressive | Llama | DiffusionTransformer, tokenizer: ContinuousTokenizer, classes: int
+) -> Autoregressive | Llama | DiffusionTransformer:
+    """A preset's generator for what this tokenizer makes; for latents a diffusion transformer of its size.
+
+    Raises ValueError for a generator of latents where the tokenizer makes tokens.
+    """
+    n = tokenizer.tokens_per_image
+    if isinstance(tokenizer, AnyTokenizer):
+        if isinstance(generator, DiffusionTransformer):
+            raise ValueError("this preset's generator is of continuous latents; take demo or smoke for tokens")
+        return replace(generator, codebook_size=len(tokenizer.codebook), tokens=n, classes=classes)
+    with torch.no_grad():
+        channels = tokenizer.encode(torch.zeros(1, 3, tokenizer.image_size, tokenizer.image_size).to(tokenizer.device))
+    if isinstance(generator, DiffusionTransformer):
+        return replace(generator, tokens=n, channels=channels.shape[2], classes=classes)
+    size = {name: getattr(generator, name) for name in ("width", "depth", "heads", "label_dropout")}
+    layout: Literal["grid", "sequence"] = "grid" if isqrt(n) ** 2 == n else "sequence"
+    return DiffusionTransformer(tokens=n, channels=channels.shape[2], classes=classes, layout=layout, **size)

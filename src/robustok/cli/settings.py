@@ -1,8 +1,4 @@
-"""Settings in layers: a preset, then configuration files, then what was typed; merged as plain values, read once.
-
-Reading by `from_plain` and not by jsonargparse's own dataclass types: there, a dotted setting inside a choice of
-dataclasses (`--tokenizer.encoder.channels`) puts every other field of it back to the class's default.
-"""
+"""Settings in layers: a preset, then configuration files, then what was typed; merged as plain values, read once."""
 
 import dataclasses
 import inspect
@@ -12,12 +8,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import get_loader
+import yaml
 
-from robustok.cli.options import bold
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.cli.terminal import bold
+from robustok.runtime.configs import comments, from_plain, to_plain
 
 Config = TypeVar("Config")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant where it is typed: 1e-4 is a number (YAML 1.1 wants 1.0e-4), a date is a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_POWER_OF_TEN = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+.0123456789"))
 
 
 def layered(preset: Config, files: Iterable[Path], typed: Iterable[tuple[str, str]]) -> Config:
@@ -86,7 +94,7 @@ def _expect_dict(value: Any, path: Path) -> dict[str, Any]:
 def from_text(text: str, where: str) -> Any:
     """JSON or YAML as a value: 1e-4 a number, [16, 32] a list, null nothing, ViT a word. Raises ValueError."""
     try:
-        return get_loader("yaml")(text)
+        return yaml.load(text, _Loader)
     except Exception as error:  # the parser's own kinds of error
         raise ValueError(f"{where} cannot be read as JSON or YAML: {error}") from error
 
@@ -127,8 +135,3 @@ def _lines(config: Any, prefix: str) -> Iterator[str]:
         yield f"  --{prefix}{field.name} {shown}".ljust(62) + f"  {explained.get(field.name, '')}".rstrip()
     for name, value in nested:
         yield from _lines(value, f"{prefix}{name}.")
-
-
-def comments(kind: type) -> dict[str, str]:
-    """The comment of each field of a dataclass, which is its help."""
-    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))

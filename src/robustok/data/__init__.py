@@ -1,15 +1,13 @@
 """Images in, by index: the embedded set, folders, tar shards, parquet files and Hugging Face datasets."""
 
-from robustok.data.folder import ImageFolder
-from robustok.data.hub import HubImages
+from robustok.data.image_files import ImageFiles
 from robustok.data.images import FashionMNIST, ImageSet, Subset, hold_out
-from robustok.data.parquet import ParquetImages
-from robustok.data.sources import open_images
-from robustok.data.tars import TarImages
+from robustok.data.sources import HubImages, ImageFolder, ParquetImages, TarImages, open_images
 
 __all__ = [
     "FashionMNIST",
     "HubImages",
+    "ImageFiles",
     "ImageFolder",
     "ImageSet",
     "ParquetImages",

@@ -10,7 +10,7 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from robustok.data.pictures import check_classes, some
+from robustok.data.file_names import some
 
 Classes: TypeAlias = tuple[tuple[str, ...], Tensor]  # names, and labels (count,) int64 that are indices into them
 
@@ -22,7 +22,7 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def unlabeled(count: int) -> Classes:
-    """What images have of which no class is known: one class for all."""
+    """One class for all images, where none is known."""
     return ("images",), torch.zeros(count, dtype=torch.int64)
 
 
@@ -140,14 +140,14 @@ def among(told: Sequence[Any], names: Sequence[str], what: str) -> Classes:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether nothing is told: None, NaN, an empty text, or -1, as test splits have it."""
+    """Tell whether a value says nothing: None, NaN, an empty text, or -1, as test splits have it."""
     if isinstance(value, float) and math.isnan(value):
         return True
     return value is None or value in (-1, "-1", "nan", "NaN") or (isinstance(value, str | bytes) and not value.strip())
 
 
 def text_of(value: Any, what: str) -> str:
-    """What was told of one image, as text. Raises ValueError for what is no single class."""
+    """The value told of one image, as text. Raises ValueError for what is no single class."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, float):
@@ -155,6 +155,17 @@ def text_of(value: Any, what: str) -> str:
     if isinstance(value, list | tuple | dict):
         raise ValueError(f"{what} holds {value!r:.60} for one image; wanted one class: a whole number or a name")
     return normalize("NFC", str(value).strip())
+
+
+def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:
+    """Raises ValueError where a class that had images `before` has none left among the labels."""
+    had, has = (part.bincount(minlength=len(classes)) for part in (before, labels))
+    empty = [classes[label] for label in ((had > 0) & (has == 0)).nonzero().flatten().tolist()]
+    if empty:
+        raise ValueError(
+            f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class, or choose "
+            "labels 'none' where no classes are needed"
+        )
 
 
 def _common(paths: Sequence[list[str]]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from robustok.data.classes import Classes, among, classes_of, is_missing, unlabeled
-from robustok.data.pictures import BrokenFileError, check_classes
+from robustok.data.classes import Classes, among, check_classes, classes_of, is_missing, unlabeled
+from robustok.data.image_files import BrokenFileError
 
 IMAGES = ("image", "img", "jpg", "png", "picture", "photo")  # how a column of images is called, where there are several
 FIRST = 16  # cells that are looked at to tell images from other bytes
@@ -34,6 +34,7 @@ class Columns(NamedTuple):
         cls,
         schema: Any,
         place: str,
+        *,
         label: str | None,
         first: Callable[[str], list[Any]],
         features: dict[str, Any] | None = None,
@@ -115,7 +116,7 @@ def image_bytes(value: Any, name: str, place: str) -> bytes:
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """What datasets wrote of each column into the metadata; nothing where it is damaged."""
+    """The features that datasets wrote into the metadata, by column; none where these are damaged."""
     with suppress(ValueError, AttributeError):
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return features if isinstance(features, dict) else {}
@@ -123,13 +124,13 @@ def _features(schema: Any) -> dict[str, Any]:
 
 
 def _about(features: dict[str, Any], name: str) -> dict[str, Any]:
-    """What is written of one column; nothing for a list of what is wanted."""
+    """The entry of one column; empty where it is none of the usual kind."""
     about = features.get(name)
     return about if isinstance(about, dict) else {}
 
 
 def _is_struct_of_bytes(kind: Any) -> bool:
-    """Whether a type is a struct of bytes and path, in any order, or of bytes alone."""
+    """Tell whether a type is a struct of bytes and path, in any order, or of bytes alone."""
     import pyarrow.types as kinds
 
     if not kinds.is_struct(kind):
@@ -143,7 +144,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _opens(value: Any) -> bool:
-    """Whether a cell begins as an image file does."""
+    """Tell whether a cell begins as an image file does."""
     data = value.get("bytes") if isinstance(value, dict) else value
     try:
         with Image.open(BytesIO(data or b"")):

@@ -25,7 +25,7 @@ TURNS = {  # by EXIF's orientation: what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SMALLEST_CROP = 0.8  # side of a random crop as a share of the picture's shorter side, at least
+SMALLEST_CROP = 0.8  # side of a random crop as a fraction of the picture's shorter side, at least
 
 
 def read(path: Path | BytesIO, enough: int | None = None) -> Image.Image:
@@ -110,8 +110,8 @@ def five_crops(image: Image.Image, size: int, zoom: float) -> tuple[Square, ...]
     side = int(size * zoom)
     square = Image.fromarray(center_crop(image, side))
     far, middle = side - size, round((side - size) / 2)
-    places = ((0, 0), (far, 0), (0, far), (far, far), (middle, middle))
-    return tuple(_crop(square, x, y, size) for x, y in places)
+    corners = ((0, 0), (far, 0), (0, far), (far, far), (middle, middle))
+    return tuple(_crop(square, x, y, size) for x, y in corners)
 
 
 def to_floats(square: Square, out: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from robustok.data.cached import alone, data_folder
+from robustok.data.user_cache import alone, data_folder
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.words import reason
 
@@ -35,11 +35,11 @@ PART = 206  # what a server answers that sends the part that was asked for
 ASKED_AT_ONCE = 16  # servers asked for sizes
 MARKED_EVERY = 60  # seconds between notes that a shard is in use
 LIMIT = "ROBUSTOK_DATA_LIMIT"  # environment variable: GB that fetched shards may take
-SPARE = 0.02  # share of the disk that stays free
+SPARE = 0.02  # fraction of the disk that stays free
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is an address rather than a path."""
+    """Tell whether a name is an address rather than a path."""
     return name.startswith(("http://", "https://"))
 
 
@@ -91,7 +91,7 @@ class Downloads:
         return path.is_file() and _state(path) == self.remote[address]
 
     def _ask(self, address: str) -> Remote:
-        """What the server says of a file; where it does not answer, what it said when the file was fetched."""
+        """Ask the server for a file's size and tag; where it does not answer, recall those that the file came with."""
         path = self._place(address)
         try:
             with urlopen(Request(address, headers={"Range": "bytes=0-0"}), timeout=TIMEOUT) as answer:
@@ -143,7 +143,7 @@ def _limit() -> float:
 
 
 def _state(path: Path) -> Remote | None:
-    """What was said of a file when it was fetched."""
+    """Size and tag of a file when it was fetched."""
     try:
         return Remote(*json.loads(path.with_name(path.name + ".json").read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -181,7 +181,7 @@ def _fetch(address: str, remote: Remote, path: Path) -> None:
 
 
 def _append(address: str, partial: Path, have: int) -> None:
-    """What follows the first `have` bytes; all of it, if the server gives no parts."""
+    """Append the bytes after the first `have`; write all of them anew, if the server gives no parts."""
     request = Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     with urlopen(request, timeout=TIMEOUT) as source, partial.open("ab" if source.status == PART else "wb") as file:
         shutil.copyfileobj(source, file, CHUNK)

@@ -26,10 +26,10 @@ Draws: TypeAlias = Float64[Tensor, f"b {DRAWS}"]  # in [0, 1), a row per image
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """What training and scoring ask of images, wherever they come from.
+    """A set of images by index, as training and scoring ask for them, wherever they come from.
 
     A set that is read faster shard by shard also has `windows`, an `order.Windows`; one whose images are larger than
-    `size` has `five_crops`, as `pictures.Pictures`.
+    `size` has `five_crops`, as `image_files.ImageFiles`.
     """
 
     size: int  # side of the images in pixels
@@ -54,18 +54,11 @@ class FashionMNIST:
 
     flip = False
     known_range = True  # 0 is black
+    # fmt: off
     classes: tuple[str, ...] = (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )
+    # fmt: on
 
     def __init__(self, split: Literal["train", "validation"], size: int = 32):
         if split not in ("train", "validation"):
@@ -88,7 +81,7 @@ class FashionMNIST:
         return self.images(indices)
 
     def describe(self) -> dict[str, Any]:
-        """What scores and caches record: the hash is of all pixels and labels."""
+        """The entries that scores and caches record: the hash is of all pixels and labels."""
         return {
             "name": "fashion-mnist",
             "split": self.split,
@@ -143,7 +136,7 @@ class Subset:
         return self.parent.training_images(self.indices[indices], draws)
 
     def five_crops(self, indices: Indices, zoom: float) -> Float[Tensor, "b 5 3 h w"]:
-        """As `Pictures.five_crops`. Raises ValueError where the images are not larger than what is taken of them."""
+        """As `ImageFiles.five_crops`. Raises ValueError where the images are not larger than what is taken of them."""
         return five_crops(self.parent, self.indices[indices], zoom)
 
     def describe(self) -> dict[str, Any]:
@@ -165,7 +158,7 @@ def five_crops(images: ImageSet, indices: Indices, zoom: float) -> Float[Tensor,
 
 
 def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:
-    """The set in two: what is left, and `count` images, the same share of every class, whatever their order."""
+    """The set in two: what is left, and `count` images, the same fraction of every class, whatever their order."""
     if not 1 <= count < len(images):
         raise ValueError(f"cannot hold out {count} of {len(images)} images; choose 1 to {len(images) - 1}")
     everything = torch.arange(len(images))

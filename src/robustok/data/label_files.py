@@ -19,22 +19,14 @@ from typing import Any
 from unicodedata import normalize
 
 from robustok.data.classes import WHOLE, Classes, classes_of, is_missing
+from robustok.data.file_names import SUFFIXES, some
 from robustok.data.label_tables import LABELS, NAMES, TABLES, Row, is_header, ways_to_read
-from robustok.data.pictures import SUFFIXES, some
 
-OTHERS = (
-    "text",
-    "caption",
-    "captions",
-    "prompt",
-    "split",
-    "bbox",
-    "url",
-    "md5",
-    "width",
-    "height",
-    "size",
-)  # no classes
+# fmt: off
+OTHERS = (  # columns that are no classes
+    "text", "caption", "captions", "prompt", "split", "bbox", "url", "md5", "width", "height", "size",
+)
+# fmt: on
 BOXES = re.compile(r"(\S+)( +-?[\d.]+){4}( +\S+( +-?[\d.]+){4})*")  # a class and its box, and others
 SEVERAL = re.compile(r"-?[\d.]+([ ,;\t]+-?[\d.]+)+")
 
@@ -84,7 +76,7 @@ class _Images:
         return key in self._exact or _stem(key) in self._stems
 
     def tells(self, row: Row) -> bool:
-        """Whether a row has an image and something else."""
+        """Tell whether a row has an image and something else."""
         return len(row.fields) > 1 and any(self.knows(str(field)) for field in row.fields if field is not None)
 
     def split(self, line: str) -> list[str]:
@@ -111,21 +103,21 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
         if len(row.fields) <= max(name, label):
             raise ValueError(f"{row.where} of {file} has no class: {row.text}; write the image and its class")
         value, called = row.fields[label], str(row.fields[name])
-        index = images.exact(called)
-        if index is not None:
-            _note(file, told, index, value, row, images)
-            continue
-        close = images.close(called)
-        if len(close) > 1 and _has_suffix(called):
-            continue  # another image, which lies elsewhere
-        if len(close) > 1:
+        exact, close = images.exact(called), images.close(called)
+        whole = _has_suffix(called)
+        if exact is None and len(close) > 1 and not whole:
             raise ValueError(
                 f"{row.where} of {file} may mean {some([images.names[i] for i in close])}; write whole file names"
             )
-        if close and not _has_suffix(called):
-            _note(file, told, close[0], value, row, images)
-        elif close:
-            _note(file, loosely, close[0], value, row, images)
+        if exact is None and len(close) != 1:
+            continue  # another image, which lies elsewhere
+        index = close[0] if exact is None else exact
+        before = (loosely if exact is None and whole else told).setdefault(index, (value, row))
+        if before[0] != value:
+            raise ValueError(
+                f"{file} tells two classes of {images.names[index]}: {before[0]} ({before[1].where}) and {value} "
+                f"({row.where}); keep one"
+            )
     told = loosely | told
     missing = [image for index, image in enumerate(images.names) if index not in told or is_missing(told[index][0])]
     if missing:
@@ -134,16 +126,6 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
             "add them to the file, or move them elsewhere"
         )
     return classes_of(_whole([told[index][0] for index in range(len(images.names))], file), str(file))
-
-
-def _note(file: Path, told: dict[int, tuple[Any, Row]], index: int, value: Any, row: Row, images: _Images) -> None:
-    """Keep what a row tells of an image. Raises ValueError where an earlier row told something else."""
-    before = told.setdefault(index, (value, row))
-    if before[0] != value:
-        raise ValueError(
-            f"{file} tells two classes of {images.names[index]}: {before[0]} ({before[1].where}) and {value} "
-            f"({row.where}); keep one"
-        )
 
 
 def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Classes:
@@ -189,7 +171,7 @@ def _header(file: Path, rows: list[Row], images: _Images) -> tuple[list[str] | N
 
 
 def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Images) -> tuple[int, int]:
-    """The places of the image and of its class in each row. Raises ValueError where it is not plain which they are."""
+    """The columns of the image and of its class. Raises ValueError where it is not plain which they are."""
     width = len(header or max((row.fields for row in rows), key=len))
     known = [
         sum(column < len(row.fields) and images.knows(str(row.fields[column])) for row in rows)

@@ -7,51 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NAMES = (
-    "file_name",
-    "filename",
-    "file",
-    "image",
-    "images",
-    "img",
-    "image_name",
-    "imagename",
-    "image_file",
-    "image_path",
-) + (
-    "img_name",
-    "img_path",
-    "file_path",
-    "filepath",
-    "path",
-    "image_id",
-    "imageid",
-    "name",
-    "id",
-    "key",
-)  # how a column of images is called
-LABELS = (
-    "label",
-    "labels",
-    "class",
-    "classes",
-    "cls",
-    "class_name",
-    "classname",
-    "label_name",
-    "category",
-    "target",
-) + (
-    "synset",
-    "wnid",
-    "class_id",
-    "classid",
-    "label_id",
-    "category_id",
-    "class_label",
-    "predictionstring",
-    "y",
-)  # how a column of classes is called, the first that is there being meant
+# fmt: off
+NAMES = (  # of a column of images
+    "file_name", "filename", "file", "image", "images", "img", "image_name", "imagename", "image_file", "image_path",
+    "img_name", "img_path", "file_path", "filepath", "path", "image_id", "imageid", "name", "id", "key",
+)
+LABELS = (  # of a column of classes, the first that is there being meant
+    "label", "labels", "class", "classes", "cls", "class_name", "classname", "label_name", "category", "target",
+    "synset", "wnid", "class_id", "classid", "label_id", "category_id", "class_label", "predictionstring", "y",
+)
+# fmt: on
 DELIMITERS = (",", "\t", ";", "|")
 TABLES = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -59,7 +24,7 @@ LONGEST = 80  # characters of a row that an error shows
 
 
 class Row(NamedTuple):
-    """What one row of a file tells."""
+    """One row of a file."""
 
     fields: list[Any]
     where: str  # "line 3"
@@ -92,7 +57,7 @@ def ways_to_read(file: Path, split: Callable[[str], list[str]], comments: bool) 
 
 
 def is_header(fields: Sequence[Any]) -> bool:
-    """Whether these are names of columns."""
+    """Tell whether these are names of columns."""
     lower = {str(field).strip().lower() for field in fields}
     return bool(lower & {*NAMES, *LABELS})
 
@@ -101,8 +66,8 @@ def _by_blanks(lines: list[str], split: Callable[[str], list[str]]) -> Iterator[
     filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     titles = filled[0][1].split() if filled else []
     table = len(titles) > 1 and {titles[0].lower()} <= {*NAMES} and is_header(titles[1:])
-    for place, (number, line) in enumerate(filled):
-        whole = table and (place == 0 or len(titles) > 2)  # else a class may hold blanks
+    for index, (number, line) in enumerate(filled):
+        whole = table and (index == 0 or len(titles) > 2)  # else a class may hold blanks
         yield Row(line.split() if whole else split(line), f"line {number}")
 
 

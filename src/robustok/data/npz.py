@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from robustok.data.images import Indices, short_hash
-from robustok.runtime.npz import array_names, checksum, map_array, read_array
+from robustok.runtime.npz import array_names, center_square, checksum, map_array, read_array
 from robustok.shapes import Images, to_images
 
 
@@ -45,13 +45,11 @@ class NpzImages:
         return min(self.array.shape[1:3])
 
     def images(self, indices: Indices) -> Images:
-        side = self.size
-        top, left = ((length - side) // 2 for length in self.array.shape[1:3])
-        square = self.array[indices.numpy()][:, top : top + side, left : left + side]
+        square = center_square(self.array[indices.numpy()])
         return to_images(torch.from_numpy(square).permute(0, 3, 1, 2).contiguous())
 
     def describe(self) -> dict[str, Any]:
-        """What scores record. The hash is of the checksum that the file keeps of its pixels."""
+        """The entries that scores record. The hash is of the checksum that the file keeps of its pixels."""
         return {
             "name": self.path.name,
             "view": "as they are" if len(set(self.array.shape[1:3])) == 1 else f"center crop to {self.size}",

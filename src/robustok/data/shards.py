@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robustok.data.cached import alone
 from robustok.data.images import Indices
 from robustok.runtime.checkpoint import read_json, write_bytes, write_json
 from robustok.runtime.distributed import rank, world_size
@@ -35,6 +34,7 @@ MOST = 10**6  # shards in a folder
 LATER = ("classes",)  # what a manifest tells that those of earlier versions do not
 WAIT = 0.2  # seconds between looks at what other processes are making
 THREADS = 4  # that check hashes
+MISSING = "is missing"
 
 
 def write_shards(
@@ -56,36 +56,33 @@ def write_shards(
     wanted = json.loads(json.dumps({"kind": kind, **manifest, "count": count, "shard_size": shard_size}))
     _mark(folder, wanted)
     shards = _shards(folder, count, shard_size)
-    verified = _Verified(folder)
-    missing = {path: rows for path, rows in shards if verified.trouble(path)}
-    damaged = {path for path in missing if path.exists()}
+    damaged = _troubles(folder, list(shards))
+    missing = {path: rows for path, rows in shards.items() if path in damaged}
     _check_room(folder, kind, row_bytes * sum(map(len, missing.values())))
-    first = rank() * len(shards) // world_size()  # ranks begin at different places
+    first = rank() * len(missing) // world_size()  # ranks begin at different shards
+    missing = dict([*list(missing.items())[first:], *list(missing.items())[:first]])
     there = count - sum(map(len, missing.values()))
     if progress is not None and there:
         progress(there)
     while missing:
-        took = False
-        for path, rows in [*shards[first:], *shards[:first]]:
-            if path not in missing:
-                continue
+        before = len(missing)
+        for path, rows in list(missing.items()):
             with claim(path) as mine:
                 if not mine:
                     continue  # another process is making it
-                if not path.exists() or (path in damaged and verified.trouble(path)):
+                if not path.exists() or (damaged[path] != MISSING and _trouble(path)):
                     tensors = make(rows)
                     assert all(len(tensor) == len(rows) for tensor in tensors.values())
                     write_bytes(path, safetensors.torch.save(tensors, {"sha256": _hash(tensors)}))
-            took = True
             there += len(missing.pop(path))
             if progress is not None:
                 progress(there)
-        if not took:
+        if len(missing) == before:
             time.sleep(WAIT)
 
 
 class Shards:
-    """What `write_shards` left in a folder: rows of named tensors, on the disk until they are asked for."""
+    """A folder that `write_shards` filled: rows of named tensors, on the disk until they are asked for."""
 
     def __init__(self, folder: Path, kind: str):
         """Raises ValueError if a shard is missing or damaged."""
@@ -96,8 +93,9 @@ class Shards:
             )
         self.manifest.check_counts()
         self._size: int = self.manifest["shard_size"]
-        paths = [path for path, _ in _shards(folder, self.manifest["count"], self._size)]
-        _check_whole(folder, paths)
+        paths = list(_shards(folder, self.manifest["count"], self._size))
+        for path, trouble in _troubles(folder, paths).items():
+            raise ValueError(f"{path} {trouble}; run again what made the folder, which makes only what is missing")
         self._shards = [_mapped(path) for path in paths]
 
     def __len__(self) -> int:
@@ -123,13 +121,13 @@ class Shards:
         shards, own = np.divmod(rows.numpy(), self._size)
         for shard in np.unique(shards):
             here = shards == shard
-            place = own[here] if within is None else (own[here], within.numpy()[here])
-            taken[here] = self._shards[shard][name][place]
+            at = own[here] if within is None else (own[here], within.numpy()[here])
+            taken[here] = self._shards[shard][name][at]
         return torch.from_numpy(taken)
 
 
 class _Manifest(dict[str, Any]):
-    """What a manifest says; asked for what it does not say, as where it was damaged, it raises ValueError."""
+    """The entries of a manifest; one that is not there, as where it was damaged, is a ValueError."""
 
     path: Path
 
@@ -186,59 +184,46 @@ def _check_room(folder: Path, kind: str, needed: int) -> None:
         )
 
 
-def _shards(folder: Path, count: int, size: int) -> list[tuple[Path, range]]:
-    """Path and rows of each shard."""
+def _shards(folder: Path, count: int, size: int) -> dict[Path, range]:
+    """The rows of each shard."""
     starts = range(0, count, size)
-    return [
-        (folder / f"{i:05d}-of-{len(starts):05d}.safetensors", range(start, min(start + size, count)))
+    return {
+        folder / f"{i:05d}-of-{len(starts):05d}.safetensors": range(start, min(start + size, count))
         for i, start in enumerate(starts)
-    ]
+    }
 
 
-class _Verified:
-    """Which shards of a folder were found whole before, by their size and time: a terabyte is hashed once."""
+def _troubles(folder: Path, paths: list[Path]) -> dict[Path, str]:
+    """Name the trouble with each shard that is missing or damaged.
 
-    def __init__(self, folder: Path):
-        self.path = folder / VERIFIED
-        self.known: dict[str, list[int]] = read_json(self.path) if self.path.exists() else {}
-
-    def trouble(self, path: Path) -> str:
-        """What is wrong with a shard; nothing if it is whole."""
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return "is missing"
-        state = [stat.st_size, stat.st_mtime_ns]
-        if self.known.get(path.name) == state:
-            return ""
-        trouble = _trouble(path)
-        if not trouble:
-            self.known[path.name] = state
-        return trouble
-
-
-def _check_whole(folder: Path, paths: list[Path]) -> None:
-    """Raises ValueError for a shard that is missing or damaged; remembers that none is, if the folder can be written.
-
-    Of several processes one looks, and the others believe it.
+    Those found whole are remembered by size and time, if the folder can be written to: a terabyte is hashed once.
     """
-    with ExitStack() as stack:
+    path_of_known = folder / VERIFIED
+    known: dict[str, list[int]] = read_json(path_of_known) if path_of_known.exists() else {}
+    states = {path: _state(path) for path in paths}
+    unknown = [path for path, state in states.items() if state is not None and known.get(path.name) != state]
+    with ThreadPoolExecutor(THREADS) as threads:
+        damaged = {
+            path: trouble for path, trouble in zip(unknown, threads.map(_trouble, unknown), strict=True) if trouble
+        }
+    whole = {path.name: state for path, state in states.items() if state is not None and path not in damaged}
+    if unknown and whole != known:
         with suppress(OSError):  # somebody else's folder
-            stack.enter_context(alone(folder / VERIFIED))
-        verified = _Verified(folder)
-        before = dict(verified.known)
-        with ThreadPoolExecutor(THREADS) as threads:
-            for path, trouble in zip(paths, threads.map(verified.trouble, paths), strict=True):
-                if trouble:
-                    raise ValueError(
-                        f"{path} {trouble}; run again what made the folder, which makes only what is missing"
-                    )
-        if verified.known != before:
-            with suppress(OSError):
-                write_json(verified.path, verified.known)
+            write_json(path_of_known, whole)
+    return {path: damaged.get(path, MISSING) for path, state in states.items() if state is None or path in damaged}
+
+
+def _state(path: Path) -> list[int] | None:
+    """Size and time of a file; None where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _trouble(path: Path) -> str:
+    """Name the trouble with the contents of a shard; nothing if it is whole."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,15 +1,13 @@
 """Images from wherever they are, by one name: a folder, tar shards, parquet files, a Hugging Face dataset."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from robustok.data.downloads import is_address
+from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, some
 from robustok.data.folder import FolderFiles
-from robustok.data.hub import PREFIX, hub_files, is_saved, saved_files
-from robustok.data.listing import archives_in, is_hidden
-from robustok.data.parquet import ParquetFiles, holds_images
-from robustok.data.patterns import expanded
-from robustok.data.pictures import SUFFIXES, Errors, Files, Pictures, some
+from robustok.data.image_files import Files, ImageFiles, View
+from robustok.data.tables import PREFIX, ParquetFiles, holds_images, hub_files, is_saved, saved_files
 from robustok.data.tars import TarFiles
 
 CHECKED = 20_000  # files of a folder that are all decoded once in advance, at most, unless errors say so
@@ -22,12 +20,8 @@ def open_images(
     split: str = "train",
     labels: str | None = None,
     window: int | None = None,
-    errors: Errors | None = None,
-    upscale: bool = False,
-    flip: bool = True,
-    draft: bool = False,
-    workers: int | None = None,
-) -> Pictures:
+    **view: Unpack[View],
+) -> ImageFiles:
     """An image set, its kind told by the name:
 
         photos                              folder of images, one sub-folder per class or all in one place
@@ -40,15 +34,54 @@ def open_images(
     labels   what tells the class of an image, where it is not found: a file (folders), a field (tar shards), a column
              (the others), or "none"
     window   shards or row groups that an epoch mixes, see `order.Windows`
-    errors   None: "skip" for folders of up to `CHECKED` files, else "defer"
+    view     as for `ImageFiles`; without `errors`, "skip" for folders of up to `CHECKED` files, else "defer"
 
-    The rest is as for `pictures.Pictures`. Raises ValueError for what is none of these, for a folder that holds images
-    beside archives of them, and where images or labels are missing.
+    Raises ValueError for what is none of these, for a folder that holds images beside archives of them, and where
+    images or labels are missing.
     """
     files = _files(str(name), split, labels, window)
-    if errors is None:
-        errors = "skip" if isinstance(files, FolderFiles) and len(files) <= CHECKED else "defer"
-    return Pictures(files, size, errors=errors, upscale=upscale, flip=flip, draft=draft, workers=workers)
+    few = isinstance(files, FolderFiles) and len(files) <= CHECKED
+    return ImageFiles(files, size, **(view if few else _deferred(view)))
+
+
+def ImageFolder(path: str | Path, size: int, *, labels: str | Path | None = None, **view: Unpack[View]) -> ImageFiles:
+    """The images of a folder: one sub-folder per class, or all in one place, which makes one class.
+
+    Files are PNG, JPEG, WebP, TIFF and others (`file_names.SUFFIXES`), in the order of their names. `labels` as for
+    `FolderFiles`, `view` as for `ImageFiles`.
+    """
+    return ImageFiles(FolderFiles(path, labels), size, **view)
+
+
+def TarImages(
+    pattern: str | Path, size: int, *, labels: str | None = None, window: int | None = None, **view: Unpack[View]
+) -> ImageFiles:
+    """The images of tar shards. `labels` and `window` as for `TarFiles`, `view` as for `open_images`."""
+    return ImageFiles(TarFiles(pattern, labels=labels, window=window), size, **_deferred(view))
+
+
+def ParquetImages(
+    path: str | Path, size: int, *, labels: str | None = None, window: int | None = None, **view: Unpack[View]
+) -> ImageFiles:
+    """The images of parquet files. `labels` and `window` as for `ParquetFiles`, `view` as for `open_images`."""
+    return ImageFiles(ParquetFiles(path, labels=labels, window=window), size, **_deferred(view))
+
+
+def HubImages(
+    name: str | Path, size: int, *, split: str = "train", labels: str | None = None, **view: Unpack[View]
+) -> ImageFiles:
+    """A Hugging Face dataset: `hf:owner/name[:split]`, or a folder of `Dataset.save_to_disk`.
+
+    `labels` is the column of labels, "none", or None for a usual one; `view` as for `open_images`.
+    """
+    named = str(name).startswith(PREFIX)
+    files = hub_files(str(name), split, labels=labels) if named else saved_files(name, labels=labels)
+    return ImageFiles(files, size, **_deferred(view))
+
+
+def _deferred(view: View) -> View:
+    """A view whose images are not all decoded in advance, unless `errors` says so."""
+    return {**view, "errors": view.get("errors") or "defer"}
 
 
 def _files(name: str, split: str, labels: str | None, window: int | None) -> Files:
@@ -68,7 +101,7 @@ def _files(name: str, split: str, labels: str | None, window: int | None) -> Fil
 
 
 def _kind(name: str) -> Literal["tar", "parquet", "hub", "saved", "folder"]:
-    """What a name is of: what is there goes before what a pattern could mean. Raises ValueError for two in a folder."""
+    """The kind of a name; files go before what a pattern could mean. Raises ValueError for two kinds in a folder."""
     folder = Path(name)
     if name.startswith(PREFIX):
         return "hub"
@@ -99,7 +132,7 @@ def _kind(name: str) -> Literal["tar", "parquet", "hub", "saved", "folder"]:
 
 
 def is_tar(name: str) -> bool:
-    """Whether a name is of tar shards: a path, a pattern or an address."""
+    """Tell whether a name is of tar shards: a path, a pattern or an address."""
     last = (expanded(name) or [name])[-1]
     last = last.partition("?")[0] if is_address(name) else last
     return last.lower().endswith(".tar") and not Path(name).is_dir()

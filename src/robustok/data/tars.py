@@ -1,26 +1,49 @@
 """Images in tar shards, as WebDataset and Hugging Face keep them: read where they lie, nothing is unpacked."""
 
+import json
 import os
+import posixpath
+import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from robustok.data.classes import Classes, by_folder, by_name, classes_of, is_missing, synset_of, unlabeled
 from robustok.data.downloads import Downloads, is_address
+from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, matches, some, tell_unread
 from robustok.data.images import short_hash
-from robustok.data.listing import archives_in
 from robustok.data.order import Windows
-from robustok.data.patterns import expanded, matches
-from robustok.data.pictures import SUFFIXES, Errors, Pictures, some, tell_unread
-from robustok.data.tar_index import ShardIndex, index_of, key_of
+from robustok.data.user_cache import cached_file, keep
 
+# `wids.ShardListDataset` (webdataset) also gives sample i of a list of shards, but knows nothing of labels, folders,
+# links, repeated names or shards cut short, so that our pass over all headers would stay. After that pass the offset of
+# every image is known, and reading one takes ten lines.
 LABELS = ("cls", "json:label", "json:cls", "json:class", "json:class_id")  # where labels are looked for, in this order
 INDEXED_AT_ONCE = 8  # shards
+LONGEST = 64  # characters of a text that can be a label rather than a caption
+BLOCK = 512  # bytes, the unit of tar files
+LINKS = 40  # links after one another that are followed, as many as Linux does
+
+
+class ShardIndex(NamedTuple):
+    """The images of a shard in its order, and the fields of their samples: "cls", "json:label" ...
+
+    They are those that there are once it is unpacked: a later member of the same name replaces an earlier one, links
+    within the shard are followed, and what a folder hides is left out.
+    """
+
+    names: list[str]
+    offsets: list[int]  # of the first byte
+    sizes: list[int]  # bytes
+    fields: dict[str, list[Any]]  # by name, for each image; None where a sample lacks it
+    empty: list[str]  # folders without images
+    others: list[str]  # suffixes of what else there is
 
 
 class TarFiles:
@@ -50,15 +73,8 @@ class TarFiles:
             raise ValueError(f"there is no file {pattern}; give a tar file, or a pattern such as 'shards/*.tar'")
         self.downloads = Downloads([name for name in addresses if is_address(name)], window=window)
 
-        def index(name: str) -> ShardIndex:
-            if is_address(name):
-                return index_of(name, list(self.downloads.remote[name]), lambda: self.downloads.path(name))
-            path = Path(name)
-            state = path.stat()
-            return index_of(str(path.resolve()), [state.st_size, state.st_mtime_ns], lambda: path)
-
         with ThreadPoolExecutor(INDEXED_AT_ONCE) as threads:
-            found = list(threads.map(index, addresses))
+            found = list(threads.map(self._index, addresses))
         filled = [(name, shard) for name, shard in zip(addresses, found, strict=True) if shard.names]
         if not filled:
             others = sorted({suffix for shard in found for suffix in shard.others})
@@ -106,28 +122,16 @@ class TarFiles:
         name = first if len(self.shards) == 1 else f"{len(self.shards)} shards, {first} ..."
         return {"name": name, "count": len(self), "hash": short_hash(os.fsencode(listing))}
 
+    def _index(self, shard: str) -> ShardIndex:
+        """Read the index of a shard, or recall it."""
+        if is_address(shard):
+            return index_of(shard, list(self.downloads.remote[shard]), lambda: self.downloads.path(shard))
+        path = Path(shard)
+        state = path.stat()
+        return index_of(str(path.resolve()), [state.st_size, state.st_mtime_ns], lambda: path)
+
     def _local(self, shard: str) -> Path:
         return self.downloads.path(shard) if is_address(shard) else Path(shard)
-
-
-class TarImages(Pictures):
-    """The images of tar shards as an image set. `labels` and `window` as for `TarFiles`, the rest as for `Pictures`."""
-
-    def __init__(
-        self,
-        pattern: str | Path,
-        size: int,
-        *,
-        labels: str | None = None,
-        window: int | None = None,
-        errors: Errors = "defer",
-        upscale: bool = False,
-        flip: bool = True,
-        draft: bool = False,
-        workers: int | None = None,
-    ):
-        files = TarFiles(pattern, labels=labels, window=window)
-        super().__init__(files, size, errors=errors, upscale=upscale, flip=flip, draft=draft, workers=workers)
 
 
 def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -> Classes:
@@ -164,3 +168,123 @@ def _complete(files: TarFiles, wanted: str, values: Sequence[Any], fields: Seque
             "'folder', 'synset' or 'none'"
         )
     return classes_of(values, f"{wanted!r} in {files.place}")
+
+
+def index_of(name: str, state: list[Any], local: Callable[[], Path]) -> ShardIndex:
+    """The index of a tar file, by its path or address. Raises ValueError for what is no whole tar.
+
+    It is kept in the user's cache, and read anew from where the file lies when its `state` changes.
+    """
+    path = cached_file("indices", name, ".json")
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(path.read_bytes())
+        if known.pop("state") == state:
+            return ShardIndex(**known)
+    index = _read(local(), name)
+    keep(path, json.dumps({"state": state, **index._asdict()}).encode())
+    return index
+
+
+def _read(shard: Path, called: str) -> ShardIndex:
+    members = _Members({}, {}, set())
+    others, samples = set[str](), dict[str, dict[str, Any]]()  # of the samples: fields by key
+    last = None
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for entry in tar:
+                name = posixpath.normpath(entry.name).lstrip("/")
+                suffix = Path(name).suffix.lower()
+                if entry.isdir() and name != ".":
+                    members.folders.add(name)
+                elif entry.issym() or entry.islnk():
+                    above = "" if entry.islnk() else Path(name).parent
+                    members.links[name] = posixpath.join(above, entry.linkname)
+                elif entry.isfile() and suffix in SUFFIXES:
+                    members.spans[name], last = (entry.offset_data, entry.size), name
+                elif entry.isfile():
+                    others |= set() if _is_hidden(name) else {suffix or Path(name).name}
+                    if suffix in (".cls", ".json"):
+                        content = tar.extractfile(entry)
+                        assert content is not None
+                        samples.setdefault(key_of(name), {}).update(_fields(suffix, content.read()))
+            end = tar.offset
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"{called} is no whole, uncompressed tar ({error}); unpack it, or fetch it again") from error
+    _check_end(shard, called, end, last)
+    for name in members.links:
+        _follow(name, members)
+    names = [name for name in members.spans if not _is_hidden(name)]
+    found = [samples.get(key_of(name), {}) for name in names]
+    fields = {field: [sample.get(field) for sample in found] for field in sorted({f for s in found for f in s})}
+    filled = {str(above) for name in names for above in Path(name).parents}
+    return ShardIndex(
+        names,
+        [members.spans[name][0] for name in names],
+        [members.spans[name][1] for name in names],
+        fields,
+        sorted(name for name in members.folders - filled if not _is_hidden(name)),
+        sorted(others),
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    return any(is_hidden(part) for part in name.split("/") if part != "..")
+
+
+class _Members(NamedTuple):
+    """The members of a tar by path, as they are found."""
+
+    spans: dict[str, tuple[int, int]]  # of images: first byte and length
+    links: dict[str, str]  # their targets
+    folders: set[str]
+
+
+def _follow(name: str, members: _Members) -> None:
+    """Put what a link stands for among the images and folders; a link to nowhere is a broken image, an empty folder."""
+    spans, links, folders = members
+    target = links[name]
+    for _ in range(LINKS):
+        target = posixpath.normpath(target).lstrip("/")
+        if target not in links:
+            break
+        target = links[target]
+    if Path(name).suffix.lower() in SUFFIXES:
+        spans[name] = spans.get(target, (0, 0))
+    elif within := {path: span for path, span in spans.items() if path.startswith(f"{target}/")}:
+        spans.update({name + path[len(target) :]: span for path, span in within.items()})
+    elif not Path(name).suffix:
+        folders.add(name)
+
+
+def _check_end(shard: Path, called: str, end: int, last: str | None) -> None:
+    """Raises ValueError unless the block of zeros that ends a tar is where its members end."""
+    with shard.open("rb") as file:
+        file.seek(end)
+        mark = file.read(BLOCK)
+    if mark == bytes(BLOCK):
+        return
+    after = f", after {last}" if last else ""
+    what = "is damaged" if len(mark) == BLOCK else "was cut short"
+    raise ValueError(f"{called} {what} at byte {end}{after}: a tar ends in zeros; fetch it again")
+
+
+def key_of(name: str) -> str:
+    """The key of a sample: the path of its members up to the first dot of the file's name, as in WebDataset."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _fields(suffix: str, content: bytes) -> Mapping[str, Any]:
+    """The entries of a sample that may be a label: numbers and short texts."""
+    if suffix == ".cls":
+        return {"cls": content.decode(errors="replace").strip()}
+    try:
+        told = json.loads(content)
+    except ValueError:
+        return {}
+    short = {name: value for name, value in told.items() if _may_label(value)} if isinstance(told, dict) else {}
+    return {f"json:{name}": value for name, value in short.items()}
+
+
+def _may_label(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and len(value) < LONGEST)

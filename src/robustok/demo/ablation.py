@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustok import adapters
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.run import (
@@ -14,10 +13,13 @@ from robustok.demo.run import (
     train_demo_tokenizer,
 )
 from robustok.demo.scores import how_generated, reference_of
-from robustok.evaluation.evaluate import decoded, score_pixels, score_tokenizer
-from robustok.evaluation.features import lite0
-from robustok.evaluation.score import Score
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.scores.image_scores import score_pixels
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
+from robustok.models import load_generator, load_tokenizer
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
 from robustok.training.tuning import encode
@@ -48,7 +50,7 @@ def run_ablation(
 def perturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     """The demo itself, and gFID of its generator's snapshots."""
     scores = run_demo(config, folder, quiet=quiet)
-    tokenizer = adapters.load_tokenizer(folder / "tokenizer")
+    tokenizer = load_tokenizer(folder / "tokenizer")
     diary = Diary(folder / "perturbed", {"demo": config.settings()}, quiet)
     with diary.stage("snapshots", f"Seed {config.seed}: gFID in the course of the generator's training"):
         early = snapshot_scores(config, tokenizer, folder, folder, diary, quiet)
@@ -81,7 +83,7 @@ def snapshot_scores(config: Demo, tokenizer: Any, own: Path, shared: Path, diary
     scores = []
     for share in SNAPSHOTS:
         step = round(4 * share) * (config.generator.loop.steps // 4)
-        generator = adapters.load_generator(own / "generator" / f"step_{step}")
+        generator = load_generator(own / "generator" / f"step_{step}")
         scores += generator_scores(config, tokenizer, generator, own, shared, share, diary, quiet)
     return scores
 

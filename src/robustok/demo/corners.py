@@ -10,8 +10,8 @@ from pathlib import Path
 
 from robustok.demo.config import Demo
 from robustok.demo.run import run_demo
-from robustok.evaluation.intervals import seeds_interval
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.intervals import seeds_interval
+from robustok.evaluation.scores.score import Score
 from robustok.report.table import Column, Table
 from robustok.report.text import BLANK, MINUS
 from robustok.runtime.checkpoint import write_bytes, write_json

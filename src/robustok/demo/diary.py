@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from robustok.evaluation.evaluate import Score
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.logging import clock
 from robustok.runtime.memory import peak_rss_gib

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet
 from robustok.evaluation.decoding import decoded, encoded
-from robustok.evaluation.pfid import grid
+from robustok.evaluation.metrics.pfid import grid
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels

@@ -14,11 +14,14 @@ from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
 from robustok.demo.scores import SPACES, demo_spaces, generation_scores, how_generated, reference_of, trained_in
-from robustok.evaluation.decoding import precision
-from robustok.evaluation.evaluate import Score, decoded, score_images, score_tokenizer
-from robustok.evaluation.features import Extractor, lite0
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.system import describe, of_system
+from robustok.evaluation.decoding import decoded, precision
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.scores.image_scores import score_images
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.system import describe, of_system
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_bytes, write_json

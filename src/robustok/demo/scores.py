@@ -10,12 +10,13 @@ from torch import Tensor
 
 from robustok.backbones.vgg_hed import VGGHED
 from robustok.demo.config import Demo, DemoImages
-from robustok.evaluation.compare import score_streams
-from robustok.evaluation.decoding import precision
-from robustok.evaluation.evaluate import Score, decoded
-from robustok.evaluation.feature_stream import FeatureStream, extracted
-from robustok.evaluation.features import Extractor, extractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.decoding import decoded, precision
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
+from robustok.evaluation.scores.generator_scores import score_streams
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.configs import to_plain
 
 SPACES = ("lite0", "lite2", "vgg-hed")  # lite0 first: of several scores of one name, the first is the headline

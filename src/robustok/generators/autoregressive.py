@@ -11,8 +11,7 @@ its output at the first token is the second's, and so on.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.sampling import Logits, Predictor
-from robustok.generators.trained_on import recall, told
 from robustok.layers import Block, KVCache, Modulation, modulate
-from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -67,14 +64,15 @@ class TrainingDraw(NamedTuple):
     orders: Tokens  # places of the tokens in the order in which they come
 
 
-class AutoregressiveModel(nn.Module):
+class AutoregressiveModel(Pretrained):
     """Tokens one after another, as `Autoregressive` says."""
+
+    kind, config_type = "generator", Autoregressive
+    config: Autoregressive
 
     def __init__(self, config: Autoregressive):
         super().__init__()
         self.config = config
-        self.trained_on: str | None = None  # fingerprint of the tokenizer whose tokens it knows; None: not known
-        self.class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: not known
         width, length = config.width, config.tokens + 1  # start, label and all tokens but the last
         self.start = nn.Parameter(torch.empty(1, width))
         self.label_embedding = nn.Embedding(config.classes + 1, width)  # the last one stands for no label
@@ -114,24 +112,6 @@ class AutoregressiveModel(nn.Module):
     def no_label(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with the configuration or any weight."""
-        return model_fingerprint(self.state_dict(), to_plain(self.config))
-
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        described = {"kind": "generator", "config": to_plain(self.config)}
-        save_model(folder, self.state_dict(), described | told(self) | about)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "AutoregressiveModel":
-        """The generator in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
-        state, saved = load_model(folder, "generator")
-        model = cls(from_plain(Autoregressive, saved["config"]))
-        load_weights(model, state, folder)
-        recall(model, saved)
-        return model.eval()
 
     def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Logits:
         """Logits of each token, given the label and the tokens before it.

@@ -6,8 +6,7 @@ those of LightningDiT (Yao et al. 2025, arXiv 2501.01423, table 3): SwiGLU, RMSN
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,6 @@ from robustok.generators.flow_matching import (
     flow_matching_loss,
     noise_levels,
 )
-from robustok.generators.trained_on import recall, told
 from robustok.layers import (
     MLP,
     Attention,
@@ -38,8 +36,7 @@ from robustok.layers import (
     rotation,
     sincos_positions,
 )
-from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Latents, Scalar
 
 Sequence = Float[Tensor, "b n c"]
@@ -136,18 +133,18 @@ class TransformerBlock(nn.Module):
         return parts if len(parts) == 6 else (none, *parts[:2], none, *parts[2:])
 
 
-class DiffusionTransformerModel(nn.Module):
+class DiffusionTransformerModel(Pretrained):
     """Velocities of latents (b n d) at a noise level, as `DiffusionTransformer` says."""
 
     positions: Tensor
     cos: Tensor | None
     sin: Tensor | None
+    kind, config_type = "latent generator", DiffusionTransformer
+    config: DiffusionTransformer
 
     def __init__(self, config: DiffusionTransformer):
         super().__init__()
         self.config = config
-        self.trained_on: str | None = None  # fingerprint of the tokenizer whose latents it knows; None: not known
-        self.class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: not known
         width, d = config.width, config.channels
         if config.layout == "grid":
             self.embed: nn.Module = nn.Conv2d(d, width, config.patch, config.patch)
@@ -193,24 +190,6 @@ class DiffusionTransformerModel(nn.Module):
     def no_label(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with the configuration or any weight."""
-        return model_fingerprint(self.state_dict(), to_plain(self.config))
-
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        described = {"kind": "latent generator", "config": to_plain(self.config)}
-        save_model(folder, self.state_dict(), described | told(self) | about)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DiffusionTransformerModel":
-        """The generator in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
-        state, saved = load_model(folder, "latent generator")
-        model = cls(from_plain(DiffusionTransformer, saved["config"]))
-        load_weights(model, state, folder)
-        recall(model, saved)
-        return model.eval()
 
     def forward(self, latents: Latents, t: Times, labels: Labels) -> Latents:
         """The velocity at `t` along the interpolant that it is trained on."""

@@ -42,11 +42,6 @@ def coefficients(t: Times, interpolant: Interpolant) -> Coefficients:
     return Coefficients(angle.cos(), angle.sin(), -math.pi / 2 * angle.sin(), math.pi / 2 * angle.cos())
 
 
-def time_of_ratio(ratio: Tensor, interpolant: Interpolant) -> Tensor:
-    """The t at which the factor of the noise is `ratio` times that of the data."""
-    return ratio / (1 + ratio) if interpolant == "linear" else 2 / math.pi * ratio.atan()
-
-
 def noise_levels(t: Times) -> Times:
     """`t` as it is. Raises ValueError where it is no noise level; on a GPU, that waits for what is still computed."""
     if not ((t >= 0) & (t <= 1)).all():

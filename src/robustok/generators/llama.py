@@ -7,8 +7,6 @@ authors' code, so that all tokens look at it alike. They train with dropout of 0
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.generators.sampling import LabelDraw, Logits, Predictor
-from robustok.generators.trained_on import recall, told
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
-from robustok.runtime.checkpoint import load_model, load_weights, model_fingerprint, save_model
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -58,12 +54,11 @@ class LlamaBlock(nn.Module):
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-class LlamaModel(nn.Module):
+class LlamaModel(Pretrained):
     """Tokens one after another, as `Llama` says: a `TokenGenerator`."""
 
-    trained_on: str | None = None  # fingerprint of the tokenizer of its tokens; None: unknown
-    class_names: tuple[str, ...] | None = None  # of the images it was trained on; None: unknown
     config: Llama
+    kind, config_type = "llama generator", Llama
 
     def __init__(self, config: Llama):
         super().__init__()
@@ -99,24 +94,6 @@ class LlamaModel(nn.Module):
     def no_label(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with the configuration or any weight."""
-        return model_fingerprint(self.state_dict(), to_plain(self.config))
-
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        described = {"kind": "llama generator", "config": to_plain(self.config)}
-        save_model(folder, self.state_dict(), described | told(self) | about)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "LlamaModel":
-        """The generator in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
-        state, saved = load_model(folder, "llama generator")
-        model = cls(from_plain(Llama, saved["config"]))
-        load_weights(model, state, folder)
-        recall(model, saved)
-        return model.eval()
 
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of each token, given the label and the tokens before it."""

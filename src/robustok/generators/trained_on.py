@@ -1,7 +1,7 @@
 """What a generator was trained on: a tokenizer, to any other its tokens or latents mean nothing, and classes."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from robustok.shapes import Labels
@@ -84,18 +84,6 @@ def check_classes(generator: Any, labels: Labels, names: Sequence[str] | None) -
             ClassesWarning,
             stacklevel=3,
         )
-
-
-def told(generator: Any) -> dict[str, Any]:
-    """What a generator's file says of what it was trained on, as far as it is known."""
-    names = generator.class_names
-    return {"trained_on": generator.trained_on} | ({} if names is None else {"class_names": list(names)})
-
-
-def recall(generator: Any, saved: Mapping[str, Any]) -> None:
-    """Take over what `told` gave."""
-    names = saved.get("class_names")
-    generator.trained_on, generator.class_names = saved.get("trained_on"), names and tuple(names)
 
 
 def _few(values: Sequence[Any]) -> str:

@@ -71,7 +71,7 @@ class FrechetLoss(nn.Module):
             self.mean = torch.where(finite, mean.detach(), old_mean)
             self.second_moment = torch.where(finite, second_moment.detach(), old_second_moment)
             covariance = second_moment - torch.outer(mean, mean)
-            return frechet_distance(mean, covariance, self.reference_mean, self.reference_root)
+            return frechet_loss(mean, covariance, self.reference_mean, self.reference_root)
 
 
 def _joined(seen: Tensor, own: Tensor, share: float) -> Tensor:
@@ -79,7 +79,7 @@ def _joined(seen: Tensor, own: Tensor, share: float) -> Tensor:
     return torch.lerp(seen, own.detach(), share) + (own - own.detach())
 
 
-def frechet_distance(mean: Mean, covariance: Covariance, reference_mean: Mean, reference_root: Covariance) -> Scalar:
+def frechet_loss(mean: Mean, covariance: Covariance, reference_mean: Mean, reference_root: Covariance) -> Scalar:
     """|m - r|^2 + tr(C + R^2 - 2 (R C R)^(1/2)), with R the root of the reference's covariance.
 
     Directions in which R C R vanishes up to rounding count as 0 in the last term and get no gradient from it,

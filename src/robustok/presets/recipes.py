@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from robustok import names
 from robustok.presets import decoders, generators, tokenizers
 from robustok.presets.scales import Scale
 from robustok.report.table import Column, Table
@@ -22,43 +23,16 @@ from robustok.training.tuning import DecoderTuning
 Recipe: TypeAlias = Callable[[Scale], Any]
 Config: TypeAlias = MainTraining | AutoencoderTraining | GeneratorTraining | DecoderTuning
 
-TOKENIZERS: Mapping[str, Recipe] = {
-    make.__name__: make
-    for make in (
-        tokenizers.robustok_imagenet256,
-        tokenizers.robustok_unperturbed,
-        tokenizers.robustok_unannealed,
-        tokenizers.robustok_beta_half,
-        tokenizers.robustok_annealed_to_zero,
-        tokenizers.robustok_reference_code,
-        tokenizers.continuous_imagenet256,
-    )
-}
-GENERATORS: Mapping[str, Recipe] = {
-    make.__name__: make
-    for make in (
-        generators.rar_b,
-        generators.rar_l,
-        generators.llamagen_b,
-        generators.llamagen_l,
-        generators.sit_xl,
-        generators.lightningdit_xl,
-    )
-}
-DECODERS: Mapping[str, Recipe] = {
-    make.__name__: make for make in (decoders.post_robustok, decoders.post_off_the_shelf, decoders.post_reference_code)
-}
-
-
-def names(recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
-    """Everything that can be asked of `recipe`."""
-    return tuple(f"{name}{suffix}" for name in recipes for suffix in ("", "-one_gpu", "-smoke"))
+TOKENIZERS: Mapping[str, Recipe] = {name: getattr(tokenizers, name) for name in names.TOKENIZERS}
+GENERATORS: Mapping[str, Recipe] = {name: getattr(generators, name) for name in names.GENERATORS}
+DECODERS: Mapping[str, Recipe] = {name: getattr(decoders, name) for name in names.DECODERS}
 
 
 def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
     """The config of a name, such as rar_b or rar_b-one_gpu. Raises ValueError for any other."""
-    if name not in names(recipes):
-        raise ValueError(f"there is no run {name!r}; there are {', '.join(names(recipes))}")
+    known = names.scaled(tuple(recipes))
+    if name not in known:
+        raise ValueError(f"there is no run {name!r}; there are {', '.join(known)}")
     run, _, suffix = name.partition("-")
     scale: Any = suffix or "paper"
     return recipes[run](scale)

@@ -1,6 +1,6 @@
 """Several seeds with and without latent perturbation, side by side."""
 
-from robustok.evaluation.intervals import seeds_interval
+from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.report.run import Run, find
 from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import change, decimals, number, percent, signed_percent

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from robustok.evaluation.metric_names import metric_named
+from robustok.evaluation.scores.metric_names import metric_named
 from robustok.report.charts import Series, line_chart, running_mean
 from robustok.report.html import part
 from robustok.report.run import STAGES, Run

@@ -4,7 +4,7 @@ import json
 
 from markupsafe import Markup
 
-from robustok.evaluation.metric_names import metric_named
+from robustok.evaluation.scores.metric_names import metric_named
 from robustok.report.charts import bar
 from robustok.report.html import part
 from robustok.report.run import STAGES, Run, find, flatten

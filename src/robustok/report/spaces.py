@@ -1,6 +1,6 @@
 """What post-training changed in each feature space: the one that was trained in, and those that were held out."""
 
-from robustok.evaluation.metric_names import metric_named
+from robustok.evaluation.scores.metric_names import metric_named
 from robustok.report.run import Run, find
 from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import change, decimals, number, signed_percent

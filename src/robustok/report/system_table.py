@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from robustok.evaluation.compare import unlike
-from robustok.evaluation.metric_names import metric_named
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.difference import unlike
+from robustok.evaluation.scores.metric_names import metric_named
+from robustok.evaluation.scores.score import Score
 from robustok.report.systems import Column, Estimate, System, columns_of
 from robustok.report.text import count, decimals
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustok.evaluation.compare import Difference, distinct, score_difference, unlike
-from robustok.evaluation.intervals import Interval, seeds_interval
-from robustok.evaluation.metric_names import METRICS, arm_of
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.difference import Difference, distinct, score_difference, unlike
+from robustok.evaluation.scores.intervals import Interval, seeds_interval
+from robustok.evaluation.scores.metric_names import METRICS, variant_of
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import read_json
 
 SCORES, CHANGE = "scores.json", "_difference"
@@ -103,11 +103,11 @@ def read_systems(sources: Sequence[tuple[str, Path]], metrics: Sequence[str] | N
     systems: dict[str, System] = {}
     for name, path in sources:
         scores = read_scores(path)
-        alone = "before" if any(arm_of(score.metric)[1] for score in scores) else ""  # a demo's: the decoder before
+        alone = "before" if any(variant_of(score.metric)[1] for score in scores) else ""  # a demo's: the decoder before
         seen = set()
         for score in scores:
             base = name or str(score.system.get("name", "")) or _place(path)
-            metric, arm = arm_of(score.metric.removesuffix(CHANGE))
+            metric, arm = variant_of(score.metric.removesuffix(CHANGE))
             if metric not in metrics:
                 continue
             if score.metric.endswith(CHANGE):

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -84,26 +84,49 @@ def load_model(folder: str | Path, kind: str | None = None) -> tuple[dict[str, T
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Put weights from `source` into a model, all of them and none else. Raises ValueError where they do not fit."""
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    misfits = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(weight.shape)}"
-        for name, weight in own.items()
-        if name in state and state[name].shape != weight.shape
-    ]
-    if missing or unexpected or misfits:
-        raise ValueError(
-            f"the weights in {source} are not those of this model: missing {missing[:5]}, unexpected {unexpected[:5]}, "
-            f"of another shape {misfits[:5]}; weights and config must come from the same model"
-        )
+    complaint = f"the weights in {source} are not those of this model"
+    check_weights(state, model.state_dict(), complaint, "weights and config must come from the same model")
     model.load_state_dict(dict(state))
 
 
-def model_fingerprint(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
-    """16 hex digits that change with the configuration (JSON values) or any weight."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, weight in sorted(state.items()):
-        digest.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+def check_weights(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str, remedy: str, *, shapes: bool = True
+) -> None:
+    """Raises ValueError that lists the first of the missing and unexpected keys, and of those of another shape."""
+    misfits = {
+        "missing": sorted(wanted.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if shapes and name in given and given[name].shape != tensor.shape
+        ],
+    }
+    check_misfits(misfits, complaint, remedy)
+
+
+def check_misfits(misfits: Mapping[str, Sequence[str]], complaint: str, remedy: str) -> None:
+    """Raises ValueError for any keys, listed by what is wrong with them."""
+    if any(misfits.values()):
+        listed = (f"{len(keys)} keys {how} ({first_of(keys)})" for how, keys in misfits.items() if keys)
+        raise ValueError(f"{complaint}: {', '.join(listed)}; {remedy}")
+
+
+def first_of(names: Sequence[str], count: int = 5) -> str:
+    """The first few names, and dots where there are more."""
+    return ", ".join([*names[:count], *(["..."] if len(names) > count else [])])
+
+
+def fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str:
+    """16 hex digits that change with any name, shape, type or byte of the tensors.
+
+    With a `config` (JSON values), which tells shapes and types, they change with it, the names and the bytes.
+    """
+    digest = hashlib.sha256(b"" if config is None else json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        about = name if config is not None else f"{name} {tuple(tensor.shape)} {tensor.dtype} "
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(about.encode() + raw.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

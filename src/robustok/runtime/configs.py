@@ -1,7 +1,9 @@
 """Configs to JSON and back: frozen dataclasses <-> plain dictionaries that name their type."""
 
 import dataclasses
+import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -71,6 +73,12 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
     if kind in (bool, int, float, str):
         return _expect(kind, data, where)
     raise ValueError(f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses")
+
+
+def comments(kind: type) -> dict[str, str]:
+    """The comment of each field of a dataclass, which is its help: behind it, or above it in lines of its own."""
+    found = re.findall(r"((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$", inspect.getsource(kind), re.MULTILINE)
+    return {name: behind or " ".join(re.findall(r"# (.*)", above)) for above, name, behind in found if above or behind}
 
 
 def _from_fields(kind: type, data: Any, where: str) -> Any:

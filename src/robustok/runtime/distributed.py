@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from robustok.runtime.words import TOLD
+
 T = TypeVar("T")
 STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # environment variables
 TIMEOUT = "ROBUSTOK_TIMEOUT"  # environment variable: seconds to wait for the other processes
 PATIENCE = 1800.0  # seconds, where it is not set
 GRACE = 1.0  # seconds in which the main process may be the first to tell of a failure
-SAID = "another process says so"  # note on an error that need not be told again
 BUCKET = 25 * 2**20  # bytes of gradients that travel together, as in DistributedDataParallel
 
 
@@ -28,7 +29,7 @@ def processes() -> Iterator[None]:
     """The processes that torchrun started work together for the while; without torchrun nothing happens.
 
     With GPUs each process has one of its own, which "cuda" then stands for. Raises ValueError where there are fewer.
-    An error on one process ends all of them; on all but one it carries the note `SAID`. A process that is gone or
+    An error on one process ends all of them; on all but one it carries the note `words.TOLD`. A process that is gone or
     does not answer for so many seconds as `ROBUSTOK_TIMEOUT` says is a RuntimeError.
     """
     if _active() or not os.environ.keys() >= STARTED_BY_TORCHRUN:
@@ -56,7 +57,7 @@ def processes() -> Iterator[None]:
     except Exception as error:
         told = _clear(error, patience)
         if not _first_to_fail(store, number, count):
-            told.add_note(SAID)
+            told.add_note(TOLD)
         elif number:
             told.add_note(f"process {number} of {count}")
         if told is error:
@@ -193,16 +194,6 @@ def from_main(make: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
-
-
-def main_first(make: Callable[[], T]) -> T:
-    """What `make` returns: it writes files on the main process, and the others find them there."""
-    if not is_main():
-        barrier()
-    made = make()
-    if is_main():
-        barrier()
-    return made
 
 
 def gather(value: Tensor, counts: Sequence[int] | None = None) -> Tensor:

@@ -58,6 +58,16 @@ def map_array(path: str | Path, name: str) -> Array:
         return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
+def center_square(images: Array) -> Array:
+    """The middle of images (count, height, width, ...) that are not square, as `data.decoding.center_crop` cuts files.
+
+    A network that makes squares of all images would squash them.
+    """
+    side = min(images.shape[1:3])
+    top, left = ((length - side) // 2 for length in images.shape[1:3])
+    return images[:, top : top + side, left : left + side]
+
+
 def checksum(path: str | Path, name: str) -> str:
     """A name for the array's contents: the checksum that the file keeps, and the number of bytes."""
     with _opened(path) as archive:

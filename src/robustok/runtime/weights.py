@@ -6,20 +6,17 @@ downloads; a model of the Hugging Face hub also in that hub's own cache. What is
 
 import hashlib
 import os
-import pickle
 import re
 import urllib.request
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from robustok.runtime.tensor_files import read_tensors
 from robustok.runtime.words import reason
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -158,29 +155,6 @@ def weights_at(source: str, published: WeightFile) -> dict[str, Tensor]:
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         path = HubModel(title=source, repository=source).path()
     return read_tensors((tensor_file(path) or path) if path.is_dir() else path)
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, on the CPU, unwrapped from `model` or `state_dict`.
-
-    Raises ValueError for a file that is missing, damaged, or holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give a file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read as tensors ({reason(error)}); download it again, or save it as safetensors"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"{path} holds no tensors by name; give a file with a model's state_dict")
-    return dict(state)
 
 
 def sha256(path: str | Path) -> str:

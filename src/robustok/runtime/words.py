@@ -1,9 +1,17 @@
 """Numbers and errors in words, for messages of one line."""
 
+TOLD = "another process says so"  # note on an error that need not be told again
+
 
 def counted(number: int, noun: str) -> str:
     """`1 image`, `20,000 images`."""
     return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `3rd`, `4th`, `11th`, `22nd`."""
+    suffix = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
 
 
 def reason(error: BaseException) -> str:

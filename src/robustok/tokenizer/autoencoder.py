@@ -1,20 +1,19 @@
 """A continuous tokenizer: the encoder and decoder of the discrete one, with a bottleneck in the codebook's place."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from robustok.runtime.checkpoint import load_model, load_weights, save_model
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.pretrained import Pretrained, without_decoder
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.bottleneck import KL, Plain, Posterior, VarianceExpansion, encoder_width, posterior
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
-from robustok.tokenizer.tokenizer import check_size, fingerprint
+from robustok.tokenizer.tokenizer import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class AutoencoderConfig:
             raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Pretrained):
     """Images to continuous latents and back.
 
     encode: Images (b 3 h w) in [-1, 1] -> Latents (b n d), each channel with mean 0 and standard deviation 1 over the
@@ -41,6 +40,7 @@ class Autoencoder(nn.Module):
     which do that, are part of the model: 0 and 1 while it trains, measured at the end (`standardize`).
     """
 
+    kind, config_type = "autoencoder", AutoencoderConfig
     latent_mean: Tensor
     latent_scale: Tensor
 
@@ -95,20 +95,8 @@ class Autoencoder(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of what decides the latents: the encoder and the statistics. The decoder may change under it."""
-        return fingerprint({name: v for name, v in self.state_dict().items() if not name.startswith("decoder.")})
+        return fingerprint(without_decoder(self))
 
     def forward(self, images: Images) -> Images:
         """Reconstructions."""
         return self.decode(self.encode(images))
-
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        save_model(folder, self.state_dict(), {"kind": "autoencoder", "config": to_plain(self.config)} | about)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Autoencoder":
-        """The tokenizer in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
-        state, saved = load_model(folder, "autoencoder")
-        model = cls(from_plain(AutoencoderConfig, saved["config"]))
-        load_weights(model, state, folder)
-        return model.eval()

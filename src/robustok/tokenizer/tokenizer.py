@@ -1,6 +1,5 @@
 """The parts assembled: encode, quantize, lookup, decode."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from robustok.runtime.checkpoint import load_model, load_weights, save_model
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.pretrained import Pretrained, without_decoder
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
@@ -102,12 +101,14 @@ def decoding_with(tokenizer: ContinuousTokenizer, decoder: nn.Module) -> Iterato
         tokenizer.decoder = own
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(Pretrained):
     """Images to discrete tokens and back.
 
     encode: Images (b 3 h w) in [-1, 1] -> Latents (b n d); quantize: Latents -> Quantized;
     lookup: Tokens (b n) -> codes (b n d); decode: codes -> Images, not clamped.
     """
+
+    kind, config_type = "tokenizer", TokenizerConfig
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -154,40 +155,15 @@ class Tokenizer(nn.Module):
         Of weights alone, not of what is computed from them: that has other last digits on another device.
         """
         if isinstance(config := self.config.quantizer, VQ):
-            return fingerprint(self._deciding() | {"normalized": torch.tensor(config.normalized)})
-        return fingerprint(self._deciding() | {"codebook": self.codebook})  # no weight, since it is implicit
+            return fingerprint(without_decoder(self) | {"normalized": torch.tensor(config.normalized)})
+        return fingerprint(without_decoder(self) | {"codebook": self.codebook})  # no weight, since it is implicit
 
     def earlier_fingerprints(self) -> tuple[str, ...]:
         """What `fingerprint` was up to version 0.1 where it is another now: of generators and caches made then."""
         if not isinstance(self.config.quantizer, VQ):
             return ()
-        return (fingerprint(self._deciding() | {"codebook": self.codebook}),)
-
-    def _deciding(self) -> dict[str, Tensor]:
-        return {name: v for name, v in self.state_dict().items() if not name.startswith("decoder.")}
+        return (fingerprint(without_decoder(self) | {"codebook": self.codebook}),)
 
     def forward(self, images: Images) -> Images:
         """Reconstructions."""
         return self.decode(self.quantize(self.encode(images)).codes)
-
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
-        """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        save_model(folder, self.state_dict(), {"kind": "tokenizer", "config": to_plain(self.config)} | about)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
-        """The tokenizer in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
-        state, saved = load_model(folder, "tokenizer")
-        model = cls(from_plain(TokenizerConfig, saved["config"]))
-        load_weights(model, state, folder)
-        return model.eval()
-
-
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """16 hex digits that change with any name, shape, type or byte of the tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()[:16]

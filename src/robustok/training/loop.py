@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from robustok.data.loading import prefetched
-from robustok.evaluation.score import Score
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.distributed import is_main, mean, rank
 from robustok.runtime.locking import alone_in

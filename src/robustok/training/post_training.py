@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.data.pairs import Pairs
-from robustok.evaluation.features import Extractor, outputs
-from robustok.evaluation.fid import FeatureStats, frechet_distance
+from robustok.evaluation.features.extractor import Extractor, outputs
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.generators.trained_on import fingerprints
 from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size

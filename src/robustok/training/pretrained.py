@@ -16,7 +16,7 @@ from robustok.backbones.lite0 import EfficientNetLite0, Lite0
 from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.backbones.vgg_hed import VGGHED, vgg_hed
-from robustok.evaluation import lpips
+from robustok.losses import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
 from robustok.losses.perceptual import Perceptual
 from robustok.runtime.weights import WeightFile, weights_at
@@ -59,8 +59,8 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
         case VGGHED():
             return Perceptual(vgg_hed(), stages, size)
         case LPIPSVGG(weights=weights, heads=heads):
-            tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, lpips.VGG)
-            fitted = vgg.random_heads(config) if heads == "random" else weights_at(heads, lpips.HEADS)
+            tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, vgg.VGG16)
+            fitted = vgg.random_heads(config) if heads == "random" else weights_at(heads, vgg.LIN_LAYERS)
             return lpips.lpips_of(tensors, fitted, f"{heads} file of heads", stages, size)
 
 

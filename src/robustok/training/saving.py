@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from robustok.data.pictures import some
-from robustok.evaluation.metric_names import metric_named
-from robustok.evaluation.score import Score
+from robustok.data.file_names import some
+from robustok.evaluation.scores.metric_names import metric_named
+from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import MODEL, load_resume, read_json, replacing, save_resume, write_json
 from robustok.runtime.distributed import from_main, gather, is_main
 from robustok.runtime.writing import Writer, snapshot

@@ -11,8 +11,8 @@ from robustok.data.images import ImageSet, hold_out
 from robustok.data.latents import LatentCache, encode_latents
 from robustok.data.pairs import Touch, check_touch, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
-from robustok.evaluation.features import FeatureSpace, deciding_space, extractor
-from robustok.evaluation.reference import Reference
+from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
+from robustok.evaluation.scores.reference import Reference
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
 from robustok.generators.trained_on import check_classes, check_trained_on

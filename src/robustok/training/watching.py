@@ -17,10 +17,12 @@ import torch
 
 from robustok.data.images import ImageSet
 from robustok.evaluation.decoding import decoded
-from robustok.evaluation.evaluate import score_generator, score_tokenizer
-from robustok.evaluation.features import Extractor, FeatureSpace, extractor
-from robustok.evaluation.reference import Reference
-from robustok.evaluation.score import Score
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.registry import FeatureSpace, extractor
+from robustok.evaluation.scores.generator_scores import score_generator
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling, balanced_labels
 from robustok.runtime.seeding import spread

@@ -1,0 +1,39 @@
+"""What the authors of generators published of them, and by it how a generator is sampled unless its user says."""
+
+from typing import Any, NamedTuple
+
+from robustok.generators.flow import FlowSampling, LatentGenerator
+from robustok.generators.sampling import Sampling
+
+
+class PublishedGenerator(NamedTuple):
+    """What the authors of a generator say of it: published, not reproduced here."""
+
+    weights: str  # where they are: owner/repository:file on the Hugging Face hub
+    sampling: Any  # how they sample it
+    gfid: float | None  # the gFID that they report for that, on ImageNet at 256 pixels
+
+
+def published_generator(generator: Any) -> PublishedGenerator | None:
+    """What the authors of a loaded generator say of its file; None where the file is not known, or its name is shared.
+
+    A file from the hub is known by its repository and name, one on this machine by its name.
+    """
+    source = getattr(generator, "source", None)
+    if source is None:
+        return None
+    known = getattr(generator, "presets", {}).values()
+    by_name = [entry for entry in known if entry.weights.rpartition(":")[2] == source.path.name]
+    if source.repository is not None:
+        by_name = [entry for entry in by_name if entry.weights.partition(":")[0] == source.repository]
+    return by_name[0] if len(by_name) == 1 else None
+
+
+def default_sampling(generator: Any) -> Sampling | FlowSampling:
+    """Settings as published for this file, or for this family; else those of a plain draw without guidance."""
+    entry = published_generator(generator)
+    if entry is not None:
+        return entry.sampling
+    if isinstance(of_family := getattr(generator, "sampling", None), Sampling | FlowSampling):
+        return of_family
+    return FlowSampling() if isinstance(generator, LatentGenerator) else Sampling()

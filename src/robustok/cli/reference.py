@@ -1,0 +1,86 @@
+"""`robustok reference`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any
+
+from robustok.cli.arguments import A_SPACE, VIEW, Count, Device, OutFile, ScoredName, View
+from robustok.cli.options import Option, Shared
+from robustok.cli.terminal import table
+from robustok.runtime.words import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Shared):
+    """Statistics of real images, to score others against.
+
+    Reads images. Writes one file with the mean and covariance of their features and a sample of them, and says what it
+    is of. A file that holds another reference is left alone.
+    """
+
+    group = "Measure"
+
+    # a folder of images, tar shards ('*.tar'), an npz (arr_0: uint8, images x height x width x 3), or fashion-mnist
+    # (the validation part)
+    images: ScoredName
+    out: OutFile  # file to write, .safetensors
+    features: Annotated[str, Option(help=f"space to compute them in: {A_SPACE}")] = "lite0"
+    # side of the center crops of a folder in pixels: 256, and 32 for fashion-mnist, unless given
+    size: Count | None = None
+    view: View = VIEW
+    sample_size: Count = 2000  # images whose features are kept, at most
+    overwrite: bool = False  # replace a file that holds another reference
+    device: Device | None = None
+
+    def run(self) -> None:
+        """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
+        from robustok.cli.images import device_of, is_npz, scored_images, size_of
+        from robustok.cli.scoring import told
+        from robustok.evaluation.features.registry import extractor
+        from robustok.evaluation.scores.reference import Reference as Statistics
+        from robustok.runtime.distributed import is_main
+
+        out = self.out
+        if out.suffix != ".safetensors":  # by which evaluate knows it from images
+            raise ValueError(
+                f"{out} does not end in .safetensors, by which it is known as a reference; give another --out"
+            )
+        extract = extractor(self.features, device_of(self.device))
+        size = self.size or (None if is_npz(self.images) else size_of(self.images))
+        images = scored_images(self.images, size, self.view.scored())
+        about, space, sample = images.describe(), extract.describe(), min(len(images), self.sample_size)
+        there = out.exists() and not self.overwrite
+        if there:
+            _check_same(out, {"images": about, "features": space, "sample": counted(sample, "image")})
+        else:
+            with told("reference", quiet=self.quiet) as tell:
+                made = Statistics.of(images, extract, keep=self.sample_size, progress=tell)
+            if is_main():
+                made.save(out)
+        if not self.quiet:
+            file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
+            held = f"{counted(sample, 'image')}, for precision, recall and kernel distances"
+            print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
+
+
+def in_words(about: Mapping[str, Any]) -> str:
+    """`name photos, count 5000`."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
+
+
+def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
+    """Raises ValueError when the file is not the reference that is wanted."""
+    from robustok.evaluation.scores.reference import Reference as Statistics
+
+    remedy = "choose another file, or add --overwrite"
+    try:
+        there = Statistics.load(out)
+    except ValueError as error:
+        raise ValueError(f"{out} is there already and is no reference; {remedy}") from error
+    found = {"images": there.images, "features": there.space, "sample": counted(len(there.sample), "image")}
+    for name, value in found.items():
+        if value != wanted[name]:
+            text = in_words(value) if isinstance(value, Mapping) else value
+            raise ValueError(f"{out} is there already and holds another reference ({name}: {text}); {remedy}")

@@ -1,0 +1,113 @@
+"""`robustok sample`."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustok.cli.arguments import Count, Device, Fields, GeneratorName, Numbers, OutFolder, Seed, TokenizerName
+from robustok.cli.options import Configurable, Shared
+from robustok.runtime.words import counted
+
+IMAGES, SAMPLES = "images", "samples.npz"  # in the folder that is written to
+GRID = 400  # images in the grid, at most
+
+
+def start() -> Any:
+    """How tokens are drawn unless settings say otherwise: from the generator's own distribution."""
+    from robustok.generators.sampling import Sampling
+
+    return Sampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Configurable, Shared):
+    """Images from a generator and a tokenizer.
+
+    Reads a generator and a tokenizer.
+
+    Writes grid.png and samples.npz (arr_0: uint8, images x height x width x 3, as ADM's; arr_1: labels) into --out.
+    Image i depends on the seed and i alone.
+
+    Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power; or how latents
+    are: --steps, --method, --guidance, --guided-to, --shift. Unless set, as published if that is known.
+    """
+
+    group = "Use"
+    start = staticmethod(start)
+
+    generator: GeneratorName
+    tokenizer: TokenizerName
+    fields: Fields = ()
+    out: OutFolder
+    # classes by number, taken in turn; all unless given
+    labels: Numbers | None = None
+    count: Count = 100  # how many images
+    png: bool = False  # also write every image as a PNG of its own, into OUT/images
+    seed: Seed = 0
+    device: Device | None = None
+
+    def run(self) -> None:
+        """A grid, an npz and, if asked for, a PNG of each image."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        from robustok.adapters.published_generators import default_sampling
+        from robustok.cli.images import device_of
+        from robustok.cli.models import check_fit, generator_of, tokenizer_of
+        from robustok.demo.pictures import write_grid
+        from robustok.evaluation.decoding import decoded
+        from robustok.runtime.checkpoint import write_bytes
+        from robustok.runtime.distributed import is_main
+        from robustok.runtime.logging import Progress
+        from robustok.training.tuning import sample
+
+        device = device_of(self.device)
+        tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
+        generator = generator_of(self.generator, device, tokenizer)
+        check_fit(generator, tokenizer)
+        sampling = self.over(default_sampling(generator))
+        classes = self.labels or range(generator.no_label)
+        labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
+        former = self._former_images()
+        with Progress("sampling", len(labels), quiet=self.quiet) as progress:
+            tokens = sample(generator, labels, sampling, self.seed, progress.update)
+        if not is_main():
+            return
+        pixels = torch.cat(list(decoded(tokenizer, tokens)))
+        columns = len(classes) if len(classes) <= 20 else math.isqrt(min(len(pixels), GRID))
+        write_grid(self.out, "grid", "", "", pixels[:GRID], group="overview", columns=min(columns, len(pixels)))
+        arrays, images = io.BytesIO(), pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        for file in former:
+            file.unlink()
+        np.savez(arrays, images, labels.numpy())
+        write_bytes(self.out / SAMPLES, arrays.getvalue())
+        for number, image in enumerate(images if self.png else ()):
+            data = io.BytesIO()
+            Image.fromarray(image).save(data, "PNG")
+            write_bytes(self.out / IMAGES / _png(number), data.getvalue())
+        self.say(f"grid: {self.out / 'grid.png'}\nimages: {self.out / SAMPLES}")
+
+    def _former_images(self) -> list[Path]:
+        """The pictures in OUT/images, each of which this run draws anew. Raises ValueError where there are others.
+
+        Those of an earlier run would be scored with those of this one, and what is not ours is not to be lost.
+        """
+        folder = self.out / IMAGES
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+        ours = {_png(number) for number in range(self.count)} if self.png else set()
+        sampled = (self.out / SAMPLES).is_file()
+        if there and sampled and self.png and {file.name for file in there} <= ours:
+            return there
+        if there and (self.png or sampled):
+            raise ValueError(
+                f"{folder} holds {counted(len(there), 'file')} that this run would not replace, such as "
+                f"{there[-1].name}; they would be taken for its images, so delete that folder or give another --out"
+            )
+        return []
+
+
+def _png(number: int) -> str:
+    return f"{number:06d}.png"

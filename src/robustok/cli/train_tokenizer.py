@@ -1,0 +1,69 @@
+"""`robustok train-tokenizer`."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from robustok.cli.arguments import CHECKS, Checks, Count, Images, Model, which
+from robustok.cli.training import Training, run_named
+from robustok.names import RUNS, TOKENIZERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(Training):
+    """Stage 1: a tokenizer, with latent perturbation.
+
+    Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained further.
+
+    Writes model.safetensors, config.json, metrics.jsonl, previews/, discriminator/ and best/ into --out.
+
+    Folders are taken in color: tokenizer.channels is 3 for them unless it is set.
+
+    The preset demo leaves the paper in some points, see robustok demo --help; robustok_imagenet256 does not.
+    """
+
+    preset: Annotated[str, which(TOKENIZERS, positional=True)]
+    images: Images
+    # train this one further: a folder of a tokenizer, or another family's file, folder, or
+    # owner/repository[:file][@revision] on the hub
+    tokenizer: Model | None = None
+    # other images, whose rFID, pFID and PSNR are watched, and by whose pFID best/ is chosen
+    validation: Images | None = None
+    checks: Checks = CHECKS
+    pfid_images: Count = 500  # of --check-images, those of pFID, each decoded 15 times
+
+    @staticmethod
+    def start(preset: str = "demo") -> Any:
+        """Main training as a preset has it."""
+        from robustok.presets import recipes
+
+        return run_named(preset).main if preset in RUNS else recipes.recipe(preset, recipes.TOKENIZERS)
+
+    def run(self) -> None:
+        """Main training on the images, of a new tokenizer or of one that is given."""
+        from robustok.cli.images import EMBEDDED, device_of, images_of
+        from robustok.cli.models import tokenizer_of
+        from robustok.cli.validation import of_tokenizer
+        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.training import autoencoder_training, main_training
+
+        self.check_apart()
+        device = device_of(self.device)
+        preset = self.chosen()
+        discrete = isinstance(preset, main_training.MainTraining)
+        given = None
+        if self.tokenizer is not None:
+            given = tokenizer_of(self.tokenizer, device, self.fields)
+            if discrete != isinstance(given, AnyTokenizer):
+                kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
+                kind, names = kinds[discrete]
+                raise ValueError(f"{self.tokenizer} {kind}; take the preset {names} to train it further")
+            preset = replace(preset, tokenizer=None)
+        elif self.images != EMBEDDED:
+            preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
+        config = self.settings(preset)
+        size = (given or config.tokenizer).image_size
+        images = images_of(self.images, size, self.view)
+        train = main_training.train_tokenizer if discrete else autoencoder_training.train_autoencoder
+        checks = of_tokenizer(self.validation, size, config.loop.steps, self.checks, self.pfid_images, self.view)
+        train(config, images, self.out, tokenizer=given, device=device, quiet=self.quiet, **checks)
+        self.say(f"tokenizer: {self.out}")

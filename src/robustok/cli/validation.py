@@ -1,0 +1,64 @@
+"""From what was typed to the validation of a model while it trains."""
+
+from typing import Any
+
+from robustok.cli.arguments import Checks, View
+from robustok.cli.images import images_of, is_npz, is_statistics, scored_images
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.scores.reference import Reference, read_reference
+from robustok.generators.flow import FlowSampling
+from robustok.generators.sampling import Sampling
+from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.training.watching import generator_check, sample_preview, tokenizer_check
+
+VALIDATIONS = 10  # of a model while it trains, unless --check-every says otherwise
+
+
+def of_tokenizer(
+    name: str | None, size: int, steps: int, checks: Checks, pfid_images: int, view: View
+) -> dict[str, Any]:
+    """The check of a tokenizer of that image size on the images of a name, and how often; nothing without a name."""
+    if name is None:
+        return {}
+    images = images_of(name, size, view.scored(own_labels=False), split="validation")
+    check = tokenizer_check(
+        images,
+        count=checks.check_images,
+        pfid_images=min(pfid_images, checks.check_images),
+        features=checks.check_features or "lite0",
+    )
+    return {"check": check, "check_every": _every(checks, steps)}
+
+
+def of_generator(
+    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, checks: Checks, view: View
+) -> dict[str, Any]:
+    """Samples to look at, and with the name of a reference the check of a generator and how often.
+
+    `sampling` is how a preset samples its generator. Where it says nothing, or the tokenizer takes a generator of the
+    other kind, samples are drawn plainly, without guidance.
+    """
+    wanted = Sampling if isinstance(tokenizer, AnyTokenizer) else FlowSampling
+    sampling = sampling if isinstance(sampling, wanted) else wanted()
+    preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
+    if name is None:
+        return preview
+    extract = extractor(checks.check_features or usual_space(name), tokenizer.device)
+    if is_statistics(name):
+        reference = read_reference(name, extract)
+    else:
+        size = None if is_npz(name) else tokenizer.image_size
+        reference = Reference.of(scored_images(name, size, view.scored(own_labels=False)), extract)
+    check = generator_check(tokenizer, reference, sampling=sampling, count=checks.check_images, features=extract)
+    return {"check": check, "check_every": _every(checks, steps), **preview}
+
+
+def usual_space(reference: str | None) -> str:
+    """The feature space to score in unless told: that of a file of statistics, else the embedded one."""
+    if reference is None or not is_statistics(reference):
+        return "lite0"
+    return str(Reference.load(reference).space["features"]) if reference.endswith(".safetensors") else "inception"
+
+
+def _every(checks: Checks, steps: int) -> int:
+    return checks.check_every or max(1, steps // VALIDATIONS)

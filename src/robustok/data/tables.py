@@ -1,0 +1,283 @@
+"""Images in tables: parquet files, datasets of the Hugging Face hub, folders that `Dataset.save_to_disk` wrote.
+
+Parquet has no places of single images, so row groups are read whole, the last ones stay in memory, and an epoch mixes
+windows of them (`order.Windows`), each being read once an epoch; pyarrow is all it takes. The others are Arrow files
+that are mapped into memory, so that any image is a place in a file; a name of the hub takes datasets, which fetches and
+converts the set once.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from robustok.data.classes import SPLITS
+from robustok.data.columns import FIRST, Columns, NoImagesError, arrow, image_bytes
+from robustok.data.file_names import is_hidden, matches, some
+from robustok.data.image_files import BrokenFileError
+from robustok.data.images import short_hash
+from robustok.data.order import Windows
+from robustok.runtime.words import reason
+
+MIXED = 4096  # images that a window holds at least, unless it is given
+LARGEST = 2e9  # bytes of a row group, at most
+PREFIX = "hf:"  # of the name of a dataset on the hub
+SAMPLE = 64  # images whose bytes name the set
+
+
+class Group(NamedTuple):
+    """A row group of a file."""
+
+    file: int
+    number: int
+    rows: int
+
+
+class ParquetFiles:
+    """The images of parquet files, in the order of their names: a file, a folder or a pattern.
+
+    `labels` is the column of labels, "none", or None for a usual one; `window` the row groups that an epoch mixes, as
+    many as hold `MIXED` images unless given; twice as many are kept in memory. Raises ValueError where there are no
+    images or labels, where splits lie side by side, or where row groups are too large to be kept.
+    """
+
+    def __init__(self, path: str | Path, *, labels: str | None = None, window: int | None = None):
+        arrow(f"reading {path}")
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.place, self.paths = str(path), _paths(str(path))
+        try:
+            self._metadata = [pq.read_metadata(file) for file in self.paths]
+            columns = _columns(self.paths, self.place, labels)
+            told = _told(self.paths, columns.label)
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            raise ValueError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
+        self.groups = [
+            Group(file, number, metadata.row_group(number).num_rows)
+            for file, metadata in enumerate(self._metadata)
+            for number in range(metadata.num_row_groups)
+        ]
+        self._starts = np.array([0, *accumulate(group.rows for group in self.groups)])
+        if not len(self):
+            raise ValueError(f"{path} has no rows; give parquet files of images")
+        self._image = columns.image
+        self._check_groups()
+        self.classes, self.labels = columns.labels(told if columns.label else [None] * len(self), self.place)
+        window = min(window or max(2, -(-MIXED * len(self.groups) // len(self))), len(self.groups))
+        self.windows: Windows | None = Windows(tuple(group.rows for group in self.groups), window)
+        self._recent = Recent(self._load, 2 * window)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, index: int) -> bytes:
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        value = self._recent[group][index - int(self._starts[group])].as_py()
+        return image_bytes(value, self.name(index), self.place)
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def describe(self) -> dict[str, Any]:
+        counts = [metadata.num_rows for metadata in self._metadata]
+        files = "\n".join(f"{path.name} {path.stat().st_size} {n}" for path, n in zip(self.paths, counts, strict=True))
+        name = Path(os.path.abspath(self.place)).name if len(self.paths) > 1 else self.paths[0].name
+        return {"name": name, "count": len(self), "hash": short_hash(files.encode())}
+
+    def _load(self, number: int) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        group = self.groups[number]
+        path = self.paths[group.file]
+        try:
+            with pq.ParquetFile(path, metadata=self._metadata[group.file]) as file:
+                return file.read_row_group(group.number, columns=[self._image], use_threads=False).column(0)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"row group {group.number} of {path} is damaged or cut short ({error}); fetch it again"
+            ) from error
+
+    def _check_groups(self) -> None:
+        for group in self.groups:
+            size = self._metadata[group.file].row_group(group.number).total_byte_size
+            if size > LARGEST:
+                raise ValueError(
+                    f"row group {group.number} of {self.paths[group.file]} has {group.rows} rows, {size / 1e9:.3g} GB, "
+                    "and is read whole for each of its images; write the file again with row_group_size=100"
+                )
+
+
+class Recent:
+    """Values of `load` by number, the last `most` of them kept; threads that ask for the same one wait for it."""
+
+    def __init__(self, load: Callable[[int], Any], most: int):
+        self._load, self._most = load, most
+        self._kept = OrderedDict[int, Future[Any]]()
+        self._lock = Lock()
+
+    def __getitem__(self, number: int) -> Any:
+        with self._lock:
+            known = self._kept.get(number)
+            future = known or self._kept.setdefault(number, Future())
+            self._kept.move_to_end(number)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        if known is None:
+            try:
+                future.set_result(self._load(number))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(number, None)
+                future.set_exception(error)
+        return future.result()
+
+
+def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
+    """The columns of all files. Raises ValueError where they differ."""
+    import pyarrow.parquet as pq
+
+    @cache
+    def first(name: str) -> list[Any]:
+        """The first cells of a column of the first file, which is like the others."""
+        with pq.ParquetFile(paths[0]) as file:
+            known = name in file.schema_arrow.names
+            batch = next(file.iter_batches(FIRST, columns=[name]), None) if known else None
+            return batch.column(0).to_pylist() if batch is not None else []
+
+    found = [Columns.of(pq.read_schema(file), str(file), label=labels, first=first) for file in paths]
+    for file, columns in zip(paths, found, strict=True):
+        if columns != found[0]:
+            raise ValueError(
+                f"{file} and {paths[0]} of {place} have other columns or other names of classes; write them alike, or "
+                "give one of them"
+            )
+    return found[0]
+
+
+def _told(paths: Sequence[Path], label: str | None) -> list[Any]:
+    """The values of the label column of all files."""
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(file, columns=[label], partitioning=None) for file in paths] if label else []
+    return [value for table in tables for value in table.column(0).to_pylist()]
+
+
+def holds_images(file: Path) -> bool:
+    """Tell whether a parquet file has a column of images, or cannot be looked into."""
+    try:
+        _columns([file], str(file), "none")
+    except NoImagesError:
+        return False
+    except (ValueError, OSError, ImportError):
+        return True
+    return True
+
+
+def _paths(place: str) -> Sequence[Path]:
+    """The files of a path or pattern, in the order of their names. Raises ValueError for several splits."""
+    folder = Path(place)
+    if folder.is_dir():
+        found = [path for path in folder.rglob("*") if path.suffix.lower() == ".parquet" and path.is_file()]
+        files = sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+    else:
+        files = list(map(Path, matches(place)))
+    if not files:
+        raise ValueError(
+            f"there is no parquet file in {place}; give a file, a folder or a pattern such as 'train-*.parquet'"
+        )
+    splits = sorted({file.name.partition("-")[0].partition(".")[0].lower() for file in files} & SPLITS)
+    if len(splits) > 1:
+        raise ValueError(
+            f"{place} holds the splits {some(splits)}; give a pattern that takes one of them, such as "
+            f"'{files[0].parent}/{splits[-1]}-*.parquet'"
+        )
+    return files
+
+
+class ArrowFiles:
+    """The images of an Arrow table. Raises ValueError where no column holds images, or labels are missing."""
+
+    windows: Windows | None = None
+
+    def __init__(self, table: Any, place: str, *, labels: str | None = None, features: dict[str, Any] | None = None):
+        if not table.num_rows:
+            raise ValueError(f"{place} has no rows; give a set of images")
+
+        def first(name: str) -> list[Any]:
+            """The first cells of a column."""
+            return list(table.column(name)[:FIRST].to_pylist())
+
+        columns = Columns.of(table.schema, place, label=labels, first=first, features=features)
+        self.place, self._images = place, table.column(columns.image)
+        told = table.column(columns.label).to_pylist() if columns.label else [None] * table.num_rows
+        self.classes, self.labels = columns.labels(told, place)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> bytes:
+        return image_bytes(self._images[index].as_py(), self.name(index), self.place)
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def describe(self) -> dict[str, Any]:
+        """The hash is of all labels and of some images, evenly spaced."""
+        chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
+        digest = short_hash(self.labels.numpy().tobytes(), *(self._known(index) for index in chosen))
+        return {"name": self.place.rstrip("/").rpartition("/")[2], "count": len(self), "hash": digest}
+
+    def _known(self, index: int) -> bytes:
+        """The bytes of an image; none where its cell is empty."""
+        try:
+            return self.read(index)
+        except BrokenFileError:
+            return b""
+
+
+def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
+    """The images of a folder that `Dataset.save_to_disk` wrote. Raises ValueError for one of several splits."""
+    pa, folder = arrow(f"reading {folder}"), Path(folder)
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+        raise ValueError(f"{folder} holds the splits {', '.join(splits)}; give one of them: {folder / splits[0]}")
+    try:
+        names = [entry["filename"] for entry in json.loads((folder / "state.json").read_bytes())["_data_files"]]
+        tables = [pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all() for name in names]
+        features = json.loads((folder / "dataset_info.json").read_bytes()).get("features")
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise ValueError(f"{folder} is no whole folder of Dataset.save_to_disk ({error}); save it again") from error
+    return ArrowFiles(pa.concat_tables(tables), str(folder), labels=labels, features=features)
+
+
+def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles:
+    """The images of `hf:owner/name` or `hf:owner/name:split`. Raises ValueError where the set cannot be had."""
+    name, _, given = name.removeprefix(PREFIX).partition(":")
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ValueError(f"{PREFIX}{name} takes datasets; pip install 'robustok[data]'") from error
+    try:
+        dataset = load_dataset(name, split=given or split)
+    except (OSError, ValueError, RuntimeError) as error:
+        why = reason(error)
+        raise ValueError(
+            f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"
+        ) from error
+    return ArrowFiles(dataset.data.table, f"{PREFIX}{name}:{given or split}", labels=labels)
+
+
+def is_saved(folder: Path) -> bool:
+    """Tell whether `save_to_disk` wrote a folder."""
+    whole = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return whole or (folder / "dataset_dict.json").is_file()

@@ -1,0 +1,158 @@
+"""Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustok.runtime.words import counted
+from robustok.shapes import Features, Images, Pixels
+
+FULL = 16  # images from which on the batch size does not matter
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Pixels (b 3 h w) uint8 -> Features (b f) float32, each image on its own."""
+
+    name: str
+
+    def __call__(self, pixels: Tensor) -> Features: ...
+    def describe(self) -> dict[str, Any]:
+        """What a score's protocol says of the features: space, weights, resize."""
+        ...
+
+
+class Outputs(NamedTuple):
+    """All that metrics ask of one forward pass; what a space does not have is None."""
+
+    features: Features  # (b f): Frechet and kernel distances, precision and recall
+    logits: Features | None = None  # (b classes), of a classifier: the Inception Score is of their softmax
+    spatial: Features | None = None  # (b s), features that know where they are: sFID
+    side: int | None = None  # pixels of the square that was looked at, where it follows the images' own size
+
+
+@runtime_checkable
+class RichExtractor(Extractor, Protocol):
+    """An extractor with more to give than its features, from the same forward pass."""
+
+    def outputs(self, pixels: Tensor) -> Outputs: ...
+
+
+def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
+    """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone.
+
+    Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
+    """
+    found = Outputs(*extract.outputs(pixels)) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    count, name = len(pixels), extract.name
+    logits, spatial = (x if x is None else checked(name, x, count) for x in found[1:3])
+    return Outputs(checked(name, found.features, count), logits, spatial, found.side)
+
+
+def checked(name: str, made: object, count: int) -> Features:
+    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    what = type(made).__name__
+    if isinstance(made, Tensor | np.ndarray):
+        what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
+        if made.ndim == 2 and len(made) == count:
+            if isinstance(made, Tensor) and made.is_floating_point():
+                return made.float()
+            if isinstance(made, np.ndarray) and made.dtype.kind == "f":
+                return torch.from_numpy(made.astype(np.float32))
+    raise ValueError(
+        f"{name} made a {what} from {counted(count, 'image')}; an extractor returns floats of shape ({count}, features)"
+    )
+
+
+class NetworkExtractor:
+    """What a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
+
+    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. `limits` are those within which
+    the network looks at images at their own size; streams and scores tell the side that was used. Batches are filled up
+    to a multiple of 16: in smaller ones convolutions add up in another order, and a score would change in its sixth
+    digit with the number of images that happen to come together.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        about: dict[str, Any],
+        *,
+        limits: tuple[int, int] | None = None,
+        batch_size: int = 32,
+        device: torch.device | str = "cpu",
+    ):
+        self.name, self.limits = str(about["features"]), limits
+        self.about, self.batch_size, self.device = about, batch_size, torch.device(device)
+        self.network = network.to(self.device).eval()
+
+    def __call__(self, pixels: Tensor) -> Features:
+        return self.outputs(pixels).features
+
+    @torch.no_grad()
+    def outputs(self, pixels: Tensor) -> Outputs:
+        check_pixels(pixels)
+        with torch.autocast(self.device.type, enabled=False):  # bfloat16 shifts distances by 1 %
+            parts = [self._filled(part.to(self.device)) for part in pixels.split(self.batch_size)]
+        columns = zip(*parts, strict=True)
+        features, logits, spatial = (None if column[0] is None else torch.cat(column) for column in columns)
+        assert features is not None
+        side = None if self.limits is None else side_within(pixels, *self.limits)
+        return Outputs(features, logits, spatial, side)
+
+    def _filled(self, pixels: Pixels) -> list[Tensor | None]:
+        missing = -len(pixels) % min(FULL, self.batch_size)
+        found: Outputs = self.network(torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]))
+        return [None if part is None else part[: len(pixels)] for part in found[:3]]
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self.about)
+
+
+class CustomExtractor:
+    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself."""
+
+    def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
+        self.function = function
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Features:
+        check_pixels(pixels)
+        return checked(self.name, self.function(pixels), len(pixels))
+
+    def describe(self) -> dict[str, Any]:
+        return {"features": self.name}
+
+
+def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
+    """Images of size x size pixels, bilinear; every pixel counts when they shrink."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def side_within(images: Tensor, smallest: int, largest: int) -> int:
+    """The longer side of images (b c h w), no less and no more than the limits."""
+    return min(max(*images.shape[-2:], smallest), largest)
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Raises ValueError for anything but uint8 (b 3 h w), with at least one image and one pixel in it."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(
+            f"scores are computed from uint8 pixels, not from {pixels.dtype}; "
+            "turn images in [-1, 1] into pixels with robustok.shapes.to_pixels"
+        )
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(
+            f"pixels have shape (images, 3, height, width), not {tuple(pixels.shape)}; "
+            "repeat a gray channel three times, put channels before height"
+        )
+    if not pixels.numel():
+        raise ValueError(f"there is no pixel in a batch of shape {tuple(pixels.shape)}; give at least one image")

@@ -1,0 +1,83 @@
+"""Feature spaces by name: which there are, and the extractor that a name or a function stands for."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from robustok.backbones.lite import LITE1, LITE2
+from robustok.evaluation.features.extractor import CustomExtractor, Extractor
+from robustok.evaluation.features.spaces.clip import clip_space
+from robustok.evaluation.features.spaces.convnextv2 import convnextv2_space
+from robustok.evaluation.features.spaces.dinov2 import dinov2_224_space, dinov2_space
+from robustok.evaluation.features.spaces.inception import inception_space
+from robustok.evaluation.features.spaces.lite import LITE0_SIDES, lite0, lite_space
+from robustok.evaluation.features.spaces.mae import mae_space
+from robustok.evaluation.features.spaces.siglip2 import siglip2_space
+from robustok.evaluation.features.spaces.vgg_hed import vgg_hed_space
+from robustok.names import IN_PACKAGES, SPACES
+from robustok.shapes import Features, Pixels
+
+WITH_WEIGHTS = {
+    "inception": inception_space,
+    "dinov2": dinov2_space,
+    "dinov2-224": dinov2_224_space,
+    "clip": clip_space,
+    "siglip2": siglip2_space,
+    "mae": mae_space,
+    "convnextv2": convnextv2_space,
+}
+
+FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
+FeatureSpaces: TypeAlias = FeatureSpace | Sequence[FeatureSpace]
+
+
+def deciding_space(side: int) -> str:
+    """The embedded space that looks at images of that side in pixels whole: no finer detail goes unseen.
+
+    At 64 pixels, as scores are by default, what an error of a decoder does to the finest details of larger images
+    averages out. Smaller images are enlarged to 64; above 224, the side that the network was trained at, they shrink.
+    """
+    least, most = LITE0_SIDES
+    return "lite0" if side <= least else f"lite0@{min(side, most)}"
+
+
+def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor that a name or a function stands for; an extractor is returned as it is.
+
+    A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth"; "lite0@224" is lite0
+    at 224 pixels rather than 64. Raises ValueError for any other, and when the weights cannot be had.
+    """
+    if isinstance(features, Extractor):
+        return features
+    if callable(features):
+        return CustomExtractor(features)
+    name, _, given = features.partition(":")
+    if name in WITH_WEIGHTS:
+        return WITH_WEIGHTS[name](Path(given) if given else None, device=device)
+    match name:
+        case _ if given:
+            pass
+        case "lite0":
+            return lite0(device=device)
+        case "lite1" | "lite2":
+            return lite_space(LITE1 if name == "lite1" else LITE2, device=device)
+        case "vgg-hed":
+            return vgg_hed_space(device=device)
+        case _ if side := re.fullmatch(r"lite0@([0-9]{1,4})", name):
+            return lite0(int(side[1]), device=device)
+    raise ValueError(
+        f"there is no feature space {features!r}; choose {', '.join(SPACES[:-1])} or {SPACES[-1]}, all but "
+        f"{', '.join(IN_PACKAGES)} also with weights of your own (inception:/path/to/weights.pth), or give a function "
+        "from pixels to features"
+    )
+
+
+def extractors(features: FeatureSpaces, device: torch.device | str = "cpu") -> list[Extractor]:
+    """One or several. Raises ValueError for none."""
+    several = features if isinstance(features, Sequence) and not isinstance(features, str) else [features]
+    if not several:
+        raise ValueError("there is no feature space to score in; name at least one")
+    return [extractor(space, device) for space in several]

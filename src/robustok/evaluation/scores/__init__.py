@@ -1,0 +1,1 @@
+"""Scores: metrics of images, tokenizers and generators, with their protocols, intervals and references."""

@@ -1,0 +1,66 @@
+"""FDr: Frechet distances of several feature spaces on one scale, each over that of the validation set, and their mean.
+
+A single space hides what it does not see, and can be trained against. In six spaces the mean is called FDr6.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from robustok.evaluation.scores.score import Score
+
+IMAGENET_256 = {  # distance of ImageNet's validation images from the training images, at 256 pixels
+    "inception": 1.68,
+    "dinov2": 14.19,
+    "clip": 5.60,
+    "siglip2": 0.60,
+    "mae": 0.04,
+    "convnextv2": 56.87,
+}
+
+
+def ratios(distances: Mapping[str, float], normalizers: Mapping[str, float] = IMAGENET_256) -> dict[str, float]:
+    """Each space's distance over its normalizer: 1 is as far from the reference as other real images are.
+
+    Raises ValueError when a space has no normalizer, or one that is not above 0.
+    """
+    for space in distances:
+        if space not in normalizers:
+            raise ValueError(
+                f"there is no normalizer for {space!r}, only for {', '.join(normalizers)}; give the Frechet distance "
+                "of other real images from the same reference in that space"
+            )
+        if not normalizers[space] > 0:
+            raise ValueError(f"the normalizer of {space!r} is {normalizers[space]}; a distance of images is above 0")
+    return {space: distance / normalizers[space] for space, distance in distances.items()}
+
+
+def fdr(distances: Sequence[Score], normalizers: Mapping[str, float] = IMAGENET_256) -> Score:
+    """The mean ratio of Frechet distances of the same images, one a space, as the score `fdr6` (`fdr2` for two).
+
+    The default normalizers are those of ImageNet at 256 pixels; for other images give each space's distance between
+    validation and training images, as `score_images` computes it. Raises ValueError for scores of no or one and the
+    same space, of different metrics or numbers of images, and for a space without a normalizer.
+    """
+    if not distances:
+        raise ValueError("there is no distance to take a mean of; give one Frechet distance a feature space")
+    by_space = {str(score.protocol.get("features")): score for score in distances}
+    if len(by_space) < len(distances):
+        raise ValueError(f"{len(distances)} distances are of {len(by_space)} spaces; give one of each space")
+    first = distances[0]
+    for name in ("metric", "images", "seeds"):
+        if len({getattr(score, name) for score in distances}) > 1:
+            found = ", ".join(f"{getattr(score, name)}" for score in distances)
+            raise ValueError(f"the distances differ in {name}: {found}; score the same images in every space")
+    ratio = ratios({space: score.value for space, score in by_space.items()}, normalizers)
+    return Score(
+        metric=f"fdr{len(distances)}",
+        value=math.fsum(ratio.values()) / len(ratio),
+        images=first.images,
+        seeds=first.seeds,
+        protocol={
+            "of": first.metric,
+            "ratios": ratio,
+            "normalisers": {space: normalizers[space] for space in ratio},
+            "spaces": {space: dict(score.protocol) for space, score in by_space.items()},
+        },
+    )

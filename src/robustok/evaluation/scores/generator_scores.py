@@ -1,0 +1,166 @@
+"""Scores of generators, and of several decoders of the same samples, each with the protocol it was computed by."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustok.evaluation.decoding import Autoencoder, decoded, precision
+from robustok.evaluation.features.image_source import Progress
+from robustok.evaluation.features.registry import FeatureSpaces
+from robustok.evaluation.scores.difference import paired_difference
+from robustok.evaluation.scores.feature_stream import KEPT, FeatureStream, extracted
+from robustok.evaluation.scores.image_scores import score_features, with_references
+from robustok.evaluation.scores.metric_names import VARIANTS
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
+from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
+from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.generators.trained_on import check_trained_on
+from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import from_main, rank, world_size
+from robustok.shapes import Labels
+from robustok.tokenizer.tokenizer import ContinuousTokenizer
+
+
+def score_generator(
+    generator: TokenGenerator | LatentGenerator,
+    tokenizer: Autoencoder,
+    reference: Reference | Sequence[Reference],
+    labels: Labels,
+    features: FeatureSpaces = "lite0",
+    *,
+    sampling: Sampling | FlowSampling,
+    seed: int = 0,
+    batch_size: int = 125,
+    keep: int = KEPT,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """What `score_features` says of one sampled image per label, the i-th drawn from (seed, i).
+
+    With several feature spaces there is one reference for each, in the same order; images are sampled once. Raises
+    ValueError for a generator that was trained on another tokenizer, and for `sampling` of another kind of generator.
+    """
+    only = {"": tokenizer}
+    return _scored(generator, only, reference, labels, features, sampling, seed, batch_size, keep, progress)
+
+
+def score_decoders(
+    generator: TokenGenerator | LatentGenerator,
+    decoders: Mapping[str, Autoencoder],
+    reference: Reference | Sequence[Reference],
+    labels: Labels,
+    features: FeatureSpaces = "lite0",
+    *,
+    sampling: Sampling | FlowSampling,
+    seed: int = 0,
+    batch_size: int = 125,
+    keep: int = KEPT,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """What `score_streams` says of tokenizers that decode the same samples, which are those of `score_generator`.
+
+    Raises what that does, and ValueError for tokenizers with other tokens or latents, which is for those that tell it
+    by a `fingerprint`.
+    """
+    prints = {tokenizer.fingerprint() for tokenizer in decoders.values() if isinstance(tokenizer, ContinuousTokenizer)}
+    if len(prints) > 1:
+        raise ValueError(
+            f"the tokenizers {', '.join(decoders)} have other tokens, so they cannot decode the same ones; compare a "
+            "tokenizer with one post-trained from it, or score each with its own generator"
+        )
+    return _scored(generator, decoders, reference, labels, features, sampling, seed, batch_size, keep, progress)
+
+
+def _scored(
+    generator: TokenGenerator | LatentGenerator,
+    decoders: Mapping[str, Autoencoder],
+    reference: Reference | Sequence[Reference],
+    labels: Labels,
+    features: FeatureSpaces,
+    sampling: Sampling | FlowSampling,
+    seed: int,
+    batch_size: int,
+    keep: int,
+    progress: Progress | None,
+) -> list[Score]:
+    """Scores of one or several decoders of the same samples, in each space. Several processes share the work."""
+    first, *_ = tokenizers = list(decoders.values())
+    for tokenizer in tokenizers:
+        check_trained_on(generator, tokenizer)
+    spaces = with_references(features, reference, first.device)
+    streams = [{name: FeatureStream(extract.describe(), keep) for name in decoders} for extract, _ in spaces]
+    batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
+    done = 0
+    for at in batches:
+        drawn = _drawn(generator, labels[at], sampling, seed, int(at[0]))
+        for name, tokenizer in decoders.items():
+            pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
+            for (extract, _), own in zip(spaces, streams, strict=True):
+                own[name].add(extracted(extract, pixels), at)
+        done += len(at)
+        if progress is not None:
+            progress(done, sum(map(len, batches)))
+    whole = [{name: stream.gather() for name, stream in own.items()} for own in streams]
+    about = {
+        "sampling": to_plain(sampling),
+        "precision": {"sampled": precision(generator), "decoded": precision(first)},
+    }
+
+    def scores() -> list[Score]:
+        pairs = zip(spaces, whole, strict=True)
+        return [s for (_, real), own in pairs for s in score_streams(own, real, seeds=(seed,), protocol=about)]
+
+    return from_main(scores)
+
+
+def score_streams(
+    streams: Mapping[str, FeatureStream],
+    reference: Reference,
+    *,
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+) -> list[Score]:
+    """What `score_features` says of each decoder's images of the same tokens, and how much each pair differs.
+
+    `streams` are named after the decoders, with names of `metric_names.VARIANTS`: {"before": ..., "after": ...} makes
+    gfid_before, gfid_after and one gfid_difference, whose protocol says from which to which. A single one may have no
+    name, "".
+    """
+    scores = []
+    for name, stream in streams.items():
+        scores += score_features(stream, reference, suffix=name and f"_{name}", seeds=seeds, protocol=protocol)
+    for one, other in combinations([variant for variant in VARIANTS if variant in streams], 2):
+        change = paired_difference(streams[one], streams[other], reference)
+        how = {"from": one, "to": other, "tokens": "the same", "in_words": change.in_words()}
+        told = {**reference.space, **(protocol or {})}
+        how |= {name: told[name] for name in ("features", "precision") if name in told}
+        scores.append(
+            Score(
+                metric="gfid_difference",
+                value=change.value,
+                interval=change.interval,
+                images=streams[one].count,
+                seeds=seeds,
+                protocol=how,
+            )
+        )
+    return scores
+
+
+def _drawn(
+    generator: TokenGenerator | LatentGenerator,
+    labels: Labels,
+    sampling: Sampling | FlowSampling,
+    seed: int,
+    first: int,
+) -> Tensor:
+    """Tokens or latents, by the kind of the generator. ValueError for settings of the other kind."""
+    if isinstance(generator, LatentGenerator) and isinstance(sampling, FlowSampling):
+        return sample_latents(generator, labels, sampling, seed=seed, first=first, batch_size=len(labels))
+    if isinstance(generator, TokenGenerator) and isinstance(sampling, Sampling):
+        return sample_tokens(generator, labels, sampling, seed=seed, first=first, batch_size=len(labels))
+    kinds = "a generator of latents takes FlowSampling, one of tokens takes Sampling"
+    raise ValueError(f"{type(generator).__name__} cannot be sampled by {type(sampling).__name__}; {kinds}")

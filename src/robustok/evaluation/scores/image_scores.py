@@ -1,0 +1,202 @@
+"""Scores of sets of images, each with the protocol that it was computed by: from their features and a reference.
+
+Several processes (`robustok.runtime.distributed.processes`) share the images; all of them get the scores, which are
+those of one process, see `robustok.evaluation.scores.tokenizer_scores`.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.image_source import ImageSource, Progress
+from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractors
+from robustok.evaluation.metrics.fid import frechet_distance
+from robustok.evaluation.metrics.inception_score import SPLIT
+from robustok.evaluation.metrics.kernel_distance import kernel_distance
+from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
+from robustok.evaluation.metrics.sliced_wasserstein import DIRECTIONS, mind
+from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, feature_stream, stream_of
+from robustok.evaluation.scores.intervals import fraction_interval
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Distance, Score
+from robustok.runtime.distributed import from_main
+from robustok.runtime.seeding import stream as random_stream
+
+
+def score_images(
+    images: ImageSource,
+    reference: Reference,
+    features: FeatureSpace = "lite0",
+    *,
+    metric: str = "fd_floor",
+    progress: Progress | None = None,
+) -> Score:
+    """Frechet distance of one set of images to the reference; for other real images, it is the floor."""
+    stream = stream_of(images, features, progress=progress)
+    reference.check_space(stream.space)
+    protocol = {**stream.space, "reference": reference.images, "generated": images.describe()}
+    return from_main(lambda: frechet_score(metric, stream, reference, protocol))
+
+
+def score_image_set(
+    images: ImageSource,
+    reference: Reference | Sequence[Reference],
+    features: FeatureSpaces = "lite0",
+    *,
+    metric: str = "fid",
+    keep: int = KEPT,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """What `score_features` says of a set of images, of which `keep` at most are the sample.
+
+    With several feature spaces there is one reference for each, in the same order.
+    """
+    about = {"generated": images.describe()}
+    scores: list[Score] = []
+    for extract, real in with_references(features, reference):
+        stream = stream_of(images, extract, keep=keep, progress=progress)
+        scores += _scored(stream, real, metric=metric, protocol=about)
+    return scores
+
+
+def score_pixels(
+    generated: Iterable[Tensor],
+    reference: Reference,
+    features: FeatureSpace = "lite0",
+    *,
+    metric: str = "gfid",
+    suffix: str = "",
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+    keep: int = KEPT,
+) -> list[Score]:
+    """What `score_features` says of batches of uint8 (b 3 h w). Several processes each go through all batches."""
+    stream = feature_stream(generated, features, keep=keep)
+    return _scored(stream, reference, metric=metric, suffix=suffix, seeds=seeds, protocol=protocol)
+
+
+def _scored(stream: FeatureStream, reference: Reference, **how: Any) -> list[Score]:
+    return from_main(lambda: score_features(stream, reference, **how))
+
+
+def with_references(
+    features: FeatureSpaces, reference: Reference | Sequence[Reference], device: torch.device | str = "cpu"
+) -> list[tuple[Extractor, Reference]]:
+    """Each extractor and its reference. Raises ValueError where they are not as many, or of other spaces."""
+    spaces = extractors(features, device)
+    references = [reference] if isinstance(reference, Reference) else list(reference)
+    if len(spaces) != len(references):
+        raise ValueError(f"there are {len(spaces)} feature spaces and {len(references)} references; give one for each")
+    for extract, real in zip(spaces, references, strict=True):
+        real.check_space(extract.describe())
+    return list(zip(spaces, references, strict=True))
+
+
+def score_features(
+    generated: FeatureStream,
+    reference: Reference,
+    *,
+    metric: str = "gfid",
+    suffix: str = "",
+    seeds: tuple[int, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
+) -> list[Score]:
+    """The Frechet distance of all images, called `metric`; with what the feature space has for it sFID and the
+    Inception Score; of samples precision and recall, density and coverage, the kernel distance and MIND.
+
+    Precision alone of these is a mean over generated images, and so has an interval; what the others would be with
+    other images, only other seeds tell. `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how
+    the images were generated. What the reference has no sample for, and what takes more images than there are, is left
+    out with a warning.
+    """
+    reference.check_space(generated.space)
+    about = {**generated.space, "reference": reference.images, **(protocol or {})}
+    distance = frechet_score(metric + suffix, generated, reference, about, seeds)
+    values = [*_of_all(generated, reference), *_of_samples(generated, reference)]
+    return [
+        distance,
+        *(
+            Score(
+                metric=f"{name}{suffix}",
+                value=value,
+                interval=fraction_interval(value, how["generated_sample"]) if name == "precision" else None,
+                images=generated.stats.count,
+                seeds=seeds,
+                protocol={**about, **how},
+            )
+            for name, value, how in values
+        ),
+    ]
+
+
+def frechet_score(
+    metric: str,
+    generated: FeatureStream | Reference,
+    reference: Reference,
+    protocol: Mapping[str, Any],
+    seeds: tuple[int, ...] = (),
+) -> Score:
+    """The Frechet distance alone, with its interval."""
+    protocol = {**protocol, "interval": "95 %, over generated images, the reference held fixed"}
+    return Distance.between(reference, generated, paired=False).score(metric, protocol, seeds)
+
+
+Value = tuple[str, float, dict[str, Any]]  # metric, value and how it was had
+
+
+def _of_all(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
+    """What a space with spatial features and classes tells of all images."""
+    if generated.spatial and reference.spatial:
+        yield "sfid", frechet_distance(reference.spatial, generated.spatial), {"of": "spatial features"}
+    if generated.classes:
+        score = generated.classes.score()
+        yield "inception_score", score.mean, {"splits": f"{SPLIT} consecutive images", "std": score.std}
+
+
+def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
+    """What is told by images one by one."""
+    one, other = generated.sample, reference.sample
+    if not len(other):
+        warnings.warn(
+            "the reference has statistics only, so precision, recall, density, coverage, kernel distance and MIND are "
+            "left out; make a reference from its images to have them",
+            stacklevel=4,
+        )
+        return
+    sampled = {"generated_sample": len(one), "reference_sample": len(other), "samples": SAMPLES}
+    measures: list[tuple[str, Callable[[], Iterable[tuple[str, float]]], dict[str, Any]]] = [
+        (
+            "precision and recall",
+            lambda: precision_recall(generated=one, real=other, k=3)._asdict().items(),
+            {"k": 3, "balls": "closed"},
+        ),
+        (
+            "density and coverage",
+            lambda: density_coverage(generated=one, real=other, k=5)._asdict().items(),
+            {"k": 5, "balls": "open"},
+        ),
+        (
+            "the kernel distance",
+            lambda: [("kid", kernel_distance(generated=one, real=other))],
+            {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
+        ),
+        (
+            "MIND",
+            lambda: [("mind", mind(generated=one, real=other, generator=random_stream(0, "MIND")))],
+            {"directions": DIRECTIONS},
+        ),
+    ]
+    missing: dict[str, list[str]] = {}  # why: what
+    for names, measure, how in measures:
+        try:
+            for name, value in measure():
+                yield name, value, {**sampled, **how}
+        except ValueError as error:  # of images too few or too much alike, of which the Frechet distance is known
+            missing.setdefault(str(error), []).append(names)
+    if missing:
+        left_out = "; ".join(f"{' and '.join(names)} left out, for {why}" for why, names in missing.items())
+        warnings.warn(f"what these images tell is given, but {left_out}", stacklevel=4)

@@ -1,0 +1,264 @@
+"""Reference: feature statistics of real images to score against, from images or from files, ADM's and others'.
+
+A file that others published (ADM, torch-fidelity, pytorch-fid, clean-fid) does not say what its features are; it is
+taken for the extractor's that is given, and refused where that cannot be: by the number of features, and by the file's
+own images where it has some.
+"""
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from robustok.evaluation.features.extractor import Extractor, Outputs, outputs
+from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress
+from robustok.evaluation.features.registry import FeatureSpace, extractor
+from robustok.evaluation.metrics.fid import FeatureStats
+from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, FeatureStream, extracted, stream_of
+from robustok.runtime.checkpoint import write_bytes
+from robustok.runtime.distributed import from_main, rank, world_size
+from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
+from robustok.runtime.tensor_files import read_tensor_file
+from robustok.shapes import Features
+
+FAR = 100  # times the squared distance that two means of the same images' features have on average
+ARRAYS: list[Any] = [  # what a pickled array calls, by numpy's own names before and since numpy 2
+    *((np._core.multiarray._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),  # type: ignore[attr-defined]
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """Feature statistics of real images, with what a score's protocol says of them."""
+
+    stats: FeatureStats
+    sample: Features  # (some images, f), as if drawn, for precision, recall and kernel distances; may be none
+    images: dict[str, Any]  # what the images are, their hash among it
+    space: dict[str, Any]  # what the features are
+    spatial: FeatureStats | None = None  # of the spatial features, for sFID, where the space has them
+
+    @classmethod
+    def of(
+        cls,
+        images: ImageSource,
+        features: FeatureSpace = "lite0",
+        *,
+        keep: int = KEPT,
+        batch_size: int = BLOCK,
+        progress: Progress | None = None,
+    ) -> "Reference":
+        """The reference that `images` are, `keep` of them at most as a sample. Several processes share the work."""
+        stream = stream_of(images, features, keep=keep, batch_size=batch_size, progress=progress)
+        return from_main(
+            lambda: cls(
+                stats=stream.stats,
+                sample=stream.sample,
+                images=images.describe(),
+                space=stream.space,
+                spatial=stream.spatial,
+            )
+        )
+
+    def check_space(self, space: dict[str, Any]) -> None:
+        """Raises ValueError when features of another space, or of another side, are scored against this reference.
+
+        The side of images is known once some were looked at; until then it is not compared.
+        """
+        for name in {**self.space, **space}:
+            if name == SIDE:
+                if name in self.space and name in space and self.space[name] != space[name]:
+                    raise ValueError(
+                        f"{space.get('features')} looks at images at their own size: those of the reference at "
+                        f"{self.space[name]} pixels, those to score at {space[name]}; give both at one size"
+                    )
+                continue
+            if self.space.get(name) != space.get(name):
+                raise ValueError(
+                    f"the reference was computed with {name} {self.space.get(name)!r}, the images to score "
+                    f"with {space.get(name)!r}; compute both with the same extractor"
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all."""
+        tensors = {"mean": self.stats.mean, "scatter": self.stats.scatter, "sample": self.sample}
+        if self.spatial:
+            tensors |= {"spatial_mean": self.spatial.mean, "spatial_scatter": self.spatial.scatter}
+        about = {"count": self.stats.count, "images": self.images, "space": self.space, "samples": SAMPLES}
+        write_bytes(path, save(tensors, {"robustok": "reference", "about": json.dumps(about)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Reference":
+        """What `save` wrote. Raises ValueError for a file that is missing, damaged or no reference.
+
+        A sample of every n-th image, as was once taken, may miss classes; it is left out, with a warning.
+        """
+        remedy = "give a file that Reference.save wrote, or make the reference again from its images"
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("robustok") != "reference":
+                    raise ValueError(f"{path} holds no reference statistics; {remedy}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
+        about, sample = json.loads(metadata["about"]), tensors["sample"]
+        if about.get("samples") != SAMPLES and len(sample) < about["count"]:
+            warnings.warn(
+                f"the sample in {path} is of every n-th image, which may miss classes, and so is left out; make the "
+                "reference again to have precision, recall and the like",
+                stacklevel=2,
+            )
+            sample = sample[:0]
+
+        def stats(prefix: str) -> FeatureStats:
+            return FeatureStats(about["count"], tensors[f"{prefix}mean"], tensors[f"{prefix}scatter"])
+
+        return cls(
+            stats=stats(""),
+            sample=sample,
+            images=about["images"],
+            space=about["space"],
+            spatial=stats("spatial_") if "spatial_mean" in tensors else None,
+        )
+
+
+class Statistics(NamedTuple):
+    """What is in a file of statistics."""
+
+    stats: FeatureStats
+    spatial: FeatureStats | None
+    images: Array | None  # uint8, (count, h, w, 3)
+    about: dict[str, Any]  # what a score's protocol says of the reference
+
+
+def read_reference(
+    path: str | Path,
+    features: FeatureSpace = "lite0",
+    *,
+    keep: int = KEPT,
+    progress: Progress | None = None,
+) -> Reference:
+    """The reference in any file of statistics, for features of this extractor.
+
+    .safetensors  what `Reference.save` wrote
+    .npz          mu and sigma, as clean-fid and pytorch-fid write them; ADM's also hold mu_s and sigma_s for sFID,
+                  and images, arr_0, whose features become the sample (ADM's recall is of all 10,000: keep=10_000).
+                  An npz of images alone has no statistics: score against `robustok.data.npz.NpzImages`
+    .pt, .pth     mu and sigma, as torch-fidelity caches them
+
+    A file without images has no sample, and so no precision and recall. `progress` is told of the file's images.
+    Raises ValueError for a file that is missing, damaged or of another kind or feature space.
+    """
+    path, extract = Path(path), extractor(features)
+    if path.suffix == ".safetensors":
+        reference = Reference.load(path)
+        reference.check_space(extract.describe())
+        return reference
+    if path.suffix not in (".npz", ".pt", ".pth"):
+        raise ValueError(f"{path} is no file of statistics; give a .safetensors, .npz, .pt or .pth file")
+    found = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    _check_width(path, found.stats, extract)
+    sample, space = found.stats.mean.new_empty(0, len(found.stats.mean), dtype=torch.float32), extract.describe()
+    if found.images is not None:
+        sample, space = _sample(path, found, extract, keep, progress)
+    return Reference(stats=found.stats, sample=sample, images=found.about, space=space, spatial=found.spatial)
+
+
+def _read_npz(path: Path) -> Statistics:
+    names = array_names(path)
+    if "mu" not in names:
+        remedy = "these are images, so make a reference from them" if "arr_0" in names else "give one with mu and sigma"
+        raise ValueError(f"{path} has no statistics, only {', '.join(names) or 'nothing'}; {remedy}")
+    arrays = {name: read_array(path, name) for name in names if name in ("mu", "sigma", "mu_s", "sigma_s")}
+    images = map_array(path, "arr_0") if "arr_0" in names else None
+    found = _statistics(path, arrays, images)
+    if images is not None:
+        found.about["sample_hash"] = checksum(path, "arr_0")
+    return found
+
+
+def _read_torch(path: Path) -> Statistics:
+    arrays = read_tensor_file(path, ARRAYS)
+    if not isinstance(arrays, dict) or not {"mu", "sigma"} <= arrays.keys():
+        raise ValueError(f"{path} has no mu and sigma; give the statistics that torch-fidelity cached")
+    return _statistics(path, {name: np.asarray(arrays[name]) for name in ("mu", "sigma")}, None)
+
+
+def _statistics(path: Path, arrays: dict[str, Array], images: Array | None) -> Statistics:
+    """Raises ValueError where the arrays are not what their names say."""
+    for name in arrays.keys() | {"mu", "sigma"}:
+        if name not in arrays:
+            raise ValueError(f"{path} has no {name}; give a file that holds mu and sigma")
+        if arrays[name].dtype.kind != "f":
+            raise ValueError(f"{name} in {path} is of type {arrays[name].dtype}; statistics are floating-point")
+    if ("mu_s" in arrays) != ("sigma_s" in arrays):
+        raise ValueError(f"{path} has only one of mu_s and sigma_s; give a file with both or neither")
+    if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):
+        raise ValueError(
+            f"arr_0 in {path} is {images.dtype} of shape {images.shape}; images are uint8, (count, height, width, 3)"
+        )
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    try:
+        stats = FeatureStats.published(tensors["mu"], tensors["sigma"])
+        spatial = FeatureStats.published(tensors["mu_s"], tensors["sigma_s"]) if "mu_s" in tensors else None
+        for found in (stats, spatial):
+            if found is not None and found.factor is None:
+                _ = found.root  # which asks whether the covariance is one
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Statistics(stats, spatial, images, {"name": path.name, "hash": digest.hexdigest()[:16]})
+
+
+def _check_width(path: Path, stats: FeatureStats, extract: Extractor) -> None:
+    width = outputs(extract, torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)).features.shape[1]
+    if width != len(stats.mean):
+        raise ValueError(
+            f"{path} is of {len(stats.mean)} features and {extract.describe()['features']} makes {width}; choose the "
+            "extractor that the file was made with (2048 features: inception), or make a reference from the images"
+        )
+
+
+def _sample(
+    path: Path, found: Statistics, extract: Extractor, keep: int, progress: Progress | None
+) -> tuple[Features, dict[str, Any]]:
+    """Features of the file's images, thinned to `keep`, and their space.
+
+    Raises ValueError where they cannot be what the statistics are of.
+    """
+    assert found.images is not None
+    stream = FeatureStream(extract.describe(), keep)
+    shares = torch.arange(len(found.images)).split(BLOCK)[rank() :: world_size()]
+    for indices in shares:
+        pixels = torch.from_numpy(np.array(center_square(found.images[int(indices[0]) : int(indices[-1]) + 1])))
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        looked_at = extracted(extract, pixels)
+        stream.add(Outputs(looked_at.features, side=looked_at.side), indices)
+        if progress is not None:
+            progress(stream.count, sum(map(len, shares)))
+    stream = stream.gather()
+
+    def checked() -> tuple[Features, dict[str, Any]]:
+        apart = float((stream.stats.mean - found.stats.mean).square().sum())
+        usual = float(found.stats.covariance.trace()) / stream.count
+        if apart > FAR * usual:
+            raise ValueError(
+                f"the images in {path} have other features than its statistics, by {apart / usual:.0f} times what "
+                "chance would do; choose the extractor that the file was made with"
+            )
+        return stream.sample, stream.space
+
+    return from_main(checked)

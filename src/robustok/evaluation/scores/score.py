@@ -1,0 +1,86 @@
+"""A score: one number that says how it was computed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from robustok.evaluation.metrics.fid import frechet_distance
+from robustok.evaluation.scores.feature_stream import FeatureStream
+from robustok.evaluation.scores.intervals import Influence, Interval, influence, mean_interval
+from robustok.evaluation.scores.reference import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number, and what it was computed with."""
+
+    metric: str  # for example "rfid"
+    value: float
+    interval: Interval | None = None  # 95 %, over the images that could have been drawn
+    images: int  # how many were scored
+    seeds: tuple[int, ...] = ()  # of the random numbers in it; empty when there are none
+    protocol: Mapping[str, Any]  # extractor, reference and every other choice that moves the value
+    system: Mapping[str, Any] = field(default_factory=dict)  # what was scored, see `system.describe`
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} came out as {self.value}; look at the images that were scored")
+
+    def to_plain(self) -> dict[str, Any]:
+        """The score as JSON values, a record of `scores.json`."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "interval": list(self.interval) if self.interval else None,
+            "images": self.images,
+            "seeds": list(self.seeds),
+            "protocol": dict(self.protocol),
+        } | ({"system": dict(self.system)} if self.system else {})
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
+        """What `to_plain` gave. Raises ValueError for anything else."""
+        try:
+            interval = plain["interval"] and (float(plain["interval"][0]), float(plain["interval"][1]))
+            return cls(
+                metric=str(plain["metric"]),
+                value=float(plain["value"]),
+                interval=interval,
+                images=int(plain["images"]),
+                seeds=tuple(plain["seeds"]),
+                protocol=dict(plain["protocol"]),
+                system=dict(plain.get("system", {})),
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{str(plain)[:60]} is no record of a score ({error!r}); wanted metric, value, interval, images, "
+                "seeds and protocol"
+            ) from error
+
+
+class Distance(NamedTuple):
+    """A Frechet distance and what each sampled image adds to it."""
+
+    value: float
+    influence: Influence
+    images: int
+
+    @classmethod
+    def between(cls, real: Reference | FeatureStream, other: Reference | FeatureStream, *, paired: bool) -> "Distance":
+        """`paired`: both are of the same images, one by one, which are drawn together; else real ones are fixed."""
+        influences = influence(real.stats, other.stats, real.sample, other.sample)
+        value = frechet_distance(real.stats, other.stats)
+        return cls(value, influences.a + influences.b if paired else influences.b, other.stats.count)
+
+    def score(self, metric: str, protocol: Mapping[str, Any], seeds: tuple[int, ...] = ()) -> Score:
+        """With its interval, where at least two images tell of it."""
+        interval = mean_interval(self.value, self.influence, self.images) if len(self.influence) >= 2 else None
+        return Score(
+            metric=metric,
+            value=self.value,
+            interval=interval and (max(0.0, interval[0]), interval[1]),
+            images=self.images,
+            seeds=seeds,
+            protocol=protocol,
+        )

@@ -1,0 +1,1 @@
+"""A model to the Hugging Face hub: its card, and the upload."""

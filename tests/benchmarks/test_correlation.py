@@ -1,0 +1,71 @@
+"""Correlations against scipy's, and the coverage of their intervals."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from correlation import bootstrap, correlation, pearson, ranks, spearman
+
+
+def test_both_are_scipy_s_with_equal_values_too():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3, 30)), rng.normal(size=(3, 30))
+    x[:, :6] = x[:, 7:8]
+    for i in range(3):
+        assert pearson(x, y)[i] == pytest.approx(stats.pearsonr(x[i], y[i]).statistic)
+        assert spearman(x, y)[i] == pytest.approx(stats.spearmanr(x[i], y[i]).statistic)
+    assert ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1, 3.5, 2]
+
+
+def test_any_rising_relation_has_rank_correlation_one():
+    x = np.array([1.0, 2.0, 3.0, 10.0])
+    assert spearman(x, np.exp(x)) == pytest.approx(1)
+    assert pearson(x, 1 - 2 * x) == pytest.approx(-1)
+    assert np.isnan(pearson(x, np.ones(4)))
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        x = rng.normal(size=40)
+        y = 0.6 * x + 0.8 * rng.normal(size=40)  # r = 0.6
+        estimate = correlation(pearson, x.tolist(), y.tolist())
+        assert estimate.low < estimate.value < estimate.high
+        covered += estimate.low <= 0.6 <= estimate.high
+    assert covered >= 48  # percentile intervals of 40 cover somewhat less than 95 %
+
+
+def test_the_interval_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(2).normal(size=400)
+    estimate = bootstrap(lambda chosen: values[chosen].mean(axis=-1), 400)
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="at least three of them, not 2"):
+        correlation(pearson, [1.0, 2.0], [2.0, 1.0])
+    with pytest.raises(ValueError, match=r"not \(3,\) and \(4,\); pair the scores"):
+        correlation(pearson, [1.0, 2.0, 3.0], [2.0, 1.0, 3.0, 4.0])
+
+
+def test_bootstrap_is_wrong_for_a_distance():
+    """Which is why it is not offered for one: fewer distinct images are farther from the real ones."""
+    generator = torch.Generator().manual_seed(7)
+    features, real = (torch.randn(n, 40, generator=generator) for n in (60, 2000))
+    reference = FeatureStats.of(real)
+
+    def distances(draws: np.ndarray) -> np.ndarray:
+        return np.array([frechet_distance(reference, FeatureStats.of(features[chosen])) for chosen in draws])
+
+    found = bootstrap(distances, 60, rounds=50)
+    assert found.low > found.value

@@ -1,0 +1,362 @@
+"""`robustok evaluate` and `robustok reference` as they are typed, on folders, npz files and tiny models."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustok.cli import main, scoring, validation
+from robustok.cli.evaluate import Evaluate
+from robustok.cli.options import options_of
+from robustok.cli.verbs import VERBS
+from robustok.data import ImageFolder
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.score import Score
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
+from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+
+SIDE, QUICK = 16, ["--quiet", "--device", "cpu"]
+SAMPLED = {"precision", "recall", "density", "coverage", "kid", "mind"}
+
+
+def smooth(count: int, seed: int) -> np.ndarray:
+    """Images of four random colors, one in each quarter."""
+    quarters = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
+    return quarters.repeat(SIDE // 2, axis=1).repeat(SIDE // 2, axis=2)
+
+
+def cheap(name, device="cpu"):
+    """Stands in for `extractor`: what is called lite0 are the colors of the four quarters, which costs nothing."""
+    return extractor(CustomExtractor(quarters, "lite0") if name == "lite0" else name, device)
+
+
+def quarters(pixels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 2).flatten(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(scoring, "extractor", cheap)
+    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", cheap)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Two sets of images as folders and npz files, a reference, two tokenizers of the same tokens, a generator."""
+    place = tmp_path_factory.mktemp("evaluate")
+    for name, count, seed in (("ours", 20, 1), ("real", 30, 2)):
+        (place / name).mkdir()
+        for i, image in enumerate(smooth(count, seed)):
+            Image.fromarray(image).save(place / name / f"{i:02d}.png")
+        np.savez(place / f"{name}.npz", smooth(count, seed))
+    torch.manual_seed(0)
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    config = TokenizerConfig(image_size=SIDE, encoder=part, decoder=part, quantizer=VQ(codebook_size=16, width=4))
+    tokenizer = Tokenizer(config)
+    tokenizer.save_pretrained(place / "tokenizer")
+    with torch.no_grad():
+        for parameter in tokenizer.decoder.parameters():
+            parameter.mul_(1.1)
+    tokenizer.save_pretrained(place / "better")
+    Tokenizer(config).save_pretrained(place / "stranger")
+    model = Autoregressive(codebook_size=16, tokens=tokenizer.tokens_per_image, classes=2, width=32, heads=1, depth=1)
+    AutoregressiveModel(model).save_pretrained(place / "generator")
+    Reference.of(ImageFolder(place / "real", SIDE), cheap("lite0")).save(place / "real.safetensors")
+    return place
+
+
+@pytest.fixture
+def scores(place, capsys, monkeypatch):
+    """The records that `robustok evaluate` prints."""
+    monkeypatch.chdir(place)
+
+    def records(*words):
+        capsys.readouterr()
+        assert main(["evaluate", "--json", *words, *QUICK]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return records
+
+
+def values(records):
+    return {record["metric"]: record["value"] for record in records}
+
+
+# Images
+
+
+def test_folders_npz_files_and_references_of_the_same_images_score_alike(scores):
+    expected = values(scores("--generated", "ours", "--reference", "real"))
+    assert expected.keys() == {"fid"} | SAMPLED
+    for generated, reference in (("ours.npz", "real.npz"), ("ours", "real.safetensors")):
+        assert values(scores("--generated", generated, "--reference", reference)) == pytest.approx(expected)
+    records = scores("--generated", "ours.npz", "--reference", "real.safetensors", "--name", "mine")
+    assert {record["system"]["name"] for record in records} == {"mine"}
+    assert records[0]["protocol"]["generated"]["name"] == "ours.npz"
+    assert records[0]["protocol"]["reference"]["name"] == "real"
+
+
+def test_images_against_themselves_are_at_no_distance(scores):
+    found = values(scores("--generated", "real.npz", "--reference", "real"))
+    assert found["fid"] == pytest.approx(0, abs=1e-6)
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+
+
+def test_statistics_alone_give_the_distance_alone(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    stats = Reference.load("real.safetensors").stats
+    np.savez("published.npz", mu=stats.mean.numpy(), sigma=stats.covariance.numpy())
+    words = ["--generated", "ours", "--reference", "published.npz", "--features", "lite0", "--json", *QUICK]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["evaluate", *words]) == 0
+    told = capsys.readouterr()
+    assert [record["metric"] for record in json.loads(told.out)] == ["fid"]
+    assert told.err.startswith("robustok: the reference has statistics only, so precision")
+    assert told.err.count("\n") == 1
+
+
+def test_a_sample_of_another_size(scores):
+    records = scores("--generated", "ours", "--reference", "real", "--sample-size", "15")
+    assert (records[1]["protocol"]["generated_sample"], records[1]["protocol"]["reference_sample"]) == (15, 15)
+
+
+@pytest.fixture
+def unlabelled(place) -> Path:
+    """The real images in a folder with an empty class, and in a parquet file of a test split, one of them broken."""
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    folder = place / "unlabelled"
+    if not folder.exists():
+        files = sorted((place / "real").iterdir())
+        (folder / "photos" / "empty").mkdir(parents=True)
+        shutil.copytree(place / "real", folder / "photos" / "full")
+        whole = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        for name, images in (("test", whole), ("broken", [*whole, {"bytes": b"no image", "path": "z.png"}])):
+            table = pyarrow.table({"image": images, "label": [-1] * len(images)})
+            parquet.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["photos", "test.parquet"])
+def test_scores_need_no_classes(name, unlabelled, scores, place, capsys):
+    images = str(unlabelled / name)
+    for words in (["--generated", "ours", "--reference", images], ["--generated", images, "--reference", "real"]):
+        assert values(scores(*words))["fid"] == pytest.approx(
+            values(scores(*[word.replace(images, "real") for word in words]))["fid"]
+        )
+    assert "rfid" in values(scores("--tokenizer", "tokenizer", "--images", images, "--pfid-images", "8"))
+    out = str(unlabelled / f"{name}.safetensors")
+    assert main(["reference", "--images", images, "--size", "16", "--out", out, *QUICK]) == 0
+    assert Reference.load(out).stats.count == 30
+
+
+def test_a_remedy_is_one_that_the_verb_has(unlabelled, scores, capsys):
+    words = ["--generated", "ours", "--reference", str(unlabelled / "broken.parquet")]
+    assert main(["evaluate", *words, *QUICK]) == 2
+    assert "add --broken skip or --broken replace" in capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert values(scores(*words, "--broken", "skip")) == pytest.approx(
+            values(scores("--generated", "ours", "--reference", str(unlabelled / "test.parquet")))
+        )
+
+
+def test_every_verb_that_reads_images_has_the_options_of_how():
+    for verb in VERBS:
+        names = {option.name for option in options_of(verb)}
+        if names & {"images", "generated", "reference", "validation"}:
+            assert names >= {"upscale", "no-flip", "labels", "window", "broken", "workers"}, verb
+
+
+def test_validation_images_are_read_as_the_others_are(unlabelled, tmp_path, capsys, monkeypatch):
+    """A window and labels are of the images that are trained on; broken ones are left out of both."""
+    seen = []
+    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lambda *a, **k: None)
+    monkeypatch.setattr(validation, "tokenizer_check", lambda images, **k: seen.append(len(images)))
+    words = ["train-tokenizer", "smoke", "--images", str(unlabelled / "broken.parquet"), "--out", str(tmp_path)]
+    words += ["--validation", str(unlabelled / "broken.parquet"), "--upscale", "--window", "1", *QUICK]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main([*words, "--labels", "none", "--broken", "skip"]) == 0
+    assert seen == [30]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "or --labels none" in capsys.readouterr().err
+
+
+# Models
+
+
+def test_a_tokenizer(scores):
+    records = scores("--tokenizer", "tokenizer", "--images", "real", "--pfid-images", "8", "--batch-size", "7")
+    found = values(records)
+    assert {"rfid", "pfid", "psnr", "ssim", "codebook_use"} <= found.keys()
+    assert records[0]["system"]["name"] == "tokenizer"
+    assert (records[0]["system"]["latent"], records[0]["system"]["codebook_size"]) == ("discrete", 16)
+    assert found == pytest.approx(
+        values(scores("--tokenizer", "tokenizer", "--images", "real.npz", "--pfid-images", "8"))
+    )
+
+
+def test_a_tokenizer_without_a_codebook(scores, place, capsys):
+    torch.manual_seed(0)
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    config = AutoencoderConfig(image_size=SIDE, encoder=part, decoder=part, bottleneck=Plain(width=4))
+    Autoencoder(config).save_pretrained(place / "continuous")
+    words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
+    found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
+    assert found.keys() == {"rfid", "rfid_pfid_images", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
+    assert found["ifid"] != other["ifid"]
+    assert found["pfid"] == other["pfid"]
+    assert main(["evaluate", *words, *QUICK]) == 0
+    assert "pfid_cell, alpha 0.9, strength 0.1" in capsys.readouterr().out
+    assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbours-in", "ours", *QUICK]) == 2
+    assert "iFID is of latents, and this tokenizer makes codes" in capsys.readouterr().err
+
+
+def test_a_generator_and_two_decoders_of_its_tokens(scores, place, capsys):
+    models = ["--generator", "generator", "--tokenizer", "better", "--reference", "real.safetensors", "--count", "30"]
+    single = values(scores(*models, "--guidance", "1.5"))
+    assert single.keys() == {"gfid"} | SAMPLED
+    both = scores(*models, "--guidance", "1.5", "--against", "tokenizer", "--out", "both.json")
+    found = values(both)
+    assert found["gfid_after"] == single["gfid"]
+    assert found["gfid_difference"] == pytest.approx(found["gfid_after"] - found["gfid_before"])
+    assert both[0]["system"]["parameters"].keys() == {"tokenizer", "generator"}
+    assert both[0]["protocol"]["sampling"]["guidance"] == 1.5
+    assert main(["compare", "demo=both.json", "--metrics", "gfid"]) == 0
+    table = capsys.readouterr().out
+    assert "demo:after against demo:before:" in table
+    assert "over images, pair by pair" in table
+
+
+def test_decoders_of_other_tokens_are_refused(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    words = ["--generator", "generator", "--tokenizer", "tokenizer", "--reference", "real.safetensors", "--count", "10"]
+    assert main(["evaluate", *words, "--against", "stranger", *QUICK]) == 2
+    assert "the tokenizers before, after have other tokens" in capsys.readouterr().err
+
+
+# What is seen
+
+
+def test_a_table_with_its_protocol(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["evaluate", "--generated", "ours", "--reference", "real.safetensors", "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].split()[0] == "fid"
+    assert "features lite0" in told.out.splitlines()[-1]
+    assert "against real, ADM center crop to 16, 30 images, hash" in told.out.splitlines()[-1]
+    assert "scoring: 20/20" in told.err, "progress does not mix with results"
+
+
+def test_only_the_main_process_prints_and_writes(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("robustok.runtime.distributed.is_main", lambda: False)
+    words = ["--generated", "ours", "--reference", "real.safetensors", "--out", "nothing.json", "--device", "cpu"]
+    assert main(["evaluate", *words]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert not (place / "nothing.json").exists()
+
+
+def test_fdr_is_of_the_spaces_it_is_defined_for(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["evaluate", "--generated", "ours", "--reference", "real", "--fdr", *QUICK]) == 2
+    assert "--fdr is a mean over feature spaces; name some: --features inception,dinov2" in capsys.readouterr().err
+
+
+def test_two_decoders_are_compared_in_words(place, capsys, monkeypatch):
+    difference = Score(metric="gfid_difference", value=-1.0, images=5, protocol={"in_words": "10 to 9: lower"})
+    monkeypatch.setattr(Evaluate, "_scores", lambda command: [difference])
+    assert main(["evaluate", *QUICK]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "gfid_difference: 10 to 9: lower"
+
+
+# References
+
+
+def test_a_reference_says_what_it_is_and_is_never_lost(place, capsys, tmp_path):
+    out = tmp_path / "made.safetensors"
+    words = ["reference", "--size", "16", "--out", str(out), "--device", "cpu"]
+    assert main([*words, "--images", str(place / "real")]) == 0
+    told = capsys.readouterr().out
+    assert "30 images, for precision" in told
+    assert "name real, view ADM center crop to 16, count 30, hash" in " ".join(told.split())
+    content = out.read_bytes()
+    assert main([*words, "--images", str(place / "real")]) == 0
+    assert "as it was" in capsys.readouterr().out
+    for more in (["--images", str(place / "ours")], ["--images", str(place / "real"), "--sample-size", "20"]):
+        assert main([*words, *more]) == 2
+        told = capsys.readouterr().err
+        assert "made.safetensors is there already and holds another reference" in told
+        assert "--overwrite" in told
+    assert out.read_bytes() == content
+    assert main([*words, "--images", str(place / "ours"), "--overwrite"]) == 0
+    assert Reference.load(out).images["name"] == "ours"
+    out.write_bytes(b"my thesis")
+    assert main([*words, "--images", str(place / "ours")]) == 2
+    assert "is there already and is no reference; choose another file" in capsys.readouterr().err
+    assert out.read_bytes() == b"my thesis"
+
+
+def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path):
+    assert main(["reference", "--images", str(place / "real"), "--out", str(tmp_path / "real.json"), *QUICK]) == 2
+    assert "real.json does not end in .safetensors" in capsys.readouterr().err
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--tokenizer tokenizer", "evaluate takes --tokenizer and --images; or --generator, --tokenizer and"),
+        ("--images ours --reference real", "or --generated and --reference"),
+        (
+            "--generated ours --reference real --guidance 2",
+            "--guidance says how a --generator is sampled, and there is",
+        ),
+        ("--generated ours --refrence real", "there is no option or setting --refrence; did you mean --reference?"),
+        ("--generated none --reference real", "none is not a folder; wanted a folder of images"),
+        ("--generated none.npz --reference real", "none.npz cannot be read as an npz file"),
+        ("--generated ours --reference none.safetensors", "none.safetensors cannot be read"),
+        ("--generated ours --reference real --features incption", "there is no feature space 'incption'; choose lite0"),
+        ("--generated ours --reference real.safetensors --features lite0,none", "there is no feature space 'none'"),
+        ("--generated ours.npz --reference real --size 8", "ours.npz are 16 pixels and not 8"),
+        ("--generated ours --reference real --size 32", "are smaller than the crop of 32 pixels"),
+        ("--generated ours --reference real --against better", "--against compares two tokenizers on the tokens of"),
+        ("--tokenizer real --images real", "real holds no model"),
+        ("--generated ours --reference real --out real.npz", "real.npz is there already and holds no records"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(words, message, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["evaluate", *words.split(), *QUICK]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1), told.err
+    assert message in told.err
+
+
+def test_folders_may_be_called_as_files_are(tmp_path, capsys):
+    """What is there goes before what a suffix could mean."""
+    for name in ("real.npz", "fake.pt"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            noise = torch.randint(
+                0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number)
+            )
+            Image.fromarray(noise.numpy()).save(tmp_path / name / f"{number}.png")
+    words = ["evaluate", "--generated", str(tmp_path / "fake.pt"), "--reference", str(tmp_path / "real.npz")]
+    assert main([*words, "--json", "--quiet"]) == 0
+    assert '"metric": "fid", "value": 0' in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,40 @@
+"""Settings as they are typed or stand in files: JSON and YAML."""
+
+import math
+
+import pytest
+
+from robustok.cli.settings import from_text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1e4", 1e4),
+        ("-1.5E+3", -1500.0),
+        (".5", 0.5),
+        ("[1e-2, 2]", [0.01, 2]),
+        ('{"lr": 1e-3}', {"lr": 1e-3}),
+        ("lr: 2e-3", {"lr": 2e-3}),
+        (".inf", math.inf),
+        ("null", None),
+        ("true", True),
+        ("7", 7),
+        ("ViT", "ViT"),
+        ("e5", "e5"),
+        ("1e", "1e"),
+        ("2020-01-01", "2020-01-01"),
+        ("'1e5'", "1e5"),
+    ],
+)
+def test_text_as_a_value(text, value):
+    found = from_text(text, "--x")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[1,", "a: b: c", "!!python/none x", "="])
+def test_text_that_is_none(text):
+    with pytest.raises(ValueError, match="--x cannot be read as JSON or YAML"):
+        from_text(text, "--x")

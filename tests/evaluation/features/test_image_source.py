@@ -1,0 +1,32 @@
+import pytest
+import torch
+from robustok_scored import Blocks, Noise, shades
+
+from robustok.evaluation.scores.reference import Reference
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
+
+
+class Wrong(Noise):
+    """Images as somebody else scales them."""
+
+    def __init__(self, scale):
+        super().__init__(40)
+        self.scale = scale
+
+    def images(self, indices):
+        return self.scale(self.pixels[indices].float())
+
+
+@pytest.mark.parametrize(
+    ("scale", "match"),
+    [
+        (lambda pixels: pixels / 255, r"images run from 0\S* to \S+, as if 0 were black; .* 2 \* images - 1"),
+        (lambda pixels: pixels, r"images run from \d+ to 2\d+, as if 0 were black"),
+        (lambda pixels: pixels - 127, r"images run from -\d+ to \d+; scale them to \[-1, 1\]: pixels / 127.5 - 1"),
+        (lambda pixels: pixels / 127.5 - 1 + torch.nan, "the images hold NaN; look for broken files"),
+    ],
+)
+def test_refuses_images_in_another_range(scale, match):
+    for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
+        with pytest.raises(ValueError, match=match):
+            score(Wrong(scale))

@@ -1,0 +1,87 @@
+"""The house: no circle of imports, no file and no function too long, no name that stands for two files."""
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_imports import SOURCE, modules
+
+LINES, BODY = 400, 80  # of a file; of a function
+
+# To be emptied: what is about to go.
+EDGES = {("adapters.files", "adapters"), ("adapters.var", "adapters"), ("report.table", "report.html")}
+LONG_FILES = {"adapters.diffusers", "adapters.files", "cli.verbs"}
+LONG_FUNCTIONS = {"data.pairs.make_pairs", "training.loop.run"}
+
+
+def dotted(path: Path) -> str:
+    """cli/options.py as cli.options, cli/__init__.py as cli."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def graph() -> dict[str, set[str]]:
+    """What each file imports of robustok, at its top and inside of functions."""
+    files = {dotted(path): path for path, _ in modules()}
+    return {name: set(imported(path, files)) - {name} for name, path in files.items()}
+
+
+def imported(path: Path, files: Iterable[str]) -> Iterator[str]:
+    """The files that a file imports: `from robustok.data import order` is data.order and not the package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "robustok":
+            home = node.module.removeprefix("robustok").removeprefix(".")
+            for alias in node.names:
+                part = f"{home}.{alias.name}".removeprefix(".")
+                yield part if part in files else home
+
+
+def circles(edges: dict[str, set[str]]) -> Iterator[tuple[str, ...]]:
+    """Groups of files each of which imports, over others, itself (Tarjan 1972 by reachability, for few files)."""
+    reach = {name: set(targets) for name, targets in edges.items()}
+    for via in reach:
+        for targets in reach.values():
+            if via in targets:
+                targets |= reach[via]
+    seen: set[str] = set()
+    for name in sorted(reach):
+        if name in reach[name] and name not in seen:
+            group = {other for other in reach[name] if name in reach[other]}
+            seen |= group
+            yield tuple(sorted(group))
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    """Every function and method, and how many lines it has."""
+    for path, _ in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{dotted(path)}.{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_a_circle_is_found():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e2"}, "e2": {"e"}}
+    assert list(circles(edges)) == [("b", "c"), ("e", "e2")]
+
+
+def test_no_circle_of_imports_anywhere():
+    edges = {name: {target for target in targets if (name, target) not in EDGES} for name, targets in graph().items()}
+    assert not list(circles(edges))
+
+
+def test_arrows_between_the_rooms_of_evaluation_point_down():
+    rooms = {name: {t.split(".")[1] for t in ts if t.startswith("evaluation.")} for name, ts in graph().items()}
+    for below, above in (("metrics", {"features", "scores"}), ("features", {"metrics", "scores"})):
+        for name in (name for name in rooms if name.startswith(f"evaluation.{below}")):
+            assert not rooms[name] & above, f"{name} must not import {rooms[name] & above}"
+
+
+def test_no_file_is_too_long():
+    long = {dotted(path) for path, _ in modules() if len(path.read_text(encoding="utf-8").splitlines()) > LINES}
+    assert long <= LONG_FILES
+
+
+def test_no_function_is_too_long():
+    assert {name for name, lines in functions() if lines > BODY} <= LONG_FUNCTIONS
