@@ -7,7 +7,7 @@ from typing import Any
 
 from main_training_arms import ARMS, QUEUE
 
-from robustok.evaluation.intervals import seeds_interval
+from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.runtime.checkpoint import read_json, write_bytes
 
 Result = dict[str, Any]
