@@ -10,7 +10,7 @@ import torch
 from main_training_arms import Size, file_name
 from main_training_scores import Judge, decoded, fidelity_and_diversity, sampled, tokens_of
 
-from robustok.evaluation.features import extractor
+from robustok.evaluation.features.registry import extractor
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import read_json, write_json

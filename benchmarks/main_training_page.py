@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from main_training_arms import ARMS, QUEUE
-from robustok.evaluation.intervals import seeds_interval
 
+from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.runtime.checkpoint import read_json, write_bytes
 
 Result = dict[str, Any]
@@ -31,10 +31,8 @@ ABOUT = {
 
 
 def write(results: Path) -> None:
-    """Write README.md beside the results. Raises ValueError where there are none."""
+    """Write README.md beside the results, also where there are none yet. Raises ValueError for a damaged one."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
-    if not found:
-        raise ValueError(f"there are no results in {results}; run the study first")
     write_bytes(results / "README.md", ("\n".join(page(found)).rstrip() + "\n").encode())
 
 
@@ -43,6 +41,11 @@ def page(found: Sequence[Result]) -> Iterator[str]:
     arms = {arm: {r["seed"]: r for r in found if r["arm"] == arm} for arm in ARMS}
     arms = {arm: runs for arm, runs in arms.items() if runs}
     yield HEAD
+    yield "How its size was chosen, and what was tried on the way: [sizing.md](sizing.md).\n"
+    if not found:
+        yield "No arm is finished yet."
+        yield from finished(found)
+        return
     yield from problem(found)
     yield from finished(found)
     spaces = [space for space in found[0]["gfid"] if all(space in result["gfid"] for result in found)]

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from main_training_arms import Size
-from robustok.evaluation.codebook_use import code_counts, perplexity
-from robustok.evaluation.fid import FeatureStats, frechet_distance
-from robustok.evaluation.pfid import BLOCK, grid, perturbed
-from robustok.evaluation.precision_recall import precision_recall
 from study_spaces import spaces
 from torch import Tensor
 
 from robustok.data.images import FashionMNIST, ImageSet
-from robustok.evaluation.features import Extractor
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.metrics.pfid import BLOCK, grid, perturbed
+from robustok.evaluation.metrics.precision_recall import precision_recall
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import read_json, write_json

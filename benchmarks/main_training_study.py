@@ -37,11 +37,11 @@ from main_training_arms import (
 )
 from main_training_scores import ALONG, Judge, Notes, evenly, generation, nats, reconstruction, reconstruction_loss
 from main_training_scores import tokens_of as tokens_in
-from robustok.evaluation.pfid import Cell
 
 from robustok.analysis.imitation import JOINT, imitate
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.features import Extractor
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.metrics.pfid import Cell
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import load_resume, save_resume, write_json

@@ -16,7 +16,7 @@ import main_training_study as study
 import study_spaces
 
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.features import CustomExtractor
+from robustok.evaluation.features.extractor import CustomExtractor
 
 TINY = arms.Size(
     train=300,

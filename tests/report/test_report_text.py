@@ -5,6 +5,8 @@ from importlib.resources import files
 
 import pytest
 
+from robustok.report.run import Run
+from robustok.report.summary import _perturbation
 from robustok.report.table import shade
 from robustok.report.text import (
     MINUS,
@@ -88,3 +90,12 @@ def test_text_can_be_read_in_light_and_in_dark():
         for color, wanted in {"ink": 7, "muted": 4.5, "line": 4.5, "control": 4.5, "after": 4.5, "before": 3}.items():
             assert contrast(theme[color], theme["paper"]) >= wanted, (color, theme)
         assert contrast(theme["ink"], theme["panel"]) >= 4.5
+
+
+def test_a_second_phase_is_told():
+    perturbation = {"alpha": 0.3, "beta": 1.0, "delta": 40, "latent_space": "frozen", "freeze_from": 0.75}
+    two_phases = Run(name="", config={"main": {"perturbation": perturbation}})
+    joint = Run(name="", config={"main": {"perturbation": perturbation | {"latent_space": "joint"}}})
+    said = _perturbation(two_phases).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert said.endswith("in the last 25 % of the steps, in which only the decoder still learned")
+    assert _perturbation(joint).endswith("(latent perturbation)")

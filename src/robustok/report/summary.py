@@ -41,7 +41,15 @@ def _perturbation(run: Run) -> str:
     return (
         f"; in {percent(beta, 0)} of the images of a batch, {percent(alpha, 0)} of the {run.latents} {done} (latent"
         " perturbation)"
-    )
+    ) + _second_phase(run)
+
+
+def _second_phase(run: Run) -> str:
+    """When it did so, where encoder and codes were finished first."""
+    if run.setting("perturbation.latent_space") != "frozen":
+        return ""
+    share = 1 - float(run.setting("perturbation.freeze_from"))
+    return f" in the last {percent(share, 0)} of the steps, in which only the decoder still learned"
 
 
 def _generator_training(run: Run) -> str | None:
