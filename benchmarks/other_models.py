@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from robustok.adapters.llamagen_gpt import LlamaGenGPT, LlamaGenGPTConfig
+from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST, ImageSet, Subset
@@ -37,6 +37,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.flow_matching import TrainingTimes
+from robustok.generators.llama import Llama
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.presets import demo
 from robustok.runtime.checkpoint import write_bytes, write_json
@@ -81,7 +82,7 @@ def llamagen(out: Path) -> tuple[Any, Any, Sampling]:
     cache = encode_tokens(tokenizer, train, out / "tokens")
     torch.manual_seed(SEED)
     gpt = LlamaGenGPT(
-        LlamaGenGPTConfig(codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, hidden=512)
+        Llama(codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, hidden=512)
     )
     training = replace(preset.generator, generator=None, loop=Loop(steps=500, batch_size=64, **LOG))
     return tokenizer, train_generator(training, cache, out / "generator", generator=gpt), Sampling(guidance=2.0)
