@@ -27,11 +27,10 @@ from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, recipe
 from robustok.report.table import Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.decoder_stage import DecoderStage, PostTraining
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
 from robustok.training.performance import blocks
-from robustok.training.post_training import DecoderStage, PostTraining
 from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
-from robustok.training.tuning import DecoderTuning
 
 Training = TokenizerTraining | GeneratorTraining | PostTraining
 BATCH = 2  # images of the counted step; products grow in proportion
@@ -265,7 +264,6 @@ def main(words: list[str] | None = None) -> None:
             raise ValueError("--utilization is above 0 and at most 1, --network above 0, and a setting is --NAME VALUE")
         typed = zip((name.removeprefix("--") for name in settings[::2]), settings[1::2], strict=True)
         config = layered(recipe(options.run, {**TOKENIZERS, **GENERATORS, **DECODERS}), (), typed)
-        config = config.post if isinstance(config, DecoderTuning) else config
         step = count(config, recipe("robustok_imagenet256", TOKENIZERS).tokenizer)
         made = table(step, config, GPUS[options.gpu], options.gpus, options.utilization, options.network)
     except ValueError as error:

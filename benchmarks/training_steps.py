@@ -75,7 +75,7 @@ def full(size: str = "") -> list[Case]:
     return [
         Case("RobusTok, tokenizer", main),
         Case("RAR-L, generator", recipe(f"rar_l{size}", GENERATORS)),
-        Case("RobusTok, post-training", recipe(f"post_robustok{size}", DECODERS).post, main.tokenizer),
+        Case("RobusTok, post-training", recipe(f"post_robustok{size}", DECODERS), main.tokenizer),
     ]
 
 

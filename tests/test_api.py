@@ -11,10 +11,10 @@ from robustok.generators.autoregressive import Autoregressive, AutoregressiveMod
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.decoder_stage import PostTraining
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.post_training import PostTraining
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 

@@ -48,8 +48,8 @@ from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.training import loop
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
+from robustok.training.post_training import post_train
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
-from robustok.training.tuning import DecoderTuning, tune_decoder
 from robustok.training.validation import generator_check, sample_preview, tokenizer_check
 from robustok_standin import OnStandin, needed, setup
 
@@ -239,18 +239,21 @@ def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, mon
 def test_post_training_is_resumed(kind, device, tmp_path, monkeypatch):
     source: Any = tokenizer().to(device) if kind == "tokens" else Patches().to(device)
     maker: Any = generator() if kind == "tokens" else flow()
-    how = DecoderTuning(
-        post=replace(POST, loop=SHORT, check_every=2, objective=ASKED if kind == "tokens" else PLAIN),
+    how = replace(
+        POST,
+        loop=SHORT,
+        check_every=2,
+        objective=ASKED if kind == "tokens" else PLAIN,
         sampling=Sampling() if kind == "tokens" else FlowSampling(steps=2),
-        touch="one-pass" if kind == "one-pass" else "sdedit",
+        pair_mode="one-pass" if kind == "one-pass" else "sdedit",
         pairs=32,
         held_out=16,
     )
 
     def train() -> Any:
-        return tune_decoder(how, source, maker.to(device), images(), tmp_path, features=colors(device), quiet=True)
+        return post_train(how, source, maker.to(device), images(), tmp_path, features=colors(device), quiet=True)
 
-    tuned = stopped_and_resumed(train, monkeypatch).touched
+    tuned = stopped_and_resumed(train, monkeypatch).tuned
     assert tuned.tokenizer.fingerprint() == source.fingerprint() == source.cpu().fingerprint()
     assert isinstance(tuned.tokenizer.last_layer.data, OnStandin)
 

@@ -42,6 +42,20 @@ def check_float32(module: object) -> None:
         )
 
 
+def precision(model: object) -> str:
+    """The number format that a model computes in here: autocast's where that is on for its device, else its weights'.
+
+    It moves scores, so it belongs into their protocol.
+    """
+    kind = torch.device(getattr(model, "device", "cpu")).type
+    if torch.is_autocast_enabled(kind):
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
+    found = next((str(w.dtype).removeprefix("torch.") for w in weights if w.is_floating_point()), "float32")
+    products = torch.get_float32_matmul_precision()
+    return found if found != "float32" or products == "highest" else f"float32, matrix products {products}"
+
+
 def _half(module: nn.Module) -> set[str]:
     tensors = (*module.parameters(), *module.buffers())
     return {str(t.dtype) for t in tensors if t.is_floating_point() and t.itemsize < 4}

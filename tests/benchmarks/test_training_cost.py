@@ -77,7 +77,7 @@ def test_a_tokenizers_step_is_the_real_one():
 
 def test_a_decoder_is_trained_alone():
     tokenizer = recipe("robustok_imagenet256-smoke", TOKENIZERS).tokenizer
-    step = count(recipe("post_robustok-smoke", DECODERS).post, tokenizer)
+    step = count(recipe("post_robustok-smoke", DECODERS), tokenizer)
     assert step.weights == sum(w.numel() for w in Tokenizer(tokenizer).decoder.parameters())
     with pytest.raises(ValueError, match="a PostTraining without a new model's config cannot be counted"):
         count(recipe("post_robustok-smoke", DECODERS).post)

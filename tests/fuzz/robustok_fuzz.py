@@ -135,7 +135,7 @@ PLAIN = (("objective.perceptual", "0"), ("objective.adversarial", "0"), ("object
 SMALL: dict[str, tuple[tuple[str, str], ...]] = {  # settings without which a case would take seconds
     "train-tokenizer": (*TINY, *PLAIN, ("tokenizer.image_size", "16"), *world.NARROW),
     "train-generator": (*TINY, ("generator.width", "32"), ("generator.heads", "1"), ("generator.depth", "1")),
-    "post-train": (*((f"post.{name}", value) for name, value in (*TINY, *PLAIN)), ("pairs", "2")),
+    "post-train": (*TINY, *PLAIN, ("pairs", "2")),
 }
 SELDOM = {
     "doctor": 0.0,

@@ -28,11 +28,11 @@ from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training import tuning
+from robustok.training import post_training
 from robustok.training import validation as checks
 
 SIDE, COUNT = 16, 12
-EXTRACTING = (registry, scoring, validation, checks, tuning)  # modules that ask for an extractor by its name
+EXTRACTING = (registry, scoring, validation, checks, post_training)  # modules that ask for an extractor by its name
 KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
 NARROW = (
     ("tokenizer.encoder.channels", "[4, 8]"),

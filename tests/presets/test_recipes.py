@@ -30,9 +30,9 @@ from robustok.presets.tokenizers import robustok_imagenet256
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage, build_generator
 from robustok.training.objective import Objective
-from robustok.training.post_training import DecoderStage
 from robustok.training.pretrained import discriminator, perceptual_network, semantic_teacher
 from robustok.training.tokenizer_training import TokenizerStage
 
@@ -151,7 +151,7 @@ def test_smoke_twins_of_generators_train(name: str, tmp_path: Path):
 def test_smoke_twins_of_post_training_train(name: str):
     config, pictures = recipe(f"{name}-smoke", DECODERS), images(32)
     tokenizer = Tokenizer(robustok_imagenet256("smoke").tokenizer).eval()
-    stage = DecoderStage(config.post, tokenizer, "cpu")
+    stage = DecoderStage(config, tokenizer, "cpu")
     tokens = torch.randint(64, (32, 16), generator=torch.Generator().manual_seed(0))
     real = pictures.images(torch.arange(32))
     stage.image_loss.set_reference(pictures)
@@ -161,7 +161,6 @@ def test_smoke_twins_of_post_training_train(name: str):
 @pytest.mark.parametrize("name", [name for name in scaled(tuple(ALL)) if name.endswith("one_gpu")])
 def test_on_one_gpu_the_batch_is_the_papers_in_parts(name: str):
     paper, one = (recipe(n, ALL) for n in (name.removesuffix("-one_gpu"), name))
-    paper, one = (getattr(config, "post", config) for config in (paper, one))
     parts = one.optim.micro_batches
     assert parts > 1
     assert paper.loop.batch_size % parts == 0
@@ -175,7 +174,7 @@ def test_the_paper_s_schedule():
     assert config.perturbation.at(40 / 200) == (1.0, 100)
     assert config.perturbation.at(120 / 200) == (0.5, 50)
     assert config.objective.adversary.gan_start * 200 == pytest.approx(56)
-    assert post_robustok().post.loop.steps == 40 * (200_000 // 1024)
+    assert post_robustok().loop.steps == 40 * (200_000 // 1024)
 
 
 def test_ablations_differ_in_what_they_are_named_after():

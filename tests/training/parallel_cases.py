@@ -26,10 +26,10 @@ from robustok.shapes import to_images
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
 from robustok.tokenizer.quantizer import BSQ, LFQ, VQ
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
 from robustok.training.micro_batch import micro_batches_of, own_rows
 from robustok.training.performance import Performance
-from robustok.training.post_training import DecoderStage
 from robustok.training.tokenizer_training import TokenizerStage
 
 PART = Conv(stem=8, channels=(16, 32), blocks=1, attention=False)  # 4 tokens for an image of 32 px

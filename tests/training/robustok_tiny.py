@@ -23,12 +23,12 @@ from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.decoder_stage import HeldOut, PostTraining, TrainedDecoder, train_decoder
 from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.post_training import HeldOut, PostTrained, PostTraining, post_train_decoder
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
@@ -124,10 +124,8 @@ def run_generator(folder: Path, **options: Any) -> None:
     train_generator(GENERATOR, cache(folder), folder / "run", quiet=True, **options)
 
 
-def run_post(folder: Path, config: PostTraining = POST) -> PostTrained:
-    return post_train_decoder(
-        config, tokenizer(), pairs(folder), images(), folder / "run", held_out=held_out(), quiet=True
-    )
+def run_post(folder: Path, config: PostTraining = POST) -> TrainedDecoder:
+    return train_decoder(config, tokenizer(), pairs(folder), images(), folder / "run", held_out=held_out(), quiet=True)
 
 
 def run_autoencoder(folder: Path, **options: Any) -> None:

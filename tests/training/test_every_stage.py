@@ -13,9 +13,9 @@ from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, OBJECTIVE, POST, STAGES,
 from torch import Tensor
 
 from robustok.runtime.locking import TRAINING, alone_in, claim
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage
 from robustok.training.optim import Optimizer
-from robustok.training.post_training import DecoderStage
 from robustok.training.tokenizer_training import TokenizerStage
 
 BUILD: dict[str, tuple[Any, Callable[[Any], Any]]] = {

@@ -12,10 +12,10 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.layers import Block
 from robustok.losses.discriminator import PatchGAN
 from robustok.tokenizer.encoder import ResidualBlock, ViT, ViTEncoder
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage
 from robustok.training.objective import Objective
 from robustok.training.performance import Performance, blocks, without_performance
-from robustok.training.post_training import DecoderStage
 from robustok.training.tokenizer_training import TokenizerStage
 
 PLAIN = Objective(perceptual=0.0, adversarial=0.0)

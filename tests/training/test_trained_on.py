@@ -28,10 +28,10 @@ from robustok.runtime.checkpoint import fingerprint
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
+from robustok.training.decoder_stage import train_decoder
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
-from robustok.training.post_training import post_train_decoder
-from robustok.training.tuning import DecoderTuning, tune_decoder
+from robustok.training.post_training import post_train
 
 SHORT = replace(LOOP, steps=2)
 TOKENS = replace(GENERATOR, loop=SHORT)
@@ -84,9 +84,9 @@ def test_another_tokenizer_is_refused_wherever_both_meet(trained, tmp_path):
         score_generator(trained, stranger, reference, labels, extract(), sampling=sampling)
     with pytest.raises(ValueError, match=message):
         score_decoders(trained, {"one": stranger}, reference, labels, extract(), sampling=sampling)
-    config = DecoderTuning(post=POST, sampling=sampling, held_out=8)
+    config = replace(POST, sampling=sampling, held_out=8)
     with pytest.raises(ValueError, match=message):
-        tune_decoder(config, stranger, trained, seen, tmp_path, features=extract(), quiet=True)
+        post_train(config, stranger, trained, seen, tmp_path, features=extract(), quiet=True)
     trained.save_pretrained(tmp_path / "generator")
     assert api.load_generator(tmp_path / "generator", tokenizer=own).trained_on == own.fingerprint()
     with pytest.raises(ValueError, match=message):
@@ -150,13 +150,15 @@ def of_pets(tmp_path_factory) -> DiffusionTransformerModel:
 
 
 def tune(generator: Any, images: Subset, folder: Path) -> None:
-    how = DecoderTuning(
-        post=replace(POST, loop=SHORT, objective=Objective(perceptual=0.0, adversarial=0.0)),
+    how = replace(
+        POST,
+        loop=SHORT,
+        objective=Objective(perceptual=0.0, adversarial=0.0),
         sampling=FlowSampling(steps=2),
         pairs=16,
         held_out=16,
     )
-    tune_decoder(how, Patches(), generator, images, folder, quiet=True)
+    post_train(how, Patches(), generator, images, folder, quiet=True)
 
 
 def test_a_generator_keeps_the_names_of_its_classes(of_pets, tmp_path):
@@ -264,7 +266,7 @@ def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_pat
     pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
     assert pairs.fingerprint == earlier
     how = replace(POST, loop=replace(LOOP, steps=1))
-    post_train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
+    train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
     other = tokenizer(seed=1)
     with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
         check_trained_on(model, other)

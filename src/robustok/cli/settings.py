@@ -128,8 +128,6 @@ def seeded(config: Any, seed: int | None, typed: Iterable[tuple[str, str]]) -> A
             raise ValueError(f"--seed and --{name} both say what everything random derives from; give one of them")
     if hasattr(config, "with_seed"):
         return config.with_seed(seed)
-    if hasattr(config, "post"):
-        return dataclasses.replace(config, post=seeded(config.post, seed, ()))
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
 
 

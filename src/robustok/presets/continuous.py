@@ -43,8 +43,7 @@ def continuous() -> Demo:
             times=TrainingTimes(distribution="logit-normal"),
             ema_decay=0.995,
         ),
-        sampling=FlowSampling(steps=12, guidance=2.0, guided_to=0.8),
-        sigma=0.7,
+        post=replace(discrete.post, sampling=FlowSampling(steps=12, guidance=2.0, guided_to=0.8)),
         duration="about 18 minutes on two CPU cores",
     )
 
@@ -56,7 +55,8 @@ def continuous_short() -> Demo:
 
 def continuous_smoke() -> Demo:
     """`robustok demo --latent continuous --preset smoke`: the same path, a few steps of everything."""
-    return replace(cut_as(smoke()), sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8))
+    small = cut_as(smoke())
+    return replace(small, post=replace(small.post, sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8)))
 
 
 def cut_as(small: Demo) -> Demo:
@@ -67,7 +67,5 @@ def cut_as(small: Demo) -> Demo:
         small,
         main=replace(full.main, loop=small.main.loop),
         generator=replace(full.generator, loop=loop),
-        post=replace(full.post, loop=small.post.loop, check_every=small.post.check_every),
-        sampling=full.sampling,
-        sigma=full.sigma,
+        post=replace(small.post, sampling=full.post.sampling, sigma=full.post.sigma),
     )

@@ -16,11 +16,11 @@ from robustok.report.table import Column, Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.generator_training import GeneratorTraining, build_generator
+from robustok.training.post_training import PostTraining
 from robustok.training.tokenizer_training import TokenizerTraining
-from robustok.training.tuning import DecoderTuning
 
 Recipe: TypeAlias = Callable[[Scale], Any]
-Config: TypeAlias = TokenizerTraining | GeneratorTraining | DecoderTuning
+Config: TypeAlias = TokenizerTraining | GeneratorTraining | PostTraining
 
 TOKENIZERS: Mapping[str, Recipe] = {name: getattr(tokenizers, name) for name in names.TOKENIZERS}
 GENERATORS: Mapping[str, Recipe] = {name: getattr(generators, name) for name in names.GENERATORS}
@@ -50,10 +50,10 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
     """One run: its docstring, and what its config says."""
     summary, cost, reached = told(make)
     config = make("paper")
-    stage, one = (c.post if isinstance(c, DecoderTuning) else c for c in (config, make("one_gpu")))
+    one = make("one_gpu")
     millions = f"{parameters(config) / 1e6:.0f} M"
-    length = f"{stage.loop.steps:,} x {stage.loop.batch_size:,}"
-    return name, summary, millions, length, str(one.optim.micro_batches), f"{stage.optim.lr:g}", cost, reached
+    length = f"{config.loop.steps:,} x {config.loop.batch_size:,}"
+    return name, summary, millions, length, str(one.optim.micro_batches), f"{config.optim.lr:g}", cost, reached
 
 
 def told(make: Recipe) -> tuple[str, str, str]:
@@ -81,7 +81,7 @@ def parameters(config: Config) -> int:
                 network = build(part)
             case GeneratorTraining(generator=part) if part is not None:
                 network = build_generator(part)
-            case DecoderTuning():
+            case PostTraining():
                 tokenizer = tokenizers.robustok_imagenet256().tokenizer
                 assert tokenizer is not None
                 network = build(tokenizer).decoder

@@ -27,7 +27,7 @@ from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling, balanced_labels
 from robustok.runtime.seeding import spread
 from robustok.training.previews import Picture
-from robustok.training.tuning import sample
+from robustok.training.shared_sampling import sample
 
 OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are logged
 OF_GENERATOR = ("gfid", "precision", "recall")
