@@ -28,6 +28,7 @@ from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.training.decoder_stage import HeldOut, train_decoder
 from robustok.training.post_training import encode
 from robustok.training.tokenizer_training import TokenizerStage
 

@@ -167,7 +167,7 @@ def test_the_verb_writes_both_files_and_prints_what_it_found(folders, one_alpha,
 
 @pytest.mark.filterwarnings("default:the generator is asked for images of no class")
 def test_images_of_no_class_are_asked_for_where_they_tell_none(folders, one_alpha, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(verb, "extractor", lambda name, device: colors)
+    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", lambda name, device: colors)
     for number, pixels in enumerate(torch.randint(256, (100, 32, 32, 3), dtype=torch.uint8)):
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
     models = ["--tokenizer", str(folders / "tokenizer"), "--generator", str(folders / "generator")]
