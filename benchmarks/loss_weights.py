@@ -47,7 +47,7 @@ def gfid(out: Path, arm: str, steps: int, seed: int) -> float:
     folder = out / "loss_weights" / f"{arm.replace(', ', '_')}_{steps}_{seed}"
     if not (folder / "score.json").exists():
         config = from_plain(Demo, read_json(out / "config.json"))
-        assert isinstance(config.sampling, FlowSampling), "min-SNR weighs noise levels, which tokens do not have"
+        assert isinstance(config.post.sampling, FlowSampling), "min-SNR weighs noise levels, which tokens do not have"
         tokenizer = load_tokenizer(out / "tokenizer")
         cache = LatentCache(out / "latents", tokenizer)
         size = config.generator.generator
@@ -57,11 +57,11 @@ def gfid(out: Path, arm: str, steps: int, seed: int) -> float:
             generator=replace(size, width=128, depth=4, heads=2),
             loop=Loop(steps=steps, batch_size=BATCH, seed=seed, log_every=50, save_every=0),
             times=ARMS[arm],
-            average=0.99,
+            ema_decay=0.99,
         )
         generator: Any = train_generator(training, cache, folder)
         labels, noise = torch.arange(SCORED) % 10, derive(0, "scored")
-        drawn = sample_latents(generator, labels, config.sampling, seed=noise, batch_size=250)
+        drawn = sample_latents(generator, labels, config.post.sampling, seed=noise, batch_size=250)
         stream = feature_stream(decoded(tokenizer, drawn), lite0())
         reference = Reference.load(out / "reference.safetensors")
         write_json(folder / "score.json", frechet_distance(reference.stats, stream.stats))

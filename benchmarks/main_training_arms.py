@@ -10,12 +10,12 @@ from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
-from robustok.training.adversary import Adversary
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining
 
 CODES = 512
 FIRST = "two phases"  # the arm whose clean first phase, and whose pilot generator, the others in two phases share
@@ -93,16 +93,16 @@ QUEUE: tuple[tuple[str, int], ...] = (
 )
 
 
-def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
+def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
     encoder, decoder = (Conv(stem=2, channels=width, blocks=1, attention=False) for width in ((16, 64), (32, 96)))
-    adversary = Adversary(
+    adversary = Adversarial(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
-        learns_from=0.5,
-        charges_from=0.55,
+        disc_start=0.5,
+        gan_start=0.55,
         augmentation=Augmentation(probability=0.0),
     )
-    return MainTraining(
+    return TokenizerTraining(
         tokenizer=TokenizerConfig(
             image_size=size.side,
             encoder=encoder,
@@ -117,8 +117,8 @@ def main_training(arm: Arm, size: Size, seed: int) -> MainTraining:
         objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary),
         semantic=arm.semantic,
         semantic_size=64,
-        optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
-        average=0.99,
+        optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
+        ema_decay=0.99,
     )
 
 
@@ -128,8 +128,8 @@ def generator_training(tokens: int, size: Size, seed: int) -> GeneratorTraining:
             codebook_size=CODES, tokens=tokens, classes=10, width=96, depth=2, heads=3, order="raster"
         ),
         loop=Loop(steps=size.generator_steps, batch_size=64, seed=seed, save_every=200, keep_best="none"),
-        optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_share=0.05),
-        average=0.99,
+        optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_fraction=0.05),
+        ema_decay=0.99,
     )
 
 

@@ -17,10 +17,10 @@ from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Pixels
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.main_training import MainTraining
 from robustok.training.optim import Optim
 from robustok.training.post_training import PostTraining
-from robustok.training.tuning import DecoderTuning, tune_decoder
+from robustok.training.post_training import post_train as stage_3
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 class Finished(NamedTuple):
@@ -64,17 +64,15 @@ def score(runs: Path, results: Path, size: Size, names: Sequence[str]) -> None:
         print(f"{arm.path.stem}: {arm.values['gfid']}", flush=True)
 
 
-def post_training(config: MainTraining, guidance: float, steps: int, pairs: int) -> DecoderTuning:
+def post_training(config: TokenizerTraining, guidance: float, steps: int, pairs: int) -> PostTraining:
     """The decoder tuned for the generator: a tenth of main training's steps at a tenth of its learning rate."""
-    adversary = replace(config.objective.adversary, learns_from=0.0, charges_from=0.0)
-    return DecoderTuning(
-        post=PostTraining(
-            loop=replace(config.loop, steps=steps, keep_last=1),
-            objective=replace(config.objective, adversary=adversary),
-            optim=Optim(lr=config.optim.lr / 10, warmup=steps // 10, final_lr_share=0.05),
-            average=0.98,
-            check_every=math.ceil(steps / 3),
-        ),
+    adversary = replace(config.objective.adversary, disc_start=0.0, gan_start=0.0)
+    return PostTraining(
+        loop=replace(config.loop, steps=steps, keep_last=1),
+        objective=replace(config.objective, adversary=adversary),
+        optim=Optim(lr=config.optim.lr / 10, warmup=steps // 10, final_lr_fraction=0.05),
+        ema_decay=0.98,
+        check_every=math.ceil(steps / 3),
         sampling=Sampling(guidance=guidance),
         sigma=0.7,
         pairs=pairs,
@@ -88,10 +86,10 @@ def post_train(runs: Path, results: Path, size: Size) -> None:
     for arm in finished(runs, results):
         if "post" in arm.values:
             continue
-        main: MainTraining = from_plain(MainTraining, arm.values["settings"])
+        main: TokenizerTraining = from_plain(TokenizerTraining, arm.values["settings"])
         pairs = min(4_000, len(judge.train) * 4 // 5)
         config = post_training(main, arm.values["guidance"], max(1, size.tokenizer_steps // 10), pairs)
-        tuned = tune_decoder(
+        tuned = stage_3(
             config,
             arm.tokenizer,
             AutoregressiveModel.from_pretrained(arm.generator / "generator"),
@@ -99,7 +97,7 @@ def post_train(runs: Path, results: Path, size: Size) -> None:
             arm.folder / "post",
             discriminator=arm.folder / "tokenizer" / "discriminator",
             quiet=True,
-        ).touched
+        ).tuned
         pixels = arm.generated(tuned.tokenizer, size)
         arm.values["post"] = {
             "settings": to_plain(config),

@@ -51,13 +51,13 @@ from robustok.tokenizer.perturbation import Perturbation, second_phase
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.calibration import departing, pilot_tokens
 from robustok.training.generator_training import train_generator
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.saving import RESUME
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 LOOKS = 20  # at the validation loss of a training
 
 
-def train_arm_tokenizer(config: MainTraining, judge: Judge, folder: Path, notes: Notes) -> Tokenizer:
+def train_arm_tokenizer(config: TokenizerTraining, judge: Judge, folder: Path, notes: Notes) -> Tokenizer:
     """The arm's tokenizer; its validation loss along the way goes to the notes."""
     if "tokens_of" in notes.values:
         return Tokenizer.from_pretrained(folder / "tokenizer")
@@ -72,7 +72,7 @@ def train_arm_tokenizer(config: MainTraining, judge: Judge, folder: Path, notes:
     return tokenizer
 
 
-def go_on_from_first_phase(donor: Path, config: MainTraining, folder: Path, notes: Notes) -> None:
+def go_on_from_first_phase(donor: Path, config: TokenizerTraining, folder: Path, notes: Notes) -> None:
     """Begin an arm with the clean first phase of another one, which is the same to the last bit."""
     change = second_phase(config.perturbation, config.loop.steps)
     source, target = donor / "tokenizer" / f"resume_{change:07d}.safetensors", folder / "tokenizer" / RESUME

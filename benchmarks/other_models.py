@@ -11,23 +11,20 @@ clean latents, the same samples decoded before, by the control and after. What i
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from robustok.adapters.llamagen_gpt import LlamaGenGPT, LlamaGenGPTConfig
+from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST, ImageSet, Subset
 from robustok.data.latents import encode_latents
 from robustok.data.order import batch_indices
-from robustok.data.pairs import make_pairs
 from robustok.data.tokens import encode_tokens
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
@@ -35,21 +32,22 @@ from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, feature_stream
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer
-from robustok.generators.flow import FlowSampling, sample_latents
+from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import TrainingTimes
-from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.generators.llama import Llama
+from robustok.generators.sampling import Sampling
 from robustok.presets import demo
-from robustok.runtime.checkpoint import write_bytes, write_json
-from robustok.runtime.logging import Progress
-from robustok.runtime.seeding import derive, stream
+from robustok.runtime.checkpoint import write_json
+from robustok.runtime.seeding import stream
 from robustok.shapes import Images, to_pixels
 from robustok.tokenizer.tokenizer import codes_of
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import Loop, run
-from robustok.training.main_training import train_tokenizer
 from robustok.training.objective import ImageLoss
-from robustok.training.optim import Average, Optim, Update, autocast
-from robustok.training.post_training import HeldOut, post_train_decoder
+from robustok.training.optim import EMA, Optim, Optimizer, autocast
+from robustok.training.post_training import post_train
+from robustok.training.shared_sampling import sampled
+from robustok.training.tokenizer_training import train_tokenizer
 
 SIZE, SCORED, REFERENCE, HELD_OUT, PAIRS = 32, 2000, 10_000, 1000, 2000
 SEED = 0
@@ -80,9 +78,7 @@ def llamagen(out: Path) -> tuple[Any, Any, Sampling]:
     tokenizer = train_tokenizer(main, train, out / "tokenizer", tokenizer=fresh)
     cache = encode_tokens(tokenizer, train, out / "tokens")
     torch.manual_seed(SEED)
-    gpt = LlamaGenGPT(
-        LlamaGenGPTConfig(codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, hidden=512)
-    )
+    gpt = LlamaGenGPT(Llama(codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, hidden=512))
     training = replace(preset.generator, generator=None, loop=Loop(steps=500, batch_size=64, **LOG))
     return tokenizer, train_generator(training, cache, out / "generator", generator=gpt), Sampling(guidance=2.0)
 
@@ -93,10 +89,10 @@ class AutoencoderStage:
     def __init__(self, tokenizer: Any, train: ImageSet, steps: int):
         self.model, preset = tokenizer.train(), demo()
         objective = replace(preset.main.objective, adversarial=0.0)
-        self.loss = ImageLoss(objective, steps, SEED, torch.device("cpu"))
-        self.loss.observe(train)
-        self.update = Update(self.model, Optim(lr=2e-3, warmup=50, final_lr_share=0.05), steps)
-        self.average = Average(self.model, 0.995)
+        self.image_loss = ImageLoss(objective, steps, SEED, torch.device("cpu"))
+        self.image_loss.set_reference(train)
+        self.optimizer = Optimizer(self.model, Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05), steps)
+        self.ema = EMA(self.model, 0.995)
 
     def step(self, batch: Images, step: int) -> dict[str, Tensor]:
         vae = self.model.vae
@@ -105,23 +101,23 @@ class AutoencoderStage:
             noise = torch.randn(posterior.mean.shape, generator=stream(SEED, "posterior", step))
             latents = (posterior.mean + posterior.std * noise).float()
             output = vae.decode(latents).sample.float()
-        loss, terms = self.loss.charge(batch, output, self.model.last_layer, step)
+        loss, terms = self.image_loss.loss(batch, output, self.model.last_layer, step)
         terms["kl"] = posterior.kl().float().mean() / latents[0].numel()
-        self.update.backward(loss + 1e-2 * terms["kl"])
-        terms = {name: term.detach() for name, term in terms.items()} | self.update.apply(step)
-        self.average.update(self.model)
+        self.optimizer.backward(loss + 1e-2 * terms["kl"])
+        terms = {name: term.detach() for name, term in terms.items()} | self.optimizer.step(step)
+        self.ema.update(self.model)
         return terms
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"model": self.model, "update": self.update, "average": self.average, "loss": self.loss}
+        parts = {"model": self.model, "optimizer": self.optimizer, "ema": self.ema, "image_loss": self.image_loss}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in (
             ("model", self.model),
-            ("update", self.update),
-            ("average", self.average),
-            ("loss", self.loss),
+            ("optimizer", self.optimizer),
+            ("ema", self.ema),
+            ("image_loss", self.image_loss),
         ):
             part.load_state_dict(state[name])
 
@@ -157,7 +153,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
             name="AutoencoderKL",
             describe={},
         )
-        trained: Any = stage.average.module
+        trained: Any = stage.ema.module
         with torch.no_grad():  # scaled as Stable Diffusion's was: by the spread of latents
             spread = trained.encode(train.images(torch.arange(500))).std() / trained.vae.config.scaling_factor
         trained.vae.register_to_config(scaling_factor=float(1 / spread))
@@ -171,7 +167,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
         generator=config,
         loop=Loop(steps=800, batch_size=64, **LOG),
         times=TrainingTimes(distribution="logit-normal"),
-        average=0.99,
+        ema_decay=0.99,
     )
     return tokenizer, train_generator(training, cache, out / "generator"), FlowSampling(steps=20, guidance=1.0)
 
@@ -180,15 +176,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
 def start_codebook(tokenizer: LlamaGenVQ, train: ImageSet) -> None:
     """The codes of an untrained tokenizer, put on latents of real images."""
     latents = torch.cat([tokenizer.encode(train.images(rows)).flatten(0, 1) for rows in torch.arange(256).split(64)])
-    tokenizer.quantizer.start(latents, generator=stream(SEED, "codes"))
-
-
-def drawn(path: Path, make: Callable[[Any], Tensor], count: int, what: str) -> Tensor:
-    """Samples, drawn once and then read back."""
-    if not path.exists():
-        with Progress(what, count) as progress:
-            write_bytes(path, save({"samples": make(progress.update)}))
-    return load_file(path)["samples"]
+    tokenizer.quantizer.init_kmeans(latents, generator=stream(SEED, "codes"))
 
 
 @torch.no_grad()
@@ -199,31 +187,21 @@ def pixels(tokenizer: Any, samples: Tensor) -> Iterator[Tensor]:
 
 
 def tune(out: Path, tokenizer: Any, generator: Any, sampling: Any, sigma: float) -> dict[str, Any]:
-    """gFID of the same samples under the original decoder, one tuned on clean latents and one tuned on touched ones."""
+    """gFID of the same samples under the original decoder, one tuned on clean latents and one on generated ones."""
     train, held, validation = images()
-    if isinstance(sampling, Sampling):
-        cache: Any = encode_tokens(tokenizer, train, out / "tokens")
-        sample: Callable[..., Tensor] = partial(sample_tokens, generator, config=sampling)
-    else:
-        cache = encode_latents(tokenizer, train, out / "latents")
-        sample = partial(sample_latents, generator, config=sampling)
     extract, labels = extractor("lite0"), torch.arange(SCORED) % 10
-    fresh = drawn(
-        out / "held_out.safetensors",
-        lambda tell: sample(held.labels, seed=derive(SEED, "held out"), progress=tell),
-        len(held.labels),
-        "held-out samples",
+    samples = sampled(
+        out / "samples.safetensors", generator, labels, sampling, SEED, purpose="scored", precision="fp32"
     )
-    samples = drawn(
-        out / "samples.safetensors",
-        lambda tell: sample(labels, seed=derive(SEED, "scored"), progress=tell),
-        SCORED,
-        "samples",
+    post = replace(
+        demo().post,
+        loop=Loop(steps=200, batch_size=32, **LOG),
+        sampling=sampling,
+        sampling_precision="fp32",
+        sigma=sigma,
+        pairs=PAIRS,
     )
-    check = HeldOut(tokenizer, fresh, Reference.of(held, extract).stats, extract)
-    post = replace(demo().post, loop=Loop(steps=200, batch_size=32, **LOG))
-    adversary = replace(post.objective.adversary, learns_from=0.0, charges_from=0.25)  # a fresh one learns first
-    post = replace(post, objective=replace(post.objective, adversary=adversary))
+    result = post_train(post, tokenizer, generator, train, out / "after", held_out=held, control=True, features=extract)
     reference = Reference.of(validation, extract)
     real = validation.images(torch.arange(SCORED))
     coded = [tokenizer.encode(part) for part in real.split(125)]
@@ -232,16 +210,13 @@ def tune(out: Path, tokenizer: Any, generator: Any, sampling: Any, sigma: float)
     rebuilt = FeatureStats.of(torch.cat([extract(to_pixels(tokenizer.decode(part).detach())) for part in coded]))
     streams: dict[str, FeatureStream] = {"before": feature_stream(pixels(tokenizer, samples), extract)}
     kept = {}
-    for name, ratio in (("control", 1.0), ("after", sigma)):
-        with Progress(f"pairs at sigma {ratio:g}", PAIRS) as progress:
-            how = {"sampling": sampling, "count": PAIRS, "seed": SEED, "progress": progress.update}
-            pairs = make_pairs(generator, cache, out / name / "pairs", sigma=ratio, **how)
-        result = post_train_decoder(post, tokenizer, pairs, train, out / name, held_out=check, name=name)
-        streams[name] = feature_stream(pixels(result.tokenizer, samples), extract)
-        kept[name] = result.step
+    for name, trained in (("control", result.control), ("after", result.tuned)):
+        assert trained is not None
+        streams[name] = feature_stream(pixels(trained.tokenizer, samples), extract)
+        kept[name] = trained.step
         changed = {
             key
-            for key, tensor in result.tokenizer.state_dict().items()
+            for key, tensor in trained.tokenizer.state_dict().items()
             if not torch.equal(tensor, tokenizer.state_dict()[key])
         }
         assert all("decoder." in key for key in changed), changed

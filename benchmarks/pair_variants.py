@@ -23,7 +23,7 @@ from torch import Tensor
 
 from robustok.api import load_generator, load_tokenizer
 from robustok.data.latents import LatentCache
-from robustok.data.pairs import Pair, Pairs, Touch, make_pairs
+from robustok.data.pairs import Pair, PairMode, Pairs, make_pairs
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.spaces.lite import lite0
@@ -35,8 +35,8 @@ from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import from_plain
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
+from robustok.training.decoder_stage import HeldOut, train_decoder
 from robustok.training.optim import autocast
-from robustok.training.post_training import HeldOut, post_train_decoder
 
 SPREAD = 0.2  # mixed levels: a third of the pairs each at sigma - SPREAD, sigma and sigma + SPREAD
 FEWER = 5  # the short SDEdit takes one in so many steps
@@ -48,13 +48,13 @@ class Variant:
 
     name: str
     sigmas: tuple[float, ...]  # preservation ratios, each of an equal share of the pairs
-    touch: Touch = "sdedit"
+    mode: PairMode = "sdedit"
     sampling: FlowSampling
 
 
 def variants(config: Demo) -> list[Variant]:
     """The control, full SDEdit, and what is cheaper."""
-    sigma, full = config.sigma, config.sampling
+    sigma, full = config.post.sigma, config.post.sampling
     assert isinstance(full, FlowSampling), "pairs of tokens are not made by SDEdit"
     short = replace(full, steps=max(1, full.steps // FEWER))
     mixed = tuple(min(max(sigma + step, 0.05), 0.95) for step in (-SPREAD, 0.0, SPREAD))
@@ -63,8 +63,8 @@ def variants(config: Demo) -> list[Variant]:
         Variant(name="SDEdit", sigmas=(sigma,), sampling=full),
         Variant(name="SDEdit, fewer steps", sigmas=(sigma,), sampling=short),
         Variant(name="SDEdit, mixed levels", sigmas=mixed, sampling=full),
-        Variant(name="one pass", sigmas=(sigma,), touch="one-pass", sampling=full),
-        Variant(name="one pass, mixed levels", sigmas=mixed, touch="one-pass", sampling=full),
+        Variant(name="one pass", sigmas=(sigma,), mode="one-pass", sampling=full),
+        Variant(name="one pass, mixed levels", sigmas=mixed, mode="one-pass", sampling=full),
     ]
 
 
@@ -72,8 +72,8 @@ class Mixed(Pairs):
     """Several sets of pairs as one."""
 
     def __init__(self, parts: Sequence[Pairs]):
-        self.sigma, self.touch = fmean(part.sigma for part in parts), parts[0].touch
-        self.fingerprint = parts[0].fingerprint
+        self.sigma, self.mode = fmean(part.sigma for part in parts), parts[0].mode
+        self.fingerprint, self.precision = parts[0].fingerprint, parts[0].precision
         every = [part.batch(torch.arange(len(part))) for part in parts]
         self._all = Pair(*(torch.cat(tensors) for tensors in zip(*every, strict=True)))
 
@@ -103,7 +103,7 @@ class Bench:
         self.images, self.extract = DemoImages.of(self.config), lite0()
         self.cache = LatentCache(out / "latents", self.tokenizer)
         self.drawn = load_file(out / "samples.safetensors")["latents"]
-        fresh = load_file(out / "held_out.safetensors")["latents"]
+        fresh = load_file(out / "post_training" / "held_out.safetensors")["latents"]
         real = Reference.of(self.images.held_out, self.extract).stats
         self.held_out = HeldOut(self.tokenizer, fresh, real, self.extract)
         self.reference = Reference.load(out / "reference.safetensors")
@@ -116,11 +116,14 @@ class Bench:
             nonlocal passed
             passed += len(output)
 
-        count, known = self.config.pairs // len(variant.sigmas), folder / "cost.json"
+        count, known = self.config.post.pairs // len(variant.sigmas), folder / "cost.json"
         hook, began = self.generator.register_forward_hook(passing), perf_counter()
         parts = []
         for sigma in variant.sigmas:
-            with Progress(f"{variant.name}, sigma {sigma:g}", count) as progress, autocast(self.generator.device):
+            with (
+                Progress(f"{variant.name}, sigma {sigma:g}", count) as progress,
+                autocast(self.generator.device, self.config.post.sampling_precision),
+            ):
                 part = make_pairs(
                     self.generator,
                     self.cache,
@@ -129,7 +132,7 @@ class Bench:
                     sampling=variant.sampling,
                     count=count,
                     seed=seed if len(variant.sigmas) == 1 else derive(seed, f"sigma {sigma:g}"),
-                    touch=variant.touch,
+                    mode=variant.mode,
                     progress=progress.update,
                 )
             parts.append(part)
@@ -143,8 +146,8 @@ class Bench:
     def _cost(self, pairs: Pairs, passes: float, seconds: float) -> Cost:
         pair = pairs.batch(torch.arange(len(pairs)))
         own = self.cache.latents(pair.images)
-        apart = (pair.touched - own).square().mean().sqrt() / own.std()
-        deviation = pair.touched.std(dim=0).square().mean().sqrt() / own.std(dim=0).square().mean().sqrt()
+        apart = (pair.generated - own).square().mean().sqrt() / own.std()
+        deviation = pair.generated.std(dim=0).square().mean().sqrt() / own.std(dim=0).square().mean().sqrt()
         return Cost(passes, seconds, apart.item(), deviation.item())
 
     def stream(self, tokenizer: Any) -> FeatureStream:
@@ -157,7 +160,7 @@ class Bench:
         pairs, cost = self.pairs(variant, folder, seed)
         post = replace(self.config.post, loop=replace(self.config.post.loop, seed=seed))
         discriminator = self.out / "tokenizer" / "discriminator"
-        return cost, post_train_decoder(
+        return cost, train_decoder(
             post,
             self.tokenizer,
             pairs,
@@ -179,7 +182,7 @@ class Bench:
                 {"variant": variant.name, "seed": seed, "sigmas": variant.sigmas, **cost._asdict()}
                 | {"heldout_before": result.before, "heldout_after": result.after, "step": result.step}
                 | {"gfid_before": change.before, "gfid_after": change.after, "interval": change.interval}
-                | {"sampling": asdict(variant.sampling), "touch": variant.touch}
+                | {"sampling": asdict(variant.sampling), "mode": variant.mode}
             )
         full = streams["SDEdit"]
         for row in rows:

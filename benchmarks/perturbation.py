@@ -17,7 +17,7 @@ from robustok.data.images import FashionMNIST
 from robustok.presets import demo
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, draw, draw_as_released, replace_as_released, replace_tokens
-from robustok.training.main_training import TokenizerStage
+from robustok.training.tokenizer_training import TokenizerStage
 
 REPEAT = 7
 
@@ -69,7 +69,7 @@ def main() -> None:
     generator = stream(0, "benchmark images")
     b = main_training.loop.batch_size
     real = FashionMNIST("train", main_training.tokenizer.image_size)
-    stage.loss.observe(real.subset(torch.arange(512)))
+    stage.image_loss.set_reference(real.subset(torch.arange(512)))
     images = real.images(torch.arange(b))
     late = int(0.9 * main_training.loop.steps)
     for step in (0, 1, late):
@@ -82,7 +82,9 @@ def main() -> None:
 
     def ours() -> None:
         drawn = draw(b, n, delta, alpha, beta, generator=generator)
-        stage.model.quantizer.lookup(replace_tokens(quantized.tokens, stage.table(stage.model.codebook, delta), drawn))
+        stage.model.quantizer.lookup(
+            replace_tokens(quantized.tokens, stage.latents.table(stage.model.codebook, delta), drawn)
+        )
 
     def rebuilt() -> None:
         NeighbourTable()(stage.model.codebook, delta)

@@ -36,9 +36,9 @@ from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 SIDE, TRAIN, CHOOSING = 28, 20_000, 5_000  # pixels; training images; others, which choose the guidance
 RECONSTRUCTED, PERTURBED, CHOSEN_BY, GENERATED = 3_000, 1_400, 1_400, 2_500  # images of each score
@@ -77,7 +77,7 @@ KINDS = {  # in the order in which they are run, so that a part of them says som
     "FSQ 1000": Kind(quantizer=FSQ(levels=(8, 5, 5, 5))),
     "BSQ 1024": Kind(quantizer=BSQ(bits=10)),
     "VQ 1024 perturbed hard": Kind(
-        quantizer=vq(1024), perturbation=Perturbation(alpha=1.0, beta=1.0, delta=100, final_share=1.0)
+        quantizer=vq(1024), perturbation=Perturbation(alpha=1.0, beta=1.0, delta=100, final_fraction=1.0)
     ),
     "VQ 1024 short": Kind(quantizer=vq(1024), steps=300),
     "VQ 1024 narrow": Kind(quantizer=vq(1024, width=4)),
@@ -90,17 +90,17 @@ KINDS = {  # in the order in which they are run, so that a part of them says som
 }
 
 
-def main_training(kind: Kind) -> MainTraining:
+def main_training(kind: Kind) -> TokenizerTraining:
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
-    return MainTraining(
+    return TokenizerTraining(
         tokenizer=TokenizerConfig(image_size=SIDE, encoder=part, quantizer=kind.quantizer, decoder=part, channels=1),
         loop=Loop(steps=kind.steps, batch_size=32, seed=kind.seed, save_every=200),
         perturbation=kind.perturbation,
         objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.0, frechet=0.5),
         semantic=kind.semantic,
         semantic_size=64,
-        optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
-        average=0.99,
+        optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
+        ema_decay=0.99,
     )
 
 
@@ -117,7 +117,7 @@ def generator_training(tokenizer: Tokenizer, seed: int) -> GeneratorTraining:
         ),
         loop=Loop(steps=500, batch_size=64, seed=seed, save_every=125),
         optim=Optim(lr=1.5e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
-        average=0.98,
+        ema_decay=0.98,
     )
 
 

@@ -27,14 +27,12 @@ from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, recipe
 from robustok.report.table import Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.autoencoder_training import AutoencoderStage, AutoencoderTraining
+from robustok.training.decoder_stage import DecoderStage, PostTraining
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
-from robustok.training.main_training import MainTraining, TokenizerStage
-from robustok.training.post_training import DecoderStage, PostTraining
-from robustok.training.speed import blocks
-from robustok.training.tuning import DecoderTuning
+from robustok.training.performance import blocks
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
-Training = MainTraining | AutoencoderTraining | GeneratorTraining | PostTraining
+Training = TokenizerTraining | GeneratorTraining | PostTraining
 BATCH = 2  # images of the counted step; products grow in proportion
 WIRE = 0.75  # of a link's speed that a collective reaches
 BUCKET, HOP = 25 * 2**20, 20e-6  # bytes of DDP's buckets; seconds for a message from machine to machine
@@ -76,9 +74,17 @@ class Step:
 
 def count(config: Training, tokenizer: TokenizerConfig | AutoencoderConfig | None = None) -> Step:
     """The step that `config` trains with; post-training takes the config of the `tokenizer` whose decoder is tuned."""
-    changes: dict[str, Any] = {"precision": "fp32", "speed": replace(config.speed, compile=None, checkpointing=False)}
-    changes |= {"loop": replace(config.loop, batch_size=BATCH), "optim": replace(config.optim, accumulate=1)}
-    without = {"start": None, "shard": False, "hidden_from": 0.0, "hidden_to": 0.0}  # hidden patches count as if seen
+    changes: dict[str, Any] = {
+        "precision": "fp32",
+        "performance": replace(config.performance, compile=None, checkpointing=False),
+    }
+    changes |= {"loop": replace(config.loop, batch_size=BATCH), "optim": replace(config.optim, micro_batches=1)}
+    without = {
+        "start": None,
+        "shard": False,
+        "mask_ratio_min": 0.0,
+        "mask_ratio_max": 0.0,
+    }  # hidden patches count as if seen
     changes |= {name: value for name, value in without.items() if hasattr(config, name)}
     if hasattr(config, "objective"):
         changes["objective"] = replace(config.objective, frechet=0.0)  # whose moments are of real images
@@ -108,10 +114,8 @@ def stage_of(
         return torch.randint(most, (batch, *shape), device=device)
 
     match config:
-        case MainTraining(tokenizer=TokenizerConfig(image_size=size)):
+        case TokenizerTraining(tokenizer=TokenizerConfig(image_size=size) | AutoencoderConfig(image_size=size)):
             return TokenizerStage(config, device), noise(3, size, size)
-        case AutoencoderTraining(tokenizer=AutoencoderConfig(image_size=size)):
-            return AutoencoderStage(config, device), noise(3, size, size)
         case GeneratorTraining(generator=g) if g is not None:
             codes = getattr(g, "codebook_size", None)
             samples = below(codes, g.tokens) if codes else noise(g.tokens, g.channels)
@@ -203,7 +207,7 @@ def cost(step: Step, config: Training, gpu: GPU, gpus: int, utilization: float, 
         raise ValueError(f"{gpus} GPUs cannot share a batch of {config.loop.batch_size} images; take as many at most")
     share = math.ceil(config.loop.batch_size / gpus)
     computing = share * step.flops / (utilization * 1e12 * gpu.tflops)
-    micro_batches = min(config.optim.accumulate, share)
+    micro_batches = min(config.optim.micro_batches, share)
     if getattr(config, "shard", False):
         held = (step.held["trained"] + step.held["EMA"]) / gpus + step.held["discriminator"] + step.frozen
         exchanging = micro_batches * all_reduce(8.0 * step.weights, gpu, gpus, network, 3 * step.blocks) / 2
@@ -260,7 +264,6 @@ def main(words: list[str] | None = None) -> None:
             raise ValueError("--utilization is above 0 and at most 1, --network above 0, and a setting is --NAME VALUE")
         typed = zip((name.removeprefix("--") for name in settings[::2]), settings[1::2], strict=True)
         config = layered(recipe(options.run, {**TOKENIZERS, **GENERATORS, **DECODERS}), (), typed)
-        config = config.post if isinstance(config, DecoderTuning) else config
         step = count(config, recipe("robustok_imagenet256", TOKENIZERS).tokenizer)
         made = table(step, config, GPUS[options.gpu], options.gpus, options.utilization, options.network)
     except ValueError as error:

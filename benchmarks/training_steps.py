@@ -26,7 +26,7 @@ from robustok import presets
 from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, recipe
 from robustok.report.table import Column, Table
 from robustok.tokenizer.tokenizer import TokenizerConfig
-from robustok.training.speed import Speed
+from robustok.training.performance import Performance
 
 ROOM = 0.92  # of a card's memory that the first try is predicted to take
 NEAR = 0.06  # the search ends when the largest batch that fits is known up to this share
@@ -49,10 +49,10 @@ class How:
 
     name: str
     precision: str
-    speed: Speed
+    performance: Performance
 
     def of(self, config: Any) -> Any:
-        return replace(config, precision=self.precision, speed=self.speed)
+        return replace(config, precision=self.precision, performance=self.performance)
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Measured:
     memory: float  # bytes at most, 0 where nobody counts them
 
 
-EAGER = How("eager, float32", "fp32", Speed())
-FAST = How("compiled, bfloat16, TF32", "bf16", Speed(compile="inductor", tf32=True))
-PLAIN = How("eager, bfloat16", "bf16", Speed())
+EAGER = How("eager, float32", "fp32", Performance())
+FAST = How("compiled, bfloat16, TF32", "bf16", Performance(compile="inductor", tf32=True))
+PLAIN = How("eager, bfloat16", "bf16", Performance())
 
 
 def full(size: str = "") -> list[Case]:
@@ -75,7 +75,7 @@ def full(size: str = "") -> list[Case]:
     return [
         Case("RobusTok, tokenizer", main),
         Case("RAR-L, generator", recipe(f"rar_l{size}", GENERATORS)),
-        Case("RobusTok, post-training", recipe(f"post_robustok{size}", DECODERS).post, main.tokenizer),
+        Case("RobusTok, post-training", recipe(f"post_robustok{size}", DECODERS), main.tokenizer),
     ]
 
 
@@ -104,7 +104,7 @@ def measure(case: Case, how: How, batch: int, device: torch.device, steps: int) 
     last = case.config.loop.steps - 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with how.speed.multiplying():
+    with how.performance.tf32_matmul():
         for _ in range(max(2, steps // 2)):
             stage.step(images, last)
         taken = [seconds_of(lambda: stage.step(images, last), device) for _ in range(steps)]

@@ -11,10 +11,10 @@ from robustok.generators.autoregressive import Autoregressive, AutoregressiveMod
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from robustok.training.decoder_stage import PostTraining
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.post_training import PostTraining
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 
@@ -75,7 +75,7 @@ def test_post_training_changes_the_decoder_alone(tokenizer, generator, tmp_path)
         loop=Loop(steps=6, batch_size=8, log_every=3, save_every=0),
         objective=Objective(perceptual=0.0, adversarial=0.0),
         optim=Optim(lr=1e-2),
-        average=0.5,
+        ema_decay=0.5,
         check_every=3,
     )
     images = robustok.data.FashionMNIST("train").subset(torch.arange(60))

@@ -191,3 +191,24 @@ def test_settings_of_sampling_are_finite():
         for value in (math.nan, math.inf, -1.0):
             with pytest.raises(ValueError, match=f"{field} is {value}"):
                 Sampling(**{field: value})
+
+
+def test_what_is_no_reference_is_told():
+    for given in (None, images(), "photos"):
+        with pytest.raises(ValueError, match="is no reference; make one of real images: Reference.of"):
+            robustok.score_generator(generator(), tokenizer(), given, [0, 1])
+
+
+def test_models_in_double_precision_are_scored_in_single():
+    both = tokenizer(), tokenizer().double()
+    single, double = (robustok.score_tokenizer(model, images()) for model in both)
+    assert [score.value for score in double] == [score.value for score in single]
+
+
+def test_sampling_that_ends_in_nan_is_an_error():
+    model = generator()
+    with pytest.raises(ValueError, match="sampling ended in NaN or infinity; use less guidance"):
+        robustok.sample(model, tokenizer(), [0, 1], guidance=1e308)
+    next(model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="sampling ended in NaN or infinity"):
+        robustok.sample(model, tokenizer(), [0, 1])

@@ -28,7 +28,7 @@ from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.tuning import DecoderTuning
+from robustok.training.post_training import PostTraining
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "docs" / "models"
@@ -184,7 +184,7 @@ def kinds(preset: Any) -> list[Any]:
     """A preset, and the same for a generator of latents."""
     if isinstance(preset, Sampling):
         return [preset, FlowSampling()]
-    if isinstance(preset, DecoderTuning):
+    if isinstance(preset, PostTraining):
         return [preset, replace(preset, sampling=FlowSampling())]
     return [preset]
 

@@ -43,15 +43,14 @@ from robustok.losses.discriminator import DinoDiscriminator, FeatureDiscriminato
 from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
 from robustok.tokenizer.encoder import ViT
 from robustok.tokenizer.latent_perturbation import LatentMixing
-from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.training import loop
-from robustok.training.autoencoder_training import train_autoencoder
 from robustok.training.generator_training import GeneratorTraining, train_generator
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.objective import Objective
-from robustok.training.tuning import DecoderTuning, tune_decoder
-from robustok.training.watching import generator_check, sample_preview, tokenizer_check
+from robustok.training.post_training import post_train
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
+from robustok.training.validation import generator_check, sample_preview, tokenizer_check
 from robustok_standin import OnStandin, needed, setup
 
 pytestmark = needed
@@ -60,11 +59,11 @@ FLOW = DiffusionTransformer(tokens=16, channels=12, classes=10, width=32, depth=
 LLAMA = Llama(codebook_size=32, tokens=16, classes=10, width=64, depth=1, heads=1, hidden=64)
 VITS = {"weights": "random", "width": 64, "depth": 1, "side": 32}
 ON_SHOW = Augmentation(probability=1.0)
-JUDGE = replace(MAIN.objective.adversary, learns_from=0, charges_from=0, augmentation=ON_SHOW)
+JUDGE = replace(MAIN.objective.adversary, disc_start=0, gan_start=0, augmentation=ON_SHOW)
 ASKED = replace(MAIN.objective, frechet=0.1, adversary=JUDGE)
-MAINS: dict[str, MainTraining] = {
+MAINS: dict[str, TokenizerTraining] = {
     "perturbed": replace(MAIN, objective=ASKED),
-    "as released": replace(MAIN, perturbation=Perturbation(beta=0.5, delta=4, reference_code=True)),
+    "as released": replace(MAIN, perturbation=ReleasedPerturbation(beta=0.5, delta=4)),
     "of published networks": replace(
         MAIN,
         teacher=DINOv2(**VITS),
@@ -202,7 +201,7 @@ def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, m
     looked = tokenizer_check(images(8), count=6, pfid_images=3, features=colors(device))
 
     def train() -> Any:
-        return train_autoencoder(config, images(), tmp_path, device=device, check=looked, check_every=2, quiet=True)
+        return train_tokenizer(config, images(), tmp_path, device=device, check=looked, check_every=2, quiet=True)
 
     trained = stopped_and_resumed(train, monkeypatch)
     assert robustok.load_tokenizer(tmp_path).fingerprint() == trained.fingerprint()
@@ -240,18 +239,21 @@ def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, mon
 def test_post_training_is_resumed(kind, device, tmp_path, monkeypatch):
     source: Any = tokenizer().to(device) if kind == "tokens" else Patches().to(device)
     maker: Any = generator() if kind == "tokens" else flow()
-    how = DecoderTuning(
-        post=replace(POST, loop=SHORT, check_every=2, objective=ASKED if kind == "tokens" else PLAIN),
+    how = replace(
+        POST,
+        loop=SHORT,
+        check_every=2,
+        objective=ASKED if kind == "tokens" else PLAIN,
         sampling=Sampling() if kind == "tokens" else FlowSampling(steps=2),
-        touch="one-pass" if kind == "one-pass" else "sdedit",
+        pair_mode="one-pass" if kind == "one-pass" else "sdedit",
         pairs=32,
         held_out=16,
     )
 
     def train() -> Any:
-        return tune_decoder(how, source, maker.to(device), images(), tmp_path, features=colors(device), quiet=True)
+        return post_train(how, source, maker.to(device), images(), tmp_path, features=colors(device), quiet=True)
 
-    tuned = stopped_and_resumed(train, monkeypatch).touched
+    tuned = stopped_and_resumed(train, monkeypatch).tuned
     assert tuned.tokenizer.fingerprint() == source.fingerprint() == source.cpu().fingerprint()
     assert isinstance(tuned.tokenizer.last_layer.data, OnStandin)
 
@@ -362,7 +364,7 @@ def test_var_is_sampled_and_learns(device, tmp_path):
     assert torch.equal(sample_tokens(maker, torch.arange(4), sampling, seed=0), on_cpu)
     assert robustok.sample(maker, source, [1, 2]).shape == (2, 3, 32, 32)
     pairs_of(maker, source, sampling, tmp_path)
-    config = GeneratorTraining(generator=None, loop=replace(SHORT, steps=1), optim=GENERATOR.optim, average=0.9)
+    config = GeneratorTraining(generator=None, loop=replace(SHORT, steps=1), optim=GENERATOR.optim, ema_decay=0.9)
     cached = encode_tokens(source, images(), tmp_path / "cache")
     train_generator(config, cached, tmp_path / "run", generator=maker, device=device, quiet=True)
 

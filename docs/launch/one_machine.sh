@@ -15,9 +15,9 @@ robustok() {
 }
 
 robustok train-tokenizer robustok_imagenet256 --images "$images" --out "$runs/tokenizer" \
-    --speed.compile inductor --speed.tf32 true
+    --performance.compile inductor --performance.tf32 true
 robustok encode --tokenizer "$runs/tokenizer" --images "$images" --out "$runs/tokens"
 robustok train-generator rar_l --tokenizer "$runs/tokenizer" --cache "$runs/tokens" --out "$runs/generator" \
-    --speed.compile inductor --speed.tf32 true
+    --performance.compile inductor --performance.tf32 true
 robustok post-train --preset post_robustok --tokenizer "$runs/tokenizer" --generator "$runs/generator" \
     --images "$images" --out "$runs/better" --control

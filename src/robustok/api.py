@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustok import presets
 from robustok.adapters.diffusers import adapted
 from robustok.adapters.published_generators import default_sampling
 from robustok.data.images import ImageSet
@@ -25,17 +24,18 @@ from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces
 from robustok.evaluation.scores import generator_scores, tokenizer_scores
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
-from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.flow import FlowSampling, LatentGenerator
 from robustok.generators.sampling import Sampling, TokenGenerator
 from robustok.generators.trained_on import check_trained_on
 from robustok.layers import in_float32
 from robustok.models import load_generator, load_tokenizer
+from robustok.presets.defaults import post_training_for
 from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Pixels
-from robustok.training import tuning
+from robustok.training import post_training
 from robustok.training.post_training import PostTraining
+from robustok.training.shared_sampling import sample as sample_together
 
 __all__ = [
     "load_generator",
@@ -59,7 +59,7 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
     tokenizer, generator = _ready(tokenizer, generator)
     check_trained_on(generator, tokenizer)
     settings = _settings(default_sampling(generator), sampling)
-    drawn = tuning.sample(generator, _labels(labels, generator.no_label), settings, seed)
+    drawn = sample_together(generator, _labels(labels, generator.no_label), settings, seed)
     return torch.cat(list(decoded(tokenizer, drawn)))
 
 
@@ -91,6 +91,9 @@ def score_generator(
     tokenizer, generator = _ready(tokenizer, generator)
     how = {"sampling": default_sampling(generator)} | _counts(options)
     known = _labels(labels, generator.no_label)
+    for one in reference if isinstance(reference, list | tuple) else [reference]:
+        if not isinstance(one, Reference):
+            raise ValueError(f"{_shown(one)} is no reference; make one of real images: Reference.of(images, extractor)")
     return generator_scores.score_generator(generator, tokenizer, reference, known, features, **how)
 
 
@@ -100,41 +103,47 @@ def post_train(
     images: ImageSet,
     folder: str | Path,
     *,
-    sigma: float = 0.7,
-    sampling: Sampling | FlowSampling | None = None,
     config: PostTraining | None = None,
-    pairs: int = 20_000,
-    held_out: int = 2_000,
+    sigma: float | None = None,
+    sampling: Sampling | FlowSampling | None = None,
+    pairs: int | None = None,
+    held_out: int | None = None,
     features: FeatureSpace | None = None,
 ) -> Any:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
-    `pairs` of the images are paired with tokens or latents of which the generator made all but a share `sigma`; take
-    0.9 or so for a decoder that was trained without perturbation. `held_out` of the images, as many of every class as
-    it has, are left out of it and decide which decoder is kept, in the space of `features`: lite0 at the images' own
-    size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it was stopped, it goes on. By
-    default it trains as the demo does, which is not as the paper (see `robustok.presets.demo`), its networks looking at
-    the images whole, and samples robustok's own generators so too, others as published.
+    `pairs` of the images, or as many as there are, are paired with tokens or latents of which the generator made all
+    but a share `sigma`; 0.9 or so suits a decoder that was trained without perturbation. `held_out` of the images, as
+    many of every class as it has, are left out of it and decide which decoder is kept, in the space of `features`:
+    lite0 at the images' own size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it
+    was stopped, it goes on.
+
+    Without a `config` it is chosen by what is given (`robustok.presets.defaults`): robustok's own tokenizers of less
+    than 128 pixels are tuned for some minutes of a CPU, all others as in the paper, for 10 epochs of up to 200,000
+    pairs in batches of 1,024, which wants a GPU. The other settings go over it; without them generators of other
+    families are sampled as published.
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """
     tokenizer, generator = _ready(tokenizer, generator)
-    if sampling is None:
-        own = type(generator) is AutoregressiveModel
-        sampling = presets.demo().sampling if own else default_sampling(generator)
-    if not isinstance(sampling, Sampling | FlowSampling):
+    if not isinstance(sampling, Sampling | FlowSampling | None):
         raise ValueError(f"sampling is {sampling!r}; give a Sampling or a FlowSampling")
     if not isinstance(config, PostTraining | None):
-        raise ValueError(f"config is {config!r}; give a PostTraining, or nothing for the demo's")
-    config = config or presets.looking_at(tokenizer.image_size, presets.demo().post)
-    numbers = {"sigma": sigma, "pairs": pairs, "held_out": held_out}
-    how = from_plain(
-        tuning.DecoderTuning,
-        {"post": to_plain(config), "sampling": to_plain(sampling)} | {k: _plain(v) for k, v in numbers.items()},
+        raise ValueError(f"config is {config!r}; give a PostTraining, or nothing for the one that suits the models")
+    given = {"sigma": sigma, "pairs": pairs, "held_out": held_out}
+    settings = {name: _plain(value) for name, value in given.items() if value is not None}
+    if sampling is not None:
+        settings["sampling"] = to_plain(sampling)
+
+    def over(preset: PostTraining) -> PostTraining:
+        return from_plain(PostTraining, to_plain(preset) | settings)
+
+    if config is None:
+        config = post_training_for(tokenizer, generator, len(_images(images)), over=over)
+    result = post_training.post_train(
+        over(config), tokenizer, generator, _images(images), _place(folder), features=features
     )
-    return tuning.tune_decoder(
-        how, tokenizer, generator, _images(images), _place(folder), features=features
-    ).touched.tokenizer
+    return result.tuned.tokenizer
 
 
 def _ready(tokenizer: Any, generator: Any = None, image_size: int | None = None) -> tuple[Any, Any]:

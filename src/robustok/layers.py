@@ -19,16 +19,16 @@ Heads = Float[Tensor, "b heads _ e"]  # e channels per head
 
 
 def in_float32(module: M) -> M:
-    """The module, or where weights are in half precision a copy of it with these in float32: half is for storage."""
-    if not _half(module):
+    """The module, or where weights are in half or double precision a copy of it with these in float32."""
+    if not _half(module) and all(weight.dtype != torch.float64 for weight in module.parameters()):
         return module
     whole = copy.deepcopy(module)
     for part in whole.modules():
         for weight in part.parameters(recurse=False):
-            if weight.is_floating_point() and weight.itemsize < 4:
+            if weight.is_floating_point():
                 weight.data = weight.data.float()
         for name, buffer in part.named_buffers(recurse=False):
-            if buffer.is_floating_point() and buffer.itemsize < 4:
+            if buffer.is_floating_point():
                 setattr(part, name, buffer.float())
     return whole
 
@@ -40,6 +40,20 @@ def check_float32(module: object) -> None:
             f"a {type(module).__name__} in {', '.join(sorted(kinds))} takes no float32, in which all is computed here; "
             "give it as model.to(torch.float32)"
         )
+
+
+def precision(model: object) -> str:
+    """The number format that a model computes in here: autocast's where that is on for its device, else its weights'.
+
+    It moves scores, so it belongs into their protocol.
+    """
+    kind = torch.device(getattr(model, "device", "cpu")).type
+    if torch.is_autocast_enabled(kind):
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
+    found = next((str(w.dtype).removeprefix("torch.") for w in weights if w.is_floating_point()), "float32")
+    products = torch.get_float32_matmul_precision()
+    return found if found != "float32" or products == "highest" else f"float32, matrix products {products}"
 
 
 def _half(module: nn.Module) -> set[str]:

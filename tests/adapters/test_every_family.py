@@ -28,9 +28,8 @@ from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
-from robustok.training.main_training import TokenizerStage
-from robustok.training.post_training import HeldOut, post_train_decoder
-from robustok.training.tuning import encode
+from robustok.training.post_training import encode
+from robustok.training.tokenizer_training import TokenizerStage
 
 SIDE, CODES = 32, 24
 NETWORK = VQGAN(channels=(32, 32, 32), blocks=1, latent=8, stem=32)
@@ -155,7 +154,7 @@ def test_post_training_changes_the_decoder_alone_and_its_export_loads_back(name,
         drawn = cache.latents(torch.arange(32)) + 0.1
     held_out = HeldOut(given, drawn, Reference.of(seen, extract()).stats, extract())
     short = replace(POST, loop=replace(POST.loop, steps=3), check_every=1)
-    result = post_train_decoder(short, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)
+    result = train_decoder(short, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)
     assert result.step > 0  # a decoder with random weights is easily improved on
     before, after = given.to_state(), result.tokenizer.to_state()
     moved = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}

@@ -12,10 +12,10 @@ from robustok.data.images import FashionMNIST
 from robustok.data.tokens import encode_tokens
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.models import load_generator, load_tokenizer
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import train_generator
-from robustok.training.main_training import TokenizerStage
 from robustok.training.objective import Objective
-from robustok.training.post_training import DecoderStage
+from robustok.training.tokenizer_training import TokenizerStage
 
 FIXTURES = {  # what their files do not tell, and whose tensors make the image
     "robustok_vit": (lambda config: {"heads": config["num_heads"]}, ("decoder.",)),

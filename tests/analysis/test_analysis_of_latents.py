@@ -49,8 +49,12 @@ class Missing:
         return "missing"
 
 
-def analysis(s: float) -> LatentAnalysis:
+def analysis(s: float, *, classes: bool = True) -> LatentAnalysis:
     images = Templates(Patches())
+    if not classes:
+        pictures = images.images(torch.arange(len(images)))
+        images.images = lambda indices: pictures[indices]
+        images.labels = torch.full_like(images.labels, Missing.no_label)
     first = torch.arange(20) * 12
     generator = Missing(Colors().encode(images.images(first)), s)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,6 +72,10 @@ def test_the_noise_that_the_generator_leaves_is_found(found):
     assert found.imitation.gain_interval[0] > 0
     assert found.imitation.gain == pytest.approx(found.imitation.undisturbed, rel=0.2)  # it closes all of the distance
     assert found.imitation.in_pfid == (True, False, False, False)
+
+
+def test_images_of_no_class_are_asked_for_where_the_real_ones_tell_none(found):
+    assert analysis(0.2, classes=False).floor == pytest.approx(found.floor, rel=2)
 
 
 def test_the_grid_holds_pfids():

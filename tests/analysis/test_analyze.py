@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from markupsafe import escape
+from PIL import Image
 from robustok_erring import Erring, Patches, Templates
 from torch import Tensor
 
@@ -125,6 +126,9 @@ def test_parts_that_do_not_fit_are_refused():
     tokenizer, generator, images = parts()
     with pytest.raises(ValueError, match="another codebook"):
         analyze(tokenizer, generator, images, tuned=Patches(seed=1), features=colors)
+    images.labels = images.labels + 1
+    with pytest.raises(ValueError, match="the generator knows 20 classes, the images have 21"):
+        analyze(tokenizer, generator, images, features=colors)
     generator.codebook_size = 64
     with pytest.raises(ValueError, match="draws from 64 codes and the tokenizer has 128"):
         analyze(tokenizer, generator, images, features=colors)
@@ -159,3 +163,14 @@ def test_the_verb_writes_both_files_and_prints_what_it_found(folders, one_alpha,
     assert saved["protocol"]["sampling"]["temperature"] == 1.5
     assert all(value == 0 for change in saved["changes"] for value in change["values"].values())
     assert (tmp_path / "analysis.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.filterwarnings("default:the generator is asked for images of no class")
+def test_images_of_no_class_are_asked_for_where_they_tell_none(folders, one_alpha, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(verb, "extractor", lambda name, device: colors)
+    for number, pixels in enumerate(torch.randint(256, (100, 32, 32, 3), dtype=torch.uint8)):
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+    models = ["--tokenizer", str(folders / "tokenizer"), "--generator", str(folders / "generator")]
+    words = [*models, "--images", str(tmp_path), "--count", "50", "--out", str(tmp_path / "out")]
+    assert main(["analyze", *words]) == 0
+    assert "the generator is asked for images of no class: they are of one class" in capsys.readouterr().err

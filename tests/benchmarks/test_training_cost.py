@@ -19,7 +19,7 @@ from robustok.presets.recipes import DECODERS, TOKENIZERS, recipe
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import TokenizerStage
+from robustok.training.tokenizer_training import TokenizerStage
 
 H100 = GPUS["H100"]
 GENERATOR = Autoregressive(codebook_size=64, tokens=16, classes=100, width=32, depth=2, heads=2)
@@ -53,8 +53,8 @@ def test_what_is_held_is_what_a_trained_stage_holds():
     zeros = torch.zeros(8, dtype=torch.int64)
     stage.step((torch.zeros(8, 16, dtype=torch.int64), zeros), 9)
     weights = sum(w.nbytes for w in stage.model.parameters())
-    moments = sum(t.nbytes for state in stage.update.optimizer.state.values() for t in state.values() if t.ndim)
-    average = sum(w.nbytes for w in stage.average.module.parameters())
+    moments = sum(t.nbytes for state in stage.optimizer.optimizer.state.values() for t in state.values() if t.ndim)
+    average = sum(w.nbytes for w in stage.ema.module.parameters())
     step = count(TRAINING)
     assert step.held == {"trained": 2 * weights + moments, "EMA": average, "discriminator": 0}
     assert abs(step.frozen) < 100  # a scalar or two
@@ -64,7 +64,7 @@ def test_a_tokenizers_step_is_the_real_one():
     """All networks and losses, counted on meta tensors as on real ones, but for how attention is computed."""
     config = recipe("robustok_imagenet256-smoke", TOKENIZERS)
     config = replace(config, precision="fp32", loop=replace(config.loop, batch_size=2))
-    config = replace(config, optim=replace(config.optim, accumulate=1))
+    config = replace(config, optim=replace(config.optim, micro_batches=1))
     stage = TokenizerStage(config)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), Flops() as flops:
         stage.step(torch.rand(2, 3, 32, 32) * 2 - 1, config.loop.steps - 1)
@@ -77,7 +77,7 @@ def test_a_tokenizers_step_is_the_real_one():
 
 def test_a_decoder_is_trained_alone():
     tokenizer = recipe("robustok_imagenet256-smoke", TOKENIZERS).tokenizer
-    step = count(recipe("post_robustok-smoke", DECODERS).post, tokenizer)
+    step = count(recipe("post_robustok-smoke", DECODERS), tokenizer)
     assert step.weights == sum(w.numel() for w in Tokenizer(tokenizer).decoder.parameters())
     with pytest.raises(ValueError, match="a PostTraining without a new model's config cannot be counted"):
         count(recipe("post_robustok-smoke", DECODERS).post)
@@ -88,7 +88,7 @@ STEP = Step(flops=1e12, weights=10**9, discriminator=10**8, frozen=1e9)
 
 def run(gpus: int, batch: int = 64, accumulate: int = 1, shard: bool = False):
     config = replace(TRAINING, loop=replace(TRAINING.loop, batch_size=batch), shard=shard)
-    config = replace(config, optim=replace(config.optim, accumulate=accumulate))
+    config = replace(config, optim=replace(config.optim, micro_batches=accumulate))
     return cost(STEP, config, H100, gpus, 0.5, 50.0)
 
 
@@ -115,9 +115,9 @@ def test_exchanges_hide_behind_products():
     assert ddp.held == run(1).held + 4e9  # gradients on their way
     short = run(64)
     assert short.exposed == pytest.approx(short.exchanging - BACKWARD * short.computing)
-    parts = run(8, batch=512, accumulate=8)  # of which only the last one hides anything
+    parts = run(8, batch=512, micro_batches=8)  # of which only the last one hides anything
     assert parts.exposed == pytest.approx(parts.exchanging - BACKWARD * parts.computing / 8)
-    fsdp = run(8, shard=True, accumulate=2)
+    fsdp = run(8, shard=True, micro_batches=2)
     assert fsdp.held == 20e9 / 8 + 1.6e9 + 1e9
     assert fsdp.exchanging == pytest.approx(2 * all_reduce(8e9, H100, 8, 50, 1) / 2)
 

@@ -62,7 +62,7 @@ def run_ablation(monkeypatch):
 @pytest.fixture
 def train(monkeypatch):
     seen = Seen()
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", seen)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", seen)
     return seen
 
 
@@ -134,7 +134,7 @@ def test_settings_are_listed_with_values_and_comments(capsys):
         ["0.0003", "learning rate at its peak"]
     ]
     listed = {line.split()[0] for line in lines if line.startswith("  --")}
-    assert {"--sigma", "--main.tokenizer.encoder.channels", "--post.objective.adversary.kind"} <= listed
+    assert {"--post.sigma", "--main.tokenizer.encoder.channels", "--post.objective.adversary.kind"} <= listed
     assert not any(line.startswith("  --") and len(line.split()) < 3 for line in lines), "a setting without comment"
 
 
@@ -142,11 +142,11 @@ def test_settings_are_listed_with_values_and_comments(capsys):
 
 
 def test_settings_reach_the_config(run_demo, tmp_path):
-    typed = ["--post.optim.lr", "1e-4", "--main.tokenizer.encoder.channels=[16, 32]", "--held-out", "99"]
+    typed = ["--post.optim.lr", "1e-4", "--main.tokenizer.encoder.channels=[16, 32]", "--post.held-out", "99"]
     assert main(["demo", "--out", str(tmp_path), "--seed", "5", "--no-control", "--quiet", *typed]) == 0
     config, out = run_demo.arguments
     plain = presets.demo().with_seed(5)
-    assert (config.post.optim.lr, config.held_out, config.seed) == (1e-4, 99, 5)
+    assert (config.post.optim.lr, config.post.held_out, config.seed) == (1e-4, 99, 5)
     assert config.main.tokenizer.encoder == Conv(stem=2, channels=(16, 32), blocks=1, attention=False)
     assert config.main.tokenizer.decoder == plain.main.tokenizer.decoder
     assert config.generator == plain.generator
@@ -163,7 +163,7 @@ def test_a_demo_as_it_is(run_demo):
 
 
 def test_other_settings_take_another_time(run_demo):
-    assert main(["demo", "--preset", "smoke", "--pairs", "7"]) == 0
+    assert main(["demo", "--preset", "smoke", "--post.pairs", "7"]) == 0
     assert run_demo.arguments[0].duration == "a time that was not measured"
 
 
@@ -177,9 +177,9 @@ def test_the_ablation(run_ablation, run_demo, tmp_path, capsys):
 
 
 def test_the_demo_without_a_codebook_and_the_four_corners(run_demo, monkeypatch, tmp_path, capsys):
-    assert main(["demo", "--latent", "continuous", "--sigma", "0.6", "--quiet"]) == 0
+    assert main(["demo", "--latent", "continuous", "--post.sigma", "0.6", "--quiet"]) == 0
     assert run_demo.arguments[0].main == presets.continuous().main
-    assert run_demo.arguments[0].sigma == 0.6
+    assert run_demo.arguments[0].post.sigma == 0.6
     assert run_demo.arguments[1] == Path("runs/continuous")
     assert main(["demo", "--latent", "continuous", "--preset", "smoke", "--settings"]) == 0
     assert "--main.perturbation.strength" in capsys.readouterr().out
@@ -193,16 +193,16 @@ def test_the_demo_without_a_codebook_and_the_four_corners(run_demo, monkeypatch,
     assert corners.named == {"seeds": (4,), "quiet": True}
     assert "ask for one at a time" in refused(capsys, ["demo", "--corners", "--ablate"])
     assert "leave out --seed and --no-control" in refused(capsys, ["demo", "--corners", "--no-control"])
-    assert "takes the presets as they are" in refused(capsys, ["demo", "--corners", "--sigma", "0.5"])
+    assert "takes the presets as they are" in refused(capsys, ["demo", "--corners", "--post.sigma", "0.5"])
 
 
 def test_files_come_in_layers_below_what_is_typed(tmp_path, run_demo):
     one, two = tmp_path / "one.json", tmp_path / "two.yaml"
-    one.write_text(json.dumps({"post": {"optim": {"lr": 1.0, "warmup": 3}}, "sigma": 0.9}))
-    two.write_text("post:\n  optim: {lr: 2e-3}\nsigma: 0.8\n")
-    assert main(["demo", "--config", str(one), "--config", str(two), "--sigma", "0.6"]) == 0
+    one.write_text(json.dumps({"post": {"optim": {"lr": 1.0, "warmup": 3}, "sigma": 0.9}}))
+    two.write_text("post:\n  optim: {lr: 2e-3}\n  sigma: 0.8\n")
+    assert main(["demo", "--config", str(one), "--config", str(two), "--post.sigma", "0.6"]) == 0
     config = run_demo.arguments[0]
-    assert (config.post.optim.lr, config.post.optim.warmup, config.sigma) == (2e-3, 3, 0.6)
+    assert (config.post.optim.lr, config.post.optim.warmup, config.post.sigma) == (2e-3, 3, 0.6)
 
 
 def test_a_config_that_a_run_wrote_is_a_file_of_settings(tmp_path, run_demo):
@@ -226,7 +226,7 @@ def test_the_settings_of_another_stage_are_refused(tmp_path, capsys):
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"loop": {}, "stage": settings.to_plain(presets.smoke().generator)}))
     told = refused(capsys, [*TRAIN, "--config", str(file)])
-    assert f"{file} holds settings of a GeneratorTraining, and here those of a MainTraining are wanted" in told
+    assert f"{file} holds settings of a GeneratorTraining, and here those of a TokenizerTraining are wanted" in told
     file.write_text(json.dumps({"kind": "tokenizer", "config": {}}))
     assert "is of a model and not of a run; give the run.json beside it" in refused(
         capsys, ["demo", "--config", str(file)]
@@ -240,7 +240,7 @@ def test_another_kind_of_part_starts_from_its_own_defaults():
     typed = (("tokenizer.encoder", "ViT"), ("tokenizer.encoder.depth", "3"), ("tokenizer.encoder.latents", "64"))
     config = settings.layered(presets.demo().main, (), typed)
     assert config.tokenizer.encoder == ViT(depth=3, latents=64)
-    assert settings.merge(below, {"type": "MainTraining"}) == below
+    assert settings.merge(below, {"type": "TokenizerTraining"}) == below
 
 
 def test_folders_are_in_color_unless_they_are_said_not_to_be(train, monkeypatch):
@@ -301,9 +301,9 @@ def test_numbers():
         (["report", "--quiet"], "there is no option --quiet"),
         ([*TRAIN, "--images", "photos"], "--images is given twice, and only one can count; leave out the others"),
         ([*TRAIN, "--out=a", "--out", "b"], "--out is given 3 times"),
-        (["demo", "--held-out", "3", "--held_out", "4"], "--held_out is given twice"),
+        (["demo", "--post.held-out", "3", "--post.held_out", "4"], "--post.held_out is given twice"),
         (["sample", "--labels", "0-999999999999"], "'0-999999999999' are no numbers"),
-        (["demo", "--main.type", "[1]"], "main is [1]; choose from 'MainTraining', 'AutoencoderTraining'"),
+        (["demo", "--main.type", "[1]"], "main is [1]; choose from 'TokenizerTraining'"),
         (["demo", "--out=--"], "--out needs a value, and -- is none"),
         (["demo", "--seed", "1e3"], "'1e3' is no seed; give a whole number"),
         (["demo", "--seed", "9" * 2000], "9999...' is no seed"),
@@ -321,12 +321,12 @@ def test_an_error_from_below_is_one_line(monkeypatch, capsys, tmp_path):
     def lost(*arguments, **named):
         raise RuntimeError("the loss was not finite\nin the last 10 steps")
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", full)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", full)
     assert refused(capsys, TRAIN) == "robustok train-tokenizer: model.safetensors: No space left on device"
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lost)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lost)
     told = refused(capsys, TRAIN, code=1)
     assert told.endswith("the loss was not finite in the last 10 steps (ROBUSTOK_TRACEBACK=1 shows where)")
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lambda *a, **k: {}["size"])
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lambda *a, **k: {}["size"])
     assert refused(capsys, TRAIN, code=1).endswith("KeyError: 'size' (ROBUSTOK_TRACEBACK=1 shows where)")
     monkeypatch.setenv("ROBUSTOK_TRACEBACK", "1")
     with pytest.raises(KeyError, match="size"):
@@ -337,7 +337,7 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     def stopped(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", stopped)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", stopped)
     assert main(TRAIN) == 130
     assert capsys.readouterr().err == "\nrobustok train-tokenizer: stopped; the same command goes on\n"
 
@@ -346,7 +346,7 @@ def test_an_error_never_shows_the_number_or_a_none(monkeypatch, capsys):
     def fails(*arguments, **named):
         raise errors.pop()
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", fails)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", fails)
     errors = [OSError(28, "could not write x (no room)"), OSError("no room"), OSError(), OSError(None, "no room")]
     told = [refused(capsys, TRAIN).partition(": ")[2] for _ in range(4)]
     assert told == ["no room", "OSError", "no room", "could not write x (no room)"]
@@ -356,7 +356,7 @@ def test_warnings_are_one_line(monkeypatch, capsys):
     def warn(*arguments, **named):
         warnings.warn("one image\ncannot be read", stacklevel=1)
 
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", warn)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert main([*TRAIN, "--quiet"]) == 0
@@ -436,8 +436,8 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
     photos, quick = str(tmp_path / "photos"), ["--quiet", "--device", "cpu"]
     short = ["loop.steps", "4", "loop.batch_size", "16"]
 
-    def typed(*words, prefix=""):
-        return [f"--{prefix}{word}" if i % 2 == 0 else word for i, word in enumerate(words)]
+    def typed(*words):
+        return [f"--{word}" if i % 2 == 0 else word for i, word in enumerate(words)]
 
     def at(name):
         return str(tmp_path / name)
@@ -455,7 +455,7 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
 
     both = ["--tokenizer", at("tok"), "--generator", at("gen")]
     argv = ["post-train", "--preset", "smoke", *both, "--images", photos, "--out", at("better"), "--control", *quick]
-    assert main([*argv, *typed(*short, *plain, "check_every", "2", prefix="post."), "--sigma", "0.5"]) == 0
+    assert main([*argv, *typed(*short, *plain, "check_every", "2"), "--sigma", "0.5"]) == 0
     for folder, sigma in (("better", 0.5), ("better/control", 1.0)):
         assert json.loads((tmp_path / folder / "config.json").read_text())["post_training"]["sigma"] == sigma
 
@@ -527,3 +527,13 @@ def test_the_readme_names_files_that_exist():
     (tree,) = re.findall(r"```\nsrc/robustok/\n(.*?)```", README, re.DOTALL)
     for name in re.findall(r"^  (\S+)", tree, re.MULTILINE):
         assert (source / name).exists(), f"README.md names {name}"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 30_000, "- " * 50_000, "a: &a [*a]", "{a: " * 60 + "1" + "}" * 60, "x: [" + "1, " * 20_000 + "]"]
+)
+def test_settings_that_are_none_end_in_a_line(text, tmp_path, capsys):
+    """Some of them ended the process: the parser of YAML has no bound of its own."""
+    (tmp_path / "x.yaml").write_text(text)
+    assert main(["demo", "--settings", "--config", str(tmp_path / "x.yaml")]) == 2
+    assert "x.yaml cannot be read as JSON or YAML" in capsys.readouterr().err

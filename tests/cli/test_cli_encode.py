@@ -14,7 +14,7 @@ from robustok.cli import main
 from robustok.cli.images import cache_at
 from robustok.data.shards import Shards
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.main_training import MainTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 
 SIDE = 32
 
@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     from robustok import presets
 
     root = tmp_path_factory.mktemp("encode")
-    main_training: MainTraining = presets.smoke().main
+    main_training: TokenizerTraining = presets.smoke().main
     torch.manual_seed(0)
     Tokenizer(main_training.tokenizer).save_pretrained(root / "tokenizer")
     noise = np.random.default_rng(0).integers(0, 256, (12, 48, 40, 3), dtype=np.uint8)

@@ -182,7 +182,7 @@ def test_every_verb_that_reads_images_has_the_options_of_how():
 def test_validation_images_are_read_as_the_others_are(unlabelled, tmp_path, capsys, monkeypatch):
     """A window and labels are of the images that are trained on; broken ones are left out of both."""
     seen = []
-    monkeypatch.setattr("robustok.training.main_training.train_tokenizer", lambda *a, **k: None)
+    monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lambda *a, **k: None)
     monkeypatch.setattr(validation, "tokenizer_check", lambda images, **k: seen.append(len(images)))
     words = ["train-tokenizer", "smoke", "--images", str(unlabelled / "broken.parquet"), "--out", str(tmp_path)]
     words += ["--validation", str(unlabelled / "broken.parquet"), "--upscale", "--window", "1", *QUICK]

@@ -240,7 +240,7 @@ def test_a_tokenizer_that_cannot_decode_what_is_drawn_is_refused(models, tmp_pat
     config = TokenizerConfig(image_size=SIDE, encoder=part, decoder=part, quantizer=VQ(codebook_size=8, width=4))
     Tokenizer(config).save_pretrained(tmp_path / "smaller")
     for name, words in (
-        ("continuous", "tokens are decoded by a tokenizer with a codebook"),
+        ("continuous", "makes 4 tokens of 16 codes, the tokenizer latents of shape (4, 4)"),
         ("smaller", "of 16 codes"),
     ):
         both = ["--generator", str(place / "generator"), "--tokenizer", str(tmp_path / name)]
@@ -257,7 +257,7 @@ def test_a_seed_is_any_whole_number(seed, models, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("robustok.demo.run.run_demo", lambda config, *a, **k: seen.append(config.seed))
     monkeypatch.setattr("robustok.demo.ablation.run_ablation", lambda *a, seeds, **k: seen.append(*seeds))
     monkeypatch.setattr(
-        "robustok.training.main_training.train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed)
+        "robustok.training.tokenizer_training.train_tokenizer", lambda config, *a, **k: seen.append(config.loop.seed)
     )
     assert main(["demo", "--seed", seed]) == 0
     assert main(["demo", "--ablate", "--seeds", seed]) == 0

@@ -9,7 +9,7 @@ from robustok_tiny import extract  # features of 48 numbers, whose distances cos
 from robustok.cli import images, main, validation
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
-from robustok.training.watching import tokenizer_check
+from robustok.training.validation import tokenizer_check
 
 EMBEDDED = ["--images", "fashion-mnist", "--device", "cpu", "--quiet"]
 SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--check-every", "1"]

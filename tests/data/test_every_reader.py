@@ -10,6 +10,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -100,6 +101,7 @@ SETS: dict[str, Callable[[], list[Picture]]] = {
     "blanks in names": lambda: pictures_of(("golden retriever", "golden eagle"), ("a b.png", " c.png")),
     "brackets and braces": lambda: pictures_of(("[a]", "{b,c}", "d{1..2}"), ("[1].png", "{2}.png", "*.png")),
     "other scripts": lambda: pictures_of(("été", "日本", "Ωmega"), ("ü.png", "写真.png")),
+    "accents in two spellings": lambda: pictures_of(("e\u0301te", "f", "e\u0301", "u\u0308"), ("u\u0308.png",)),
     "signs": lambda: pictures_of(("a,b", 'c"d', "e;f", "g=h", "i%20j"), ("1,2.png", "a'b.png", "c.d.e.png")),
     "upper case": lambda: pictures_of(("Zebra", "ant"), ("A.PNG", "b.Png")),
     "numbers": lambda: pictures_of(("0", "1", "2", "10")),
@@ -151,20 +153,22 @@ def write_parquet(path, pictures, names=True):
 
 def write_hub(path, pictures, kinds=None):
     datasets = pytest.importorskip("datasets")
-    kinds = kinds or sorted(
-        {one.kind for one in pictures}, key=lambda kind: kind.zfill(99) if kind.isdecimal() else kind
-    )
+    kinds = kinds or kinds_of(pictures)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=kinds)})
     columns = {
         "image": [{"bytes": one.data, "path": one.name} for one in pictures],
-        "label": [kinds.index(one.kind) for one in pictures],
+        "label": [kinds.index(normalize("NFC", one.kind)) for one in pictures],
     }
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(path)
     return path
 
 
 def write_npz(path, pictures, kinds):
-    np.savez(path, np.stack([one.rgb for one in pictures]), np.array([kinds.index(one.kind) for one in pictures]))
+    np.savez(
+        path,
+        np.stack([one.rgb for one in pictures]),
+        np.array([kinds.index(normalize("NFC", one.kind)) for one in pictures]),
+    )
     return path
 
 
@@ -190,7 +194,7 @@ def shown(pictures):
         top, left = ((side - SIDE) // 2 for side in rgb.shape[:2])
         return rgb[top : top + SIDE, left : left + SIDE].tobytes()
 
-    return sorted((one.kind, square(one.rgb)) for one in pictures)
+    return sorted((normalize("NFC", one.kind), square(one.rgb)) for one in pictures)
 
 
 def seen(images, classes):
@@ -201,7 +205,7 @@ def seen(images, classes):
 
 def kinds_of(pictures):
     """Classes in their order: numbers by value, else text."""
-    kinds = {one.kind for one in pictures}
+    kinds = {normalize("NFC", one.kind) for one in pictures}
     return sorted(kinds, key=int) if all(kind.isdecimal() for kind in kinds) else sorted(kinds)
 
 
@@ -377,3 +381,11 @@ def test_broken_files_are_left_out_or_named(reader, content, tmp_path):
         images = read_by(reader, tmp_path / "skip", broken, errors="skip")
     assert images.classes == ("cat", "dog")
     assert seen(images, images.classes) == shown(pictures[1:])
+
+
+@pytest.mark.parametrize("reader", ["folder", "tar", "parquet"])
+def test_two_spellings_of_one_name_are_one_class(reader, tmp_path):
+    pictures = [picture(kind, f"{i}.png", i) for i, kind in enumerate(("\u00e9", "f", "e\u0301"))]
+    images = read_by(reader, tmp_path, pictures, errors="defer")
+    assert (images.classes, sorted(images.labels.tolist())) == (("f", "\u00e9"), [0, 1, 1])
+    assert seen(images, images.classes) == shown(pictures)

@@ -292,3 +292,13 @@ def test_a_link_to_nowhere_is_a_broken_image(folder):
         ImageFolder(folder, 16, errors="defer").images(torch.arange(robustok_shards.COUNT + 1))
     with pytest.warns(UserWarning, match="1 of 31 images in .* cannot be read: cat/link.png .No such file"):
         assert len(ImageFolder(folder, 16)) == robustok_shards.COUNT
+
+
+@pytest.mark.parametrize("size", ["16", None, 1.5, float("nan"), 0, -1])
+def test_sizes_and_workers_are_whole_numbers(size, tmp_path, unchecked):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="size is .*; ask for 1 pixel or more, a whole number"):
+        ImageFolder(tmp_path, size)
+    if size is not None:
+        with pytest.raises(ValueError, match="workers is .*; ask for 1 thread or more, a whole number"):
+            ImageFolder(tmp_path, 16, workers=size)

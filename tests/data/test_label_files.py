@@ -89,6 +89,7 @@ READ = {
     "dataset.json": (json.dumps({"labels": [[f"00000/{name}", kind] for name, kind in PAIRS]}), PETS),
     "classes.json": (json.dumps(PETS), PETS),
     "metadata.jsonl": ("\n".join(map(json.dumps, RECORDS)), PETS),
+    "separators.jsonl": ("\n".join(f'{{"image": "{n}", "label": "x\u2028y"}}' for n in ABC), ["x\u2028y"] * 3),
     # numbers
     "floats.csv": ("image,label\na.png,1.0\nb.png,0.0\nc.png,2.0\n", ["1", "0", "2"]),
     "order.csv": (lines(",", range(3)), ["0", "1", "2"]),
@@ -160,6 +161,14 @@ REFUSED = {
     "coco.json": ('{"images": [{"id": 1}], "annotations": []}', "tells no class of 3 of 3 images in photos: "),
     "no-labels.json": ('{"labels": null}', "tells no class of 3 of 3 images in photos: "),
     "null.json": ('["cat", null, "dog"]', "entry 2 of .* is None, which is no class; write lines of an image and its"),
+    "not-a-number.json": ('{"a.png": NaN, "b.png": 1, "c.png": 0}', "tells no class of 1 of 3 images in photos: a.png"),
+    "deep.json": ("[" * 10_000, "is neither JSON nor JSON lines .it is nested too deeply.; mend it"),
+    "name-twice.json": (
+        '{"a.png": "cat", "a.png": "dog", "b.png": "dog", "c.png": "cat"}',
+        "tells two classes of a.png: cat .entry 1. and dog .entry 2.; keep one",
+    ),
+    "column-twice.csv": ("image,label,label\na.png,1,0\nb.png,0,1\nc.png,0,0\n", "the columns image, label, label, as"),
+    "long.csv": (lines(",", ["9" * 5000, 1, 0]), "holds the number 9{99}; wanted a class: a whole number or a name"),
     "cut.json": ("{", "is neither JSON nor JSON lines .*; mend it"),
     "number.json": ("3", "tells no classes in a way that is known; write"),
     "latin.csv": ("a.png,caf\xe9\n".encode("latin-1"), "is no text in UTF-8 .line 1.; save it as CSV in UTF-8"),

@@ -105,22 +105,22 @@ def test_sigma_one_is_real_and_needs_no_generator(make, tmp_path):
     assert torch.equal(tokens, make.cache.tokens(images))
     generator = Counter()
     again = make(generator, tmp_path, sigma=1.0, sampling=Sampling(guidance=9.0))  # the same pairs
-    assert torch.equal(everything(again).touched, tokens)
+    assert torch.equal(everything(again).generated, tokens)
     assert generator.images == 0
 
 
 def test_sigma_zero_is_all_generated(make, tmp_path):
-    assert (everything(make(Counter(), tmp_path, sigma=0.0)).touched >= 5).all()
+    assert (everything(make(Counter(), tmp_path, sigma=0.0)).generated >= 5).all()
 
 
 def test_a_pair_depends_on_seed_and_number_alone(make, tmp_path):
     tokens, images, _ = everything(make(Counter(), tmp_path / "a"))
     fewer = everything(make(Counter(), tmp_path / "b", count=30, shard_size=7, batch_size=3))
-    assert torch.equal(fewer.touched, tokens[:30])
+    assert torch.equal(fewer.generated, tokens[:30])
     assert torch.equal(fewer.images, images[:30])
     more = everything(make(Counter(), tmp_path / "c", sigma=0.9))
     assert torch.equal(more.images, images)
-    assert (more.touched < 5)[tokens < 5].all()  # what a smaller sigma keeps, a larger one keeps too
+    assert (more.generated < 5)[tokens < 5].all()  # what a smaller sigma keeps, a larger one keeps too
     other = everything(make(Counter(), tmp_path / "d", seed=4))
     assert not torch.equal(other.images, images)
 
@@ -183,13 +183,13 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
     assert (latents - 0.9 * own).std() == pytest.approx(level, rel=0.1)
     with torch.autocast("cpu", torch.bfloat16):  # as a stage may sample
         coarse = everything(make_pairs(Still(), cache, tmp_path / "coarse", sigma=0.9, shard_size=5, **arguments))
-    torch.testing.assert_close(coarse.touched, latents, atol=0.01, rtol=0.01)
+    torch.testing.assert_close(coarse.generated, latents, atol=0.01, rtol=0.01)
     again = everything(
         make_pairs(Still(), cache, tmp_path / "again", sigma=0.9, shard_size=5, batch_size=2, **arguments)
     )
-    assert torch.equal(again.touched, latents)
+    assert torch.equal(again.generated, latents)
     clean = everything(make_pairs(None, cache, tmp_path / "clean", sigma=1.0, **arguments))
-    assert torch.equal(clean.touched, own)
+    assert torch.equal(clean.generated, own)
     assert torch.equal(clean.images, chosen)
     with pytest.raises(
         ValueError, match="Still, Sampling, LatentCache do not go together; tokens take a TokenGenerator"
@@ -213,23 +213,25 @@ def test_latents_in_one_pass_are_the_generators_guess_from_the_same_noise(tmp_pa
     cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(20)), tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
     sampled = everything(make_pairs(Still(), cache, tmp_path / "sdedit", sigma=0.8, **arguments))
-    pairs = make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, touch="one-pass", batch_size=5, **arguments)
-    assert (pairs.touch, Pairs(tmp_path / "sdedit").touch) == ("one-pass", "sdedit")
+    pairs = make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, mode="one-pass", batch_size=5, **arguments)
+    assert (pairs.mode, Pairs(tmp_path / "sdedit").mode) == ("one-pass", "sdedit")
     guessed = everything(pairs)
     assert torch.equal(guessed.images, sampled.images)
     # the velocity is t, so from t = 0.2 a guess goes down by t^2, and many steps by t^2 / 2 and half a step more
-    down = sampled.touched - guessed.touched
+    down = sampled.generated - guessed.generated
     assert down.mean() == pytest.approx(0.2**2 / 2 - 0.2 / 100, rel=1e-2)
     assert down.std() < 1e-3
-    with pytest.raises(ValueError, match="was made with touch one-pass, not None; choose another folder"):
+    with pytest.raises(ValueError, match="was made with pair_mode one-pass, not None; choose another folder"):
         make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, **arguments)
 
 
-def test_tokens_are_not_touched_in_one_pass(make, tmp_path, unchecked):
-    with pytest.raises(ValueError, match="touch is 'one-pass', which is for latents: tokens have no mean; leave it at"):
-        make(Counter(), tmp_path, touch="one-pass")
-    with pytest.raises(ValueError, match="touch is 'ddim'; choose 'sdedit' or 'one-pass'"):
-        make(Counter(), tmp_path, touch="ddim")
+def test_tokens_are_not_made_in_one_pass(make, tmp_path, unchecked):
+    with pytest.raises(
+        ValueError, match="pair_mode is 'one-pass', which is for latents: tokens have no mean; leave it at"
+    ):
+        make(Counter(), tmp_path, mode="one-pass")
+    with pytest.raises(ValueError, match="pair_mode is 'ddim'; choose 'sdedit' or 'one-pass'"):
+        make(Counter(), tmp_path, mode="ddim")
 
 
 def test_latents_that_are_not_finite_are_no_pairs(tmp_path):

@@ -135,7 +135,7 @@ def test_a_saved_dataset_is_read_in_place_and_goes_on_with_the_very_next_image(s
     again = [training_batch(HubImages(saved / "saved", 16, workers=2), 7, 0, step) for step in range(6, 9)]
     assert torch.equal(torch.cat(again), straight[42:])
     assert images.describe() == HubImages(saved / "saved", 16).describe()
-    with pytest.raises(ValueError, match="splits holds the splits train, test; give one of them: .*splits/train"):
+    with pytest.raises(ValueError, match="splits holds the splits test, train; give one of them: .*splits/test"):
         HubImages(saved / "splits", 16)
     (saved / "broken").mkdir()
     (saved / "broken" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "gone.arrow"}]}))
@@ -243,6 +243,11 @@ def test_columns_that_may_mean_several_things_are_asked_about(tmp_path):
     refused("2 of 2 images in .* have no 'label', as in test splits", image=data, label=[-1, -1])
     refused("1 of 2 images in .* have no 'label', as in test splits", image=data, label=[float("nan"), 1.0])
     refused("1 of 2 images in .* have no 'label', as in test splits", image=data, label=["", "cat"])
+    refused(
+        r"'label' in .* holds b'\\xff', which is no text; wanted a whole number or a name",
+        image=data,
+        label=[b"\xff", b"a"],
+    )
     refused("'label' in .* has the label -2; number classes from 0", image=data, label=[-2, 1])
 
 
@@ -304,3 +309,28 @@ def test_an_empty_cell_is_a_broken_image(tmp_path):
         assert len(ParquetImages(folder, 16, errors="skip")) == 2
     files = tables.ArrowFiles(pq.read_table(folder), "set")
     assert (len(files.labels), len(files.describe()["hash"])) == (3, 16)
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    data = robustok_shards.pictures(2)
+    columns = [pa.array(data), pa.array([0, 1]), pa.array([1, 0])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet has 2 columns called 'label'; rename or drop some"):
+        ParquetFiles(tmp_path / "a.parquet")
+
+
+def test_a_damaged_saved_dataset_says_so(tmp_path):
+    for text in ("[]", "{", '{"_data_files": [1]}', "[" * 10_000):
+        (tmp_path / "state.json").write_text(text)
+        (tmp_path / "dataset_info.json").write_text("{}")
+        with pytest.raises(ValueError, match="is no whole folder of Dataset.save_to_disk .*; save it again"):
+            HubImages(tmp_path, 16)
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds the splits ; give one of them"):
+        HubImages(tmp_path, 16)
+
+
+def test_a_name_without_a_dataset_says_so():
+    pytest.importorskip("datasets")
+    with pytest.raises(ValueError, match=r"hf: cannot be had \(.*\); look at its name, its splits, and the network"):
+        HubImages("hf:", 16)

@@ -23,12 +23,8 @@ from robustok.training.optim import Optim
 DISCRETE = Demo(
     main=replace(MAIN, semantic=0.0),
     generator=GENERATOR,
-    sampling=Sampling(guidance=1.5),
-    post=POST,
-    sigma=0.5,
-    pairs=32,
+    post=replace(POST, sampling=Sampling(guidance=1.5), sigma=0.5, pairs=32, held_out=40),
     train_images=128,
-    held_out=40,
     reference=60,
     scored=40,
     pfid_images=20,
@@ -40,9 +36,9 @@ CONTINUOUS = replace(
         generator=DiffusionTransformer(tokens=16, channels=8, classes=10, width=64, depth=1, heads=1),
         loop=LOOP,
         optim=Optim(lr=1e-3),
-        average=0.9,
+        ema_decay=0.9,
     ),
-    sampling=FlowSampling(steps=3, guidance=1.5),
+    post=replace(DISCRETE.post, sampling=FlowSampling(steps=3, guidance=1.5)),
 )
 
 
@@ -121,5 +117,5 @@ def test_the_presets_differ_in_what_they_say():
     assert not presets.demo().continuous
     assert small.main.tokenizer == full.main.tokenizer
     assert small.main.loop.steps == presets.short().main.loop.steps < full.main.loop.steps
-    assert presets.continuous_smoke().sampling.steps < full.sampling.steps
+    assert presets.continuous_smoke().post.sampling.steps < full.post.sampling.steps
     assert full.without_perturbation().main.perturbation.beta == 0

@@ -20,12 +20,8 @@ from robustok.training.optim import is_bf16
 MINI = Demo(
     main=replace(MAIN, semantic=0.0),
     generator=GENERATOR,
-    sampling=Sampling(guidance=1.5),
-    post=POST,
-    sigma=0.5,
-    pairs=32,
+    post=replace(POST, sampling=Sampling(guidance=1.5), sigma=0.5, pairs=32, held_out=40),
     train_images=128,
-    held_out=40,
     reference=60,
     scored=40,
     pfid_images=20,
@@ -149,13 +145,10 @@ def test_a_stopped_demo_goes_on(finished, tmp_path, monkeypatch):
 
 
 def test_another_demo_in_the_same_folder_is_refused(finished):
-    with pytest.raises(ValueError, match="holds a demo with other settings; choose another folder with --out"):
-        run_demo(replace(MINI, sigma=0.7), finished, quiet=True)
-
-
-def test_sigma_is_a_share_from_the_start():
-    with pytest.raises(ValueError, match="sigma is 1.5; it is the share that stays real, choose one between 0 and 1"):
-        replace(MINI, sigma=1.5)
+    with pytest.raises(
+        ValueError, match="with other settings or of an older version; choose another folder with --out"
+    ):
+        run_demo(replace(MINI, post=replace(MINI.post, sigma=0.7)), finished, quiet=True)
 
 
 def test_no_image_serves_two_purposes():

@@ -28,11 +28,11 @@ from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training import tuning
-from robustok.training import watching as checks
+from robustok.training import post_training
+from robustok.training import validation as checks
 
 SIDE, COUNT = 16, 12
-EXTRACTING = (registry, scoring, validation, checks, tuning)  # modules that ask for an extractor by its name
+EXTRACTING = (registry, scoring, validation, checks, post_training)  # modules that ask for an extractor by its name
 KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
 NARROW = (
     ("tokenizer.encoder.channels", "[4, 8]"),
@@ -120,7 +120,7 @@ def make(root: Path) -> None:
             image.save(place / f"{number}.{'jpg' if number % 3 == 2 else 'png'}")
     for kind in KINDS[1:]:
         Image.fromarray(pictures[0]).save(root / "photos" / "a" / f"0.{kind}")
-    (root / "empty").mkdir()
+    (root / "empty").mkdir(parents=True)
     (root / "broken").mkdir()
     (root / "broken" / "x.png").write_bytes(b"no image")
     shutil.copyfile(root / "flat" / "0.png", root / "broken" / "y.png")
@@ -131,7 +131,10 @@ def make(root: Path) -> None:
 
 
 def fresh(root: Path) -> None:
-    """An empty place to write to, and some that cannot be written."""
+    """An empty place to write to, and some that cannot be written; what lies above is taken away."""
+    for left in root.parent.iterdir():
+        if left != root:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     case = root / "case"
     shutil.rmtree(case, ignore_errors=True)
     (case / "there").mkdir(parents=True)
@@ -150,13 +153,14 @@ def _containers(root: Path, pictures: np.ndarray[Any, Any]) -> None:
                     info = tarfile.TarInfo(f"{file.stem}.cls")
                     info.size = 1
                     tar.addfile(info, io.BytesIO(b"1"))
-    with tarfile.open(root / "many.tar", "w") as tar:  # as many as an analysis wants, of two classes
-        for number, colors in enumerate(np.random.default_rng(1).integers(0, 256, (100, 4, 4, 3), np.uint8)):
-            data = io.BytesIO()
-            Image.fromarray(colors.repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)).save(data, "PNG")
-            info = tarfile.TarInfo(f"{number % 2}/{number}.png")
-            info.size = len(data.getvalue())
-            tar.addfile(info, io.BytesIO(data.getvalue()))
+    for name, classes in (("many", 2), ("alike", 1)):  # as many as an analysis wants
+        with tarfile.open(root / f"{name}.tar", "w") as tar:
+            for number, colors in enumerate(np.random.default_rng(1).integers(0, 256, (100, 4, 4, 3), np.uint8)):
+                data = io.BytesIO()
+                Image.fromarray(colors.repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)).save(data, "PNG")
+                info = tarfile.TarInfo(f"{number % classes}/{number}.png")
+                info.size = len(data.getvalue())
+                tar.addfile(info, io.BytesIO(data.getvalue()))
     np.savez(root / "flat.npz", pictures, np.arange(COUNT) % 2)
     np.savez_compressed(root / "packed.npz", pictures)
     try:

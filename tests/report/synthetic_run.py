@@ -52,7 +52,7 @@ def _config() -> dict[str, object]:
     return {
         "main": {
             "tokenizer": {"image_size": 32, "encoder": {"type": "Conv", "width": 64}, "quantizer": quantizer},
-            "perturbation": {"alpha": 1.0, "beta": 0.3, "delta": 12, "final_share": 0.5},
+            "perturbation": {"alpha": 1.0, "beta": 0.3, "delta": 12, "final_fraction": 0.5},
             "loop": {"steps": 1500, "batch_size": 64, "seed": 0},
         },
         "generator": {"generator": {"tokens": 64, "classes": 10, "width": 256, "order": "random"}},

@@ -100,6 +100,8 @@ def test_a_field_that_is_absent_takes_its_default_and_integers_serve_as_floats()
         (Model, {"encoder": {"depth": 3}, "quantizer": {"levels": [2]}}, r"quantizer is None; choose from 'VQ', 'FSQ'"),
         (Model, {"encoder": {"depth": 3}, "clip": "no"}, r"clip is 'no'; it should be float or NoneType"),
         (Model, {"encoder": {"depth": 3}, "teacher": 3}, r"teacher is 3; it should be VQ or NoneType"),
+        (VQ, {"size": 10**400}, r"size is a number of more than 63 bits, which nothing here can count; give a smaller"),
+        (VQ, {"decay": 10**400}, r"decay is 10+; it should be of type float"),
         (VQ, {"type": "FSQ"}, r"the config is 'FSQ'; choose from 'VQ'"),
         (VQ, [1], r"the config is \[1\]; it should be of type dict"),
         (VQ, {"size": 0}, r"size is 0; it must be at least 1"),

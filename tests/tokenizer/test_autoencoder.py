@@ -6,7 +6,7 @@ import torch
 from robustok.runtime.checkpoint import save_model
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL, Plain, VarianceExpansion
-from robustok.tokenizer.encoder import Conv, ViT, patch_side, patches_hidden
+from robustok.tokenizer.encoder import Conv, ViT, patch_side, random_patch_mask
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
 CONV = Conv(channels=(8, 16), blocks=1, stem=2)
@@ -116,10 +116,10 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
 def test_exactly_a_share_of_the_patches_is_hidden():
     for share, wanted in ((0.0, 0), (0.4, 6), (0.5, 8), (0.99, 15), (1.0, 15)):  # never all
-        hidden = patches_hidden(5, 16, share, generator=torch.Generator().manual_seed(0))
+        hidden = random_patch_mask(5, 16, share, generator=torch.Generator().manual_seed(0))
         assert (hidden.sum(dim=1) == wanted).all()
     drawn = sum(
-        patches_hidden(100, 16, 0.5, generator=torch.Generator().manual_seed(s)).float().sum(0) for s in range(9)
+        random_patch_mask(100, 16, 0.5, generator=torch.Generator().manual_seed(s)).float().sum(0) for s in range(9)
     )
     assert (drawn / 900 - 0.5).abs().max() < 5 * 0.5 / 900**0.5  # each patch as often
 
@@ -129,7 +129,7 @@ def test_hidden_pixels_have_no_influence(part):
     model = autoencoder(part)
     side = patch_side(part)
     count = 16 // side
-    hidden = patches_hidden(3, count**2, 0.5, generator=torch.Generator().manual_seed(2))
+    hidden = random_patch_mask(3, count**2, 0.5, generator=torch.Generator().manual_seed(2))
     pixels = hidden.view(3, 1, count, count).repeat_interleave(side, 2).repeat_interleave(side, 3).expand(3, 3, 16, 16)
     one = images(3)
     other, seen = one.clone(), one.clone()

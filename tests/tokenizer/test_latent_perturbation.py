@@ -43,7 +43,7 @@ def test_exactly_the_shares_are_disturbed(kind, alpha, beta):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_annealed_like_the_discrete_one(kind):
-    config = kind(alpha=0.8, strength=0.4, anneal_start=0.2, anneal_end=0.6, final_share=0.25)
+    config = kind(alpha=0.8, strength=0.4, anneal_start=0.2, anneal_end=0.6, final_fraction=0.25)
     for progress, left in ((0.0, 1.0), (0.2, 1.0), (0.4, 0.625), (0.6, 0.25), (1.0, 0.25)):
         assert config.at(progress) == pytest.approx((0.8 * left, 0.4 * left))
     draw = draw_latent(config, 4, 100, 3, 1.0, generator=seeded(0))
@@ -177,7 +177,7 @@ def test_noise_takes_the_latents_place():
 
 def test_wrong_settings_are_named():
     for kind in KINDS:
-        with pytest.raises(ValueError, match=r"perturbation strength is a share from 0 to 1, not 1.5"):
+        with pytest.raises(ValueError, match=r"perturbation strength is a fraction from 0 to 1, not 1.5"):
             kind(strength=1.5)
         with pytest.raises(ValueError, match="annealing ends at 0.1, before it starts at 0.2; swap the two"):
             kind(anneal_end=0.1)

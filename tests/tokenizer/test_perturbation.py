@@ -1,7 +1,5 @@
 """Latent perturbation: exact counts, real neighbours, the schedule, and the released code's numbers."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +8,7 @@ from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
     Perturbation,
+    ReleasedPerturbation,
     chosen_tokens,
     draw,
     draw_as_released,
@@ -116,17 +115,17 @@ def test_the_same_seed_gives_the_same_tokens_and_another_gives_others():
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
-def test_a_share_outside_0_to_1_is_refused(name):
+def test_a_fraction_outside_0_to_1_is_refused(name):
     shares = {"alpha": 0.5, "beta": 0.5} | {name: 1.5}
-    with pytest.raises(ValueError, match=f"{name} is a share from 0 to 1, not 1.5"):
+    with pytest.raises(ValueError, match=f"{name} is a fraction from 0 to 1, not 1.5"):
         perturb(torch.zeros(2, 2, dtype=torch.long), neighbours(codebook(), 1), **shares, generator=seeded(0))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"alpha": -0.1}, "alpha is a share"),
-        ({"final_share": 2.0}, "final_share is a share"),
+        ({"alpha": -0.1}, "alpha is a fraction"),
+        ({"final_fraction": 2.0}, "final_fraction is a fraction"),
         ({"delta": 0}, "at least 1, not 0"),
         ({"anneal_start": 0.7}, "ends at 0.6, before it starts at 0.7"),
     ],
@@ -137,7 +136,7 @@ def test_a_senseless_perturbation_is_refused(wrong, message):
 
 
 def test_annealing_is_linear_between_its_ends_and_constant_outside():
-    p = Perturbation(alpha=1.0, delta=100, anneal_start=0.2, anneal_end=0.6, final_share=0.3)
+    p = Perturbation(alpha=1.0, delta=100, anneal_start=0.2, anneal_end=0.6, final_fraction=0.3)
     assert [p.at(t) for t in (0.0, 0.2, 0.4, 0.6, 1.0)] == [
         (1.0, 100),
         (1.0, 100),
@@ -148,7 +147,7 @@ def test_annealing_is_linear_between_its_ends_and_constant_outside():
 
 
 def test_annealing_in_no_time_is_a_step():
-    p = Perturbation(anneal_start=0.5, anneal_end=0.5, final_share=0.0)
+    p = Perturbation(anneal_start=0.5, anneal_end=0.5, final_fraction=0.0)
     assert p.at(0.49) == (1.0, 100)
     assert p.at(0.5) == (0.0, 1)
 
@@ -240,13 +239,12 @@ def test_released_quantization_and_ranking_are_reproduced(parity, space):
 def test_published_schedule_is_reproduced(parity):
     meta, io = parity("robustok_perturb")
     s = meta["config"]["sched"]
-    p = Perturbation(
+    p = ReleasedPerturbation(
         alpha=s["alpha"],
         delta=s["delta"],
         anneal_start=s["anneal_start"] / s["epochs"],
         anneal_end=s["anneal_end"] / s["epochs"],
-        final_share=s["end_ratio"],
-        reference_code=True,
+        final_fraction=s["end_ratio"],
     )
     progress = [epoch / s["epochs"] for epoch in range(len(io["schedule_alpha"]))]
     alphas, deltas = (torch.tensor(values) for values in zip(*map(p.at, progress), strict=True))
@@ -256,13 +254,14 @@ def test_published_schedule_is_reproduced(parity):
 
 
 def test_the_released_schedule_jumps_unless_it_ends_at_one_half():
-    p = Perturbation(anneal_start=0.2, anneal_end=0.6, final_share=0.2, reference_code=True)
+    schedule = {"anneal_start": 0.2, "anneal_end": 0.6, "final_fraction": 0.2}
+    p = ReleasedPerturbation(**schedule)
     before_the_end = p.at(0.6 - 1e-6)
     assert before_the_end == (pytest.approx(0.8, abs=1e-5), 80)
     assert p.at(0.6) == (pytest.approx(0.2), 20)
-    assert replace(p, reference_code=False).at(0.6 - 1e-6)[1] == 20
+    assert Perturbation(**schedule).at(0.6 - 1e-6)[1] == 20
 
 
 def test_the_released_code_cuts_the_fraction_of_delta_off():
-    paper, released = (Perturbation(delta=99, final_share=0.5, reference_code=choice) for choice in (False, True))
+    paper, released = (kind(delta=99, final_fraction=0.5) for kind in (Perturbation, ReleasedPerturbation))
     assert (paper.at(1.0)[1], released.at(1.0)[1]) == (50, 49)

@@ -72,7 +72,7 @@ def test_k_means_finds_separate_clusters():
     centres = F.normalize(torch.eye(6), dim=1)
     points = centres.repeat(50, 1) + 0.01 * random(300, 6, seed=3)
     quantizer = VectorQuantizer(VQ(codebook_size=6, width=6))
-    quantizer.start(points, generator=seeded(4), rounds=20)
+    quantizer.init_kmeans(points, generator=seeded(4), rounds=20)
     assert len(nearest_code(centres, quantizer.codebook.detach()).unique()) >= 5
     # no code is left on nothing
     assert code_use(nearest_code(quantizer.place(points), quantizer.codebook.detach()), 6)["codebook_use"] == 1
@@ -80,17 +80,17 @@ def test_k_means_finds_separate_clusters():
 
 def test_k_means_refuses_fewer_latents_than_codes():
     with pytest.raises(ValueError, match="k-means places 6 codes on at least as many latents, not 5"):
-        VectorQuantizer(VQ(codebook_size=6, width=3)).start(random(5, 3), generator=seeded(0))
+        VectorQuantizer(VQ(codebook_size=6, width=3)).init_kmeans(random(5, 3), generator=seeded(0))
 
 
 def test_dead_codes_move_onto_latents_of_the_step():
     quantizer = VectorQuantizer(VQ(codebook_size=8, width=3))
     before = quantizer.embedding.clone()
     dead, latents = torch.arange(8) >= 4, random(1, 4, 3, seed=5)
-    assert quantizer.revive(dead, latents, generator=seeded(6)).tolist() == [4, 5, 6, 7]
+    assert quantizer.reset_dead_codes(dead, latents, generator=seeded(6)).tolist() == [4, 5, 6, 7]
     assert torch.equal(quantizer.embedding[:4], before[:4])
     assert all((quantizer.place(latents) == quantizer.embedding[i]).all(dim=-1).any() for i in range(4, 8))
-    few = quantizer.revive(dead, latents[:, :3], generator=seeded(6))
+    few = quantizer.reset_dead_codes(dead, latents[:, :3], generator=seeded(6))
     assert few.tolist() == [4, 5, 6]  # as many as there are latents
 
 

@@ -26,12 +26,11 @@ from robustok.shapes import to_images
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
 from robustok.tokenizer.quantizer import BSQ, LFQ, VQ
-from robustok.training.autoencoder_training import AutoencoderStage
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
-from robustok.training.main_training import TokenizerStage
-from robustok.training.parts import own_rows, parts_of
-from robustok.training.post_training import DecoderStage
-from robustok.training.speed import Speed
+from robustok.training.micro_batch import micro_batches_of, own_rows
+from robustok.training.performance import Performance
+from robustok.training.tokenizer_training import TokenizerStage
 
 PART = Conv(stem=8, channels=(16, 32), blocks=1, attention=False)  # 4 tokens for an image of 32 px
 STEPS, HALF = 20, 10
@@ -40,9 +39,9 @@ TOGETHER = 2  # processes
 Batches = Callable[[int, Tensor], Any]  # from a step and rows to those rows of its batch
 
 
-def shortened(config: Any, batch: int, accumulate: int) -> Any:
+def shortened(config: Any, batch: int, count: int) -> Any:
     loop = replace(config.loop, steps=STEPS, batch_size=batch)
-    return replace(config, loop=loop, optim=replace(config.optim, accumulate=accumulate), precision="fp32")
+    return replace(config, loop=loop, optim=replace(config.optim, micro_batches=count), precision="fp32")
 
 
 class Small(nn.Module):
@@ -63,7 +62,7 @@ class Small(nn.Module):
         return self.Maps((first, second), nn.functional.pad(second.flatten(1), (0, POOLED - second[0].numel())))
 
 
-def main(quantizer: Any, batch: int, accumulate: int, perturbation: Any = None) -> tuple[Any, Batches]:
+def main(quantizer: Any, batch: int, count: int, perturbation: Any = None) -> tuple[Any, Batches]:
     """With everything on: adversary and augmentation, Frechet term, semantic term, perturbation."""
     config = replace(
         MAIN,
@@ -71,27 +70,27 @@ def main(quantizer: Any, batch: int, accumulate: int, perturbation: Any = None) 
         objective=replace(MAIN.objective, frechet=0.1),
         tokenizer=replace(MAIN.tokenizer, encoder=PART, decoder=PART, quantizer=quantizer),
     )
-    stage = TokenizerStage(shortened(config, batch, accumulate))
-    stage.teacher, stage.loss.perceptual = Small(), Perceptual(Small(), 2)
-    stage.table.tolerance = 0.005  # so that it is built anew some times
+    stage = TokenizerStage(shortened(config, batch, count))
+    stage.latents.teacher, stage.image_loss.perceptual = Small(), Perceptual(Small(), 2)
+    stage.latents.table.tolerance = 0.005  # so that it is built anew some times
     stage.observe(images())
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
 
-def autoencoder(perturbation: Any, batch: int, accumulate: int) -> tuple[Any, Batches]:
+def autoencoder(perturbation: Any, batch: int, count: int) -> tuple[Any, Batches]:
     config = replace(
         AUTOENCODER,
         perturbation=perturbation,
         tokenizer=replace(AUTOENCODER.tokenizer, encoder=PART, decoder=PART),
-        hidden_to=0.0,
+        mask_ratio_max=0.0,
     )
-    stage = AutoencoderStage(shortened(config, batch, accumulate))
-    stage.loss.perceptual = Perceptual(Small(), 2)
+    stage = TokenizerStage(shortened(config, batch, count))
+    stage.image_loss.perceptual = Perceptual(Small(), 2)
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
 
-def generator(config: GeneratorTraining, batch: int, accumulate: int) -> tuple[Any, Batches]:
-    stage = GeneratorStage(shortened(config, batch, accumulate))
+def generator(config: GeneratorTraining, batch: int, count: int) -> tuple[Any, Batches]:
+    stage = GeneratorStage(shortened(config, batch, count))
 
     def batches(step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         random = torch.Generator().manual_seed(step)
@@ -103,10 +102,10 @@ def generator(config: GeneratorTraining, batch: int, accumulate: int) -> tuple[A
     return stage, batches
 
 
-def post(batch: int, accumulate: int) -> tuple[Any, Batches]:
-    stage = DecoderStage(shortened(POST, batch, accumulate), tokenizer())
-    stage.loss.perceptual = Perceptual(Small(), 2)
-    stage.loss.observe(images())
+def post(batch: int, count: int) -> tuple[Any, Batches]:
+    stage = DecoderStage(shortened(POST, batch, count), tokenizer())
+    stage.image_loss.perceptual = Perceptual(Small(), 2)
+    stage.image_loss.set_reference(images())
 
     def batches(step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         tokens = torch.randint(32, (batch, 16), generator=torch.Generator().manual_seed(step))
@@ -132,7 +131,9 @@ CASES = {
     "autoregressive, uneven parts": partial(generator, AR, 13, 2),
     "diffusion": partial(generator, DIT, 12, 1),
     "diffusion, uneven parts": partial(generator, DIT, 13, 2),
-    "autoregressive, sharded": partial(generator, replace(AR, shard=True, speed=Speed(checkpointing=True)), 12, 1),
+    "autoregressive, sharded": partial(
+        generator, replace(AR, shard=True, performance=Performance(checkpointing=True)), 12, 1
+    ),
     "diffusion, sharded, uneven parts": partial(generator, replace(DIT, shard=True), 13, 2),
     "post-training": partial(post, 12, 1),
     "post-training, uneven parts": partial(post, 13, 2),
@@ -162,14 +163,14 @@ def train(case: str, steps: range, start: Any = None) -> Trained:
     if start is not None:
         stage.load_state_dict(start)
     config = stage.config
-    parts = parts_of(config.loop.batch_size, config.optim.accumulate)
+    parts = micro_batches_of(config.loop.batch_size, config.optim.micro_batches)
     rows, told, half = own_rows(parts).own, [], None
     for step in steps:
         terms = stage.step(batches(step, rows), step)
         told.append({name: mean(term.detach().double()) for name, term in terms.items()})
         if step + 1 == HALF:
             half = snapshot(stage.state_dict())
-    rebuilt = stage.table.rebuilt if isinstance(stage, TokenizerStage) else 0
+    rebuilt = stage.latents.table.rebuilt if hasattr(getattr(stage, "latents", None), "table") else 0
     return Trained(told, half, snapshot(stage.state_dict()), rebuilt)
 
 

@@ -23,22 +23,21 @@ from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.adversary import Adversary
-from robustok.training.autoencoder_training import AutoencoderTraining, train_autoencoder
+from robustok.training.decoder_stage import HeldOut, PostTraining, TrainedDecoder, train_decoder
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining, train_tokenizer
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.post_training import HeldOut, PostTrained, PostTraining, post_train_decoder
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3, preview_every=4)
-ADVERSARY = Adversary(
-    discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), learns_from=0.2, charges_from=0.4
+ADVERSARIAL = Adversarial(
+    discriminator=PatchGAN(width=16, halvings=2), optim=Optim(lr=1e-3), disc_start=0.2, gan_start=0.4
 )
-OBJECTIVE = Objective(l1=0.5, perceptual=0.1, perceptual_stages=2, adversary=ADVERSARY)
-MAIN = MainTraining(
+OBJECTIVE = Objective(l1=0.5, perceptual=0.1, perceptual_stages=2, adversary=ADVERSARIAL)
+MAIN = TokenizerTraining(
     tokenizer=TokenizerConfig(
         image_size=32, encoder=PART, decoder=PART, quantizer=VQ(codebook_size=32, width=8, revive_after=3)
     ),
@@ -48,30 +47,30 @@ MAIN = MainTraining(
     semantic=0.1,
     semantic_size=32,
     optim=Optim(lr=2e-3, warmup=2),
-    average=0.9,
+    ema_decay=0.9,
 )
 TWO_PHASES = Perturbation(alpha=0.5, beta=1.0, delta=4, latent_space="frozen", freeze_from=0.5)  # from step 4 of 8
-AUTOENCODER = AutoencoderTraining(
+AUTOENCODER = TokenizerTraining(
     tokenizer=AutoencoderConfig(image_size=32, encoder=PART, decoder=PART, bottleneck=KL(width=8)),
     loop=LOOP,
     perturbation=LatentNoise(),
-    hidden_to=0.5,
+    mask_ratio_max=0.5,
     objective=OBJECTIVE,
     optim=Optim(lr=2e-3, warmup=2),
-    average=0.9,
-    measured=64,
+    ema_decay=0.9,
+    statistics_images=64,
 )
 GENERATOR = GeneratorTraining(
     generator=Autoregressive(codebook_size=32, tokens=16, classes=10, width=64, depth=2, heads=1),
     loop=LOOP,
     optim=Optim(lr=1e-3),
-    average=0.9,
+    ema_decay=0.9,
 )
 POST = PostTraining(
     loop=LOOP,
-    objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARY, learns_from=0.0, charges_from=0.0)),
+    objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARIAL, disc_start=0.0, gan_start=0.0)),
     optim=Optim(lr=1e-3),
-    average=0.5,
+    ema_decay=0.5,
     check_every=4,
 )
 
@@ -125,14 +124,12 @@ def run_generator(folder: Path, **options: Any) -> None:
     train_generator(GENERATOR, cache(folder), folder / "run", quiet=True, **options)
 
 
-def run_post(folder: Path, config: PostTraining = POST) -> PostTrained:
-    return post_train_decoder(
-        config, tokenizer(), pairs(folder), images(), folder / "run", held_out=held_out(), quiet=True
-    )
+def run_post(folder: Path, config: PostTraining = POST) -> TrainedDecoder:
+    return train_decoder(config, tokenizer(), pairs(folder), images(), folder / "run", held_out=held_out(), quiet=True)
 
 
 def run_autoencoder(folder: Path, **options: Any) -> None:
-    train_autoencoder(AUTOENCODER, images(), folder / "run", quiet=True, **options)
+    train_tokenizer(AUTOENCODER, images(), folder / "run", quiet=True, **options)
 
 
 STAGES = {

@@ -11,7 +11,7 @@ from robustok.data.loading import training_batch
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.tokenizer.perturbation import Perturbation, neighbours, perturb
 from robustok.training.calibration import Calibrated, calibrate, departing, pilot_tokens
-from robustok.training.main_training import MainTraining, TokenizerStage
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
 PILOT = Calibrated(freeze_from=0.5, steps=3, batch_size=16, width=32, depth=1, measured=20)
 SHORT = replace(MAIN, perturbation=PILOT)
@@ -50,7 +50,9 @@ def test_a_pilot_that_is_certain_draws_what_it_is_certain_of():
     assert torch.equal(uniform[:5], pilot_tokens(model, real, labels, seed=0))
 
 
-def stepped(config: MainTraining, steps: int, stage: TokenizerStage | None = None, first: int = 0) -> TokenizerStage:
+def stepped(
+    config: TokenizerTraining, steps: int, stage: TokenizerStage | None = None, first: int = 0
+) -> TokenizerStage:
     if stage is None:
         stage = TokenizerStage(config)
         stage.observe(IMAGES)
@@ -61,10 +63,11 @@ def stepped(config: MainTraining, steps: int, stage: TokenizerStage | None = Non
 
 def test_a_calibrated_run_measures_once_at_the_change_of_phase_and_goes_on_with_it():
     before = stepped(SHORT, 3)
-    assert before.perturbation == Perturbation(alpha=1.0, beta=1.0, delta=1, latent_space="frozen", freeze_from=0.5)
+    unmeasured = Perturbation(alpha=1.0, beta=1.0, delta=1, latent_space="frozen", freeze_from=0.5)
+    assert before.latents.perturbation == unmeasured
     straight = stepped(SHORT, 8, before, first=3)
-    alpha, delta = calibrate(PILOT, straight.average.module, IMAGES, seed=LOOP.seed)  # the codes did not change
-    assert straight.perturbation == replace(before_strength(), alpha=alpha, delta=delta)
+    alpha, delta = calibrate(PILOT, straight.ema.module, IMAGES, seed=LOOP.seed)  # the codes did not change
+    assert straight.latents.perturbation == replace(before_strength(), alpha=alpha, delta=delta)
     assert 0 < alpha <= 1
 
     resumed = TokenizerStage(SHORT)  # and has not seen the images: the strength is part of the state
@@ -89,13 +92,13 @@ def test_a_pilot_learns_what_it_is_trained_on():
 
 def test_the_choice_can_be_typed_by_its_name():
     config = replace(MAIN, perturbation=Calibrated())
-    assert from_plain(MainTraining, to_plain(config)) == config
+    assert from_plain(TokenizerTraining, to_plain(config)) == config
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"beta": 1.5}, "beta is a share from 0 to 1, not 1.5"),
+        ({"beta": 1.5}, "beta is a fraction from 0 to 1, not 1.5"),
         ({"freeze_from": 1.0}, "leaves one of the two phases without a step"),
         ({"steps": 0}, "the pilot's steps is 0; it must be at least 1"),
         ({"width": 48}, "width 48; give a positive lr and a multiple of 32"),

@@ -1,5 +1,6 @@
 """What decides which decoder is kept, and what the demo's post-training asks of it, look at images whole."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,12 +17,11 @@ from robustok.cli import models as cli_models
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.features.registry import deciding_space, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
-from robustok.generators.sampling import Sampling
 from robustok.shapes import to_pixels
 from robustok.tokenizer.encoder import to_map, to_sequence
-from robustok.training import tuning
-from robustok.training.post_training import HeldOut, post_train_decoder
-from robustok.training.tuning import DecoderTuning, tune_decoder
+from robustok.training import post_training
+from robustok.training.decoder_stage import HeldOut, train_decoder
+from robustok.training.post_training import PostTraining, post_train
 
 SIDE = 256
 
@@ -90,7 +90,7 @@ def asked(monkeypatch):
     def extractor(space: Any, device: Any) -> Any:
         raise Asked(space)
 
-    monkeypatch.setattr(tuning, "extractor", extractor)
+    monkeypatch.setattr(post_training, "extractor", extractor)
 
 
 def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, tmp_path):
@@ -102,9 +102,9 @@ def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, tmp_
         (256, "inception", "lite0@96", "lite0@96"),
     ):
         source.image_size = size
-        how = DecoderTuning(post=POST, sampling=Sampling(), held_out=16, features=config)
+        how = replace(POST, held_out=16, features=config)
         with pytest.raises(Asked, match=f"^{space}$"):
-            tune_decoder(how, source, generator(), images(), tmp_path, features=argument, quiet=True)
+            post_train(how, source, generator(), images(), tmp_path, features=argument, quiet=True)
     with pytest.raises(Asked, match="^lite0@224$"):
         robustok.post_train(source, generator(), images(), tmp_path)
 
@@ -122,13 +122,23 @@ def test_the_command_line_chooses_the_space_and_looks_at_the_images_whole(monkey
     monkeypatch.setattr(cli_models, "tokenizer_of", of_256)
     monkeypatch.setattr(cli_images, "images_of", lambda *_, **__: FashionMNIST("train"))
 
-    def tuned(config: DecoderTuning, *_: Any, features: Any, **__: Any) -> Any:
-        seen.append((features or config.features, config.post.objective.perceptual_size))
+    def tuned(config: PostTraining, *_: Any, features: Any, **__: Any) -> Any:
+        seen.append((features or config.features, config.objective.perceptual_size))
         raise ValueError("enough")
 
-    monkeypatch.setattr(tuning, "tune_decoder", tuned)
+    monkeypatch.setattr(post_training, "post_train", tuned)
     models = ["--tokenizer", str(tmp_path / "tokenizer"), "--generator", str(tmp_path / "generator")]
-    typed = ["post-train", *models, "--images", "fashion-mnist", "--out", str(tmp_path / "out"), "--quiet"]
+    typed = [
+        "post-train",
+        "--preset",
+        "demo",
+        *models,
+        "--images",
+        "fashion-mnist",
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
     assert main(typed) == main([*typed, "--features", "inception"]) == 2
     assert seen == [(None, 224), ("inception", 224)]
 
@@ -136,8 +146,8 @@ def test_the_command_line_chooses_the_space_and_looks_at_the_images_whole(monkey
 def test_a_run_is_not_continued_with_distances_of_another_space(tmp_path):
     touched, check = pairs(tmp_path), held_out()
     how = {"folder": tmp_path / "run", "held_out": check, "quiet": True}
-    post_train_decoder(POST, tokenizer(), touched, images(), **how)
+    train_decoder(POST, tokenizer(), touched, images(), **how)
     check.extract = extractor("lite0@32")
     check.reference = FeatureStats.of(check.extract(to_pixels(images().images(torch.arange(64)))))
     with pytest.raises(ValueError, match="decided_in"):
-        post_train_decoder(POST, tokenizer(), touched, images(), **how)
+        train_decoder(POST, tokenizer(), touched, images(), **how)

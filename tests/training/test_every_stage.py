@@ -13,15 +13,14 @@ from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, OBJECTIVE, POST, STAGES,
 from torch import Tensor
 
 from robustok.runtime.locking import TRAINING, alone_in, claim
-from robustok.training.autoencoder_training import AutoencoderStage
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage
-from robustok.training.main_training import TokenizerStage
-from robustok.training.optim import Update
-from robustok.training.post_training import DecoderStage
+from robustok.training.optim import Optimizer
+from robustok.training.tokenizer_training import TokenizerStage
 
 BUILD: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "main": (MAIN, TokenizerStage),
-    "autoencoder": (AUTOENCODER, AutoencoderStage),
+    "autoencoder": (AUTOENCODER, TokenizerStage),
     "generator": (GENERATOR, GeneratorStage),
     "post": (POST, lambda config: DecoderStage(config, tokenizer())),
 }
@@ -43,7 +42,7 @@ def built(name: str, **changes: Any) -> Any:
     config, build = BUILD[name]
     stage = build(replace(config, precision="fp32", **changes))
     if name in OF_IMAGES:
-        stage.loss.observe(images())
+        stage.image_loss.set_reference(images())
     return stage
 
 
@@ -51,25 +50,25 @@ def built(name: str, **changes: Any) -> Any:
 def test_a_skipped_step_leaves_the_average_alone(name: str):
     stage = built(name)
     stage.step(batch(name), 0)
-    before = [weight.clone() for weight in stage.average.module.parameters()]
-    backward = stage.update.backward
-    stage.update.backward = lambda loss, share, **how: backward(loss * math.nan, share, **how)
+    before = [weight.clone() for weight in stage.ema.module.parameters()]
+    backward = stage.optimizer.backward
+    stage.optimizer.backward = lambda loss, share, **how: backward(loss * math.nan, share, **how)
     assert stage.step(batch(name), 1)["skipped"] == 1
-    assert stage.average.updates == 1
-    assert all(map(torch.equal, before, stage.average.module.parameters()))
+    assert stage.ema.updates == 1
+    assert all(map(torch.equal, before, stage.ema.module.parameters()))
 
 
 @pytest.mark.parametrize("name", OF_IMAGES)
-def test_a_batch_in_parts_moves_averages_once_and_logs_the_loss_of_all(name: str):
+def test_a_batch_in_micro_batches_moves_averages_once_and_logs_the_loss_of_all(name: str):
     config = BUILD[name][0]
-    adversary = replace(OBJECTIVE.adversary, learns_from=0.0, charges_from=0.0)
+    adversary = replace(OBJECTIVE.adversary, disc_start=0.0, gan_start=0.0)
     changes: dict[str, Any] = {"objective": replace(OBJECTIVE, adversary=adversary, perceptual=0.0, frechet=0.1)}
     if name != "post":
         changes["perturbation"] = replace(config.perturbation, beta=0.0)
-    one, four = (built(name, optim=replace(config.optim, accumulate=accumulate), **changes) for accumulate in (1, 4))
+    one, four = (built(name, optim=replace(config.optim, micro_batches=count), **changes) for count in (1, 4))
     charged: list[tuple[Tensor, float]] = []
-    backward = four.update.backward
-    four.update.backward = lambda loss, share, **how: (
+    backward = four.optimizer.backward
+    four.optimizer.backward = lambda loss, share, **how: (
         charged.append((loss.detach(), share)) or backward(loss, share, **how)
     )
     whole, parts = one.step(batch(name), 0), four.step(batch(name), 0)
@@ -77,8 +76,10 @@ def test_a_batch_in_parts_moves_averages_once_and_logs_the_loss_of_all(name: str
     assert parts["loss"] == sum(share * loss for loss, share in charged)
     assert whole["l2"].item() == pytest.approx(parts["l2"].item(), rel=1e-4)
     for kept in ("mean", "second_moment", "updates"):
-        torch.testing.assert_close(getattr(four.loss.frechet, kept), getattr(one.loss.frechet, kept), msg=kept)
-    averages = [stage.loss.opponent.averages for stage in (one, four)]
+        torch.testing.assert_close(
+            getattr(four.image_loss.frechet, kept), getattr(one.image_loss.frechet, kept), msg=kept
+        )
+    averages = [stage.image_loss.discriminator.averages for stage in (one, four)]
     assert averages[0].updates == averages[1].updates == 1
     assert averages[0].fake != 0
 
@@ -91,7 +92,7 @@ def test_images_that_are_all_alike_are_refused_before_the_first_step(
     config = replace(BUILD[name][0], objective=replace(OBJECTIVE, frechet=0.1))
     if name == "post":
         with pytest.raises(ValueError, match=r"needs images that differ, .* set objective.frechet to 0"):
-            built("post").loss.observe(alike)
+            built("post").image_loss.set_reference(alike)
         return
     monkeypatch.setattr(robustok_tiny, name.upper(), config)
     monkeypatch.setattr(robustok_tiny, "images", lambda: alike)
@@ -104,7 +105,7 @@ def test_images_that_are_all_alike_are_refused_before_the_first_step(
 def test_a_folder_in_which_another_process_trains_is_refused_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Update, "__init__", None)  # no stage is even made
+    monkeypatch.setattr(Optimizer, "__init__", None)  # no stage is even made
     with claim(tmp_path / "run" / TRAINING) as mine:
         assert mine
         with pytest.raises(ValueError, match=rf"another process trains in {tmp_path / 'run'}; wait until it has ended"):
@@ -125,9 +126,9 @@ def test_a_run_of_which_every_step_was_skipped_does_not_end_well(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """8 steps, fewer than the 10 in a row that stop a run; run again, it fails again."""
-    backward = Update.backward
+    backward = Optimizer.backward
     monkeypatch.setattr(
-        Update, "backward", lambda self, loss, share=1.0, **how: backward(self, loss * math.nan, share, **how)
+        Optimizer, "backward", lambda self, loss, share=1.0, **how: backward(self, loss * math.nan, share, **how)
     )
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"stopped at step 8: every step was skipped, .* no learning rate helps"):

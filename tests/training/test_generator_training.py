@@ -43,7 +43,7 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch():
     batch = torch.arange(8 * 16).view(8, 16) % 32, torch.arange(8)
     weights = []
     for parts in (1, 4):
-        stage = GeneratorStage(replace(raster, optim=replace(raster.optim, accumulate=parts), precision="fp32"))
+        stage = GeneratorStage(replace(raster, optim=replace(raster.optim, micro_batches=parts), precision="fp32"))
         terms = stage.step(batch, 0)
         weights.append((terms["loss"], terms["gradient_norm"]))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)

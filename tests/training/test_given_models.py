@@ -16,9 +16,9 @@ from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.tokenizer import Tokenizer
+from robustok.training.decoder_stage import HeldOut, train_decoder
 from robustok.training.generator_training import GeneratorStage, train_generator
-from robustok.training.main_training import TokenizerStage, train_tokenizer
-from robustok.training.post_training import HeldOut, post_train_decoder
+from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 FLOW = replace(
     GENERATOR, generator=DiffusionTransformer(tokens=16, channels=12, classes=10, width=64, depth=1, heads=1, patch=2)
@@ -90,7 +90,7 @@ def test_the_decoder_of_a_continuous_tokenizer_is_tuned_and_nothing_else(tmp_pat
     pairs = make_pairs(flow(), latents, tmp_path / "pairs", sigma=0.8, sampling=sampling, count=48, seed=0)
     drawn = sample_latents(flow(), seen.labels, sampling, seed=1)
     held_out = HeldOut(given, drawn, Reference.of(seen, extract()).stats, extract())
-    result = post_train_decoder(POST, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)
+    result = train_decoder(POST, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)
     assert result.step > 0  # a decoder with random weights is easily improved on
     assert result.after < result.before
     tuned = Patches.from_pretrained(tmp_path / "run")

@@ -11,10 +11,9 @@ from robustok.cli.settings import comments
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
 from robustok.tokenizer.latent_perturbation import LatentDraw, LatentMixing, LatentNoise, perturb_latents
-from robustok.tokenizer.perturbation import Perturbation
-from robustok.training.autoencoder_training import AutoencoderStage
+from robustok.tokenizer.perturbation import Draw, Perturbation
 from robustok.training.calibration import Calibrated
-from robustok.training.main_training import MainTraining, TokenizerStage, train_tokenizer
+from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
 
@@ -22,7 +21,7 @@ SHORT = replace(MAIN, perturbation=TWO_PHASES)
 def stepped(config: Any, steps: int, stage: Any = None, first: int = 0) -> Any:
     """A stage after some steps."""
     if stage is None:
-        stage = TokenizerStage(config) if isinstance(config, MainTraining) else AutoencoderStage(config)
+        stage = TokenizerStage(config)
         stage.observe(images())
     for step in range(first, steps):
         stage.step(training_batch(images(), LOOP.batch_size, LOOP.seed, step), step)
@@ -41,16 +40,16 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_in_the_second_phase_only_the_decoder_learns():
     stage = stepped(SHORT, 4)
-    averaged = stage.average.module
+    averaged = stage.ema.module
     others, decoder, fingerprint = weights(averaged, False), weights(averaged, True), averaged.fingerprint()
-    head = {name: value.clone() for name, value in stage.head.state_dict().items()}
+    head = {name: value.clone() for name, value in stage.latents.head.state_dict().items()}
     assert not equal(weights(stage.model, False), others)  # the average is not where training is
     stage = stepped(SHORT, 8, stage, first=4)
     for module in (stage.model, averaged):
         assert equal(weights(module, False), others)  # encoder, quantizer and codebook, as they were averaged
         assert not equal(weights(module, True), decoder)
     assert averaged.fingerprint() == fingerprint
-    assert equal(head, stage.head.state_dict())  # nothing is left for the semantic term to teach
+    assert equal(head, stage.latents.head.state_dict())  # nothing is left for the semantic term to teach
 
 
 def test_the_first_phase_is_clean_and_the_second_perturbed_at_full_strength():
@@ -78,7 +77,7 @@ def test_each_phase_has_a_course_of_the_learning_rate_of_its_own():
 
 def test_codes_are_not_placed_anew_once_the_codebook_is_frozen():
     stage = stepped(SHORT, 5)
-    stage.idle[:] = 1000
+    stage.latents.steps_unused[:] = 1000
     codes = stage.model.codebook.clone()
     assert "dead_codes" not in stepped(SHORT, 6, stage, first=5).step(
         training_batch(images(), LOOP.batch_size, LOOP.seed, 6), 6
@@ -95,7 +94,7 @@ def test_a_run_that_goes_on_before_at_or_after_the_change_of_phase_ends_the_same
     resumed.load_state_dict(state)
     stepped(SHORT, 8, resumed, first=stopped_at)
     assert equal(straight.model.state_dict(), resumed.model.state_dict())
-    assert equal(straight.average.module.state_dict(), resumed.average.module.state_dict())
+    assert equal(straight.ema.module.state_dict(), resumed.ema.module.state_dict())
 
 
 def test_stopped_images_teach_the_decoder_only():
@@ -126,10 +125,10 @@ def test_stopped_leaves_the_gradients_of_clean_images_as_they_are():
         config = replace(MAIN, perturbation=perturbation, codebook=0.0, semantic=0.0)
         stage = stepped(config, 0)
         x = images().images(torch.arange(16))
-        drawn = stage._draw(16, 0)
+        drawn = Draw(**stage.latents.draw(16, 0))
         z = stage.model.encode(x)
         quantized = stage.model.quantize(z)
-        codes = stage._perturbed(z, quantized, drawn, 0)
+        codes = stage.latents._perturbed(z, quantized, drawn, 0)
         error = (stage.model.decode(codes) - x).square().mean(dim=(1, 2, 3))
         perturbed = drawn.chosen.any(dim=1)
         torch.where(perturbed, weight_of_perturbed * error, error).mean().backward()
@@ -152,7 +151,7 @@ def test_a_whole_run_in_two_phases_keeps_its_decoder_average_and_its_state(tmp_p
     tokenizer = train_tokenizer(SHORT, images(), tmp_path / "run", quiet=True)
     state = load_resume(tmp_path / "run" / "resume.safetensors")["stage"]
     assert state["decoder_only"] is True
-    assert tokenizer.fingerprint() == stepped(SHORT, 4).average.module.fingerprint()
+    assert tokenizer.fingerprint() == stepped(SHORT, 4).ema.module.fingerprint()
 
 
 def test_a_continuous_tokenizer_has_two_phases_too():
@@ -160,19 +159,19 @@ def test_a_continuous_tokenizer_has_two_phases_too():
     config = replace(AUTOENCODER, perturbation=noise)
     clean = stepped(replace(config, perturbation=replace(noise, beta=0.0)), 4)
     stage = stepped(config, 4)
-    averaged = stage.average.module
+    averaged = stage.ema.module
     assert equal(stage.model.state_dict(), clean.model.state_dict())  # nothing is perturbed yet
     others, decoder = weights(averaged, False), weights(averaged, True)
-    resumed = AutoencoderStage(config)
+    resumed = TokenizerStage(config)
     resumed.observe(images())
     resumed.load_state_dict(stage.state_dict())
     stepped(config, 6, stage, first=4)
     for module in (stage.model, averaged):
         assert equal(weights(module, False), others)
         assert not equal(weights(module, True), decoder)
-    drawn = stage._draw(16, 7)
+    drawn = stage.latents.draw(16, 7)
     assert drawn["chosen"].all()  # annealed, it would be half of the tokens
-    again = AutoencoderStage(config)
+    again = TokenizerStage(config)
     again.observe(images())
     again.load_state_dict(stepped(config, 6, resumed, first=4).state_dict())
     assert equal(
@@ -200,7 +199,6 @@ def test_disturbed_latents_pass_no_gradient_where_it_is_stopped():
         ({"latent_space": "frozen", "freeze_from": 0.0}, "leaves one of the two phases without a step"),
         ({"latent_space": "frozen", "freeze_from": 1.0}, "leaves one of the two phases without a step"),
         ({"freeze_from": 1.5}, "freeze_from is 1.5, which leaves one of the two phases without a step"),
-        ({"latent_space": "stopped", "reference_code": True}, "stopped goes without reference_code"),
     ],
 )
 def test_choices_that_cannot_be_are_refused(wrong, message, unchecked):

@@ -24,7 +24,7 @@ from robustok.runtime.logging import MetricsLog
 from robustok.runtime.seeding import stream
 from robustok.training import saving
 from robustok.training.loop import Loop, Stage, run
-from robustok.training.optim import Average, Optim, Update
+from robustok.training.optim import EMA, Optim, Optimizer
 
 LOOP = Loop(steps=12, batch_size=4, seed=3, log_every=3, save_every=4)  # a save falls between two rows
 
@@ -37,21 +37,21 @@ class Toy:
         layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.3), nn.Flatten(), nn.Linear(32, 2))
         layers[0].weight.data = layers[0].weight.data.to(memory_format=torch.channels_last)
         self.model = nn.Sequential(*layers)
-        self.update = Update(self.model, Optim(lr=lr, weight_decay=0.1, warmup=3), steps)
-        self.average = Average(self.model, 0.9)
+        self.optimizer = Optimizer(self.model, Optim(lr=lr, weight_decay=0.1, warmup=3), steps)
+        self.ema = EMA(self.model, 0.9)
 
     def step(self, batch: Tensor, step: int) -> dict[str, Tensor]:
         loss = (self.model(batch) - 1).square().mean()
-        self.update.backward(loss)
-        terms = {"l2": loss.detach()} | self.update.apply(step)
-        self.average.update(self.model)
+        self.optimizer.backward(loss)
+        terms = {"l2": loss.detach()} | self.optimizer.step(step)
+        self.ema.update(self.model)
         return terms
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in ("model", "update", "average")}
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "ema")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("model", "update", "average"):
+        for name in ("model", "optimizer", "ema"):
             getattr(self, name).load_state_dict(state[name])
 
 
@@ -130,11 +130,11 @@ def train_and_die(folder: Path, where: str) -> None:
     stage, patch = Toy(), pytest.MonkeyPatch()
     match where:
         case "in the first step":
-            patch.setattr(stage.update, "apply", at_call(1, die, stage.update.apply))
-        case "between gradient and update":
-            patch.setattr(stage.update, "apply", at_call(7, die, stage.update.apply))
-        case "between update and average":
-            patch.setattr(stage.average, "update", at_call(7, die, stage.average.update))
+            patch.setattr(stage.optimizer, "step", at_call(1, die, stage.optimizer.step))
+        case "between gradient and optimizer step":
+            patch.setattr(stage.optimizer, "step", at_call(7, die, stage.optimizer.step))
+        case "between optimizer step and EMA":
+            patch.setattr(stage.ema, "update", at_call(7, die, stage.ema.update))
         case "while a batch is made":
             patch.setitem(globals(), "batches", at_call(10, die, batches))
         case "while a row is written":
@@ -162,8 +162,8 @@ def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.proce
 
 PLACES = [
     "in the first step",
-    "between gradient and update",
-    "between update and average",
+    "between gradient and optimizer step",
+    "between optimizer step and EMA",
     "while a batch is made",
     "while a row is written",
     "before the first save",
@@ -327,7 +327,7 @@ def test_a_run_that_never_took_a_step_fails_however_short_and_says_what_was_not_
             train(tmp_path, stage, replace(LOOP, steps=4, save_every=2, max_skipped=9))
         assert str(caught.value) == (
             "toy stopped at step 4: every step was skipped, since the loss or its gradient was not finite from the "
-            "first one on (frechet), so nothing was learnt; no learning rate helps: look at the images, the weights "
+            "first one on (frechet), so nothing was learned; no learning rate helps: look at the images, the weights "
             f"that it began with and the terms of the loss, or train in fp32, in another folder than {tmp_path}"
         ), number
     with pytest.raises(RuntimeError, match="stopped at step 3: every step was skipped"):

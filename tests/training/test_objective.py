@@ -13,18 +13,18 @@ from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import PatchGAN
 from robustok.losses.perceptual import Perceptual
 from robustok.training import objective
-from robustok.training.adversary import Adversary, Opponent
+from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Optim
 
-ADVERSARY = Adversary(
+ADVERSARIAL = Adversarial(
     discriminator=PatchGAN(width=16, halvings=2),
     optim=Optim(lr=1e-3),
-    learns_from=0.2,
-    charges_from=0.5,
+    disc_start=0.2,
+    gan_start=0.5,
     augmentation=Augmentation(probability=0.0),
 )
-OBJECTIVE = Objective(l1=0.3, l2=1.0, perceptual=0.7, perceptual_stages=2, adversarial=0.5, adversary=ADVERSARY)
+OBJECTIVE = Objective(l1=0.3, l2=1.0, perceptual=0.7, perceptual_stages=2, adversarial=0.5, adversary=ADVERSARIAL)
 CPU = torch.device("cpu")
 
 
@@ -40,10 +40,10 @@ def image_loss(objective: Objective = OBJECTIVE, steps: int = 10) -> ImageLoss:
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_gradient_is_that_of_the_weighted_sum(adaptive):
-    objective = replace(OBJECTIVE, adversary=replace(ADVERSARY, adaptive=adaptive))
+    objective = replace(OBJECTIVE, adversary=replace(ADVERSARIAL, adaptive=adaptive))
     decoder, target, codes = setting()
     ours = image_loss(objective)
-    loss, terms = ours.charge(target, decoder(codes), decoder.weight, step=9)
+    loss, terms = ours.loss(target, decoder(codes), decoder.weight, step=9)
     loss.backward()
     got = decoder.weight.grad.clone()
     decoder.zero_grad()
@@ -51,8 +51,9 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
     output = decoder(codes)
     near = 0.3 * (output - target).abs().mean() + (output - target).square().mean()
     near = near + 0.7 * Perceptual(Lite0(), 2)(target, output)
-    fooled = generator_loss(ours.opponent.model(output))
-    weight = 0.5 * (adaptive_weight(near, fooled, decoder.weight) if adaptive else 1.0)
+    fooled = generator_loss(ours.discriminator.model(output))
+    pulls = [torch.autograd.grad(term, decoder.weight, retain_graph=True)[0] for term in (near, fooled)]
+    weight = 0.5 * (adaptive_weight(*pulls) if adaptive else 1.0)
     whole = near + weight * fooled
     whole.backward()
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-5, atol=1e-6)
@@ -60,22 +61,22 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
     torch.testing.assert_close(got, decoder.weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_discriminator_learns_before_it_charges():
+def test_discriminator_trains_before_the_decoder_meets_it():
     decoder, target, codes = setting()
     ours = image_loss()
     learnt, charged = [], []
     for step in range(10):
         output = decoder(codes)
-        charged.append("adversarial" in ours.charge(target, output, decoder.weight, step)[1])
-        learnt.append("discriminator" in ours.learn(target, output, step))
-        ours.apply(step)
+        charged.append("adversarial" in ours.loss(target, output, decoder.weight, step)[1])
+        learnt.append("discriminator" in ours.discriminator_backward(target, output, step))
+        ours.discriminator_step(step)
     assert learnt == [False] * 2 + [True] * 8
     assert charged == [False] * 5 + [True] * 5
 
 
-def test_discriminator_never_charges_before_its_first_step():
-    opponent = Opponent(replace(ADVERSARY, learns_from=0.0, charges_from=0.0), 10, 0, CPU)
-    assert [opponent.charges(step) for step in (0, 1)] == [False, True]
+def test_the_decoder_never_meets_a_discriminator_that_took_no_step():
+    trainer = DiscriminatorTrainer(replace(ADVERSARIAL, disc_start=0.0, gan_start=0.0), 10, 0, CPU)
+    assert [trainer.gan_started(step) for step in (0, 1)] == [False, True]
 
 
 def test_discriminator_learns_to_tell_real_from_decoded():
@@ -83,32 +84,32 @@ def test_discriminator_learns_to_tell_real_from_decoded():
     ours = image_loss(steps=60)
     output = 0.2 * target
     for step in range(12, 60):
-        terms = ours.learn(target, output, step)
-        ours.apply(step)
+        terms = ours.discriminator_backward(target, output, step)
+        ours.discriminator_step(step)
     assert terms["logits_real"] > terms["logits_fake"] + 0.5
 
 
 def test_a_weight_of_zero_leaves_the_term_out():
     decoder, target, codes = setting()
     ours = image_loss(Objective(l1=1.0, l2=0.0, perceptual=0.0, adversarial=0.0))
-    loss, terms = ours.charge(target, decoder(codes), decoder.weight, step=9)
+    loss, terms = ours.loss(target, decoder(codes), decoder.weight, step=9)
     assert terms.keys() == {"l1"}
     torch.testing.assert_close(loss.detach(), terms["l1"])
-    assert ours.learn(target, target, 9) == ours.apply(9) == {}
+    assert ours.discriminator_backward(target, target, 9) == ours.discriminator_step(9) == {}
 
 
 def test_another_kind_of_discriminator_is_refused(tmp_path):
-    Opponent(ADVERSARY, 10, 0, CPU).save(tmp_path)
-    same = Opponent(ADVERSARY, 10, seed=1, device=CPU)
+    DiscriminatorTrainer(ADVERSARIAL, 10, 0, CPU).save(tmp_path)
+    same = DiscriminatorTrainer(ADVERSARIAL, 10, seed=1, device=CPU)
     same.begin_with(tmp_path)
-    other = Opponent(replace(ADVERSARY, discriminator=PatchGAN(width=32)), 10, 0, CPU)
+    other = DiscriminatorTrainer(replace(ADVERSARIAL, discriminator=PatchGAN(width=32)), 10, 0, CPU)
     with pytest.raises(ValueError, match=r"configure the same one, or begin with a fresh one"):
         other.begin_with(tmp_path)
 
 
 def test_senseless_settings_are_refused():
-    with pytest.raises(ValueError, match="learns_from and charges_from"):
-        Adversary(learns_from=0.5, charges_from=0.2)
+    with pytest.raises(ValueError, match="disc_start and gan_start"):
+        Adversarial(disc_start=0.5, gan_start=0.2)
     with pytest.raises(ValueError, match="one of l1, l2 and perceptual"):
         Objective(l1=0.0, l2=0.0, perceptual=0.0)
 
@@ -127,14 +128,14 @@ def test_the_frechet_term_observes_images_of_every_class(order: str, monkeypatch
     observed, seen = image_loss(FRECHET), []
     take = type(images).images
     monkeypatch.setattr(type(images), "images", lambda self, rows: seen.append(rows) or take(self, rows))
-    observed.observe(images)
+    observed.set_reference(images)
     (rows,) = seen
     assert len(rows.unique()) == 64
     brightness = (rows >= 256) if order == "by class" else rows % 2
     assert 20 <= brightness.sum() <= 44  # 32 of each, three standard deviations
     again, other = [], ImageLoss(FRECHET, 10, seed=1, device=CPU)
     for loss in (image_loss(FRECHET), other):
-        loss.observe(images)
+        loss.set_reference(images)
         again.append(seen[-1])
     assert torch.equal(again[0], rows)
     assert not torch.equal(again[1], rows)
@@ -144,8 +145,8 @@ def test_the_frechet_term_observes_images_of_every_class(order: str, monkeypatch
 def test_images_that_are_all_the_same_are_refused_before_the_first_step(rows: list[int]):
     images = FashionMNIST("train").subset(torch.tensor(rows))
     with pytest.raises(ValueError, match=r"needs images that differ, and all of these . look alike; .*frechet to 0"):
-        image_loss(FRECHET).observe(images)
-    image_loss(replace(FRECHET, frechet=0.0)).observe(images)
+        image_loss(FRECHET).set_reference(images)
+    image_loss(replace(FRECHET, frechet=0.0)).set_reference(images)
 
 
 def test_a_channel_that_never_changes_takes_part_as_it_is():
@@ -155,22 +156,22 @@ def test_a_channel_that_never_changes_takes_part_as_it_is():
     levels = ours.perceptual.levels
     still = torch.zeros(1, 3, 1, 1)
     ours.perceptual.levels = lambda batch: (*levels(batch), (batch * still).mean(dim=(2, 3), keepdim=True) + 2.0)
-    ours.observe(images)
+    ours.set_reference(images)
     assert ours.scale[-3:].tolist() == [1, 1, 1]
     real = images.images(torch.arange(16))
-    _, terms = ours.charge(real, real, nn.Conv2d(3, 3, 1).weight, step=0)
+    _, terms = ours.loss(real, real, nn.Conv2d(3, 3, 1).weight, step=0)
     assert terms["frechet"] < 1e-4
 
 
 def test_a_run_of_an_earlier_version_goes_on_where_the_same_images_are_observed(monkeypatch: pytest.MonkeyPatch):
     images = FashionMNIST("train").subset(torch.arange(16))
     ours = image_loss(FRECHET)
-    ours.observe(images)
+    ours.set_reference(images)
     state = ours.state_dict()
     del state["observed"]
     ours.load_state_dict(state)
     monkeypatch.setattr(objective, "OBSERVED", 8)
-    ours.observe(images)
+    ours.set_reference(images)
     ours.load_state_dict(ours.state_dict())
     with pytest.raises(ValueError, match="begun by an earlier version, whose Frechet term compares with the first 8"):
         ours.load_state_dict(state)
@@ -182,12 +183,12 @@ def test_frechet_term_pulls_the_distribution_not_the_image():
     images = FashionMNIST("train").subset(torch.arange(64))
     real = images.images(torch.arange(64))
     ours = image_loss(Objective(l2=0.001, perceptual=0.0, perceptual_stages=3, adversarial=0.0, frechet=1.0))
-    ours.observe(images)
+    ours.set_reference(images)
     layer = nn.Conv2d(3, 3, 1)
-    _, same = ours.charge(real, real[torch.randperm(64, generator=generator)], layer.weight, step=0)
+    _, same = ours.loss(real, real[torch.randperm(64, generator=generator)], layer.weight, step=0)
     assert same["frechet"] < 1e-4  # of a spread of 64, in float32 features
     shift = torch.full((1, 3, 1, 1), 0.4, requires_grad=True)
-    loss, shifted = ours.charge(real, real + shift, layer.weight, step=1)
+    loss, shifted = ours.loss(real, real + shift, layer.weight, step=1)
     assert shifted["frechet"] > 0.1
     loss.backward()
     assert shift.grad.sum() > 0

@@ -13,7 +13,7 @@ from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import load_model, load_resume
 from robustok.runtime.distributed import barrier
 from robustok.runtime.logging import MetricsLog
-from robustok.training.tuning import sample
+from robustok.training.shared_sampling import sample
 
 RUNS = {"main": run_main, "autoencoder": run_autoencoder, "post": run_post}
 

@@ -1,18 +1,23 @@
 """Post-training: what stays, what moves, which decoder is kept."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from robustok_tiny import POST, cache, generator, held_out, images, pairs, run_post, tokenizer
 
-from robustok.data.images import FashionMNIST, Subset
-from robustok.data.pairs import make_pairs
+import robustok
+from robustok.data.images import FashionMNIST, Subset, hold_out
+from robustok.data.pairs import Pairs, make_pairs
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import load_model
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.post_training import DecoderStage, PostTraining, post_train_decoder
+from robustok.training.decoder_stage import DecoderStage, PostTraining, train_decoder
+from robustok.training.post_training import post_train
+from robustok.training.shared_sampling import sampled_in
 
 
 def test_only_the_decoder_moves(tmp_path):
@@ -22,7 +27,7 @@ def test_only_the_decoder_moves(tmp_path):
     touched = pairs(tmp_path)
     for step in range(3):
         pair = touched.batch(torch.arange(16))
-        stage.step((pair.touched, images().images(pair.images)), step)
+        stage.step((pair.generated, images().images(pair.images)), step)
     after = stage.tokenizer.state_dict()
     for name, tensor in before.items():
         moved = tensor.numpy().tobytes() != after[name].numpy().tobytes()
@@ -33,7 +38,7 @@ def test_only_the_decoder_moves(tmp_path):
 def test_the_given_tokenizer_is_not_touched(tmp_path):
     given = tokenizer()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
-    post_train_decoder(POST, given, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
+    train_decoder(POST, given, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
     assert all(torch.equal(before[name], tensor) for name, tensor in given.state_dict().items())
     assert all(p.requires_grad for p in given.parameters())
 
@@ -55,7 +60,7 @@ def test_the_best_decoder_on_held_out_images_is_kept(tmp_path):
 
 
 def test_a_decoder_that_only_gets_worse_is_given_up(tmp_path):
-    harmful = replace(POST, optim=replace(POST.optim, lr=10.0, clip=0.0), average=0.0)
+    harmful = replace(POST, optim=replace(POST.optim, lr=10.0, clip=0.0), ema_decay=0.0)
     result = run_post(tmp_path, harmful)
     assert result.step == 0
     assert result.after == result.before
@@ -77,14 +82,14 @@ def test_the_control_trains_on_the_images_own_tokens(tmp_path):
     a, b = (p.batch(torch.arange(48)) for p in (clean, touched))
     assert torch.equal(a.images, b.images)  # the same images in the same steps
     own = tokenizer().quantize(tokenizer().encode(images().images(a.images))).tokens
-    assert torch.equal(a.touched, own)
-    assert (b.touched != own).any(dim=1).all()
+    assert torch.equal(a.generated, own)
+    assert (b.generated != own).any(dim=1).all()
 
 
 def test_pairs_of_another_tokenizer_are_refused(tmp_path):
     other = tokenizer(seed=5)
     with pytest.raises(ValueError, match=r"pairs were made with tokenizer \w+, not with \w+; make them again"):
-        post_train_decoder(POST, other, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
+        train_decoder(POST, other, pairs(tmp_path), images(), tmp_path / "run", held_out=held_out(), quiet=True)
 
 
 def test_pairs_of_other_images_are_refused(tmp_path):
@@ -96,7 +101,7 @@ def test_pairs_of_other_images_are_refused(tmp_path):
         FashionMNIST("train", size=36).subset(torch.arange(64)),
     ):
         with pytest.raises(ValueError, match=r"pairs were made of other images: name fashion-mnist, .* give those, or"):
-            post_train_decoder(POST, tokenizer(), made, other, tmp_path / "run", held_out=held_out(), quiet=True)
+            train_decoder(POST, tokenizer(), made, other, tmp_path / "run", held_out=held_out(), quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -116,3 +121,37 @@ def test_images_that_moved_are_still_those_of_the_pairs(tmp_path):
 def test_it_is_never_run_unchecked():
     with pytest.raises(ValueError, match="checked at least every some steps"):
         PostTraining(loop=POST.loop, check_every=0)
+
+
+def test_demo_library_and_command_line_take_one_road():
+    """Every caller's pairs and held-out samples are drawn by the one function, in the precision of its config."""
+    source = Path(robustok.__file__).parent
+    callers = {path for path in source.rglob("*.py") if "make_pairs(" in path.read_text(encoding="utf-8")}
+    assert callers == {source / "data" / "pairs.py", source / "training" / "post_training.py"}
+    stages = {path for path in source.rglob("*.py") if "train_decoder(" in path.read_text(encoding="utf-8")}
+    assert stages == {source / "training" / "decoder_stage.py", source / "training" / "post_training.py"}
+
+
+@pytest.mark.parametrize(("asked", "found"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_pairs_and_models_tell_the_precision_they_were_sampled_in(asked, found, tmp_path):
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, sampling_precision=asked)
+    result = post_train(config, tokenizer(), generator(), images(), tmp_path, control=True, quiet=True)
+    assert Pairs(tmp_path / "pairs").precision == found
+    assert sampled_in(tmp_path / "held_out.safetensors") == found
+    for folder, told in ((tmp_path, found), (tmp_path / "control", None)):  # nothing was sampled for the control
+        saved = json.loads((folder / "config.json").read_text())["post_training"]
+        assert saved.get("pairs_sampled_in") == told
+    assert result.control is not None
+
+
+def test_held_out_images_are_left_out_or_given_and_decide_alike(tmp_path):
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=16)
+    everything = images()
+    train, held = hold_out(everything, 16)
+    models = tokenizer(), generator()
+    itself = post_train(config, *models, everything, tmp_path / "a", quiet=True)
+    given = post_train(config, *models, train, tmp_path / "b", held_out=held, cache=None, quiet=True)
+    again = post_train(config, *models, train, tmp_path / "c", held_out=given.held_out, quiet=True)
+    assert itself.tuned.before == given.tuned.before == again.tuned.before
+    assert itself.tuned.after == given.tuned.after == again.tuned.after
+    assert not (tmp_path / "c" / "held_out.safetensors").exists()

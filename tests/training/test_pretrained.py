@@ -18,8 +18,8 @@ from robustok.runtime.weights import HubModel, WeightFile, weights_at
 from robustok.tokenizer.encoder import Conv, patchify
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training import pretrained
-from robustok.training.main_training import TokenizerStage
 from robustok.training.pretrained import begin_with_dinov2, dino_weights, perceptual_network, semantic_teacher
+from robustok.training.tokenizer_training import TokenizerStage
 
 TINY = robustok_imagenet256("smoke")
 

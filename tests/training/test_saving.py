@@ -206,7 +206,7 @@ def fill(folder: Path) -> None:
 
     class Growing(Toy):
         def state_dict(self) -> dict[str, Any]:
-            return super().state_dict() | {"ballast": torch.zeros(self.average.updates * 8000)}
+            return super().state_dict() | {"ballast": torch.zeros(self.ema.updates * 8000)}
 
     try:
         train(folder, Growing())
@@ -513,11 +513,11 @@ def test_the_log_says_what_share_of_the_time_went_into_evaluation(tmp_path: Path
 
 
 def test_a_run_of_an_older_version_is_gone_on_with(straight: Path, tmp_path: Path):
-    """Counts of that time know neither what looking took nor a best model."""
+    """Counts of that time know neither what evaluation took nor a best model."""
     with pytest.raises(ValueError, match="no more"):
         run(Toy(), ends_at(9), LOOP, tmp_path, name="toy", quiet=True)
     saved = load_resume(tmp_path / "resume.safetensors")
-    for name in ("looking", "best"):
+    for name in ("evaluation_seconds", "best"):
         del saved["counts"][name]
     checkpoint.save_resume(tmp_path / "resume.safetensors", saved)
     train(tmp_path)

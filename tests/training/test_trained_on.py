@@ -18,17 +18,20 @@ from robustok.data.pairs import make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
 from robustok.evaluation.scores.reference import Reference
-from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
 from robustok.runtime.checkpoint import fingerprint
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
+from robustok.tokenizer.encoder import Conv
+from robustok.training.decoder_stage import train_decoder
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
-from robustok.training.post_training import post_train_decoder
-from robustok.training.tuning import DecoderTuning, tune_decoder
+from robustok.training.post_training import post_train
 
 SHORT = replace(LOOP, steps=2)
 TOKENS = replace(GENERATOR, loop=SHORT)
@@ -81,9 +84,9 @@ def test_another_tokenizer_is_refused_wherever_both_meet(trained, tmp_path):
         score_generator(trained, stranger, reference, labels, extract(), sampling=sampling)
     with pytest.raises(ValueError, match=message):
         score_decoders(trained, {"one": stranger}, reference, labels, extract(), sampling=sampling)
-    config = DecoderTuning(post=POST, sampling=sampling, held_out=8)
+    config = replace(POST, sampling=sampling, held_out=8)
     with pytest.raises(ValueError, match=message):
-        tune_decoder(config, stranger, trained, seen, tmp_path, features=extract(), quiet=True)
+        post_train(config, stranger, trained, seen, tmp_path, features=extract(), quiet=True)
     trained.save_pretrained(tmp_path / "generator")
     assert api.load_generator(tmp_path / "generator", tokenizer=own).trained_on == own.fingerprint()
     with pytest.raises(ValueError, match=message):
@@ -147,13 +150,15 @@ def of_pets(tmp_path_factory) -> DiffusionTransformerModel:
 
 
 def tune(generator: Any, images: Subset, folder: Path) -> None:
-    how = DecoderTuning(
-        post=replace(POST, loop=SHORT, objective=Objective(perceptual=0.0, adversarial=0.0)),
+    how = replace(
+        POST,
+        loop=SHORT,
+        objective=Objective(perceptual=0.0, adversarial=0.0),
         sampling=FlowSampling(steps=2),
         pairs=16,
         held_out=16,
     )
-    tune_decoder(how, Patches(), generator, images, folder, quiet=True)
+    post_train(how, Patches(), generator, images, folder, quiet=True)
 
 
 def test_a_generator_keeps_the_names_of_its_classes(of_pets, tmp_path):
@@ -261,9 +266,22 @@ def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_pat
     pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
     assert pairs.fingerprint == earlier
     how = replace(POST, loop=replace(LOOP, steps=1))
-    post_train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
+    train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
     other = tokenizer(seed=1)
     with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
         check_trained_on(model, other)
     with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
         TokenCache(tmp_path / "tokens", other)
+
+
+def test_tokens_and_latents_of_another_shape_are_refused_where_nothing_else_is_known():
+    made = AutoregressiveModel(Autoregressive(codebook_size=64, tokens=64, classes=10, width=32, depth=1, heads=1))
+    own = tokenizer()
+    fits = f"{own.tokens_per_image} tokens of {len(own.codebook)} codes"
+    with pytest.raises(ValueError, match=f"makes 64 tokens of 64 codes, the tokenizer {fits}; give the tokenizer that"):
+        api.sample(made, own, [0, 1])
+    flow = DiffusionTransformerModel(replace(FLOW.generator, channels=8))
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    other = Autoencoder(AutoencoderConfig(image_size=16, encoder=part, decoder=part, bottleneck=Plain(width=4)))
+    with pytest.raises(ValueError, match=r"makes latents of shape \(16, 8\), the tokenizer latents of shape \(4, 4\)"):
+        api.sample(flow, other, [0, 1], steps=2)

@@ -17,7 +17,6 @@ What one might not expect:
 - the authors cut pixels down to uint8; we round.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from robustok.adapters.adapter import Adapter
 from robustok.adapters.renaming import Renames, State, sizes
 from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
 from robustok.backbones.dino import PUBLISHED_NAMES
-from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.checkpoint import fingerprint, parse_json
 from robustok.runtime.pretrained import without_decoder
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Images, Latents
@@ -225,7 +224,7 @@ def _transformer(state: State, part: str, heads: int | None) -> Transformer:
 def _statistics(path: Path) -> dict[str, float]:
     """Mean and standard deviation of the latents, if the file of the authors' configuration says them."""
     try:
-        saved = json.loads(path.read_bytes())
+        saved = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     fields = saved.get("config", saved) if isinstance(saved, dict) else {}

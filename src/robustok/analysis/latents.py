@@ -91,7 +91,8 @@ def analyze_latents(
     Raises ValueError for parts that do not fit together.
     """
     check_trained_on(generator, tokenizer)
-    check_classes(generator, images.labels, getattr(images, "classes", None))
+    if (images.labels != generator.no_label).any():  # else they are of no class, and images of none are asked for
+        check_classes(generator, images.labels, getattr(images, "classes", None))
     sampling, tell = sampling or FlowSampling(), progress or (lambda what, done, total: None)
     chosen, others = two_sets(images.labels, count)
     own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))
@@ -105,7 +106,10 @@ def analyze_latents(
         follow = predict_latents if one_pass else sample_latents
         labels = images.labels[chosen]
         with evaluating(generator):
-            return follow(generator, labels, sampling, seed=seed, start=own, level=level, batch_size=batch_size)
+            return follow(
+                generator, labels, sampling,
+                seed=seed, start=own, level=level, no_label=True, batch_size=batch_size,
+            )  # fmt: skip
 
     tell("generating", 0, 2 * len(LEVELS))
     among = embed(real.split(BLOCK), looks, parts)

@@ -154,6 +154,7 @@ def free_running(
             labels,
             sampling,
             seed=derive(seed, "analysis, free"),
+            no_label=True,
             keep=(places < first).expand(tokens.shape),
             tokens=tokens,
             batch_size=batch_size,

@@ -90,7 +90,8 @@ def analyze(
     """
     sampling = sampling or Sampling()
     _check(tokenizer, generator, tuned)
-    check_classes(generator, images.labels, getattr(images, "classes", None))
+    if (images.labels != generator.no_label).any():  # else they are of no class, and images of none are asked for
+        check_classes(generator, images.labels, getattr(images, "classes", None))
     tell = progress or (lambda what, done, total: None)
     codebook, k = tokenizer.codebook, len(tokenizer.codebook)
     chosen, others = two_sets(images.labels, count)

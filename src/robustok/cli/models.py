@@ -1,6 +1,5 @@
 """From what was typed to a tokenizer and a generator."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
 from robustok.generators.sampling import TokenGenerator
+from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.distributed import is_main
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
@@ -27,7 +27,7 @@ def fields_of(typed: Iterable[str]) -> dict[str, Any]:
         if not (equals and name.isidentifier()):
             raise ValueError(f"{text!r} is no field; write it like image_size=384")
         try:
-            fields[name] = json.loads(value)
+            fields[name] = parse_json(value)
         except ValueError:
             fields[name] = value
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

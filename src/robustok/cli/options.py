@@ -183,6 +183,8 @@ def check_names(verb: type[Command], typed: Iterable[tuple[str, str]], preset: A
         if first not in fields:
             options = [option.name for option in options_of(verb) if not option.positional]
             near = get_close_matches(first, fields if deeper else [*options, *fields], n=1)
+            inside = [f"{field}.{first}" for field in fields if hasattr(getattr(preset, field), first)]
+            near = inside if len(inside) == 1 and not deeper else near
             hint = f"; did you mean --{'.'.join([*near, *deeper])}?" if near else ""
             raise ValueError(f"there is no option or setting --{name}{hint}; --{LISTING} lists every setting")
 

@@ -1,14 +1,11 @@
 """`robustok post-train`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from robustok.cli.arguments import GeneratorName, Images, TokenizerName, which
-from robustok.cli.training import Training, run_named
-from robustok.names import DECODERS, RUNS
-
-OTHERS_SIGMA = 0.9  # for decoders that were trained without perturbation (arXiv 2509.12474, sec. 4.3)
-HELD_OUT = 10  # of a small set of images, one in so many is held out
+from robustok.cli.training import Training
+from robustok.names import DECODERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +19,16 @@ class PostTrain(Training):
     Writes the tuned tokenizer, metrics.jsonl, tokens/ and pairs/ into --out, and with --control a second one, tuned as
     long on clean latents, into OUT/control.
 
-    pairs and held_out, unless set, are as many as the images allow; sigma is 0.7, or 0.9 for tokenizers of other
-    families; other families are sampled as published, where that is known.
+    Without --preset, robustok's own tokenizers of less than 128 pixels are tuned for some minutes of a CPU, and all
+    others as in the paper: 10 epochs of up to 200,000 pairs in batches of 1,024, which wants a GPU and two networks of
+    other people (robustok doctor). Sigma is then 0.7, or 0.9 for tokenizers of other families; other families are
+    sampled as published, where that is known. One image in ten is held out, up to the preset's number.
 
-    The usual presets have a tenth of main training's learning rate, an L1 and a Frechet term; the paper has half of
-    that rate and neither term. post_robustok is as the paper.
+    demo and smoke have a tenth of main training's learning rate, an L1 and a Frechet term; the paper has half of that
+    rate and neither term.
     """
 
-    preset: Annotated[str, which(DECODERS)] = "demo"
+    preset: Annotated[str, which(DECODERS)] | None = None
     tokenizer: TokenizerName
     generator: GeneratorName
     images: Images
@@ -38,49 +37,28 @@ class PostTrain(Training):
     features: str | None = None
 
     @staticmethod
-    def start(preset: str = "demo") -> Any:
+    def start(preset: str | None = None) -> Any:
         """Post-training as a preset has it."""
-        from robustok.presets import recipes
-        from robustok.training.tuning import DecoderTuning
+        from robustok.presets.defaults import post_training_preset
 
-        if preset not in RUNS:
-            return recipes.recipe(preset, recipes.DECODERS)
-        run = run_named(preset)
-        return DecoderTuning(
-            post=run.post, sampling=run.sampling, sigma=run.sigma, pairs=run.pairs, held_out=run.held_out
-        )
+        return post_training_preset(preset)
 
     def run(self) -> None:
         """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
-        from robustok import presets
-        from robustok.adapters.published_generators import default_sampling
         from robustok.cli.images import device_of, images_of
         from robustok.cli.models import generator_of, tokenizer_of
-        from robustok.generators.autoregressive import AutoregressiveModel
-        from robustok.generators.diffusion_transformer import DiffusionTransformerModel
-        from robustok.generators.flow import FlowSampling
-        from robustok.generators.sampling import Sampling
-        from robustok.tokenizer.autoencoder import Autoencoder
-        from robustok.tokenizer.tokenizer import Tokenizer
-        from robustok.training.tuning import tune_decoder
+        from robustok.presets.defaults import post_training_for
+        from robustok.training.post_training import post_train
 
         self.check_apart()
         device = device_of(self.device)
-        preset = self.chosen()
         tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
         generator = generator_of(self.generator, device, tokenizer)
-        own = {Sampling: AutoregressiveModel, FlowSampling: DiffusionTransformerModel}
-        if type(generator) is not own[type(preset.sampling)]:  # one of another family may derive from it
-            preset = replace(preset, sampling=default_sampling(generator))
-        if self.preset in RUNS:
-            preset = replace(preset, post=presets.looking_at(tokenizer.image_size, preset.post))
-            if not isinstance(tokenizer, Tokenizer | Autoencoder):
-                preset = replace(preset, sigma=OTHERS_SIGMA)
         images = images_of(self.images, tokenizer.image_size, self.view)
-        held_out = min(preset.held_out, max(2, len(images) // HELD_OUT))
+        config = post_training_for(tokenizer, generator, len(images), name=self.preset, over=self.settings)
         discriminator = self.tokenizer / "discriminator"
-        tuned = tune_decoder(
-            self.settings(replace(preset, held_out=held_out)),
+        result = post_train(
+            config,
             tokenizer,
             generator,
             images,
@@ -90,8 +68,8 @@ class PostTrain(Training):
             features=self.features,
             quiet=self.quiet,
         )
-        for folder, result in ((self.out, tuned.touched), (self.out / "control", tuned.control)):
-            if result is not None:
-                kept = f"of step {result.step}" if result.step else "the original one, for none was better"
-                change = f"{result.before:.4g} -> {result.after:.4g}"
+        for folder, trained in ((self.out, result.tuned), (self.out / "control", result.control)):
+            if trained is not None:
+                kept = f"of step {trained.step}" if trained.step else "the original one, for none was better"
+                change = f"{trained.before:.4g} -> {trained.after:.4g}"
                 self.say(f"{folder}: held-out distance {change}, decoder kept: {kept}")

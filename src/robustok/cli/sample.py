@@ -62,7 +62,7 @@ class Sample(Configurable, Shared):
         from robustok.runtime.checkpoint import write_bytes
         from robustok.runtime.distributed import is_main
         from robustok.runtime.logging import Progress
-        from robustok.training.tuning import sample
+        from robustok.training.shared_sampling import sample
 
         device = device_of(self.device)
         tokenizer = tokenizer_of(self.tokenizer, device, self.fields)

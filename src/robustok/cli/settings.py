@@ -14,6 +14,7 @@ from robustok.cli.terminal import bold
 from robustok.runtime.configs import comments, from_plain, to_plain
 
 Config = TypeVar("Config")
+MOST, DEEPEST = 10_000, 50  # values in settings, and how deeply they are nested
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,9 +95,25 @@ def _expect_dict(value: Any, path: Path) -> dict[str, Any]:
 def from_text(text: str, where: str) -> Any:
     """JSON or YAML as a value: 1e-4 a number, [16, 32] a list, null nothing, ViT a word. Raises ValueError."""
     try:
-        return yaml.load(text, _Loader)
+        if sum(map(text.count, "[{-?:")) > MOST:  # as deep as that, the parser ends the process
+            raise ValueError("it holds more than settings do")
+        value = yaml.load(text, _Loader)
+        _check_extent(value)
+        return value
     except Exception as error:  # the parser's own kinds of error
         raise ValueError(f"{where} cannot be read as JSON or YAML: {error}") from error
+
+
+def _check_extent(value: Any) -> None:
+    """Raises ValueError for what is nested too deeply, or in itself, or grows by YAML's aliases beyond all bounds."""
+    seen, left = 0, [(value, 0)]
+    while left:
+        part, depth = left.pop()
+        seen += 1
+        if depth > DEEPEST or seen > MOST:
+            raise ValueError("it is nested more deeply than settings are, or holds more")
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        left += [(one, depth + 1) for one in inner]
 
 
 def seeded(config: Any, seed: int | None, typed: Iterable[tuple[str, str]]) -> Any:
@@ -111,8 +128,6 @@ def seeded(config: Any, seed: int | None, typed: Iterable[tuple[str, str]]) -> A
             raise ValueError(f"--seed and --{name} both say what everything random derives from; give one of them")
     if hasattr(config, "with_seed"):
         return config.with_seed(seed)
-    if hasattr(config, "post"):
-        return dataclasses.replace(config, post=seeded(config.post, seed, ()))
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
 
 

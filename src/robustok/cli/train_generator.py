@@ -46,7 +46,7 @@ class TrainGenerator(Training):
         from robustok.runtime.locking import alone_in
         from robustok.runtime.logging import Progress
         from robustok.training.generator_training import train_generator
-        from robustok.training.tuning import encode
+        from robustok.training.post_training import encode
 
         self.check_apart()
         device = device_of(self.device)
@@ -58,7 +58,7 @@ class TrainGenerator(Training):
         images = None if self.images is None else images_of(self.images, tokenizer.image_size, self.view)
         classes = int(cache.labels.max()) + 1 if images is None else len(images.classes)
         config = self.settings(replace(preset, generator=fitting(preset.generator, tokenizer, classes)))
-        sampling = run_named(self.preset).sampling if self.preset in RUNS else None
+        sampling = run_named(self.preset).post.sampling if self.preset in RUNS else None
         checks = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self.checks, self.view)
         with alone_in(self.out):
             if images is not None:

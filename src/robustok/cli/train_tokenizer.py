@@ -44,18 +44,17 @@ class TrainTokenizer(Training):
         from robustok.cli.models import tokenizer_of
         from robustok.cli.validation import of_tokenizer
         from robustok.tokenizer.tokenizer import AnyTokenizer
-        from robustok.training import autoencoder_training, main_training
+        from robustok.training.tokenizer_training import train_tokenizer
 
         self.check_apart()
         device = device_of(self.device)
         preset = self.chosen()
-        discrete = isinstance(preset, main_training.MainTraining)
         given = None
         if self.tokenizer is not None:
             given = tokenizer_of(self.tokenizer, device, self.fields)
-            if discrete != isinstance(given, AnyTokenizer):
+            if preset.has_codebook != isinstance(given, AnyTokenizer):
                 kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
-                kind, names = kinds[discrete]
+                kind, names = kinds[preset.has_codebook]
                 raise ValueError(f"{self.tokenizer} {kind}; take the preset {names} to train it further")
             preset = replace(preset, tokenizer=None)
         elif self.images != EMBEDDED:
@@ -63,7 +62,6 @@ class TrainTokenizer(Training):
         config = self.settings(preset)
         size = (given or config.tokenizer).image_size
         images = images_of(self.images, size, self.view)
-        train = main_training.train_tokenizer if discrete else autoencoder_training.train_autoencoder
         checks = of_tokenizer(self.validation, size, config.loop.steps, self.checks, self.pfid_images, self.view)
-        train(config, images, self.out, tokenizer=given, device=device, quiet=self.quiet, **checks)
+        train_tokenizer(config, images, self.out, tokenizer=given, device=device, quiet=self.quiet, **checks)
         self.say(f"tokenizer: {self.out}")

@@ -30,9 +30,7 @@ class Training(Configurable, Shared):
         config = seeded(self.over(preset), self.seed, self.typed)
         if not self.tracker:
             return config
-        stage = getattr(config, "post", config)
-        stage = replace(stage, loop=replace(stage.loop, tracker=tuple(dict.fromkeys(self.tracker))))
-        return replace(config, post=stage) if hasattr(config, "post") else stage
+        return replace(config, loop=replace(config.loop, tracker=tuple(dict.fromkeys(self.tracker))))
 
     def check_apart(self) -> None:
         """Raises ValueError where --out is a folder of what is read, whose files the run would replace or add to."""

@@ -9,7 +9,7 @@ from robustok.evaluation.scores.reference import Reference, read_reference
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.tokenizer import AnyTokenizer
-from robustok.training.watching import generator_check, sample_preview, tokenizer_check
+from robustok.training.validation import generator_check, sample_preview, tokenizer_check
 
 VALIDATIONS = 10  # of a model while it trains, unless --check-every says otherwise
 

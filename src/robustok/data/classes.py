@@ -31,11 +31,12 @@ def ordered(names: Iterable[str]) -> list[str]:
     names = list(names)
     if all(NUMBER.fullmatch(name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+    return sorted(names, key=lambda name: (one_spelling(name), name))
 
 
 def by_name(names: Sequence[str]) -> Classes:
     """Each name a class, in their order; numbers are names too, so none between them is missing."""
+    names = list(map(one_spelling, names))
     classes = ordered(set(names))
     number = {name: label for label, name in enumerate(classes)}
     return tuple(classes), torch.tensor([number[name] for name in names], dtype=torch.int64)
@@ -59,6 +60,7 @@ def by_folder(names: Sequence[str], empty: Sequence[str], place: str) -> Classes
     What the paths have in common lies above the classes; a single folder is a class by its name. `empty` are folders
     without images. Raises ValueError where the folder itself would be refused.
     """
+    names, empty = list(map(one_spelling, names)), list(map(one_spelling, empty))
     above = _common([name.split("/")[:-1] for name in names] + [name.split("/") for name in empty])
     parts = [name.split("/")[len(above) :] for name in names]
     loose, filled = [part for part in parts if len(part) == 1], {part[0] for part in parts if len(part) > 1}
@@ -95,7 +97,8 @@ def classes_of(told: Sequence[Any], what: str) -> Classes:
     if not all(whole):
         part = next((text for text in texts if not WHOLE.fullmatch(text)), "")
         if all(map(DECIMAL.fullmatch, texts)):
-            raise ValueError(f"{what} holds the fraction {part}; wanted a class: a whole number or a name")
+            kind = "number" if part.lstrip("-").isdecimal() else "fraction"
+            raise ValueError(f"{what} holds the {kind} {part:.99}; wanted a class: a whole number or a name")
         return by_name(texts)
     texts = [found[1] for found in whole if found]
     numbers = {int(text): text for text in texts}
@@ -124,6 +127,7 @@ def classes_of(told: Sequence[Any], what: str) -> Classes:
 
 def among(told: Sequence[Any], names: Sequence[str], what: str) -> Classes:
     """Classes whose names are known, and labels of what was told: their numbers, or names. Raises ValueError."""
+    names = list(map(one_spelling, names))
     number = {name: label for label, name in enumerate(names)}
     labels = []
     for row, value in enumerate(told):
@@ -149,12 +153,20 @@ def is_missing(value: Any) -> bool:
 def text_of(value: Any, what: str) -> str:
     """The value told of one image, as text. Raises ValueError for what is no single class."""
     if isinstance(value, bytes):
-        value = value.decode(errors="replace")
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{what} holds {value!r:.60}, which is no text; wanted a whole number or a name") from None
     if isinstance(value, float):
         value = int(value) if value.is_integer() else value
     if isinstance(value, list | tuple | dict):
         raise ValueError(f"{what} holds {value!r:.60} for one image; wanted one class: a whole number or a name")
-    return normalize("NFC", str(value).strip())
+    return one_spelling(str(value).strip())
+
+
+def one_spelling(text: str) -> str:
+    """Text with its accents written in one way, for disks and programs write them in two (Unicode's NFC)."""
+    return normalize("NFC", text)
 
 
 def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:

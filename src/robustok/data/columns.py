@@ -1,6 +1,5 @@
 """Which columns of a table hold images and labels, as Hugging Face and others write them."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -12,6 +11,7 @@ from PIL import Image
 
 from robustok.data.classes import Classes, among, check_classes, classes_of, is_missing, unlabeled
 from robustok.data.image_files import BrokenFileError
+from robustok.runtime.checkpoint import parse_json
 
 IMAGES = ("image", "img", "jpg", "png", "picture", "photo")  # how a column of images is called, where there are several
 FIRST = 16  # cells that are looked at to tell images from other bytes
@@ -43,6 +43,9 @@ class Columns(NamedTuple):
 
         `first` gives the first cells of a column, which tell images from other bytes.
         """
+        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{place} has {schema.names.count(twice)} columns called {twice!r}; rename or drop some")
         features = features or _features(schema)
         if label is None:
             label = _called(LABELS, schema.names)
@@ -118,7 +121,7 @@ def image_bytes(value: Any, name: str, place: str) -> bytes:
 def _features(schema: Any) -> dict[str, Any]:
     """The features that datasets wrote into the metadata, by column; none where these are damaged."""
     with suppress(ValueError, AttributeError):
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return features if isinstance(features, dict) else {}
     return {}
 

@@ -7,7 +7,6 @@ not used for longest make room, which with `window` streams a set that is larger
 a time then, else several.
 """
 
-import json
 import os
 import shutil
 import time
@@ -24,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from robustok.data.user_cache import alone, data_folder
-from robustok.runtime.checkpoint import write_json
+from robustok.runtime.checkpoint import parse_json, write_json
 from robustok.runtime.words import reason
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -145,7 +144,7 @@ def _limit() -> float:
 def _state(path: Path) -> Remote | None:
     """Size and tag of a file when it was fetched."""
     try:
-        return Remote(*json.loads(path.with_name(path.name + ".json").read_bytes()))
+        return Remote(*parse_json(path.with_name(path.name + ".json").read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 
 import torch
 
-from robustok.data.classes import SPLITS, Classes, by_synset, check_classes, ordered, unlabeled
+from robustok.data.classes import SPLITS, Classes, by_name, by_synset, check_classes, ordered, unlabeled
 from robustok.data.file_names import PACKED, SUFFIXES, is_hidden, some, tell_unread
 from robustok.data.image_files import BrokenFileError
 from robustok.data.images import short_hash
 from robustok.data.label_files import told_by
 from robustok.data.order import Windows
 from robustok.data.user_cache import cached_file, keep
+from robustok.runtime.checkpoint import parse_json
 
 REMEMBERED = 20_000  # files from which on a listing is kept
 SAMPLE = 256  # files whose size is compared before a kept listing is believed
@@ -87,9 +88,10 @@ class FolderFiles:
             return told_by(Path(labels), listing.names, self.place)
         if listing.classes == ("",):
             return by_synset(listing.names) or unlabeled(len(self))
-        told = torch.arange(len(listing.counts)).repeat_interleave(torch.tensor(listing.counts))
-        check_classes(torch.arange(len(listing.classes)), told, listing.classes, self.place)
-        return listing.classes, told
+        classes, of_folder = by_name(listing.classes)
+        told = of_folder.repeat_interleave(torch.tensor(listing.counts))
+        check_classes(torch.arange(len(classes)), told, classes, self.place)
+        return classes, told
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _instead(path: Path) -> str:
 def _remembered(path: Path, kept: Path) -> Listing | None:
     """The listing that was kept, if it still holds."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(kept.read_bytes())
+        known = parse_json(kept.read_bytes())
         listing = Listing(tuple(known.pop("classes")), tuple(known.pop("counts")), **known)
         step = -(-len(listing.names) // SAMPLE)
         sample = zip(listing.names[::step], listing.sizes[::step], strict=True)

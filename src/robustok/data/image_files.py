@@ -92,10 +92,10 @@ class ImageFiles:
         errors = errors or "skip"
         if errors not in ("skip", "raise", "defer", "replace"):
             raise ValueError(f"errors is {errors!r}; choose 'skip', 'raise', 'defer' or 'replace'")
-        if size < 1:
-            raise ValueError(f"size is {size}; ask for 1 pixel or more")
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers is {workers}; ask for 1 thread or more")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size is {size!r}; ask for 1 pixel or more, a whole number")
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise ValueError(f"workers is {workers!r}; ask for 1 thread or more, a whole number")
         self.source, self.size, self.errors, self.upscale = files, size, errors, upscale
         self.flip, self.draft, self.workers = flip, draft, workers or cores()
         self.classes, self.labels, self.windows = files.classes, files.labels, files.windows

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
-from robustok.data.classes import WHOLE, Classes, classes_of, is_missing
+from robustok.data.classes import WHOLE, Classes, classes_of, is_missing, one_spelling
 from robustok.data.file_names import SUFFIXES, some
 from robustok.data.label_tables import LABELS, NAMES, TABLES, Row, is_header, ways_to_read
 
@@ -113,7 +112,7 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
             continue  # another image, which lies elsewhere
         index = close[0] if exact is None else exact
         before = (loosely if exact is None and whole else told).setdefault(index, (value, row))
-        if before[0] != value:
+        if before[1] is not row and before[0] != value:
             raise ValueError(
                 f"{file} tells two classes of {images.names[index]}: {before[0]} ({before[1].where}) and {value} "
                 f"({row.where}); keep one"
@@ -181,7 +180,7 @@ def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Ima
     usual = [lower.index(called) for called in NAMES if called in lower and known[lower.index(called)]]
     name = usual[0] if usual else known.index(max(known))
     called = next((lower.index(column) for column in LABELS if column in lower and lower.index(column) != name), None)
-    if called is not None:
+    if called is not None and lower.count(lower[called]) == 1:
         return name, called
     filled = {column for row in rows for column, field in enumerate(row.fields) if field not in (None, "")}
     others = [column for column in range(width) if column != name and column in filled]
@@ -207,7 +206,7 @@ def _whole(values: list[Any], file: Path) -> list[Any]:
 
 def _key(told: str) -> str:
     """The name of a file in what tells it: no folders, no quotes, one way to write accents."""
-    return normalize("NFC", told.strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2])
+    return one_spelling(told.strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2])
 
 
 def _has_suffix(told: str) -> bool:

@@ -1,11 +1,12 @@
 """Text files as rows of fields, in each way in which they may be meant: delimited, by blanks, JSON, JSON lines."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from robustok.runtime.checkpoint import parse_json
 
 # fmt: off
 NAMES = (  # of a column of images
@@ -94,10 +95,10 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[Row]:
 
 def _of_json(file: Path, text: str) -> list[Row]:
     try:
-        told = json.loads(text) if file.suffix.lower() == ".json" else _json_lines(text)
+        told = _json(text) if file.suffix.lower() == ".json" else _json_lines(text)
     except ValueError as error:
         try:
-            told = _json_lines(text) if file.suffix.lower() == ".json" else json.loads(text)
+            told = _json_lines(text) if file.suffix.lower() == ".json" else _json(text)
         except ValueError:
             raise ValueError(f"{file} is neither JSON nor JSON lines ({error}); mend it") from error
     rows = list(_rows(told))
@@ -109,7 +110,17 @@ def _of_json(file: Path, text: str) -> list[Row]:
 
 
 def _json_lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [_json(line) for line in text.split("\n") if line.strip()]  # JSON may hold what else divides lines
+
+
+def _json(text: str) -> Any:
+    """What JSON tells; an object that tells two things by one name is the list of all its pairs."""
+
+    def told(pairs: list[tuple[str, Any]]) -> Any:
+        once = dict(pairs)
+        return once if all(once[name] == value for name, value in pairs) else [list(pair) for pair in pairs]
+
+    return parse_json(text, object_pairs_hook=told)
 
 
 def _rows(told: Any) -> Iterator[Row]:

@@ -33,7 +33,7 @@ class NpzImages:
             raise ValueError(f"arr_0 in {path} has shape {self.array.shape}, so there is no image; give at least two")
         self.labels = torch.zeros(len(self.array), dtype=torch.int64)
         told = read_array(path, "arr_1") if "arr_1" in array_names(path) else None
-        if told is not None and told.shape == self.labels.shape and told.dtype.kind in "iu":
+        if told is not None and told.shape == self.labels.shape and told.dtype.kind in "iu" and told.max() < 2**63:
             self.labels = torch.from_numpy(told.astype(np.int64))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a generator touched, beside the real image it began as: what post-training is done on.
+"""Pairs for post-training: what a generator made of a real image's tokens or latents, beside that image.
 
 Tokens: each of an image's own is kept with probability sigma; the generator draws the others in order, given all that
 is there already. Latents: noised to the level 1 - sigma, and followed from there by the generator, which is SDEdit.
@@ -20,11 +20,12 @@ from robustok.data.tokens import TokenCache, token_type
 from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
 from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.layers import precision
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Labels
 
-Touch = Literal["sdedit", "one-pass"]
+PairMode = Literal["sdedit", "one-pass"]
 
 
 def make_pairs(
@@ -36,7 +37,7 @@ def make_pairs(
     sampling: Sampling | FlowSampling,
     count: int,
     seed: int,
-    touch: Touch = "sdedit",
+    mode: PairMode = "sdedit",
     batch_size: int = 256,
     shard_size: int = 4096,
     progress: Callable[[int], None] | None = None,
@@ -44,11 +45,12 @@ def make_pairs(
     """`count` pairs from as many images of the cache, drawn without replacement, none mirrored.
 
     A pair depends on the seed and its number alone; of two sigmas, the larger keeps what the smaller keeps, and more.
-    sigma = 1 gives the images' own tokens or latents and needs no generator. `touch` says what becomes of noised
+    sigma = 1 gives the images' own tokens or latents and needs no generator. `mode` says what becomes of noised
     latents: they are followed as `sampling` says ("sdedit"), or the generator guesses the data from them in one forward
     pass, which gives means, smoother than what is sampled ("one-pass"). Goes on where an earlier try stopped.
-    `progress` is told how many pairs are there. Raises ValueError if the folder holds pairs made in another way, if
-    generator, sampling and cache are not of the same kind and size, or the generator was trained on another tokenizer.
+    The precision in which the generator computes here is told with them. `progress` is told how many pairs are there.
+    Raises ValueError if the folder holds pairs made in another way, if generator, sampling and cache are not of the
+    same kind and size, or the generator was trained on another tokenizer.
     """
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma is {sigma}; it is the share that stays real, choose one between 0 and 1")
@@ -60,10 +62,11 @@ def make_pairs(
         _check_fit(generator, sampling, cache)
         check_trained_on(generator, cache)
         check_classes(generator, cache.labels, cache.classes)
-    check_touch(touch, sampling)
+    check_pair_mode(mode, sampling)
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
 
-    def touched(chosen: Indices, rows: range) -> Tensor:
+    def generated(chosen: Indices, rows: range) -> Tensor:
+        """The images' own tokens or latents, as the generator makes them anew in part."""
         labels, first = cache.labels[chosen], rows.start
         tell = None if progress is None else lambda done: progress(first + done)
         own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
@@ -84,7 +87,7 @@ def make_pairs(
                 )
             case LatentGenerator(), FlowSampling():
                 noise = derive(seed, "pairs, latents")
-                finish = sample_latents if touch == "sdedit" else predict_latents
+                finish = sample_latents if mode == "sdedit" else predict_latents
                 return finish(
                     generator,
                     labels,
@@ -100,9 +103,9 @@ def make_pairs(
 
     def make(rows: range) -> dict[str, Tensor]:
         chosen = images[rows.start : rows.stop]
-        small = touched(chosen, rows)
+        small = generated(chosen, rows)
         small = small.to(token_type(cache.codebook_size)) if isinstance(cache, TokenCache) else as_half(small)
-        return {"touched": small, "images": chosen, "labels": cache.labels[chosen]}
+        return {"generated": small, "images": chosen, "labels": cache.labels[chosen]}
 
     manifest = {
         "generator": None if generator is None else generator.fingerprint(),
@@ -111,17 +114,18 @@ def make_pairs(
         "sigma": sigma,
         "sampling": None if generator is None else to_plain(sampling),
         "seed": seed,
-    } | ({} if touch == "sdedit" or generator is None else {"touch": touch})
+        "precision": None if generator is None else precision(generator),
+    } | ({} if mode == "sdedit" or generator is None else {"pair_mode": mode})
     write_shards(Path(folder), "pairs", manifest, count, make, shard_size=shard_size, progress=progress)
     return Pairs(folder)
 
 
-def check_touch(touch: Touch, sampling: Sampling | FlowSampling) -> None:
-    """Raises ValueError for one-pass pairs of tokens, and for a touch that is not known."""
-    if touch not in ("sdedit", "one-pass"):
-        raise ValueError(f"touch is {touch!r}; choose 'sdedit' or 'one-pass'")
-    if touch == "one-pass" and not isinstance(sampling, FlowSampling):
-        raise ValueError("touch is 'one-pass', which is for latents: tokens have no mean; leave it at 'sdedit'")
+def check_pair_mode(mode: PairMode, sampling: Sampling | FlowSampling) -> None:
+    """Raises ValueError for one-pass pairs of tokens, and for a mode that is not known."""
+    if mode not in ("sdedit", "one-pass"):
+        raise ValueError(f"pair_mode is {mode!r}; choose 'sdedit' or 'one-pass'")
+    if mode == "one-pass" and not isinstance(sampling, FlowSampling):
+        raise ValueError("pair_mode is 'one-pass', which is for latents: tokens have no mean; leave it at 'sdedit'")
 
 
 def _check_fit(
@@ -153,7 +157,7 @@ def _check_fit(
 class Pair(NamedTuple):
     """A batch of pairs: real images by their index in the set, and what the generator made of them."""
 
-    touched: Tensor  # tokens (b n), or latents (b n d)
+    generated: Tensor  # tokens (b n), or latents (b n d)
     images: Indices
     labels: Labels
 
@@ -161,7 +165,8 @@ class Pair(NamedTuple):
 class Pairs:
     """What `make_pairs` left in a folder; `sigma` is the share that is real, `fingerprint` the tokenizer's.
 
-    `touch` is how the generator touched latents, `image_set` what the set of images said of itself.
+    `mode` says what the generator did with noised latents, `precision` in which it computed (None: it was not told, or
+    nothing was sampled), `image_set` what the set of images said of itself.
     """
 
     def __init__(self, folder: str | Path):
@@ -170,8 +175,10 @@ class Pairs:
         self.sigma: float = manifest["sigma"]
         self.fingerprint: str = manifest["tokenizer"]
         self.image_set: dict[str, Any] | None = manifest.get("image_set")
-        self.touch: Touch = manifest.get("touch", "sdedit")
-        self._touched, self._images, self._labels = tensors["touched"], tensors["images"], tensors["labels"]
+        self.mode: PairMode = manifest.get("pair_mode", manifest.get("touch", "sdedit"))  # of older folders: "touch"
+        self.precision: str | None = manifest.get("precision")
+        self._generated = tensors["generated" if "generated" in tensors else "touched"]
+        self._images, self._labels = tensors["images"], tensors["labels"]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -190,9 +197,9 @@ class Pairs:
 
     def batch(self, indices: Indices) -> Pair:
         """The pairs of these numbers, 0 to len - 1."""
-        touched = self._touched[indices]
-        touched = touched.float() if touched.is_floating_point() else touched.long()
-        return Pair(touched, self._images[indices], self._labels[indices])
+        generated = self._generated[indices]
+        generated = generated.float() if generated.is_floating_point() else generated.long()
+        return Pair(generated, self._images[indices], self._labels[indices])
 
 
 def _in_words(described: Mapping[str, Any]) -> str:

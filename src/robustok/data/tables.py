@@ -6,7 +6,6 @@ that are mapped into memory, so that any image is a place in a file; a name of t
 converts the set once.
 """
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from robustok.data.file_names import is_hidden, matches, some
 from robustok.data.image_files import BrokenFileError
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
+from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.words import reason
 
 MIXED = 4096  # images that a window holds at least, unless it is given
@@ -60,7 +60,7 @@ class ParquetFiles:
             columns = _columns(self.paths, self.place, labels)
             told = _told(self.paths, columns.label)
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-            raise ValueError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
+            raise ValueError(f"{path} cannot be read as parquet ({reason(error)}); fetch it again") from error
         self.groups = [
             Group(file, number, metadata.row_group(number).num_rows)
             for file, metadata in enumerate(self._metadata)
@@ -104,7 +104,7 @@ class ParquetFiles:
                 return file.read_row_group(group.number, columns=[self._image], use_threads=False).column(0)
         except (OSError, pa.ArrowException) as error:
             raise ValueError(
-                f"row group {group.number} of {path} is damaged or cut short ({error}); fetch it again"
+                f"row group {group.number} of {path} is damaged or cut short ({reason(error)}); fetch it again"
             ) from error
 
     def _check_groups(self) -> None:
@@ -249,14 +249,16 @@ def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
     """The images of a folder that `Dataset.save_to_disk` wrote. Raises ValueError for one of several splits."""
     pa, folder = arrow(f"reading {folder}"), Path(folder)
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
-        raise ValueError(f"{folder} holds the splits {', '.join(splits)}; give one of them: {folder / splits[0]}")
+        splits = sorted(path.name for path in folder.iterdir() if (path / "state.json").is_file())
+        example = f": {folder / splits[0]}" if splits else ""
+        raise ValueError(f"{folder} holds the splits {some(splits)}; give one of them{example}")
     try:
-        names = [entry["filename"] for entry in json.loads((folder / "state.json").read_bytes())["_data_files"]]
+        names = [entry["filename"] for entry in parse_json((folder / "state.json").read_bytes())["_data_files"]]
         tables = [pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all() for name in names]
-        features = json.loads((folder / "dataset_info.json").read_bytes()).get("features")
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise ValueError(f"{folder} is no whole folder of Dataset.save_to_disk ({error}); save it again") from error
+        features = parse_json((folder / "dataset_info.json").read_bytes()).get("features")
+    except Exception as error:  # JSON of another form makes nearly anything be raised
+        why = reason(error)
+        raise ValueError(f"{folder} is no whole folder of Dataset.save_to_disk ({why}); save it again") from error
     return ArrowFiles(pa.concat_tables(tables), str(folder), labels=labels, features=features)
 
 
@@ -269,7 +271,7 @@ def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles
         raise ValueError(f"{PREFIX}{name} takes datasets; pip install 'robustok[data]'") from error
     try:
         dataset = load_dataset(name, split=given or split)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # datasets raises nearly anything
         why = reason(error)
         raise ValueError(
             f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"

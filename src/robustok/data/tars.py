@@ -20,6 +20,7 @@ from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden,
 from robustok.data.images import short_hash
 from robustok.data.order import Windows
 from robustok.data.user_cache import cached_file, keep
+from robustok.runtime.checkpoint import parse_json
 
 # `wids.ShardListDataset` (webdataset) also gives sample i of a list of shards, but knows nothing of labels, folders,
 # links, repeated names or shards cut short, so that our pass over all headers would stay. After that pass the offset of
@@ -177,7 +178,7 @@ def index_of(name: str, state: list[Any], local: Callable[[], Path]) -> ShardInd
     """
     path = cached_file("indices", name, ".json")
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(path.read_bytes())
+        known = parse_json(path.read_bytes())
         if known.pop("state") == state:
             return ShardIndex(**known)
     index = _read(local(), name)
@@ -279,7 +280,7 @@ def _fields(suffix: str, content: bytes) -> Mapping[str, Any]:
     if suffix == ".cls":
         return {"cls": content.decode(errors="replace").strip()}
     try:
-        told = json.loads(content)
+        told = parse_json(content)
     except ValueError:
         return {}
     short = {name: value for name, value in told.items() if _may_label(value)} if isinstance(told, dict) else {}

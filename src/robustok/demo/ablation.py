@@ -8,9 +8,8 @@ from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.run import (
     run_demo,
-    sampled,
+    samples_to_score,
     train_demo_generator,
-    train_demo_tokenizer,
 )
 from robustok.demo.scores import how_generated, reference_of
 from robustok.evaluation.decoding import decoded
@@ -22,7 +21,8 @@ from robustok.generators.sampling import balanced_labels
 from robustok.models import load_generator, load_tokenizer
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
-from robustok.training.tuning import encode
+from robustok.training.post_training import encode
+from robustok.training.tokenizer_training import train_tokenizer
 
 SNAPSHOTS = (0.25, 0.5)  # shares of the generator's training after which it is also scored
 METRICS = ("rfid", "rfid_pfid_images", "pfid", "psnr", "gfid_before", "gfid_control", "gfid_after")
@@ -63,7 +63,7 @@ def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     images, extract, own = DemoImages.of(config), lite0(), folder / "unperturbed"
     diary = Diary(own, {"demo": config.settings()}, quiet)
     with diary.stage("tokenizer", f"Seed {config.seed}: main training without perturbation"):
-        tokenizer = train_demo_tokenizer(config, images, own / "tokenizer", quiet=quiet)
+        tokenizer = train_tokenizer(config.main, images.train, own / "tokenizer", quiet=quiet)
         scores = diary.scores(
             "tokenizer",
             lambda: score_tokenizer(
@@ -104,7 +104,7 @@ def generator_scores(
 
     def compute() -> list[Score]:
         samples = own / f"samples_{share:g}.safetensors"
-        drawn = sampled(generator, labels, config, samples, "scored samples", quiet)
+        drawn = samples_to_score(generator, labels, config, samples, quiet)
         return score_pixels(
             decoded(tokenizer, drawn),
             reference_of(images, shared, extract),

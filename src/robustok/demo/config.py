@@ -6,36 +6,25 @@ from typing import Any, NamedTuple
 import torch
 
 from robustok.data.images import FashionMNIST, ImageSet
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import to_plain
 from robustok.tokenizer.perturbation import Perturbation
-from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining
-from robustok.training.main_training import MainTraining
 from robustok.training.post_training import PostTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """Main training, generator, post-training and all scores on the embedded images."""
 
-    main: MainTraining | AutoencoderTraining  # of the tokenizer, with a codebook or without
+    main: TokenizerTraining  # of the tokenizer, with a codebook or without
     generator: GeneratorTraining  # of the generator
-    sampling: Sampling | FlowSampling  # how the generator is sampled, for pairs and for scores
-    post: PostTraining  # of the decoder
-    sigma: float = 0.7  # share of a pair that stays the real image's: of its tokens, or 1 - the noise level of SDEdit
-    pairs: int = 20_000  # real images whose tokens or latents the generator touches
+    post: PostTraining  # of the decoder; the generator is sampled for scores as it is for post-training
     train_images: int = 55_000  # images that everything is trained on, the first ones
-    held_out: int = 2_000  # images that decide which decoder is kept: the last ones, which nothing is trained on
     reference: int = 10_000  # validation images that generated images are scored against
     scored: int = 5_000  # generated images that are scored, and validation images that are reconstructed
     pfid_images: int = 2_000  # of those, how many each cell of pFID perturbs
     duration: str = "a time that was not measured"  # that all of it takes
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.sigma <= 1:
-            raise ValueError(f"sigma is {self.sigma}; it is the share that stays real, choose one between 0 and 1")
 
     def with_seed(self, seed: int) -> "Demo":
         """The same with everything random derived from another seed."""
@@ -48,18 +37,15 @@ class Demo:
 
     def without_perturbation(self) -> "Demo":
         """The same with nothing perturbed in main training."""
-        main = self.main
-        match main:
-            case MainTraining():
-                main = replace(main, perturbation=Perturbation(beta=0.0))
-            case AutoencoderTraining():
-                main = replace(main, perturbation=replace(main.perturbation, beta=0.0, latent_space="joint"))
+        p: Any = self.main.perturbation
+        off = Perturbation(beta=0.0) if self.main.has_codebook else replace(p, beta=0.0, latent_space="joint")
+        main = replace(self.main, perturbation=off)
         return replace(self, main=main)
 
     @property
     def continuous(self) -> bool:
         """Whether the tokenizer has no codebook."""
-        return isinstance(self.main, AutoencoderTraining)
+        return not self.main.has_codebook
 
     def settings(self) -> dict[str, Any]:
         """What decides the results, as JSON values: everything but how long it is said to take."""
@@ -84,11 +70,11 @@ class DemoImages(NamedTuple):
         assert config.main.tokenizer is not None, "the demo trains a tokenizer of its own"
         size = config.main.tokenizer.image_size
         train, validation = FashionMNIST("train", size), FashionMNIST("validation", size)
-        first_held_out = len(train) - config.held_out
+        first_held_out = len(train) - config.post.held_out  # the last ones, which nothing is trained on
         if config.train_images > first_held_out:
             raise ValueError(
-                f"{config.train_images} images to train on and {config.held_out} held out are more than the "
-                f"{len(train)} there are; lower train_images or held_out"
+                f"{config.train_images} images to train on and {config.post.held_out} held out are more than the "
+                f"{len(train)} there are; lower train_images or post.held_out"
             )
         reference = validation.subset(torch.arange(config.reference))
         return cls(

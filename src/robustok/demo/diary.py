@@ -30,7 +30,8 @@ class Diary:
             self.content = read_json(self.path)
             if self.content["settings"] != settings:
                 raise ValueError(
-                    f"{folder} holds a demo with other settings; choose another folder with --out, or delete it"
+                    f"{folder} holds a demo with other settings or of an older version; choose another folder with "
+                    "--out, or delete it"
                 )
 
     def say(self, text: str, style: str | None = None) -> None:

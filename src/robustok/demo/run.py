@@ -1,20 +1,20 @@
 """The demo itself, read from top to bottom: tokenizer, scores, generator, post-training and its controls, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from robustok.data.images import ImageSet
 from robustok.data.latents import LatentCache
-from robustok.data.pairs import make_pairs
 from robustok.data.tokens import TokenCache
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
 from robustok.demo.scores import SPACES, demo_spaces, generation_scores, how_generated, reference_of, trained_in
-from robustok.evaluation.decoding import decoded, precision
+from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.spaces.lite import lite0
 from robustok.evaluation.scores.image_scores import score_images
@@ -24,17 +24,15 @@ from robustok.evaluation.scores.system import describe, of_system
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
 from robustok.report.page import write_report
-from robustok.runtime.checkpoint import write_bytes, write_json
+from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import alone_in_its
-from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
-from robustok.training.autoencoder_training import train_autoencoder
+from robustok.training.decoder_stage import HeldOut, TrainedDecoder
 from robustok.training.generator_training import train_generator
-from robustok.training.main_training import MainTraining, train_tokenizer
-from robustok.training.optim import autocast
-from robustok.training.post_training import HeldOut, PostTrained, post_train_decoder
-from robustok.training.tuning import encode, sample
+from robustok.training.post_training import encode, post_train
+from robustok.training.shared_sampling import sample, sampled
+from robustok.training.tokenizer_training import train_tokenizer
 
 OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
   1. a {tokenizer} is trained {how}
@@ -61,7 +59,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
 
     latents = words(config)["latents"]
     with diary.stage("tokenizer", f"1/6 Main training of the tokenizer, {words(config)['how']}"):
-        tokenizer = train_demo_tokenizer(config, images, out / "tokenizer", quiet=quiet)
+        tokenizer = train_tokenizer(config.main, images.train, out / "tokenizer", quiet=quiet)
     with diary.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
         reference = reference_of(images, out, extract)
         diary.scores("floor", lambda: [floor(config, images, reference, extract)])
@@ -77,15 +75,25 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
     with diary.stage("sampling", "4/6 Sampling"):
         labels = balanced_labels(config.scored, len(images.train.classes))
-        drawn = sampled(generator, labels, config, out / "samples.safetensors", "scored samples", quiet)
-    tuned = {}
-    arms = [("post_training", config.sigma)] + ([("control", 1.0)] if control else [])
-    for name, sigma in arms:
+        drawn = samples_to_score(generator, labels, config, out / "samples.safetensors", quiet)
+    tuned = dict[str, TrainedDecoder[Any]]()
+    held_out: ImageSet | HeldOut = images.held_out
+    for name, sigma in [("post_training", config.post.sigma)] + ([("control", 1.0)] if control else []):
         title = "the generator's latents" if sigma < 1 else "clean latents, as a control"
         with diary.stage(name, f"5/6 Post-training of the decoder on {title} (sigma = {sigma})"):
-            tuned[name] = post_train(
-                config, sigma, tokenizer, generator, cache, images, out, name, extract, quiet=quiet
+            result = post_train(
+                replace(config.post, sigma=sigma),
+                tokenizer,
+                generator,
+                images.train,
+                out / name,
+                held_out=held_out,
+                cache=cache,
+                discriminator=out / "tokenizer" / "discriminator",
+                features=extract,
+                quiet=quiet,
             )
+            tuned[name], held_out = result.tuned, result.held_out  # the same samples decide for both
             tell_tuned(diary, tuned[name], name)
     with diary.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
         decoders = {"before": tokenizer} | {
@@ -126,13 +134,6 @@ def words(config: Demo) -> dict[str, str]:
     }
 
 
-def train_demo_tokenizer(config: Demo, images: DemoImages, folder: Path, *, quiet: bool) -> Any:
-    """Main training, of the kind that the config says."""
-    if isinstance(config.main, MainTraining):
-        return train_tokenizer(config.main, images.train, folder, quiet=quiet)
-    return train_autoencoder(config.main, images.train, folder, quiet=quiet)
-
-
 def train_demo_generator(
     config: Demo, tokenizer: Any, cache: TokenCache | LatentCache, folder: Path, *, quiet: bool
 ) -> Any:
@@ -141,7 +142,7 @@ def train_demo_generator(
     labels = balanced_labels(20, config.generator.generator.classes)
 
     def preview(model: Any) -> dict[str, Tensor]:
-        drawn = sample(model, labels, config.sampling, derive(config.seed, "preview"))
+        drawn = sample(model, labels, config.post.sampling, derive(config.seed, "preview"))
         return {"samples": torch.cat(list(decoded(tokenizer, drawn)))}
 
     def keep(model: Any, step: int) -> dict[str, float]:
@@ -160,55 +161,11 @@ def floor(config: Demo, images: DemoImages, reference: Reference, extract: Extra
     return score_images(real, reference, extract, metric="fd_floor")
 
 
-def sampled(generator: Any, labels: Tensor, config: Demo, path: Path, purpose: str, quiet: bool) -> Tensor:
+def samples_to_score(generator: Any, labels: Tensor, config: Demo, path: Path, quiet: bool) -> Tensor:
     """Freely sampled tokens or latents, one image per label, drawn once and then read back."""
-    name = words(config)["latents"]
-    if not path.exists():
-        seed = derive(config.seed, purpose)
-        with Progress("sampling", len(labels), quiet=quiet) as progress, autocast(generator.device):
-            drawn, of = sample(generator, labels, config.sampling, seed, progress.update), precision(generator)
-        write_bytes(path, save({name: drawn}, {"precision": of}))
-    return load_file(path)[name]
-
-
-def post_train(
-    config: Demo,
-    sigma: float,
-    tokenizer: Any,
-    generator: Any,
-    cache: TokenCache | LatentCache,
-    images: DemoImages,
-    out: Path,
-    name: str,
-    extract: Extractor,
-    *,
-    quiet: bool,
-) -> PostTrained[Any]:
-    """A decoder tuned on pairs with preservation ratio sigma, chosen by held-out images."""
-    with Progress(f"pairs at sigma {sigma:g}", config.pairs, quiet=quiet) as progress, autocast(generator.device):
-        pairs = make_pairs(
-            generator,
-            cache,
-            out / name / "pairs",
-            sigma=sigma,
-            sampling=config.sampling,
-            count=config.pairs,
-            seed=config.seed,
-            progress=progress.update,
-        )
-    fresh = sampled(generator, images.held_out.labels, config, out / "held_out.safetensors", "held-out samples", quiet)
-    held_out = HeldOut(tokenizer, fresh, Reference.of(images.held_out, extract).stats, extract)
-    return post_train_decoder(
-        config.post,
-        tokenizer,
-        pairs,
-        images.train,
-        out / name,
-        held_out=held_out,
-        discriminator=out / "tokenizer" / "discriminator",
-        name=name,
-        quiet=quiet,
-    )
+    post = config.post
+    how: dict[str, Any] = {"precision": post.sampling_precision, "quiet": quiet, "purpose": "scored samples"}
+    return sampled(path, generator, labels, post.sampling, config.seed, **how)
 
 
 def tell_spaces(diary: Diary, scores: list[Score], held_out: set[str]) -> None:
@@ -226,7 +183,7 @@ def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:
     diary.say("   ".join(f"{name} {values[name]:.4g}" for name in metrics if name in values))
 
 
-def tell_tuned(diary: Diary, result: PostTrained, name: str) -> None:
+def tell_tuned(diary: Diary, result: TrainedDecoder[Any], name: str) -> None:
     """Say which decoder was kept."""
     if result.step == 0:
         diary.say(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from robustok.backbones.vgg_hed import VGGHED
@@ -18,6 +17,7 @@ from robustok.evaluation.scores.generator_scores import score_streams
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.configs import to_plain
+from robustok.training.shared_sampling import sampled_in
 
 SPACES = ("lite0", "lite2", "vgg-hed")  # lite0 first: of several scores of one name, the first is the headline
 
@@ -48,16 +48,10 @@ def trained_in(config: Demo) -> set[str]:
 def how_generated(config: Demo, samples: Path, tokenizer: Any) -> dict[str, Any]:
     """What scores of generated images say of how these were made."""
     return {
-        "sampling": to_plain(config.sampling),
+        "sampling": to_plain(config.post.sampling),
         "labels": "balanced",
         "precision": {"sampled": sampled_in(samples), "decoded": precision(tokenizer)},
     }
-
-
-def sampled_in(path: Path) -> str:
-    """The precision in which `sampled` drew what is in a file; a file of before it was told does not say."""
-    with safe_open(path, framework="pt") as file:
-        return str((file.metadata() or {}).get("precision", "unknown"))
 
 
 def generation_scores(

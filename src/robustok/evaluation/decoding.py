@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok.layers import check_float32
+from robustok.layers import precision as precision
 from robustok.shapes import Codebook, Images, Latents, Pixels, Tokens, to_pixels
 
 
@@ -70,20 +71,6 @@ def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> It
             output = tokenizer.decode(codes)
         _check_finite(output, "decoder")
         yield to_pixels(output).cpu()
-
-
-def precision(model: object) -> str:
-    """In which number format a model computes here: autocast's where that is on for its device, else its weights'.
-
-    It moves scores, so it belongs into their protocol.
-    """
-    kind = torch.device(getattr(model, "device", "cpu")).type
-    if torch.is_autocast_enabled(kind):
-        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
-    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
-    found = next((str(w.dtype).removeprefix("torch.") for w in weights if w.is_floating_point()), "float32")
-    products = torch.get_float32_matmul_precision()
-    return found if found != "float32" or products == "highest" else f"float32, matrix products {products}"
 
 
 @contextmanager

@@ -222,6 +222,7 @@ def _sample_batch(
     both = torch.cat([labels, torch.full_like(labels, generator.no_label)])
     result, whole = labels.new_empty(uniform.shape), _kept_whole(generator.blocks, kept)
     predict, guided, read, start = None, False, 0, 0
+    finite = torch.ones((), dtype=torch.bool, device=uniform.device)  # asked once, for asking waits for a GPU
     for scale, size, keep_block in zip(scales, generator.blocks, whole, strict=True):
         block = slice(start, start + size)
         start = block.stop
@@ -237,10 +238,14 @@ def _sample_batch(
         if guided:
             labelled, unlabelled = logits.chunk(2)
             logits = guide(labelled, unlabelled, scale)
-        tokens = draw(probabilities(logits, config), uniform[:, block].flatten()).view(-1, size)
+        p = probabilities(logits, config)
+        finite = finite & p.sum().isfinite()
+        tokens = draw(p, uniform[:, block].flatten()).clamp(max=p.shape[1] - 1).view(-1, size)
         if kept is not None:
             tokens = torch.where(kept[0][:, block], kept[1][:, block], tokens)
         result[:, block] = tokens
+    if not finite:
+        raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
     return result
 
 

@@ -28,18 +28,33 @@ def fingerprints(tokenizer: Any) -> tuple[str, ...]:
 def check_trained_on(generator: Any, tokenizer: Any) -> None:
     """Raises ValueError for a generator that was trained on another tokenizer than this, or than that of this cache.
 
+    Tokens of another number, or of a codebook of another size, and latents of another shape are refused in any case.
+
     `generator.trained_on` tells by a fingerprint; where that is None or missing, as in models that others published,
     nothing is known and nothing refused. Post-training changes the decoder alone, so the fingerprint outlives it.
     """
     known, here = getattr(generator, "trained_on", None), fingerprints(tokenizer)
-    if known is None or not here:
-        return
-    if known not in here:
+    if known is not None and here and known not in here:
         raise ValueError(
             f"the generator was trained on tokenizer {known}, not on {here[0]}; give that tokenizer, whose decoder may "
             "have been post-trained since, or train a generator on this one (to go on with this generator, set its "
             "trained_on to None first)"
         )
+    makes, takes = _form(generator), _form(tokenizer)
+    if makes and takes and makes != takes:
+        raise ValueError(
+            f"the generator makes {makes}, the tokenizer {takes}; give the tokenizer that the generator was trained on"
+        )
+
+
+def _form(model: Any) -> str:
+    """In words, what an image is to a generator, a tokenizer or a cache; "" where it is not known."""
+    codebook, tokens = getattr(model, "codebook", None), getattr(model, "tokens_per_image", None)
+    codes = getattr(model, "codebook_size", None) if codebook is None else len(codebook)
+    if codes is not None and tokens is not None:
+        return f"{tokens} tokens of {codes} codes"
+    shape = getattr(model, "latent_shape", None)
+    return f"latents of shape {tuple(shape)}" if shape is not None else ""
 
 
 def check_labels(generator: Any, labels: Labels, *, no_label: bool = False) -> None:

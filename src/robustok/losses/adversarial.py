@@ -97,20 +97,11 @@ def lecam(real_logits: Logits, fake_logits: Logits, averages: LogitAverages) -> 
     return (real - averages.fake).square().mean() + (fake - averages.real).square().mean()
 
 
-def adaptive_weight(
-    reconstruction_loss: Scalar, adversarial_loss: Scalar, last_layer: Tensor, ceiling: float = 1e4
-) -> Scalar:
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, ceiling: float = 1e4) -> Scalar:
     """Weight that makes both losses pull equally hard at the decoder's last layer (Esser et al. 2021, eq. 7).
 
-    Detached, float32, in [0, ceiling]; 0 where a gradient is not finite. It runs both losses backward as far
-    as the last layer; who has these gradients already calls `gradient_ratio`.
+    The arguments are their gradients there; it is the length of the first over that of the second + 1e-6. Detached,
+    float32, in [0, ceiling]; 0 where a gradient is not finite.
     """
-    (reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
-    (adversarial,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-    return gradient_ratio(reconstruction, adversarial, ceiling)
-
-
-def gradient_ratio(reconstruction: Tensor, adversarial: Tensor, ceiling: float = 1e4) -> Scalar:
-    """Length of one gradient over that of the other + 1e-6 (as in `adaptive_weight`)."""
     ratio = reconstruction.detach().float().norm() / (adversarial.detach().float().norm() + 1e-6)
     return torch.where(ratio.isfinite(), ratio, 0).clamp(max=ceiling)

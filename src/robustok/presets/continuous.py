@@ -11,10 +11,10 @@ from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.latent_perturbation import LatentNoise
-from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 def continuous() -> Demo:
@@ -26,7 +26,7 @@ def continuous() -> Demo:
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     return replace(
         discrete,
-        main=AutoencoderTraining(
+        main=TokenizerTraining(
             tokenizer=AutoencoderConfig(
                 image_size=32, encoder=part, bottleneck=KL(width=8, weight=1e-4), decoder=part, channels=1
             ),
@@ -34,17 +34,16 @@ def continuous() -> Demo:
             perturbation=LatentNoise(beta=0.5, strength=0.5),
             objective=discrete.main.objective,
             optim=discrete.main.optim,
-            average=discrete.main.average,
+            ema_decay=discrete.main.ema_decay,
         ),
         generator=GeneratorTraining(
             generator=DiffusionTransformer(tokens=64, channels=8, classes=10, width=192, depth=6, heads=3, patch=2),
             loop=Loop(steps=1000, batch_size=128, log_every=20, save_every=250, preview_every=250),
             optim=Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50),
             times=TrainingTimes(distribution="logit-normal"),
-            average=0.995,
+            ema_decay=0.995,
         ),
-        sampling=FlowSampling(steps=12, guidance=2.0, guided_to=0.8),
-        sigma=0.7,
+        post=replace(discrete.post, sampling=FlowSampling(steps=12, guidance=2.0, guided_to=0.8)),
         duration="about 18 minutes on two CPU cores",
     )
 
@@ -56,7 +55,8 @@ def continuous_short() -> Demo:
 
 def continuous_smoke() -> Demo:
     """`robustok demo --latent continuous --preset smoke`: the same path, a few steps of everything."""
-    return replace(cut_as(smoke()), sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8))
+    small = cut_as(smoke())
+    return replace(small, post=replace(small.post, sampling=FlowSampling(steps=6, guidance=2.0, guided_to=0.8)))
 
 
 def cut_as(small: Demo) -> Demo:
@@ -67,7 +67,5 @@ def cut_as(small: Demo) -> Demo:
         small,
         main=replace(full.main, loop=small.main.loop),
         generator=replace(full.generator, loop=loop),
-        post=replace(full.post, loop=small.post.loop, check_every=small.post.check_every),
-        sampling=full.sampling,
-        sigma=full.sigma,
+        post=replace(small.post, sampling=full.post.sampling, sigma=full.post.sigma),
     )

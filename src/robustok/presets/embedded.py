@@ -15,13 +15,13 @@ from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
-from robustok.training.adversary import Adversary
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
-from robustok.training.main_training import MainTraining
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
 from robustok.training.post_training import PostTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 
 
 def demo() -> Demo:
@@ -32,18 +32,18 @@ def demo() -> Demo:
     L1 and a Frechet term, which the paper's has not; there is no semantic term.
     """
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
-    adversary = Adversary(
+    adversary = Adversarial(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
-        learns_from=0.5,
-        charges_from=0.55,
+        disc_start=0.5,
+        gan_start=0.55,
         augmentation=Augmentation(probability=0.0),
     )
     objective = Objective(
         l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
     )
     return Demo(
-        main=MainTraining(
+        main=TokenizerTraining(
             tokenizer=TokenizerConfig(
                 image_size=32,
                 encoder=part,
@@ -55,8 +55,8 @@ def demo() -> Demo:
             perturbation=Perturbation(alpha=1.0, beta=0.5, delta=40),
             objective=objective,
             semantic=0.0,
-            optim=Optim(lr=2e-3, warmup=50, final_lr_share=0.05),
-            average=0.995,
+            optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
+            ema_decay=0.995,
         ),
         generator=GeneratorTraining(
             generator=Autoregressive(
@@ -64,22 +64,22 @@ def demo() -> Demo:
             ),
             loop=Loop(steps=640, batch_size=64, log_every=20, save_every=160, preview_every=160),
             optim=Optim(lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50),
-            average=0.99,
+            ema_decay=0.99,
         ),
-        sampling=Sampling(guidance=2.0),
         post=PostTraining(
             loop=Loop(steps=200, batch_size=32, log_every=10, save_every=100, preview_every=100),
+            sampling=Sampling(guidance=2.0),
+            sigma=0.7,
+            pairs=4_000,
             objective=replace(
                 objective,
                 perceptual_size=64,
-                adversary=replace(adversary, learns_from=0.0, charges_from=0.0),
+                adversary=replace(adversary, disc_start=0.0, gan_start=0.0),
             ),
-            optim=Optim(lr=2e-4, warmup=20, final_lr_share=0.05),
-            average=0.98,
+            optim=Optim(lr=2e-4, warmup=20, final_lr_fraction=0.05),
+            ema_decay=0.98,
             check_every=100,
         ),
-        sigma=0.7,
-        pairs=4_000,
         pfid_images=2_000,
         duration="about 13 minutes on two CPU cores",
     )
@@ -98,10 +98,14 @@ def short() -> Demo:
         full,
         main=replace(full.main, loop=replace(full.main.loop, steps=400, preview_every=400)),
         generator=replace(full.generator, loop=replace(full.generator.loop, steps=240, preview_every=240)),
-        post=replace(full.post, loop=replace(full.post.loop, steps=80, preview_every=80), check_every=40),
-        pairs=2_000,
+        post=replace(
+            full.post,
+            loop=replace(full.post.loop, steps=80, preview_every=80),
+            check_every=40,
+            pairs=2_000,
+            held_out=1_000,
+        ),
         train_images=20_000,
-        held_out=1_000,
         scored=2_000,
         pfid_images=250,
         duration="about 7 minutes on one CPU core",
@@ -115,10 +119,8 @@ def smoke() -> Demo:
         full,
         main=replace(full.main, loop=replace(full.main.loop, steps=40, preview_every=40)),
         generator=replace(full.generator, loop=replace(full.generator.loop, steps=24)),
-        post=replace(full.post, loop=replace(full.post.loop, steps=10), check_every=5),
-        pairs=128,
+        post=replace(full.post, loop=replace(full.post.loop, steps=10), check_every=5, pairs=128, held_out=200),
         train_images=2048,
-        held_out=200,
         reference=500,
         scored=250,
         pfid_images=100,

@@ -10,7 +10,7 @@ from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama
-from robustok.presets.scales import Scale, brief, epochs, in_parts
+from robustok.presets.scales import Scale, brief, epochs, in_micro_batches
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.optim import Optim
@@ -23,7 +23,7 @@ def rar_b(scale: Scale = "paper") -> GeneratorTraining:
 
     Published: gFID 1.95 on MaskGIT-VQGAN, 1.83 on RobusTok and 1.60 after post-training. Not yet run here.
     """
-    return rar(768, scale, parts=64)
+    return rar(768, scale, micro_batches=64)
 
 
 def rar_l(scale: Scale = "paper") -> GeneratorTraining:
@@ -33,10 +33,10 @@ def rar_l(scale: Scale = "paper") -> GeneratorTraining:
 
     Published: gFID 1.70 on MaskGIT-VQGAN, 1.60 on RobusTok and 1.36 after post-training. Not yet run here.
     """
-    return rar(1024, scale, parts=128)
+    return rar(1024, scale, micro_batches=128)
 
 
-def rar(width: int, scale: Scale, parts: int) -> GeneratorTraining:
+def rar(width: int, scale: Scale, micro_batches: int) -> GeneratorTraining:
     """RAR of a width: 250,000 steps, of which the first quarter is warm-up.
 
     Embeddings decay as every matrix does; in the released code nothing does whose name has "embed" in it.
@@ -44,9 +44,9 @@ def rar(width: int, scale: Scale, parts: int) -> GeneratorTraining:
     network = Autoregressive(
         codebook_size=4096, tokens=256, classes=1000, width=width, depth=24, heads=16, modulated=True
     )
-    optim = Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03, warmup=62_500, final_lr_share=1e-5 / 4e-4)
+    optim = Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03, warmup=62_500, final_lr_fraction=1e-5 / 4e-4)
     loop = Loop(steps=250_000, batch_size=2048, log_every=50, save_every=5000)
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, average=0.0), scale, parts)
+    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, ema_decay=0.0), scale, micro_batches)
 
 
 def llamagen_b(scale: Scale = "paper") -> GeneratorTraining:
@@ -56,7 +56,7 @@ def llamagen_b(scale: Scale = "paper") -> GeneratorTraining:
 
     Published: gFID 5.46 on LlamaGen's VQ-16. Not yet run here.
     """
-    return llamagen(Llama(width=768, depth=12, heads=12, hidden=2048), scale, parts=8)
+    return llamagen(Llama(width=768, depth=12, heads=12, hidden=2048), scale, micro_batches=8)
 
 
 def llamagen_l(scale: Scale = "paper") -> GeneratorTraining:
@@ -66,14 +66,14 @@ def llamagen_l(scale: Scale = "paper") -> GeneratorTraining:
 
     Published: gFID 3.80 on LlamaGen's VQ-16, 3.51 after post-training; 3.51 on RobusTok. Not yet run here.
     """
-    return llamagen(Llama(width=1024, depth=24, heads=16, hidden=2816), scale, parts=16)
+    return llamagen(Llama(width=1024, depth=24, heads=16, hidden=2816), scale, micro_batches=16)
 
 
-def llamagen(network: Llama, scale: Scale, parts: int) -> GeneratorTraining:
+def llamagen(network: Llama, scale: Scale, micro_batches: int) -> GeneratorTraining:
     """LlamaGen of a size."""
-    optim = Optim(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, final_lr_share=1.0)
+    optim = Optim(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, final_lr_fraction=1.0)
     loop = Loop(steps=epochs(300, 256), batch_size=256, log_every=100, save_every=5000)
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, average=0.0), scale, parts)
+    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, ema_decay=0.0), scale, micro_batches)
 
 
 def sit_xl(scale: Scale = "paper") -> GeneratorTraining:
@@ -96,9 +96,9 @@ def sit_xl(scale: Scale = "paper") -> GeneratorTraining:
         rotary=False,
         qk_norm=False,
     )
-    optim = Optim(lr=1e-4, betas=(0.9, 0.999), final_lr_share=1.0, clip=0.0)
+    optim = Optim(lr=1e-4, betas=(0.9, 0.999), final_lr_fraction=1.0, clip=0.0)
     loop = Loop(steps=epochs(1400, 256), batch_size=256, log_every=100, save_every=5000)
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim), scale, parts=32)
+    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim), scale, micro_batches=32)
 
 
 def lightningdit_xl(scale: Scale = "paper") -> GeneratorTraining:
@@ -111,21 +111,21 @@ def lightningdit_xl(scale: Scale = "paper") -> GeneratorTraining:
     Published: gFID 2.11 with guidance after 64 epochs. Not yet run here.
     """
     network = DiffusionTransformer(tokens=256, channels=32, classes=1000, width=1152, depth=28, heads=16, qk_norm=False)
-    optim = Optim(lr=2e-4, betas=(0.9, 0.95), final_lr_share=1.0)
+    optim = Optim(lr=2e-4, betas=(0.9, 0.95), final_lr_fraction=1.0)
     loop = Loop(steps=epochs(64, 1024), batch_size=1024, log_every=100, save_every=5000)
     times = TrainingTimes(distribution="logit-normal")
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, times=times), scale, parts=128)
+    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, times=times), scale, micro_batches=128)
 
 
-def sized(paper: GeneratorTraining, scale: Scale, parts: int) -> GeneratorTraining:
-    """A run in one of the three sizes; one GPU works through a batch in so many parts."""
+def sized(paper: GeneratorTraining, scale: Scale, micro_batches: int) -> GeneratorTraining:
+    """A run in one of the three sizes; one GPU works through a batch in so many micro-batches."""
     match scale:
         case "paper":
             return paper
         case "one_gpu":
-            return in_parts(paper, parts)
+            return in_micro_batches(paper, micro_batches)
         case "smoke":
-            return brief(paper, generator=tiny(paper.generator), average=min(paper.average, 0.9))
+            return brief(paper, generator=tiny(paper.generator), ema_decay=min(paper.ema_decay, 0.9))
 
 
 def tiny(

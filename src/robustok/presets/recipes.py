@@ -15,13 +15,12 @@ from robustok.presets.scales import Scale
 from robustok.report.table import Column, Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.autoencoder_training import AutoencoderTraining
 from robustok.training.generator_training import GeneratorTraining, build_generator
-from robustok.training.main_training import MainTraining
-from robustok.training.tuning import DecoderTuning
+from robustok.training.post_training import PostTraining
+from robustok.training.tokenizer_training import TokenizerTraining
 
 Recipe: TypeAlias = Callable[[Scale], Any]
-Config: TypeAlias = MainTraining | AutoencoderTraining | GeneratorTraining | DecoderTuning
+Config: TypeAlias = TokenizerTraining | GeneratorTraining | PostTraining
 
 TOKENIZERS: Mapping[str, Recipe] = {name: getattr(tokenizers, name) for name in names.TOKENIZERS}
 GENERATORS: Mapping[str, Recipe] = {name: getattr(generators, name) for name in names.GENERATORS}
@@ -40,7 +39,7 @@ def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
 
 def table() -> str:
     """All runs in Markdown: what is trained, for how long, what was reached."""
-    numbers = ("trained", "steps x images", "parts on one GPU", "learning rate")
+    numbers = ("trained", "steps x images", "micro-batches on one GPU", "learning rate")
     cost, reached = Column("cost", left=True), Column("what it reached", left=True)
     columns = ("run", Column("what it is", left=True), *numbers, cost, reached)
     rows = [row(name, make) for recipes in (TOKENIZERS, GENERATORS, DECODERS) for name, make in recipes.items()]
@@ -51,10 +50,10 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
     """One run: its docstring, and what its config says."""
     summary, cost, reached = told(make)
     config = make("paper")
-    stage, one = (c.post if isinstance(c, DecoderTuning) else c for c in (config, make("one_gpu")))
+    one = make("one_gpu")
     millions = f"{parameters(config) / 1e6:.0f} M"
-    length = f"{stage.loop.steps:,} x {stage.loop.batch_size:,}"
-    return name, summary, millions, length, str(one.optim.accumulate), f"{stage.optim.lr:g}", cost, reached
+    length = f"{config.loop.steps:,} x {config.loop.batch_size:,}"
+    return name, summary, millions, length, str(one.optim.micro_batches), f"{config.optim.lr:g}", cost, reached
 
 
 def told(make: Recipe) -> tuple[str, str, str]:
@@ -78,11 +77,11 @@ def parameters(config: Config) -> int:
     network: torch.nn.Module
     with torch.device("meta"):
         match config:
-            case MainTraining(tokenizer=part) | AutoencoderTraining(tokenizer=part) if part is not None:
+            case TokenizerTraining(tokenizer=part) if part is not None:
                 network = build(part)
             case GeneratorTraining(generator=part) if part is not None:
                 network = build_generator(part)
-            case DecoderTuning():
+            case PostTraining():
                 tokenizer = tokenizers.robustok_imagenet256().tokenizer
                 assert tokenizer is not None
                 network = build(tokenizer).decoder

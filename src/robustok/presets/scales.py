@@ -14,13 +14,13 @@ def epochs(count: int, batch_size: int, images: int = IMAGES) -> int:
     return count * (images // batch_size)
 
 
-def in_parts(config: Any, parts: int, *, checkpointing: bool = False) -> Any:
-    """The same global batch, worked through in parts that a smaller memory holds.
+def in_micro_batches(config: Any, micro_batches: int, *, checkpointing: bool = False) -> Any:
+    """The same global batch, worked through in micro-batches that a smaller memory holds.
 
-    With `checkpointing` the activations of blocks are computed again rather than kept, so that parts can be larger.
+    With `checkpointing` the activations of blocks are computed again, not kept, so that micro-batches can be larger.
     """
-    optim = replace(config.optim, accumulate=parts)
-    return replace(config, optim=optim, speed=replace(config.speed, checkpointing=checkpointing))
+    optim = replace(config.optim, micro_batches=micro_batches)
+    return replace(config, optim=optim, performance=replace(config.performance, checkpointing=checkpointing))
 
 
 def brief(config: Any, **changes: Any) -> Any:

@@ -40,13 +40,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def parse_json(text: str | bytes, **how: Any) -> Any:
+    """What JSON says; `how` is as for `json.loads`. Raises ValueError, also for what is nested too deeply."""
+    try:
+        return json.loads(text, **how)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: str | Path) -> Any:
     """The JSON in the file. Raises ValueError when it is missing or damaged."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         remedy = "it was cut short or edited, so restore it or write it anew"
         raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
@@ -146,7 +154,7 @@ def load_resume(path: str | Path) -> Any:
     tensors, metadata = _load(Path(path))
     if metadata.get("robustok") != "resume":
         raise ValueError(f"{path} is not a resume file; give the resume.safetensors of a run folder")
-    return _restore(json.loads(metadata["structure"]), tensors)
+    return _restore(parse_json(metadata["structure"]), tensors)
 
 
 def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:

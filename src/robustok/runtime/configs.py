@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+LARGEST = 2**63 - 1  # of whole numbers other than seeds
+
 
 def to_plain(config: Any) -> Any:
     """A config as JSON values: `VQ(size=512)` becomes `{"type": "VQ", "size": 512, ...}`, a tuple a list.
@@ -66,7 +68,7 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         return {key: from_plain(value_kind, v, _join(where, key)) for key, v in _expect(dict, data, where).items()}
     if kind is None or kind is types.NoneType:
         return _expect(types.NoneType, data, where)
-    if kind is float and type(data) is int:
+    if kind is float and type(data) is int and abs(data) <= LARGEST:
         return float(data)
     if kind is Path:
         return Path(_expect(str, data, where))
@@ -136,6 +138,10 @@ def _expect(kind: type, data: Any, where: str) -> Any:
         return list(data)
     if type(data) is not kind:
         raise ValueError(f"{_at(where)} {data!r}; it should be of type {kind.__name__}")
+    if isinstance(data, int) and abs(data) > LARGEST and where.rpartition(".")[2] != "seed":  # seeds: any
+        raise ValueError(
+            f"{_at(where)} a number of more than 63 bits, which nothing here can count; give a smaller one"
+        )
     return data
 
 

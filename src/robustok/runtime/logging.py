@@ -12,7 +12,7 @@ from typing import Any
 import rich.progress
 from rich.console import Console
 
-from robustok.runtime.checkpoint import write_bytes
+from robustok.runtime.checkpoint import parse_json, write_bytes
 
 
 class MetricsLog:
@@ -35,7 +35,7 @@ class MetricsLog:
         rows = []
         for line in self.path.read_text(errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except ValueError:
                 continue
         return [row for row in rows if isinstance(row, dict) and "step" in row]

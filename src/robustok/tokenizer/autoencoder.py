@@ -71,7 +71,7 @@ class Autoencoder(Pretrained):
     def posterior(self, images: Images, hidden: Bool[Tensor, "b patches"] | None = None) -> Posterior:
         """What the encoder says of images, as it is trained: before any standardizing.
 
-        `hidden` patches are kept from the encoder, as many of each image (`robustok.tokenizer.encoder.patches_hidden`).
+        `hidden` patches are kept from the encoder, as many of each image (`encoder.random_patch_mask`).
         """
         check_size(images, self.image_size)
         encoded = self.encoder(images) if hidden is None else self.encoder(images, hidden)

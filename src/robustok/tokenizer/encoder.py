@@ -73,7 +73,7 @@ def patch_side(config: "ViT | Conv") -> int:
     return config.patch if isinstance(config, ViT) else config.stride
 
 
-def patches_hidden(b: int, n: int, share: float, *, generator: Generator) -> Hidden:
+def random_patch_mask(b: int, n: int, share: float, *, generator: Generator) -> Hidden:
     """Exactly round(share n) patches of each of b images, drawn without replacement, at most all but one: (b, n)."""
     ranks = torch.rand(b, n, generator=generator, device=generator.device).argsort(1).argsort(1)
     return ranks < min(round(share * n), n - 1)

@@ -19,8 +19,8 @@ from robustok.tokenizer.perturbation import (
     LatentSpace,
     annealed,
     check_annealing,
+    check_fractions,
     check_latent_space,
-    check_shares,
     chosen_tokens,
 )
 
@@ -30,27 +30,27 @@ DISTANCES = 2**24  # held at a time: 64 MiB
 
 @dataclass(frozen=True, kw_only=True)
 class LatentNoise:
-    """Sampling errors imitated by Gaussian noise that takes a share of the latent's place."""
+    """Sampling errors imitated by Gaussian noise that takes a part of the latent's place."""
 
-    alpha: float = 1.0  # share of a chosen image's tokens that are disturbed, 0 to 1
-    beta: float = 0.5  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
-    strength: float = 0.5  # largest share of noise, 0 to 1; each image's own is uniform between 0 and this
+    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    strength: float = 0.5  # largest fraction of noise, 0 to 1; each image's own is uniform between 0 and this
     gamma: float = 1.0  # standard deviation of the noise, in those of the latent's channels; l-DeTok takes 3
-    anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
-    anneal_end: float = 0.6  # share of training after which they stay where they are
-    final_share: float = 0.5  # what is left of alpha and strength from then on
+    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 0.5  # what is left of alpha and strength from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: share of training that is clean; then the decoder learns on alone, perturbed
+    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
+        check_fractions(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
         check_annealing(self.anneal_start, self.anneal_end)
         check_latent_space(self.latent_space, self.freeze_from)
         if self.gamma < 0:
             raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
 
     def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a share `progress` of training is done."""
+        """(alpha, strength) once a fraction `progress` of training is done."""
         return _at(self, progress)
 
 
@@ -58,25 +58,25 @@ class LatentNoise:
 class LatentMixing:
     """Sampling errors imitated by moving latents towards others that are near them."""
 
-    alpha: float = 1.0  # share of a chosen image's tokens that are disturbed, 0 to 1
-    beta: float = 0.5  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
     strength: float = 0.5  # largest part of the way, 0 to 1; each image's own is uniform between 0 and this
     neighbours: int = 8  # how many nearest latents of the batch's other images one is drawn from
-    anneal_start: float = 0.2  # share of training after which alpha and strength begin to fall
-    anneal_end: float = 0.6  # share of training after which they stay where they are
-    final_share: float = 0.5  # what is left of alpha and strength from then on
+    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 0.5  # what is left of alpha and strength from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: share of training that is clean; then the decoder learns on alone, perturbed
+    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_shares(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_share")
+        check_fractions(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
         check_annealing(self.anneal_start, self.anneal_end)
         check_latent_space(self.latent_space, self.freeze_from)
         if self.neighbours < 1:
             raise ValueError(f"perturbation neighbours counts latents and is at least 1, not {self.neighbours}")
 
     def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a share `progress` of training is done."""
+        """(alpha, strength) once a fraction `progress` of training is done."""
         return _at(self, progress)
 
 
@@ -86,7 +86,7 @@ AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing
 def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
     if config.latent_space == "frozen":
         return config.alpha, config.strength
-    left = annealed(progress, config.anneal_start, config.anneal_end, config.final_share)
+    left = annealed(progress, config.anneal_start, config.anneal_end, config.final_fraction)
     return left * config.alpha, left * config.strength
 
 

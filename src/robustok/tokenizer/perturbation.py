@@ -6,7 +6,7 @@ knows neither images nor networks, so main training, pFID and any tokenizer with
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -24,59 +24,86 @@ DISTANCES = 2**24  # between codes that are held at a time: 64 MiB
 class Perturbation:
     """How hard sampling errors are imitated during main training."""
 
-    alpha: float = 1.0  # share of a chosen image's tokens that are replaced, 0 to 1
-    beta: float = 0.1  # share of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    alpha: float = 1.0  # fraction of a chosen image's tokens that are replaced, 0 to 1
+    beta: float = 0.1  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
     delta: int = 100  # how many nearest codes a replacement is drawn from
-    anneal_start: float = 0.2  # share of training after which alpha and delta begin to fall
-    anneal_end: float = 0.6  # share of training after which they stay where they are
-    final_share: float = 0.5  # what is left of alpha and delta from then on
+    anneal_start: float = 0.2  # fraction of training after which alpha and delta begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 0.5  # what is left of alpha and delta from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: share of training that is clean; then the decoder learns on alone, perturbed
-    reference_code: bool = False  # do as the authors' released code does, not as the paper says
+    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_shares(self, "alpha", "beta", "anneal_start", "anneal_end", "final_share")
+        check_fractions(self, "alpha", "beta", "anneal_start", "anneal_end", "final_fraction")
         check_annealing(self.anneal_start, self.anneal_end)
-        if self.delta < 1:
-            raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {self.delta}")
+        check_delta(self.delta)
         check_latent_space(self.latent_space, self.freeze_from)
-        if self.reference_code and self.latent_space != "joint":
-            raise ValueError(
-                f"the released code trains encoder and codebook on perturbed images, too; {self.latent_space} goes "
-                "without reference_code"
-            )
 
     def at(self, progress: float) -> tuple[float, int]:
-        """(alpha, delta) once a share `progress` of training is done (paper, sec. 4.2).
+        """(alpha, delta) once a fraction `progress` of training is done (paper, sec. 4.2).
 
-        Both keep their value, fall linearly to `final_share` of it between the two ends, and stay there; on a frozen
-        latent space they keep it to the end. The released
-        code falls by `final_share` until it gets there, which is the same at one half only, and cuts the fraction of
-        delta off.
+        Both keep their value, fall linearly to `final_fraction` of it between the two ends, and stay there; on a frozen
+        latent space they keep it to the end.
         """
         if self.latent_space == "frozen":
             return self.alpha, self.delta
-        share = annealed(progress, self.anneal_start, self.anneal_end, self.final_share)
-        if self.reference_code and self.anneal_start <= progress < self.anneal_end:
-            share = 1 - self.final_share * (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
-        delta = math.floor(share * self.delta + 1e-9) if self.reference_code else round(share * self.delta)
-        return share * self.alpha, max(1, delta)
+        left = annealed(progress, self.anneal_start, self.anneal_end, self.final_fraction)
+        return left * self.alpha, max(1, round(left * self.delta))
 
 
-def annealed(progress: float, start: float, end: float, final_share: float) -> float:
-    """What is left of a value: all before `start`, `final_share` from `end` on, linearly falling in between."""
+@dataclass(frozen=True, kw_only=True)
+class ReleasedPerturbation:
+    """Perturbation as the authors' released code does it, which is not what the paper says.
+
+    Each token is replaced with probability alpha, of the batch's first int(beta B) images, by one of the delta codes
+    nearest to the encoder's output, which the token itself is one of; the semantic term sees the perturbed codes, too.
+    """
+
+    alpha: float = 1.0  # probability with which a token of a chosen image is replaced, 0 to 1
+    beta: float = 0.1  # fraction of the batch's images, the first ones, that are chosen; 0 switches perturbation off
+    delta: int = 100  # how many nearest codes a replacement is drawn from
+    anneal_start: float = 0.2  # fraction of training after which alpha and delta begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 0.5  # what is left of alpha and delta from then on
+    latent_space: ClassVar[LatentSpace] = "joint"  # encoder and codebook are trained on perturbed images, too
+
+    def __post_init__(self) -> None:
+        check_fractions(self, "alpha", "beta", "anneal_start", "anneal_end", "final_fraction")
+        check_annealing(self.anneal_start, self.anneal_end)
+        check_delta(self.delta)
+
+    def at(self, progress: float) -> tuple[float, int]:
+        """(alpha, delta) once a fraction `progress` of training is done.
+
+        They fall by `final_fraction`, not to it, which is the same at one half only; elsewhere they jump at the end of
+        the annealing. What is left of delta is rounded down.
+        """
+        left = annealed(progress, self.anneal_start, self.anneal_end, self.final_fraction)
+        if self.anneal_start <= progress < self.anneal_end:
+            left = 1 - self.final_fraction * (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
+        return left * self.alpha, max(1, math.floor(left * self.delta + 1e-9))
+
+
+def annealed(progress: float, start: float, end: float, final_fraction: float) -> float:
+    """What is left of a value: all before `start`, `final_fraction` from `end` on, linearly falling in between."""
     if progress < start:
         return 1.0
     if progress >= end:
-        return final_share
-    return 1 - (progress - start) / (end - start) * (1 - final_share)
+        return final_fraction
+    return 1 - (progress - start) / (end - start) * (1 - final_fraction)
 
 
-def check_shares(config: object, *names: str) -> None:
-    """Raises ValueError for a field that is no share from 0 to 1."""
+def check_fractions(config: object, *names: str) -> None:
+    """Raises ValueError for a field that is no fraction from 0 to 1."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"perturbation {name} is a share from 0 to 1, not {getattr(config, name)}")
+            raise ValueError(f"perturbation {name} is a fraction from 0 to 1, not {getattr(config, name)}")
+
+
+def check_delta(delta: int) -> None:
+    """Raises ValueError unless there is a neighbour to draw."""
+    if delta < 1:
+        raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {delta}")
 
 
 def check_annealing(start: float, end: float) -> None:
@@ -94,7 +121,7 @@ def check_latent_space(latent_space: str, freeze_from: float) -> None:
     if not 0 < freeze_from < 1:
         raise ValueError(
             f"perturbation freeze_from is {freeze_from}, which leaves one of the two phases without a step; choose a "
-            "share between 0 and 1, for example 0.75"
+            "fraction between 0 and 1, for example 0.75"
         )
 
 
@@ -128,10 +155,6 @@ class Draw(NamedTuple):
     chosen: TokenMask  # (b, n)
     rank: Tensor  # (b, n), column of the neighbour table
 
-    def part(self, images: slice) -> "Draw":
-        """The draw of some of the batch's images, where a batch is worked off in parts."""
-        return Draw(self.chosen[images], self.rank[images])
-
 
 def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
     """Images and tokens as `chosen_tokens` draws them; every token gets a rank in [0, delta), uniformly."""
@@ -146,16 +169,16 @@ def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Gener
     Where that rounds to none, one is drawn with probability beta b (an image's token with alpha n), so that the
     expectation is kept: a batch of 4 at beta 0.1 has one image in 40 % of the steps, not none for ever.
     """
-    for name, share in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"perturbation {name} is a share from 0 to 1, not {share}")
+    for name, fraction in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"perturbation {name} is a fraction from 0 to 1, not {fraction}")
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    def drawn(share: float, of: int, times: int) -> int | Tensor:
+    def drawn(fraction: float, of: int, times: int) -> int | Tensor:
         """How many of so many, each of the `times`."""
-        rounded, expected = round(share * of), share * of
+        rounded, expected = round(fraction * of), fraction * of
         return uniform(times, 1) < expected if expected > 0 and not rounded else rounded
 
     images = uniform(b, 1).argsort(0).argsort(0) < drawn(beta, b, 1)  # ranks of random numbers: a draw
@@ -187,8 +210,8 @@ def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, g
     """
     if beta > 0 and int(b * beta) == 0:
         raise ValueError(
-            f"reference_code perturbs the first int({b} x {beta}) = 0 images of a batch, so none ever; take a batch of "
-            f"{math.ceil(1 / beta)} or more, a larger beta, beta 0, or set perturbation.reference_code to false"
+            f"the released code perturbs the first int({b} x {beta}) = 0 images of a batch, so none ever; take a batch "
+            f"of {math.ceil(1 / beta)} or more, a larger beta, beta 0, or Perturbation instead of ReleasedPerturbation"
         )
     uniform = torch.rand(b, n, generator=generator, device=generator.device)
     first = torch.arange(b, device=generator.device)[:, None] < int(b * beta)

@@ -72,13 +72,13 @@ def as_module(tokenizer: ContinuousTokenizer) -> nn.Module:
     return tokenizer
 
 
-def codes_of(tokenizer: ContinuousTokenizer, touched: Tensor) -> Latents:
+def codes_of(tokenizer: ContinuousTokenizer, generated: Tensor) -> Latents:
     """What a tokenizer decodes, on its device: the codes of tokens (b n); latents (b n d) as they are."""
-    touched = touched.to(tokenizer.device)
-    if touched.is_floating_point():
-        return touched.float()
+    generated = generated.to(tokenizer.device)
+    if generated.is_floating_point():
+        return generated.float()
     assert isinstance(tokenizer, AnyTokenizer), "tokens are of a tokenizer with a codebook"
-    return tokenizer.lookup(touched)
+    return tokenizer.lookup(generated)
 
 
 def check_size(images: Images, side: int) -> None:

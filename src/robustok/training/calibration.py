@@ -1,6 +1,7 @@
 """Calibrated perturbation: as many tokens replaced, by codes as far away, as a short pilot generator is seen to err."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,8 +25,8 @@ class Calibrated:
     context, replacements fit nothing: where it was tried (docs/studies/main_training/sizing.md), it was far too strong.
     """
 
-    beta: float = 1.0  # share of the batch's images that are perturbed, 0 to 1
-    freeze_from: float = 0.75  # share of training after which perturbation begins and only the decoder learns
+    beta: float = 1.0  # fraction of the batch's images that are perturbed, 0 to 1
+    freeze_from: float = 0.75  # fraction of training after which perturbation begins and only the decoder learns
     steps: int = 300  # of the pilot
     batch_size: int = 64  # of the pilot
     lr: float = 1e-3  # of the pilot, falling to 0 along a line
@@ -47,12 +48,12 @@ class Calibrated:
             raise ValueError(f"measured is {self.measured}; give at least 20 images, better some hundreds")
 
 
-def now(perturbation: Perturbation | Calibrated, alpha: float = 1.0, delta: int = 1) -> Perturbation:
+def now(perturbation: Any, alpha: float = 1.0, delta: int = 1) -> Any:
     """The perturbation itself, or what a calibrated one comes to once `alpha` and `delta` have been measured."""
-    if isinstance(perturbation, Perturbation):
+    if not isinstance(perturbation, Calibrated):
         return perturbation
-    share = perturbation.freeze_from
-    return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=share)
+    start = perturbation.freeze_from
+    return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=start)
 
 
 def calibrate(config: Calibrated, tokenizer: AnyTokenizer, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
@@ -92,7 +93,7 @@ def pilot_tokens(pilot: AutoregressiveModel, tokens: Tokens, labels: Labels, *, 
 def departing(drawn: Tokens, real: Tokens, codebook: Codebook) -> tuple[float, int]:
     """The (alpha, delta) of the perturbation that departs as often as `drawn` do from `real` tokens, and as far.
 
-    alpha is the share that differs. Replacements drawn uniformly from the delta nearest codes have the median rank
+    alpha is the fraction that differs. Replacements drawn uniformly from the delta nearest codes have the median rank
     (delta + 1) / 2, so delta is twice the median rank of what differs, less one; 1 where nothing does.
     """
     differs = drawn != real

@@ -23,10 +23,10 @@ from robustok.layers import Block, check_float32
 from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
-from robustok.training.loop import Checked, Loop, Picture, run
-from robustok.training.optim import Average, Optim, Precision, Update, autocast, is_bf16, load_whole
-from robustok.training.parts import own_rows, parts_here, parts_of, split
-from robustok.training.speed import Speed, blocks, without_speed
+from robustok.training.loop import Loop, Picture, Validation, run
+from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
+from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast, is_bf16, load_whole
+from robustok.training.performance import Performance, blocks, without_performance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +34,22 @@ class GeneratorTraining:
     """How a generator is trained on cached tokens or latents."""
 
     generator: Autoregressive | Llama | DiffusionTransformer | None = None  # what is trained; None: one that is given
-    loop: Loop  # how long, and how often to look
+    loop: Loop  # how long, and how often to log, save and preview
     optim: Optim = field(  # RAR's: arXiv 2411.00776, table 9
         default_factory=lambda: Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03)
     )
     times: TrainingTimes = field(default_factory=TrainingTimes)  # of latents: the noise levels that are trained
-    order_start: float = 0.5  # of tokens: share of training after which random orders begin to give way to raster order
-    order_end: float = 0.75  # share of training after which every image comes in raster order
-    average: float = 0.9999  # decay of the weight average, which is what is kept
+    order_start: float = 0.5  # of tokens: fraction of training after which random orders give way to raster order
+    order_end: float = 0.75  # fraction of training after which every image comes in raster order
+    ema_decay: float = 0.9999  # of the weights' moving average, which is what is kept
     precision: Precision = "auto"  # bf16 where the hardware multiplies it
-    speed: Speed = field(default_factory=Speed)  # how it is computed
+    performance: Performance = field(default_factory=Performance)  # how it is computed
     shard: bool = False  # each process keeps its piece of the weights, their average and the optimizer only (FSDP2)
 
     def __post_init__(self) -> None:
         if not 0 <= self.order_start <= self.order_end <= 1:
             raise ValueError(
-                "order_start and order_end are shares of training, the first not above the second; "
+                "order_start and order_end are fractions of training, the first not above the second; "
                 f"not {self.order_start} and {self.order_end}"
             )
 
@@ -65,47 +65,42 @@ class GeneratorStage:
         self.config, self.device = config, torch.device(device)
         torch.manual_seed(derive(config.loop.seed, "generator weights"))
         self.model = _model(config, generator).to(self.device).train()
-        self.average = Average(self.model, config.average)
-        self._whole = copy.deepcopy(self.average.module).cpu() if config.shard else self.average.module
-        config.speed.apply([self.model])
+        self.ema = EMA(self.model, config.ema_decay)
+        self._whole = copy.deepcopy(self.ema.module).cpu() if config.shard else self.ema.module
+        config.performance.apply([self.model])
         if config.shard:
             self._shard()
-        self.update = Update(self.model, config.optim, config.loop.steps)
+        self.optimizer = Optimizer(self.model, config.optim, config.loop.steps)
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
         """One step on (tokens (b n) or latents (b n d), labels (b))."""
         config, how = self.config, self._how(step)
         generator = stream(config.loop.seed, "order and label dropout", step)
-        total = torch.zeros((), device=self.device)
-        for (inputs, labels), part in split(
-            batch, parts_here(len(batch[0]), config.loop.batch_size, config.optim.accumulate)
-        ):
-            draw = part.drawn(self.model.draw(part.size, **how, generator=generator))
+        accumulation = Accumulation(self.optimizer)
+        micro_batches = micro_batches_here(len(batch[0]), config.loop.batch_size, config.optim.micro_batches)
+        for (inputs, labels), micro in split(batch, micro_batches):
+            draw = micro.drawn(self.model.draw(micro.size, **how, generator=generator))
             with autocast(self.device, config.precision):
                 loss = self.model.loss(inputs.to(self.device), labels.to(self.device), draw)
-            self.update.backward(loss, part.share, last=part.last)
-            total += part.share * loss.detach()
-        terms = {"loss": total} | self.update.apply(step)
-        if not terms["skipped"]:
-            self.average.update(self.model)
-        return terms
+            accumulation.backward(loss, {}, micro)
+        return accumulation.step(step, self.ema, self.model)
 
     def _shard(self) -> None:
         """Cut weights and average over the ranks, block by block."""
         bf16 = is_bf16(self.device, self.config.precision)
-        for module in (self.model, self.average.module):
+        for module in (self.model, self.ema.module):
             shard(module, _units(module), travel=torch.bfloat16 if bf16 else None, method="loss")
 
     def averaged(self) -> Any:
         """The generator with the averaged weights; every process calls it, for it may have to be put together."""
         if self.config.shard:
-            state = {name: whole(value).cpu() for name, value in self.average.module.state_dict().items()}
+            state = {name: whole(value).cpu() for name, value in self.ema.module.state_dict().items()}
             self._whole.load_state_dict(state)
             self._whole.to(self.device)
         return self._whole
 
     def _how(self, step: int) -> dict[str, Any]:
-        """What is drawn by: the share of random orders now, or the noise levels."""
+        """Arguments of the model's `draw`: the fraction of random orders now, or the noise levels."""
         config = self.config
         match self.model:
             case AutoregressiveModel() if self.model.config.order == "random":
@@ -119,14 +114,14 @@ class GeneratorStage:
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
-            "update": self.update.state_dict(),
-            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_whole(self.model, state["model"])
-        self.update.load_state_dict(state["update"])
-        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
 
 
 def build_generator(
@@ -165,7 +160,7 @@ def train_generator(
     *,
     generator: Any = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Checked] | None = None,
+    check: Callable[[Any, int], Validation] | None = None,
     check_every: int = 0,
     preview: Callable[[Any], Mapping[str, Picture]] | None = None,
     quiet: bool = False,
@@ -182,7 +177,7 @@ def train_generator(
     if generator is not None:
         check_classes(generator, cache.labels, cache.classes)
     loop = config.loop
-    rows = own_rows(parts_of(loop.batch_size, config.optim.accumulate)).own
+    rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = GeneratorStage(config, device, generator)
     _check_fit(stage.model, cache)
     stage.averaged().trained_on, stage.averaged().class_names = cache.fingerprint, cache.classes
@@ -191,14 +186,15 @@ def train_generator(
         return cached_batch(cache, loop.batch_size, loop.seed, step, rows)
 
     noun = "tokens" if isinstance(cache, TokenCache) else "latents"
-    with config.speed.multiplying():
+    with config.performance.tf32_matmul():
         run(
             stage,
             batches,
             loop,
             Path(folder),
             name="generator",
-            describe={"stage": without_speed(config), noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
+            describe={"stage": without_performance(config)}
+            | {noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
             | ({} if generator is None else {"from": generator.fingerprint()}),
             preview=None if preview is None else lambda done: preview(stage.averaged()),
             check=None if check is None else lambda done: check(stage.averaged(), done),

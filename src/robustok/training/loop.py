@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robustok.data.loading import prefetched
@@ -37,7 +38,8 @@ from robustok.training.previews import as_image, write_previews
 from robustok.training.saving import RESUME as RESUME
 from robustok.training.saving import RUN, Best, Saves, values_of
 
-Checked: TypeAlias = Mapping[str, float] | Sequence[Score]  # what a check found
+FORMER = {"looking": "evaluation_seconds"}  # counts by the names that older saves have
+Validation: TypeAlias = Mapping[str, float] | Sequence[Score]  # what a check found
 
 
 @runtime_checkable
@@ -58,7 +60,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long to train, and how often to look."""
+    """How long to train, and how often to log, save and preview."""
 
     steps: int  # optimizer steps
     batch_size: int  # images in a step, over all ranks
@@ -86,7 +88,7 @@ class _Counts:
 
     done: int = 0  # steps taken
     seconds: float = 0.0  # time taken, over all parts of the run
-    looking: float = 0.0  # of it, the time of checks and previews
+    evaluation_seconds: float = 0.0  # of it, the time of checks and previews
     skipped: int = 0  # steps skipped in all
     skipped_in_row: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)  # sum and count of each term since the last row
@@ -112,11 +114,11 @@ class _Counts:
                 self.sums[name] = [total + value, count + 1]
 
     @contextmanager
-    def look(self) -> Iterator[None]:
-        """Count the time of a block as spent on looking."""
+    def evaluating(self) -> Iterator[None]:
+        """Count the time of a block as spent on evaluation."""
         start = time.monotonic()
         yield
-        self.looking += time.monotonic() - start
+        self.evaluation_seconds += time.monotonic() - start
         self.tick()
 
     def row(self) -> dict[str, float]:
@@ -135,7 +137,7 @@ def run(
     name: str,
     describe: Mapping[str, Any] | None = None,
     preview: Callable[[int], Mapping[str, Picture]] | None = None,
-    check: Callable[[int], Checked] | None = None,
+    check: Callable[[int], Validation] | None = None,
     check_every: int = 0,
     model: Callable[[], Any] | None = None,
     first: Callable[[], Mapping[str, float]] | None = None,
@@ -154,63 +156,51 @@ def run(
                 it goes to `best/`
     first       values by name of what a new run begins with, row 0 of `metrics.jsonl`; not called by one that goes on
 
-    Both `preview` and `check` are called with the number of steps taken, and like `model` on every process. Writes
-    `run.json`, `metrics.jsonl`, `resume.safetensors`, `best/` and `previews/`.
+    `preview`, `check` (with the number of steps taken) and `model` are called on every process. Writes `run.json`, too.
 
     Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError when
     the folder holds another run or another process trains in it, RuntimeError when `config.max_skipped` steps in a row
     or all steps were skipped, OSError when a file cannot be written; what was saved before stays.
     """
-    folder, describe = Path(folder), describe or {}
+    folder = Path(folder)
     check_installed(config.tracker)
-    loop = {"steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
-    saves = Saves(folder, {"loop": loop} | dict(describe), config.keep_last)
-    quiet, stopped = quiet or not is_main(), 0
+    decisive = {"steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
+    saves = Saves(folder, {"loop": decisive, **(describe or {})}, config.keep_last)
+    quiet = quiet or not is_main()
     with alone_in(folder), Writer() as files, Stopping(quiet=quiet) as stopping:
         counts = _begin(stage, saves, files, first)
-        if counts.done == config.steps and counts.skipped == counts.done:
+        if config.steps == counts.done == counts.skipped:
             raise _lost(counts, {}, name, folder)
         best, log = Best(folder, config.keep_best, model, counts.best), MetricsLog(folder)
         progress = Progress(name, config.steps, images_per_step=config.batch_size, start=counts.done, quiet=quiet)
-        if counts.done:
-            left = config.steps - counts.done
-            progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
+        _say_where(counts, config.steps, progress)
         with Trackers(config.tracker if is_main() else (), folder, saves.settings, counts.done) as trackers, progress:
             for batch in prefetched(batches, counts.done, config.steps):
+                # The step, and what all processes agree on after it.
                 torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
                 terms = stage.step(batch, counts.done)
                 values, failed, stopped = _agreed(terms, files.failed, stopping.asked)
                 files.raise_if(failed)
                 counts.add(values)
-                if counts.skipped_in_row:
-                    _tell_skipped(counts, progress)
-                    never = counts.skipped == counts.done == config.steps
-                    if never or counts.skipped_in_row >= config.max_skipped:
-                        raise _lost(counts, values, name, folder)
+                _check_skipped(counts, values, config, name, folder, progress)
                 done, due = counts.done, partial(_due, counts.done, config.steps)
+                # A row for the log: losses every so often, scores every so often, and the model if they are the best.
                 row: dict[str, float] = counts.row() if due(config.log_every) else {}
-                checked: Checked = {}
-                if check and due(check_every):
-                    with counts.look():
-                        checked = check(done)
-                    _tell(checked, counts, progress)
+                checked = _evaluated(check, counts, progress) if check and due(check_every) else {}
                 if row := row | values_of(checked) | (_pace(counts, progress) if row else {}):
                     best.consider(row, checked, done, files)
                     files.now(partial(log.write, done, row))
                     trackers.write(done, row)
                 if due(config.log_every) and (check is None or due(check_every)):
                     best.check_known(row)
+                # Pictures, and a save to go on from.
                 if preview and config.preview_every and due(config.preview_every):
-                    with counts.look():
-                        pictures = {title: as_image(picture) for title, picture in preview(done).items()}
-                    files.now(partial(write_previews, pictures, folder, done))
-                    trackers.pictures(done, pictures)
+                    trackers.pictures(done, _previewed(preview, counts, folder, files))
                 if due(config.save_every) or stopped:
                     files.now(log.sync)
                     counts.best = best.so_far
                     saves.save({"stage": stage.state_dict(), "counts": asdict(counts)}, done, files)
-                values.pop("skipped", None)
-                progress.update(done, dict(islice(values.items(), 4)))
+                progress.update(done, dict(islice(((n, v) for n, v in values.items() if n != "skipped"), 4)))
                 if stopped:
                     break
         files.wait()
@@ -226,7 +216,7 @@ def _begin(
     """Bring stage, log and counts back to the last save, or begin."""
     saved, log = saves.load(), MetricsLog(saves.folder)
     if saved is not None:
-        counts = _Counts(**saved["counts"])
+        counts = _Counts(**{FORMER.get(name, name): value for name, value in saved["counts"].items()})
         stage.load_state_dict(saved["stage"])
         files.now(lambda: log.rewind(counts.done))
         return counts
@@ -255,29 +245,58 @@ def _agreed(terms: Mapping[str, Tensor], failed: bool, asked: int | None) -> tup
     )
     stacked = torch.stack([*(term.detach().to(device, torch.float32) for term in terms.values()), *flags.to(device)])
     *values, any_failed, interrupted, terminated = mean(stacked).tolist()
-    signals = [number for number, share in zip(SIGNALS, (interrupted, terminated), strict=True) if share]
+    signals = [number for number, asks in zip(SIGNALS, (interrupted, terminated), strict=True) if asks]
     return dict(zip(terms, values, strict=True)), any_failed > 0, signals[-1] if signals else 0
 
 
 def _pace(counts: _Counts, progress: Progress) -> dict[str, float]:
-    """How fast it goes, and what share of the time went into looking."""
+    """How fast it goes, and what fraction of the time went into evaluation."""
     pace = {
         "skipped": counts.skipped,
         "images_per_second": progress.rate(counts.done),
         "seconds": counts.seconds,
     }
-    return pace | ({"evaluation_share": counts.looking / counts.seconds} if counts.looking else {})
+    return pace | (
+        {"evaluation_share": counts.evaluation_seconds / counts.seconds} if counts.evaluation_seconds else {}
+    )
 
 
-def _tell(checked: Checked, counts: _Counts, progress: Progress) -> None:
-    """Say what a check found, and what checking costs."""
+def _evaluated(check: Callable[[int], Validation], counts: _Counts, progress: Progress) -> Validation:
+    """Call the validation callback; say what it found, and what evaluation costs."""
+    with counts.evaluating():
+        checked = check(counts.done)
     if values := values_of(checked):
-        share = f"{counts.looking / counts.seconds:.0%} of the time so far went into evaluation"
-        progress.say(f"at step {counts.done}: {in_words(values)} ({share})")
+        fraction = f"{counts.evaluation_seconds / counts.seconds:.0%} of the time so far went into evaluation"
+        progress.say(f"at step {counts.done}: {in_words(values)} ({fraction})")
+    return checked
 
 
-def _tell_skipped(counts: _Counts, progress: Progress) -> None:
+def _say_where(counts: _Counts, steps: int, progress: Progress) -> None:
+    """Say where a run that was stopped goes on."""
+    if counts.done:
+        left = steps - counts.done
+        progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
+
+
+def _previewed(
+    preview: Callable[[int], Mapping[str, Picture]], counts: _Counts, folder: Path, files: Writer
+) -> dict[str, Image.Image]:
+    """Ask for pictures and write them."""
+    with counts.evaluating():
+        pictures = {title: as_image(picture) for title, picture in preview(counts.done).items()}
+    files.now(partial(write_previews, pictures, folder, counts.done))
+    return pictures
+
+
+def _check_skipped(
+    counts: _Counts, values: Mapping[str, float], config: Loop, name: str, folder: Path, progress: Progress
+) -> None:
+    """Say that a step was skipped. Raises RuntimeError after `max_skipped` in a row, or where all steps were."""
+    if not counts.skipped_in_row:
+        return
     progress.say(f"step {counts.done} skipped, loss or gradient not finite ({counts.skipped_in_row} in a row)")
+    if counts.skipped_in_row >= config.max_skipped or counts.skipped == counts.done == config.steps:
+        raise _lost(counts, values, name, folder)
 
 
 def _lost(counts: _Counts, values: Mapping[str, float], name: str, folder: Path) -> RuntimeError:
@@ -291,7 +310,7 @@ def _lost(counts: _Counts, values: Mapping[str, float], name: str, folder: Path)
     lost = ", ".join(name for name, value in values.items() if not math.isfinite(value))
     return RuntimeError(
         f"{name} stopped at step {counts.done}: every step was skipped, since the loss or its gradient was not finite "
-        f"from the first one on{lost and f' ({lost})'}, so nothing was learnt; no learning rate helps: look at the "
+        f"from the first one on{lost and f' ({lost})'}, so nothing was learned; no learning rate helps: look at the "
         "images, the weights that it began with and the terms of the loss, or train in fp32, "
         f"in another folder than {folder}"
     )

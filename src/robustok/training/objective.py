@@ -1,4 +1,4 @@
-"""What main training and post-training ask of a decoded image: near in pixels, near in features, and real."""
+"""The image terms of main training and post-training: near in pixels, near in features, and taken for real."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +10,16 @@ from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.backbones.vgg_hed import STAGES, VGGHED
 from robustok.data.images import ImageSet
-from robustok.losses.adversarial import gradient_ratio
+from robustok.losses.adversarial import adaptive_weight
 from robustok.losses.frechet import FrechetLoss, relative
 from robustok.losses.perceptual import Levels
 from robustok.losses.reconstruction import l1, l2
 from robustok.runtime.distributed import gather, mean
 from robustok.runtime.seeding import stream
 from robustok.shapes import Features, Images, Scalar
-from robustok.training.adversary import Adversary, Opponent
+from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
+from robustok.training.micro_batch import MicroBatch, whole_batch
 from robustok.training.optim import Precision
-from robustok.training.parts import Part, alone
 from robustok.training.pretrained import perceptual_network
 
 
@@ -38,7 +38,7 @@ class Objective:
     perceptual_stages: int = 4  # feature maps that both terms compare, from the finest; 1 to 5, of VGGHED 1 to 3
     perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
     frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
-    adversary: Adversary = field(default_factory=Adversary)  # of the adversarial term
+    adversary: Adversarial = field(default_factory=Adversarial)  # of the adversarial term
 
     def __post_init__(self) -> None:
         weights = {name: getattr(self, name) for name in ("l1", "l2", "perceptual", "adversarial")}
@@ -52,8 +52,14 @@ class Objective:
             )
 
 
-class _Reaching(torch.autograd.Function):
-    """A loss whose gradient with respect to the images is known already."""
+class PrecomputedGradient(torch.autograd.Function):
+    """A loss whose gradient with respect to the images is known already: backward goes on from there.
+
+    The adaptive weight needs the gradient of each half of the loss at the decoder's last layer, and the decoder needs
+    that of their sum. Left to autograd, that is the perceptual network and the discriminator backward twice each. Here
+    they are run backward once, as far as the images, and everything else starts from those two gradients: at 256
+    pixels each is 0.8 MB an image, the passes that are saved are those of VGG and a ViT.
+    """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
@@ -67,9 +73,9 @@ class _Reaching(torch.autograd.Function):
 
 
 class ImageLoss:
-    """An `Objective` at work: `charge` the decoder, let the discriminator `learn`, `apply` its step.
+    """An `Objective` at work: `loss` for the decoder, `discriminator_backward` and `discriminator_step` for the other.
 
-    Where the objective has a Frechet term, `observe` real images first.
+    Where the objective has a Frechet term, `set_reference` to real images first.
     """
 
     def __init__(self, config: Objective, steps: int, seed: int, device: torch.device, precision: Precision = "auto"):
@@ -81,12 +87,12 @@ class ImageLoss:
         if config.perceptual or config.frechet:
             perceptual = perceptual_network(config.network, config.perceptual_stages, config.perceptual_size)
             self.perceptual = perceptual.to(device)
-        self.opponent = None
+        self.discriminator = None
         if config.adversarial:
-            self.opponent = Opponent(config.adversary, steps, seed, device, precision)
+            self.discriminator = DiscriminatorTrainer(config.adversary, steps, seed, device, precision)
 
     @torch.no_grad()
-    def observe(self, images: ImageSet) -> None:
+    def set_reference(self, images: ImageSet) -> None:
         """Take the moments of real images, which the Frechet term then compares with: of up to `OBSERVED`, at random.
 
         Channels that are the same in all of them count as they are, not in units of their spread. Raises ValueError
@@ -111,18 +117,16 @@ class ImageLoss:
         self.frechet = FrechetLoss(features.mean(dim=0), features.T.cov(correction=0), self.config.frechet_decay)
         self.frechet.to(self.device)
 
-    def charge(
-        self, target: Images, output: Images, last_layer: Tensor, step: int, part: Part | None = None
+    def loss(
+        self, target: Images, output: Images, last_layer: Tensor, step: int, micro: MicroBatch | None = None
     ) -> tuple[Scalar, dict[str, Tensor]]:
         """(weighted sum, terms by name) of decoded images; `last_layer` is the decoder's last weight.
 
-        The images are this process' rows of a `part` of a batch, or a batch of their own. The networks of the
-        perceptual and the adversarial term are run backward once each, as far as the images; the adaptive weight and
-        the decoder's gradients follow from there. The adaptive weight is that of the whole part, the Frechet term that
-        of all parts so far; its average moves once a step.
+        The images are this process' rows of a micro-batch, or a batch of their own. The adaptive weight is that of the
+        whole micro-batch; the Frechet term that of all micro-batches so far, and its average moves once a step.
         """
-        config, part = self.config, part or alone(len(output))
-        images = output.detach().requires_grad_()
+        config, micro = self.config, micro or whole_batch(len(output))
+        images = output.detach().requires_grad_()  # where the networks' backward passes end, see PrecomputedGradient
         terms = {}
         if config.l1:
             terms["l1"] = l1(target, images)
@@ -134,54 +138,66 @@ class ImageLoss:
             if config.perceptual:
                 terms["perceptual"] = self.perceptual(target, levels)
             if config.frechet:
-                assert self.frechet is not None, "observe real images before charging for their distribution"
-                features = gather(channel_means(levels), part.counts) / self.scale
-                terms["frechet"] = self.frechet(features, first=part.number == 0).float()
+                assert self.frechet is not None, "set_reference to real images before comparing distributions"
+                features = gather(channel_means(levels), micro.counts) / self.scale
+                terms["frechet"] = self.frechet(features, first=micro.number == 0).float()
                 weighted.append(config.frechet * relative(terms["frechet"]))
         weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
         loss = torch.stack(weighted).sum()
-        # Weighed first, for the Frechet term's gradient comes from all ranks, where it is not a mean over rows.
-        (gradient,) = torch.autograd.grad(part.weight * loss, images)
-        gradient, loss = gradient / part.weight, loss.detach()
-        if self.opponent is not None and self.opponent.charges(step):
-            terms["adversarial"] = self.opponent.charge(images, step, part)
+        # Every other term is a mean over this process' rows, which `weight` makes a part of the mean over all rows. The
+        # Frechet term is one number of all rows, and `gather` returns its gradient summed over ranks. Weighed before
+        # the gradient is taken, both come out alike on all ranks; divided out again, the gradient is in units of the
+        # process' own mean, as backward expects. The factor is 1 unless processes have unequal numbers of rows.
+        (gradient,) = torch.autograd.grad(micro.weight * loss, images)
+        gradient, loss = gradient / micro.weight, loss.detach()
+        if self.discriminator is not None and self.discriminator.gan_started(step):
+            terms["adversarial"] = self.discriminator.generator_loss(images, step, micro)
             (adversarial,) = torch.autograd.grad(terms["adversarial"], images)
             weight = torch.tensor(config.adversarial, device=loss.device)
             if config.adversary.adaptive:
-                weight = weight * self._balance(output, gradient, adversarial, last_layer, part.weight)
+                weight = weight * self._adaptive_weight(output, gradient, adversarial, last_layer, micro.weight)
             terms["adversarial_weight"] = weight
             gradient = gradient + weight * adversarial
             loss = loss + weight * terms["adversarial"].detach()
-        return _Reaching.apply(output, gradient, loss), {name: term.detach() for name, term in terms.items()}
+        return PrecomputedGradient.apply(output, gradient, loss), {name: term.detach() for name, term in terms.items()}
 
-    def _balance(self, output: Images, first: Tensor, second: Tensor, last_layer: Tensor, weight: float) -> Scalar:
-        """The adaptive weight: how much harder the first gradient pulls at the decoder's last layer, over all ranks."""
-        (pull,) = torch.autograd.grad(output, last_layer, first, retain_graph=True)
-        (counter,) = torch.autograd.grad(output, last_layer, second, retain_graph=True)
-        return gradient_ratio(mean(weight * pull), mean(weight * counter))
+    def _adaptive_weight(
+        self, output: Images, reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, weight: float
+    ) -> Scalar:
+        """How much harder the reconstruction terms pull at the decoder's last layer than the adversarial one.
 
-    def learn(self, target: Images, output: Images, step: int, part: Part | None = None) -> dict[str, Tensor]:
-        """The discriminator's terms, once its gradient has been added; nothing before it begins to learn."""
-        if self.opponent is None or not self.opponent.learns(step):
+        Both arguments are gradients at the images; the last layer is one convolution or matrix away from there, so that
+        the two passes through it cost next to nothing. Averaged over ranks before their lengths are taken: the mean of
+        each rank's ratio would not be the ratio that one process finds.
+        """
+        (pull,) = torch.autograd.grad(output, last_layer, reconstruction, retain_graph=True)
+        (counter,) = torch.autograd.grad(output, last_layer, adversarial, retain_graph=True)
+        return adaptive_weight(mean(weight * pull), mean(weight * counter))
+
+    def discriminator_backward(
+        self, target: Images, output: Images, step: int, micro: MicroBatch | None = None
+    ) -> dict[str, Tensor]:
+        """The discriminator's terms, once its gradient has been added; nothing before it starts to train."""
+        if self.discriminator is None or not self.discriminator.disc_started(step):
             return {}
-        return self.opponent.learn(target, output.detach(), step, part or alone(len(output)))
+        return self.discriminator.backward(target, output.detach(), step, micro or whole_batch(len(output)))
 
-    def apply(self, step: int) -> dict[str, Tensor]:
-        """Take the discriminator's optimizer step."""
-        if self.opponent is None or not self.opponent.learns(step):
+    def discriminator_step(self, step: int) -> dict[str, Tensor]:
+        """Take the discriminator's optimizer step; nothing before it starts to train."""
+        if self.discriminator is None or not self.discriminator.disc_started(step):
             return {}
-        return self.opponent.apply(step)
+        return self.discriminator.step(step)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "opponent": None if self.opponent is None else self.opponent.state_dict(),
+            "discriminator": None if self.discriminator is None else self.discriminator.state_dict(),
             "frechet": None if self.frechet is None else self.frechet.state_dict(),
             "observed": self.observed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.opponent is not None:
-            self.opponent.load_state_dict(state["opponent"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
         if self.frechet is not None:
             if "observed" not in state and self.chosen:
                 raise ValueError(

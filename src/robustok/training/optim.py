@@ -1,8 +1,8 @@
-"""From gradients to weights: AdamW with warm-up, cosine, clipping and accumulation; averaging; precision."""
+"""From gradients to weights: AdamW with warm-up, cosine and clipping; gradient accumulation; EMA; precision."""
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustok.runtime.distributed import AveragedGradients, cut_like, mean, whole
 from robustok.shapes import Scalar
+from robustok.training.micro_batch import MicroBatch
 
 Precision = Literal["auto", "bf16", "fp32"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -25,18 +26,18 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's two moments
     weight_decay: float = 0.0  # pulls matrices, kernels and embeddings to zero; norms and biases stay free
     warmup: int = 0  # steps in which the learning rate rises linearly
-    final_lr_share: float = 0.0  # share of lr that is left at the end of the cosine
+    final_lr_fraction: float = 0.0  # fraction of lr that is left at the end of the cosine
     clip: float = 1.0  # largest gradient norm; 0 switches clipping off
-    accumulate: int = 1  # parts a batch is worked through in, to save memory
+    micro_batches: int = 1  # that a batch is worked through in, to save memory: gradient accumulation
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; it must be positive, for example 2e-4")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; each must be at least 0 and below 1, for example (0.9, 0.95)")
-        if not 0 <= self.final_lr_share <= 1:
-            raise ValueError(f"final_lr_share is {self.final_lr_share}; it is a share of lr, so from 0 to 1")
-        for name, least in (("weight_decay", 0), ("warmup", 0), ("clip", 0), ("accumulate", 1)):
+        if not 0 <= self.final_lr_fraction <= 1:
+            raise ValueError(f"final_lr_fraction is {self.final_lr_fraction}; it is a fraction of lr, so from 0 to 1")
+        for name, least in (("weight_decay", 0), ("warmup", 0), ("clip", 0), ("micro_batches", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
@@ -45,18 +46,18 @@ def learning_rate(config: Optim, step: int, steps: int) -> float:
     """The learning rate of optimizer step `step` (from 0) of `steps`.
 
     Linear to `lr` over the warm-up, then half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)
-    that reaches `lr * final_lr_share` in the last step.
+    that reaches `lr * final_lr_fraction` in the last step.
     """
     taken = step + 1
     if taken <= config.warmup:
         return config.lr * taken / config.warmup
     progress = min((taken - config.warmup) / max(steps - config.warmup, 1), 1.0)
-    share = config.final_lr_share + (1 - config.final_lr_share) * (1 + math.cos(math.pi * progress)) / 2
-    return config.lr * share
+    left = config.final_lr_fraction + (1 - config.final_lr_fraction) * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * left
 
 
-class Update:
-    """One optimizer over some parameters: `backward` once or more, then `apply`.
+class Optimizer:
+    """One optimizer over some parameters: `backward` once or more, then `step`.
 
     Parameters that need no gradient are left alone. Parameters with one axis or none (norms, biases) do not
     decay. On several ranks gradients are averaged. A step whose loss or gradient is not finite on any of them changes
@@ -74,29 +75,29 @@ class Update:
             {"params": [w for w in weights if w.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
         )
         self._gradients = AveragedGradients(weights)
         self._finite = torch.ones((), device=weights[0].device)
 
-    def backward(self, loss: Scalar, share: float = 1.0, *, last: bool = True) -> None:
-        """Add the gradient of `share * loss`; the shares of one step sum to 1 when losses are batch means.
+    def backward(self, loss: Scalar, fraction: float = 1.0, *, last: bool = True) -> None:
+        """Add the gradient of `fraction * loss`; the fractions of one step sum to 1 when losses are batch means.
 
         `last` says that nothing is added after it in this step: then ranks begin to exchange.
         """
         self._finite *= loss.detach().isfinite()
         self._gradients.expect(last)
-        (loss * share).backward()
+        (loss * fraction).backward()
 
-    def apply(self, step: int) -> dict[str, Tensor]:
+    def step(self, step: int) -> dict[str, Tensor]:
         """Take optimizer step `step` (from 0) and clear the gradients.
 
         Returns "lr", "gradient_norm" (before clipping) and "skipped": 1 when the loss or the gradient was not
         finite and the weights were left as they are, else 0.
         """
         lr = learning_rate(self.config, step, self.steps)
-        for group in self.optimizer.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = lr
         self._gradients.finish()
         gradients = [w.grad for w in self.parameters.values() if w.grad is not None]
@@ -105,8 +106,8 @@ class Update:
         if finite:
             if self.config.clip > 0:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.clip, norm)
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.adamw.step()
+        self.adamw.zero_grad()
         self._finite.fill_(1)
         return {
             "lr": torch.tensor(lr, device=norm.device),
@@ -117,9 +118,9 @@ class Update:
     def state_dict(self) -> dict[str, Any]:
         """The moments and step count of every parameter that has been updated, by name."""
         return {
-            name: dict(self.optimizer.state[weight])
+            name: dict(self.adamw.state[weight])
             for name, weight in self.parameters.items()
-            if weight in self.optimizer.state
+            if weight in self.adamw.state
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -128,7 +129,7 @@ class Update:
             raise ValueError(
                 f"the saved optimizer knows {sorted(unknown)[0]!r}, this model does not; build the same model"
             )
-        self.optimizer.state.clear()
+        self.adamw.state.clear()
         for name, saved in state.items():
             weight = self.parameters[name]
             for key, value in saved.items():
@@ -139,11 +140,11 @@ class Update:
                     )
                 # empty_like keeps the weight's memory layout, on which the last bit of an update depends.
                 like = torch.empty_like(weight) if value.ndim else torch.empty_like(value, device=weight.device)
-                self.optimizer.state[weight][key] = like.detach().copy_(cut_like(value, like))
+                self.adamw.state[weight][key] = like.detach().copy_(cut_like(value, like))
 
 
-class Average(Generic[Module]):
-    """A running average of a module's weights, in `.module` (evaluation mode, no gradients).
+class EMA(Generic[Module]):
+    """The exponential moving average of a module's weights, in `.module` (evaluation mode, no gradients).
 
     average <- decay average + (1 - decay) weights, with decay min(decay, (1 + t) / (10 + t)) after t updates,
     so that the random start is soon forgotten. Buffers are copied.
@@ -171,6 +172,53 @@ class Average(Generic[Module]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_whole(self.module, state["module"])
         self.updates = state["updates"]
+
+
+class Accumulation:
+    """One optimizer step on a batch that is worked through in micro-batches: gradients and logged terms of all of it.
+
+        accumulation = Accumulation(optimizer)
+        for piece, micro in split(batch, micro_batches):
+            accumulation.backward(loss(piece), {}, micro)
+        terms = accumulation.step(step, ema, model)
+
+    Terms are summed here, and nowhere else, so that none is of the last micro-batch only.
+    """
+
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer, self.terms = optimizer, dict[str, Tensor]()
+
+    def add(self, terms: Mapping[str, Tensor], micro: MicroBatch) -> None:
+        """Count terms, means over a micro-batch's rows, by the fraction of the batch that it is."""
+        for name, term in terms.items():
+            self.terms[name] = self.terms.get(name, 0) + micro.fraction * term
+
+    def backward(self, loss: Scalar, terms: Mapping[str, Tensor], micro: MicroBatch) -> None:
+        """Add a micro-batch's gradient, its terms and its loss."""
+        self.optimizer.backward(loss, micro.fraction, last=micro.last)
+        self.add({**terms, "loss": loss.detach()}, micro)
+
+    def step(
+        self,
+        step: int,
+        ema: EMA[Any],
+        module: nn.Module,
+        *,
+        discriminator_step: Callable[[], dict[str, Tensor]] = dict,
+        before_ema: Callable[[], dict[str, Tensor]] = dict,
+    ) -> dict[str, Tensor]:
+        """Take the optimizer's and the discriminator's step, then move the EMA; returns all terms.
+
+        After a skipped step the EMA stays where it is: a batch that taught nothing does not pull it towards the
+        weights, and `before_ema`, which may change them, is not called. This is the one place that decides so.
+        """
+        terms = self.terms | self.optimizer.step(step)
+        of_discriminator = discriminator_step()
+        terms["skipped"] = torch.maximum(terms["skipped"], of_discriminator.pop("skipped", terms["skipped"]))
+        if not terms["skipped"]:
+            terms |= before_ema()
+            ema.update(module)
+        return terms | of_discriminator
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:

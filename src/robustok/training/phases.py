@@ -3,15 +3,15 @@
 from torch import nn
 
 from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
-from robustok.tokenizer.perturbation import Perturbation, second_phase
+from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation, second_phase
 from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
-from robustok.training.optim import Update
+from robustok.training.optim import Optimizer
 
 
 class Phases:
     """Which phase a run is in, and how one gives way to the other. There is one unless the latent space is frozen."""
 
-    def __init__(self, perturbation: Perturbation | AnyLatentPerturbation, steps: int):
+    def __init__(self, perturbation: Perturbation | ReleasedPerturbation | AnyLatentPerturbation, steps: int):
         self.steps = steps
         self.change = second_phase(perturbation, steps)  # the second one's first step; all steps where there is none
         self.decoder_only = False  # whether the second one has begun
@@ -23,7 +23,7 @@ class Phases:
 
     def begins(self, step: int) -> bool:
         """Whether the second phase begins with this step."""
-        return step >= self.change and not self.decoder_only
+        return self.change < self.steps and step >= self.change and not self.decoder_only
 
     def begin(self, model: ContinuousTokenizer, averaged: nn.Module) -> None:
         """The second phase: the decoder goes on, on encoder and codes as they were averaged in the first."""
@@ -39,8 +39,8 @@ class Phases:
         for weight in as_module(model).parameters():
             weight.requires_grad_(weight.requires_grad and weight in own)
 
-    def step_in_phase(self, step: int, update: Update) -> int:
-        """How far the phase is, for each has a course of the learning rate of its own, which the update then takes."""
+    def step_in_phase(self, step: int, optimizer: Optimizer) -> int:
+        """How far the phase is, for each has a course of the learning rate of its own, which the optimizer takes."""
         first, last = (self.change, self.steps) if self.decoder_only else (0, self.change)
-        update.steps = last - first
+        optimizer.steps = last - first
         return step - first

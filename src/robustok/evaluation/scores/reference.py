@@ -22,7 +22,7 @@ from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progre
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, FeatureStream, extracted, stream_of
-from robustok.runtime.checkpoint import write_bytes
+from robustok.runtime.checkpoint import parse_json, write_bytes
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.tensor_files import read_tensor_file
@@ -112,7 +112,7 @@ class Reference:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
-        about, sample = json.loads(metadata["about"]), tensors["sample"]
+        about, sample = parse_json(metadata["about"]), tensors["sample"]
         if about.get("samples") != SAMPLES and len(sample) < about["count"]:
             warnings.warn(
                 f"the sample in {path} is of every n-th image, which may miss classes, and so is left out; make the "

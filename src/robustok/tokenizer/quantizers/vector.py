@@ -91,7 +91,7 @@ class VectorQuantizer(nn.Module):
         return F.embedding(tokens, self.codebook)
 
     @torch.no_grad()
-    def start(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
+    def init_kmeans(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
         """Place the codes by k-means on the latents of some images, at least as many as there are codes."""
         points = self.place(latents)
         k = self.config.codebook_size
@@ -115,8 +115,8 @@ class VectorQuantizer(nn.Module):
         self.embedding.copy_(means)
 
     @torch.no_grad()
-    def revive(self, dead: Bool[Tensor, " k"], latents: Latents, *, generator: Generator) -> Int[Tensor, " m"]:
-        """Place dead codes on random latents of the step, as many as there are latents; returns which."""
+    def reset_dead_codes(self, dead: Bool[Tensor, " k"], latents: Latents, *, generator: Generator) -> Tensor:
+        """Place dead codes on random latents of the step, as many as there are latents; returns which (m)."""
         points = self.place(latents).flatten(0, 1)
         moved = dead.nonzero().flatten()[: len(points)]
         chosen = torch.randperm(len(points), generator=generator)[: len(moved)].to(points.device)

@@ -1,11 +1,11 @@
-"""Looking at a model while it trains: checks and previews to give to `train_tokenizer` and `train_generator`.
+"""Validation while a model trains: checks and previews to give to `train_tokenizer` and `train_generator`.
 
     check = tokenizer_check(validation, count=2000, pfid_images=500)
     train_tokenizer(config, images, folder, check=check, check_every=1000)
 
 They score the averaged weights by the functions of `robustok.evaluation`, on all processes together. What it costs is
 set by the number of images: a tokenizer decodes `count` of them once and `pfid_images` 15 times, a generator samples
-`count`. Distances of few images are too high (the bias falls as one over their number), and alike at every look: they
+`count`. Distances of few images are too high (the bias falls as one over their number), and alike every time: they
 tell which weights are better, not what a paper would report.
 """
 
@@ -27,9 +27,9 @@ from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling, balanced_labels
 from robustok.runtime.seeding import spread
 from robustok.training.previews import Picture
-from robustok.training.tuning import sample
+from robustok.training.shared_sampling import sample
 
-OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are told
+OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are logged
 OF_GENERATOR = ("gfid", "precision", "recall")
 LEAST = 6  # samples, so that each has the neighbours that precision, density and the like ask for
 
@@ -45,8 +45,8 @@ def tokenizer_check(
 ) -> Callable[[Any, int], list[Score]]:
     """A check of tokenizers: rFID, pFID and PSNR of up to `count` of the images, which nothing should be trained on.
 
-    pFID is of `pfid_images` of those, of which there is an rFID, too. All are spread over the set, and the same at
-    every look.
+    pFID is of `pfid_images` of those, of which there is an rFID, too. All are spread over the set, and the same
+    every time.
     """
     if not 2 <= pfid_images <= count:
         raise ValueError(f"pfid_images is {pfid_images} of {count} images; a distance needs 2 or more, better hundreds")
@@ -63,7 +63,7 @@ def tokenizer_check(
             seed=seed,
             batch_size=batch_size,
         )
-        return _told(scores, OF_TOKENIZER)
+        return _selected(scores, OF_TOKENIZER)
 
     return check
 
@@ -80,7 +80,7 @@ def generator_check(
 ) -> Callable[[Any, int], list[Score]]:
     """A check of generators: gFID, precision and recall of `count` samples, of every class equally many.
 
-    The tokenizer decodes them. Sample i starts from the same random numbers at every look.
+    The tokenizer decodes them. Sample i starts from the same random numbers every time.
     """
     if count < LEAST:
         raise ValueError(f"count is {count}; take {LEAST} samples or more, better a thousand")
@@ -97,7 +97,7 @@ def generator_check(
             seed=seed,
             batch_size=batch_size,
         )
-        return _told(scores, OF_GENERATOR)
+        return _selected(scores, OF_GENERATOR)
 
     return check
 
@@ -105,7 +105,7 @@ def generator_check(
 def sample_preview(
     tokenizer: Any, *, sampling: Sampling | FlowSampling, count: int = 20, seed: int = 0
 ) -> Callable[[Any], Mapping[str, Picture]]:
-    """A preview of generators: `count` samples as one picture, from the same random numbers at every look."""
+    """A preview of generators: `count` samples as one picture, from the same random numbers every time."""
 
     def preview(generator: Any) -> dict[str, Picture]:
         labels = balanced_labels(count, generator.no_label)
@@ -114,10 +114,10 @@ def sample_preview(
     return preview
 
 
-def _told(scores: Sequence[Score], names: Sequence[str]) -> list[Score]:
+def _selected(scores: Sequence[Score], names: Sequence[str]) -> list[Score]:
     return [score for name in names for score in scores if score.metric == name]
 
 
 def _extractor(features: FeatureSpace) -> Callable[[torch.device], Extractor]:
-    """The extractor of a space for a device, built once, at the first look."""
+    """The extractor of a space for a device, built once, when it is first asked for."""
     return cache(lambda device: extractor(features, device))

@@ -1,4 +1,9 @@
-"""The discriminator's side of training an image decoder: its network, its optimizer, and what it charges."""
+"""The discriminator's side of training an image decoder: its network, its optimizer, and the generator loss.
+
+It sees images from `disc_start` on and the decoder feels it from `gan_start` on, both fractions of training. A fresh
+discriminator's gradient is noise, so the decoder is left alone until it has learned; RobusTok starts both at 56 of 200
+epochs, and there the decoder waits one step.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +20,13 @@ from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.distributed import mean
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Images, Scalar
-from robustok.training.optim import Optim, Precision, Update, autocast
-from robustok.training.parts import Part
+from robustok.training.micro_batch import MicroBatch
+from robustok.training.optim import Optim, Optimizer, Precision, autocast
 from robustok.training.pretrained import discriminator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversary:
+class Adversarial:
     """A discriminator that tells real images from decoded ones."""
 
     discriminator: PatchGAN | FeatureDiscriminator | DinoDiscriminator = field(  # its network
@@ -29,61 +34,57 @@ class Adversary:
     )
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, weight_decay=5e-4))  # how it learns
     kind: Literal["hinge", "non-saturating"] = "hinge"  # the loss of both players
-    learns_from: float = 0.26  # share of training after which the discriminator sees images
-    charges_from: float = 0.28  # share of training after which the decoder is charged for it
+    disc_start: float = 0.26  # fraction of training after which the discriminator learns
+    gan_start: float = 0.28  # fraction of training after which the decoder has an adversarial loss
     adaptive: bool = True  # balance against the gradient of the reconstruction terms (arXiv 2012.09841, eq. 7)
-    lecam: float = 0.001  # weight of the LeCam regulariser (arXiv 2104.03310)
+    lecam: float = 0.001  # weight of the LeCam regularizer (arXiv 2104.03310)
     augmentation: Augmentation = field(default_factory=Augmentation)  # of what the discriminator sees
 
     def __post_init__(self) -> None:
-        if not 0 <= self.learns_from <= self.charges_from <= 1:
+        if not 0 <= self.disc_start <= self.gan_start <= 1:
             raise ValueError(
-                "learns_from and charges_from are shares of training, the first not above the second: the "
-                f"discriminator sees images before the decoder is charged; not {self.learns_from} and "
-                f"{self.charges_from}"
+                "disc_start and gan_start are fractions of training, the first not above the second: the "
+                f"discriminator learns before the decoder meets it; not {self.disc_start} and "
+                f"{self.gan_start}"
             )
 
 
-class Opponent:
-    """A discriminator in training. `charge` is for the decoder's step, `learn` and `apply` are its own."""
+class DiscriminatorTrainer:
+    """A discriminator in training: `generator_loss` is for the decoder, `backward` and `step` are its own."""
 
-    def __init__(self, config: Adversary, steps: int, seed: int, device: torch.device, precision: Precision = "auto"):
-        self.config, self.steps, self.seed, self.device, self.precision = (
-            config,
-            steps,
-            seed,
-            device,
-            precision,
-        )
+    def __init__(self, config: Adversarial, steps: int, seed: int, device: torch.device, precision: Precision = "auto"):
+        self.config, self.steps, self.seed = config, steps, seed
+        self.device, self.precision = device, precision
         torch.manual_seed(derive(seed, "discriminator weights"))
         self.model = discriminator(config.discriminator).to(device)
-        self.update = Update(self.model, config.optim, steps)
+        self.optimizer = Optimizer(self.model, config.optim, steps)
         self.averages = LogitAverages().to(device)
 
-    def learns(self, step: int) -> bool:
+    def disc_started(self, step: int) -> bool:
         """Whether the discriminator trains in this step."""
-        return step >= self.config.learns_from * self.steps
+        return step >= self.config.disc_start * self.steps
 
-    def charges(self, step: int) -> bool:
-        """Whether the decoder is charged in this step: never before the discriminator has learnt from some."""
-        return step >= self.config.charges_from * self.steps and self.learns(step - 1)
+    def gan_started(self, step: int) -> bool:
+        """Whether the decoder has an adversarial loss in this step: never before the discriminator took one."""
+        return step >= self.config.gan_start * self.steps and self.disc_started(step - 1)
 
-    def _see(self, images: Images, purpose: str, step: int, part: Part) -> Tensor:
-        generator = stream(self.seed, purpose, step, part.number)
-        changes = draw(self.config.augmentation, part.size, generator=generator)
-        return self.model(augment(images, Draw(*(change[part.rows.own] for change in changes)))).float()
+    def _logits(self, images: Images, purpose: str, step: int, micro: MicroBatch) -> Tensor:
+        generator = stream(self.seed, purpose, step, micro.number)
+        changes = draw(self.config.augmentation, micro.size, generator=generator)
+        # Drawn for all rows and cut, so that an image is augmented alike on any number of processes.
+        return self.model(augment(images, Draw(*(change[micro.rows.own] for change in changes)))).float()
 
-    def charge(self, output: Images, step: int, part: Part) -> Scalar:
-        """The adversarial loss of decoded images."""
+    def generator_loss(self, output: Images, step: int, micro: MicroBatch) -> Scalar:
+        """The adversarial loss of decoded images, by the discriminator as it is before its own step."""
         with autocast(self.device, self.precision):
-            logits = self._see(output, "augmentation for the decoder", step, part)
+            logits = self._logits(output, "augmentation for the decoder", step, micro)
         return generator_loss(logits, self.config.kind)
 
-    def learn(self, target: Images, output: Images, step: int, part: Part) -> dict[str, Tensor]:
+    def backward(self, target: Images, output: Images, step: int, micro: MicroBatch) -> dict[str, Tensor]:
         """Add the gradient of the discriminator's own loss on real and decoded images."""
         with autocast(self.device, self.precision):
             real, fake = (
-                self._see(images.detach(), "augmentation for the discriminator", step, part)
+                self._logits(images.detach(), "augmentation for the discriminator", step, micro)
                 for images in (target, output)
             )
         loss = discriminator_loss(real, fake, self.config.kind)
@@ -93,27 +94,28 @@ class Opponent:
             "logits_fake": fake.detach().mean(),
         }
         if self.config.lecam:
-            means = [mean(part.weight * logits.detach().mean()) for logits in (real, fake)]
-            self.averages.update(means[0], means[1], part.size / part.batch, first=part.number == 0)
+            # LeCam compares logits with running averages of all ranks' logits; they move once a step, by all of it.
+            means = [mean(micro.weight * logits.detach().mean()) for logits in (real, fake)]
+            self.averages.update(means[0], means[1], micro.size / micro.batch, first=micro.number == 0)
             loss = loss + self.config.lecam * lecam(real, fake, self.averages)
-        self.update.backward(loss, part.share, last=part.last)
+        self.optimizer.backward(loss, micro.fraction, last=micro.last)
         return terms
 
-    def apply(self, step: int) -> dict[str, Tensor]:
+    def step(self, step: int) -> dict[str, Tensor]:
         """Take the discriminator's optimizer step."""
-        terms = self.update.apply(step)
+        terms = self.optimizer.step(step)
         return {"discriminator_gradient_norm": terms["gradient_norm"], "skipped": terms["skipped"]}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
-            "update": self.update.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "averages": self.averages.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.update.load_state_dict(state["update"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.averages.load_state_dict(state["averages"])
 
     def save(self, folder: str | Path) -> None:

@@ -23,8 +23,8 @@ from robustok.runtime.logging import MetricsLog
 from robustok.runtime.seeding import spread
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import run
-from robustok.training.main_training import train_tokenizer
-from robustok.training.watching import OF_TOKENIZER, generator_check, sample_preview, tokenizer_check
+from robustok.training.tokenizer_training import train_tokenizer
+from robustok.training.validation import OF_TOKENIZER, generator_check, sample_preview, tokenizer_check
 
 SEEN = {"count": 24, "pfid_images": 6, "features": extract()}
 

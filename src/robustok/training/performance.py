@@ -15,8 +15,8 @@ from robustok.runtime.distributed import world_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What costs or saves time and memory and does not change what is learnt."""
+class Performance:
+    """What costs or saves time and memory and does not change what is learned."""
 
     checkpointing: bool = False  # backward computes every block's activations again: a third more work, far less memory
     compile: str | None = None  # backend of torch.compile, on GPUs inductor; None: the model runs as it is written
@@ -38,8 +38,8 @@ class Speed:
                     piece.compile(backend=self.compile)
 
     @contextmanager
-    def multiplying(self) -> Iterator[None]:
-        """Matrix products as `tf32` says, for the while."""
+    def tf32_matmul(self) -> Iterator[None]:
+        """A context in which float32 matrix products are taken in TF32 where `tf32` says so."""
         before = torch.get_float32_matmul_precision()
         if self.tf32:
             torch.set_float32_matmul_precision("high")
@@ -57,8 +57,8 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return [block for block in found if id(block) not in inner]
 
 
-def without_speed(config: Any) -> dict[str, Any]:
+def without_performance(config: Any) -> dict[str, Any]:
     """A stage's config as JSON values, without how fast it runs: what a run must agree in to be continued."""
     assert is_dataclass(config)
-    fast = {field.name for field in fields(config) if isinstance(getattr(config, field.name), Speed)} | {"shard"}
+    fast = {field.name for field in fields(config) if isinstance(getattr(config, field.name), Performance)} | {"shard"}
     return {name: value for name, value in to_plain(config).items() if name not in fast}

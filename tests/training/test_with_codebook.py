@@ -10,17 +10,18 @@ from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.loop import Loop
-from robustok.training.main_training import CodebookWarning, MainTraining, TokenizerStage, train_tokenizer
+from robustok.training.micro_batch import whole_batch
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.parts import alone
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining, train_tokenizer
+from robustok.training.with_codebook import CodebookWarning
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
-TINY = MainTraining(
+TINY = TokenizerTraining(
     tokenizer=TokenizerConfig(
         image_size=32, encoder=PART, decoder=PART, quantizer=VQ(codebook_size=32, width=8, revive_after=5)
     ),
@@ -56,21 +57,21 @@ def test_the_decoder_sees_the_drawn_share_of_images_perturbed(images):
 def test_accumulating_perturbs_the_same_images_of_the_whole_batch(images):
     x = batch(images)
 
-    def seen_by(config: MainTraining) -> torch.Tensor:
+    def seen_by(config: TokenizerTraining) -> torch.Tensor:
         stage, seen = TokenizerStage(config), []
         stage.model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
         stage.step(x, 0)
         return torch.cat(seen)
 
     whole = seen_by(TINY)
-    parts = seen_by(replace(TINY, optim=replace(TINY.optim, accumulate=8)))  # 2 images at a time
+    parts = seen_by(replace(TINY, optim=replace(TINY.optim, micro_batches=8)))  # 2 images at a time
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
 
 
 def test_a_small_batch_is_perturbed_as_often_as_its_share_says(images):
     """Of 4 images at beta 0.1 one in 40 % of the steps; round(0.4) would be none, ever."""
     stage = TokenizerStage(replace(TINY, perturbation=Perturbation(beta=0.1, delta=4)))
-    counts = torch.tensor([float(stage._draw(4, step).chosen.any(dim=1).sum()) for step in range(200)])
+    counts = torch.tensor([float(stage.latents.draw(4, step)["chosen"].any(dim=1).sum()) for step in range(200)])
     assert counts.unique().tolist() == [0, 1]
     assert abs(counts.mean() - 0.4) < 4 * (0.4 * 0.6 / 200) ** 0.5
 
@@ -86,7 +87,7 @@ def test_codes_that_ask_for_no_gradient_stay(images):
         given.quantizer.embedding.requires_grad_(learns)
         stage = TokenizerStage(replace(config, tokenizer=None), tokenizer=given)
         revived = sum(float(stage.step(batch(images), step).get("dead_codes", 0)) for step in range(4))
-        for codes in (stage.model.codebook, stage.average.module.codebook):
+        for codes in (stage.model.codebook, stage.ema.module.codebook):
             assert torch.equal(codes, before) != learns
         assert (revived > 0) == learns
 
@@ -118,7 +119,7 @@ def test_codebook_and_semantic_terms_do_not_see_the_perturbation(images):
 
     without = first_terms(Perturbation(beta=0.0))
     with_it = first_terms(Perturbation(beta=1.0, delta=20))
-    released = first_terms(Perturbation(beta=1.0, delta=20, reference_code=True))
+    released = first_terms(ReleasedPerturbation(beta=1.0, delta=20))
     for name in ("codebook", "semantic"):
         torch.testing.assert_close(with_it[name], without[name])
     assert with_it["l2"] > without["l2"] + 1e-3
@@ -127,7 +128,7 @@ def test_codebook_and_semantic_terms_do_not_see_the_perturbation(images):
 
 
 def test_a_tiny_run_learns_and_uses_its_codebook(images, tmp_path):
-    config = replace(TINY, loop=replace(TINY.loop, steps=40), average=0.9)
+    config = replace(TINY, loop=replace(TINY.loop, steps=40), ema_decay=0.9)
     tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
     rows = MetricsLog(tmp_path).rows()
     assert [row["step"] for row in rows] == list(range(1, 41))
@@ -144,7 +145,7 @@ def test_an_idle_codebook_is_named_with_its_remedy(images):
     )
     x = batch(images)
     stage.step(x, 0)
-    stage.idle[4:] = 1000
+    stage.latents.steps_unused[4:] = 1000
     one_image = x[:1].expand(16, -1, -1, -1).contiguous()  # has 16 tokens, so most codes stay idle
     with pytest.warns(CodebookWarning, match="of the codes were used in the last 100 steps; set .*revive_after"):
         stage.step(one_image, 200)
@@ -155,10 +156,11 @@ def test_long_unused_codes_are_placed_anew_unless_switched_off(images, revive_af
     quantizer = VQ(codebook_size=32, width=8, revive_after=revive_after)
     stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer)))
     stage.step(batch(images), 0)
-    stage.idle[:] = torch.tensor([0] * 4 + [5] * 28)
+    stage.latents.steps_unused[:] = torch.tensor([0] * 4 + [5] * 28)
     latents = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
-    assert stage._tend_codebook(torch.zeros(2, 16, dtype=torch.int64), latents, 1, alone(2).rows)["dead_codes"] == moved
-    assert stage.idle[4:].max() == (0 if moved else 6)
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    assert stage.latents.after([(tokens, latents)], 1, whole_batch(2).rows)["dead_codes"] == moved
+    assert stage.latents.steps_unused[4:].max() == (0 if moved else 6)
 
 
 def test_a_large_codebook_starts_from_more_images_than_a_batch(images):
@@ -178,7 +180,7 @@ def test_an_implicit_codebook_is_trained_with_perturbation_and_scored(images, tm
         TINY,
         tokenizer=replace(TINY.tokenizer, quantizer=quantizer),
         loop=replace(TINY.loop, steps=25),
-        average=0.8,
+        ema_decay=0.8,
     )
     tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
     rows = MetricsLog(tmp_path).rows()
@@ -198,14 +200,14 @@ def test_a_fixed_codebook_has_its_neighbours_computed_once(images):
     stage = TokenizerStage(config)
     for step in range(8):
         stage.step(batch(images), step)
-    assert stage.table.rebuilt == 1
+    assert stage.latents.table.rebuilt == 1
 
 
 def test_an_idle_implicit_codebook_has_a_remedy_of_its_own(images):
     stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=BSQ(bits=5))))
     x = batch(images)
     stage.step(x, 0)
-    stage.idle[:] = 1000
+    stage.latents.steps_unused[:] = 1000
     with pytest.warns(CodebookWarning, match="raise the quantizer's entropy weight or its diversity"):
         stage.step(x[:1].expand(16, -1, -1, -1).contiguous(), 200)
 
@@ -214,7 +216,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(images):
     stage, x = TokenizerStage(TINY), batch(images)
     stage.step(x, 0)
     before = {name: weight.clone() for name, weight in stage.model.named_parameters()}
-    stage.idle[:] = 1000  # codes that would be placed anew, on latents that are not finite
+    stage.latents.steps_unused[:] = 1000  # codes that would be placed anew, on latents that are not finite
     x[0, 0, 0, 0] = float("nan")
     assert stage.step(x, 1)["skipped"] == 1
     after = dict(stage.model.named_parameters())

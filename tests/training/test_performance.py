@@ -12,31 +12,31 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.layers import Block
 from robustok.losses.discriminator import PatchGAN
 from robustok.tokenizer.encoder import ResidualBlock, ViT, ViTEncoder
+from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage
-from robustok.training.main_training import TokenizerStage
 from robustok.training.objective import Objective
-from robustok.training.post_training import DecoderStage
-from robustok.training.speed import Speed, blocks, without_speed
+from robustok.training.performance import Performance, blocks, without_performance
+from robustok.training.tokenizer_training import TokenizerStage
 
 PLAIN = Objective(perceptual=0.0, adversarial=0.0)
 VIT = ViT(patch=8, latents=4, width=64, depth=2, heads=1)
 
 
-def generator(speed: Speed) -> GeneratorStage:
-    return GeneratorStage(replace(GENERATOR, speed=speed, precision="fp32"))
+def generator(performance: Performance) -> GeneratorStage:
+    return GeneratorStage(replace(GENERATOR, performance=performance, precision="fp32"))
 
 
-def main(speed: Speed) -> TokenizerStage:
+def main(performance: Performance) -> TokenizerStage:
     tokenizer = replace(
         MAIN.tokenizer, encoder=VIT, decoder=VIT, quantizer=replace(MAIN.tokenizer.quantizer, codebook_size=8)
     )
     return TokenizerStage(
-        replace(MAIN, tokenizer=tokenizer, objective=PLAIN, semantic=0.0, speed=speed, precision="fp32")
+        replace(MAIN, tokenizer=tokenizer, objective=PLAIN, semantic=0.0, performance=performance, precision="fp32")
     )
 
 
-def post(speed: Speed) -> DecoderStage:
-    return DecoderStage(replace(POST, objective=PLAIN, speed=speed, precision="fp32"), tokenizer())
+def post(performance: Performance) -> DecoderStage:
+    return DecoderStage(replace(POST, objective=PLAIN, performance=performance, precision="fp32"), tokenizer())
 
 
 def batch(stage: object) -> object:
@@ -51,18 +51,20 @@ def batch(stage: object) -> object:
 
 
 @pytest.mark.parametrize("build", [generator, main, post])
-@pytest.mark.parametrize("speed", [Speed(checkpointing=True), Speed(compile="eager", checkpointing=True)])
+@pytest.mark.parametrize(
+    "performance", [Performance(checkpointing=True), Performance(compile="eager", checkpointing=True)]
+)
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of the compiler looking at what it is given
 @pytest.mark.usefixtures("unchecked")  # the compiler cannot look into checks of annotations
-def test_a_stage_learns_the_same_and_keeps_its_names(build, speed):
-    usual, fast = build(Speed()), build(speed)
+def test_a_stage_learns_the_same_and_keeps_its_names(build, performance):
+    usual, fast = build(Performance()), build(performance)
     for step in range(2):
         one, other = usual.step(batch(usual), step), fast.step(batch(fast), step)
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     saved, also = usual.state_dict(), fast.state_dict()
-    for part in ("update", "average"):
+    for part in ("optimizer", "ema"):
         assert saved[part].keys() == also[part].keys()
-    torch.testing.assert_close(saved["average"]["module"], also["average"]["module"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(saved["ema"]["module"], also["ema"]["module"], rtol=1e-5, atol=1e-6)
     usual.load_state_dict(copy.deepcopy(also))
 
 
@@ -71,7 +73,7 @@ def test_checkpointing_computes_each_block_again_in_backward():
     calls = []
     for block in model.layers:
         block.attention.register_forward_hook(lambda *_: calls.append(1))
-    Speed(checkpointing=True).apply([model])
+    Performance(checkpointing=True).apply([model])
     draw = model.draw(2, generator=torch.Generator())
     loss = model.loss(torch.zeros(2, 16, dtype=torch.long), torch.zeros(2, dtype=torch.long), draw)
     assert len(calls) == 2
@@ -81,7 +83,7 @@ def test_checkpointing_computes_each_block_again_in_backward():
 
 def test_a_copy_of_a_checkpointed_model_has_blocks_of_its_own():
     model = AutoregressiveModel(GENERATOR.generator)
-    Speed(checkpointing=True).apply([model])
+    Performance(checkpointing=True).apply([model])
     other = copy.deepcopy(model)
     tokens, labels = torch.zeros(2, 16, dtype=torch.long), torch.zeros(2, dtype=torch.long)
     before = other(tokens, labels)
@@ -99,21 +101,21 @@ def test_blocks_are_what_a_network_is_a_row_of():
 
 
 def test_a_run_may_be_continued_at_another_speed():
-    fast = replace(GENERATOR, speed=Speed(checkpointing=True, compile="inductor", tf32=True), shard=True)
-    assert without_speed(fast) == without_speed(GENERATOR)
-    assert without_speed(fast)["type"] == "GeneratorTraining"
-    assert "speed" not in without_speed(MAIN)
+    fast = replace(GENERATOR, performance=Performance(checkpointing=True, compile="inductor", tf32=True), shard=True)
+    assert without_performance(fast) == without_performance(GENERATOR)
+    assert without_performance(fast)["type"] == "GeneratorTraining"
+    assert "performance" not in without_performance(MAIN)
 
 
 def test_the_precision_of_products_is_put_back():
     before = torch.get_float32_matmul_precision()
-    with Speed(tf32=True).multiplying():
+    with Performance(tf32=True).tf32_matmul():
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before
 
 
 def test_one_process_keeps_a_sharded_generator_whole():
-    usual, cut = generator(Speed()), GeneratorStage(replace(GENERATOR, precision="fp32", shard=True))
+    usual, cut = generator(Performance()), GeneratorStage(replace(GENERATOR, precision="fp32", shard=True))
     for stage in (usual, cut):
         stage.step(batch(stage), 0)
     for name, weight in cut.averaged().state_dict().items():
@@ -127,6 +129,6 @@ def test_discriminators_are_left_as_they_are():
             MAIN.objective, adversary=replace(MAIN.objective.adversary, discriminator=PatchGAN(width=16))
         ),
     )
-    stage = TokenizerStage(replace(config, speed=Speed(compile="eager"), semantic=0.0))
-    assert stage.loss.opponent.model._compiled_call_impl is None
+    stage = TokenizerStage(replace(config, performance=Performance(compile="eager"), semantic=0.0))
+    assert stage.image_loss.discriminator.model._compiled_call_impl is None
     assert stage.model.encoder._compiled_call_impl is not None

@@ -1,0 +1,99 @@
+"""Samples of a generator that all processes draw together, and that are kept in a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robustok.data.images import short_hash
+from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
+from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.layers import precision as number_format
+from robustok.runtime.checkpoint import write_bytes
+from robustok.runtime.configs import to_plain
+from robustok.runtime.distributed import from_main, gather, rank, world_size
+from robustok.runtime.logging import Progress
+from robustok.runtime.seeding import derive
+from robustok.shapes import Labels
+from robustok.training.optim import Precision, autocast
+
+
+def sample(
+    generator: TokenGenerator | LatentGenerator,
+    labels: Labels,
+    sampling: Sampling | FlowSampling,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Tokens or latents of one image per label; several processes share the work where there is enough of it.
+
+    Raises ValueError for settings of the other kind of generator.
+    """
+    shares = labels.tensor_split(world_size()) if len(labels) >= world_size() else None
+    own, counts = labels, [len(share) for share in shares or ()]
+    if shares is not None:
+        own = shares[rank()]
+    how: dict[str, Any] = {"seed": seed, "first": sum(counts[: rank()]), "progress": progress}
+    match generator, sampling:
+        case TokenGenerator(), Sampling():
+            drawn = sample_tokens(generator, own, sampling, **how)
+        case LatentGenerator(), FlowSampling():
+            drawn = sample_latents(generator, own, sampling, **how)
+        case _:
+            raise ValueError(
+                f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; "
+                "generators of tokens take Sampling, those of latents FlowSampling"
+            )
+    return drawn if shares is None else gather(drawn, counts)
+
+
+def sampled(
+    path: Path,
+    generator: TokenGenerator | LatentGenerator,
+    labels: Labels,
+    sampling: Sampling | FlowSampling,
+    seed: int,
+    *,
+    purpose: str,
+    precision: Precision = "auto",
+    quiet: bool = False,
+) -> Tensor:
+    """Freely sampled tokens or latents, one image per label: drawn once, then read back from the file.
+
+    `purpose` is their stream of random numbers and what they are called on the screen. The file says how they were
+    drawn, and is written anew where they are to be drawn in another way.
+    """
+    with autocast(generator.device, precision):
+        about = {
+            "generator": generator.fingerprint(),
+            "labels": short_hash(labels.cpu().numpy().tobytes()),
+            "sampling": to_plain(sampling),
+            "seed": seed,
+            "purpose": purpose,
+            "precision": number_format(generator),
+        }
+        if not from_main(lambda: _about(path) == about):
+            with Progress(purpose, len(labels), quiet=quiet) as progress:
+                drawn = sample(generator, labels, sampling, derive(seed, purpose), progress.update)
+            name = "latents" if drawn.is_floating_point() else "tokens"
+            data = {name: drawn.cpu().contiguous()}
+            from_main(lambda: write_bytes(path, save(data, {"drawn": json.dumps(about)})))
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(next(iter(file.keys())))
+
+
+def sampled_in(path: Path) -> str:
+    """The number format in which the generator computed what `sampled` left in a file."""
+    return str(_about(path).get("precision", "unknown"))
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """How the samples in a file were drawn; nothing where there is none, or one that does not say."""
+    if not path.exists():
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("drawn", "{}"))

@@ -1,0 +1,276 @@
+"""Stage 1: a tokenizer learns to reconstruct, while latent perturbation disturbs what its decoder sees.
+
+Order within a step (paper, sec. 4.2 and A.2): encode, quantize or draw from the posterior, perturb, decode; take the
+image terms of what was decoded and the codebook, semantic or bottleneck terms of what was not perturbed. With a
+codebook and without one it is the same stage; what differs is in `WithCodebook` and `WithoutCodebook`.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from robustok.backbones.dino import DINOv2
+from robustok.backbones.lite0 import EfficientNetLite0
+from robustok.data.images import ImageSet
+from robustok.data.loading import training_batch
+from robustok.layers import check_float32
+from robustok.runtime.distributed import from_main
+from robustok.runtime.locking import alone_in_its
+from robustok.runtime.seeding import derive
+from robustok.shapes import Images
+from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
+from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
+from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer, TokenizerConfig, as_module
+from robustok.training.calibration import Calibrated, now
+from robustok.training.loop import Loop, Picture, Validation, run
+from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
+from robustok.training.objective import ImageLoss, Objective
+from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast
+from robustok.training.performance import Performance, without_performance
+from robustok.training.phases import Phases
+from robustok.training.pretrained import begin_with_dinov2
+from robustok.training.with_codebook import WithCodebook
+from robustok.training.without_codebook import WithoutCodebook
+
+AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | LatentNoise | LatentMixing
+OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
+OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTraining:
+    """How a tokenizer is trained, one with a codebook or one without: the kind of the perturbation says which."""
+
+    tokenizer: TokenizerConfig | AutoencoderConfig | None = None  # what is trained; None: a tokenizer that is given
+    start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
+    loop: Loop  # how long, and how often to log, save and preview
+    perturbation: AnyPerturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
+    objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
+    codebook: float = 1.0  # with a codebook: weight of the codebook and commitment losses
+    semantic: float = 0.1  # with a codebook: weight of the semantic term; 0 leaves it out
+    semantic_scale: float = 1 / 0.07  # what the cosines of the semantic term are multiplied by, as CLIP starts
+    teacher: EfficientNetLite0 | DINOv2 = field(  # whose features the semantic term compares with
+        default_factory=EfficientNetLite0
+    )
+    semantic_size: int = 224  # side in pixels at which the semantic teacher sees the images
+    mask_ratio_min: float = 0.0  # without: least fraction of patches hidden from the encoder (MAETok 0.4, l-DeTok -0.1)
+    mask_ratio_max: float = 0.0  # largest (MAETok 0.6, l-DeTok 0.7); uniform in each step, below 0 counts as 0
+    statistics_images: int = 10_000  # without: images whose latents' mean and scale become the tokenizer's
+    optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
+    ema_decay: float = 0.9999  # of the weights' moving average, which is what is kept
+    precision: Precision = "auto"  # bf16 where the hardware multiplies it
+    performance: Performance = field(default_factory=Performance)  # how it is computed
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.mask_ratio_min <= self.mask_ratio_max < 1:
+            raise ValueError(
+                "mask_ratio_min and mask_ratio_max are fractions of patches below 1, the first not above the second; "
+                f"not {self.mask_ratio_min} and {self.mask_ratio_max}"
+            )
+        if self.statistics_images < 1:
+            raise ValueError(
+                f"statistics_images is {self.statistics_images}; mean and scale need at least 1, better some thousands"
+            )
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Raises ValueError for settings of a tokenizer of the other kind."""
+        if self.tokenizer is not None and self.has_codebook != isinstance(self.tokenizer, TokenizerConfig):
+            raise ValueError(_other_kind(self.perturbation, type(self.tokenizer).__name__, not self.has_codebook))
+        defaults = type(self).__dataclass_fields__
+        for name in OF_LATENTS if self.has_codebook else OF_A_CODEBOOK:
+            value, made = getattr(self, name), defaults[name]
+            default = made.default_factory() if callable(made.default_factory) else made.default
+            if value and value != default:
+                kind = "without" if self.has_codebook else "with"
+                raise ValueError(f"{name} is of tokenizers {kind} a codebook, which this is not; leave it out")
+
+    @property
+    def has_codebook(self) -> bool:
+        """Whether what is trained has one."""
+        return not isinstance(self.perturbation, LatentNoise | LatentMixing)
+
+
+class TokenizerStage:
+    """The tokenizer, its losses, their optimizers and the weight average.
+
+    A given `tokenizer` is an `nn.Module` of any family, whose `encode` passes gradients on; those of its weights that
+    ask for a gradient change. `observe` the images that will be trained on first, where the objective has a Frechet
+    term, where a batch has few latents for the number of codes, and for `averaged`.
+    """
+
+    def __init__(
+        self,
+        config: TokenizerTraining,
+        device: str | torch.device = "cpu",
+        tokenizer: ContinuousTokenizer | None = None,
+    ):
+        self.config, self.device = config, torch.device(device)
+        steps, seed = config.loop.steps, config.loop.seed
+        torch.manual_seed(derive(seed, "tokenizer weights"))
+        self.model = _model(config, tokenizer)
+        module = as_module(self.model).to(self.device).train()
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.phases = Phases(now(config.perturbation), steps)
+        kind: Any = WithCodebook if config.has_codebook else WithoutCodebook
+        self.latents: WithCodebook | WithoutCodebook = kind(config, self.model, self.phases, self.device)
+        head = [(f"semantic.{name}", weight) for name, weight in self.latents.head.named_parameters()]
+        self.optimizer = Optimizer([*module.named_parameters(), *head], config.optim, steps)
+        self.ema = EMA(module, config.ema_decay)
+        config.performance.apply([part for name, part in module.named_children() if name in ("encoder", "decoder")])
+        self.image_loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
+        self._images: ImageSet | None = None
+
+    def observe(self, images: ImageSet) -> None:
+        """Take what is needed of the images before training starts."""
+        self.image_loss.set_reference(images)
+        self._images = images
+
+    def step(self, batch: Images, step: int) -> dict[str, Tensor]:
+        """One step on images (b 3 h w)."""
+        config, latents = self.config, cast(Any, self.latents)
+        if self.phases.begins(step):  # from now on the decoder learns alone
+            self.phases.begin(self.model, self.ema.module)
+            latents.freeze(self.ema.module, self._images)
+        micro_batches = micro_batches_here(len(batch), config.loop.batch_size, config.optim.micro_batches)
+        rows = own_rows(micro_batches)
+        if step == 0:
+            latents.start(batch, rows, self._images)
+        drawn = latents.draw(rows.of, step)
+        own_draws = {name: draw[rows.own] for name, draw in drawn.items()}
+        accumulation, kept = Accumulation(self.optimizer), []
+        for (images, own), micro in split((batch, own_draws), micro_batches):
+            images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+            encoded = latents.encode(images, own, drawn, micro, step)
+            with autocast(self.device, config.precision):
+                output = self.model.decode(encoded.codes).float()
+            loss, terms = self.image_loss.loss(images, output, self.model.last_layer, step, micro)
+            asked, logged = latents.terms(images, encoded, micro)
+            for name, weight, term in asked:
+                loss, terms[name] = loss + weight * term, term.detach()
+            accumulation.backward(loss, terms | logged, micro)
+            accumulation.add(self.image_loss.discriminator_backward(images, output, step, micro), micro)
+            kept.append(encoded.kept)
+        return accumulation.step(
+            self.phases.step_in_phase(step, self.optimizer),
+            self.ema,
+            as_module(self.model),
+            discriminator_step=partial(self.image_loss.discriminator_step, step),
+            before_ema=partial(latents.after, kept, step, rows),
+        )
+
+    def averaged(self) -> Any:
+        """The averaged tokenizer as it is used."""
+        return self.latents.finished(self.ema.module, self._images)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": as_module(self.model).state_dict(),
+            "latents": self.latents.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "image_loss": self.image_loss.state_dict(),
+            "decoder_only": self.phases.decoder_only,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        as_module(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.image_loss.load_state_dict(state["image_loss"])
+        if state["decoder_only"]:
+            self.phases.hold(self.model)
+        self.latents.load_state_dict(state["latents"])
+
+
+def _model(config: TokenizerTraining, given: ContinuousTokenizer | None) -> ContinuousTokenizer:
+    """A new tokenizer as the config says, or a copy of the one that is given."""
+    match config.tokenizer, given:
+        case TokenizerConfig() | AutoencoderConfig() as new, None:
+            model = Tokenizer(new) if isinstance(new, TokenizerConfig) else Autoencoder(new)
+            if config.start is not None:
+                begin_with_dinov2(model, config.start)
+            return model
+        case None, ContinuousTokenizer():
+            if config.has_codebook != isinstance(given, AnyTokenizer):
+                raise ValueError(_other_kind(config.perturbation, type(given).__name__, not config.has_codebook))
+            check_float32(given)
+            return copy.deepcopy(given)
+    raise ValueError("main training takes a tokenizer or the config of a new one; give one of the two")
+
+
+def _other_kind(perturbation: AnyPerturbation, tokenizer: str, has_codebook: bool) -> str:
+    """What is wrong with perturbing a tokenizer as one of the other kind is."""
+    kind, remedy = ("has a", "Perturbation") if has_codebook else ("has no", "LatentNoise or LatentMixing")
+    return (
+        f"a {tokenizer} {kind} codebook and is not perturbed by {type(perturbation).__name__}; set perturbation to "
+        f"{remedy}"
+    )
+
+
+@alone_in_its("folder")
+def train_tokenizer(
+    config: TokenizerTraining,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    tokenizer: ContinuousTokenizer | None = None,
+    device: str | torch.device = "cpu",
+    check: Callable[[Any, int], Validation] | None = None,
+    check_every: int = 0,
+    quiet: bool = False,
+) -> Any:
+    """Train a tokenizer on images; the averaged weights go to `folder` and are returned.
+
+    It is a new one as the config says, or a copy of the given `tokenizer`, which may be one of `robustok.adapters`. The
+    latents of robustok's own one without a codebook are standardized at the end, by `config.statistics_images` images.
+
+    Beside it, `folder/discriminator` keeps the discriminator for post-training. `check(tokenizer, steps taken)` gives
+    values for the log every `check_every` steps, of the averaged weights. A run that was stopped goes on. Raises
+    ValueError for a tokenizer of another kind than the config's perturbation.
+    """
+    loop = config.loop
+    rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
+    stage = TokenizerStage(config, device, tokenizer)
+    stage.observe(images)
+
+    def batches(step: int) -> Images:
+        return training_batch(images, loop.batch_size, loop.seed, step, rows)
+
+    with config.performance.tf32_matmul():
+        run(
+            stage,
+            batches,
+            loop,
+            Path(folder),
+            name="tokenizer",
+            describe={"stage": without_performance(config), "images": images.describe()}
+            | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
+            preview=lambda done: reconstructions(stage.ema.module, images),
+            check=None if check is None else lambda done: check(stage.averaged(), done),
+            check_every=check_every,
+            model=stage.averaged,
+            quiet=quiet,
+        )
+    trained = stage.averaged()
+    from_main(lambda: trained.save_pretrained(folder))
+    if stage.image_loss.discriminator is not None:
+        from_main(partial(stage.image_loss.discriminator.save, Path(folder) / "discriminator"))
+    return trained
+
+
+@torch.no_grad()
+def reconstructions(tokenizer: Any, images: ImageSet, count: int = 8) -> dict[str, Picture]:
+    """The first images of a set above what the tokenizer makes of them."""
+    real = images.images(torch.arange(min(count, len(images)))).to(tokenizer.device)
+    codes = tokenizer.encode(real)
+    if isinstance(tokenizer, AnyTokenizer):
+        codes = tokenizer.quantize(codes).codes
+    return {"reconstructions": torch.cat([real, tokenizer.decode(codes).clamp(-1, 1)])}
