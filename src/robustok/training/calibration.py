@@ -21,7 +21,8 @@ BLOCK = 250  # images encoded at a time
 class Calibrated:
     """Perturbation in two phases, whose alpha and delta a pilot generator shows once encoder and codebook are frozen.
 
-    As often and as far as its tokens leave the real ones, where each is drawn after real ones.
+    As often and as far as its tokens leave the real ones, where each is drawn after real ones. Those mostly fit their
+    context, replacements fit nothing: where it was tried (docs/studies/main_training/sizing.md), it was far too strong.
     """
 
     beta: float = 1.0  # fraction of the batch's images that are perturbed, 0 to 1
