@@ -53,7 +53,7 @@ def test_what_is_held_is_what_a_trained_stage_holds():
     zeros = torch.zeros(8, dtype=torch.int64)
     stage.step((torch.zeros(8, 16, dtype=torch.int64), zeros), 9)
     weights = sum(w.nbytes for w in stage.model.parameters())
-    moments = sum(t.nbytes for state in stage.optimizer.optimizer.state.values() for t in state.values() if t.ndim)
+    moments = sum(t.nbytes for state in stage.optimizer.adamw.state.values() for t in state.values() if t.ndim)
     average = sum(w.nbytes for w in stage.ema.module.parameters())
     step = count(TRAINING)
     assert step.held == {"trained": 2 * weights + moments, "EMA": average, "discriminator": 0}
@@ -80,15 +80,15 @@ def test_a_decoder_is_trained_alone():
     step = count(recipe("post_robustok-smoke", DECODERS), tokenizer)
     assert step.weights == sum(w.numel() for w in Tokenizer(tokenizer).decoder.parameters())
     with pytest.raises(ValueError, match="a PostTraining without a new model's config cannot be counted"):
-        count(recipe("post_robustok-smoke", DECODERS).post)
+        count(recipe("post_robustok-smoke", DECODERS))
 
 
 STEP = Step(flops=1e12, weights=10**9, discriminator=10**8, frozen=1e9)
 
 
-def run(gpus: int, batch: int = 64, accumulate: int = 1, shard: bool = False):
+def run(gpus: int, batch: int = 64, micro_batches: int = 1, shard: bool = False):
     config = replace(TRAINING, loop=replace(TRAINING.loop, batch_size=batch), shard=shard)
-    config = replace(config, optim=replace(config.optim, micro_batches=accumulate))
+    config = replace(config, optim=replace(config.optim, micro_batches=micro_batches))
     return cost(STEP, config, H100, gpus, 0.5, 50.0)
 
 

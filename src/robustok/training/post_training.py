@@ -7,7 +7,7 @@ from typing import Generic
 
 from robustok.data.images import ImageSet, hold_out
 from robustok.data.latents import LatentCache, encode_latents
-from robustok.data.pairs import make_pairs
+from robustok.data.pairs import Pairs, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.scores.reference import Reference
@@ -93,22 +93,7 @@ def post_train(
             cache = encode(tokenizer, train, folder, progress.update)
 
     def tuned(config: PostTraining, where: Path) -> TrainedDecoder[AnyOne]:
-        count = min(config.pairs, len(train))
-        with (
-            Progress(f"pairs at sigma {config.sigma:g}", count, quiet=quiet) as progress,
-            autocast(generator.device, config.sampling_precision),
-        ):
-            pairs = make_pairs(
-                generator,
-                cache,
-                where / "pairs",
-                sigma=config.sigma,
-                sampling=config.sampling,
-                count=count,
-                seed=seed,
-                mode=config.pair_mode,
-                progress=progress.update,
-            )
+        pairs = _pairs(config, generator, cache, where / "pairs", min(config.pairs, len(train)), quiet)
         return train_decoder(
             config,
             tokenizer,
@@ -126,6 +111,32 @@ def post_train(
     return PostTrainingResult(
         tuned(config, folder), tuned(clean, folder / "control") if control else None, held_out=check
     )
+
+
+def _pairs(
+    config: PostTraining,
+    generator: TokenGenerator | LatentGenerator,
+    cache: TokenCache | LatentCache,
+    folder: Path,
+    count: int,
+    quiet: bool,
+) -> Pairs:
+    """The pairs of a config, made in the precision that it says."""
+    with (
+        Progress(f"pairs at sigma {config.sigma:g}", count, quiet=quiet) as progress,
+        autocast(generator.device, config.sampling_precision),
+    ):
+        return make_pairs(
+            generator,
+            cache,
+            folder,
+            sigma=config.sigma,
+            sampling=config.sampling,
+            count=count,
+            seed=config.loop.seed,
+            mode=config.pair_mode,
+            progress=progress.update,
+        )
 
 
 def encode(
