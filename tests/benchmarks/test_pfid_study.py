@@ -87,8 +87,9 @@ def test_a_left_out_tokenizer_is_predicted_from_the_others():
 
 def test_pearson_of_the_published_rows_is_the_known_one():
     page = pfid_report.published()
-    assert "| pFID | 0.78 (" in page
-    assert "| rFID | 0.64 (" in page
+    rows = [" ".join(line.split()) for line in page.splitlines()]
+    assert any(row.startswith("| pFID | 0.78 (") for row in rows)
+    assert any(row.startswith("| rFID | 0.64 (") for row in rows)
 
 
 def test_what_differs_between_sizes_does_not_count_within_them():

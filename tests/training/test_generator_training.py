@@ -62,5 +62,5 @@ def test_a_cache_of_another_tokenizer_is_refused(tmp_path):
 
 
 def test_order_shares_outside_the_training_are_refused():
-    with pytest.raises(ValueError, match="order_start and order_end are shares of training"):
+    with pytest.raises(ValueError, match="order_start and order_end are fractions of training"):
         GeneratorTraining(generator=GENERATOR.generator, loop=GENERATOR.loop, order_start=0.8, order_end=0.5)

@@ -36,6 +36,6 @@ def test_an_error_of_all_processes_is_told_once(tmp_path: Path):
     words = ("train-tokenizer", "smoke", "--images", "fashion-mnist", "--loop.batch_size", 1, "--out", tmp_path)
     done = torchrun("-m", "robustok", *words)
     assert done.returncode != 0
-    told = "robustok train-tokenizer: a batch of 1 in 1 parts leaves one of 2 processes without any"
+    told = "robustok train-tokenizer: a batch of 1 in 1 micro-batches leaves one of 2 processes without any"
     assert done.stderr.count(told) == done.stderr.count("robustok train-tokenizer") == 1, done.stderr
     assert "exitcode  : 2" in done.stderr

@@ -7,16 +7,13 @@ codebook and without one it is the same stage; what differs is in `WithCodebook`
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from robustok.backbones.dino import DINOv2
-from robustok.backbones.lite0 import EfficientNetLite0
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.layers import check_float32
@@ -25,77 +22,20 @@ from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
 from robustok.shapes import Images
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
-from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
-from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer, TokenizerConfig, as_module
-from robustok.training.calibration import Calibrated, now
-from robustok.training.loop import Loop, Picture, Validation, run
+from robustok.training.calibration import now
+from robustok.training.loop import Picture, Validation, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
-from robustok.training.objective import ImageLoss, Objective
-from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast
-from robustok.training.performance import Performance, without_performance
+from robustok.training.objective import ImageLoss
+from robustok.training.optim import EMA, Accumulation, Optimizer, autocast
+from robustok.training.performance import without_performance
 from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2
+from robustok.training.tokenizer_settings import AnyPerturbation as AnyPerturbation
+from robustok.training.tokenizer_settings import TokenizerTraining as TokenizerTraining
+from robustok.training.tokenizer_settings import other_kind
 from robustok.training.with_codebook import WithCodebook
 from robustok.training.without_codebook import WithoutCodebook
-
-AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | LatentNoise | LatentMixing
-OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
-OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerTraining:
-    """How a tokenizer is trained, one with a codebook or one without: the kind of the perturbation says which."""
-
-    tokenizer: TokenizerConfig | AutoencoderConfig | None = None  # what is trained; None: a tokenizer that is given
-    start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
-    loop: Loop  # how long, and how often to log, save and preview
-    perturbation: AnyPerturbation = field(default_factory=Perturbation)  # what the decoder learns to tolerate
-    objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
-    codebook: float = 1.0  # with a codebook: weight of the codebook and commitment losses
-    semantic: float = 0.1  # with a codebook: weight of the semantic term; 0 leaves it out
-    semantic_scale: float = 1 / 0.07  # what the cosines of the semantic term are multiplied by, as CLIP starts
-    teacher: EfficientNetLite0 | DINOv2 = field(  # whose features the semantic term compares with
-        default_factory=EfficientNetLite0
-    )
-    semantic_size: int = 224  # side in pixels at which the semantic teacher sees the images
-    mask_ratio_min: float = 0.0  # without: least fraction of patches hidden from the encoder (MAETok 0.4, l-DeTok -0.1)
-    mask_ratio_max: float = 0.0  # largest (MAETok 0.6, l-DeTok 0.7); uniform in each step, below 0 counts as 0
-    statistics_images: int = 10_000  # without: images whose latents' mean and scale become the tokenizer's
-    optim: Optim = field(default_factory=lambda: Optim(lr=2.4e-4, warmup=1000))  # of encoder, codebook, decoder
-    ema_decay: float = 0.9999  # of the weights' moving average, which is what is kept
-    precision: Precision = "auto"  # bf16 where the hardware multiplies it
-    performance: Performance = field(default_factory=Performance)  # how it is computed
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.mask_ratio_min <= self.mask_ratio_max < 1:
-            raise ValueError(
-                "mask_ratio_min and mask_ratio_max are fractions of patches below 1, the first not above the second; "
-                f"not {self.mask_ratio_min} and {self.mask_ratio_max}"
-            )
-        if self.statistics_images < 1:
-            raise ValueError(
-                f"statistics_images is {self.statistics_images}; mean and scale need at least 1, better some thousands"
-            )
-        self._check_kind()
-
-    def _check_kind(self) -> None:
-        """Raises ValueError for settings of a tokenizer of the other kind."""
-        if self.tokenizer is not None and self.has_codebook != isinstance(self.tokenizer, TokenizerConfig):
-            raise ValueError(_other_kind(self.perturbation, type(self.tokenizer).__name__, not self.has_codebook))
-        defaults = type(self).__dataclass_fields__
-        for name in OF_LATENTS if self.has_codebook else OF_A_CODEBOOK:
-            value, made = getattr(self, name), defaults[name]
-            default = made.default_factory() if callable(made.default_factory) else made.default
-            if value and value != default:
-                kind = "without" if self.has_codebook else "with"
-                raise ValueError(f"{name} is of tokenizers {kind} a codebook, which this is not; leave it out")
-
-    @property
-    def has_codebook(self) -> bool:
-        """Whether what is trained has one."""
-        return not isinstance(self.perturbation, LatentNoise | LatentMixing)
 
 
 class TokenizerStage:
@@ -200,19 +140,10 @@ def _model(config: TokenizerTraining, given: ContinuousTokenizer | None) -> Cont
             return model
         case None, ContinuousTokenizer():
             if config.has_codebook != isinstance(given, AnyTokenizer):
-                raise ValueError(_other_kind(config.perturbation, type(given).__name__, not config.has_codebook))
+                raise ValueError(other_kind(config.perturbation, type(given).__name__, not config.has_codebook))
             check_float32(given)
             return copy.deepcopy(given)
     raise ValueError("main training takes a tokenizer or the config of a new one; give one of the two")
-
-
-def _other_kind(perturbation: AnyPerturbation, tokenizer: str, has_codebook: bool) -> str:
-    """What is wrong with perturbing a tokenizer as one of the other kind is."""
-    kind, remedy = ("has a", "Perturbation") if has_codebook else ("has no", "LatentNoise or LatentMixing")
-    return (
-        f"a {tokenizer} {kind} codebook and is not perturbed by {type(perturbation).__name__}; set perturbation to "
-        f"{remedy}"
-    )
 
 
 @alone_in_its("folder")

@@ -7,7 +7,7 @@ sec. 4.2 and A.2).
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +43,8 @@ from robustok.training.micro_batch import BatchRows, MicroBatch
 from robustok.training.optim import autocast
 from robustok.training.phases import Phases
 from robustok.training.pretrained import semantic_teacher
+from robustok.training.tokenizer_settings import TokenizerTraining
 from robustok.training.without_codebook import Terms
-
-if TYPE_CHECKING:
-    from robustok.training.tokenizer_training import TokenizerTraining
 
 LATENTS_PER_CODE = (2, 16)  # that k-means starts from, at least and at most
 USED_WITHIN = 100  # steps within which a code was chosen if it counts as used in the log
@@ -67,7 +65,7 @@ class Encoded(NamedTuple):
 class WithCodebook:
     """A tokenizer's codebook in training: its neighbour table, how long codes lie idle, the semantic head."""
 
-    def __init__(self, config: "TokenizerTraining", model: AnyTokenizer, phases: Phases, device: torch.device):
+    def __init__(self, config: TokenizerTraining, model: AnyTokenizer, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         self.perturbation: Perturbation | ReleasedPerturbation = now(config.perturbation)
         if isinstance(self.perturbation, ReleasedPerturbation) and not isinstance(model, Tokenizer):

@@ -6,7 +6,7 @@ Hiding patches is MAETok's (arXiv 2502.03444, without its auxiliary decoders), h
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,7 @@ from robustok.tokenizer.tokenizer import ContinuousTokenizer
 from robustok.training.micro_batch import BatchRows, MicroBatch, micro_batches_of
 from robustok.training.optim import autocast
 from robustok.training.phases import Phases
-
-if TYPE_CHECKING:
-    from robustok.training.tokenizer_training import TokenizerTraining
+from robustok.training.tokenizer_settings import TokenizerTraining
 
 Terms: TypeAlias = tuple[list[tuple[str, float, Scalar]], dict[str, Tensor]]  # (name, weight, loss), and what is logged
 
@@ -50,7 +48,7 @@ class WithoutCodebook:
 
     head: nn.Module = nn.Module()  # no weights but the tokenizer's are trained
 
-    def __init__(self, config: "TokenizerTraining", model: ContinuousTokenizer, phases: Phases, device: torch.device):
+    def __init__(self, config: TokenizerTraining, model: ContinuousTokenizer, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         assert isinstance(config.perturbation, LatentNoise | LatentMixing)
         self.perturbation = config.perturbation
