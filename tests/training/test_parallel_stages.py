@@ -70,4 +70,6 @@ def test_the_cases_do_what_they_are_for(folder):
     assert {"frechet", "semantic", "adversarial_weight", "discriminator"} <= terms[-1].keys()
     assert terms[-1]["adversarial_weight"] > 0
     rebuilt = [read(folder, f"alone{end}, tokenizer, few perturbed")["rebuilt"] for end in ("", " from together")]
-    assert min(rebuilt) >= 2  # in steps in which one of two processes has no perturbed image
+    whole, second_half = rebuilt
+    assert whole >= 3  # in steps in which one of two processes has no perturbed image
+    assert second_half >= 2
