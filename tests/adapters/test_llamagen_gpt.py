@@ -112,13 +112,13 @@ def test_it_learns_what_each_class_looks_like():
     torch.manual_seed(0)
     config = Llama(codebook_size=7, tokens=9, classes=3, width=32, depth=2, heads=2, hidden=64)
     model = LlamaGenGPT(config)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     looks, labels = torch.randint(7, (3, 9)), torch.arange(24) % 3
     first = model.loss(looks[labels], labels, model.draw(len(labels), generator=torch.Generator().manual_seed(0)))
     assert first.item() == pytest.approx(math.log(7))  # the head starts at zero
-    for step in range(60):
+    for step in range(120):
         loss = model.loss(looks[labels], labels, model.draw(len(labels), generator=torch.Generator().manual_seed(step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert torch.equal(sample_tokens(model, torch.arange(3), Sampling(guidance=2.0), seed=0), looks)
+    assert torch.equal(sample_tokens(model, torch.arange(3), Sampling(guidance=2.0, top_k=1), seed=0), looks)

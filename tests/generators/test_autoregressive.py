@@ -149,12 +149,12 @@ def test_it_comes_back_from_its_folder(config, tmp_path):
 def test_it_learns_what_each_class_looks_like(config):
     torch.manual_seed(0)
     model = AutoregressiveModel(replace(config, width=32))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     looks, labels = some_tokens(3, seed=1), torch.arange(24) % 3
-    for step in range(40):
-        share = order_share(step / 40) if config.order == "random" else 0.0
+    for step in range(120):
+        share = order_share(step / 120) if config.order == "random" else 0.0
         loss = model.loss(looks[labels], labels, model.draw(len(labels), order_share=share, generator=seeded(step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert torch.equal(sample_tokens(model, torch.arange(3), Sampling(guidance=2.0), seed=0), looks)
+    assert torch.equal(sample_tokens(model, torch.arange(3), Sampling(guidance=2.0, top_k=1), seed=0), looks)
