@@ -20,7 +20,7 @@ test: lint
 	.venv/bin/python -m pytest
 
 fuzz: .venv/installed
-	.venv/bin/python tests/fuzz/robustok_fuzz.py --seed $(SEED)
+	.venv/bin/python -m tests.fuzz.fuzz --seed $(SEED)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

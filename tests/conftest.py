@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from jaxtyping import config, install_import_hook
 
-import robustok_standin
+from tests import standin
 
 # The numeric tower (PEP 484): an int will do where a float is wanted.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
 install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 config.update("jaxtyping_remove_typechecker_stack", True)
 
-if robustok_standin.SETUP is not None:
-    robustok_standin.setup()  # before the first backward pass, which counts the devices there are
+if standin.SETUP is not None:
+    standin.setup()  # before the first backward pass, which counts the devices there are
 
 _DATA = tempfile.TemporaryDirectory(prefix="robustok")  # else indices of shards would be left in the user's cache
 atexit.register(_DATA.cleanup)

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from robustok_tiny import coarse, generator, images, tokenizer
 
 import robustok
 from robustok.adapters.maskgit import MaskGITVQGAN, MaskGITVQGANConfig
@@ -14,6 +13,7 @@ from robustok.adapters.vqgan import VQGAN
 from robustok.generators.flow import noise_stream
 from robustok.generators.sampling import Sampling, uniforms
 from robustok.runtime.seeding import derive
+from tests.training.tiny import coarse, generator, images, tokenizer
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # annotations would refuse some of it before our own errors do
 

@@ -1,13 +1,10 @@
 """The house: no circle of imports, no file and no function too long, no name that stands for two files."""
 
 import ast
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from test_imports import SOURCE, modules
+from tests.test_imports import SOURCE, modules
 
 LINES, BODY = 400, 80  # of a file; of a function
 
@@ -85,3 +82,17 @@ def test_no_file_is_too_long():
 
 def test_no_function_is_too_long():
     assert {name for name, lines in functions() if lines > BODY} <= LONG_FUNCTIONS
+
+
+def test_tests_lie_where_what_they_test_lies():
+    """tests/a/b/test_c.py is of src/robustok/a/b/c.py, or of the whole folder a/b."""
+    tests = Path(__file__).parent
+    own = {"benchmarks", "fuzz"}
+    for path in tests.rglob("test_*.py"):
+        folder = path.parent.relative_to(tests)
+        assert folder.parts[:1] == () or folder.parts[0] in own or (SOURCE / folder).is_dir(), f"{path}: no such folder"
+    for path in SOURCE.rglob("*.py"):
+        home = tests / path.parent.relative_to(SOURCE)
+        wrong = [other for other in tests.rglob(f"test_{path.stem}.py") if other.parent != home]
+        twins = [other for other in (*SOURCE.rglob(path.name), *SOURCE.rglob(path.stem)) if other != path]
+        assert not wrong or twins or path.stem == "__init__", f"{wrong} should lie in {home}"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustok_parity import stored
 from safetensors.torch import save_file
 
 from robustok.adapters import FAMILIES, model_names, recognised
@@ -19,6 +18,7 @@ from robustok.runtime.checkpoint import read_json, save_model, write_json
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from tests.adapters.parity import stored
 
 SMALL = LlamaGenVQConfig(
     image_size=16, network=VQGAN(channels=(32, 32), blocks=1, latent=32, stem=32), codebook_size=8, remembered=4

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_continuous import Patches
-from robustok_tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST, generator, images, tokenizer
-from test_every_family import MAKE, made
 from torch import Tensor, nn
 
 import robustok
@@ -51,7 +48,10 @@ from robustok.training.objective import Objective
 from robustok.training.post_training import post_train
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 from robustok.training.validation import generator_check, sample_preview, tokenizer_check
-from robustok_standin import OnStandin, needed, setup
+from tests.adapters.test_every_family import MAKE, made
+from tests.standin import OnStandin, needed, setup
+from tests.training.continuous import Patches
+from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST, generator, images, tokenizer
 
 pytestmark = needed
 SHORT = replace(LOOP, steps=4, batch_size=8, log_every=1, save_every=2, preview_every=4)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_parity import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
+from tests.adapters.parity import assert_as_published, grid, published_keys, sequence, weights_file
 
 from robustok.adapters import FAMILIES as KNOWN
 from robustok.adapters import recognised

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import MAIN, POST, coarse, extract, images
+from tests.training.tiny import MAIN, POST, coarse, extract, images
 
 import robustok
 from robustok.adapters import recognised

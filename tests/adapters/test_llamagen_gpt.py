@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from robustok_parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
+from tests.adapters.parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
 
 from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.generators.llama import Llama

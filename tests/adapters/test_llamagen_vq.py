@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from robustok_parity import PARITY, check_there_and_back, published_pixels, published_shapes, shapes_of, stored
+from tests.adapters.parity import PARITY, check_there_and_back, published_pixels, published_shapes, shapes_of, stored
 
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from robustok_parity import assert_as_published, weights_file
+from tests.adapters.parity import assert_as_published, weights_file
 
 from robustok.adapters.maetok_sit import MAETokSiT
 from robustok.generators.flow import FlowSampling, guided_field, integrate

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_parity import weights_file
-from robustok_tiny import GENERATOR, MAIN, POST
+from tests.adapters.parity import weights_file
+from tests.training.tiny import GENERATOR, MAIN, POST
 
 from robustok.adapters.var import VAR
 from robustok.data.images import FashionMNIST

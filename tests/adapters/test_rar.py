@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from robustok_parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
+from tests.adapters.parity import PARITY, check_there_and_back, published_shapes, shapes_of, stored
 from torch import Tensor
 
 from robustok.adapters.rar import RAR

@@ -5,8 +5,8 @@ import argparse
 import pytest
 import torch
 import torch.nn.functional as F
-from robustok_parity import assert_as_published, grid, published_keys, published_pixels, sequence, weights_file
 from safetensors.torch import load_file
+from tests.adapters.parity import assert_as_published, grid, published_keys, published_pixels, sequence, weights_file
 
 from robustok.adapters.robustok_vit import RobusTokViT
 from robustok.shapes import to_pixels

@@ -1,7 +1,7 @@
 """SiT samples, is guided and is trained as its authors do it."""
 
 import torch
-from robustok_parity import assert_as_published, grid, sequence, weights_file
+from tests.adapters.parity import assert_as_published, grid, sequence, weights_file
 
 from robustok.adapters.sit import SiT
 from robustok.generators.flow import FlowSampling, guided_field, integrate

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file
+from tests.adapters.parity import assert_as_published, published_keys, weights_file
 
 from robustok.adapters.titok import TiTok
 from robustok.tokenizer.tokenizer import AnyTokenizer

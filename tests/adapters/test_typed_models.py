@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_every_family import made
+from tests.adapters.test_every_family import made
 
 import robustok
 from robustok.adapters.llamagen_gpt import LlamaGenGPT

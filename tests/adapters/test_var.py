@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from robustok_parity import assert_as_published, published_keys, weights_file
 from safetensors.torch import load_file, save_file
+from tests.adapters.parity import assert_as_published, published_keys, weights_file
 
 from robustok.adapters.var import SAMPLING, VAR, VARConfig
 from robustok.adapters.var_vq import SCALES_256, Codes, VARTokenizer, VARTokenizerConfig

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from robustok_parity import assert_as_published, grid, published_keys, sequence, weights_file
 from safetensors.torch import load_file
+from tests.adapters.parity import assert_as_published, grid, published_keys, sequence, weights_file
 
 from robustok.adapters.var_vq import SCALES_512, Codes, MultiScale, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vqgan import VQGAN

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from robustok_published import INCEPTION, inception_state
+from tests.backbones.published import INCEPTION, inception_state
 from torch import Tensor
 
 from robustok.backbones.inception import KEYS, Inception, InceptionFeatures, resize_like_tensorflow

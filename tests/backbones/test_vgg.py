@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from robustok_published import vgg_state
+from tests.backbones.published import vgg_state
 from torch import Tensor, nn
 
 from robustok.backbones.vgg import CONVS, Vgg16

@@ -1,18 +1,12 @@
 """Correlations against scipy's, and the coverage of their intervals."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from correlation import bootstrap, correlation, pearson, ranks, spearman
 from scipy import stats
 
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from correlation import bootstrap, correlation, pearson, ranks, spearman
 
 
 def test_both_are_scipy_s_with_equal_values_too():

@@ -1,14 +1,10 @@
 """The page of the main-training study, from invented results."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from main_training_arms import QUEUE
 from main_training_page import gain_in_last_fifth, over, reaching, write
 

@@ -1,19 +1,16 @@
 """The study of main training: a tiny one runs to its end, goes on, and shares a generator between equal tokens."""
 
 import json
-import sys
 from pathlib import Path
 
-import pytest
-import torch
-import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import main_training_arms as arms
 import main_training_more as more
 import main_training_scores as scores
 import main_training_study as study
+import pytest
 import study_spaces
+import torch
+import torch.nn.functional as F
 
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.features.extractor import CustomExtractor

@@ -2,17 +2,12 @@
 
 import json
 import math
-import sys
 from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import pfid_report
 import pfid_variants
+import pytest
 from pfid_study import KINDS, Notes, main_training, surface_cells
 
 from robustok.runtime.logging import MetricsLog

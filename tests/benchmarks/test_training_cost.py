@@ -1,16 +1,11 @@
 """The cost of a run: FLOPs against closed forms, bytes against tensors of a stage, times against arithmetic."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import training_cost
+from torch.utils.flop_counter import FlopCounterMode
 from training_cost import BACKWARD, GPUS, HOP, WIRE, Flops, Step, all_reduce, cost, count
 
 from robustok.generators.autoregressive import Autoregressive

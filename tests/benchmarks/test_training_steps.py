@@ -1,13 +1,7 @@
 """The benchmark of training steps: its search for a batch, and its whole path on tiny twins."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import training_steps
 from training_steps import Measured, largest
 

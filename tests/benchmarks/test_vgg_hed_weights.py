@@ -1,14 +1,8 @@
 """The conversion of the embedded VGG-16 weights."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from vgg_hed_weights import converted
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import robustok_shards
 import torch
+from tests.data import some_shards
 
 from robustok.data import TarImages, downloads
 from robustok.data.loading import training_batch
 from robustok.data.user_cache import data_folder
 
-EVERYTHING = torch.arange(robustok_shards.COUNT)
+EVERYTHING = torch.arange(some_shards.COUNT)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -52,7 +52,7 @@ class Handler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """The address of shards, and the folder that they lie in."""
-    robustok_shards.write_tars(tmp_path / "there")
+    some_shards.write_tars(tmp_path / "there")
     monkeypatch.setenv("ROBUSTOK_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr(downloads, "PAUSE", 0.001)
     Handler.asked.clear()
@@ -107,8 +107,8 @@ def test_a_shard_that_changed_is_fetched_again(server):
     address, there = server
     one = address.replace("{000..004}", "000")
     assert len(TarImages(one, 16)) == 6
-    data = robustok_shards.pictures(2)
-    robustok_shards.write_tar(there / "train-000.tar", {"a.png": data[0], "b.png": data[1]})
+    data = some_shards.pictures(2)
+    some_shards.write_tar(there / "train-000.tar", {"a.png": data[0], "b.png": data[1]})
     assert len(TarImages(one, 16)) == 2
     assert len(kept()) == 1
 
@@ -132,7 +132,7 @@ def test_what_may_not_stay_makes_room(server, monkeypatch):
         TarImages(address, 16)
     images, local = TarImages(address, 16, window=1), TarImages(there, 16, window=1)
     assert len(kept()) == 3
-    for step in range(2 * robustok_shards.COUNT // 6):
+    for step in range(2 * some_shards.COUNT // 6):
         assert torch.equal(training_batch(images, 6, 0, step), training_batch(local, 6, 0, step))
         assert len(kept()) <= 3
     assert max(Handler.asked.values()) > 1

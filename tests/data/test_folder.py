@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
-import robustok_shards
 import torch
 from PIL import Image
+from tests.data import some_shards
 
 from robustok.data import ImageFolder
 from robustok.data import folder as folders
@@ -174,7 +174,7 @@ def test_folder_describes_its_files_not_its_place(zoo):
 
 @pytest.fixture
 def folder(tmp_path):
-    return robustok_shards.write_folder(tmp_path / "folder")
+    return some_shards.write_folder(tmp_path / "folder")
 
 
 @pytest.fixture
@@ -191,11 +191,11 @@ def remembering(monkeypatch, tmp_path):
 def test_a_listing_holds_until_a_folder_changes(folder, remembering):
     first = FolderFiles(folder)
     assert (remembering(), FolderFiles(folder).describe(), remembering()) == (1, first.describe(), 1)
-    (folder / "cat" / "new.png").write_bytes(robustok_shards.pictures(1)[0])
+    (folder / "cat" / "new.png").write_bytes(some_shards.pictures(1)[0])
     assert len(FolderFiles(folder)) == len(first) + 1
     assert remembering() == 2
     (folder / "dog" / "sub").mkdir()
-    (folder / "dog" / "sub" / "10.png").write_bytes(robustok_shards.pictures(1)[0])
+    (folder / "dog" / "sub" / "10.png").write_bytes(some_shards.pictures(1)[0])
     assert len(FolderFiles(folder)) == len(first) + 2
     assert remembering() == 3
 
@@ -212,10 +212,10 @@ def test_a_damaged_or_hidden_cache_costs_time_only(folder, remembering, tmp_path
     FolderFiles(folder)
     (kept,) = (tmp_path / "cache" / "listings").glob("*.json")
     kept.write_text("{")
-    assert len(FolderFiles(folder)) == robustok_shards.COUNT
+    assert len(FolderFiles(folder)) == some_shards.COUNT
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("ROBUSTOK_DATA", str(tmp_path / "file"))
-    assert len(FolderFiles(folder)) == robustok_shards.COUNT
+    assert len(FolderFiles(folder)) == some_shards.COUNT
     assert remembering() == 3
 
 
@@ -227,7 +227,7 @@ def test_a_folder_that_just_changed_is_not_remembered(folder, remembering, tmp_p
 
 def test_splits_are_no_classes(tmp_path):
     for split in ("train", "val"):
-        robustok_shards.write_folder(tmp_path / "imagenet" / split)
+        some_shards.write_folder(tmp_path / "imagenet" / split)
     with pytest.raises(
         ValueError, match="imagenet holds the splits train, val, not classes; give one of them: .*train"
     ):
@@ -240,7 +240,7 @@ SYNSETS = ("n02", "n01", "n02", "n03")
 @pytest.fixture
 def validation(tmp_path):
     """A flat folder as ImageNet's validation images."""
-    for number, data in enumerate(robustok_shards.pictures(4)):
+    for number, data in enumerate(some_shards.pictures(4)):
         path = tmp_path / "val" / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
@@ -289,9 +289,9 @@ def test_a_file_of_classes_that_does_not_fit_says_how(validation, folder):
 def test_a_link_to_nowhere_is_a_broken_image(folder):
     os.symlink(folder / "nowhere.png", folder / "cat" / "link.png")
     with pytest.raises(ValueError, match="cat/link.png in .* cannot be read .No such file or directory.; repair or"):
-        ImageFolder(folder, 16, errors="defer").images(torch.arange(robustok_shards.COUNT + 1))
+        ImageFolder(folder, 16, errors="defer").images(torch.arange(some_shards.COUNT + 1))
     with pytest.warns(UserWarning, match="1 of 31 images in .* cannot be read: cat/link.png .No such file"):
-        assert len(ImageFolder(folder, 16)) == robustok_shards.COUNT
+        assert len(ImageFolder(folder, 16)) == some_shards.COUNT
 
 
 @pytest.mark.parametrize("size", ["16", None, 1.5, float("nan"), 0, -1])

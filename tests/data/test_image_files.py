@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 import pytest
-import robustok_shards
 import torch
 from PIL import Image
+from tests.data import some_shards
 
 from robustok.data import ImageFolder, TarImages
 from robustok.data.decoding import center_crop, read
@@ -16,13 +16,13 @@ from robustok.data.images import DRAWS
 from robustok.data.tars import TarFiles
 from robustok.shapes import to_pixels
 
-EVERYTHING = torch.arange(robustok_shards.COUNT)
+EVERYTHING = torch.arange(some_shards.COUNT)
 
 
 @pytest.fixture
 def damaged(tmp_path):
     """The folder of three classes with two broken images of the first one, one after the other."""
-    folder = robustok_shards.write_folder(tmp_path / "folder")
+    folder = some_shards.write_folder(tmp_path / "folder")
     for number in (3, 4):
         path = folder / "cat" / f"{number:02d}.png"
         path.write_bytes(path.read_bytes()[:300])
@@ -61,8 +61,8 @@ def test_the_last_of_a_class_is_replaced_by_the_first_and_none_by_none(damaged):
 
 
 def test_a_broken_image_of_a_shard_is_named_with_its_shard(tmp_path):
-    data = robustok_shards.pictures(3)
-    robustok_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1][:300], "2.png": data[2]})
+    data = some_shards.pictures(3)
+    some_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1][:300], "2.png": data[2]})
     images = TarImages(tmp_path / "a.tar", 16)
     with pytest.raises(
         ValueError, match="1.png of a.tar in .* cannot be read .*; repair or remove it, or pass errors="
@@ -77,8 +77,8 @@ def test_a_broken_image_of_a_shard_is_named_with_its_shard(tmp_path):
 
 def test_a_shard_that_was_cut_short_is_no_broken_image(tmp_path):
     """Cut after it was opened: its images are not left out in silence, one by one."""
-    data = robustok_shards.pictures(2)
-    path = robustok_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1]})
+    data = some_shards.pictures(2)
+    path = some_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1]})
     files = TarFiles(path)
     os.truncate(path, 2000)
     with pytest.raises(ValueError, match=r"a.tar was cut short: [01].png ends beyond it; fetch it again"):
@@ -103,9 +103,9 @@ def test_large_jpegs_are_decoded_at_a_fraction_on_request(tmp_path):
 
 
 def test_every_image_of_a_batch_is_its_own_crop(tmp_path):
-    folder = robustok_shards.write_folder(tmp_path / "folder")
+    folder = some_shards.write_folder(tmp_path / "folder")
     batch = to_pixels(ImageFolder(folder, 16, workers=3).images(EVERYTHING))
-    for number, data in enumerate(robustok_shards.pictures()):
+    for number, data in enumerate(some_shards.pictures()):
         assert np.array_equal(batch[number].permute(1, 2, 0).numpy(), center_crop(read(io.BytesIO(data)), 16))
 
 
@@ -118,4 +118,4 @@ def test_threads_are_the_cores_of_this_process_shared_with_those_beside_it(tmp_p
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert cores() == 1
     with pytest.raises(ValueError, match="workers is 0; ask for 1 thread or more"):
-        ImageFolder(robustok_shards.write_folder(tmp_path), 16, workers=0)
+        ImageFolder(some_shards.write_folder(tmp_path), 16, workers=0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from robustok_continuous import Patches
+from tests.training.continuous import Patches
 
 from robustok.data.images import FashionMNIST
 from robustok.data.latents import LatentCache, encode_latents

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_continuous import Patches
+from tests.training.continuous import Patches
 from torch import Tensor
 
 from robustok.data.images import FashionMNIST

@@ -4,8 +4,8 @@ import os
 import shutil
 
 import pytest
-import robustok_shards
 import torch
+from tests.data import some_shards
 
 from robustok.data import ImageFolder, open_images
 from robustok.data.file_names import matches
@@ -13,7 +13,7 @@ from robustok.data.folder import FolderFiles
 from robustok.data.tables import ArrowFiles, ParquetFiles
 from robustok.data.tars import TarFiles
 
-DATA = robustok_shards.pictures(4)
+DATA = some_shards.pictures(4)
 
 
 def zoo(folder):
@@ -24,7 +24,7 @@ def zoo(folder):
 
 
 def shard(path, count=1):
-    return robustok_shards.write_tar(path, {f"{i}.png": DATA[i] for i in range(count)})
+    return some_shards.write_tar(path, {f"{i}.png": DATA[i] for i in range(count)})
 
 
 def table(path, columns=None):
@@ -152,7 +152,7 @@ def test_names_that_are_no_text(tmp_path):
     with open(folder + b"/\xff.png", "wb") as file:
         file.write(DATA[0])
     assert len(ImageFolder(os.fsdecode(folder), 16).describe()["hash"]) == 16
-    shard = robustok_shards.write_tar(tmp_path / "a.tar", {"caf\udce9/\udcff.png": DATA[0], "b/0.png": DATA[1]})
+    shard = some_shards.write_tar(tmp_path / "a.tar", {"caf\udce9/\udcff.png": DATA[0], "b/0.png": DATA[1]})
     for _ in range(2):  # and again from the index that was kept
         assert TarFiles(shard).classes == ("b", "caf\udce9")
         assert len(TarFiles(shard).describe()["hash"]) == 16

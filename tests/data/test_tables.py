@@ -3,8 +3,8 @@
 import json
 
 import pytest
-import robustok_shards
 import torch
+from tests.data import some_shards
 
 from robustok.data import HubImages, ParquetImages, open_images, tables
 from robustok.data.folder import FolderFiles
@@ -15,7 +15,7 @@ from robustok.data.tars import TarFiles
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-EVERYTHING = torch.arange(robustok_shards.COUNT)
+EVERYTHING = torch.arange(some_shards.COUNT)
 
 
 def written(folder, columns, name="train-00000-of-00001.parquet", **how):
@@ -25,7 +25,7 @@ def written(folder, columns, name="train-00000-of-00001.parquet", **how):
 
 
 def test_row_groups_are_read_once_an_epoch(tmp_path, monkeypatch):
-    folder, read = robustok_shards.write_parquet(tmp_path / "set"), []
+    folder, read = some_shards.write_parquet(tmp_path / "set"), []
     own = ParquetFiles._load
     monkeypatch.setattr(ParquetFiles, "_load", lambda files, number: read.append(number) or own(files, number))
     images = ParquetImages(folder, 16, window=2, workers=4)
@@ -40,13 +40,13 @@ def test_row_groups_are_read_once_an_epoch(tmp_path, monkeypatch):
 
 
 def test_labels_are_numbers_or_names_or_none(tmp_path):
-    data = robustok_shards.pictures(3)
+    data = some_shards.pictures(3)
     folder = written(tmp_path / "a", {"jpg": data, "label": ["dog", "cat", "dog"], "fine": [4, 0, 2]})
     assert (ParquetFiles(folder).classes, ParquetFiles(folder).labels.tolist()) == (("cat", "dog"), [1, 0, 1])
     with pytest.warns(UserWarning, match="labels of 'fine' in .* go up to 4, but no image has 1, 3: these are classes"):
         assert ParquetFiles(folder, labels="fine").labels.tolist() == [4, 0, 2]
     assert ParquetFiles(folder, labels="none").labels.tolist() == [0, 0, 0]
-    assert ParquetFiles(robustok_shards.write_parquet(tmp_path / "b")).classes == robustok_shards.CLASSES
+    assert ParquetFiles(some_shards.write_parquet(tmp_path / "b")).classes == some_shards.CLASSES
     with pytest.raises(ValueError, match="has no column 'coarse'; choose labels from jpg, label, fine, or 'none'"):
         ParquetFiles(folder, labels="coarse")
     hidden = written(tmp_path / "c", {"image": data, "label": [-1, -1, 2]})
@@ -61,14 +61,14 @@ def test_paths_instead_of_images_are_an_error_that_says_why(tmp_path):
     with pytest.raises(ValueError, match="row 1 of .* is a path, /gone/1.png, not an image: .*embed_table_storage"):
         ParquetImages(folder, 16).images(torch.tensor([1]))
     there = tmp_path / "0.png"
-    there.write_bytes(robustok_shards.pictures(1)[0])
+    there.write_bytes(some_shards.pictures(1)[0])
     cells = [{"bytes": None, "path": str(there)}]
     folder = written(tmp_path / "b", {"image": pa.array(cells, kind), "label": [0]})
     assert ParquetImages(folder, 16).images(torch.tensor([0])).shape == (1, 3, 16, 16)
 
 
 def test_parquet_that_cannot_be_trained_on_is_refused(tmp_path, monkeypatch):
-    data = robustok_shards.pictures(4)
+    data = some_shards.pictures(4)
     folder = written(tmp_path / "set", {"image": data})
     written(folder, {"image": data}, "test-00000-of-00001.parquet")
     with pytest.raises(ValueError, match=r"holds the splits test, train; give a pattern .* '.*/train-\*.parquet'"):
@@ -115,14 +115,14 @@ def saved(tmp_path_factory):
     datasets = pytest.importorskip("datasets")
     root = tmp_path_factory.mktemp("hub")
     features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(robustok_shards.CLASSES))}
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(some_shards.CLASSES))}
     )
-    cells = [{"bytes": data, "path": None} for data in robustok_shards.pictures()]
-    columns = {"image": cells, "label": [robustok_shards.label(i) for i in range(robustok_shards.COUNT)]}
+    cells = [{"bytes": data, "path": None} for data in some_shards.pictures()]
+    columns = {"image": cells, "label": [some_shards.label(i) for i in range(some_shards.COUNT)]}
     dataset = datasets.Dataset.from_dict(columns, features=features)
     dataset.save_to_disk(root / "saved", num_shards=3)
     datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(root / "splits")
-    robustok_shards.write_folder(root / "folder" / "train")
+    some_shards.write_folder(root / "folder" / "train")
     return root
 
 
@@ -130,7 +130,7 @@ def test_a_saved_dataset_is_read_in_place_and_goes_on_with_the_very_next_image(s
     images = HubImages(saved / "saved", 16)
     folder = open_images(saved / "folder" / "train", 16)
     assert torch.equal(images.images(EVERYTHING), folder.images(EVERYTHING))
-    assert (images.classes, images.labels.tolist()) == (robustok_shards.CLASSES, folder.labels.tolist())
+    assert (images.classes, images.labels.tolist()) == (some_shards.CLASSES, folder.labels.tolist())
     straight = torch.cat([training_batch(images, 7, 0, step) for step in range(9)])
     again = [training_batch(HubImages(saved / "saved", 16, workers=2), 7, 0, step) for step in range(6, 9)]
     assert torch.equal(torch.cat(again), straight[42:])
@@ -173,8 +173,8 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
 
 
 def test_the_kind_of_a_set_is_told_by_its_name(saved, tmp_path, monkeypatch):
-    pattern = robustok_shards.write_tars(tmp_path / "tars")
-    robustok_shards.write_parquet(tmp_path / "parquet" / "data")
+    pattern = some_shards.write_tars(tmp_path / "tars")
+    some_shards.write_parquet(tmp_path / "parquet" / "data")
     sets = {
         TarFiles: (pattern, str(tmp_path / "tars"), str(tmp_path / "tars" / "*.tar")),
         ParquetFiles: (str(tmp_path / "parquet"), str(tmp_path / "parquet" / "data" / "train-*.parquet")),
@@ -184,7 +184,7 @@ def test_the_kind_of_a_set_is_told_by_its_name(saved, tmp_path, monkeypatch):
     for kind, names in sets.items():
         for name in names:
             images = open_images(name, 16)
-            assert (type(images.source), len(images), len(images.classes)) == (kind, robustok_shards.COUNT, 3)
+            assert (type(images.source), len(images), len(images.classes)) == (kind, some_shards.COUNT, 3)
     assert open_images(saved / "folder" / "train", 16).errors == "skip"
     monkeypatch.setattr("robustok.data.sources.CHECKED", 10)
     assert open_images(saved / "folder" / "train", 16).errors == "defer"
@@ -194,7 +194,7 @@ def test_the_kind_of_a_set_is_told_by_its_name(saved, tmp_path, monkeypatch):
 
 
 def test_columns_as_others_write_them(tmp_path):
-    data = robustok_shards.pictures(4)
+    data = some_shards.pictures(4)
     numbers = [1.0, 0.0, 10.0, 2.0]
 
     def read(**columns):
@@ -222,7 +222,7 @@ def test_columns_as_others_write_them(tmp_path):
 
 
 def test_columns_that_may_mean_several_things_are_asked_about(tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
 
     def refused(match, **columns):
         with pytest.raises(ValueError, match=match):
@@ -262,7 +262,7 @@ def declared(path, data, labels, names):
 
 
 def test_declared_classes_are_held_to(tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
     with pytest.raises(
         ValueError, match="label of row 1 in 'label' in .* is 2, which is none of its 2 classes cat, dog"
     ):
@@ -284,14 +284,14 @@ def test_declared_classes_are_held_to(tmp_path):
     "told", ["no JSON", "[]", '{"info": 3}', '{"info": {"features": {"image": [3], "label": [4]}}}']
 )
 def test_what_datasets_wrote_may_be_damaged(told, tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
     table = pa.table({"image": data, "label": [1, 0]}).replace_schema_metadata({"huggingface": told})
     pq.write_table(table, tmp_path / "a.parquet")
     assert ParquetFiles(tmp_path / "a.parquet").labels.tolist() == [1, 0]
 
 
 def test_files_of_one_set_may_store_numbers_in_several_ways(tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
     for number, kind in enumerate((pa.int8(), pa.float32(), pa.string())):
         labels = pa.array([0, 1], pa.int8()).cast(kind)
         written(tmp_path / "set", {"image": data, "label": labels}, f"{number}.parquet")
@@ -299,7 +299,7 @@ def test_files_of_one_set_may_store_numbers_in_several_ways(tmp_path):
 
 
 def test_an_empty_cell_is_a_broken_image(tmp_path):
-    data = robustok_shards.pictures(3)
+    data = some_shards.pictures(3)
     folder = written(tmp_path / "set", {"image": [data[0], None, data[2]], "label": [0, 0, 1]})
     with pytest.raises(
         ValueError, match=r"row 1 in .* cannot be read .the cell is empty.; repair or remove it, or pass"
@@ -312,7 +312,7 @@ def test_an_empty_cell_is_a_broken_image(tmp_path):
 
 
 def test_columns_of_one_name_are_refused(tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
     columns = [pa.array(data), pa.array([0, 1]), pa.array([1, 0])]
     pq.write_table(pa.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="a.parquet has 2 columns called 'label'; rename or drop some"):

@@ -6,9 +6,9 @@ import tarfile
 
 import numpy as np
 import pytest
-import robustok_shards
 import torch
 from PIL import Image
+from tests.data import some_shards
 
 from robustok.cli import main
 from robustok.data import ImageFolder, TarImages, tars
@@ -76,31 +76,29 @@ def test_what_cannot_be_read_is_refused(pictures):
 
 
 def test_labels_are_found_where_samples_tell_them(tmp_path):
-    data = robustok_shards.pictures(4)
-    pattern = robustok_shards.write_tars(tmp_path / "full")
+    data = some_shards.pictures(4)
+    pattern = some_shards.write_tars(tmp_path / "full")
     by_field = {labels: TarFiles(pattern, labels=labels) for labels in (None, "cls", "json:label", "json:name", "none")}
-    numbers = [robustok_shards.label(i) for i in range(robustok_shards.COUNT)]
+    numbers = [some_shards.label(i) for i in range(some_shards.COUNT)]
     for labels in (None, "cls", "json:label"):
         assert (by_field[labels].labels.tolist(), by_field[labels].classes) == (numbers, ("0", "1", "2"))
-    assert by_field["json:name"].classes == robustok_shards.CLASSES
+    assert by_field["json:name"].classes == some_shards.CLASSES
     assert by_field["none"].classes == ("images",)
-    folders = robustok_shards.write_tar(
+    folders = some_shards.write_tar(
         tmp_path / "f.tar", dict(zip(("b/0.png", "a/1.png", "b/2.png"), data, strict=False))
     )
     assert (TarFiles(folders).classes, TarFiles(folders).labels.tolist()) == (("a", "b"), [1, 0, 1])
     names = ("n02_1.png", "n00000002_1.png", "n00000001_7.png")
-    synsets = robustok_shards.write_tar(tmp_path / "s.tar", dict(zip(names[1:], data, strict=False)))
+    synsets = some_shards.write_tar(tmp_path / "s.tar", dict(zip(names[1:], data, strict=False)))
     assert (TarFiles(synsets).classes, TarFiles(synsets).labels.tolist()) == (("n00000001", "n00000002"), [1, 0])
     with pytest.raises(ValueError, match="label 'synset' is missing for 1 of 2 images, first for n02_1.png of t.tar"):
-        TarFiles(
-            robustok_shards.write_tar(tmp_path / "t.tar", dict(zip(names[:2], data, strict=False))), labels="synset"
-        )
+        TarFiles(some_shards.write_tar(tmp_path / "t.tar", dict(zip(names[:2], data, strict=False))), labels="synset")
 
 
 def test_labels_that_are_not_there_are_asked_for_by_what_is(tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
     members = {"0.png": data[0], "0.json": b'{"class_name": "cat", "width": 3}', "1.png": data[1], "1.json": b"{}"}
-    shard = robustok_shards.write_tar(tmp_path / "a.tar", members)
+    shard = some_shards.write_tar(tmp_path / "a.tar", members)
     assert TarFiles(shard).classes == ("images",)
     with pytest.raises(ValueError, match="'json:class_name' is missing for 1 of 2 images, first for 1.png of a.tar; s"):
         TarFiles(shard, labels="json:class_name")
@@ -110,13 +108,13 @@ def test_labels_that_are_not_there_are_asked_for_by_what_is(tmp_path):
         TarFiles(shard, labels="cls")
     two = {"0.jpg": data[0], "0.seg.png": data[1], "0.cls": b"1"}
     with pytest.raises(ValueError, match="a sample is one image, but 0 has 0.jpg, 0.seg.png; keep one of them, or"):
-        TarFiles(robustok_shards.write_tar(tmp_path / "b.tar", two))
+        TarFiles(some_shards.write_tar(tmp_path / "b.tar", two))
 
 
 @pytest.mark.parametrize("end", ["in a header", "in an image", "between members"])
 def test_a_tar_that_ends_early_is_one_clear_error(end, tmp_path):
-    data = robustok_shards.pictures(3)
-    whole = robustok_shards.write_tar(tmp_path / "whole.tar", {f"{n}.png": part for n, part in enumerate(data)})
+    data = some_shards.pictures(3)
+    whole = some_shards.write_tar(tmp_path / "whole.tar", {f"{n}.png": part for n, part in enumerate(data)})
     with tarfile.open(whole) as tar:
         last = tar.getmembers()[2]
     places = {"in a header": last.offset + 100, "in an image": last.offset_data + 100, "between members": last.offset}
@@ -128,8 +126,8 @@ def test_a_tar_that_ends_early_is_one_clear_error(end, tmp_path):
 
 
 def test_a_damaged_tar_is_not_read_in_part(tmp_path):
-    data = robustok_shards.pictures(3)
-    path = robustok_shards.write_tar(tmp_path / "a.tar", {f"{n}.png": part for n, part in enumerate(data)})
+    data = some_shards.pictures(3)
+    path = some_shards.write_tar(tmp_path / "a.tar", {f"{n}.png": part for n, part in enumerate(data)})
     with tarfile.open(path) as tar:
         place = tar.getmembers()[1].offset
     whole = bytearray(path.read_bytes())
@@ -140,14 +138,14 @@ def test_a_damaged_tar_is_not_read_in_part(tmp_path):
 
 
 def test_what_a_tar_without_images_holds_is_told(tmp_path):
-    path = robustok_shards.write_tar(tmp_path / "train.tar", {"n01.tar": b"", "n02.tar": b"", "README": b""})
+    path = some_shards.write_tar(tmp_path / "train.tar", {"n01.tar": b"", "n02.tar": b"", "README": b""})
     with pytest.raises(ValueError, match=r"no image found in .*train.tar; wanted .*; found .tar, README"):
         TarFiles(path)
 
 
 def test_a_shard_that_shrinks_while_it_is_used_is_an_error(tmp_path):
-    data = robustok_shards.pictures(2)
-    path = robustok_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1]})
+    data = some_shards.pictures(2)
+    path = some_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1]})
     images = TarImages(path, 16)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match="a.tar was cut short: 1.png ends beyond it; fetch it again"):
@@ -157,12 +155,12 @@ def test_a_shard_that_shrinks_while_it_is_used_is_an_error(tmp_path):
 def test_the_index_is_read_once_and_again_when_a_shard_changes(tmp_path, monkeypatch):
     read, own = [], tars._read
     monkeypatch.setattr(tars, "_read", lambda shard, called: read.append(called) or own(shard, called))
-    pattern = robustok_shards.write_tars(tmp_path)
+    pattern = some_shards.write_tars(tmp_path)
     first = TarFiles(pattern)
     again = TarFiles(pattern)
     assert (len(read), again.describe(), again.labels.tolist()) == (5, first.describe(), first.labels.tolist())
-    data = robustok_shards.pictures(1)[0]
-    robustok_shards.write_tar(tmp_path / "train-001.tar", {"new.png": data, "new.cls": b"2"})
+    data = some_shards.pictures(1)[0]
+    some_shards.write_tar(tmp_path / "train-001.tar", {"new.png": data, "new.cls": b"2"})
     assert len(TarFiles(pattern)) == 25
     assert len(read) == 6
 
@@ -174,13 +172,13 @@ def test_patterns_are_those_of_a_shell():
 
 
 def test_numbers_in_samples_are_labels_however_they_are_written(tmp_path):
-    data = robustok_shards.pictures(3)
+    data = some_shards.pictures(3)
 
     def read(told, suffix, labels=None):
         members = {}
         for number, (image, value) in enumerate(zip(data, told, strict=True)):
             members |= {f"{number}.png": image, f"{number}{suffix}": value}
-        return TarFiles(robustok_shards.write_tar(tmp_path / "a.tar", members), labels=labels)
+        return TarFiles(some_shards.write_tar(tmp_path / "a.tar", members), labels=labels)
 
     assert read((b"1\n", b"0", b"2 "), ".cls").labels.tolist() == [1, 0, 2]
     assert read([json.dumps({"label": value}).encode() for value in (1.0, 0, "2")], ".json").labels.tolist() == [
@@ -202,14 +200,14 @@ def test_numbers_in_samples_are_labels_however_they_are_written(tmp_path):
 
 
 def test_the_folder_an_image_lies_in_tells_its_class_on_request(tmp_path):
-    members = dict(zip(("a/x/0.png", "b/y/1.png", "b/x/2.png"), robustok_shards.pictures(3), strict=True))
-    shard = robustok_shards.write_tar(tmp_path / "a.tar", members)
+    members = dict(zip(("a/x/0.png", "b/y/1.png", "b/x/2.png"), some_shards.pictures(3), strict=True))
+    shard = some_shards.write_tar(tmp_path / "a.tar", members)
     assert TarFiles(shard, labels="folder").classes == ("x", "y")
     assert TarFiles(shard).classes == ("a", "b")
 
 
 def test_a_class_may_be_filled_in_another_shard(tmp_path):
-    data = robustok_shards.pictures(2)
+    data = some_shards.pictures(2)
     for number, (full, empty) in enumerate((("cat", "dog"), ("dog", "cat"))):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
             folder = tarfile.TarInfo(empty)

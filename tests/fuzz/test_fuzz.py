@@ -1,8 +1,8 @@
 """A tenth of `make fuzz`: no random command line and no damaged file ends in a traceback, hangs or eats memory."""
 
 import pytest
-from robustok_fuzz import Case as FuzzCase
-from robustok_fuzz import attempt, search
+from tests.fuzz.fuzz import Case as FuzzCase
+from tests.fuzz.fuzz import attempt, search
 
 
 def test_command_lines_and_damaged_files(unchecked: None, capsys: pytest.CaptureFixture[str]):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from robustok_mixture import MIXTURE, Mixture, MixtureGenerator
+from tests.generators.mixture import MIXTURE, Mixture, MixtureGenerator
 from torch import Generator, Tensor
 
 from robustok.generators import flow

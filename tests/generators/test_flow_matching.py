@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from robustok_mixture import MIXTURE
+from tests.generators.mixture import MIXTURE
 from torch import Generator, Tensor
 
 from robustok.generators.flow_matching import (

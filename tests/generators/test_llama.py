@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustok_tiny import GENERATOR, cache
+from tests.training.tiny import GENERATOR, cache
 
 import robustok
 from robustok.adapters.llamagen_gpt import LlamaGenGPT

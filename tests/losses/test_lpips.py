@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from robustok_published import vgg_state
+from tests.backbones.published import vgg_state
 from torch import Tensor, nn
 
 from robustok.backbones.vgg import CONVS, VggFeatures

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from robustok_continuous import Patches
-from robustok_tiny import generator, tokenizer
+from tests.training.continuous import Patches
+from tests.training.tiny import generator, tokenizer
 
 from robustok import presets
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel

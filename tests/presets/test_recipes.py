@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_parity import PARITY, published_shapes
-from robustok_tiny import cache as tiny_tokens
-from robustok_tiny import images
+from tests.adapters.parity import PARITY, published_shapes
+from tests.training.tiny import cache as tiny_tokens
+from tests.training.tiny import images
 
 from robustok.adapters.robustok_vit import RobusTokConfig, RobusTokViT
 from robustok.backbones.dino import DINOv2

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_run import make_run
+from tests.report.synthetic_run import make_run
 
 
 @pytest.fixture(scope="session")

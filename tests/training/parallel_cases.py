@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, POST, TWO_PHASES, images, tokenizer
+from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, POST, TWO_PHASES, images, tokenizer
 from torch import Tensor, nn
 
 from robustok.backbones.lite import POOLED

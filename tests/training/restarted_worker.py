@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from robustok_tiny import run_generator
+from tests.training.tiny import run_generator
 
 from robustok.runtime.distributed import processes, rank
 from robustok.training.generator_training import GeneratorStage

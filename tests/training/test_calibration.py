@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_tiny import LOOP, MAIN, generator, images, tokenizer
+from tests.training.tiny import LOOP, MAIN, generator, images, tokenizer
 
 from robustok.analysis.departures import departures
 from robustok.data.loading import training_batch

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_continuous import Patches
-from robustok_tiny import POST, generator, held_out, images, pairs, tokenizer
+from tests.training.continuous import Patches
+from tests.training.tiny import POST, generator, held_out, images, pairs, tokenizer
 from torch import Tensor, nn
 
 import robustok

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import robustok_tiny
 import torch
-from robustok_tiny import AUTOENCODER, GENERATOR, MAIN, OBJECTIVE, POST, STAGES, images, tokenizer
+from tests.training import tiny
+from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, OBJECTIVE, POST, STAGES, images, tokenizer
 from torch import Tensor
 
 from robustok.runtime.locking import TRAINING, alone_in, claim
@@ -94,8 +94,8 @@ def test_images_that_are_all_alike_are_refused_before_the_first_step(
         with pytest.raises(ValueError, match=r"needs images that differ, .* set objective.frechet to 0"):
             built("post").image_loss.set_reference(alike)
         return
-    monkeypatch.setattr(robustok_tiny, name.upper(), config)
-    monkeypatch.setattr(robustok_tiny, "images", lambda: alike)
+    monkeypatch.setattr(tiny, name.upper(), config)
+    monkeypatch.setattr(tiny, "images", lambda: alike)
     with pytest.raises(ValueError, match=r"needs images that differ, .* set objective.frechet to 0"):
         STAGES[name](tmp_path)
     assert not (tmp_path / "run").exists()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_tiny import GENERATOR, cache, images, tokenizer
+from tests.training.tiny import GENERATOR, cache, images, tokenizer
 
 from robustok.data.tokens import encode_tokens
 from robustok.generators.autoregressive import AutoregressiveModel, TrainingDraw

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_continuous import Patches
-from robustok_tiny import GENERATOR, MAIN, POST, cache, extract, generator, images, tokenizer
+from tests.training.continuous import Patches
+from tests.training.tiny import GENERATOR, MAIN, POST, cache, extract, generator, images, tokenizer
 
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from robustok_tiny import generator, held_out, run_autoencoder, run_main, run_post, tokenizer
+from tests.training.tiny import generator, held_out, run_autoencoder, run_main, run_post, tokenizer
 from torch import Tensor, multiprocessing
 from torch.multiprocessing.spawn import start_processes
 

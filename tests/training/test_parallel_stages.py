@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from parallel_cases import CASES, HALF, RESUMED, STEPS, TOGETHER, work
+from tests.training.parallel_cases import CASES, HALF, RESUMED, STEPS, TOGETHER, work
 from torch import multiprocessing
 from torch.multiprocessing.spawn import start_processes
 

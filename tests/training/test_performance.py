@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_tiny import GENERATOR, MAIN, POST, images, tokenizer
+from tests.training.tiny import GENERATOR, MAIN, POST, images, tokenizer
 
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustok_tiny import POST, cache, generator, held_out, images, pairs, run_post, tokenizer
+from tests.training.tiny import POST, cache, generator, held_out, images, pairs, run_post, tokenizer
 
 import robustok
 from robustok.data.images import FashionMNIST, Subset, hold_out

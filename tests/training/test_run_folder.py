@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import LOOP, Constant, Toy, final, rows, same, start, train
-from test_saving import ends_at
+from tests.training.test_loop import LOOP, Constant, Toy, final, rows, same, start, train
+from tests.training.test_saving import ends_at
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 

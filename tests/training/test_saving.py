@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import LOOP, Constant, Toy, at_call, batches, die, final, rows, same, start, train
+from tests.training.test_loop import LOOP, Constant, Toy, at_call, batches, die, final, rows, same, start, train
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import generator
+from tests.training.tiny import generator
 from torch import Tensor
 
 from robustok.generators.sampling import Sampling, sample_tokens

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustok_tiny import STAGES
+from tests.training.tiny import STAGES
 
 from robustok.runtime.checkpoint import load_resume
 from robustok.runtime.logging import MetricsLog

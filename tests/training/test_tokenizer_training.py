@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from robustok_continuous import Patches
-from robustok_tiny import AUTOENCODER, MAIN, tokenizer
+from tests.training.continuous import Patches
+from tests.training.tiny import AUTOENCODER, MAIN, tokenizer
 
 from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation

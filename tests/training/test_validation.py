@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import GENERATOR, LOOP, MAIN, extract, generator, images, tokenizer
-from robustok_tiny import cache as tokens_of
+from tests.training.tiny import GENERATOR, LOOP, MAIN, extract, generator, images, tokenizer
+from tests.training.tiny import cache as tokens_of
 from torch.multiprocessing.spawn import start_processes
 
 from robustok import models

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_tiny import coarse
+from tests.training.tiny import coarse
 
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from robustok_continuous import Patches
-from robustok_tiny import coarse
+from tests.training.continuous import Patches
+from tests.training.tiny import coarse
 
 from robustok import models
 from robustok.data.images import FashionMNIST

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from robustok_scored import Blocks, Noise, shades
+from tests.evaluation.scored import Blocks, Noise, shades
 
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from robustok_published import inception_state
 from safetensors.torch import load_file, save_file
+from tests.backbones.published import inception_state
 from torch import Tensor, nn
 
 from robustok.backbones.dino import hub_names

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from robustok_scored import CODES, Blocks, Grays, Noise, shades
+from tests.evaluation.scored import CODES, Blocks, Grays, Noise, shades
 
 from robustok.evaluation.metrics.pfid import BLOCK
 from robustok.evaluation.scores.difference import check_comparable

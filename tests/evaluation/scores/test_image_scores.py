@@ -2,7 +2,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from robustok_scored import Classes, Noise, shades
+from tests.evaluation.scored import Classes, Noise, shades
 
 from robustok.evaluation.features.spaces.lite import lite0
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from robustok_scored import SIDE, Grays
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.evaluation.scored import SIDE, Grays
 
 from robustok.data.npz import NpzImages
 from robustok.data.sources import open_images

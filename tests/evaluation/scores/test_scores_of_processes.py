@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from robustok_scored import CODES, Blocks, Classes, Grays, Noise, shades
+from tests.evaluation.scored import CODES, Blocks, Classes, Grays, Noise, shades
 from torch import multiprocessing
 from torch.multiprocessing.spawn import start_processes
 

@@ -3,7 +3,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from robustok_scored import CODES, SIDE, Blocks, Classes, Grays, Noise, shades
+from tests.evaluation.scored import CODES, SIDE, Blocks, Classes, Grays, Noise, shades
 from torch import nn
 
 from robustok.evaluation.decoding import decoded

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustok_tiny import extract  # features of 48 numbers, whose distances cost nothing
+from tests.training.tiny import extract  # features of 48 numbers, whose distances cost nothing
 
 from robustok.cli import images, main, validation
 from robustok.runtime.checkpoint import read_json

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from robustok_erring import Erring
+from tests.analysis.erring import Erring
 from torch import Tensor
 
 from robustok.analysis.code_usage import code_usage, jensen_shannon, kullback_leibler

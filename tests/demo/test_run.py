@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from robustok_tiny import GENERATOR, MAIN, POST
+from tests.training.tiny import GENERATOR, MAIN, POST
 
 from robustok.backbones.vgg_hed import VGGHED
 from robustok.demo.ablation import run_ablation

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_continuous import Patches
-from robustok_tiny import GENERATOR, LOOP, POST, cache, extract, generator, held_out, images, tokenizer
+from tests.training.continuous import Patches
+from tests.training.tiny import GENERATOR, LOOP, POST, cache, extract, generator, held_out, images, tokenizer
 
 from robustok import api
 from robustok.adapters.sit import SiT

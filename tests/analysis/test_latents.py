@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from robustok_erring import Patches, Templates
+from tests.analysis.erring import Patches, Templates
 from torch import Tensor
 
 from robustok.analysis import latents

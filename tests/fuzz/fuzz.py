@@ -1,6 +1,6 @@
 """Random command lines and damaged files, and what robustok makes of them: it works, or says in one line what is wrong.
 
-    python tests/fuzz/robustok_fuzz.py [--seed 0] [--commands 2000] [--files 500] [--only commands/17]
+    python -m tests.fuzz.fuzz [--seed 0] [--commands 2000] [--files 500] [--only commands/17]
 
 A case depends on the seed and its number alone. It is a finding if an exception comes through, if a failed command says
 anything but one line, if it takes longer than `SECONDS`, or if memory grows by more than `MEMORY`.
@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-import robustok_world as world
+from tests.fuzz import world
 
 from robustok.cli import TRACEBACK, main
 from robustok.cli.options import LISTING, Command, Configurable, Option, name_of, options_of

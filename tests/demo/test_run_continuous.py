@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from robustok_tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST
+from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST
 
 from robustok import presets
 from robustok.demo.config import Demo

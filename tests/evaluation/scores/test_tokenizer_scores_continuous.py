@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from robustok_scored import Blocks, Grays, Noise, shades
+from tests.evaluation.scored import Blocks, Grays, Noise, shades
 
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, noised

@@ -8,7 +8,7 @@ import pytest
 import torch
 from markupsafe import escape
 from PIL import Image
-from robustok_erring import Erring, Patches, Templates
+from tests.analysis.erring import Erring, Patches, Templates
 from torch import Tensor
 
 from robustok.analysis import imitation

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from robustok_tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, tokenizer
+from tests.training.tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, tokenizer
 
 from robustok.cli.settings import comments
 from robustok.data.loading import training_batch

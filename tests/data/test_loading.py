@@ -5,8 +5,8 @@ import time
 from typing import NamedTuple
 
 import pytest
-import robustok_shards
 import torch
+from tests.data import some_shards
 
 from robustok.data import ImageFolder, ParquetImages, TarImages
 from robustok.data.image_files import ImageFiles
@@ -21,9 +21,9 @@ SIZE, BATCH, SEED = 16, 7, 3
 def sets(tmp_path_factory):
     """The same pictures from everywhere, opened anew by each call."""
     root = tmp_path_factory.mktemp("sets")
-    folder = robustok_shards.write_folder(root / "folder")
-    tars = robustok_shards.write_tars(root / "tars")
-    parquet = robustok_shards.write_parquet(root / "parquet")
+    folder = some_shards.write_folder(root / "folder")
+    tars = some_shards.write_tars(root / "tars")
+    parquet = some_shards.write_parquet(root / "parquet")
     return {
         "folder": lambda **how: ImageFolder(folder, SIZE, errors="defer", **how),
         "tars": lambda **how: TarImages(tars, SIZE, **how),
@@ -41,7 +41,7 @@ def epoch(images: ImageFiles, first: int, last: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_stopped_goes_on_with_the_very_next_image(kind, sets):
-    steps = 2 * (robustok_shards.COUNT // BATCH) + 1  # into the third epoch
+    steps = 2 * (some_shards.COUNT // BATCH) + 1  # into the third epoch
     straight = epoch(sets[kind](), 0, steps)
     for stop in (1, 2, 6):  # within the first epoch and the second
         again = epoch(sets[kind](workers=3), stop, steps)
@@ -61,21 +61,21 @@ def test_ranks_share_a_batch_without_overlap_and_give_what_one_gives(kind, sets)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_epoch_has_every_image_once_over_all_ranks(kind, sets):
     images, seen = sets[kind](flip=False), []
-    for step in range(robustok_shards.COUNT // 6):
+    for step in range(some_shards.COUNT // 6):
         indices = batch_indices(len(images), 6, SEED, step, images.windows)
         seen += [indices[rank::2] for rank in range(2)]
-    assert sorted(torch.cat(seen).tolist()) == list(range(robustok_shards.COUNT))
+    assert sorted(torch.cat(seen).tolist()) == list(range(some_shards.COUNT))
 
 
 def test_the_same_images_come_from_everywhere(sets):
-    everything = torch.arange(robustok_shards.COUNT)
+    everything = torch.arange(some_shards.COUNT)
     folder, *others = (sets[kind]() for kind in KINDS)
-    assert folder.classes == robustok_shards.CLASSES
+    assert folder.classes == some_shards.CLASSES
     for images in others:
         assert torch.equal(images.images(everything), folder.images(everything))
         assert torch.equal(images.labels, folder.labels)
     assert len({str(images.describe()) for images in (folder, *others)}) == 3  # a window changes no image
-    assert others[-1].classes == robustok_shards.CLASSES
+    assert others[-1].classes == some_shards.CLASSES
 
 
 def test_images_do_not_depend_on_the_number_of_threads(sets):

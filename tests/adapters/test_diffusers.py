@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from robustok_tiny import POST, extract
+from tests.training.tiny import POST, extract
 
 import robustok
 from robustok.adapters.diffusers import generator_of, load_generator, load_tokenizer, tokenizer_of
