@@ -1,9 +1,11 @@
 """From what is told of images to classes and labels: one set of rules, whatever the images come from."""
 
 import math
+import posixpath
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 from unicodedata import normalize
 
@@ -21,9 +23,9 @@ SYNSET = re.compile(r"(n\d{8})_")  # that the names of ImageNet's training image
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def unlabeled(count: int) -> Classes:
+def unlabeled(count: int, name: str = "images") -> Classes:
     """One class for all images, where none is known."""
-    return ("images",), torch.zeros(count, dtype=torch.int64)
+    return (name,), torch.zeros(count, dtype=torch.int64)
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -34,54 +36,62 @@ def ordered(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (one_spelling(name), name))
 
 
-def by_name(names: Sequence[str]) -> Classes:
-    """Each name a class, in their order; numbers are names too, so none between them is missing."""
+def by_name(names: Sequence[str], more: Iterable[str] = ()) -> Classes:
+    """Each name a class, as are `more`, in their order; numbers are names too, so none between them is missing."""
     names = list(map(one_spelling, names))
-    classes = ordered(set(names))
+    classes = ordered({*names, *map(one_spelling, more)})
     number = {name: label for label, name in enumerate(classes)}
     return tuple(classes), torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
-def by_synset(names: Sequence[str]) -> Classes | None:
-    """The classes of images that are all named as ImageNet's training images are, n01440764_18.JPEG, or None."""
-    synsets = [synset_of(name) for name in names]
-    found = [synset for synset in synsets if synset]
-    return by_name(found) if len(found) == len(names) else None
-
-
 def synset_of(name: str) -> str | None:
+    """The synset that the name of one of ImageNet's training images begins with, n01440764_18.JPEG."""
     found = SYNSET.match(name.rpartition("/")[2])
     return found[1] if found else None
 
 
-def by_folder(names: Sequence[str], empty: Sequence[str], place: str) -> Classes:
-    """The classes of an archive's members as of the folder that it was made of: one per folder, or none.
+def by_folder(
+    names: Sequence[str],
+    empty: Sequence[str],
+    place: str,
+    *,
+    archive: bool,
+    complete: bool = True,
+) -> Classes:
+    """The classes of images by their paths: the folders that they lie in, else their synsets, else one.
 
-    What the paths have in common lies above the classes; a single folder is a class by its name. `empty` are folders
-    without images. Raises ValueError where the folder itself would be refused.
+    `empty` are folders without images. What the paths in an `archive` have in common lies above the classes, and a
+    single folder is a class by its name. Raises ValueError for images beside class folders, splits instead of classes,
+    and where all must be `complete`, for a class without images.
     """
-    names, empty = list(map(one_spelling, names)), list(map(one_spelling, empty))
-    above = _common([name.split("/")[:-1] for name in names] + [name.split("/") for name in empty])
-    parts = [name.split("/")[len(above) :] for name in names]
-    loose, filled = [part for part in parts if len(part) == 1], {part[0] for part in parts if len(part) > 1}
+    parents = [one_spelling(name).rpartition("/")[0] for name in names]
+    empty = list(map(one_spelling, empty))
+    above = posixpath.commonpath([*parents, *empty]) if archive else ""
+    below = len(above) + bool(above)
+    kinds = [parent[below:].partition("/")[0] for parent in parents]
+    filled = set(kinds) - {""}
     if not filled:
-        only = above[-1] if above and above[-1].lower() not in SPLITS else "images"
-        return by_synset(names) or ((only,), torch.zeros(len(names), dtype=torch.int64))
-    if loose:
+        synsets, only = list(map(synset_of, names)), above.rpartition("/")[2]
+        found = [synset for synset in synsets if synset]
+        named = only if only and only.lower() not in SPLITS else "images"
+        return by_name(found) if len(found) == len(names) else unlabeled(len(names), named)
+    if "" in kinds:
+        remedy = "put all into class folders or all into one folder, or choose labels 'folder' or 'none'"
         raise ValueError(
-            f"{place} has {len(loose)} images beside the class folders {some(ordered(filled))}; "
-            "put all into class folders or all into one folder, or choose labels 'folder' or 'none'"
+            f"{place} has {kinds.count('')} images beside the class folders {some(ordered(filled))}; "
+            + (remedy if archive else "move them into a class folder, or all images into one folder")
         )
-    bare = {part[0] for part in (name.split("/")[len(above) :] for name in empty) if len(part) == 1}
+    bare = {folder[below:] for folder in empty if "/" not in folder[below:]}
     if {name.lower() for name in filled | bare} <= SPLITS:
+        splits = ordered(filled if archive else filled | bare)
+        remedy = "make an archive of one of them, or choose labels 'folder' or 'none'"
         raise ValueError(
-            f"{place} holds the splits {some(ordered(filled))}, not classes; make an archive of one of them, or choose "
-            "labels 'folder' or 'none'"
+            f"{place} holds the splits {some(splits)}, not classes; "
+            + (remedy if archive else f"give one of them: {Path(place) / splits[0]}")
         )
-    classes = tuple(ordered(filled | bare))
-    number = {name: label for label, name in enumerate(classes)}
-    labels = torch.tensor([number[part[0]] for part in parts], dtype=torch.int64)
-    check_classes(torch.arange(len(classes)), labels, classes, place)
+    classes, labels = by_name(kinds, bare)
+    if complete:
+        check_classes(torch.arange(len(classes)), labels, classes, place)
     return classes, labels
 
 
@@ -178,10 +188,3 @@ def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], plac
             f"no image that can be read in {place} for class {some(empty)}; add images, or remove the class, or choose "
             "labels 'none' where no classes are needed"
         )
-
-
-def _common(paths: Sequence[list[str]]) -> list[str]:
-    """The parts that all paths begin with."""
-    first, last = min(paths), max(paths)
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:same]

@@ -46,7 +46,6 @@ class Columns(NamedTuple):
         twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{place} has {schema.names.count(twice)} columns called {twice!r}; rename or drop some")
-        features = features or _features(schema)
         if label is None:
             label = _called(LABELS, schema.names)
         elif label == "none":
@@ -55,8 +54,12 @@ class Columns(NamedTuple):
             raise ValueError(
                 f"{place} has no column {label!r}; choose labels from {', '.join(schema.names)}, or 'none'"
             )
-        names = _about(features, label).get("names") if label else None
-        return cls(_image_column(schema, place, first, features), label, tuple(names) if names else None)
+        about = {
+            name: entry for name, entry in (features or _features(schema)).items() if isinstance(entry, dict)
+        }  # of the usual kind
+        names = about.get(label, {}).get("names") if label else None
+        declared = [name for name in schema.names if about.get(name, {}).get("_type") == "Image"]
+        return cls(_image_column(schema, place, first, declared), label, tuple(names) if names else None)
 
     def labels(self, told: Sequence[Any], place: str) -> Classes:
         """Classes and labels (count,) of the values of the label column. Raises ValueError where one is missing."""
@@ -76,9 +79,8 @@ class Columns(NamedTuple):
         return classes, labels
 
 
-def _image_column(schema: Any, place: str, first: Callable[[str], list[Any]], features: dict[str, Any]) -> str:
+def _image_column(schema: Any, place: str, first: Callable[[str], list[Any]], declared: list[str]) -> str:
     """The column of images: what is declared so, else what may be; of several the one called so, or that opens."""
-    declared = [name for name in schema.names if _about(features, name).get("_type") == "Image"]
     structs = [field.name for field in schema if _is_struct_of_bytes(field.type)]
     found = declared or structs or [field.name for field in schema if _is_binary(field.type)]
     if not found:
@@ -124,12 +126,6 @@ def _features(schema: Any) -> dict[str, Any]:
         features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return features if isinstance(features, dict) else {}
     return {}
-
-
-def _about(features: dict[str, Any], name: str) -> dict[str, Any]:
-    """The entry of one column; empty where it is none of the usual kind."""
-    about = features.get(name)
-    return about if isinstance(about, dict) else {}
 
 
 def _is_struct_of_bytes(kind: Any) -> bool:

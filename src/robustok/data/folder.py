@@ -8,33 +8,27 @@ does not show, are noticed by a sample of sizes.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import NamedTuple
 
-import torch
-
-from robustok.data.classes import SPLITS, Classes, by_name, by_synset, check_classes, ordered, unlabeled
+from robustok.data.classes import Classes, by_folder, ordered, unlabeled
 from robustok.data.file_names import PACKED, SUFFIXES, is_hidden, some, tell_unread
-from robustok.data.image_files import BrokenFileError
-from robustok.data.images import short_hash
+from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.label_files import told_by
-from robustok.data.order import Windows
 from robustok.data.user_cache import cached_file, keep
 from robustok.runtime.checkpoint import parse_json
+from robustok.runtime.words import reason
 
 REMEMBERED = 20_000  # files from which on a listing is kept
 SAMPLE = 256  # files whose size is compared before a kept listing is believed
 SETTLED = 2_000_000_000  # ns after its last change from which on a folder's time tells the next change
 THREADS = 16  # that list folders at once: on a network, listing is mostly waiting
-# A folder within the root, when it changed last, its images with their sizes, and suffixes of what else it holds.
-Walked: TypeAlias = tuple[str, int, list[tuple[str, int]], list[str]]
 
 
-class FolderFiles:
+class FolderFiles(Files):
     """The image files of a folder, in the order of classes, then names.
 
     Classes are sub-folders, by their names, whole numbers in the order of numbers. Images in one place make one class,
@@ -43,7 +37,7 @@ class FolderFiles:
     empty folders do no harm. Raises ValueError where images or classes are missing.
     """
 
-    windows: Windows | None = None
+    errors = "skip"
 
     def __init__(self, path: str | Path, labels: str | Path | None = None):
         self.path, self.place = Path(path), str(path)
@@ -51,63 +45,54 @@ class FolderFiles:
         tell_unread(self.listing.others, self.place)
         self.classes, self.labels = self._told(labels)
 
-    def __len__(self) -> int:
-        return len(self.listing.names)
-
     def read(self, index: int) -> bytes:
         try:
-            return self.file(index).read_bytes()
+            return (self.path / self.name(index)).read_bytes()
         except OSError as error:  # a link to nowhere, a bad sector
-            raise BrokenFileError(f"{self.name(index)} in {self.place}", error.strerror or str(error)) from error
+            raise BrokenFileError(f"{self.name(index)} in {self.place}", reason(error)) from error
 
     def name(self, index: int) -> str:
         return self.listing.names[index]
 
-    def file(self, index: int) -> Path:
-        """The file of an image."""
-        return self.path / self.listing.names[index]
-
-    def describe(self) -> dict[str, Any]:
+    def listed(self) -> tuple[str, str]:
+        name = Path(os.path.abspath(self.path)).name  # that the user sees, be it that of a link
         entries = zip(self.listing.names, self.listing.sizes, strict=True)
-        listing = "\n".join(f"{name} {size}" for name, size in entries)
-        return {
-            "name": Path(os.path.abspath(self.path)).name,  # the name that the user sees, be it that of a link
-            "count": len(self),
-            "hash": short_hash(os.fsencode(listing)),
-        }
+        return name, "\n".join(f"{file} {size}" for file, size in entries)
 
     def _told(self, labels: str | Path | None) -> Classes:
-        listing = self.listing
+        names = self.listing.names
+        told = by_folder(names, self.listing.empty, self.place, archive=False, complete=labels is None)
+        if labels is None:
+            return told
         if labels == "none":
-            return unlabeled(len(self))
-        if labels is not None:
-            if listing.classes != ("",):
-                raise ValueError(
-                    f"the classes of {self.path} are its sub-folders {some(listing.classes)}; leave {labels} out"
-                )
-            return told_by(Path(labels), listing.names, self.place)
-        if listing.classes == ("",):
-            return by_synset(listing.names) or unlabeled(len(self))
-        classes, of_folder = by_name(listing.classes)
-        told = of_folder.repeat_interleave(torch.tensor(listing.counts))
-        check_classes(torch.arange(len(classes)), told, classes, self.place)
-        return classes, told
+            return unlabeled(len(names))
+        if "/" in names[0]:
+            raise ValueError(f"the classes of {self.path} are its sub-folders {some(told[0])}; leave {labels} out")
+        return told_by(Path(labels), names, self.place)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The image files of a folder: paths within it, in the order of classes, then names."""
+class Listing(NamedTuple):
+    """The image files of a folder: paths within it, in the order of class folders, then names."""
 
-    classes: tuple[str, ...]  # folders, "" is the folder itself
-    counts: tuple[int, ...]  # files of each class
     names: list[str]
     sizes: list[int]  # bytes
     folders: dict[str, int]  # all folders within and when they changed, in ns
+    empty: list[str]  # class folders without images
     others: list[str]  # suffixes of what else there is
 
 
+class Walked(NamedTuple):
+    """One folder within the root, `""` the root itself."""
+
+    folder: str
+    changed: int  # ns
+    files: list[tuple[str, int]]  # its images with their sizes
+    folders: list[str]
+    others: set[str]
+
+
 def listing_of(path: Path) -> Listing:
-    """The images in a folder, one sub-folder per class, or all in it. Raises ValueError where it is neither."""
+    """The images in a folder and those within. Raises ValueError where there are none."""
     if not path.is_dir():
         raise ValueError(f"{path} {_instead(path)}")
     kept = cached_file("listings", str(path.resolve()), ".json")
@@ -117,7 +102,7 @@ def listing_of(path: Path) -> Listing:
     began = time.time_ns()
     listing = _list(path)
     if len(listing.names) >= REMEMBERED and max(listing.folders.values()) < began - SETTLED:
-        keep(kept, json.dumps(asdict(listing)).encode())
+        keep(kept, json.dumps(listing._asdict()).encode())
     return listing
 
 
@@ -136,60 +121,43 @@ def _instead(path: Path) -> str:
 
 def _remembered(path: Path, kept: Path) -> Listing | None:
     """The listing that was kept, if it still holds."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = parse_json(kept.read_bytes())
-        listing = Listing(tuple(known.pop("classes")), tuple(known.pop("counts")), **known)
+    with suppress(OSError, ValueError, TypeError), ThreadPoolExecutor(THREADS) as threads:
+        listing = Listing(**parse_json(kept.read_bytes()))
         step = -(-len(listing.names) // SAMPLE)
-        sample = zip(listing.names[::step], listing.sizes[::step], strict=True)
-        with ThreadPoolExecutor(THREADS) as threads:
-            changed = threads.map(lambda folder: (path / folder).stat().st_mtime_ns, listing.folders)
-            sizes = threads.map(lambda entry: (path / entry[0]).stat().st_size == entry[1], sample)
-            if list(changed) == list(listing.folders.values()) and all(sizes):
-                return listing
+        changed = threads.map(lambda folder: (path / folder).stat().st_mtime_ns, listing.folders)
+        sizes = threads.map(lambda name: (path / name).stat().st_size, listing.names[::step])
+        if list(changed) == list(listing.folders.values()) and list(sizes) == listing.sizes[::step]:
+            return listing
     return None
 
 
 def _list(path: Path) -> Listing:
-    own, folders, others = _entries(str(path))
-    folders = ordered(name for name in folders if not own or (path / name).exists())
-    loose = [name for name, _ in own]
+    root = _scan(str(path), "")
+    folders = ordered(name for name in root.folders if not root.files or (path / name).exists())
     above = (_identity(str(path)),)
     with ThreadPoolExecutor(THREADS) as threads:
         found = list(threads.map(lambda folder: list(_walk(str(path), folder, above)), folders))
-    files = [[entry for _, _, entries, _ in walk for entry in entries] for walk in found]
-    others = sorted({suffix for walk in found for *_, more in walk for suffix in more} | set(others))
-    filled = [folder for folder, entries in zip(folders, files, strict=True) if entries]
-    _check(path, loose, folders, filled, others)
-    if loose:
-        folders, files = [""], [sorted(own)]
-    changed = {"": path.stat().st_mtime_ns} | {name: time for walk in found for name, time, *_ in walk}
-    names = [name for entries in files for name, _ in sorted(entries)]
-    sizes = [size for entries in files for _, size in sorted(entries)]
-    return Listing(tuple(folders), tuple(map(len, files)), names, sizes, changed, others)
-
-
-def _check(
-    path: Path, loose: Sequence[str], folders: Sequence[str], filled: Sequence[str], others: Sequence[str]
-) -> None:
-    """Raises ValueError where a folder is neither one of images nor one of classes."""
-    if loose and filled:
-        raise ValueError(
-            f"{path} has {len(loose)} images beside the class folders {some(filled)}; "
-            f"move them into a class folder, or all images into one folder"
-        )
-    if not loose and not filled:
+    walked = [root, *(one for walk in found for one in walk)]
+    files = [file for walk in ([root], *found) for file in sorted(file for one in walk for file in one.files)]
+    others = sorted(set().union(*(one.others for one in walked)))
+    if not files:
         there = f"; found {', '.join(others)}" if others else ""
         packed = ", to be unpacked" if any(suffix in PACKED for suffix in others) else ""
         raise ValueError(
             f"no image found in {path}; wanted {', '.join(SUFFIXES)} files, "
             f"either directly in it or in one sub-folder per class{there}{packed}"
         )
-    if not loose and {name.lower() for name in folders} <= SPLITS:
-        raise ValueError(f"{path} holds the splits {some(folders)}, not classes; give one of them: {path / folders[0]}")
+    return Listing(
+        [name for name, _ in files],
+        [size for _, size in files],
+        {one.folder: one.changed for one in walked},
+        [walk[0].folder for walk in found if not any(one.files for one in walk)],
+        others,
+    )
 
 
 def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Walked]:
-    """A folder and those within, as `Walked`.
+    """A folder and those within.
 
     Raises ValueError for a link to nowhere, or to a folder `above`, which would have no end.
     """
@@ -199,10 +167,9 @@ def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterato
     own = _identity(path)
     if own in above:
         raise ValueError(f"{path} is a link to a folder that it lies in; remove the link")
-    files, folders, others = _entries(path)
-    changed = os.stat(path).st_mtime_ns
-    yield folder, changed, [(f"{folder}/{name}", size) for name, size in files], others
-    for name in folders:
+    found = _scan(root, folder)
+    yield found
+    for name in found.folders:
         yield from _walk(root, f"{folder}/{name}", (*above, own))
 
 
@@ -212,26 +179,22 @@ def _identity(folder: str) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-def _entries(folder: str) -> tuple[list[tuple[str, int]], list[str], list[str]]:
-    """The images of a folder with their sizes, its folders, by name, and suffixes of what else there is."""
-    files, folders, others = [], [], set()
-    with os.scandir(folder) as entries:
+def _scan(root: str, folder: str) -> Walked:
+    """Look into one folder."""
+    path = os.path.join(root, folder)
+    found = Walked(folder, os.stat(path).st_mtime_ns, [], [], set())
+    with os.scandir(path) as entries:
         for entry in entries:
             if is_hidden(entry.name):
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
             broken = entry.is_symlink() and not os.path.exists(entry.path)
             if entry.is_dir() or (broken and not suffix):  # a link to nowhere was one to a folder, by its name
-                folders.append(entry.name)
+                found.folders.append(entry.name)
             elif suffix in SUFFIXES and (broken or entry.is_file()):
-                files.append((entry.name, _size(entry)))
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                found.files.append((name, 0 if broken else entry.stat().st_size))  # reading it tells
             else:
-                others.add(suffix or entry.name)
-    return sorted(files), sorted(folders), sorted(others)
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:  # a link to nowhere: reading it tells
-        return 0
+                found.others.add(suffix or entry.name)
+    found.folders.sort()
+    return found

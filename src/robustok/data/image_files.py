@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from threading import Lock
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from robustok.data import decoding
@@ -22,8 +22,10 @@ from robustok.data.classes import check_classes
 from robustok.data.file_names import some
 from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
+from robustok.runtime.words import reason
 from robustok.shapes import Images
 
+CHECKED_AT_ONCE = 4096  # files, for all outcomes together are many
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
 T = TypeVar("T")
 
@@ -35,19 +37,35 @@ class Broken(NamedTuple):
     reason: str
 
 
-@runtime_checkable
-class Files(Protocol):
+class Files:
     """Image files by index, still encoded, wherever they lie."""
 
     place: str  # where they lie, as errors call it
     labels: Tensor  # (len,) int64
     classes: tuple[str, ...]
-    windows: Windows | None  # the order in which they are read fast; None: any
+    windows: Windows | None = None  # the order in which they are read fast; None: any
+    errors: Errors = "defer"  # what becomes of broken ones, unless the user says
 
-    def __len__(self) -> int: ...
-    def read(self, index: int) -> bytes: ...
-    def name(self, index: int) -> str: ...
-    def describe(self) -> dict[str, Any]: ...  # name, count, hash
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a file. Raises BrokenFileError where there are none."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What errors call a file."""
+        return f"row {index}"
+
+    def listed(self) -> tuple[str, str | bytes]:
+        """The name of the set, and what tells it from others."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Name, count, and hash of what is listed."""
+        name, listing = self.listed()
+        data = os.fsencode(listing) if isinstance(listing, str) else listing
+        return {"name": name, "count": len(self), "hash": short_hash(data)}
 
 
 class View(TypedDict, total=False):
@@ -89,7 +107,7 @@ class ImageFiles:
         draft: bool = False,
         workers: int | None = None,
     ):
-        errors = errors or "skip"
+        errors = errors or files.errors
         if errors not in ("skip", "raise", "defer", "replace"):
             raise ValueError(f"errors is {errors!r}; choose 'skip', 'raise', 'defer' or 'replace'")
         if not isinstance(size, int) or size < 1:
@@ -195,31 +213,36 @@ class ImageFiles:
         if first:
             warnings.warn(f"{error.what}; the next image of its class replaces it, as for others to come", stacklevel=2)
 
-    def _read(self, index: int, side: int) -> Image.Image:
-        data = self.source.read(self._number(index))
+    def _decoded(self, number: int, decode: Callable[[BytesIO], T]) -> T:
+        """A file as `decode` gives it. Raises what a damaged shard or table raises."""
+        data = self.source.read(number)
         try:
-            image = decoding.read(BytesIO(data), side if self.draft else None)
+            return decode(BytesIO(data))
         except Exception as error:  # strangers' files make Pillow raise nearly anything
-            raise BrokenFileError(f"{self.name(index)} in {self.source.place}", reason(error)) from error
+            raise BrokenFileError(f"{self.source.name(number)} in {self.source.place}", reason(error)) from error
+
+    def _read(self, index: int, side: int) -> Image.Image:
+        image = self._decoded(self._number(index), partial(decoding.read, enough=side if self.draft else None))
         if not self.upscale and min(image.size) < side:
             raise ValueError(self._too_small([(self.name(index), image.size)], side))
         return image
 
     def _check(self) -> None:
         """Decode every file once and keep those that can be. ValueError: some are smaller than the crop."""
-        broken, small, kept = [], [], []
-        for number, outcome in enumerate(self._outcomes()):
-            if isinstance(outcome, Broken):
-                broken.append(outcome)
-                continue
-            kept.append(number)
-            if min(outcome) < self.size and not self.upscale:
-                small.append((self.source.name(number), outcome))
+        broken, small, kept, count = [], [], [], len(self.source)
+        for start in range(0, count, CHECKED_AT_ONCE):
+            for number, outcome in self._map(self._outcome, range(start, min(start + CHECKED_AT_ONCE, count))):
+                if isinstance(outcome, Broken):
+                    broken.append(outcome)
+                    continue
+                kept.append(number)
+                if min(outcome) < self.size and not self.upscale:
+                    small.append((self.source.name(number), outcome))
         if small:
             raise ValueError(self._too_small(small, self.size))
         if broken:
             names = some([f"{name} ({why})" for name, why in broken])
-            what = f"{len(broken)} of {len(self.source)} images in {self.source.place} cannot be read: {names}"
+            what = f"{len(broken)} of {count} images in {self.source.place} cannot be read: {names}"
             if self.errors == "raise":
                 raise ValueError(f"{what}; repair or remove them, or pass errors='skip'")
             warnings.warn(f"{what}; they are skipped", stacklevel=4)
@@ -228,21 +251,12 @@ class ImageFiles:
             self.labels = self.source.labels[self._kept]
             check_classes(self.source.labels, self.labels, self.classes, self.source.place)
 
-    def _outcomes(self) -> Iterator[Broken | tuple[int, int]]:
-        """Outcomes of all files, in their order; not all at once, for they are many."""
-        for start in range(0, len(self.source), 4096):
-            yield from self._map(self._outcome, range(start, min(start + 4096, len(self.source))))
-
-    def _outcome(self, number: int) -> Broken | tuple[int, int]:
-        """Width and height of a file, or why it cannot be decoded. Raises what a damaged shard or table raises."""
+    def _outcome(self, number: int) -> tuple[int, Broken | tuple[int, int]]:
+        """Number, and width and height of a file, or why it cannot be decoded."""
         try:
-            data = self.source.read(number)
+            return number, self._decoded(number, decoding.check)
         except BrokenFileError as error:
-            return Broken(self.source.name(number), error.reason)
-        try:
-            return decoding.check(BytesIO(data))
-        except Exception as error:  # strangers' files make Pillow raise nearly anything
-            return Broken(self.source.name(number), reason(error))
+            return number, Broken(self.source.name(number), error.reason)
 
     def _too_small(self, files: list[tuple[str, tuple[int, int]]], side: int) -> str:
         names = some([f"{name} ({width} x {height})" for name, (width, height) in files])
@@ -264,10 +278,3 @@ def cores() -> int:
     """The cores that this process may use, shared with those that torchrun started beside it; at least 1."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def reason(error: Exception) -> str:
-    """Why a file cannot be read, in words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    return str(error) or type(error).__name__

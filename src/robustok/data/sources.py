@@ -1,7 +1,7 @@
 """Images from wherever they are, by one name: a folder, tar shards, parquet files, a Hugging Face dataset."""
 
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 from robustok.data.downloads import is_address
 from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, some
@@ -40,8 +40,9 @@ def open_images(
     images or labels are missing.
     """
     files = _files(str(name), split, labels, window)
-    few = isinstance(files, FolderFiles) and len(files) <= CHECKED
-    return ImageFiles(files, size, **(view if few else _deferred(view)))
+    if len(files) > CHECKED:
+        view = {**view, "errors": view.get("errors") or "defer"}
+    return ImageFiles(files, size, **view)
 
 
 def ImageFolder(path: str | Path, size: int, *, labels: str | Path | None = None, **view: Unpack[View]) -> ImageFiles:
@@ -57,14 +58,14 @@ def TarImages(
     pattern: str | Path, size: int, *, labels: str | None = None, window: int | None = None, **view: Unpack[View]
 ) -> ImageFiles:
     """The images of tar shards. `labels` and `window` as for `TarFiles`, `view` as for `open_images`."""
-    return ImageFiles(TarFiles(pattern, labels=labels, window=window), size, **_deferred(view))
+    return ImageFiles(TarFiles(pattern, labels=labels, window=window), size, **view)
 
 
 def ParquetImages(
     path: str | Path, size: int, *, labels: str | None = None, window: int | None = None, **view: Unpack[View]
 ) -> ImageFiles:
     """The images of parquet files. `labels` and `window` as for `ParquetFiles`, `view` as for `open_images`."""
-    return ImageFiles(ParquetFiles(path, labels=labels, window=window), size, **_deferred(view))
+    return ImageFiles(ParquetFiles(path, labels=labels, window=window), size, **view)
 
 
 def HubImages(
@@ -76,59 +77,50 @@ def HubImages(
     """
     named = str(name).startswith(PREFIX)
     files = hub_files(str(name), split, labels=labels) if named else saved_files(name, labels=labels)
-    return ImageFiles(files, size, **_deferred(view))
-
-
-def _deferred(view: View) -> View:
-    """A view whose images are not all decoded in advance, unless `errors` says so."""
-    return {**view, "errors": view.get("errors") or "defer"}
+    return ImageFiles(files, size, **view)
 
 
 def _files(name: str, split: str, labels: str | None, window: int | None) -> Files:
-    """The files behind a name. Raises ValueError for a window where any image is read as fast as another."""
-    match _kind(name):
-        case "tar":
-            return TarFiles(name, labels=labels, window=window)
-        case "parquet":
-            return ParquetFiles(name, labels=labels, window=window)
-        case _ if window is not None:
-            raise ValueError(f"a window is of tar shards or of parquet's row groups; leave it out for {name}")
-        case "hub":
-            return hub_files(name, split, labels=labels)
-        case "saved":
-            return saved_files(name, labels=labels)
-    return FolderFiles(name, labels)
+    """The files behind a name, which go before what a pattern could mean.
 
-
-def _kind(name: str) -> Literal["tar", "parquet", "hub", "saved", "folder"]:
-    """The kind of a name; files go before what a pattern could mean. Raises ValueError for two kinds in a folder."""
+    Raises ValueError for an address of no tars, and for a window where any image is read as fast as another.
+    """
     folder = Path(name)
+    archives = _archives(folder) if folder.is_dir() and not is_saved(folder) else None
+    if not name.startswith(PREFIX):
+        if is_tar(name) or archives == "tar":
+            return TarFiles(name, labels=labels, window=window)
+        if is_address(name):
+            raise ValueError(f"{name} is no address of tar shards; give those, or fetch it and give its path")
+        if archives == "parquet" or (name.lower().endswith(".parquet") and not folder.is_dir()):
+            return ParquetFiles(name, labels=labels, window=window)
+    if window is not None:
+        raise ValueError(f"a window is of tar shards or of parquet's row groups; leave it out for {name}")
     if name.startswith(PREFIX):
-        return "hub"
-    if is_tar(name):
-        return "tar"
-    if is_address(name):
-        raise ValueError(f"{name} is no address of tar shards; give those, or fetch it and give its path")
-    if not folder.is_dir():
-        return "parquet" if name.lower().endswith(".parquet") else "folder"
-    if is_saved(folder):
-        return "saved"
-    archives = {kind: archives_in(folder, f".{kind}") for kind in ("tar", "parquet")}
-    if not any(archives.values()):
-        return "folder"
-    pictured = _pictured(folder)
-    if pictured and not archives["tar"] and not any(map(holds_images, archives["parquet"])):
-        return "folder"  # what lies there tells something of the images
-    found = {kind: [path.relative_to(folder) for path in paths] for kind, paths in archives.items() if paths}
-    if pictured or len(found) > 1:
+        return hub_files(name, split, labels=labels)
+    return saved_files(name, labels=labels) if is_saved(folder) else FolderFiles(name, labels)
+
+
+def _archives(folder: Path) -> str | None:
+    """The kind of archives that a folder holds: tar, parquet, or None where it holds images, if any.
+
+    Raises ValueError where it holds two of these.
+    """
+    found = {kind: archives_in(folder, f".{kind}") for kind in ("tar", "parquet")}
+    found = {kind: paths for kind, paths in found.items() if paths}
+    pictured = _pictured(folder) if found else []
+    if pictured and "tar" not in found and not any(map(holds_images, found["parquet"])):
+        return None  # what lies there tells something of the images
+    kind = next(iter(found), None)
+    if kind and (pictured or len(found) > 1):
+        within = {kind: [str(path.relative_to(folder)) for path in paths] for kind, paths in found.items()}
         beside = [f"images ({some(pictured)})"] if pictured else []
-        beside += [f"{kind} files ({some(list(map(str, paths)))})" for kind, paths in found.items()]
-        kind, paths = next(iter(found.items()))
+        beside += [f"{kind} files ({some(paths)})" for kind, paths in within.items()]
         raise ValueError(
             f"{folder} holds {' beside '.join(beside)}, and only one kind can be meant; move the other elsewhere, or "
-            f"give '{folder / paths[0].parent / '*'}.{kind}' for those"
+            f"give '{found[kind][0].parent / '*'}.{kind}' for those"
         )
-    return "tar" if archives["tar"] else "parquet"
+    return kind
 
 
 def is_tar(name: str) -> bool:

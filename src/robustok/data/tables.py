@@ -21,8 +21,7 @@ import numpy as np
 from robustok.data.classes import SPLITS
 from robustok.data.columns import FIRST, Columns, NoImagesError, arrow, image_bytes
 from robustok.data.file_names import is_hidden, matches, some
-from robustok.data.image_files import BrokenFileError
-from robustok.data.images import short_hash
+from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.order import Windows
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.words import reason
@@ -41,7 +40,7 @@ class Group(NamedTuple):
     rows: int
 
 
-class ParquetFiles:
+class ParquetFiles(Files):
     """The images of parquet files, in the order of their names: a file, a folder or a pattern.
 
     `labels` is the column of labels, "none", or None for a usual one; `window` the row groups that an epoch mixes, as
@@ -50,15 +49,14 @@ class ParquetFiles:
     """
 
     def __init__(self, path: str | Path, *, labels: str | None = None, window: int | None = None):
-        arrow(f"reading {path}")
-        import pyarrow as pa
+        pa = arrow(f"reading {path}")
         import pyarrow.parquet as pq
 
         self.place, self.paths = str(path), _paths(str(path))
         try:
             self._metadata = [pq.read_metadata(file) for file in self.paths]
             columns = _columns(self.paths, self.place, labels)
-            told = _told(self.paths, columns.label)
+            told = _column(self.paths, columns.label) if columns.label else None
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(f"{path} cannot be read as parquet ({reason(error)}); fetch it again") from error
         self.groups = [
@@ -67,31 +65,26 @@ class ParquetFiles:
             for number in range(metadata.num_row_groups)
         ]
         self._starts = np.array([0, *accumulate(group.rows for group in self.groups)])
-        if not len(self):
+        count = int(self._starts[-1])
+        if not count:
             raise ValueError(f"{path} has no rows; give parquet files of images")
         self._image = columns.image
         self._check_groups()
-        self.classes, self.labels = columns.labels(told if columns.label else [None] * len(self), self.place)
-        window = min(window or max(2, -(-MIXED * len(self.groups) // len(self))), len(self.groups))
-        self.windows: Windows | None = Windows(tuple(group.rows for group in self.groups), window)
+        self.classes, self.labels = columns.labels(told or [None] * count, self.place)
+        window = min(window or max(2, -(-MIXED * len(self.groups) // count)), len(self.groups))
+        self.windows = Windows(tuple(group.rows for group in self.groups), window)
         self._recent = Recent(self._load, 2 * window)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
 
     def read(self, index: int) -> bytes:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         value = self._recent[group][index - int(self._starts[group])].as_py()
         return image_bytes(value, self.name(index), self.place)
 
-    def name(self, index: int) -> str:
-        return f"row {index}"
-
-    def describe(self) -> dict[str, Any]:
+    def listed(self) -> tuple[str, str]:
         counts = [metadata.num_rows for metadata in self._metadata]
-        files = "\n".join(f"{path.name} {path.stat().st_size} {n}" for path, n in zip(self.paths, counts, strict=True))
         name = Path(os.path.abspath(self.place)).name if len(self.paths) > 1 else self.paths[0].name
-        return {"name": name, "count": len(self), "hash": short_hash(files.encode())}
+        files = zip(self.paths, counts, strict=True)
+        return name, "\n".join(f"{path.name} {path.stat().st_size} {count}" for path, count in files)
 
     def _load(self, number: int) -> Any:
         import pyarrow as pa
@@ -127,12 +120,12 @@ class Recent:
 
     def __getitem__(self, number: int) -> Any:
         with self._lock:
-            known = self._kept.get(number)
-            future = known or self._kept.setdefault(number, Future())
+            known = number in self._kept
+            future = self._kept.setdefault(number, Future())
             self._kept.move_to_end(number)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-        if known is None:
+        if not known:
             try:
                 future.set_result(self._load(number))
             except BaseException as error:
@@ -164,11 +157,11 @@ def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
     return found[0]
 
 
-def _told(paths: Sequence[Path], label: str | None) -> list[Any]:
-    """The values of the label column of all files."""
+def _column(paths: Sequence[Path], name: str) -> list[Any]:
+    """The values of a column of all files."""
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(file, columns=[label], partitioning=None) for file in paths] if label else []
+    tables = [pq.read_table(file, columns=[name], partitioning=None) for file in paths]
     return [value for table in tables for value in table.column(0).to_pylist()]
 
 
@@ -204,10 +197,8 @@ def _paths(place: str) -> Sequence[Path]:
     return files
 
 
-class ArrowFiles:
+class ArrowFiles(Files):
     """The images of an Arrow table. Raises ValueError where no column holds images, or labels are missing."""
-
-    windows: Windows | None = None
 
     def __init__(self, table: Any, place: str, *, labels: str | None = None, features: dict[str, Any] | None = None):
         if not table.num_rows:
@@ -222,20 +213,14 @@ class ArrowFiles:
         told = table.column(columns.label).to_pylist() if columns.label else [None] * table.num_rows
         self.classes, self.labels = columns.labels(told, place)
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def read(self, index: int) -> bytes:
         return image_bytes(self._images[index].as_py(), self.name(index), self.place)
 
-    def name(self, index: int) -> str:
-        return f"row {index}"
-
-    def describe(self) -> dict[str, Any]:
-        """The hash is of all labels and of some images, evenly spaced."""
+    def listed(self) -> tuple[str, bytes]:
+        """The listing is of all labels and of some images, evenly spaced."""
         chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
-        digest = short_hash(self.labels.numpy().tobytes(), *(self._known(index) for index in chosen))
-        return {"name": self.place.rstrip("/").rpartition("/")[2], "count": len(self), "hash": digest}
+        listing = self.labels.numpy().tobytes() + b"".join(map(self._known, chosen))
+        return self.place.rstrip("/").rpartition("/")[2], listing
 
     def _known(self, index: int) -> bytes:
         """The bytes of an image; none where its cell is empty."""
@@ -272,9 +257,8 @@ def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles
     try:
         dataset = load_dataset(name, split=given or split)
     except Exception as error:  # datasets raises nearly anything
-        why = reason(error)
         raise ValueError(
-            f"{PREFIX}{name} cannot be had ({why}); look at its name, its splits, and the network"
+            f"{PREFIX}{name} cannot be had ({reason(error)}); look at its name, its splits, and the network"
         ) from error
     return ArrowFiles(dataset.data.table, f"{PREFIX}{name}:{given or split}", labels=labels)
 

@@ -1,11 +1,10 @@
 """Images in tar shards, as WebDataset and Hugging Face keep them: read where they lie, nothing is unpacked."""
 
 import json
-import os
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate
@@ -17,7 +16,7 @@ import numpy as np
 from robustok.data.classes import Classes, by_folder, by_name, classes_of, is_missing, synset_of, unlabeled
 from robustok.data.downloads import Downloads, is_address
 from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, matches, some, tell_unread
-from robustok.data.images import short_hash
+from robustok.data.image_files import Files
 from robustok.data.order import Windows
 from robustok.data.user_cache import cached_file, keep
 from robustok.runtime.checkpoint import parse_json
@@ -47,7 +46,7 @@ class ShardIndex(NamedTuple):
     others: list[str]  # suffixes of what else there is
 
 
-class TarFiles:
+class TarFiles(Files):
     """The images of tar files, in the order of the files and of their members.
 
     `pattern` is a path, an http(s) address, or several as a shell would write them: `shards/*.tar`,
@@ -65,34 +64,30 @@ class TarFiles:
     def __init__(self, pattern: str | Path, *, labels: str | None = None, window: int | None = None):
         self.place = str(pattern)
         if is_address(self.place):
-            addresses = expanded(self.place)
+            shards = expanded(self.place)
         elif Path(pattern).is_dir():
-            addresses = list(map(str, archives_in(Path(pattern), ".tar")))
+            shards = list(map(str, archives_in(Path(pattern), ".tar")))
         else:
-            addresses = matches(self.place)
-        if not addresses:
+            shards = matches(self.place)
+        if not shards:
             raise ValueError(f"there is no file {pattern}; give a tar file, or a pattern such as 'shards/*.tar'")
-        self.downloads = Downloads([name for name in addresses if is_address(name)], window=window)
-
+        self.downloads = Downloads([name for name in shards if is_address(name)], window=window)
         with ThreadPoolExecutor(INDEXED_AT_ONCE) as threads:
-            found = list(threads.map(self._index, addresses))
-        filled = [(name, shard) for name, shard in zip(addresses, found, strict=True) if shard.names]
+            found = list(threads.map(self._index, shards))
+        others = sorted({suffix for shard in found for suffix in shard.others})
+        filled = [shard for shard in found if shard.names]
         if not filled:
-            others = sorted({suffix for shard in found for suffix in shard.others})
             there = f"; found {', '.join(others)}" if others else ""
             raise ValueError(f"no image found in {pattern}; wanted members that end in {', '.join(SUFFIXES)}{there}")
-        tell_unread([suffix for shard in found for suffix in shard.others], self.place)
-        self.shards = tuple(name for name, _ in filled)
-        counts = [len(shard.names) for _, shard in filled]
+        tell_unread(others, self.place)
+        self.shards = tuple(name for name, shard in zip(shards, found, strict=True) if shard.names)
+        counts = [len(shard.names) for shard in filled]
         self._starts = np.array([0, *accumulate(counts)])
-        self.members = [name for _, shard in filled for name in shard.names]
-        self._offsets = np.concatenate([shard.offsets for _, shard in filled])
-        self._sizes = np.concatenate([shard.sizes for _, shard in filled])
+        self.members = [name for shard in filled for name in shard.names]
+        self._offsets = np.concatenate([shard.offsets for shard in filled])
+        self._sizes = np.concatenate([shard.sizes for shard in filled])
         self.windows = None if window is None else Windows(tuple(counts), window)
-        self.classes, self.labels = _labels(self, [shard for _, shard in filled], labels)
-
-    def __len__(self) -> int:
-        return len(self.members)
+        self.classes, self.labels = self._told(filled, labels)
 
     def read(self, index: int) -> bytes:
         shard = self.shard_of(index)
@@ -117,78 +112,65 @@ class TarFiles:
         """Path or address of the shard that an image is in."""
         return self.shards[int(np.searchsorted(self._starts, index, side="right")) - 1]
 
-    def describe(self) -> dict[str, Any]:
-        listing = "\n".join(f"{name} {size}" for name, size in zip(self.members, self._sizes, strict=True))
+    def listed(self) -> tuple[str, str]:
         first = self.shards[0].rpartition("/")[2]
         name = first if len(self.shards) == 1 else f"{len(self.shards)} shards, {first} ..."
-        return {"name": name, "count": len(self), "hash": short_hash(os.fsencode(listing))}
+        return name, "\n".join(f"{name} {size}" for name, size in zip(self.members, self._sizes, strict=True))
 
     def _index(self, shard: str) -> ShardIndex:
-        """Read the index of a shard, or recall it."""
+        """The index of a shard, which is kept in the user's cache, and read anew when the shard changes."""
         if is_address(shard):
-            return index_of(shard, list(self.downloads.remote[shard]), lambda: self.downloads.path(shard))
-        path = Path(shard)
-        state = path.stat()
-        return index_of(str(path.resolve()), [state.st_size, state.st_mtime_ns], lambda: path)
+            path, state = cached_file("indices", shard, ".json"), list(self.downloads.remote[shard])
+        else:
+            about = Path(shard).stat()
+            path = cached_file("indices", str(Path(shard).resolve()), ".json")
+            state = [about.st_size, about.st_mtime_ns]
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = parse_json(path.read_bytes())
+            if known.pop("state") == state:
+                return ShardIndex(**known)
+        index = _read(self._local(shard), shard if is_address(shard) else str(Path(shard).resolve()))
+        keep(path, json.dumps({"state": state, **index._asdict()}).encode())
+        return index
 
     def _local(self, shard: str) -> Path:
         return self.downloads.path(shard) if is_address(shard) else Path(shard)
 
-
-def _labels(files: TarFiles, shards: Sequence[ShardIndex], wanted: str | None) -> Classes:
-    """Classes and labels as the samples tell them. Raises ValueError where some do not, naming what there is."""
-    names, fields = files.members, sorted({field for shard in shards for field in shard.fields})
-    match wanted:
-        case "none":
+    def _told(self, shards: Sequence[ShardIndex], wanted: str | None) -> Classes:
+        """Classes and labels as the samples tell them. Raises ValueError where some do not, naming what there is."""
+        names, fields = self.members, sorted({field for shard in shards for field in shard.fields})
+        wanted = wanted or next((field for field in LABELS if field in fields), None)
+        if wanted is None:
+            filled = {str(above) for name in names for above in Path(name).parents}
+            empty = sorted({folder for shard in shards for folder in shard.empty} - filled)
+            return by_folder(names, empty, self.place, archive=True)
+        if wanted == "none":
             return unlabeled(len(names))
-        case "folder":
+        if wanted == "folder":
             return by_name([name.rpartition("/")[0].rpartition("/")[2] for name in names])
-        case "synset":
-            return _complete(files, "synset", [synset_of(name) for name in names], fields)
-        case None:
-            wanted = next((field for field in LABELS if field in fields), None)
-            if wanted is None:
-                filled = {str(above) for name in names for above in Path(name).parents}
-                return by_folder(names, sorted({f for shard in shards for f in shard.empty} - filled), files.place)
-    values = [value for shard in shards for value in shard.fields.get(wanted, [None] * len(shard.names))]
-    several = [key for key, count in Counter(map(key_of, names)).items() if count > 1] if any(values) else []
-    if several:
-        kinds = [name for name in names if key_of(name) == several[0]]
-        raise ValueError(
-            f"a sample is one image, but {several[0]} has {some(kinds)}; keep one of them, or choose labels 'none'"
-        )
-    return _complete(files, wanted, values, fields)
-
-
-def _complete(files: TarFiles, wanted: str, values: Sequence[Any], fields: Sequence[str]) -> Classes:
-    missing = [index for index, value in enumerate(values) if is_missing(value)]
-    if missing:
-        raise ValueError(
-            f"the label {wanted!r} is missing for {len(missing)} of {len(values)} images, first for "
-            f"{files.name(missing[0])}; samples have {', '.join(fields) or 'no field'}: choose labels from these, or "
-            "'folder', 'synset' or 'none'"
-        )
-    return classes_of(values, f"{wanted!r} in {files.place}")
-
-
-def index_of(name: str, state: list[Any], local: Callable[[], Path]) -> ShardIndex:
-    """The index of a tar file, by its path or address. Raises ValueError for what is no whole tar.
-
-    It is kept in the user's cache, and read anew from where the file lies when its `state` changes.
-    """
-    path = cached_file("indices", name, ".json")
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        known = parse_json(path.read_bytes())
-        if known.pop("state") == state:
-            return ShardIndex(**known)
-    index = _read(local(), name)
-    keep(path, json.dumps({"state": state, **index._asdict()}).encode())
-    return index
+        if wanted == "synset":
+            values: list[Any] = [synset_of(name) for name in names]
+        else:
+            values = [value for shard in shards for value in shard.fields.get(wanted, [None] * len(shard.names))]
+            several = [key for key, count in Counter(map(key_of, names)).items() if count > 1] if any(values) else []
+            if several:
+                kinds = some([name for name in names if key_of(name) == several[0]])
+                raise ValueError(
+                    f"a sample is one image, but {several[0]} has {kinds}; keep one of them, or choose labels 'none'"
+                )
+        missing = [index for index, value in enumerate(values) if is_missing(value)]
+        if missing:
+            raise ValueError(
+                f"the label {wanted!r} is missing for {len(missing)} of {len(values)} images, first for "
+                f"{self.name(missing[0])}; samples have {', '.join(fields) or 'no field'}: choose labels from these, "
+                "or 'folder', 'synset' or 'none'"
+            )
+        return classes_of(values, f"{wanted!r} in {self.place}")
 
 
 def _read(shard: Path, called: str) -> ShardIndex:
-    members = _Members({}, {}, set())
-    others, samples = set[str](), dict[str, dict[str, Any]]()  # of the samples: fields by key
+    """Read the index of a tar file. Raises ValueError for what is no whole tar."""
+    members, samples, others = _Members({}, {}, set()), dict[str, dict[str, Any]](), set[str]()
     last = None
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -215,17 +197,12 @@ def _read(shard: Path, called: str) -> ShardIndex:
     for name in members.links:
         _follow(name, members)
     names = [name for name in members.spans if not _is_hidden(name)]
+    offsets, sizes = ([members.spans[name][i] for name in names] for i in (0, 1))
     found = [samples.get(key_of(name), {}) for name in names]
-    fields = {field: [sample.get(field) for sample in found] for field in sorted({f for s in found for f in s})}
+    fields = {field: [sample.get(field) for sample in found] for field in sorted(set().union(*found))}
     filled = {str(above) for name in names for above in Path(name).parents}
-    return ShardIndex(
-        names,
-        [members.spans[name][0] for name in names],
-        [members.spans[name][1] for name in names],
-        fields,
-        sorted(name for name in members.folders - filled if not _is_hidden(name)),
-        sorted(others),
-    )
+    empty = sorted(name for name in members.folders - filled if not _is_hidden(name))
+    return ShardIndex(names, offsets, sizes, fields, empty, sorted(others))
 
 
 def _is_hidden(name: str) -> bool:
@@ -279,12 +256,12 @@ def _fields(suffix: str, content: bytes) -> Mapping[str, Any]:
     """The entries of a sample that may be a label: numbers and short texts."""
     if suffix == ".cls":
         return {"cls": content.decode(errors="replace").strip()}
-    try:
+    told: Any = None
+    with suppress(ValueError):
         told = parse_json(content)
-    except ValueError:
-        return {}
-    short = {name: value for name, value in told.items() if _may_label(value)} if isinstance(told, dict) else {}
-    return {f"json:{name}": value for name, value in short.items()}
+    return (
+        {f"json:{name}": value for name, value in told.items() if _may_label(value)} if isinstance(told, dict) else {}
+    )
 
 
 def _may_label(value: Any) -> bool:
