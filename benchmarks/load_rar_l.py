@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from robustok.adapters.rar import RAR
 from robustok.generators.autoregressive import Autoregressive
-from robustok.runtime.memory import peak_rss_gib
+from robustok.runtime.logging import peak_rss_gib
 
 RAR_L = Autoregressive(
     codebook_size=1024, tokens=256, classes=1000, width=1024, depth=24, heads=16, mlp_ratio=4.0, modulated=True

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from robustok.runtime.logging import MetricsLog, Progress, clock
+from robustok.runtime.logging import MetricsLog, Progress, clock, peak_rss_gib
 
 
 def test_rows_are_lines_of_json_without_what_is_not_finite(tmp_path: Path):
@@ -109,3 +109,14 @@ def test_on_a_terminal_a_bar_with_name_count_rate_time_and_values(now: list[floa
 )
 def test_times_as_people_read_them(seconds: float, text: str):
     assert clock(seconds) == text
+
+
+def test_the_peak_remembers_memory_that_was_given_back():
+    before = peak_rss_gib()
+    block = bytearray(b"x") * (300 * 2**20)
+    during = peak_rss_gib()
+    del block
+    rounding = 0.01  # the kernel counts pages per thread and adds up now and then
+    assert 0.01 < before <= during + rounding
+    assert during > 0.29
+    assert during - rounding < peak_rss_gib() < 64

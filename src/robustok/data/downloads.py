@@ -22,8 +22,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from robustok.data.user_cache import alone, data_folder
+from robustok.data.user_cache import data_folder
 from robustok.runtime.checkpoint import parse_json, write_json
+from robustok.runtime.locking import claim
 from robustok.runtime.words import reason
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -69,8 +70,8 @@ class Downloads:
         path = self._place(address)
         if not self._is_here(address):
             limited = _limit() < float("inf")
-            with alone(path), alone(self.folder / "room") if limited else nullcontext():
-                if not self._is_here(address):
+            with claim(path, wait=True), claim(self.folder / "room", wait=True) if limited else nullcontext():
+                if not self._is_here(address):  # another process may have fetched it meanwhile
                     if limited:
                         self._make_room(self.remote[address].size, path)
                     _fetch(address, self.remote[address], path)
@@ -121,9 +122,9 @@ class Downloads:
 
     def _make_room(self, size: int, own: Path) -> None:
         """Remove the shards that were used longest ago until one more fits."""
-        others = [path for path in self.folder.glob("*/*") if path.suffix not in (".json", ".lock")]
-        others = [path for path in others if not path.name.startswith(own.name)]
-        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in others)
+        others = [path for path in self.folder.glob("*/*") if path.suffix not in (".json", ".lock", ".claim")]
+        about = [(path.stat(), path) for path in others if not path.name.startswith(own.name)]
+        files = sorted((stat.st_mtime, stat.st_size, path) for stat, path in about)
         taken = sum(size for _, size, _ in files)
         for _, bytes_there, path in files:
             if taken + size <= _limit():
@@ -157,16 +158,16 @@ def _fetch(address: str, remote: Remote, path: Path) -> None:
         path.unlink(missing_ok=True)
         write_json(path.with_name(path.name + ".json"), list(remote))
     idle = 0
-    while (have := partial.stat().st_size if partial.exists() else 0) != remote.size or not partial.exists():
+    while (have := _size(partial)) != remote.size:
         if have > remote.size:
             partial.unlink()
             continue
         try:
-            _append(address, partial, have)
-            error: Exception = OSError(f"{partial.stat().st_size} of {remote.size} bytes came")
+            _append(address, partial, max(have, 0))
+            error: Exception = OSError(f"{_size(partial)} of {remote.size} bytes came")
         except (OSError, HTTPException) as caught:
             error = caught
-        there = partial.stat().st_size if partial.exists() else 0
+        there = _size(partial)
         idle = 0 if there > have else idle + 1
         final = (isinstance(error, HTTPError) and error.code < 500) or getattr(error, "errno", None) == ENOSPC
         if there != remote.size and (idle == TRIES or final):
@@ -177,6 +178,11 @@ def _fetch(address: str, remote: Remote, path: Path) -> None:
         if idle:
             time.sleep(PAUSE * 2**idle)
     os.replace(partial, path)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    return path.stat().st_size if path.exists() else -1
 
 
 def _append(address: str, partial: Path, have: int) -> None:

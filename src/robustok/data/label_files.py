@@ -11,23 +11,48 @@ An image may be told by its path, with any folders before it, or without its suf
 left out; of an image's class, all of it counts.
 """
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustok.data.classes import WHOLE, Classes, classes_of, is_missing, one_spelling
 from robustok.data.file_names import SUFFIXES, some
-from robustok.data.label_tables import LABELS, NAMES, TABLES, Row, is_header, ways_to_read
+from robustok.runtime.checkpoint import parse_json
 
 # fmt: off
+NAMES = (  # of a column of images
+    "file_name", "filename", "file", "image", "images", "img", "image_name", "imagename", "image_file", "image_path",
+    "img_name", "img_path", "file_path", "filepath", "path", "image_id", "imageid", "name", "id", "key",
+)
+LABELS = (  # of a column of classes, the first that is there being meant
+    "label", "labels", "class", "classes", "cls", "class_name", "classname", "label_name", "category", "target",
+    "synset", "wnid", "class_id", "classid", "label_id", "category_id", "class_label", "predictionstring", "y",
+)
 OTHERS = (  # columns that are no classes
     "text", "caption", "captions", "prompt", "split", "bbox", "url", "md5", "width", "height", "size",
 )
 # fmt: on
+DELIMITERS = (",", "\t", ";", "|")
+TABLES = {".csv": ",", ".tsv": "\t"}
+LONGEST = 80  # characters of a row that an error shows
 BOXES = re.compile(r"(\S+)( +-?[\d.]+){4}( +\S+( +-?[\d.]+){4})*")  # a class and its box, and others
 SEVERAL = re.compile(r"-?[\d.]+([ ,;\t]+-?[\d.]+)+")
+
+
+class Row(NamedTuple):
+    """One row of a file."""
+
+    fields: list[Any]
+    where: str  # "line 3"
+    columns: tuple[str, ...] | None = None  # the names of the fields, where each row tells them
+
+    @property
+    def text(self) -> str:
+        """The row as errors show it."""
+        return ", ".join(str(field) for field in self.fields)[:LONGEST]
 
 
 def told_by(file: Path, names: Sequence[str], place: str) -> Classes:
@@ -67,25 +92,20 @@ class _Images:
         return self._exact.get(_key(told))
 
     def close(self, told: str) -> list[int]:
-        """The images of this name but for the suffix."""
+        """The images of this name, or but for the suffix."""
         return self._stems.get(_stem(_key(told)), [])
-
-    def knows(self, told: str) -> bool:
-        key = _key(told)
-        return key in self._exact or _stem(key) in self._stems
 
     def tells(self, row: Row) -> bool:
         """Tell whether a row has an image and something else."""
-        return len(row.fields) > 1 and any(self.knows(str(field)) for field in row.fields if field is not None)
+        return len(row.fields) > 1 and any(self.close(str(field)) for field in row.fields if field is not None)
 
     def split(self, line: str) -> list[str]:
         """A line of an image and, after blanks, its class, both of which may hold blanks; else the line as it is."""
         line = line.strip()
         blanks = re.finditer(r"\s+", line)
         called = [line[: blank.start()] for blank in (blanks if self._blank else islice(blanks, 1))]
-        known = [name for name in called if self.exact(name) is not None] or list(filter(self.knows, called))
-        if not known:
-            known = [name for name in called if _has_suffix(name)][:1]  # an image that lies elsewhere
+        known = [name for name in called if self.exact(name) is not None] or list(filter(self.close, called))
+        known = known or [name for name in called if _has_suffix(name)][:1]  # an image that lies elsewhere
         if not known:
             return [line]
         name = max(known, key=len)
@@ -134,7 +154,7 @@ def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Cla
     if len(rows) == count + 1 and str(first.fields[0]).strip().lower() in LABELS:
         rows = rows[1:]
     named = next((row for row in rows if any(suffix in row.text.lower() for suffix in SUFFIXES)), None)
-    if all(images.knows(row.text) and not WHOLE.fullmatch(row.text) for row in rows):
+    if all(images.close(row.text) and not WHOLE.fullmatch(row.text) for row in rows):
         named = first
     if named or any(len(row.fields) > 1 for row in rows):
         row = named or first
@@ -173,8 +193,7 @@ def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Ima
     """The columns of the image and of its class. Raises ValueError where it is not plain which they are."""
     width = len(header or max((row.fields for row in rows), key=len))
     known = [
-        sum(column < len(row.fields) and images.knows(str(row.fields[column])) for row in rows)
-        for column in range(width)
+        sum(len(row.fields) > at and bool(images.close(str(row.fields[at]))) for row in rows) for at in range(width)
     ]
     lower = [column.lower() for column in header or ()]
     usual = [lower.index(called) for called in NAMES if called in lower and known[lower.index(called)]]
@@ -215,3 +234,114 @@ def _has_suffix(told: str) -> bool:
 
 def _stem(key: str) -> str:
     return key[: key.rindex(".")] if key.lower().endswith(SUFFIXES) else key
+
+
+def ways_to_read(file: Path, split: Callable[[str], list[str]], comments: bool) -> Iterator[list[Row]]:
+    """The rows of a file in each way in which a row may be divided: that of a table's suffix first, by blanks last.
+
+    `split` divides a line by blanks. Empty lines are left out and, with `comments`, lines that begin with #. Raises
+    ValueError for a file that is no text, or a table whose quotes do not match.
+    """
+    text, suffix = _text(file), file.suffix.lower()
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        yield _of_json(file, text)
+        return
+    lines = ["" if comments and line.startswith("#") else line for line in re.split(r"\r\n|\r|\n", text)]
+    for delimiter in sorted(DELIMITERS, key=lambda delimiter: delimiter != TABLES.get(suffix)):
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True, skipinitialspace=True)
+        try:
+            rows = [Row([field.strip() for field in fields], f"line {reader.line_num}") for fields in reader]
+        except csv.Error as error:
+            if delimiter == TABLES.get(suffix):
+                raise ValueError(f"{file} is no whole table ({error}); mend its quotes") from error
+            continue
+        yield [row for row in rows if any(row.fields)]
+    yield list(_by_blanks(lines, split))
+
+
+def is_header(fields: Sequence[Any]) -> bool:
+    """Tell whether these are names of columns."""
+    lower = {str(field).strip().lower() for field in fields}
+    return bool(lower & {*NAMES, *LABELS})
+
+
+def _by_blanks(lines: list[str], split: Callable[[str], list[str]]) -> Iterator[Row]:
+    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    titles = filled[0][1].split() if filled else []
+    table = len(titles) > 1 and {titles[0].lower()} <= {*NAMES} and is_header(titles[1:])
+    for index, (number, line) in enumerate(filled):
+        whole = table and (index == 0 or len(titles) > 2)  # else a class may hold blanks
+        yield Row(line.split() if whole else split(line), f"line {number}")
+
+
+def _text(file: Path) -> str:
+    data = file.read_bytes()
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{file} is no text in UTF-8 (line {line}); save it as CSV in UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"{file} is no text, for it holds zero bytes; save it as CSV in UTF-8")
+    return text
+
+
+def _of_json(file: Path, text: str) -> list[Row]:
+    usual, other = (_json, _json_lines) if file.suffix.lower() == ".json" else (_json_lines, _json)
+    try:
+        told = usual(text)
+    except ValueError as error:
+        try:
+            told = other(text)
+        except ValueError:
+            raise ValueError(f"{file} is neither JSON nor JSON lines ({error}); mend it") from error
+    rows = list(_rows(told))
+    if not rows:
+        raise ValueError(
+            f"{file} tells no classes in a way that is known; write {{image: class}}, or records of a name and a label"
+        )
+    return rows
+
+
+def _json_lines(text: str) -> list[Any]:
+    return [_json(line) for line in text.split("\n") if line.strip()]  # JSON may hold what else divides lines
+
+
+def _json(text: str) -> Any:
+    """What JSON tells; an object that tells two things by one name is the list of all its pairs."""
+
+    def told(pairs: list[tuple[str, Any]]) -> Any:
+        once = dict(pairs)
+        return once if all(once[name] == value for name, value in pairs) else [list(pair) for pair in pairs]
+
+    return parse_json(text, object_pairs_hook=told)
+
+
+def _rows(told: Any) -> Iterator[Row]:
+    """Rows of {image: class}, {image: record}, {class: images}, {"labels": pairs}, columns, records, pairs, classes."""
+    if isinstance(told, dict) and isinstance(told.get("labels"), list | dict) and len(told) == 1:
+        told = told["labels"]
+    if isinstance(told, dict):
+        told = _entries(told)
+    if not isinstance(told, list):
+        return
+    columns = tuple({str(name): None for entry in told if isinstance(entry, dict) for name in entry})
+    for number, entry in enumerate(told, 1):
+        if isinstance(entry, dict):
+            yield Row([entry.get(name) for name in columns], f"entry {number}", columns)
+        else:
+            yield Row(entry if isinstance(entry, list) else [entry], f"entry {number}")
+
+
+def _entries(told: Mapping[str, Any]) -> list[Any]:
+    """A JSON object as a list of records or pairs."""
+    values = list(told.values())
+    if values and all(isinstance(value, dict) for value in values):
+        return [{"file_name": name, **value} for name, value in told.items()]
+    if values and all(isinstance(value, list) for value in values):
+        if len({len(value) for value in values}) == 1 and is_header(list(told)):
+            return [dict(zip(told, row, strict=True)) for row in zip(*values, strict=True)]
+        if all(isinstance(name, str) for value in values for name in value):
+            return [[name, kind] for kind, names in told.items() for name in names]
+    return [[name, value] for name, value in told.items()]

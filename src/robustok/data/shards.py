@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from robustok.data.images import Indices
-from robustok.runtime.checkpoint import read_json, write_bytes, write_json
+from robustok.runtime.checkpoint import read_json, stored_tensors, write_bytes, write_json
 from robustok.runtime.distributed import rank, world_size
 from robustok.runtime.locking import claim
 
@@ -57,28 +57,29 @@ def write_shards(
     _mark(folder, wanted)
     shards = _shards(folder, count, shard_size)
     damaged = _troubles(folder, list(shards))
-    missing = {path: rows for path, rows in shards.items() if path in damaged}
-    _check_room(folder, kind, row_bytes * sum(map(len, missing.values())))
-    first = rank() * len(missing) // world_size()  # ranks begin at different shards
-    missing = dict([*list(missing.items())[first:], *list(missing.items())[:first]])
-    there = count - sum(map(len, missing.values()))
+    there = count - sum(len(shards[path]) for path in damaged)
+    _check_room(folder, kind, row_bytes * (count - there))
     if progress is not None and there:
         progress(there)
+    first = rank() * len(damaged) // world_size()  # ranks begin at different shards
+    missing = [*list(damaged)[first:], *list(damaged)[:first]]
     while missing:
-        before = len(missing)
-        for path, rows in list(missing.items()):
+        others = []  # that other processes are making
+        for path in missing:
             with claim(path) as mine:
                 if not mine:
-                    continue  # another process is making it
+                    others.append(path)
+                    continue
                 if not path.exists() or (damaged[path] != MISSING and _trouble(path)):
-                    tensors = make(rows)
-                    assert all(len(tensor) == len(rows) for tensor in tensors.values())
+                    tensors = make(shards[path])
+                    assert all(len(tensor) == len(shards[path]) for tensor in tensors.values())
                     write_bytes(path, safetensors.torch.save(tensors, {"sha256": _hash(tensors)}))
-            there += len(missing.pop(path))
+            there += len(shards[path])
             if progress is not None:
                 progress(there)
-        if len(missing) == before:
+        if others == missing:
             time.sleep(WAIT)
+        missing = others
 
 
 class Shards:
@@ -86,7 +87,7 @@ class Shards:
 
     def __init__(self, folder: Path, kind: str):
         """Raises ValueError if a shard is missing or damaged."""
-        self.manifest = _Manifest.of(folder / MANIFEST)
+        self.manifest = _Manifest(folder / MANIFEST)
         if self.manifest.get("kind") != kind:
             raise ValueError(
                 f"{folder} holds {self.manifest.get('kind', 'something else')}, not {kind}; give a folder of {kind}"
@@ -96,7 +97,8 @@ class Shards:
         paths = list(_shards(folder, self.manifest["count"], self._size))
         for path, trouble in _troubles(folder, paths).items():
             raise ValueError(f"{path} {trouble}; run again what made the folder, which makes only what is missing")
-        self._shards = [_mapped(path) for path in paths]
+        # Mapped: pages are read when they are touched.
+        self._shards = [{name: part.numpy() for name, part in stored_tensors(path)[0].items()} for path in paths]
 
     def __len__(self) -> int:
         count: int = self.manifest["count"]
@@ -129,16 +131,12 @@ class Shards:
 class _Manifest(dict[str, Any]):
     """The entries of a manifest; one that is not there, as where it was damaged, is a ValueError."""
 
-    path: Path
-
-    @classmethod
-    def of(cls, path: Path) -> "_Manifest":
+    def __init__(self, path: Path):
         held = read_json(path)
         if not isinstance(held, dict):
             raise ValueError(f"{path} holds a {type(held).__name__} and is no manifest; make the folder anew")
-        manifest = cls(held)
-        manifest.path = path
-        return manifest
+        super().__init__(held)
+        self.path = path
 
     def check_counts(self) -> None:
         """Raises ValueError for numbers that no folder has."""
@@ -164,7 +162,7 @@ def _mark(folder: Path, wanted: dict[str, Any]) -> None:
         with claim(folder / MANIFEST) as mine:
             if mine and not (folder / MANIFEST).exists():
                 write_json(folder / MANIFEST, wanted)
-    found = _Manifest.of(folder / MANIFEST)
+    found = _Manifest(folder / MANIFEST)
     for name in wanted | found:
         if name in LATER and name not in found:
             continue
@@ -198,19 +196,19 @@ def _troubles(folder: Path, paths: list[Path]) -> dict[Path, str]:
 
     Those found whole are remembered by size and time, if the folder can be written to: a terabyte is hashed once.
     """
-    path_of_known = folder / VERIFIED
-    known: dict[str, list[int]] = read_json(path_of_known) if path_of_known.exists() else {}
+    verified = folder / VERIFIED
+    known: dict[str, list[int]] = read_json(verified) if verified.exists() else {}
     states = {path: _state(path) for path in paths}
+    troubles = dict.fromkeys((path for path, state in states.items() if state is None), MISSING)
     unknown = [path for path, state in states.items() if state is not None and known.get(path.name) != state]
     with ThreadPoolExecutor(THREADS) as threads:
-        damaged = {
-            path: trouble for path, trouble in zip(unknown, threads.map(_trouble, unknown), strict=True) if trouble
-        }
-    whole = {path.name: state for path, state in states.items() if state is not None and path not in damaged}
+        found = zip(unknown, threads.map(_trouble, unknown), strict=True)
+        troubles |= {path: trouble for path, trouble in found if trouble}
+    whole = {path.name: state for path, state in states.items() if path not in troubles}
     if unknown and whole != known:
         with suppress(OSError):  # somebody else's folder
-            write_json(path_of_known, whole)
-    return {path: damaged.get(path, MISSING) for path, state in states.items() if state is None or path in damaged}
+            write_json(verified, whole)
+    return {path: troubles[path] for path in paths if path in troubles}
 
 
 def _state(path: Path) -> list[int] | None:
@@ -225,18 +223,10 @@ def _state(path: Path) -> list[int] | None:
 def _trouble(path: Path) -> str:
     """Name the trouble with the contents of a shard; nothing if it is whole."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
+        tensors, metadata = stored_tensors(path)
     except SafetensorError as error:
         return f"is damaged ({error})"
     return "" if metadata.get("sha256") == _hash(tensors) else "is damaged (its contents do not fit its hash)"
-
-
-def _mapped(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file; their pages are read when they are touched."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

@@ -10,8 +10,7 @@ from rich.console import Console
 
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import read_json, write_json
-from robustok.runtime.logging import clock
-from robustok.runtime.memory import peak_rss_gib
+from robustok.runtime.logging import clock, peak_rss_gib
 
 DIARY = "diary.json"
 

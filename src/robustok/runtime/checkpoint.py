@@ -101,13 +101,12 @@ def check_weights(
     given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str, remedy: str, *, shapes: bool = True
 ) -> None:
     """Raises ValueError that lists the first of the missing and unexpected keys, and of those of another shape."""
+    other = [name for name in wanted if shapes and name in given and given[name].shape != wanted[name].shape]
     misfits = {
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
         "of another shape": [
-            f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
-            for name, tensor in wanted.items()
-            if shapes and name in given and given[name].shape != tensor.shape
+            f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}" for name in other
         ],
     }
     check_misfits(misfits, complaint, remedy)
@@ -211,10 +210,15 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return stored_tensors(path)
     except SafetensorError as error:
         raise ValueError(f"{path} {trouble(path)} ({error})") from error
+
+
+def stored_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, mapped from the file, and metadata of a safetensors file. Raises SafetensorError."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def trouble(path: Path) -> str:

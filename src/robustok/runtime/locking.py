@@ -23,10 +23,10 @@ _HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Whether a file is ours to make for the while; it is not where another process has claimed it.
+def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Claim a file to make for the while: False where another process or thread has it, unless we `wait` for it.
 
-    The lock is on a neighbour of its own. Raises OSError where that cannot be made.
+    The lock is on a neighbor of its own. Raises OSError where that cannot be made.
     """
     try:
         import fcntl
@@ -35,34 +35,42 @@ def claim(path: Path) -> Iterator[bool]:
         return
     claimed = path.with_name(path.name + ".claim")
     claimed.parent.mkdir(parents=True, exist_ok=True)
-    with claimed.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    while True:
+        with claimed.open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                held = False
+            except OSError:  # a network folder without locks: at worst something is made twice
+                held = True
+            if held and _is_there(claimed, lock.fileno()):  # else whoever had it took it away after we opened it
+                try:
+                    yield True
+                finally:
+                    claimed.unlink(missing_ok=True)
+                return
+        if not wait:
             yield False
             return
-        except OSError:  # a network folder without locks: at worst something is made twice
-            pass
-        if not _is_there(claimed, lock.fileno()):
-            yield False  # whoever held it took it away, after it was opened here
-            return
-        try:
-            yield True
-        finally:
-            claimed.unlink(missing_ok=True)
 
 
 def _is_there(path: Path, opened: int) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Tell whether the open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(opened), path.stat())
     except FileNotFoundError:
         return False
 
 
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
 @contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
-    """While the block runs nobody else trains in the folder. Raises ValueError where another process already does.
+    """Let nobody else train in the folder while the block runs. Raises ValueError where another process already does.
 
     Of the processes of one run the main one holds the lock. A block within one for the same folder adds nothing.
     """
@@ -92,20 +100,13 @@ def _hold(stack: ExitStack, place: Path, folder: str | Path) -> None:
     raise ValueError(f"another process trains in {folder}; wait until it has ended, or choose another folder")
 
 
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
 def alone_in_its(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Makes a function that trains run `alone_in` the folder that is its argument `name`."""
+    """Make a function that trains run `alone_in` the folder that is its argument `name`."""
 
     def decorate(train: Callable[P, T]) -> Callable[P, T]:
-        signature = inspect.signature(train)
-
         @functools.wraps(train)
         def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-            with alone_in(signature.bind(*args, **kwargs).arguments[name]):
+            with alone_in(inspect.signature(train).bind(*args, **kwargs).arguments[name]):
                 return train(*args, **kwargs)
 
         return alone

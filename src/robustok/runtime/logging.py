@@ -1,12 +1,13 @@
-"""What a run tells: numbers to `metrics.jsonl`, progress to the person watching."""
+"""What a run tells: numbers to `metrics.jsonl`, progress and memory to the person watching."""
 
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import rich.progress
@@ -30,14 +31,10 @@ class MetricsLog:
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far; a last line that was torn by a kill is left out."""
-        if not self.path.is_file():
-            return []
         rows = []
-        for line in self.path.read_text(errors="replace").splitlines():
-            try:
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []:
+            with suppress(ValueError):
                 rows.append(parse_json(line))
-            except ValueError:
-                continue
         return [row for row in rows if isinstance(row, dict) and "step" in row]
 
     def rewind(self, step: int) -> None:
@@ -54,7 +51,7 @@ class MetricsLog:
 
 
 class Progress:
-    """How far a piece of work is: name, bar, images/s, time left and the latest values.
+    """Progress of a piece of work: name, bar, images/s, time left and the latest values.
 
     A live bar on a terminal; elsewhere a plain line at each tenth of the way, and once a minute. As a context
     manager:
@@ -74,8 +71,7 @@ class Progress:
         console: Console | None = None,
     ) -> None:
         self.name, self.total, self.start, self.images_per_step = name, total, start, images_per_step
-        self.console = console or Console(highlight=False, soft_wrap=True)
-        self.quiet = quiet
+        self.console, self.quiet = console or Console(highlight=False, soft_wrap=True), quiet
         self._began = self._spoke = time.monotonic()
         self._tenth = 10 * start // max(total, 1)
         self._bar: rich.progress.Progress | None = None
@@ -94,9 +90,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -138,3 +132,16 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d} min"
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
+
+
+def peak_rss_gib() -> float:
+    """The most memory this process has held at once, in GiB (resident set, children not counted)."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; ru_maxrss would start from the parent's memory there
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

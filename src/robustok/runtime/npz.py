@@ -18,7 +18,7 @@ LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 
 
 def array_names(path: str | Path) -> tuple[str, ...]:
-    """Which arrays the file holds. Raises ValueError for a file that is missing, cut short or no npz."""
+    """Names of the arrays in the file. Raises ValueError for a file that is missing, cut short or no npz."""
     with _opened(path) as archive:
         return tuple(name.removesuffix(".npy") for name in archive.namelist())
 
@@ -76,7 +76,7 @@ def checksum(path: str | Path, name: str) -> str:
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type of an npy file at its beginning, which is then at its numbers."""
+    """Shape, True for Fortran's order, and type of an npy file at its beginning, which is then at its numbers."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from robustok.runtime.checkpoint import trouble
+from robustok.runtime.checkpoint import stored_tensors, trouble
+from robustok.runtime.words import reason
 
 WRAPPERS = ("model", "ema", "model_ema", "module", "state_dict")  # under which files keep weights, in order of choice
 
@@ -36,17 +37,14 @@ def read_tensor_file(path: str | Path, allowed: Sequence[Any] = (argparse.Namesp
         raise ValueError(f"there is no file {path}; give a safetensors or torch file")
     with path.open("rb") as file:
         start = file.read(64)
-    torch_file = start.startswith((b"PK\x03\x04", b"\x80"))
-    if not torch_file:
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} {trouble(path)} ({_line(error)})") from error
     try:
+        if not start.startswith((b"PK\x03\x04", b"\x80")):
+            return stored_tensors(path)[0]
         with warnings.catch_warnings(), torch.serialization.safe_globals([*allowed]):
             warnings.simplefilter("ignore")  # what torch has to say of foreign pickles
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} {trouble(path)} ({reason(error)})") from error
     except pickle.UnpicklingError as error:
         asked = re.search(r"(?:GLOBAL|global|class|Type) `?([\w.]+)", str(error))
         what = f" ({asked[1]})" if asked else ""
@@ -55,14 +53,10 @@ def read_tensor_file(path: str | Path, allowed: Sequence[Any] = (argparse.Namesp
             "get it as safetensors, or as a torch file of tensors alone"
         ) from error
     except Exception as error:  # a damaged file can break the reader anywhere
+        why = reason(error)
         raise ValueError(
-            f"{path} was cut short or damaged ({_line(error)}); copy or download it again, as safetensors or torch file"
+            f"{path} was cut short or damaged ({why}); copy or download it again, as safetensors or torch file"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def unwrapped(held: Any, prefer: Sequence[str], path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
@@ -80,8 +74,5 @@ def unwrapped(held: Any, prefer: Sequence[str], path: str | Path) -> tuple[dict[
 
 
 def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+    named = isinstance(value, Mapping) and bool(value)
+    return named and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())

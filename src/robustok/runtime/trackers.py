@@ -8,12 +8,10 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -29,60 +27,44 @@ class TrackerWarning(UserWarning):
     """A tracker failed and was left out."""
 
 
-@runtime_checkable
-class Tracker(Protocol):
-    """What is asked of a tracker."""
+class Tracker(NamedTuple):
+    """The calls that a tracker takes."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
-    def picture(self, step: int, name: str, image: Image.Image) -> None: ...
-    def close(self) -> None: ...
+    write: Callable[[int, Mapping[str, float]], object]  # step and values
+    picture: Callable[[int, str, Image.Image], object]  # step, name and image
+    close: Callable[[], object]
 
 
-class TensorBoard:
+def tensorboard(folder: Path, done: int) -> Tracker:
     """Event files in `folder/tensorboard`; of an earlier part of the run, what came after `done` is hidden."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path, done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1, flush_secs=30)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def picture(self, step: int, name: str, image: Image.Image) -> None:
-        self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-
-    def close(self) -> None:
-        self._writer.close()
+    writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1, flush_secs=30)
+    return Tracker(
+        lambda step, values: [writer.add_scalar(name, value, step) for name, value in values.items()],
+        lambda step, name, image: writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC"),
+        writer.close,
+    )
 
 
-class Service:
+def service(name: Literal["wandb", "trackio"], folder: Path, config: Mapping[str, Any], done: int) -> Tracker:
     """A run of wandb or trackio, which offer the same functions.
 
     The project is robustok unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise.
     """
-
-    def __init__(
-        self, service: Literal["wandb", "trackio"], folder: Path, config: Mapping[str, Any], done: int
-    ) -> None:
-        self._service: Any = import_module(service)
-        if not done or not (folder / ID).is_file():
-            write_json(folder / ID, {"id": uuid.uuid4().hex[:8]})
-        run = str(read_json(folder / ID)["id"])
-        name = "/".join([*folder.resolve().parts[-2:], run])
-        how: dict[str, Any] = {"id": run, "dir": str(folder)} if service == "wandb" else {}
-        project = os.environ.get(f"{service.upper()}_PROJECT", "robustok")
-        self._service.init(project=project, name=name, config=dict(config), resume="allow", **how)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._service.log(dict(values), step=step)
-
-    def picture(self, step: int, name: str, image: Image.Image) -> None:
-        self._service.log({name: self._service.Image(image)}, step=step)
-
-    def close(self) -> None:
-        self._service.finish()
+    module: Any = import_module(name)
+    if not done or not (folder / ID).is_file():
+        write_json(folder / ID, {"id": uuid.uuid4().hex[:8]})
+    run = str(read_json(folder / ID)["id"])
+    called = "/".join([*folder.resolve().parts[-2:], run])
+    how: dict[str, Any] = {"id": run, "dir": str(folder)} if name == "wandb" else {}
+    project = os.environ.get(f"{name.upper()}_PROJECT", "robustok")
+    module.init(project=project, name=called, config=dict(config), resume="allow", **how)
+    return Tracker(
+        lambda step, values: module.log(values, step=step),
+        lambda step, label, image: module.log({label: module.Image(image)}, step=step),
+        module.finish,
+    )
 
 
 class Trackers:
@@ -95,7 +77,8 @@ class Trackers:
         self._trackers: dict[str, Tracker] = {}
         for name in dict.fromkeys(names):
             try:
-                self._trackers[name] = _opened(name, folder, config, done)
+                own = tensorboard(folder, done) if name == "tensorboard" else service(name, folder, config, done)
+                self._trackers[name] = own
             except Exception as error:  # whatever a stranger's code raises
                 _warn(name, error)
 
@@ -106,18 +89,15 @@ class Trackers:
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
         """Show them previews."""
-        for name, image in pictures.items():
-            self._all(partial(_show, step=step, name=name, image=image))
+        self._all(lambda tracker: [tracker.picture(step, name, image) for name, image in pictures.items()])
 
     def __enter__(self) -> "Trackers":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._all(lambda tracker: tracker.close())
 
-    def _all(self, tell: Callable[[Tracker], None]) -> None:
+    def _all(self, tell: Callable[[Tracker], object]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
                 tell(tracker)
@@ -126,23 +106,11 @@ class Trackers:
                 _warn(name, error)
 
 
-def _show(tracker: Tracker, *, step: int, name: str, image: Image.Image) -> None:
-    tracker.picture(step, name, image)
-
-
 def check_installed(names: Sequence[TrackerName]) -> None:
     """Raises ValueError, before any work, for a tracker that is not installed."""
     for name in names:
         if find_spec(name) is None:
             raise ValueError(f"the tracker {name} is not installed; pip install 'robustok[{name}]', or leave it out")
-
-
-def _opened(name: TrackerName, folder: Path, config: Mapping[str, Any], done: int) -> Tracker:
-    match name:
-        case "tensorboard":
-            return TensorBoard(folder, done)
-        case _:
-            return Service(name, folder, config, done)
 
 
 def _warn(name: str, error: Exception) -> None:

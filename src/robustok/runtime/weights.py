@@ -7,6 +7,7 @@ downloads; a model of the Hugging Face hub also in that hub's own cache. What is
 import hashlib
 import os
 import re
+import shutil
 import urllib.request
 from dataclasses import dataclass
 from functools import cache
@@ -36,17 +37,17 @@ class WeightFile:
     licence: str = "unknown"
 
     def located(self) -> Path | None:
-        """Where it lies on this machine; None when it does not."""
+        """The file on this machine; None when it is not here."""
         folders = (cache_folder(), Path(torch.hub.get_dir()) / "checkpoints")
         paths = [folder / name for folder in folders for name in self.names]
         return next((path for path in paths if path.is_file()), None)
 
     def remedy(self) -> str:
-        """How to get it by hand."""
+        """Words on getting it by hand."""
         return f"download {self.url} ({self.size / 1e6:.3g} MB) to {cache_folder() / self.names[0]}"
 
     def about(self) -> str:
-        """What tells it apart, and under which licence it is."""
+        """Words that tell it apart, and under which licence it is."""
         return f"SHA-256 {self.sha256 or 'unknown'}, licence {self.licence}"
 
     def path(self) -> Path:
@@ -60,18 +61,15 @@ class WeightFile:
         return path
 
     def _download(self) -> Path:
-        """Written beside and renamed when whole: whoever stops it leaves no half a file."""
+        """Download to a neighbor, renamed when it is whole: whoever stops it leaves no half a file."""
         path = cache_folder() / self.names[0]
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        seen = hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with urllib.request.urlopen(self.url, timeout=TIMEOUT) as source, partial.open("wb") as file:
-                while chunk := source.read(CHUNK):
-                    seen.update(chunk)
-                    file.write(chunk)
-            if self.sha256 is not None and seen.hexdigest() != self.sha256:
-                raise OSError(f"what came has the SHA-256 {seen.hexdigest()[:16]}..., not {self.sha256[:16]}...")
+                shutil.copyfileobj(source, file, CHUNK)
+            if self.sha256 is not None and sha256(partial) != self.sha256:
+                raise OSError(f"what came has the SHA-256 {sha256(partial)[:16]}..., not {self.sha256[:16]}...")
             os.replace(partial, path)
         except (OSError, HTTPException) as error:  # no network, no such address, no room
             raise ValueError(f"{self.title} could not be downloaded ({reason(error)}); {self.remedy()}") from error
@@ -90,9 +88,8 @@ class HubModel:
 
     def located(self) -> Path | None:
         """The folder that it lies in on this machine; None when it does not."""
-        folder = self._folder()
-        if tensor_file(folder):
-            return folder
+        if tensor_file(self._folder()):
+            return self._folder()
         try:
             from huggingface_hub import try_to_load_from_cache
         except ImportError:
@@ -101,24 +98,21 @@ class HubModel:
         return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
     def remedy(self) -> str:
-        """How to get it by hand."""
+        """Words on getting it by hand."""
         return (
             f"download config.json and {TENSORS[0]} (or {TENSORS[1]}) of https://huggingface.co/{self.repository} "
             f"to {self._folder()}"
         )
 
     def about(self) -> str:
-        """Under which licence it is; the hub's client checks what it downloads."""
+        """The licence under which it is; the hub's client checks what it downloads."""
         return f"licence {self.licence}"
 
     def path(self) -> Path:
         """The folder, downloaded if need be. Raises ValueError when it cannot be had."""
-        return self.located() or self._download()
-
-    def _folder(self) -> Path:
-        return cache_folder() / self.repository.replace("/", "--")
-
-    def _download(self) -> Path:
+        located = self.located()
+        if located is not None:
+            return located
         try:
             from huggingface_hub import hf_hub_download
             from huggingface_hub.errors import EntryNotFoundError
@@ -133,9 +127,12 @@ class HubModel:
         except (OSError, ValueError) as error:  # offline, no such repository, no room
             raise ValueError(f"{self.title} could not be downloaded ({reason(error)}); {self.remedy()}") from error
 
+    def _folder(self) -> Path:
+        return cache_folder() / self.repository.replace("/", "--")
+
 
 def cache_folder() -> Path:
-    """Where weights are kept: ROBUSTOK_WEIGHTS, else ~/.cache/robustok."""
+    """The folder of weights: ROBUSTOK_WEIGHTS, else ~/.cache/robustok."""
     return Path(os.environ.get("ROBUSTOK_WEIGHTS") or Path.home() / ".cache" / "robustok")
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -27,14 +26,12 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._thread.shutdown()  # waits
 
     @property
     def failed(self) -> bool:
-        """Whether something could not be written, as far as is known."""
+        """True where something could not be written, as far as is known."""
         if self._under_way is not None and self._under_way.done():
             self.wait()
         return self._error is not None
