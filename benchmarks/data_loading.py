@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from robustok.data import HubImages, ImageFolder, ParquetImages, TarImages
+from robustok.data import ImageFolder, open_images
 from robustok.data.folder import FolderFiles
 from robustok.data.image_files import ImageFiles, cores
 from robustok.data.loading import training_batch
@@ -62,9 +62,9 @@ def written(files: list[bytes], root: Path) -> dict[str, Callable[[int], ImageFi
     (root / "arrow" / "dataset_info.json").write_text("{}")
     return {
         "folder": lambda workers: ImageFolder(root / "folder", SIZE, errors="defer", workers=workers),
-        "tar": lambda workers: TarImages(root / "set.tar", SIZE, workers=workers),
-        "parquet": lambda workers: ParquetImages(root / "set.parquet", SIZE, workers=workers),
-        "arrow (hf)": lambda workers: HubImages(root / "arrow", SIZE, workers=workers),
+        "tar": lambda workers: open_images(root / "set.tar", SIZE, workers=workers),
+        "parquet": lambda workers: open_images(root / "set.parquet", SIZE, workers=workers),
+        "arrow (hf)": lambda workers: open_images(root / "arrow", SIZE, workers=workers),
     }
 
 

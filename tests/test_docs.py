@@ -21,7 +21,7 @@ from robustok.cli.options import Command, Configurable, check_names, verb_named
 from robustok.cli.parser import parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
-from robustok.data import HubImages, ImageFolder, ParquetImages, TarImages, open_images
+from robustok.data import ImageFolder, open_images
 from robustok.data.image_files import View
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
@@ -63,7 +63,7 @@ def fields_of_loading() -> set[str]:
 MORE = {  # names that functions pass on
     robustok.sample: names_of(Sampling) | names_of(FlowSampling),
     **dict.fromkeys(LOADERS, fields_of_loading()),
-    **{f: set(View.__annotations__) for f in (ImageFolder, TarImages, ParquetImages, HubImages, open_images)},
+    **{f: set(View.__annotations__) for f in (ImageFolder, open_images)},
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.data import some_shards
 
-from robustok.data import TarImages, downloads
+from robustok.data import downloads, open_images
 from robustok.data.loading import training_batch
 from robustok.data.user_cache import data_folder
 
@@ -71,12 +71,12 @@ def kept() -> list[Path]:
 
 def test_shards_are_fetched_once_and_give_what_local_ones_give(server):
     address, there = server
-    images, local = TarImages(address, 16), TarImages(there, 16)
+    images, local = open_images(address, 16), open_images(there, 16)
     assert torch.equal(images.images(EVERYTHING), local.images(EVERYTHING))
     assert torch.equal(training_batch(images, 7, 0, 5), training_batch(local, 7, 0, 5))
     assert torch.equal(images.labels, local.labels)
     assert images.describe()["hash"] == local.describe()["hash"]
-    TarImages(address, 16).images(EVERYTHING)
+    open_images(address, 16).images(EVERYTHING)
     assert sorted(Handler.asked.values()) == [1] * 5
     assert [path.read_bytes() for path in kept()] == [path.read_bytes() for path in sorted(there.glob("*.tar"))]
 
@@ -84,7 +84,7 @@ def test_shards_are_fetched_once_and_give_what_local_ones_give(server):
 def test_a_download_that_breaks_off_goes_on_where_it_was(server):
     address, there = server
     Handler.break_off = 3
-    TarImages(address.replace("{000..004}", "002"), 16, labels="none")
+    open_images(address.replace("{000..004}", "002"), 16, labels="none")
     assert [path.read_bytes() for path in kept()] == [(there / "train-002.tar").read_bytes()]
     firsts = [first for _, first in Handler.asked]
     assert firsts[0] == 0
@@ -99,28 +99,28 @@ def test_a_server_that_keeps_breaking_off_is_given_up_and_what_came_is_kept(serv
     with pytest.raises(
         ValueError, match=r"train-000.tar cannot be fetched to .* .*; what came is kept, so start again"
     ):
-        TarImages(address, 16)
+        open_images(address, 16)
     assert kept() == []
 
 
 def test_a_shard_that_changed_is_fetched_again(server):
     address, there = server
     one = address.replace("{000..004}", "000")
-    assert len(TarImages(one, 16)) == 6
+    assert len(open_images(one, 16)) == 6
     data = some_shards.pictures(2)
     some_shards.write_tar(there / "train-000.tar", {"a.png": data[0], "b.png": data[1]})
-    assert len(TarImages(one, 16)) == 2
+    assert len(open_images(one, 16)) == 2
     assert len(kept()) == 1
 
 
 def test_without_a_network_fetched_shards_still_do(server):
     address, there = server
-    before = TarImages(address, 16).images(EVERYTHING)
+    before = open_images(address, 16).images(EVERYTHING)
     for path in there.iterdir():
         path.unlink()
-    assert torch.equal(TarImages(address, 16).images(EVERYTHING), before)
+    assert torch.equal(open_images(address, 16).images(EVERYTHING), before)
     with pytest.raises(ValueError, match=r"train-009.tar cannot be fetched \(.*404.*\); look at the address"):
-        TarImages(address.replace("{000..004}", "009"), 16)
+        open_images(address.replace("{000..004}", "009"), 16)
 
 
 def test_what_may_not_stay_makes_room(server, monkeypatch):
@@ -129,16 +129,16 @@ def test_what_may_not_stay_makes_room(server, monkeypatch):
     size = (there / "train-000.tar").stat().st_size
     monkeypatch.setenv(downloads.LIMIT, str(3.5 * size / 1e9))
     with pytest.raises(ValueError, match=r"5 shards need .* GB in .* they may take .*; make room, .* give a window"):
-        TarImages(address, 16)
-    images, local = TarImages(address, 16, window=1), TarImages(there, 16, window=1)
+        open_images(address, 16)
+    images, local = open_images(address, 16, window=1), open_images(there, 16, window=1)
     assert len(kept()) == 3
     for step in range(2 * some_shards.COUNT // 6):
         assert torch.equal(training_batch(images, 6, 0, step), training_batch(local, 6, 0, step))
         assert len(kept()) <= 3
     assert max(Handler.asked.values()) > 1
     index = len(Handler.asked)
-    TarImages(address, 16, window=1)  # the index is known, so nothing is fetched
+    open_images(address, 16, window=1)  # the index is known, so nothing is fetched
     assert len(Handler.asked) == index
     monkeypatch.setenv(downloads.LIMIT, "much")
     with pytest.raises(ValueError, match="ROBUSTOK_DATA_LIMIT is 'much'; give a number of GB above 0"):
-        TarImages(address, 16, window=1)
+        open_images(address, 16, window=1)

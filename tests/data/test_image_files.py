@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tests.data import some_shards
 
-from robustok.data import ImageFolder, TarImages
+from robustok.data import ImageFolder, open_images
 from robustok.data.decoding import center_crop, read
 from robustok.data.image_files import ImageFiles, cores
 from robustok.data.images import DRAWS
@@ -63,13 +63,13 @@ def test_the_last_of_a_class_is_replaced_by_the_first_and_none_by_none(damaged):
 def test_a_broken_image_of_a_shard_is_named_with_its_shard(tmp_path):
     data = some_shards.pictures(3)
     some_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1][:300], "2.png": data[2]})
-    images = TarImages(tmp_path / "a.tar", 16)
+    images = open_images(tmp_path / "a.tar", 16)
     with pytest.raises(
         ValueError, match="1.png of a.tar in .* cannot be read .*; repair or remove it, or pass errors="
     ):
         images.images(torch.arange(3))
     with pytest.warns(UserWarning, match="1 of 3 images in .*a.tar cannot be read: 1.png of a.tar .* skipped"):
-        skipped = TarImages(tmp_path / "a.tar", 16, errors="skip")
+        skipped = open_images(tmp_path / "a.tar", 16, errors="skip")
     assert torch.equal(skipped.images(torch.tensor([1])), images.images(torch.tensor([2])))
     assert skipped.describe()["count"] == 2
     assert skipped.describe()["hash"] != images.describe()["hash"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.data import some_shards
 
-from robustok.data import ImageFolder, ParquetImages, TarImages
+from robustok.data import ImageFolder, open_images
 from robustok.data.image_files import ImageFiles
 from robustok.data.images import hold_out
 from robustok.data.loading import cached_batch, prefetched, training_batch
@@ -26,9 +26,9 @@ def sets(tmp_path_factory):
     parquet = some_shards.write_parquet(root / "parquet")
     return {
         "folder": lambda **how: ImageFolder(folder, SIZE, errors="defer", **how),
-        "tars": lambda **how: TarImages(tars, SIZE, **how),
-        "tars in windows": lambda **how: TarImages(tars, SIZE, window=2, **how),
-        "parquet": lambda **how: ParquetImages(parquet, SIZE, window=3, **how),
+        "tars": lambda **how: open_images(tars, SIZE, **how),
+        "tars in windows": lambda **how: open_images(tars, SIZE, window=2, **how),
+        "parquet": lambda **how: open_images(parquet, SIZE, window=3, **how),
     }
 
 

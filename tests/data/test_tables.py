@@ -6,11 +6,11 @@ import pytest
 import torch
 from tests.data import some_shards
 
-from robustok.data import HubImages, ParquetImages, open_images, tables
+from robustok.data import open_images, tables
 from robustok.data.folder import FolderFiles
 from robustok.data.loading import training_batch
 from robustok.data.sources import is_tar
-from robustok.data.tables import ParquetFiles, Recent
+from robustok.data.tables import ParquetFiles, recent
 from robustok.data.tars import TarFiles
 
 pa = pytest.importorskip("pyarrow")
@@ -28,7 +28,7 @@ def test_row_groups_are_read_once_an_epoch(tmp_path, monkeypatch):
     folder, read = some_shards.write_parquet(tmp_path / "set"), []
     own = ParquetFiles._load
     monkeypatch.setattr(ParquetFiles, "_load", lambda files, number: read.append(number) or own(files, number))
-    images = ParquetImages(folder, 16, window=2, workers=4)
+    images = open_images(folder, 16, window=2, workers=4)
     groups = len(images.source.groups)
     assert [group.rows for group in images.source.groups] == [4, 4, 4, 4, 2, 4, 4, 4]
     for epoch in (1, 2):
@@ -59,12 +59,12 @@ def test_paths_instead_of_images_are_an_error_that_says_why(tmp_path):
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     folder = written(tmp_path / "a", {"image": pa.array(cells, kind), "label": [0, 1]})
     with pytest.raises(ValueError, match="row 1 of .* is a path, /gone/1.png, not an image: .*embed_table_storage"):
-        ParquetImages(folder, 16).images(torch.tensor([1]))
+        open_images(folder, 16).images(torch.tensor([1]))
     there = tmp_path / "0.png"
     there.write_bytes(some_shards.pictures(1)[0])
     cells = [{"bytes": None, "path": str(there)}]
     folder = written(tmp_path / "b", {"image": pa.array(cells, kind), "label": [0]})
-    assert ParquetImages(folder, 16).images(torch.tensor([0])).shape == (1, 3, 16, 16)
+    assert open_images(folder, 16).images(torch.tensor([0])).shape == (1, 3, 16, 16)
 
 
 def test_parquet_that_cannot_be_trained_on_is_refused(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_parquet_that_cannot_be_trained_on_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read as parquet .*; fetch it again"):
         ParquetFiles(file)
     file.write_bytes(whole)
-    images = ParquetImages(file, 16)
+    images = open_images(file, 16)
     file.write_bytes(whole[:100])
     with pytest.raises(ValueError, match="row group 0 of .* is damaged or cut short .*; fetch it again"):
         images.images(torch.tensor([0]))
@@ -103,10 +103,10 @@ def test_what_fails_to_load_is_loaded_again():
             raise answer
         return answer
 
-    recent = Recent(load, 2)
+    loaded = recent(load, 2)
     with pytest.raises(OSError, match="once"):
-        recent[0]
-    assert recent[0] == "there"
+        loaded(0)
+    assert loaded(0) == "there"
 
 
 @pytest.fixture(scope="module")
@@ -127,20 +127,20 @@ def saved(tmp_path_factory):
 
 
 def test_a_saved_dataset_is_read_in_place_and_goes_on_with_the_very_next_image(saved):
-    images = HubImages(saved / "saved", 16)
+    images = open_images(saved / "saved", 16)
     folder = open_images(saved / "folder" / "train", 16)
     assert torch.equal(images.images(EVERYTHING), folder.images(EVERYTHING))
     assert (images.classes, images.labels.tolist()) == (some_shards.CLASSES, folder.labels.tolist())
     straight = torch.cat([training_batch(images, 7, 0, step) for step in range(9)])
-    again = [training_batch(HubImages(saved / "saved", 16, workers=2), 7, 0, step) for step in range(6, 9)]
+    again = [training_batch(open_images(saved / "saved", 16, workers=2), 7, 0, step) for step in range(6, 9)]
     assert torch.equal(torch.cat(again), straight[42:])
-    assert images.describe() == HubImages(saved / "saved", 16).describe()
+    assert images.describe() == open_images(saved / "saved", 16).describe()
     with pytest.raises(ValueError, match="splits holds the splits test, train; give one of them: .*splits/test"):
-        HubImages(saved / "splits", 16)
+        open_images(saved / "splits", 16)
     (saved / "broken").mkdir()
     (saved / "broken" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "gone.arrow"}]}))
     with pytest.raises(ValueError, match="broken is no whole folder of Dataset.save_to_disk .*; save it again"):
-        HubImages(saved / "broken", 16)
+        tables.saved_files(saved / "broken")
 
 
 def test_a_dataset_by_name(saved, monkeypatch, tmp_path):
@@ -155,14 +155,14 @@ def test_a_dataset_by_name(saved, monkeypatch, tmp_path):
         return datasets.load_from_disk(str(saved / "saved"))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    images = HubImages("hf:somebody/pets", 16)
-    assert HubImages("hf:somebody/pets:validation", 16).describe()["name"] == "pets:validation"
+    images = open_images("hf:somebody/pets", 16)
+    assert open_images("hf:somebody/pets:validation", 16).describe()["name"] == "pets:validation"
     assert asked == [("somebody/pets", "train"), ("somebody/pets", "validation")]
-    assert torch.equal(images.images(EVERYTHING), HubImages(saved / "saved", 16).images(EVERYTHING))
+    assert torch.equal(images.images(EVERYTHING), open_images(saved / "saved", 16).images(EVERYTHING))
     with pytest.raises(
         ValueError, match="hf:nobody/nothing cannot be had .Dataset 'nobody/nothing' doesn't exist on t"
     ):
-        HubImages("hf:nobody/nothing", 16)
+        open_images("hf:nobody/nothing", 16)
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
@@ -304,9 +304,9 @@ def test_an_empty_cell_is_a_broken_image(tmp_path):
     with pytest.raises(
         ValueError, match=r"row 1 in .* cannot be read .the cell is empty.; repair or remove it, or pass"
     ):
-        ParquetImages(folder, 16).images(torch.arange(3))
+        open_images(folder, 16).images(torch.arange(3))
     with pytest.warns(UserWarning, match="1 of 3 images .* row 1 .the cell is empty.; they are skipped"):
-        assert len(ParquetImages(folder, 16, errors="skip")) == 2
+        assert len(open_images(folder, 16, errors="skip")) == 2
     files = tables.ArrowFiles(pq.read_table(folder), "set")
     assert (len(files.labels), len(files.describe()["hash"])) == (3, 16)
 
@@ -324,13 +324,13 @@ def test_a_damaged_saved_dataset_says_so(tmp_path):
         (tmp_path / "state.json").write_text(text)
         (tmp_path / "dataset_info.json").write_text("{}")
         with pytest.raises(ValueError, match="is no whole folder of Dataset.save_to_disk .*; save it again"):
-            HubImages(tmp_path, 16)
+            open_images(tmp_path, 16)
     (tmp_path / "dataset_dict.json").write_text("{}")
     with pytest.raises(ValueError, match="holds the splits ; give one of them"):
-        HubImages(tmp_path, 16)
+        open_images(tmp_path, 16)
 
 
 def test_a_name_without_a_dataset_says_so():
     pytest.importorskip("datasets")
     with pytest.raises(ValueError, match=r"hf: cannot be had \(.*\); look at its name, its splits, and the network"):
-        HubImages("hf:", 16)
+        open_images("hf:", 16)

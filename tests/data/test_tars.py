@@ -11,7 +11,7 @@ from PIL import Image
 from tests.data import some_shards
 
 from robustok.cli import main
-from robustok.data import ImageFolder, TarImages, tars
+from robustok.data import ImageFolder, open_images, tars
 from robustok.data.file_names import expanded
 from robustok.data.tars import TarFiles
 
@@ -34,15 +34,15 @@ def pictures(tmp_path):
 
 
 def test_shards_hold_the_images_of_the_folder(pictures):
-    shards, folder = TarImages(pictures / "shard-*.tar", 32), ImageFolder(pictures / "folder", 32)
+    shards, folder = open_images(pictures / "shard-*.tar", 32), ImageFolder(pictures / "folder", 32)
     assert len(shards) == 7
     assert torch.equal(shards.images(torch.arange(7)), folder.images(torch.arange(7)))
     assert torch.equal(shards.images(torch.tensor([6, 0])), folder.images(torch.tensor([6, 0])))
     assert shards.side == 36
     about = shards.describe()
     assert (about["name"], about["count"]) == ("2 shards, shard-0.tar ...", 7)
-    assert about["hash"] == TarImages(str(pictures / "shard-*.tar"), 24).describe()["hash"]
-    assert about["hash"] != TarImages(pictures / "shard-0.tar", 32).describe()["hash"]
+    assert about["hash"] == open_images(str(pictures / "shard-*.tar"), 24).describe()["hash"]
+    assert about["hash"] != open_images(pictures / "shard-0.tar", 32).describe()["hash"]
 
 
 def test_the_command_line_scores_shards(pictures, capsys):
@@ -58,21 +58,21 @@ def test_the_command_line_scores_shards(pictures, capsys):
 
 def test_what_cannot_be_read_is_refused(pictures):
     with pytest.raises(ValueError, match="there is no file .*; give a tar file, or a pattern such as"):
-        TarImages(pictures / "none.tar", 32)
+        open_images(pictures / "none.tar", 32)
     with pytest.raises(ValueError, match="crop of 64 pixels: 0.png of shard-0.tar .36 x 40.; .*pass upscale=True"):
-        TarImages(pictures / "shard-0.tar", 64).images(torch.tensor([0]))
-    assert TarImages(pictures / "shard-0.tar", 64, upscale=True).images(torch.tensor([0])).shape == (1, 3, 64, 64)
+        open_images(pictures / "shard-0.tar", 64).images(torch.tensor([0]))
+    assert open_images(pictures / "shard-0.tar", 64, upscale=True).images(torch.tensor([0])).shape == (1, 3, 64, 64)
     whole = (pictures / "shard-0.tar").read_bytes()
     (pictures / "cut.tar").write_bytes(whole[:5000])
     with pytest.raises(ValueError, match=r"cut.tar (was cut short|is no whole, uncompressed tar)"):
-        TarImages(pictures / "cut.tar", 32)
+        open_images(pictures / "cut.tar", 32)
     (pictures / "text.tar").write_text("no tar at all")
     with pytest.raises(ValueError, match="text.tar is no whole, uncompressed tar"):
-        TarImages(pictures / "text.tar", 32)
+        open_images(pictures / "text.tar", 32)
     with tarfile.open(pictures / "empty.tar", "w"):
         pass
     with pytest.raises(ValueError, match=r"no image found in .*empty.tar; wanted members that end in .png"):
-        TarImages(pictures / "empty.tar", 32)
+        open_images(pictures / "empty.tar", 32)
 
 
 def test_labels_are_found_where_samples_tell_them(tmp_path):
@@ -122,7 +122,7 @@ def test_a_tar_that_ends_early_is_one_clear_error(end, tmp_path):
     with pytest.raises(
         ValueError, match=r"cut.tar (is no whole, uncompressed tar|was cut short at byte \d+).* fetch it"
     ):
-        TarImages(tmp_path / "*.tar", 16)
+        open_images(tmp_path / "*.tar", 16)
 
 
 def test_a_damaged_tar_is_not_read_in_part(tmp_path):
@@ -146,7 +146,7 @@ def test_what_a_tar_without_images_holds_is_told(tmp_path):
 def test_a_shard_that_shrinks_while_it_is_used_is_an_error(tmp_path):
     data = some_shards.pictures(2)
     path = some_shards.write_tar(tmp_path / "a.tar", {"0.png": data[0], "1.png": data[1]})
-    images = TarImages(path, 16)
+    images = open_images(path, 16)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match="a.tar was cut short: 1.png ends beyond it; fetch it again"):
         images.images(torch.tensor([1]))

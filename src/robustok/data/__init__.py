@@ -2,17 +2,14 @@
 
 from robustok.data.image_files import ImageFiles
 from robustok.data.images import FashionMNIST, ImageSet, Subset, hold_out
-from robustok.data.sources import HubImages, ImageFolder, ParquetImages, TarImages, open_images
+from robustok.data.sources import ImageFolder, open_images
 
 __all__ = [
     "FashionMNIST",
-    "HubImages",
     "ImageFiles",
     "ImageFolder",
     "ImageSet",
-    "ParquetImages",
     "Subset",
-    "TarImages",
     "hold_out",
     "open_images",
 ]

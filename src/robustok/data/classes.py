@@ -51,12 +51,7 @@ def synset_of(name: str) -> str | None:
 
 
 def by_folder(
-    names: Sequence[str],
-    empty: Sequence[str],
-    place: str,
-    *,
-    archive: bool,
-    complete: bool = True,
+    names: Sequence[str], empty: Sequence[str], place: str, *, archive: bool, complete: bool = True
 ) -> Classes:
     """The classes of images by their paths: the folders that they lie in, else their synsets, else one.
 
@@ -147,7 +142,7 @@ def among(told: Sequence[Any], names: Sequence[str], what: str) -> Classes:
         if not 0 <= label < len(names):
             raise ValueError(
                 f"the label of row {row} in {what} is {text}, which is none of its {len(names)} classes "
-                f"{some(list(names))}; mend the row, or choose another column of labels, or 'none'"
+                f"{some(names)}; mend the row, or choose another column of labels, or 'none'"
             )
         labels.append(label)
     return tuple(names), torch.tensor(labels, dtype=torch.int64)

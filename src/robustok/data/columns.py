@@ -1,4 +1,4 @@
-"""Which columns of a table hold images and labels, as Hugging Face and others write them."""
+"""The columns of a table that hold images and labels, as Hugging Face and others write them."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -54,9 +54,8 @@ class Columns(NamedTuple):
             raise ValueError(
                 f"{place} has no column {label!r}; choose labels from {', '.join(schema.names)}, or 'none'"
             )
-        about = {
-            name: entry for name, entry in (features or _features(schema)).items() if isinstance(entry, dict)
-        }  # of the usual kind
+        known = features or _features(schema)
+        about = {name: entry for name, entry in known.items() if isinstance(entry, dict)}  # of the usual kind
         names = about.get(label, {}).get("names") if label else None
         declared = [name for name in schema.names if about.get(name, {}).get("_type") == "Image"]
         return cls(_image_column(schema, place, first, declared), label, tuple(names) if names else None)
@@ -130,9 +129,7 @@ def _features(schema: Any) -> dict[str, Any]:
 
 def _is_struct_of_bytes(kind: Any) -> bool:
     """Tell whether a type is a struct of bytes and path, in any order, or of bytes alone."""
-    import pyarrow.types as kinds
-
-    if not kinds.is_struct(kind):
+    if not str(kind).startswith("struct<"):
         return False
     inner = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
     return set(inner) <= {"bytes", "path"} and "bytes" in inner and _is_binary(inner["bytes"])

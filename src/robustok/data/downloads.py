@@ -67,14 +67,14 @@ class Downloads:
 
     def path(self, address: str) -> Path:
         """The file of an address, fetched if it is not here. Raises ValueError if it cannot be had."""
-        path = self._place(address)
-        if not self._is_here(address):
+        path, remote = self._place(address), self.remote[address]
+        if not (path.is_file() and _state(path) == remote):
             limited = _limit() < float("inf")
             with claim(path, wait=True), claim(self.folder / "room", wait=True) if limited else nullcontext():
-                if not self._is_here(address):  # another process may have fetched it meanwhile
+                if not (path.is_file() and _state(path) == remote):  # another process may have fetched it meanwhile
                     if limited:
-                        self._make_room(self.remote[address].size, path)
-                    _fetch(address, self.remote[address], path)
+                        self._make_room(remote.size, path)
+                    _fetch(address, remote, path)
         now = time.time()
         if now - self._used.get(path, 0) > MARKED_EVERY:
             self._used[path] = now
@@ -85,10 +85,6 @@ class Downloads:
         parts = urlsplit(address)
         server = sha256(f"{parts.netloc}{parts.path.rpartition('/')[0]}?{parts.query}".encode()).hexdigest()[:12]
         return self.folder / server / (parts.path.rpartition("/")[2] or "shard.tar")
-
-    def _is_here(self, address: str) -> bool:
-        path = self._place(address)
-        return path.is_file() and _state(path) == self.remote[address]
 
     def _ask(self, address: str) -> Remote:
         """Ask the server for a file's size and tag; where it does not answer, recall those that the file came with."""

@@ -57,10 +57,12 @@ def matches(pattern: str) -> list[str]:
     Folders that are there by their very name may hold brackets and braces. Raises ValueError where braces name a file
     that is not there beside some that are.
     """
-    path, rest = _there(Path(pattern))
-    if rest is None:
+    path, rest = Path(pattern), ""
+    while not path.exists() and path != path.parent:  # down to the longest part that is there by its very name
+        path, rest = path.parent, f"{path.name}/{rest}"
+    if not rest:
         return [str(path)]
-    choices = expanded(rest)
+    choices = expanded(rest.rstrip("/"))
     found = [[str(path / name) for name in sorted(glob(choice, root_dir=path, recursive=True))] for choice in choices]
     gone = [choice for choice, names in zip(choices, found, strict=True) if not names]
     names = [name for part in found for name in part]
@@ -75,21 +77,8 @@ def expanded(pattern: str) -> list[str]:
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if not braces:
         return [pattern]
-    inner, numbers = braces[1], re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-    if numbers:
+    choices, (start, end) = braces[1].split(","), braces.span()
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", braces[1]):
         first, last = numbers.groups()
         choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        choices = inner.split(",")
-    return [
-        name for choice in choices for name in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
-    ]
-
-
-def _there(path: Path) -> tuple[Path, str | None]:
-    """The longest part of a path that is there by its very name, and the rest; None where all of it is."""
-    rest: list[str] = []
-    while not path.exists() and path != path.parent:
-        rest.insert(0, path.name)
-        path = path.parent
-    return path, "/".join(rest) if rest else None
+    return [name for choice in choices for name in expanded(pattern[:start] + choice + pattern[end:])]

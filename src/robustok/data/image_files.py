@@ -54,7 +54,7 @@ class Files:
         raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """What errors call a file."""
+        """A file as errors call it."""
         return f"row {index}"
 
     def listed(self) -> tuple[str, str | bytes]:

@@ -72,8 +72,7 @@ class FashionMNIST:
         return len(self.labels)
 
     def images(self, indices: Indices) -> Images:
-        before = (self.size - 28) // 2
-        after = self.size - 28 - before
+        before, after = (self.size - 28) // 2, (self.size - 27) // 2
         padded = F.pad(self.pixels[indices], (before, after, before, after))
         return to_images(padded.unsqueeze(1).expand(-1, 3, -1, -1))
 
@@ -82,13 +81,8 @@ class FashionMNIST:
 
     def describe(self) -> dict[str, Any]:
         """The entries that scores and caches record: the hash is of all pixels and labels."""
-        return {
-            "name": "fashion-mnist",
-            "split": self.split,
-            "view": f"padded to {self.size}",
-            "count": len(self),
-            "hash": self.hash,
-        }
+        about = {"name": "fashion-mnist", "split": self.split, "view": f"padded to {self.size}"}
+        return {**about, "count": len(self), "hash": self.hash}
 
     def subset(self, indices: Indices) -> "Subset":
         return Subset(self, indices)
@@ -96,17 +90,13 @@ class FashionMNIST:
 
 @cache
 def _read_fashion_mnist(split: str) -> tuple[UInt8[Tensor, "count 28 28"], Labels, str]:
-    prefix = {"train": "train", "validation": "t10k"}[split]
-    folder = resources.files("robustok.data") / "fashion_mnist"
+    folder, prefix = resources.files("robustok.data") / "fashion_mnist", "train" if split == "train" else "t10k"
     pixels, labels = (
         bytearray(gzip.decompress((folder / f"{prefix}-{name}-ubyte.gz").read_bytes())[header:])
         for name, header in (("images-idx3", 16), ("labels-idx1", 8))
     )
-    return (
-        torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 28, 28),
-        torch.frombuffer(labels, dtype=torch.uint8).long(),
-        short_hash(pixels, labels),
-    )
+    images, classes = (torch.frombuffer(part, dtype=torch.uint8) for part in (pixels, labels))
+    return images.view(-1, 28, 28), classes.long(), short_hash(pixels, labels)
 
 
 class Subset:
@@ -171,7 +161,4 @@ def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:
 
 def short_hash(*parts: bytes | bytearray) -> str:
     """The start of the SHA-256 of all parts one after another: a name for contents."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

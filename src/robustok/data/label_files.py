@@ -309,7 +309,7 @@ def _json_lines(text: str) -> list[Any]:
 
 
 def _json(text: str) -> Any:
-    """What JSON tells; an object that tells two things by one name is the list of all its pairs."""
+    """JSON as Python has it; an object that tells two things by one name is the list of all its pairs."""
 
     def told(pairs: list[tuple[str, Any]]) -> Any:
         once = dict(pairs)

@@ -60,7 +60,7 @@ def prefetched(make: Callable[[int], T], start: int, stop: int, *, ahead: int | 
         raise ValueError(f"ahead is {ahead}; give the number of batches to make ahead, 1 or more")
 
     def made(step: int) -> T:
-        return _each(make(step), Tensor.pin_memory) if gpu else make(step)
+        return _pinned(make(step)) if gpu else make(step)
 
     # torch's own threads would wait for cores that the step needs.
     one_core = partial(torch.set_num_threads, 1)
@@ -76,13 +76,12 @@ def prefetched(make: Callable[[int], T], start: int, stop: int, *, ahead: int | 
         threads.shutdown(cancel_futures=True)
 
 
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A tensor changed, or every tensor of a tuple or list."""
+def _pinned(value: Any) -> Any:
+    """A tensor in pinned memory, or every tensor of a tuple or list."""
     match value:
         case Tensor():
-            return change(value)
-        case tuple() if hasattr(value, "_fields"):
-            return type(value)(*(_each(entry, change) for entry in value))
+            return value.pin_memory()
         case tuple() | list():
-            return type(value)(_each(entry, change) for entry in value)
+            entries = map(_pinned, value)
+            return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value

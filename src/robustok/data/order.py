@@ -1,10 +1,10 @@
-"""Which images make up the batch of a training step."""
+"""The images that make up the batch of a training step."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from robustok.runtime.seeding import stream
 from robustok.shapes import Labels
@@ -53,14 +53,8 @@ def _permutation(length: int, seed: int, epoch: int, windows: Windows | None) ->
     if windows is None:
         return torch.randperm(length, generator=generator)
     assert sum(windows.sizes) == length
-    return _windowed(windows, generator)
-
-
-def _windowed(windows: Windows, generator: Generator) -> Tensor:
-    sizes = torch.tensor(windows.sizes)
-    ends = sizes.cumsum(0)
-    order = []
-    for shards in torch.randperm(len(sizes), generator=generator).split(windows.window):
-        images = torch.cat([torch.arange(int(ends[shard] - sizes[shard]), int(ends[shard])) for shard in shards])
-        order.append(images[torch.randperm(len(images), generator=generator)])
+    images, order = torch.arange(length).split(windows.sizes), []
+    for shards in torch.randperm(len(images), generator=generator).split(windows.window):
+        mixed = torch.cat([images[shard] for shard in shards])
+        order.append(mixed[torch.randperm(len(mixed), generator=generator)])
     return torch.cat(order)

@@ -54,32 +54,6 @@ def ImageFolder(path: str | Path, size: int, *, labels: str | Path | None = None
     return ImageFiles(FolderFiles(path, labels), size, **view)
 
 
-def TarImages(
-    pattern: str | Path, size: int, *, labels: str | None = None, window: int | None = None, **view: Unpack[View]
-) -> ImageFiles:
-    """The images of tar shards. `labels` and `window` as for `TarFiles`, `view` as for `open_images`."""
-    return ImageFiles(TarFiles(pattern, labels=labels, window=window), size, **view)
-
-
-def ParquetImages(
-    path: str | Path, size: int, *, labels: str | None = None, window: int | None = None, **view: Unpack[View]
-) -> ImageFiles:
-    """The images of parquet files. `labels` and `window` as for `ParquetFiles`, `view` as for `open_images`."""
-    return ImageFiles(ParquetFiles(path, labels=labels, window=window), size, **view)
-
-
-def HubImages(
-    name: str | Path, size: int, *, split: str = "train", labels: str | None = None, **view: Unpack[View]
-) -> ImageFiles:
-    """A Hugging Face dataset: `hf:owner/name[:split]`, or a folder of `Dataset.save_to_disk`.
-
-    `labels` is the column of labels, "none", or None for a usual one; `view` as for `open_images`.
-    """
-    named = str(name).startswith(PREFIX)
-    files = hub_files(str(name), split, labels=labels) if named else saved_files(name, labels=labels)
-    return ImageFiles(files, size, **view)
-
-
 def _files(name: str, split: str, labels: str | None, window: int | None) -> Files:
     """The files behind a name, which go before what a pattern could mean.
 

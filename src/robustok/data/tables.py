@@ -7,14 +7,12 @@ converts the set once.
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +24,7 @@ from robustok.data.order import Windows
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.words import reason
 
+T = TypeVar("T")
 MIXED = 4096  # images that a window holds at least, unless it is given
 LARGEST = 2e9  # bytes of a row group, at most
 PREFIX = "hf:"  # of the name of a dataset on the hub
@@ -73,11 +72,11 @@ class ParquetFiles(Files):
         self.classes, self.labels = columns.labels(told or [None] * count, self.place)
         window = min(window or max(2, -(-MIXED * len(self.groups) // count)), len(self.groups))
         self.windows = Windows(tuple(group.rows for group in self.groups), window)
-        self._recent = Recent(self._load, 2 * window)
+        self._recent = recent(self._load, 2 * window)
 
     def read(self, index: int) -> bytes:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        value = self._recent[group][index - int(self._starts[group])].as_py()
+        value = self._recent(group)[index - int(self._starts[group])].as_py()
         return image_bytes(value, self.name(index), self.place)
 
     def listed(self) -> tuple[str, str]:
@@ -110,29 +109,15 @@ class ParquetFiles(Files):
                 )
 
 
-class Recent:
-    """Values of `load` by number, the last `most` of them kept; threads that ask for the same one wait for it."""
+def recent(load: Callable[[int], T], most: int) -> Callable[[int], T]:
+    """`load` by number, its last `most` values kept; threads that ask for the same one wait for it."""
+    kept, locks = lru_cache(most)(load), dict[int, Lock]()
 
-    def __init__(self, load: Callable[[int], Any], most: int):
-        self._load, self._most = load, most
-        self._kept = OrderedDict[int, Future[Any]]()
-        self._lock = Lock()
+    def loaded(number: int) -> T:
+        with locks.setdefault(number, Lock()):
+            return kept(number)
 
-    def __getitem__(self, number: int) -> Any:
-        with self._lock:
-            known = number in self._kept
-            future = self._kept.setdefault(number, Future())
-            self._kept.move_to_end(number)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        if not known:
-            try:
-                future.set_result(self._load(number))
-            except BaseException as error:
-                with self._lock:
-                    self._kept.pop(number, None)
-                future.set_exception(error)
-        return future.result()
+    return loaded
 
 
 def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
@@ -144,8 +129,8 @@ def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
         """The first cells of a column of the first file, which is like the others."""
         with pq.ParquetFile(paths[0]) as file:
             known = name in file.schema_arrow.names
-            batch = next(file.iter_batches(FIRST, columns=[name]), None) if known else None
-            return batch.column(0).to_pylist() if batch is not None else []
+            batches = file.iter_batches(FIRST, columns=[name]) if known else ()
+            return next((batch.column(0).to_pylist() for batch in batches), [])
 
     found = [Columns.of(pq.read_schema(file), str(file), label=labels, first=first) for file in paths]
     for file, columns in zip(paths, found, strict=True):
@@ -169,10 +154,8 @@ def holds_images(file: Path) -> bool:
     """Tell whether a parquet file has a column of images, or cannot be looked into."""
     try:
         _columns([file], str(file), "none")
-    except NoImagesError:
-        return False
-    except (ValueError, OSError, ImportError):
-        return True
+    except (ValueError, OSError, ImportError) as error:
+        return not isinstance(error, NoImagesError)
     return True
 
 

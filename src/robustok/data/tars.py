@@ -170,20 +170,21 @@ class TarFiles(Files):
 
 def _read(shard: Path, called: str) -> ShardIndex:
     """Read the index of a tar file. Raises ValueError for what is no whole tar."""
-    members, samples, others = _Members({}, {}, set()), dict[str, dict[str, Any]](), set[str]()
-    last = None
+    spans: dict[str, tuple[int, int]] = {}  # of images: first byte and length
+    links: dict[str, str] = {}  # their targets
+    samples: dict[str, dict[str, Any]] = {}  # fields by key
+    folders, others, last = set[str](), set[str](), None
     try:
         with tarfile.open(shard, "r:") as tar:
             for entry in tar:
                 name = posixpath.normpath(entry.name).lstrip("/")
                 suffix = Path(name).suffix.lower()
                 if entry.isdir() and name != ".":
-                    members.folders.add(name)
+                    folders.add(name)
                 elif entry.issym() or entry.islnk():
-                    above = "" if entry.islnk() else Path(name).parent
-                    members.links[name] = posixpath.join(above, entry.linkname)
+                    links[name] = posixpath.join("" if entry.islnk() else Path(name).parent, entry.linkname)
                 elif entry.isfile() and suffix in SUFFIXES:
-                    members.spans[name], last = (entry.offset_data, entry.size), name
+                    spans[name], last = (entry.offset_data, entry.size), name
                 elif entry.isfile():
                     others |= set() if _is_hidden(name) else {suffix or Path(name).name}
                     if suffix in (".cls", ".json"):
@@ -194,14 +195,14 @@ def _read(shard: Path, called: str) -> ShardIndex:
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{called} is no whole, uncompressed tar ({error}); unpack it, or fetch it again") from error
     _check_end(shard, called, end, last)
-    for name in members.links:
-        _follow(name, members)
-    names = [name for name in members.spans if not _is_hidden(name)]
-    offsets, sizes = ([members.spans[name][i] for name in names] for i in (0, 1))
+    for name in links:
+        _follow(name, links, spans, folders)
+    names = [name for name in spans if not _is_hidden(name)]
+    offsets, sizes = ([spans[name][i] for name in names] for i in (0, 1))
     found = [samples.get(key_of(name), {}) for name in names]
     fields = {field: [sample.get(field) for sample in found] for field in sorted(set().union(*found))}
     filled = {str(above) for name in names for above in Path(name).parents}
-    empty = sorted(name for name in members.folders - filled if not _is_hidden(name))
+    empty = sorted(name for name in folders - filled if not _is_hidden(name))
     return ShardIndex(names, offsets, sizes, fields, empty, sorted(others))
 
 
@@ -209,17 +210,8 @@ def _is_hidden(name: str) -> bool:
     return any(is_hidden(part) for part in name.split("/") if part != "..")
 
 
-class _Members(NamedTuple):
-    """The members of a tar by path, as they are found."""
-
-    spans: dict[str, tuple[int, int]]  # of images: first byte and length
-    links: dict[str, str]  # their targets
-    folders: set[str]
-
-
-def _follow(name: str, members: _Members) -> None:
+def _follow(name: str, links: dict[str, str], spans: dict[str, tuple[int, int]], folders: set[str]) -> None:
     """Put what a link stands for among the images and folders; a link to nowhere is a broken image, an empty folder."""
-    spans, links, folders = members
     target = links[name]
     for _ in range(LINKS):
         target = posixpath.normpath(target).lstrip("/")
@@ -259,10 +251,8 @@ def _fields(suffix: str, content: bytes) -> Mapping[str, Any]:
     told: Any = None
     with suppress(ValueError):
         told = parse_json(content)
-    return (
-        {f"json:{name}": value for name, value in told.items() if _may_label(value)} if isinstance(told, dict) else {}
-    )
-
-
-def _may_label(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and len(value) < LONGEST)
+    return {
+        f"json:{name}": value
+        for name, value in (told.items() if isinstance(told, dict) else ())
+        if isinstance(value, int | float) or (isinstance(value, str) and len(value) < LONGEST)
+    }

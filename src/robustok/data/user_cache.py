@@ -1,4 +1,4 @@
-"""Where robustok keeps what it fetched or found out about data: a folder of the user's, safe for several processes."""
+"""A folder of the user's for what was fetched or found out about data, safe for several processes."""
 
 import os
 from contextlib import suppress
@@ -15,7 +15,7 @@ def data_folder() -> Path:
 
 
 def cached_file(kind: str, of: str, suffix: str) -> Path:
-    """Where something of a `kind` is kept that was found out about the path or address `of`."""
+    """The file of something of a `kind` that was found out about the path or address `of`."""
     return data_folder() / kind / f"{sha256(os.fsencode(of)).hexdigest()[:24]}{suffix}"
 
 

@@ -1,1 +1,1 @@
-"""What a run needs around the maths: ranks, seeds, files, logs. Imports nothing else of robustok."""
+"""A run's needs around the maths: ranks, seeds, files, logs. Imports nothing else of robustok."""

@@ -41,7 +41,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def parse_json(text: str | bytes, **how: Any) -> Any:
-    """What JSON says; `how` is as for `json.loads`. Raises ValueError, also for what is nested too deeply."""
+    """JSON as Python has it; `how` is as for `json.loads`. Raises ValueError, also for what is nested too deeply."""
     try:
         return json.loads(text, **how)
     except RecursionError as error:
@@ -149,7 +149,7 @@ def save_resume(path: str | Path, state: Any) -> None:
 
 
 def load_resume(path: str | Path) -> Any:
-    """What `save_resume` was given, every dtype as it was, tensors on the CPU. Raises ValueError."""
+    """The state that `save_resume` was given, every dtype as it was, tensors on the CPU. Raises ValueError."""
     tensors, metadata = _load(Path(path))
     if metadata.get("robustok") != "resume":
         raise ValueError(f"{path} is not a resume file; give the resume.safetensors of a run folder")
@@ -165,10 +165,9 @@ def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
             return {"tensor": name}
         case None | bool() | int() | float() | str():
             return value
-        case list():
-            return [_flatten(entry, f"{where}.{i}", tensors) for i, entry in enumerate(value)]
-        case tuple():
-            return {"tuple": [_flatten(entry, f"{where}.{i}", tensors) for i, entry in enumerate(value)]}
+        case list() | tuple():
+            entries = [_flatten(entry, f"{where}.{i}", tensors) for i, entry in enumerate(value)]
+            return {"tuple": entries} if isinstance(value, tuple) else entries
         case Mapping() if all(type(key) in (str, int) for key in value):
             return {"dict": [[key, _flatten(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]}
     raise ValueError(
@@ -191,19 +190,16 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    owners = set[int]()
-    own = {name: _own(tensor.detach().cpu().contiguous(), owners) for name, tensor in tensors.items()}
+    """Write tensors, copied if they are a part of their memory or share it with another: safetensors refuses those."""
+    own, owners = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        own[name] = tensor.detach().cpu().contiguous()
+        memory = own[name].untyped_storage()
+        if memory.nbytes() != own[name].nbytes or memory.data_ptr() in owners:
+            own[name] = own[name].clone()
+        owners.add(memory.data_ptr())
     with replacing(path) as partial:
         save_file(own, partial, metadata)
-
-
-def _own(tensor: Tensor, owners: set[int]) -> Tensor:
-    """The tensor, copied if it is a part of its memory or the memory is another's: safetensors refuses those."""
-    memory = tensor.untyped_storage()
-    if memory.nbytes() != tensor.nbytes or memory.data_ptr() in owners:
-        return tensor.clone()
-    owners.add(memory.data_ptr())
-    return tensor
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -222,7 +218,7 @@ def stored_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]
 
 
 def trouble(path: Path) -> str:
-    """What is wrong with a file that safetensors cannot read, and what to do."""
+    """Words on a file that safetensors cannot read, and what to do."""
     with path.open("rb") as file:
         start = file.read(64)
     if start[8:9] == b"{":  # where the header of a safetensors file begins
@@ -254,8 +250,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # below a file there is nothing to remove
             partial.unlink(missing_ok=True)
         kept = "the file there is unchanged" if path.exists() else "nothing was written"
-        remedy = "make room or choose another folder, then start again"
-        told = f"could not write {path} ({reason(error)}); {kept}; {remedy}"
+        told = f"could not write {path} ({reason(error)}); {kept}; make room or choose another folder, then start again"
         number = getattr(error, "errno", None)  # safetensors tells none
         raise (OSError(told) if number is None else OSError(number, told)) from error
 

@@ -47,7 +47,7 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
     A field that `data` lacks takes its default. Raises ValueError for an unknown or missing field, a wrong
     type or an unknown "type"; it names the place, what was wanted, what came, and the nearest name.
     """
-    origin, arguments = get_origin(kind), get_args(kind)
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
     if kind is Any:
         return data
     if origin in (Union, types.UnionType):
@@ -58,22 +58,24 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         return data
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _from_fields(kind, data, where)
-    if origin is tuple or kind is tuple:
-        return _from_tuple(arguments, data, where)
-    if origin is list or kind is list:
+    if origin in (tuple, list):
         values = _expect(list, data, where)
-        return [from_plain(arguments[0] if arguments else Any, v, f"{where}[{i}]") for i, v in enumerate(values)]
-    if origin is dict or kind is dict:
+        kinds = arguments or (Any,)
+        if origin is list or not arguments or kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(values)
+        if len(kinds) != len(values):
+            raise ValueError(f"{_at(where)} {data!r}; it should have {len(kinds)} entries, not {len(values)}")
+        entries = enumerate(zip(kinds, values, strict=True))
+        return origin(from_plain(entry, value, f"{where}[{i}]") for i, (entry, value) in entries)
+    if origin is dict:
         value_kind = arguments[1] if arguments else Any
         return {key: from_plain(value_kind, v, _join(where, key)) for key, v in _expect(dict, data, where).items()}
-    if kind is None or kind is types.NoneType:
-        return _expect(types.NoneType, data, where)
     if kind is float and type(data) is int and abs(data) <= LARGEST:
         return float(data)
     if kind is Path:
         return Path(_expect(str, data, where))
-    if kind in (bool, int, float, str):
-        return _expect(kind, data, where)
+    if kind in (bool, int, float, str, None, types.NoneType):
+        return _expect(kind or types.NoneType, data, where)
     raise ValueError(f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses")
 
 
@@ -117,20 +119,6 @@ def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
                 continue
     wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise ValueError(f"{_at(where)} {data!r}; it should be {wanted}")
-
-
-def _from_tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
-    """A tuple from a list, of one kind throughout (`tuple[int, ...]`) or of a fixed length."""
-    values = _expect(list, data, where)
-    if not kinds:
-        kinds = (Any, ...)
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(values)
-    if len(kinds) != len(values):
-        raise ValueError(f"{_at(where)} {data!r}; it should have {len(kinds)} entries, not {len(values)}")
-    return tuple(
-        from_plain(kind, value, f"{where}[{i}]") for i, (kind, value) in enumerate(zip(kinds, values, strict=True))
-    )
 
 
 def _expect(kind: type, data: Any, where: str) -> Any:

@@ -26,7 +26,7 @@ BUCKET = 25 * 2**20  # bytes of gradients that travel together, as in Distribute
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """The processes that torchrun started work together for the while; without torchrun nothing happens.
+    """Let the processes that torchrun started work together for the while; without torchrun nothing happens.
 
     With GPUs each process has one of its own, which "cuda" then stands for. Raises ValueError where there are fewer.
     An error on one process ends all of them; on all but one it carries the note `words.TOLD`. A process that is gone or
@@ -88,7 +88,7 @@ def _clear(error: Exception, patience: timedelta) -> Exception:
 
 
 def _first_to_fail(store: Any, number: int, count: int) -> bool:
-    """Whether no process has failed before this one; the main one goes first where all fail alike."""
+    """True where no process has failed before this one; the main one goes first where all fail alike."""
     try:
         if number:
             time.sleep(GRACE)
@@ -111,12 +111,12 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """The number of processes that work together."""
     return dist.get_world_size() if _active() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes the files and prints."""
+    """True on the process that writes the files and prints."""
     return rank() == 0
 
 
@@ -128,21 +128,21 @@ def barrier() -> None:
 
 def mean(value: Tensor) -> Tensor:
     """Average over all ranks; the value itself when there is only one. Gradients flow as in `gather`."""
-    return _Mean.apply(value) if _active() else value
+    return _Exchange.apply(value, _mean, _mean) if _active() else value
 
 
 def is_sharded(value: Tensor) -> bool:
-    """Whether FSDP cut the tensor over the ranks."""
+    """True where FSDP cut the tensor over the ranks."""
     return hasattr(value, "full_tensor")
 
 
 def whole(value: Tensor) -> Tensor:
     """A tensor that FSDP cut over the ranks, put together on every rank, which all call this; any other as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+    return value.full_tensor() if is_sharded(value) else value
 
 
 def cut_like(value: Tensor, like: Tensor) -> Tensor:
-    """What every rank has whole, cut over the ranks as `like` is; as it is where `like` is not cut."""
+    """A tensor that every rank has whole, cut over the ranks as `like` is; as it is where `like` is not cut."""
     if not is_sharded(like):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -181,7 +181,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make` returns on the main process, which alone calls it, on every process; likewise a user's error."""
+    """The result of `make`, which the main process alone calls, on every process; likewise a user's error."""
     if not _active():
         return make()
     outcome: list[Any] = [None, None]
@@ -203,7 +203,20 @@ def gather(value: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     the sum of what all ranks' losses ask of its part, so that after the usual averaging of parameter gradients the
     result is the gradient of the mean loss over ranks.
     """
-    return _Gather.apply(value, counts) if _active() else value
+    if not _active():
+        return value
+    rows = counts or [len(value)] * world_size()
+    own = slice(sum(rows[: rank()]), sum(rows[: rank() + 1]))
+
+    def joined(value: Tensor) -> Tensor:
+        # Collectives want equal shapes: shorter parts travel with empty rows at their end.
+        padded = value.new_zeros(max(rows), *value.shape[1:])
+        padded[: len(value)] = value
+        parts = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+    return _Exchange.apply(value, joined, lambda gradient: _sum(gradient)[own])
 
 
 def in_places(value: Tensor, own: Tensor, of: int) -> Tensor:
@@ -216,39 +229,27 @@ def in_places(value: Tensor, own: Tensor, of: int) -> Tensor:
     return batch
 
 
-class _Mean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return _mean(value)
+class _Exchange(torch.autograd.Function):
+    """An exchange between ranks, and the one that takes gradients back."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _mean(gradient)
+    def forward(ctx: Any, value: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.back = back
+        return there(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradient), None, None
+
+
+def _sum(value: Tensor) -> Tensor:
+    total = value.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def _mean(value: Tensor) -> Tensor:
-    total = value.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total / world_size()
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, counts: Sequence[int] | None) -> Tensor:
-        counts = counts or [len(value)] * world_size()
-        ctx.rows = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
-        # Collectives want equal shapes: shorter parts travel with empty rows at their end.
-        padded = value.new_zeros(max(counts), *value.shape[1:])
-        padded[: len(value)] = value
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total[ctx.rows], None
+    return _sum(value) / world_size()
 
 
 class AveragedGradients:

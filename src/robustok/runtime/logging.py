@@ -1,4 +1,4 @@
-"""What a run tells: numbers to `metrics.jsonl`, progress and memory to the person watching."""
+"""A run's words: numbers to `metrics.jsonl`, progress and memory to the person watching."""
 
 import json
 import math
@@ -105,11 +105,10 @@ class Progress:
         seconds = time.monotonic() - self._began
         left = seconds * (self.total - done) / max(done - self.start, 1)
         text = f"{self.rate(done):.4g} images/s, {clock(left)} left  {in_words(values or {})}".rstrip()
+        tenth = 10 * done // max(self.total, 1)
         if self._bar:
             self._bar.update(self._task, completed=done, total=self.total, text=text)
-            return
-        tenth = 10 * done // max(self.total, 1)
-        if tenth > self._tenth or time.monotonic() - self._spoke > 60:
+        elif tenth > self._tenth or time.monotonic() - self._spoke > 60:
             self._tenth, self._spoke = tenth, time.monotonic()
             self.console.print(f"{self.name}: {done}/{self.total}, {text}", markup=False)
 

@@ -1,7 +1,8 @@
-"""Whether something can be written to a place, found out before the work whose result goes there."""
+"""Places that something is to be written to, looked at before the work whose result goes there."""
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ PARTIAL = ".partial"  # what `checkpoint.replacing` adds to a name for the while
 
 
 def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
-    """Return if a file can be written to `path`, or files into the folder `path`; nothing is left behind.
+    """Check that a file can be written to `path`, or files into the folder `path`; nothing is left behind.
 
     Raises ValueError where something of the other kind is there or lies in between, and OSError where the system
     refuses: a full disk, a missing permission, a name that is too long.
@@ -30,7 +31,8 @@ def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
         if not there.is_dir():
             raise ValueError(f"{there} is a file, so nothing can be written below it; choose another place than {path}")
         for name in missing:
-            _check_length(there / f"{name}{PARTIAL}")
+            with suppress(FileNotFoundError):
+                (there / f"{name}{PARTIAL}").lstat()  # an OSError where the file system does not take such a name
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(BLOCK))
             file.flush()
@@ -50,11 +52,3 @@ def _check_kind(path: Path, kind: Literal["file", "folder"]) -> None:
             raise ValueError(f"{path} is a file, and a folder is to be written to; choose another name")
         if not path.is_file():
             raise ValueError(f"{path} is a device or a pipe, and no file that could be replaced; give that of a file")
-
-
-def _check_length(path: Path) -> None:
-    """Raises OSError for a name that the file system does not take."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return

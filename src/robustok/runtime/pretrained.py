@@ -43,7 +43,7 @@ class Pretrained(nn.Module):
         return model.eval()
 
     def description(self) -> dict[str, Any]:
-        """What config.json says: kind and config, and of a generator what it was trained on, as far as it is known."""
+        """The entries of config.json: kind, config, and of a generator what it was trained on, if known."""
         known = {"trained_on": self.trained_on, "class_names": self.class_names and list(self.class_names)}
         known = {name: value for name, value in known.items() if value is not None}
         return {"kind": self.kind, "config": to_plain(self.config)} | known

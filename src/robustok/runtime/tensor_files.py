@@ -27,7 +27,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensor_file(path: str | Path, allowed: Sequence[Any] = (argparse.Namespace,)) -> Any:
-    """What a safetensors or torch file holds, tensors mapped from it where the format allows. No code of it runs.
+    """The contents of a safetensors or torch file, tensors mapped from it where the format allows. No code of it runs.
 
     `allowed` are the types beside tensors and plain values that a torch file may hold. Raises ValueError, in one line,
     for a file that is missing, damaged or something else, or that needs code to be read.

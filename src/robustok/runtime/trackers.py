@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides `metrics.jsonl`: TensorBoard, Weights & Biases, Trackio; each only if it is named.
+"""A run's metrics in TensorBoard, Weights & Biases or Trackio besides `metrics.jsonl`; each only if it is named.
 
 The file stays the source of truth. A tracker that fails, for want of a network say, is left out with a warning; it
 never stops a run. A run that goes on after a stop goes on in the same place.

@@ -15,7 +15,7 @@ def ordinal(number: int) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line: without the system's number, and never nothing."""
+    """The words of an error, in one line: without the system's number, and never nothing."""
     if type(error).__name__ == "UnidentifiedImageError":  # Pillow's, which names an object in memory
         return "not an image"
     said = getattr(error, "strerror", None) or str(error)

@@ -1,4 +1,4 @@
-"""What the main process alone writes while it trains, some of it in the background, and what follows when it cannot."""
+"""Files that the main process alone writes while it trains, some in the background, and what follows when it cannot."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
