@@ -20,7 +20,7 @@ from torch import Tensor
 from robustok.data import decoding
 from robustok.data.classes import check_classes
 from robustok.data.file_names import some
-from robustok.data.images import Draws, Indices, Subset, short_hash
+from robustok.data.images import Draws, ImageSet, Indices, short_hash
 from robustok.data.order import Windows
 from robustok.runtime.words import reason
 from robustok.shapes import Images
@@ -78,7 +78,7 @@ class View(TypedDict, total=False):
     workers: int | None
 
 
-class ImageFiles:
+class ImageFiles(ImageSet):
     """An image set of encoded files; see `decoding` for how each kind of file becomes RGB.
 
     `images` is ADM's center crop, `training_images` its random crop and, if `flip`, a mirror image half of the time.
@@ -124,9 +124,6 @@ class ImageFiles:
         if errors in ("skip", "raise"):
             self._check()
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def side(self) -> int:
         """The shorter side of the first image in pixels."""
@@ -166,9 +163,6 @@ class ImageFiles:
             about |= {"count": len(self), "hash": short_hash(about["hash"].encode(), self._kept.numpy().tobytes())}
         reduced = ", JPEG decoded at a fraction of its size" if self.draft else ""
         return {"name": about.pop("name"), "view": f"ADM center crop to {self.size}{reduced}", **about}
-
-    def subset(self, indices: Indices) -> Subset:
-        return Subset(self, indices)
 
     def _number(self, index: int) -> int:
         """The number of an image's file, the broken ones counted."""

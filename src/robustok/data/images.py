@@ -37,14 +37,18 @@ class ImageSet(Protocol):
     classes: tuple[str, ...]  # names; a label is an index into them
     labels: Tensor  # (len,) int64
 
-    def __len__(self) -> int: ...
     def images(self, indices: Indices) -> Images: ...
     def training_images(self, indices: Indices, draws: Draws) -> Images: ...
     def describe(self) -> dict[str, Any]: ...
-    def subset(self, indices: Indices) -> "Subset": ...
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Indices) -> "Subset":
+        return Subset(self, indices)
 
 
-class FashionMNIST:
+class FashionMNIST(ImageSet):
     """The embedded set: clothes, 10 classes, 60,000 images to train on and 10,000 to score on.
 
     Kept as 28 x 28 gray bytes (47 MB); handed out as RGB, padded to `size` with the black of the background.
@@ -68,9 +72,6 @@ class FashionMNIST:
         self.split, self.size = split, size
         self.pixels, self.labels, self.hash = _read_fashion_mnist(split)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def images(self, indices: Indices) -> Images:
         before, after = (self.size - 28) // 2, (self.size - 27) // 2
         padded = F.pad(self.pixels[indices], (before, after, before, after))
@@ -84,9 +85,6 @@ class FashionMNIST:
         about = {"name": "fashion-mnist", "split": self.split, "view": f"padded to {self.size}"}
         return {**about, "count": len(self), "hash": self.hash}
 
-    def subset(self, indices: Indices) -> "Subset":
-        return Subset(self, indices)
-
 
 @cache
 def _read_fashion_mnist(split: str) -> tuple[UInt8[Tensor, "count 28 28"], Labels, str]:
@@ -99,7 +97,7 @@ def _read_fashion_mnist(split: str) -> tuple[UInt8[Tensor, "count 28 28"], Label
     return images.view(-1, 28, 28), classes.long(), short_hash(pixels, labels)
 
 
-class Subset:
+class Subset(ImageSet):
     """Some images of a set, in the order given."""
 
     def __init__(self, parent: ImageSet, indices: Indices):
@@ -116,9 +114,6 @@ class Subset:
         windows: Windows | None = getattr(self.parent, "windows", None)
         return windows and windows.of(self.indices)
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
     def images(self, indices: Indices) -> Images:
         return self.parent.images(self.indices[indices])
 
@@ -133,9 +128,6 @@ class Subset:
         parent = self.parent.describe()
         chosen = short_hash(parent["hash"].encode(), self.indices.numpy().tobytes())
         return {**parent, "count": len(self), "hash": chosen}
-
-    def subset(self, indices: Indices) -> "Subset":
-        return Subset(self, indices)
 
 
 def five_crops(images: ImageSet, indices: Indices, zoom: float) -> Float[Tensor, "b 5 3 h w"]:

@@ -8,11 +8,12 @@ converts the set once.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,14 +32,6 @@ PREFIX = "hf:"  # of the name of a dataset on the hub
 SAMPLE = 64  # images whose bytes name the set
 
 
-class Group(NamedTuple):
-    """A row group of a file."""
-
-    file: int
-    number: int
-    rows: int
-
-
 class ParquetFiles(Files):
     """The images of parquet files, in the order of their names: a file, a folder or a pattern.
 
@@ -51,27 +44,33 @@ class ParquetFiles(Files):
         pa = arrow(f"reading {path}")
         import pyarrow.parquet as pq
 
-        self.place, self.paths = str(path), _paths(str(path))
+        self.place, self.paths, told = str(path), _paths(str(path)), None
         try:
             self._metadata = [pq.read_metadata(file) for file in self.paths]
             columns = _columns(self.paths, self.place, labels)
-            told = _column(self.paths, columns.label) if columns.label else None
+            if columns.label:
+                parts = [pq.read_table(file, columns=[columns.label], partitioning=None) for file in self.paths]
+                told = [value for part in parts for value in part.column(0).to_pylist()]
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(f"{path} cannot be read as parquet ({reason(error)}); fetch it again") from error
-        self.groups = [
-            Group(file, number, metadata.row_group(number).num_rows)
-            for file, metadata in enumerate(self._metadata)
-            for number in range(metadata.num_row_groups)
-        ]
-        self._starts = np.array([0, *accumulate(group.rows for group in self.groups)])
+        counts = [metadata.num_row_groups for metadata in self._metadata]
+        self.groups = [(file, number) for file, count in enumerate(counts) for number in range(count)]
+        about = [self._metadata[file].row_group(number) for file, number in self.groups]
+        self._starts = np.array([0, *accumulate(group.num_rows for group in about)])
         count = int(self._starts[-1])
         if not count:
             raise ValueError(f"{path} has no rows; give parquet files of images")
+        for (file, number), group in zip(self.groups, about, strict=True):
+            if group.total_byte_size > LARGEST:
+                raise ValueError(
+                    f"row group {number} of {self.paths[file]} has {group.num_rows} rows, "
+                    f"{group.total_byte_size / 1e9:.3g} GB, and is read whole for each of its images; write the file "
+                    "again with row_group_size=100"
+                )
         self._image = columns.image
-        self._check_groups()
         self.classes, self.labels = columns.labels(told or [None] * count, self.place)
-        window = min(window or max(2, -(-MIXED * len(self.groups) // count)), len(self.groups))
-        self.windows = Windows(tuple(group.rows for group in self.groups), window)
+        window = min(window or max(2, -(-MIXED * len(about) // count)), len(about))
+        self.windows = Windows(tuple(group.num_rows for group in about), window)
         self._recent = recent(self._load, 2 * window)
 
     def read(self, index: int) -> bytes:
@@ -85,28 +84,19 @@ class ParquetFiles(Files):
         files = zip(self.paths, counts, strict=True)
         return name, "\n".join(f"{path.name} {path.stat().st_size} {count}" for path, count in files)
 
-    def _load(self, number: int) -> Any:
+    def _load(self, index: int) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        group = self.groups[number]
-        path = self.paths[group.file]
+        file, number = self.groups[index]
+        path = self.paths[file]
         try:
-            with pq.ParquetFile(path, metadata=self._metadata[group.file]) as file:
-                return file.read_row_group(group.number, columns=[self._image], use_threads=False).column(0)
+            with pq.ParquetFile(path, metadata=self._metadata[file]) as opened:
+                return opened.read_row_group(number, columns=[self._image], use_threads=False).column(0)
         except (OSError, pa.ArrowException) as error:
             raise ValueError(
-                f"row group {group.number} of {path} is damaged or cut short ({reason(error)}); fetch it again"
+                f"row group {number} of {path} is damaged or cut short ({reason(error)}); fetch it again"
             ) from error
-
-    def _check_groups(self) -> None:
-        for group in self.groups:
-            size = self._metadata[group.file].row_group(group.number).total_byte_size
-            if size > LARGEST:
-                raise ValueError(
-                    f"row group {group.number} of {self.paths[group.file]} has {group.rows} rows, {size / 1e9:.3g} GB, "
-                    "and is read whole for each of its images; write the file again with row_group_size=100"
-                )
 
 
 def recent(load: Callable[[int], T], most: int) -> Callable[[int], T]:
@@ -140,14 +130,6 @@ def _columns(paths: Sequence[Path], place: str, labels: str | None) -> Columns:
                 "give one of them"
             )
     return found[0]
-
-
-def _column(paths: Sequence[Path], name: str) -> list[Any]:
-    """The values of a column of all files."""
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(file, columns=[name], partitioning=None) for file in paths]
-    return [value for table in tables for value in table.column(0).to_pylist()]
 
 
 def holds_images(file: Path) -> bool:
@@ -201,16 +183,11 @@ class ArrowFiles(Files):
 
     def listed(self) -> tuple[str, bytes]:
         """The listing is of all labels and of some images, evenly spaced."""
-        chosen = sorted({number * len(self) // SAMPLE for number in range(SAMPLE)})
-        listing = self.labels.numpy().tobytes() + b"".join(map(self._known, chosen))
+        listing = self.labels.numpy().tobytes()
+        for index in sorted({number * len(self) // SAMPLE for number in range(SAMPLE)}):
+            with suppress(BrokenFileError):  # an empty cell
+                listing += self.read(index)
         return self.place.rstrip("/").rpartition("/")[2], listing
-
-    def _known(self, index: int) -> bytes:
-        """The bytes of an image; none where its cell is empty."""
-        try:
-            return self.read(index)
-        except BrokenFileError:
-            return b""
 
 
 def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
