@@ -1,4 +1,5 @@
 import pytest
+from PIL import UnidentifiedImageError
 
 from robustok.runtime.words import counted, ordinal, reason
 
@@ -14,6 +15,7 @@ def test_counted():
         (ValueError("\n first line\nsecond"), "first line"),
         (TimeoutError(), "TimeoutError"),
         (EOFError("  "), "EOFError"),
+        (UnidentifiedImageError("cannot identify image file <_io.BytesIO object at 0x7f>"), "not an image"),
     ],
 )
 def test_a_reason_is_one_line_and_never_empty(error: Exception, words: str):

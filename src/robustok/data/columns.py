@@ -110,7 +110,7 @@ def image_bytes(value: Any, name: str, place: str) -> bytes:
         return bytes(data)
     path = value.get("path") if isinstance(value, dict) else None
     if not path:
-        raise BrokenFileError(f"{name} in {place}", "the cell is empty")
+        raise BrokenFileError(name, place, "the cell is empty")
     if Path(path).is_file():
         return Path(path).read_bytes()
     raise ValueError(

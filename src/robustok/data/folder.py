@@ -49,7 +49,7 @@ class FolderFiles(Files):
         try:
             return (self.path / self.name(index)).read_bytes()
         except OSError as error:  # a link to nowhere, a bad sector
-            raise BrokenFileError(f"{self.name(index)} in {self.place}", reason(error)) from error
+            raise BrokenFileError(self.name(index), self.place, reason(error)) from error
 
     def name(self, index: int) -> str:
         return self.listing.names[index]

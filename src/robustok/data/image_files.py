@@ -203,7 +203,7 @@ class ImageFiles(ImageSet):
     def _note(self, index: int, error: "BrokenFileError") -> None:
         with self._lock:
             first = not self.replaced
-            self.replaced[index] = Broken(self.name(index), error.reason)
+            self.replaced[index] = error.broken
         if first:
             warnings.warn(f"{error.what}; the next image of its class replaces it, as for others to come", stacklevel=2)
 
@@ -213,7 +213,7 @@ class ImageFiles(ImageSet):
         try:
             return decode(BytesIO(data))
         except Exception as error:  # strangers' files make Pillow raise nearly anything
-            raise BrokenFileError(f"{self.source.name(number)} in {self.source.place}", reason(error)) from error
+            raise BrokenFileError(self.source.name(number), self.source.place, reason(error)) from error
 
     def _read(self, index: int, side: int) -> Image.Image:
         image = self._decoded(self._number(index), partial(decoding.read, enough=side if self.draft else None))
@@ -250,7 +250,7 @@ class ImageFiles(ImageSet):
         try:
             return number, self._decoded(number, decoding.check)
         except BrokenFileError as error:
-            return number, Broken(self.source.name(number), error.reason)
+            return number, error.broken
 
     def _too_small(self, files: list[tuple[str, tuple[int, int]]], side: int) -> str:
         names = some([f"{name} ({width} x {height})" for name, (width, height) in files])
@@ -263,8 +263,8 @@ class ImageFiles(ImageSet):
 class BrokenFileError(ValueError):
     """A file that could not be decoded, and what to do."""
 
-    def __init__(self, name: str, reason: str):
-        self.what, self.reason = f"{name} cannot be read ({reason})", reason
+    def __init__(self, name: str, place: str, reason: str):
+        self.broken, self.what = Broken(name, reason), f"{name} in {place} cannot be read ({reason})"
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
 
 

@@ -122,15 +122,15 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
         if len(row.fields) <= max(name, label):
             raise ValueError(f"{row.where} of {file} has no class: {row.text}; write the image and its class")
         value, called = row.fields[label], str(row.fields[name])
-        exact, close = images.exact(called), images.close(called)
-        whole = _has_suffix(called)
-        if exact is None and len(close) > 1 and not whole:
+        exact, whole = images.exact(called), _has_suffix(called)
+        found = images.close(called) if exact is None else [exact]
+        if len(found) > 1 and not whole:
             raise ValueError(
-                f"{row.where} of {file} may mean {some([images.names[i] for i in close])}; write whole file names"
+                f"{row.where} of {file} may mean {some([images.names[i] for i in found])}; write whole file names"
             )
-        if exact is None and len(close) != 1:
+        if len(found) != 1:
             continue  # another image, which lies elsewhere
-        index = close[0] if exact is None else exact
+        index = found[0]
         before = (loosely if exact is None and whole else told).setdefault(index, (value, row))
         if before[1] is not row and before[0] != value:
             raise ValueError(

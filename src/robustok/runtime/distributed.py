@@ -138,7 +138,7 @@ def is_sharded(value: Tensor) -> bool:
 
 def whole(value: Tensor) -> Tensor:
     """A tensor that FSDP cut over the ranks, put together on every rank, which all call this; any other as it is."""
-    return value.full_tensor() if is_sharded(value) else value
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def cut_like(value: Tensor, like: Tensor) -> Tensor:
