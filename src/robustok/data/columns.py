@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,10 +156,9 @@ def _called(usual: Sequence[str], names: Sequence[str]) -> str | None:
     return next((there[name] for name in usual if name in there), None)
 
 
-def arrow(what: str) -> Any:
-    """pyarrow. Raises ValueError where it is not installed."""
+def needed(package: str, what: str) -> Any:
+    """An optional package, for `what`. Raises ValueError where it is not installed."""
     try:
-        import pyarrow
+        return import_module(package)
     except ImportError as error:
-        raise ValueError(f"{what} takes pyarrow; pip install 'robustok[data]'") from error
-    return pyarrow
+        raise ValueError(f"{what} takes {package}; pip install 'robustok[data]'") from error
