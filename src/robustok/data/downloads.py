@@ -107,7 +107,7 @@ class Downloads:
         sizes = sorted(remote.size for remote in self.remote.values())
         needed = sum(sizes if window is None else sizes[-2 * window :])
         self.folder.mkdir(parents=True, exist_ok=True)
-        here = sum(path.stat().st_size for path in self.folder.glob("*/*") if path.is_file())
+        here = sum(size for _, size, _ in self._here())
         room = min(_limit(), shutil.disk_usage(self.folder).free * (1 - SPARE) + here)
         if needed > room:
             less = "" if window == 1 else f", give a {'window' if window is None else 'smaller window'} of shards"
@@ -118,15 +118,22 @@ class Downloads:
 
     def _make_room(self, size: int, own: Path) -> None:
         """Remove the shards that were used longest ago until one more fits."""
-        others = [path for path in self.folder.glob("*/*") if path.suffix not in (".json", ".lock", ".claim")]
-        about = [(path.stat(), path) for path in others if not path.name.startswith(own.name)]
-        files = sorted((stat.st_mtime, stat.st_size, path) for stat, path in about)
-        taken = sum(size for _, size, _ in files)
-        for _, bytes_there, path in files:
+        shards = [file for file in self._here() if file[2].suffix not in (".json", ".lock", ".claim")]
+        shards = [file for file in shards if not file[2].name.startswith(own.name)]
+        taken = sum(size for _, size, _ in shards)
+        for _, bytes_there, path in shards:
             if taken + size <= _limit():
                 return
             path.unlink(missing_ok=True)
             taken -= bytes_there
+
+    def _here(self) -> list[tuple[float, int, Path]]:
+        """Time of last use, bytes and path of each file that lies here."""
+        found = []
+        for path in self.folder.glob("*/*"):
+            with suppress(FileNotFoundError):  # another process renames and removes some
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+        return sorted(found)
 
 
 def _limit() -> float:
