@@ -32,7 +32,8 @@ from robustok.training.post_training import PostTraining
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "docs" / "models"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_ROOT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*OF_ROOT, *sorted((ROOT / "docs").rglob("*.md"))]
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 OURS = (Tokenizer, AutoregressiveModel, DiffusionTransformerModel)
@@ -202,6 +203,16 @@ def refusal(command: Configurable, config: Any) -> ValueError | None:
 def test_the_commands_of_a_page_are_understood(page):
     for words in commands(page):
         understood(words)
+
+
+@EACH
+def test_what_a_page_has_made_and_run_is_there(page):
+    """`make` has the target, `benchmarks` the script."""
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"^make ([\w-]+)", "".join(blocks(page, "bash")), re.MULTILINE)) <= set(targets)
+    for script in re.findall(r"python ((?:benchmarks|docs)/\w+\.py)", text):
+        assert (ROOT / script).is_file(), f"{page.name} runs {script}"
 
 
 @EACH

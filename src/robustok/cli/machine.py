@@ -31,6 +31,8 @@ PURPOSES = {  # of each extra
     "tensorboard": "metrics of a run as event files",
     "wandb": "metrics of a run at Weights & Biases",
     "trackio": "metrics of a run in Trackio",
+    "docs": "the pages as a site",
+    "release": "sdist and wheel",
     "dev": "lint, types and tests",
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
