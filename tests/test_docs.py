@@ -216,6 +216,33 @@ def test_what_a_page_has_made_and_run_is_there(page):
 
 
 @EACH
+def test_tests_that_a_page_names_are_there(page):
+    for path, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", page.read_text(encoding="utf-8")):
+        assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), f"{page.name} names {path}::{name}"
+
+
+@EACH
+def test_what_a_page_takes_of_another_is_there(page):
+    """The markers of an include, which the site is built with."""
+    text = page.read_text(encoding="utf-8")
+    for target, options in re.findall(r"```{include} (\S+)\n(.*?)```", text, re.DOTALL):
+        whole = (page.parent / target).read_text(encoding="utf-8")
+        places = [
+            whole.find(ast.literal_eval(mark)) for mark in re.findall(r":(?:start-after|end-before): (.+)", options)
+        ]
+        assert -1 not in places, f"{page.name} takes a part of {target} that is not there"
+        assert places == sorted(places)
+
+
+def test_every_page_is_in_the_index():
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    listed = {line for tree in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in tree.split("\n")}
+    named = {path for line in listed if line and line[0] != ":" for path in docs.glob(f"{line}.md")}
+    assert {docs / "index.md"} | named == set(docs.rglob("*.md"))
+
+
+@EACH
 def test_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

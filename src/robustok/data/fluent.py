@@ -177,8 +177,7 @@ def bilinear(texture: Array, u: Array, v: Array) -> Array:
     x, y, a, b = u // ONE, v // ONE, (u % ONE)[..., None], (v % ONE)[..., None]
     upper = texture[y, x] * (ONE - a) + texture[y, x + 1] * a
     lower = texture[y + 1, x] * (ONE - a) + texture[y + 1, x + 1] * a
-    mean: Array = (upper * (ONE - b) + lower * b + ONE * ONE // 2) // (ONE * ONE)
-    return mean
+    return ((upper * (ONE - b) + lower * b + ONE * ONE // 2) // (ONE * ONE)).astype(np.int32, copy=False)
 
 
 def sprite_file() -> Traversable:
