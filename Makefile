@@ -1,6 +1,8 @@
 # make demo   the whole method on the embedded images; results in $(OUT)
 # make test   lint, types and tests
+# make docs   the pages, into build/docs; a warning is an error
 # make fuzz   2,000 random command lines and 500 damaged files; SEED=1 for others
+# make release-check   sdist and wheel, checked, installed and run where there is no checkout; needs the network
 # All first make an environment in .venv; PYTHON=python3.12 picks the interpreter that it is made with.
 
 PYTHON ?= python3
@@ -8,7 +10,11 @@ OUT    ?= runs/demo
 SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz clean
+# What `release-check` leaves: an environment with the wheel, and the folder in which it was run.
+RELEASE := build/release
+WHEEL_LIMIT := 40000000
+
+.PHONY: help demo test lint fuzz docs release-check clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +27,21 @@ test: lint
 
 fuzz: .venv/installed
 	.venv/bin/python -m tests.fuzz.fuzz --seed $(SEED)
+
+docs: .venv/installed
+	.venv/bin/python -m sphinx -W --keep-going -b html docs build/docs
+
+release-check: .venv/installed
+	rm -rf dist build
+	.venv/bin/python -m build
+	.venv/bin/python -m twine check --strict dist/*
+	@ls -l dist
+	@test -z "$$(find dist -name '*.whl' -size +$(WHEEL_LIMIT)c)" || { echo "the wheel is over $(WHEEL_LIMIT) bytes"; exit 1; }
+	mkdir -p $(RELEASE)/empty
+	$(PYTHON) -m venv --without-pip $(RELEASE)/venv
+	$(PYTHON) -m pip --python $(RELEASE)/venv/bin/python install -c constraints.txt dist/*.whl
+	cd $(RELEASE)/empty && env -u PYTHONPATH ../venv/bin/robustok demo --preset smoke --quiet
+	test -s $(RELEASE)/empty/runs/demo/report.html
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -3,6 +3,7 @@
 python docs/make_picture.py runs/demo docs/images/demo.png
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,19 +16,20 @@ GRIDS = {
     "generated_before": "generated, decoder of main training",
     "generated_after": "the same tokens, post-trained decoder",
 }
-ROWS, CELL, SCALE, CAPTION = 2, 32, 2, 30  # rows of each grid, pixels of a cell, magnification, height of a caption
+ROWS, SIDE, CAPTION = 2, 64, 30  # rows of each grid, side of an image as it is shown, height of a caption
 
 
 def main(run: Path, target: Path) -> None:
     """Stack the first rows of each grid under its caption."""
     strips = [Image.open(run / "images" / f"{name}.png").convert("RGB") for name in GRIDS]
-    width, height = strips[0].width * SCALE, ROWS * CELL * SCALE
+    cell = json.loads((run / "images" / "images.json").read_text())["grids"][0]["cell"]
+    width, height = strips[0].width * SIDE // cell, ROWS * SIDE
     picture = Image.new("RGB", (width, len(strips) * (height + CAPTION)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     for number, (strip, caption) in enumerate(zip(strips, GRIDS.values(), strict=True)):
         top = number * (height + CAPTION)
         draw.text((2, top + 6), caption, fill="black", font=font)
-        rows = strip.crop((0, 0, strip.width, ROWS * CELL))
+        rows = strip.crop((0, 0, strip.width, ROWS * cell))
         picture.paste(rows.resize((width, height), Image.Resampling.NEAREST), (0, top + CAPTION))
     target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target, optimize=True)

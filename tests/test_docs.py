@@ -32,7 +32,8 @@ from robustok.training.post_training import PostTraining
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "docs" / "models"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_ROOT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*OF_ROOT, *sorted((ROOT / "docs").rglob("*.md"))]
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 OURS = (Tokenizer, AutoregressiveModel, DiffusionTransformerModel)
@@ -202,6 +203,43 @@ def refusal(command: Configurable, config: Any) -> ValueError | None:
 def test_the_commands_of_a_page_are_understood(page):
     for words in commands(page):
         understood(words)
+
+
+@EACH
+def test_what_a_page_has_made_and_run_is_there(page):
+    """`make` has the target, `benchmarks` the script."""
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"^make ([\w-]+)", "".join(blocks(page, "bash")), re.MULTILINE)) <= set(targets)
+    for script in re.findall(r"python ((?:benchmarks|docs)/\w+\.py)", text):
+        assert (ROOT / script).is_file(), f"{page.name} runs {script}"
+
+
+@EACH
+def test_tests_that_a_page_names_are_there(page):
+    for path, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", page.read_text(encoding="utf-8")):
+        assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), f"{page.name} names {path}::{name}"
+
+
+@EACH
+def test_what_a_page_takes_of_another_is_there(page):
+    """The markers of an include, which the site is built with."""
+    text = page.read_text(encoding="utf-8")
+    for target, options in re.findall(r"```{include} (\S+)\n(.*?)```", text, re.DOTALL):
+        whole = (page.parent / target).read_text(encoding="utf-8")
+        places = [
+            whole.find(ast.literal_eval(mark)) for mark in re.findall(r":(?:start-after|end-before): (.+)", options)
+        ]
+        assert -1 not in places, f"{page.name} takes a part of {target} that is not there"
+        assert places == sorted(places)
+
+
+def test_every_page_is_in_the_index():
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    listed = {line for tree in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in tree.split("\n")}
+    named = {path for line in listed if line and line[0] != ":" for path in docs.glob(f"{line}.md")}
+    assert {docs / "index.md"} | named == set(docs.rglob("*.md"))
 
 
 @EACH

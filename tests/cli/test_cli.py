@@ -196,6 +196,14 @@ def test_the_demo_without_a_codebook_and_the_four_corners(run_demo, monkeypatch,
     assert "takes the presets as they are" in refused(capsys, ["demo", "--corners", "--post.sigma", "0.5"])
 
 
+def test_the_demo_in_color(run_demo):
+    assert main(["demo", "--images", "fluent", "--preset", "smoke"]) == 0
+    assert run_demo.arguments == (presets.in_color(presets.smoke()), Path("runs/demo-fluent"))
+    assert run_demo.arguments[0].main.tokenizer.image_size == 64
+    assert main(["demo", "--images", "fluent", "--latent", "continuous", "--preset", "smoke", "--out", "x"]) == 0
+    assert run_demo.arguments == (presets.in_color(presets.continuous_smoke()), Path("x"))
+
+
 def test_files_come_in_layers_below_what_is_typed(tmp_path, run_demo):
     one, two = tmp_path / "one.json", tmp_path / "two.yaml"
     one.write_text(json.dumps({"post": {"optim": {"lr": 1.0, "warmup": 3}, "sigma": 0.9}}))

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tests.training.tiny import GENERATOR, MAIN, POST
 
+from robustok import presets
 from robustok.backbones.vgg_hed import VGGHED
 from robustok.demo.ablation import run_ablation
 from robustok.demo.config import Demo, DemoImages
@@ -169,3 +171,15 @@ def test_the_ablation_compares_both_arms_at_every_share(finished):
     assert arms == {(a, s, g) for a in ("perturbed", "unperturbed") for s in (0, 1) for g in (0.25, 0.5, 1.0)}
     assert {r.protocol["arm"] for r in found if r.metric == "pfid"} == {"perturbed", "unperturbed"}
     assert "Without perturbation" in (finished / "report.html").read_text()
+
+
+@pytest.mark.parametrize("gray", [presets.demo, presets.continuous_smoke])
+def test_the_demo_in_color_is_of_scenes_and_as_many_tokens(gray):
+    config = presets.in_color(gray())
+    tokenizer, generator = config.main.tokenizer, config.generator.generator
+    images = DemoImages.of(config)
+    assert {part.describe()["name"] for part in images} == {"fluent"}
+    assert [part.describe()["split"] for part in images] == ["train", "train", "validation", "validation"]
+    assert generator.classes == len(images.train.classes)
+    assert tokenizer.encoder.tokens(tokenizer.image_size) == generator.tokens
+    assert images.train.images(torch.tensor([0])).shape == (1, 3, tokenizer.image_size, tokenizer.image_size)

@@ -55,11 +55,11 @@ def which(recipes: tuple[str, ...], *, positional: bool = False) -> Option:
 OTHERS = "or another family's file, folder, or owner/repository[:file][@revision] on the hub"
 A_SPACE = f"{', '.join(SPACES[:-1])} or {SPACES[-1]}"
 OF_IMAGES = Option(
-    "FOLDER|TAR|PARQUET|hf:NAME|fashion-mnist",
+    "FOLDER|TAR|PARQUET|hf:NAME|fashion-mnist|fluent",
     str,
     "a folder of images, one sub-folder per class or all in one place; tar shards ('train-{000..127}.tar', also at an "
     "http address); parquet files; hf:OWNER/NAME[:SPLIT] of the Hugging Face hub, or a folder of its save_to_disk; or "
-    "fashion-mnist, which is embedded",
+    "fashion-mnist or fluent, which are embedded",
 )
 SEED = "everything random derives from it: any whole number"
 
@@ -70,7 +70,7 @@ OwnSeed: TypeAlias = Annotated[int, Option("N", seed, f"{SEED}; else that of the
 Device: TypeAlias = Annotated[str, Option(help="cpu, cuda, cuda:1 ...; without it, cuda if there is one")]
 Images: TypeAlias = Annotated[str, OF_IMAGES]
 ScoredImages: TypeAlias = Annotated[str, Option("FOLDER|NPZ|TAR")]
-ScoredName: TypeAlias = Annotated[str, Option("FOLDER|NPZ|TAR|fashion-mnist")]
+ScoredName: TypeAlias = Annotated[str, Option("FOLDER|NPZ|TAR|fashion-mnist|fluent")]
 ReferenceName: TypeAlias = Annotated[str, Option("IMAGES|FILE")]
 Model: TypeAlias = Annotated[Path, Option("NAME")]
 TokenizerName: TypeAlias = Annotated[

@@ -16,7 +16,7 @@ class Demo(Configurable, Verbose):
     """The whole method on embedded images, from nothing to a page of results.
 
     Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder for
-    the generator; scores each step. Reads only what is embedded in the package: Fashion-MNIST and EfficientNet-Lite0.
+    the generator; scores each step. Reads only what comes with the packages: images, and networks' weights.
 
     Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.
 
@@ -28,7 +28,9 @@ class Demo(Configurable, Verbose):
     resumes = True
     latent: Literal["discrete", "continuous"] = "discrete"  # what the generator models
     preset: Literal["default", "short", "smoke"] = "default"  # which run
-    # folder to write to; runs/demo, runs/continuous or runs/corners unless given
+    # fashion-mnist: gray clothes at 32 pixels; fluent: emoji in scenes, in color at 64 pixels
+    images: Literal["fashion-mnist", "fluent"] = "fashion-mnist"
+    # folder to write to; runs/demo, runs/continuous or runs/corners unless given, with -fluent behind it for fluent
     out: Folder | None = None
     seed: OwnSeed | None = None
     no_control: bool = False  # leave out the control: the decoder tuned as long on clean latents
@@ -38,12 +40,13 @@ class Demo(Configurable, Verbose):
     seeds: Numbers | None = None
 
     @staticmethod
-    def start(preset: str = "default", latent: str = "discrete") -> Any:
-        """The demo of a name, for tokens or for continuous latents."""
+    def start(preset: str = "default", latent: str = "discrete", images: str = "fashion-mnist") -> Any:
+        """The demo of a name, for tokens or for continuous latents, of gray images or of colored ones."""
         from robustok import presets
 
         name = "_".join(["continuous"] * (latent == "continuous") + [preset] * (preset != "default"))
-        return getattr(presets, name or "demo")()
+        demo = getattr(presets, name or "demo")()
+        return presets.in_color(demo) if images == "fluent" else demo
 
     def run(self) -> None:
         """Run the demo, its ablation, or the four corners if asked for."""
@@ -54,7 +57,8 @@ class Demo(Configurable, Verbose):
         from robustok.runtime.places import check_writable
 
         self._check_seeds()
-        out = self.out or Path("runs/corners" if self.corners else DEFAULT_OUT[self.latent])
+        own = "runs/corners" if self.corners else DEFAULT_OUT[self.latent]
+        out = self.out or Path(own + "-fluent" * (self.images == "fluent"))
         check_writable(out, "folder")
         if self.corners:
             self._run_corners(out)
@@ -87,7 +91,7 @@ class Demo(Configurable, Verbose):
 
         if self.typed or self.config:
             raise ValueError("--corners takes the presets as they are, of both kinds; leave out settings and --config")
-        demos = {latent: self.start(self.preset, latent) for latent in DEFAULT_OUT}
+        demos = {latent: self.start(self.preset, latent, self.images) for latent in DEFAULT_OUT}
         records = run_corners(demos, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
         if not self.quiet:
             print(corners_table(records))

@@ -47,12 +47,13 @@ class Evaluate(Configurable, Shared):
     tokenizer: TokenizerName | None = None
     fields: Fields = ()
     generator: GeneratorName | None = None
-    # real images for the tokenizer to reconstruct: a folder, an npz of its size, or fashion-mnist (the validation part)
+    # real images for the tokenizer to reconstruct: a folder, an npz of its size, fashion-mnist or fluent (the
+    # validation part)
     images: ScoredName | None = None
     # images to score: a folder, or an npz (arr_0: uint8, images x height x width x 3)
     generated: ScoredImages | None = None
-    # what they are scored against: real images (folder, npz, fashion-mnist), or statistics of such, which `robustok
-    # reference`, ADM, clean-fid, pytorch-fid or torch-fidelity wrote (.safetensors, .npz, .pt)
+    # what they are scored against: real images (folder, npz, fashion-mnist, fluent), or statistics of such, which
+    # `robustok reference`, ADM, clean-fid, pytorch-fid or torch-fidelity wrote (.safetensors, .npz, .pt)
     reference: ReferenceName | None = None
     # another tokenizer of the same tokens: compare both decoders, image by image
     against: Folder | None = None

@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 
 from robustok.cli.arguments import View
+from robustok.data.fluent import EMBEDDED
 from robustok.data.image_files import BrokenFileError, Errors
-from robustok.data.images import FashionMNIST, ImageSet
+from robustok.data.images import ImageSet
 from robustok.data.latents import LatentCache
 from robustok.data.npz import NpzImages
 from robustok.data.shards import MANIFEST
@@ -17,18 +18,17 @@ from robustok.evaluation.features.image_source import ImageSource
 from robustok.runtime.npz import array_names
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
 
-EMBEDDED = "fashion-mnist"
 ERRORS: dict[str, Errors] = {"skip": "skip", "fail": "defer", "replace": "replace"}  # what --broken says
-SIZE, EMBEDDED_SIZE = 256, 32  # side in pixels, where neither a tokenizer nor the user decides it
+SIZE, SIZES = 256, {"fashion-mnist": 32, "fluent": 64}  # side in pixels, where neither a tokenizer nor the user decides
 
 
 def images_of(
     name: str, size: int, view: View | None = None, *, split: Literal["train", "validation"] = "train"
 ) -> ImageSet:
-    """The embedded set, or the one of a name, see `open_images`, which is read as `view` says."""
+    """An embedded set, or the one of a name, see `open_images`, which is read as `view` says."""
     view = view or View()
-    if name == EMBEDDED:
-        return FashionMNIST(split, size)
+    if name in EMBEDDED:
+        return EMBEDDED[name](split, size)
     return open_images(
         name,
         size,
@@ -56,8 +56,8 @@ def scored_images(name: str, size: int | None, view: View) -> ImageSource:
 
 def own_size(name: str, broken: str | None = None) -> int:
     """The side in pixels that images have: the shorter one of a set's first image, or of its first whole one."""
-    if name == EMBEDDED:
-        return EMBEDDED_SIZE
+    if name in EMBEDDED:
+        return SIZES[name]
     if is_npz(name):
         return NpzImages(name).size
     try:
@@ -70,7 +70,7 @@ def own_size(name: str, broken: str | None = None) -> int:
 
 def size_of(name: str) -> int:
     """The usual side of these images in pixels."""
-    return EMBEDDED_SIZE if name == EMBEDDED else SIZE
+    return SIZES.get(name, SIZE)
 
 
 def is_npz(name: str) -> bool:

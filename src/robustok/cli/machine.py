@@ -17,6 +17,7 @@ from robustok.backbones import vgg, vgg_hed
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.terminal import bold, table
+from robustok.data.fluent import sprite_file
 from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
@@ -30,6 +31,8 @@ PURPOSES = {  # of each extra
     "tensorboard": "metrics of a run as event files",
     "wandb": "metrics of a run at Weights & Biases",
     "trackio": "metrics of a run in Trackio",
+    "docs": "the pages as a site",
+    "release": "sdist and wheel",
     "dev": "lint, types and tests",
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -87,9 +90,11 @@ def embedded() -> list[tuple[str, str]]:
     """What works without a download."""
     folder = Path(str(resources.files("robustok.data"))) / "fashion_mnist"
     size = sum(file.stat().st_size for file in folder.glob("*.gz"))
+    emoji = Path(str(sprite_file()))
     weights = Path(str(vgg_hed.weight_file()))
     return [
         ("Fashion-MNIST", f"{size / 1e6:.0f} MB in {folder}" if size else f"missing from {folder}: reinstall robustok"),
+        ("Fluent emoji", f"{emoji.stat().st_size / 1e6:.0f} MB, scenes in color, in {emoji.parent}"),
         *((f"EfficientNet-{release.name}", in_package(release)) for release in (LITE0, LITE2, LITE1)),
         ("VGG-16 of HED", f"{weights.stat().st_size / 1e6:.0f} MB, conv1_1 to conv3_3, in {weights.parent}"),
     ]

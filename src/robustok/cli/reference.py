@@ -22,12 +22,12 @@ class Reference(Shared):
 
     group = "Measure"
 
-    # a folder of images, tar shards ('*.tar'), an npz (arr_0: uint8, images x height x width x 3), or fashion-mnist
-    # (the validation part)
+    # a folder of images, tar shards ('*.tar'), an npz (arr_0: uint8, images x height x width x 3), fashion-mnist or
+    # fluent (the validation part)
     images: ScoredName
     out: OutFile  # file to write, .safetensors
     features: Annotated[str, Option(help=f"space to compute them in: {A_SPACE}")] = "lite0"
-    # side of the center crops of a folder in pixels: 256, and 32 for fashion-mnist, unless given
+    # side of the center crops of a folder in pixels: 256, of fashion-mnist 32, of fluent 64, unless given
     size: Count | None = None
     view: View = VIEW
     sample_size: Count = 2000  # images whose features are kept, at most

@@ -40,7 +40,7 @@ class TrainTokenizer(Training):
 
     def run(self) -> None:
         """Main training on the images, of a new tokenizer or of one that is given."""
-        from robustok.cli.images import EMBEDDED, device_of, images_of
+        from robustok.cli.images import device_of, images_of
         from robustok.cli.models import tokenizer_of
         from robustok.cli.validation import of_tokenizer
         from robustok.tokenizer.tokenizer import AnyTokenizer
@@ -57,7 +57,7 @@ class TrainTokenizer(Training):
                 kind, names = kinds[preset.has_codebook]
                 raise ValueError(f"{self.tokenizer} {kind}; take the preset {names} to train it further")
             preset = replace(preset, tokenizer=None)
-        elif self.images != EMBEDDED:
+        elif self.images != "fashion-mnist":  # which is gray
             preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
         config = self.settings(preset)
         size = (given or config.tokenizer).image_size

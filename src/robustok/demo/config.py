@@ -1,11 +1,12 @@
 """What the demo does, and which image it uses for what."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from robustok.data.images import FashionMNIST, ImageSet
+from robustok.data.fluent import EMBEDDED
+from robustok.data.images import ImageSet
 from robustok.runtime.configs import to_plain
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.training.generator_training import GeneratorTraining
@@ -20,6 +21,7 @@ class Demo:
     main: TokenizerTraining  # of the tokenizer, with a codebook or without
     generator: GeneratorTraining  # of the generator
     post: PostTraining  # of the decoder; the generator is sampled for scores as it is for post-training
+    images: Literal["fashion-mnist", "fluent"] = "fashion-mnist"  # the embedded set that all of it is about
     train_images: int = 55_000  # images that everything is trained on, the first ones
     reference: int = 10_000  # validation images that generated images are scored against
     scored: int = 5_000  # generated images that are scored, and validation images that are reconstructed
@@ -69,7 +71,7 @@ class DemoImages(NamedTuple):
     def of(cls, config: Demo) -> "DemoImages":
         assert config.main.tokenizer is not None, "the demo trains a tokenizer of its own"
         size = config.main.tokenizer.image_size
-        train, validation = FashionMNIST("train", size), FashionMNIST("validation", size)
+        train, validation = (EMBEDDED[config.images](split, size) for split in ("train", "validation"))
         first_held_out = len(train) - config.post.held_out  # the last ones, which nothing is trained on
         if config.train_images > first_held_out:
             raise ValueError(

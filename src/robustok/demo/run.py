@@ -34,7 +34,7 @@ from robustok.training.post_training import encode, post_train
 from robustok.training.shared_sampling import sample, sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
-OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
+OUTLINE = """robustok demo, seed {seed}: the whole method on {pictures}, in {duration}.
   1. a {tokenizer} is trained {how}
   2. rFID and pFID tell how well it will carry a generator
   3. {generator} is trained on its {latents}
@@ -130,6 +130,10 @@ def words(config: Demo) -> dict[str, str]:
         "tokenizer": "continuous tokenizer" if config.continuous else "tokenizer",
         "generator": "a diffusion transformer" if config.continuous else "a generator",
         "latents": "latents" if config.continuous else "tokens",
+        "pictures": {
+            "fashion-mnist": "28 x 28 pictures of clothes (Fashion-MNIST)",
+            "fluent": "scenes in color (Fluent emoji)",
+        }[config.images],
         "how": "without latent perturbation" if off else "with latent perturbation",
     }
 

@@ -8,6 +8,7 @@ from robustok.presets.continuous import continuous as continuous
 from robustok.presets.continuous import continuous_short as continuous_short
 from robustok.presets.continuous import continuous_smoke as continuous_smoke
 from robustok.presets.embedded import demo as demo
+from robustok.presets.embedded import in_color as in_color
 from robustok.presets.embedded import looking_at as looking_at
 from robustok.presets.embedded import short as short
 from robustok.presets.embedded import smoke as smoke

