@@ -3,7 +3,6 @@
 Pillow lets other threads run while it decodes and resizes, so threads do what processes would, and share memory.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from robustok.data.classes import check_classes
 from robustok.data.file_names import some
 from robustok.data.images import Draws, Indices, Subset, short_hash
 from robustok.data.order import Windows
+from robustok.runtime.threads import cores
 from robustok.shapes import Images
 
 Errors: TypeAlias = Literal["skip", "raise", "defer", "replace"]
@@ -258,12 +258,6 @@ class BrokenFileError(ValueError):
     def __init__(self, name: str, reason: str):
         self.what, self.reason = f"{name} cannot be read ({reason})", reason
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
-
-
-def cores() -> int:
-    """The cores that this process may use, shared with those that torchrun started beside it; at least 1."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def reason(error: Exception) -> str:
