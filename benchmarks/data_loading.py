@@ -23,8 +23,9 @@ from PIL import Image
 
 from robustok.data import ImageFolder, open_images
 from robustok.data.folder import FolderFiles
-from robustok.data.image_files import ImageFiles, cores
+from robustok.data.image_files import ImageFiles
 from robustok.data.loading import training_batch
+from robustok.runtime.threads import cores
 
 WIDTH, HEIGHT, SIZE, BATCH = 500, 375, 256, 64
 QUALITY, NOISE = 90, 26  # of which JPEGs have some 110 kB

@@ -15,6 +15,7 @@ from robustok.layers import (
     attend,
     axial_angles,
     build_norm,
+    cast_once,
     modulate,
     rotate,
     rotation,
@@ -114,7 +115,9 @@ def test_heads_must_divide_the_width():
 
 
 @pytest.mark.parametrize("modulated", [False, True])
-def test_a_cache_changes_nothing(modulated):
+@pytest.mark.parametrize("step", [3, 64])
+def test_a_cache_changes_nothing(modulated, step, monkeypatch):
+    monkeypatch.setattr(KVCache, "STEP", step)  # the cache takes more memory once, or many times, within a block too
     block, n = randomized(Block(8, 2, qk_norm=True, modulated=modulated)), 11
     x = random(2, n, 8)
     modulation = block.modulation(random(2, n, 8, seed=1)) if block.modulation else None
@@ -124,6 +127,41 @@ def test_a_cache_changes_nothing(modulated):
         parts.append(block(x[:, start:end], part, causal=True, cache=cache))
     assert cache.filled == n
     torch.testing.assert_close(torch.cat(parts, 1), block(x, modulation, causal=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_cache_of_blocks_and_single_positions_is_attention_to_all_before(causal, dtype, monkeypatch):
+    monkeypatch.setattr(KVCache, "STEP", 4)
+    cache, (q, k, v) = KVCache(10), (random(2, 3, 10, 8, seed=i).to(dtype) for i in range(3))
+    for start, end in [(0, 3), (3, 4), (4, 9), (9, 10)]:
+        here = slice(start, end)
+        out = cache.attend(q[:, :, here], k[:, :, here], v[:, :, here], causal=causal, scale=0.5)
+        seen = torch.arange(end) <= torch.arange(start, end).unsqueeze(1)
+        scores = (q[:, :, here].float() @ k[:, :, :end].float().mT * 0.5).masked_fill(causal & ~seen, -math.inf)
+        wanted = scores.softmax(-1) @ v[:, :, :end].float()
+        tolerance = 1e-5 if dtype == torch.float32 else 8 * 2**-8 * wanted.abs().max().item()
+        torch.testing.assert_close(out.float(), wanted, atol=tolerance, rtol=0)
+
+
+def test_frozen_weights_are_cast_once_and_the_outcome_is_autocasts():
+    block, x = randomized(Block(8, 2)), random(2, 5, 8)
+    block.mlp.fc2.requires_grad_(False)
+    block.attention.requires_grad_(False)
+    before = dict(block.named_parameters())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = block(x)
+        with cast_once(block):
+            kinds = {name: weight.dtype for name, weight in block.named_parameters()}
+            assert torch.equal(block(x), wanted)
+    sides = ("weight", "bias")
+    half = {name for name, kind in kinds.items() if kind == torch.bfloat16}
+    assert half == {f"{part}.{name}" for part in ("attention.qkv", "attention.proj", "mlp.fc2") for name in sides}
+    with cast_once(block):  # no autocast
+        assert all(weight is before[name] for name, weight in block.named_parameters())
+    with pytest.raises(KeyError), torch.autocast("cpu", torch.bfloat16), cast_once(block):
+        raise KeyError
+    assert all(weight is before[name] for name, weight in block.named_parameters())
 
 
 def test_a_block_is_two_residual_branches():

@@ -6,6 +6,8 @@ so a forward pass draws no random numbers.
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -56,31 +58,73 @@ def precision(model: object) -> str:
     return found if found != "float32" or products == "highest" else f"float32, matrix products {products}"
 
 
+@contextmanager
+def cast_once(model: object) -> Iterator[None]:
+    """A context in which a model's frozen linear maps have their weights in autocast's number format, where it is on.
+
+    Autocast casts weights that want no gradient at every call, which of a few rows takes longer than the product. What
+    comes out is the same to the last bit. Without autocast nothing is touched.
+    """
+    kind = torch.device(getattr(model, "device", "cpu")).type
+    frozen: dict[nn.Parameter, nn.Parameter] = {}
+    linear: list[nn.Linear] = []
+    if isinstance(model, nn.Module) and torch.is_autocast_enabled(kind):
+        linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+        weights = {weight for part in linear for weight in part.parameters(recurse=False)}
+        half = torch.get_autocast_dtype(kind)
+        frozen = {w: nn.Parameter(w.to(half), False) for w in weights if not w.requires_grad}
+    back = {ours: weight for weight, ours in frozen.items()}
+    try:
+        _swap(linear, frozen)
+        yield
+    finally:
+        _swap(linear, back)
+
+
+def _swap(modules: list[nn.Linear], others: dict[nn.Parameter, nn.Parameter]) -> None:
+    """Put other parameters in the place of those named."""
+    for part in modules:
+        for name, weight in list(part.named_parameters(recurse=False)):
+            setattr(part, name, others.get(weight, weight))
+
+
 def _half(module: nn.Module) -> set[str]:
     tensors = (*module.parameters(), *module.buffers())
     return {str(t.dtype) for t in tensors if t.is_floating_point() and t.itemsize < 4}
 
 
 class KVCache:
-    """Keys and values of the positions so far, in memory that is taken once, for `length` positions of every image.
+    """Keys and values of the positions so far, for `length` positions of every image at most.
 
-    Keys lie transposed, as the product with queries reads them: in bfloat16 on a CPU a product that has to turn them
-    takes many times as long.
+    On a GPU the memory is taken once. On a CPU it is taken for `STEP` positions more whenever it is full, and all of it
+    is multiplied, what is still empty with weights of zero: products with a part of it take several times as long. Keys
+    lie transposed, as the product with queries reads them, for the same reason.
     """
 
-    def __init__(self, length: int) -> None:
-        self.length, self.filled = length, 0
+    STEP = 64
 
-    def extended(self, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
-        """All of them, the given ones (b heads n e) last; views, which later calls leave as they are."""
-        if self.filled == 0:
-            b, h, _, e = keys.shape
-            self._keys, self._values = keys.new_empty(b, h, e, self.length), values.new_empty(b, h, self.length, e)
-        start, self.filled = self.filled, self.filled + keys.shape[2]
+    def __init__(self, length: int) -> None:
+        self.length, self.filled, self.room = length, 0, 0
+
+    def attend(self, queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
+        """What queries gather from all positions, the given ones last, whose keys and values are (b heads n e)."""
+        cpu, start, self.filled = keys.device.type == "cpu", self.filled, self.filled + keys.shape[2]
         assert self.filled <= self.length, "more positions than the cache was made for"
+        if self.filled > self.room:
+            self._take_room(min(self.length, -(-self.filled // self.STEP) * self.STEP) if cpu else self.length, keys)
         self._keys[..., start : self.filled] = keys.mT
         self._values[:, :, start : self.filled] = values
-        return self._keys[..., : self.filled].mT, self._values[:, :, : self.filled]
+        if cpu and (queries.shape[2] == 1 or queries.dtype == torch.bfloat16 or (causal and start)):
+            return _plain_attention(queries, self._keys.mT, self._values, self.filled, causal, scale)
+        here = slice(self.filled)
+        return attend(queries, self._keys[..., here].mT, self._values[:, :, here], causal=causal, scale=scale)
+
+    def _take_room(self, room: int, like: Heads) -> None:
+        b, h, _, e = like.shape
+        keys, values = like.new_zeros(b, h, e, room), like.new_zeros(b, h, room, e)
+        if self.room:
+            keys[..., : self.room], values[:, :, : self.room] = self._keys, self._values
+        self._keys, self._values, self.room = keys, values, room
 
 
 def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
@@ -91,16 +135,25 @@ def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: f
     """
     n, m = queries.shape[2], keys.shape[2]
     if queries.device.type == "cpu" and (n == 1 or queries.dtype == torch.bfloat16):
-        q, k, v = (x.flatten(0, 1) for x in (queries, keys, values))
-        q = q * (q.shape[2] ** -0.5 if scale is None else scale)
-        if causal and n > 1:
-            scores = torch.baddbmm(torch.full((n, m), -math.inf, dtype=q.dtype).triu(m - n + 1), q, k.mT)
-        else:
-            scores = q @ k.mT
-        return (scores.softmax(dim=-1).to(v.dtype) @ v).view_as(queries)
+        return _plain_attention(queries, keys, values, m, causal, scale)
     mask = torch.ones(n, m, dtype=torch.bool, device=queries.device).tril(m - n) if causal and 1 < n < m else None
     whole = causal and n == m
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=whole, scale=scale)
+
+
+def _plain_attention(
+    queries: Heads, keys: Heads, values: Heads, m: int, causal: bool, scale: float | None = None
+) -> Heads:
+    """Attention by two products; only the first m positions are there, the others weigh nothing."""
+    q, k, v = (x.flatten(0, 1) for x in (queries, keys, values))
+    n, room = q.shape[1], k.shape[1]
+    q = q * (q.shape[2] ** -0.5 if scale is None else scale)
+    if causal and n > 1:
+        scores = torch.baddbmm(torch.full((n, room), -math.inf, dtype=q.dtype).triu(m - n + 1), q, k.mT)
+    else:
+        scores = q @ k.mT
+        scores[..., m:] = -math.inf
+    return (scores.softmax(dim=-1).to(v.dtype) @ v).view_as(queries)
 
 
 class Rotation(NamedTuple):
@@ -179,9 +232,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        if cache is not None:
-            k, v = cache.extended(k, v)
-        x = attend(q, k, v, causal=causal)
+        x = attend(q, k, v, causal=causal) if cache is None else cache.attend(q, k, v, causal=causal)
         return self.proj(x.transpose(1, 2).reshape(b, n, c))
 
 

@@ -399,6 +399,10 @@ def test_doctor_tells_what_there_is(capsys, monkeypatch):
     output = capsys.readouterr().out
     for words in ("torch", torch.__version__, "cores", "GiB", "bfloat16", "Fashion-MNIST", "31 MB", "dev"):
         assert words in output
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert machine.threads().startswith("OMP_NUM_THREADS=3 holds, whatever else runs; unset it")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert "OMP_NUM_THREADS=N before robustok starts fixes them: 1 where others are always busy" in machine.threads()
     monkeypatch.setattr(machine, "installed", lambda name: None)
     assert "pip install 'robustok[dev]'" in dict(machine.extras())["dev"]
 

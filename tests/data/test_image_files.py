@@ -11,9 +11,10 @@ from tests.data import some_shards
 
 from robustok.data import ImageFolder, open_images
 from robustok.data.decoding import center_crop, read
-from robustok.data.image_files import ImageFiles, cores
+from robustok.data.image_files import ImageFiles
 from robustok.data.images import DRAWS
 from robustok.data.tars import TarFiles
+from robustok.runtime.threads import cores
 from robustok.shapes import to_pixels
 
 EVERYTHING = torch.arange(some_shards.COUNT)

@@ -1,5 +1,6 @@
 """Post-training pairs: what is kept, what a pair depends on, where the making goes on, what is refused."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from robustok.data.images import FashionMNIST
 from robustok.data.latents import encode_latents
-from robustok.data.pairs import Pairs, make_pairs
+from robustok.data.pairs import FEW, LARGE_GROUP, SMALL_GROUP, Pairs, _drawn_by_group, make_pairs, mask_group
 from robustok.data.tokens import encode_tokens
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
+from robustok.generators.sampling import Sampling, draw, guide, probabilities, uniforms
+from robustok.runtime.seeding import derive
 from robustok.tokenizer.quantizer import Quantized
 
 COUNT, N, CODES = 60, 24, 10
@@ -96,8 +99,53 @@ def test_a_share_sigma_of_real_tokens_is_kept(make, tmp_path):
     assert torch.equal(labels, images % 3)
     kept = tokens < 5
     assert torch.equal(tokens[kept], make.cache.tokens(images)[kept])
-    assert abs(kept.float().mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / kept.numel())
-    assert kept.sum(dim=1).unique().numel() > 3  # each token for itself, not an exact count
+    assert len(kept.unique(dim=0)) == 1  # a group keeps the same positions
+    assert abs(kept.float().mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / N)
+
+
+def test_a_group_keeps_the_same_positions_and_draws_no_others(tmp_path):
+    """Each mask alone is as if its image had its own: uniform over positions, of a binomial count; tokens are those of
+    the plain loop with that mask."""
+    numbers = range(FEW + 3 * LARGE_GROUP)
+    groups = torch.tensor([mask_group(number) for number in numbers])
+    often = groups.bincount()
+    assert groups.diff().unique().tolist() == [0, 1]
+    assert often.tolist() == [SMALL_GROUP] * (FEW // SMALL_GROUP) + [LARGE_GROUP] * 3
+    b, n, sigma, noise = 300, 12, 0.7, derive(5, "pairs, tokens")
+    torch.manual_seed(0)
+    model = AutoregressiveModel(Autoregressive(codebook_size=9, tokens=n, classes=2, width=16, depth=1, heads=1))
+    for parameter in model.parameters():
+        parameter.data *= 5  # so that tokens depend on each other
+    own, labels, sampling = torch.arange(b * n).view(b, n) % 9, torch.arange(b) % 2, Sampling(guidance=2.0)
+    arguments = (model.eval(), labels, sampling, own, range(b), sigma, 5)
+    tokens, asked = _drawn_by_group(*arguments, 256, None), []
+    keep = torch.cat([uniforms(derive(5, "pairs, keep"), [mask_group(i)], n) < sigma for i in range(b)])
+    assert torch.equal(tokens[keep], own[keep])
+    plain = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)]))
+    latest, numbers = None, uniforms(noise, range(b), n)
+    for place in range(n):
+        logits = guide(*plain(latest)[:, 0].chunk(2), 2.0)
+        drawn = torch.where(keep[:, place], own[:, place], draw(probabilities(logits, sampling), numbers[:, place]))
+        assert torch.equal(tokens[:, place], drawn)
+        latest = drawn.repeat(2).unsqueeze(1)
+    predictor = model.predictor
+    model.predictor = lambda labels: (lambda predict: lambda latest: (asked.append(1), predict(latest))[1])(
+        predictor(labels)
+    )
+    _drawn_by_group(*arguments, 256, None)
+    assert len(asked) == sum((~keep[i]).sum() for i in range(0, b, SMALL_GROUP))
+
+
+def test_masks_of_groups_are_distributed_as_masks_of_images():
+    many, n, sigma = 4000, 24, 0.7
+    keep = uniforms(derive(0, "pairs, keep"), range(many), n) < sigma  # of as many groups
+    deviation = math.sqrt(sigma * (1 - sigma) / many)
+    assert (keep.float().mean(dim=0) - sigma).abs().max() < 4.5 * deviation  # any position
+    both = (keep.float().T @ keep.float() / many)[*torch.triu_indices(n, n, 1)]
+    assert (both - sigma**2).abs().max() < 5 * math.sqrt(sigma**2 * (1 - sigma**2) / many)  # any two of them
+    counts = keep.sum(dim=1).bincount(minlength=n + 1) / many
+    wanted = torch.tensor([math.comb(n, k) * sigma**k * (1 - sigma) ** (n - k) for k in range(n + 1)])
+    assert (counts - wanted).abs().sum() / 2 < 0.05  # the total variation of as many draws is 0.02
 
 
 def test_sigma_one_is_real_and_needs_no_generator(make, tmp_path):
@@ -253,6 +301,12 @@ def test_latents_that_are_not_finite_are_no_pairs(tmp_path):
 
 def test_pairs_made_otherwise_are_refused(make, tmp_path):
     make(Counter(), tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "earlier").mkdir()
+    earlier = {name: value for name, value in manifest.items() if name != "masks"}
+    (tmp_path / "earlier" / "manifest.json").write_text(json.dumps(earlier))
+    with pytest.raises(ValueError, match="made with masks None, not one for each group of pairs; choose another fold"):
+        make(Counter(), tmp_path / "earlier")  # whose pairs had a mask each
     with pytest.raises(ValueError, match="made with generator counter, not another; choose another folder, or delete"):
         make(Counter("another"), tmp_path)
     with pytest.raises(ValueError, match="made with sigma 0.7, not 0.8"):

@@ -293,6 +293,24 @@ def test_blocks_that_are_kept_are_read_in_one_go(kind, name, monkeypatch):
         assert asked == [5 if scale == 1 else 10 for scale, here in zip(scales, drawn, strict=True) if here]
 
 
+@pytest.mark.parametrize("kind", ["modulated", "llama", "var"])
+def test_frozen_weights_are_cast_once_a_batch_and_draw_what_autocast_draws(kind, monkeypatch):
+    model, labels, config, seen = build(kind), torch.arange(5) % 3, Sampling(guidance=3.0), []
+    predictor = model.predictor
+
+    def watched(labels: Tensor) -> Any:
+        seen.append(model.head.weight.dtype)
+        return predictor(labels)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = sample_tokens(model, labels, config, seed=7)  # of weights that want a gradient autocast keeps the cast
+        monkeypatch.setattr(model.requires_grad_(False), "predictor", watched)
+        assert torch.equal(sample_tokens(model, labels, config, seed=7), wanted)
+    sample_tokens(model, labels, config, seed=7)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
 def test_progress_counts_images(transformer):
     heard: list[int] = []
     sample_tokens(transformer, torch.zeros(5).long(), Sampling(), seed=0, batch_size=2, progress=heard.append)

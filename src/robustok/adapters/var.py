@@ -40,7 +40,7 @@ from robustok.adapters.published_generators import PublishedGenerator
 from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
 from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
-from robustok.layers import MLP, KVCache, Modulation, attend, modulate
+from robustok.layers import MLP, KVCache, Modulation, modulate
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 
@@ -108,7 +108,7 @@ class Attention(nn.Module):
             q, k, factor = F.normalize(q, dim=-1) * self.scale.clamp_max(LARGEST).exp(), F.normalize(k, dim=-1), 1.0
         q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:
-            x = attend(q, *cache.extended(k, v), causal=False, scale=factor)
+            x = cache.attend(q, k, v, causal=False, scale=factor)
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
         return self.proj(x.transpose(1, 2).flatten(2))

@@ -19,6 +19,7 @@ from robustok.cli.images import device_of
 from robustok.cli.terminal import bold, table
 from robustok.data.fluent import sprite_file
 from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.runtime.threads import VARIABLE, cores
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
 from robustok.training.optim import autocast
@@ -62,12 +63,12 @@ def machine() -> list[tuple[str, str]]:
     """What training would run on."""
     device = device_of(None)
     bf16 = not isinstance(autocast(device), nullcontext)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     free = shutil.disk_usage(Path.cwd()).free
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     graphics = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [
-        ("cores", f"{cores}, of which torch uses {torch.get_num_threads()}"),
+        ("cores", f"{cores()}, of which torch uses {torch.get_num_threads()}"),
+        ("threads", threads()),
         ("memory", memory()),
         ("disk", f"{free / 2**30:.0f} GiB free in {Path.cwd()}"),
         ("graphics", ", ".join(graphics) or "none; everything runs on the CPU"),
@@ -75,6 +76,16 @@ def machine() -> list[tuple[str, str]]:
         ("precision", "bfloat16 where it helps" if bf16 else "float32: this device does not multiply bfloat16"),
         ("Chromium", browser or "none: only the test that opens the page wants it (Debian package chromium)"),
     ]
+
+
+def threads() -> str:
+    """What sets the number of threads, and what to set it to."""
+    if value := os.environ.get(VARIABLE):
+        return f"{VARIABLE}={value} holds, whatever else runs; unset it, and training takes as many as others leave"
+    return (
+        "training takes fewer while other processes are busy, and says so; "
+        f"{VARIABLE}=N before robustok starts fixes them: 1 where others are always busy"
+    )
 
 
 def memory() -> str:

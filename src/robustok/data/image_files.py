@@ -3,7 +3,6 @@
 Pillow lets other threads run while it decodes and resizes, so threads do what processes would, and share memory.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from robustok.data.classes import check_classes
 from robustok.data.file_names import some
 from robustok.data.images import Draws, ImageSet, Indices, short_hash
 from robustok.data.order import Windows
+from robustok.runtime.threads import cores
 from robustok.runtime.words import reason
 from robustok.shapes import Images
 
@@ -266,9 +266,3 @@ class BrokenFileError(ValueError):
     def __init__(self, name: str, place: str, reason: str):
         self.broken, self.what = Broken(name, reason), f"{name} in {place} cannot be read ({reason})"
         super().__init__(f"{self.what}; repair or remove it, or pass errors='skip' or 'replace'")
-
-
-def cores() -> int:
-    """The cores that this process may use, shared with those that torchrun started beside it; at least 1."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

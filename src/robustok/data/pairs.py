@@ -7,6 +7,7 @@ is there already. Latents: noised to the level 1 - sigma, and followed from ther
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,9 +24,10 @@ from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.layers import precision
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Labels
+from robustok.shapes import Labels, Tokens
 
 PairMode = Literal["sdedit", "one-pass"]
+FEW, SMALL_GROUP, LARGE_GROUP = 4096, 64, 256  # the first pairs come in small groups, so that few pairs have many masks
 
 
 def make_pairs(
@@ -45,6 +47,7 @@ def make_pairs(
     """`count` pairs from as many images of the cache, drawn without replacement, none mirrored.
 
     A pair depends on the seed and its number alone; of two sigmas, the larger keeps what the smaller keeps, and more.
+    Pairs of a group (`mask_group`) keep the same positions, which are then read in one go between those that are drawn.
     sigma = 1 gives the images' own tokens or latents and needs no generator. `mode` says what becomes of noised
     latents: they are followed as `sampling` says ("sdedit"), or the generator guesses the data from them in one forward
     pass, which gives means, smoother than what is sampled ("one-pass"). Goes on where an earlier try stopped.
@@ -72,19 +75,7 @@ def make_pairs(
         own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
         match generator, sampling:
             case TokenGenerator(), Sampling():
-                keep = uniforms(derive(seed, "pairs, keep"), rows, own.shape[1]) < sigma
-                noise = derive(seed, "pairs, tokens")
-                return sample_tokens(
-                    generator,
-                    labels,
-                    sampling,
-                    seed=noise,
-                    first=first,
-                    keep=keep,
-                    tokens=own,
-                    batch_size=batch_size,
-                    progress=tell,
-                )
+                return _drawn_by_group(generator, labels, sampling, own, rows, sigma, seed, batch_size, progress)
             case LatentGenerator(), FlowSampling():
                 noise = derive(seed, "pairs, latents")
                 finish = sample_latents if mode == "sdedit" else predict_latents
@@ -116,8 +107,51 @@ def make_pairs(
         "seed": seed,
         "precision": None if generator is None else precision(generator),
     } | ({} if mode == "sdedit" or generator is None else {"pair_mode": mode})
+    if generator is not None and sigma > 0 and isinstance(cache, TokenCache):
+        manifest["masks"] = "one for each group of pairs"  # of earlier versions: one for each pair
     write_shards(Path(folder), "pairs", manifest, count, make, shard_size=shard_size, progress=progress)
     return Pairs(folder)
+
+
+def mask_group(number: int) -> int:
+    """The group that a pair belongs to by its number: its members keep the same positions, drawn anew for each group.
+
+    A mask of one image is what it is if each has its own: every position is kept with probability sigma, by itself.
+    """
+    return number // SMALL_GROUP if number < FEW else (number - FEW) // LARGE_GROUP + FEW // SMALL_GROUP
+
+
+def _drawn_by_group(
+    generator: TokenGenerator,
+    labels: Labels,
+    sampling: Sampling,
+    own: Tokens,
+    rows: range,
+    sigma: float,
+    seed: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Tokens:
+    """The images' own tokens where their group keeps them, those that the generator draws elsewhere."""
+    parts = []
+    for group, members in groupby(rows, mask_group):
+        numbers = list(members)
+        start, stop = numbers[0], numbers[-1] + 1
+        part = slice(start - rows.start, stop - rows.start)
+        keep = uniforms(derive(seed, "pairs, keep"), [group], own.shape[1]) < sigma
+        drawn = sample_tokens(
+            generator,
+            labels[part],
+            sampling,
+            seed=derive(seed, "pairs, tokens"),
+            first=start,
+            keep=keep.expand(len(numbers), -1),
+            tokens=own[part],
+            batch_size=batch_size,
+            progress=None if progress is None else lambda done, start=start: progress(start + done),  # type: ignore[misc]
+        )
+        parts.append(drawn)
+    return torch.cat(parts)
 
 
 def check_pair_mode(mode: PairMode, sampling: Sampling | FlowSampling) -> None:

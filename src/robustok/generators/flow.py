@@ -26,7 +26,7 @@ from robustok.generators.flow_matching import (
 )
 from robustok.generators.sampling import stream_key
 from robustok.generators.trained_on import check_labels
-from robustok.layers import check_float32
+from robustok.layers import cast_once, check_float32
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
@@ -255,7 +255,8 @@ def _from_noised(
         x = draw()
         if start is not None:
             x = noised(start[part].to(x), x, torch.full((len(x),), level), config.interpolant)
-        x = finish(guided_field(generator, labels[part].to(device), config), x, draw)
+        with cast_once(generator):
+            x = finish(guided_field(generator, labels[part].to(device), config), x, draw)
         if not x.isfinite().all():
             raise ValueError("sampling ended in NaN or infinity; use less guidance, more steps, or other weights")
         batches.append(x.to(labels.device))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustok.generators.trained_on import check_labels
+from robustok.layers import cast_once
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -199,7 +200,8 @@ def sample_tokens(
         part = slice(start, min(start + batch_size, len(labels)))
         uniform = uniforms(seed, range(first + part.start, first + part.stop), n).to(device)
         kept = None if keep is None or tokens is None else (keep[part].to(device), tokens[part].to(device))
-        batch = _sample_batch(generator, labels[part].to(device), config, scales, uniform, kept)
+        with cast_once(generator):
+            batch = _sample_batch(generator, labels[part].to(device), config, scales, uniform, kept)
         batches.append(batch.to(labels.device))
         if progress is not None:
             progress(part.stop)

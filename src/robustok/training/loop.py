@@ -31,6 +31,7 @@ from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import MetricsLog, Progress, in_words
 from robustok.runtime.seeding import derive
 from robustok.runtime.stopping import SIGNALS, Stopping, stop
+from robustok.runtime.threads import Threads
 from robustok.runtime.trackers import TrackerName, Trackers, check_installed
 from robustok.runtime.writing import Writer
 from robustok.training.previews import Picture as Picture
@@ -162,12 +163,11 @@ def run(
     the folder holds another run or another process trains in it, RuntimeError when `config.max_skipped` steps in a row
     or all steps were skipped, OSError when a file cannot be written; what was saved before stays.
     """
-    folder = Path(folder)
+    folder, quiet = Path(folder), quiet or not is_main()
     check_installed(config.tracker)
     decisive = {"steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
     saves = Saves(folder, {"loop": decisive, **(describe or {})}, config.keep_last)
-    quiet = quiet or not is_main()
-    with alone_in(folder), Writer() as files, Stopping(quiet=quiet) as stopping:
+    with alone_in(folder), Writer() as files, Stopping(quiet=quiet) as stopping, Threads() as threads:
         counts = _begin(stage, saves, files, first)
         if config.steps == counts.done == counts.skipped:
             raise _lost(counts, {}, name, folder)
@@ -196,6 +196,7 @@ def run(
                 # Pictures, and a save to go on from.
                 if preview and config.preview_every and due(config.preview_every):
                     trackers.pictures(done, _previewed(preview, counts, folder, files))
+                threads.after_step(progress.say)
                 if due(config.save_every) or stopped:
                     files.now(log.sync)
                     counts.best = best.so_far

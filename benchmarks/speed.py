@@ -1,0 +1,319 @@
+"""How fast robustok is, as ratios against the alternative in the same run, and how its times grow.
+
+    python benchmarks/speed.py                           # on a CPU that does nothing else: half an hour
+    python benchmarks/speed.py --quick                   # the same rows at toy size, in seconds: shows that they run
+    python benchmarks/speed.py --only sampling           # rows whose name holds this
+    python benchmarks/speed.py --peer-checkout DIR       # also RAR's loop, of bytedance/1d-tokenizer
+
+Prints two Markdown tables and what the machine is. The two of a row take turns, and the shortest time of each counts:
+what else runs on the machine only adds. With one thread (OMP_NUM_THREADS=1) it is that thread's own time.
+"""
+
+import argparse
+import io
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import training_steps
+from data_loading import SIZE, jpeg
+from frechet_distance import by_matrix_root, fresh
+from perturbation import perturbing
+from PIL import Image
+from torch import Tensor, nn
+
+from robustok.data import ImageFolder
+from robustok.data.decoding import center_crop
+from robustok.evaluation.features.spaces.inception import WEIGHTS, inception_space
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.sampling import Sampling, guide, sample_tokens, uniforms
+from robustok.layers import KVCache
+from robustok.report.table import Column, Table
+from robustok.runtime.threads import cores
+
+GUIDANCE, REPEAT = 4.0, 3
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is to do in each row."""
+
+    width: int = 512  # of the generator: 40 M parameters
+    depth: int = 8
+    tokens: int = 256
+    batches: tuple[int, ...] = (1, 16, 64)  # images sampled at once
+    growing_tokens: tuple[int, ...] = (64, 256, 1024)
+    growing_batches: tuple[int, ...] = (1, 4, 16, 64, 256)
+    codebooks: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    images: tuple[int, ...] = (1000, 10_000, 50_000)  # of statistics
+    features: int = 2048
+    jpegs: int = 256
+    steps: Callable[[], list[training_steps.Case]] = training_steps.demo
+    step_batch: int | None = None  # as the case says
+
+
+QUICK = Sizes(64, 1, 16, (2,), (4, 16), (1, 4), (64, 256), (100, 200), 8, 4, lambda: training_steps.full("-smoke"), 8)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two ways to the same thing."""
+
+    name: str
+    other: str  # what it is compared with
+    seconds: float
+    other_seconds: float
+    share: str = ""  # of what the machine's matrix products allow
+
+
+class GrowingCache(KVCache):
+    """Keys and values that are put together anew at every step, for torch's fused attention."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool, scale: Any = None) -> Tensor:
+        if self.filled:
+            keys, values = torch.cat([self.held[0], keys], 2), torch.cat([self.held[1], values], 2)
+        self.held, self.filled = (keys, values), keys.shape[2]
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=queries.shape[2] > 1)
+
+
+@torch.no_grad()
+def plain_loop(model: AutoregressiveModel, labels: Tensor) -> Tensor:
+    """Tokens drawn as RAR's own code does: both halves throughout, modulations at every step for every image."""
+    both = torch.cat([labels, torch.full_like(labels, model.no_label)])
+    caches, tokens = [GrowingCache(0) for _ in model.layers], labels.new_empty(len(labels), 0)
+    places = model._places(model._raster(labels.device))
+    assert model.steps is not None, "a RAR is modulated"
+    for i in range(model.tokens_per_image):
+        x = torch.cat([model._prefix(both), model.token_embedding(tokens.repeat(2, 1))], dim=1)
+        x = x + places[:, : x.shape[1]]
+        condition = model.label_embedding(both).unsqueeze(1) + model.steps[: x.shape[1]]
+        if i > 0:
+            x, condition = x[:, -1:], condition[:, -1:]
+        x = model._transform(x, lambda modulation, condition=condition: modulation(condition), caches)
+        logits = guide(*model.head(x[:, -1]).float().chunk(2), GUIDANCE)
+        tokens = torch.cat([tokens, torch.multinomial(logits.softmax(1), 1)], dim=1)
+    return tokens
+
+
+def shortest(*works: Work) -> list[float]:
+    """Seconds of each, the least of some turns."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    best = [float("inf")] * len(works)
+    for _ in range(REPEAT):
+        for i, work in enumerate(works):
+            began = clock()
+            work()
+            best[i] = min(best[i], clock() - began)
+    return best
+
+
+def in_bf16() -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def peak(dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product."""
+    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+    return 2 * 1024**3 / min(shortest(lambda: a @ b)[0] for _ in range(4))
+
+
+def rar(sizes: Sizes, tokens: int = 0) -> AutoregressiveModel:
+    """A frozen RAR of random weights."""
+    heads, n = max(1, sizes.width // 64), tokens or sizes.tokens
+    config = Autoregressive(
+        codebook_size=1024, tokens=n, classes=1000, width=sizes.width, depth=sizes.depth, heads=heads, modulated=True
+    )
+    return AutoregressiveModel(config).eval().requires_grad_(False)
+
+
+def sampler(model: AutoregressiveModel, batch: int, bf16: bool, sigma: float = 0.0) -> Work:
+    """Samples of a batch, or pairs that keep a fraction sigma."""
+    labels, n = torch.arange(batch) * 7 % 1000, model.tokens_per_image
+    keep = (uniforms(0, [0], n) < sigma).expand(batch, n)
+    kept = {"keep": keep, "tokens": torch.zeros(batch, n).long()} if sigma else {}
+
+    def work() -> Tensor:
+        with in_bf16() if bf16 else nullcontext():
+            return sample_tokens(model, labels, Sampling(guidance=GUIDANCE), seed=0, batch_size=batch, **kept)
+
+    return work
+
+
+def products(model: AutoregressiveModel, batch: int) -> float:
+    """FLOPs in linear maps of a batch of guided samples."""
+    maps = {name: part.weight.numel() for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    modulations = sum(count for name, count in maps.items() if "modulation" in name)
+    rows = 2 * batch * (sum(maps.values()) - modulations) + (batch + 1) * modulations
+    return 2.0 * rows * model.tokens_per_image
+
+
+def sampling(sizes: Sizes, peer: str) -> Iterator[Row]:
+    model = rar(sizes)
+    limits = {False: peak(torch.float32), True: peak(torch.bfloat16)}
+    for batch in sizes.batches:
+        labels = torch.arange(batch) * 7 % 1000
+        others = {"plain loop, float32": lambda labels=labels: plain_loop(model, labels)}
+        if peer:
+            others["RAR's own loop, float32"] = peer_loop(peer, model, labels)
+        ours = [sampler(model, batch, bf16) for bf16 in (False, True)]
+        *taken, whole, half = shortest(*others.values(), *ours)
+        for other, seconds in zip(others, taken, strict=True):
+            for bf16, mine in ((False, whole), (True, half)):
+                share = f"{products(model, batch) / mine / limits[bf16]:.0%}"
+                name = f"sampling, {batch} images, {'bfloat16' if bf16 else 'float32'}"
+                yield Row(name, other, mine, seconds, share)
+
+
+def peer_loop(folder: str, model: AutoregressiveModel, labels: Tensor) -> Work:
+    """RAR's own code at the same size."""
+    sys.path.insert(0, folder)
+    from modeling.rar import RAR  # type: ignore[import-not-found]
+
+    class Part(SimpleNamespace):
+        def get(self, name: str, default: Any = None) -> Any:
+            return getattr(self, name, default)
+
+    c = model.config
+    sizes = {"hidden_size": c.width, "num_hidden_layers": c.depth, "num_attention_heads": c.heads}
+    rest = {"intermediate_size": 4 * c.width, "image_seq_len": c.tokens, "condition_num_classes": c.classes}
+    generator = Part(**sizes, **rest, dropout=0.0, attn_drop=0.0)
+    theirs = RAR(Part(model=Part(generator=generator, vq_model=Part(codebook_size=c.codebook_size)))).eval()
+    theirs.enable_kv_cache()
+    return lambda: theirs.generate(labels.clone(), GUIDANCE, 1.0, 0.0, kv_cache=True)
+
+
+def pairs(sizes: Sizes, peer: str) -> Iterator[Row]:
+    model, sigmas = rar(sizes), (0.9, 0.7, 0.5, 0.0)
+    for batch in sizes.batches:
+        for bf16 in (False, True):
+            full, *taken = shortest(*(sampler(model, batch, bf16, sigma) for sigma in (0.0, *sigmas)))
+            for sigma, seconds in zip(sigmas, taken, strict=True):
+                kind = "bfloat16" if bf16 else "float32"
+                yield Row(f"pairs, sigma {sigma:g}, {batch} images, {kind}", "a full sample", seconds, full)
+
+
+def steps(sizes: Sizes, peer: str) -> Iterator[Row]:
+    device = torch.device("cpu")
+    for case in sizes.steps():
+        works = []
+        for how in (training_steps.EAGER, training_steps.PLAIN):
+            batch = sizes.step_batch or case.config.loop.batch_size
+            stage, images = training_steps.ready(replace(case, config=how.of(case.config)), device, batch)
+            last = case.config.loop.steps - 1
+            stage.step(images, last)
+            works.append(lambda stage=stage, images=images, last=last: stage.step(images, last))
+        other, ours = shortest(*works)
+        yield Row(f"a step of {case.name}", "the same, float32", ours, other)
+
+
+def scoring(sizes: Sizes, peer: str) -> Iterator[Row]:
+    a, b = (FeatureStats.of(torch.randn(2 * sizes.features, sizes.features)) for _ in range(2))
+    other, ours = shortest(lambda: by_matrix_root(a, b), lambda: frechet_distance(fresh(a), fresh(b)))
+    yield Row(f"Frechet distance, {sizes.features} features", "scipy's sqrtm", ours, other)
+    file = WEIGHTS.located()
+    if file is None or find_spec("torch_fidelity") is None:
+        print("the FID pipeline: torch-fidelity or the weights of Inception are not here", file=sys.stderr)
+        return
+    from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-not-found]
+        FeatureExtractorInceptionV3,
+    )
+
+    pixels, extract = torch.randint(256, (sizes.jpegs, 3, SIZE, SIZE), dtype=torch.uint8), inception_space(file)
+    theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
+
+    @torch.no_grad()
+    def peers() -> FeatureStats:
+        return FeatureStats.of(torch.cat([theirs(part)[0] for part in pixels.split(32)]))
+
+    other, ours = shortest(peers, lambda: FeatureStats.of(torch.cat([extract(p).features for p in pixels.split(32)])))
+    yield Row(f"features and statistics of {len(pixels)} images", "torch-fidelity", ours, other)
+
+
+def reading(sizes: Sizes, peer: str) -> Iterator[Row]:
+    files = [jpeg(seed) for seed in range(sizes.jpegs)]
+    with tempfile.TemporaryDirectory(prefix="robustok-") as place:
+        (Path(place) / "class").mkdir()
+        for number, data in enumerate(files):
+            (Path(place) / "class" / f"{number:05d}.jpg").write_bytes(data)
+        images = ImageFolder(place, SIZE)
+
+        def with_pillow() -> None:
+            for data in files:
+                center_crop(Image.open(io.BytesIO(data)).convert("RGB"), SIZE)
+
+        other, ours = shortest(with_pillow, lambda: images.images(torch.arange(len(files))))
+    yield Row(f"{len(files)} JPEGs of 500 x 375 to {SIZE} pixels", "Pillow, one by one", ours, other)
+
+
+def perturbation(sizes: Sizes, peer: str) -> Iterator[Row]:
+    for k in sizes.codebooks[:2]:
+        works = perturbing(k, 64, 32, sizes.tokens, min(100, k // 2), drift=1e-3)
+        ours, other = shortest(works["ours"], works["released"])
+        yield Row(f"perturbation, K = {k}", "the released code's way", ours, other)
+
+
+ROWS = {f.__name__: f for f in (sampling, pairs, steps, scoring, reading, perturbation)}
+
+
+def growth(sizes: Sizes) -> Iterator[tuple[str, int, float]]:
+    """What grows, its size, and seconds."""
+    batch = sizes.growing_batches[len(sizes.growing_batches) // 2]
+    for tokens in sizes.growing_tokens:
+        yield f"sampling, {batch} images, of tokens", tokens, shortest(sampler(rar(sizes, tokens), batch, True))[0]
+    for count in sizes.growing_batches:
+        yield f"sampling, {sizes.tokens} tokens, of images", count, shortest(sampler(rar(sizes), count, True))[0]
+    for k in sizes.codebooks:
+        yield "perturbation, of codes", k, shortest(perturbing(k, 64, 32, sizes.tokens, 32, drift=1e-3)["ours"])[0]
+    for count in sizes.images:
+        features = torch.randn(count, sizes.features // 4)
+        yield "statistics, of images", count, shortest(lambda f=features: FeatureStats.of(f))[0]
+
+
+def machine() -> str:
+    """What it runs on, and the limit that its matrix products set."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+    gflops = ", ".join(f"{peak(t) / 1e9:.0f} in {str(t).split('.')[1]}" for t in (torch.float32, torch.bfloat16))
+    return (
+        f"{name}, {cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"GFLOP/s of a matrix product: {gflops}"
+    )
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="toy sizes")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--peer-checkout", default="", help="a checkout of bytedance/1d-tokenizer")
+    given = parser.parse_args(words)
+    torch.manual_seed(0)
+    sizes = QUICK if given.quick else Sizes()
+    print(f"{machine()}\n")
+    rows = []
+    for name, make in ROWS.items():
+        for row in make(sizes, given.peer_checkout) if given.only in name else ():
+            times = [f"{1000 * row.seconds:,.1f}", f"{1000 * row.other_seconds:,.1f}"]
+            rows.append([row.name, row.other, *times, f"{row.other_seconds / row.seconds:.2f}", row.share])
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    heads = ["ms", "ms of that", "times as fast", "share of the products' limit"]
+    print(Table(columns=["what", Column("against", left=True), *heads], rows=rows).to_markdown())
+    if given.only in "growth":
+        found, first = list(growth(sizes)), dict[str, float]()
+        grown = [[f"{w} {n}", f"{1e3 * s:,.1f}", f"{s / n / first.setdefault(w, s / n):.2f}"] for w, n, s in found]
+        print(Table(columns=["what", "ms", "time for each, smallest = 1"], rows=grown).to_markdown(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The benchmark of speed: its plain loop draws from the same distributions as ours, and all of it runs at toy size."""
+
+import pytest
+import speed
+import torch
+
+from robustok.generators.sampling import Sampling, sample_tokens
+
+
+def test_the_plain_loop_is_the_same_sampling(monkeypatch):
+    """With the likeliest token in place of a draw, both give the same tokens."""
+    torch.manual_seed(0)
+    model = speed.rar(speed.QUICK)
+    for parameter in model.parameters():
+        parameter.add_(0.3 * torch.randn(parameter.shape))
+    labels = torch.tensor([3, 999, 3])
+    monkeypatch.setattr(torch, "multinomial", lambda p, count: p.argmax(dim=1, keepdim=True))
+    ours = sample_tokens(model, labels, Sampling(guidance=speed.GUIDANCE, top_k=1), seed=0)
+    assert torch.equal(speed.plain_loop(model, labels), ours)
+    assert len(ours.unique()) > 5
+
+
+def test_products_are_those_that_are_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = speed.rar(speed.QUICK)
+    with FlopCounterMode(display=False) as counter:
+        speed.sampler(model, 2, False)()
+    linear = sum(flops for kind, flops in counter.get_flop_counts()["Global"].items() if "addmm" in str(kind))
+    assert speed.products(model, 2) == pytest.approx(linear, rel=0.15)  # the label's position comes on top
+
+
+def test_every_row_is_there_at_toy_size(capsys, monkeypatch):
+    monkeypatch.setattr(speed, "REPEAT", 1)
+    speed.main(["--quick"])
+    out = capsys.readouterr().out
+    assert "GFLOP/s of a matrix product" in out
+    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in out.splitlines() if line[:1] == "|"]
+    names = [row[0] for row in rows]
+    for start in ("sampling, 2 images, float32", "sampling, 2 images, bfloat16", "a step of RAR-L", "Frechet distance"):
+        assert sum(name.startswith(start) for name in names) == 1, start
+    for sigma in ("0.9", "0.7", "0.5", "0"):
+        assert f"pairs, sigma {sigma}, 2 images, float32" in names
+    for row in rows:
+        if row[0].startswith(("sampling, 2", "pairs", "a step", "Frechet", "4 JPEGs", "perturbation, K")):
+            assert float(row[4]) == pytest.approx(float(row[3]) / float(row[2]), rel=0.2, abs=0.05)
+    assert sum(name.startswith("statistics, of images") for name in names) == 2
