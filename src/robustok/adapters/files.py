@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustok.adapters.renaming import State
 from robustok.runtime.checkpoint import replacing
+from robustok.runtime.renaming import State
 from robustok.runtime.tensor_files import WRAPPERS, read_tensor_file, unwrapped
 from robustok.runtime.words import reason
 

@@ -25,6 +25,11 @@ DOWN = 5  # stages, each of which halves the sides
 
 
 @dataclass(frozen=True, kw_only=True)
+class EfficientNetLite0:
+    """The embedded EfficientNet-Lite0, trained in unless another is named: nothing to download, nothing to set."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """One network of the family, as it was published."""
 
@@ -42,7 +47,7 @@ class Release:
 
     @property
     def lopsided(self) -> tuple[bool, ...]:
-        """Whether the stem and each later stage's first block pad one row less in front than behind.
+        """True where the stem and each later stage's first block pad one row less in front than behind.
 
         They were trained to where the side that reaches them is even (TensorFlow's "SAME"); an odd one is padded alike
         in front and behind. As in the package, that of the native size counts for every size.
@@ -80,7 +85,7 @@ LITE2 = Release(
 
 
 class LiteFeatures(NamedTuple):
-    """What `Lite` returns."""
+    """The result of `Lite`."""
 
     stages: tuple[Tensor, ...]  # (b, channels[i], h / 2^(i+1), w / 2^(i+1)), rounded down, up where not `lopsided`
     pooled: Tensor | None  # (b, POOLED), None where the network was stopped after a stage

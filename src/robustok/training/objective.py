@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.backbones.lite0 import EfficientNetLite0
+from robustok.backbones.lite import EfficientNetLite0
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.backbones.vgg_hed import STAGES, VGGHED
 from robustok.data.images import ImageSet

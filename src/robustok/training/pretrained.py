@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from robustok.backbones import dino, vgg
 from robustok.backbones.dino import DINO, DINOv2, VisionTransformer
-from robustok.backbones.lite import POOLED
-from robustok.backbones.lite0 import EfficientNetLite0, Lite0
+from robustok.backbones.lite import POOLED, EfficientNetLite0, Lite
 from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.backbones.vgg_hed import VGGHED, vgg_hed
@@ -55,7 +54,7 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
     """The perceptual distance in the first `stages` maps of a network, of images resized to `size` if it is given."""
     match config:
         case EfficientNetLite0():
-            return Perceptual(Lite0(), stages, size)
+            return Perceptual(Lite(), stages, size)
         case VGGHED():
             return Perceptual(vgg_hed(), stages, size)
         case LPIPSVGG(weights=weights, heads=heads):
@@ -68,7 +67,7 @@ def semantic_teacher(config: EfficientNetLite0 | DINOv2) -> Teacher:
     """The network whose features say what is in an image."""
     match config:
         case EfficientNetLite0():
-            return Teacher(Lite0(), POOLED)
+            return Teacher(Lite(), POOLED)
         case DINOv2():
             return Teacher(VisionTransformer(config, dino_weights(config)), config.width)
 

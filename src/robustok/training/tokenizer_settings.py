@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from robustok.backbones.dino import DINOv2
-from robustok.backbones.lite0 import EfficientNetLite0
+from robustok.backbones.lite import EfficientNetLite0
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
