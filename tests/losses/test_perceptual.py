@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustok.backbones.lite import Lite, LiteFeatures
+from robustok.backbones.frozen import FeatureMaps
+from robustok.backbones.lite import Lite
 from robustok.losses.perceptual import Perceptual, unit_length
 
 
@@ -15,8 +16,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 class Raw(nn.Module):
     """The image itself as every feature map."""
 
-    def forward(self, images: Tensor, stages: int) -> LiteFeatures:
-        return LiteFeatures((images,) * stages, None)
+    def forward(self, images: Tensor, stages: int) -> FeatureMaps:
+        return FeatureMaps((images,) * stages, None)
 
 
 def test_orthogonal_features_are_at_distance_two_on_each_level():

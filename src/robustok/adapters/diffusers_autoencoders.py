@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.adapters.tokenizer_adapter import last_layer
 from robustok.layers import in_float32
 from robustok.runtime.checkpoint import fingerprint, write_json
 from robustok.runtime.pretrained import without_decoder
@@ -51,8 +52,7 @@ class DiffusersTokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the convolution or linear map that is the last in the decoder."""
-        return [part for part in self.decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
+        return last_layer(self.decoder)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens or latents."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustok.adapters.tokenizer_adapter import TokenizerAdapter
 from robustok.adapters.vit import BASE, LatentDecoder, LatentEncoder, Transformer, VisionTransformer, transformer_of
@@ -28,7 +28,6 @@ from robustok.runtime.renaming import State, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import unpatchify
-from robustok.tokenizer.tokenizer import check_size
 
 VISION = (  # parts of names in encoder and decoder: theirs, ours
     ("model", ""),
@@ -95,11 +94,6 @@ class Decoder(LatentDecoder):
         vision.embed.requires_grad_(False)  # and it is never used
         self.out = nn.Linear(c, 3 * config.patch**2)
 
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance reconstruction and adversarial loss."""
-        return self.out.weight
-
     def forward(self, latents: Latents) -> Images:
         x = self.gathered(latents, positions=self.embedded)
         return unpatchify(self.out(x), self.patch, self.image_size)
@@ -137,12 +131,11 @@ class MAETok(TokenizerAdapter):
 
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) as the generators see them, of images in [-1, 1]."""
-        check_size(images, self.image_size)
-        return (self.to_latent(self.encoder(images)) - self.config.mean) / self.config.std
+        return (self.to_latent(super().encode(images)) - self.config.mean) / self.config.std
 
     def decode(self, codes: Latents) -> Images:
         """Images, not clamped, of latents as `encode` gives them."""
-        return self.decoder(self.from_latent(codes * self.config.std + self.config.mean))
+        return super().decode(self.from_latent(codes * self.config.std + self.config.mean))
 
     @classmethod
     def fields_beside(cls, path: Path) -> dict[str, Any]:

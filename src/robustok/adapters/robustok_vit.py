@@ -28,7 +28,6 @@ from robustok.runtime.renaming import State, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Features, Images, Latents
 from robustok.tokenizer.encoder import patches, unpatchify
-from robustok.tokenizer.tokenizer import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +79,6 @@ class Decoder(nn.Module):
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * (1 + n)]))
         self.out = nn.Linear(c, 3 * config.patch**2)
 
-    @property
-    def last_layer(self) -> Tensor:
-        return self.out.weight
-
     def forward(self, codes: Float[Tensor, "b n c"]) -> Images:
         masked = self.transformer.placed(self.mask_token.expand_as(codes))
         x = torch.cat([masked, self.transformer.placed(codes)], dim=1) + self.kind(self.kinds)
@@ -133,11 +128,10 @@ class RobusTokViT(CodebookAdapter):
             self.teacher.requires_grad_(False)
 
     def encode(self, images: Images) -> Latents:
-        check_size(images, self.image_size)
-        return pointwise(self.to_code, self.encoder(images))
+        return pointwise(self.to_code, super().encode(images))
 
     def decode(self, codes: Latents) -> Images:
-        return self.decoder(pointwise(self.from_code, codes))
+        return super().decode(pointwise(self.from_code, codes))
 
     def semantic_features(self, images: Images) -> Features:
         """The class token of the teacher in the file. Raises ValueError when the file had none."""

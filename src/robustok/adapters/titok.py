@@ -27,7 +27,6 @@ from robustok.adapters.vqgan import VQGAN, VQGANDecoder, maskgit_renames
 from robustok.runtime.renaming import Renames, State, count, sizes
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import to_map, to_sequence, unpatchify
-from robustok.tokenizer.tokenizer import check_size
 
 PIXELS = "decoder.head.pixels"  # our name of the MaskGIT-VQGAN's decoder
 LARGE = Transformer(width=1024, depth=24, heads=16, hidden=4096)
@@ -88,10 +87,6 @@ class Direct(nn.Module):
         self.squares = nn.Conv2d(config.decoder.width, 3 * self.patch**2, 1)
         self.smooth = nn.Conv2d(3, 3, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Tensor:
-        return self.smooth.weight
-
     def forward(self, x: Float[Tensor, "b c _ _"]) -> Images:
         return self.smooth(unpatchify(to_sequence(self.squares(x)), self.patch, self.image_size))
 
@@ -108,10 +103,6 @@ class Proxied(nn.Module):
         self.register_buffer("codes", torch.zeros(proxy.codebook_size, proxy.network.latent))
         self.pixels = VQGANDecoder(proxy.network)
 
-    @property
-    def last_layer(self) -> Tensor:
-        return self.pixels.last_layer
-
     def forward(self, x: Float[Tensor, "b c _ _"]) -> Images:
         likely = self.logits(torch.tanh(self.hidden(x))).softmax(dim=1)
         return self.pixels(torch.einsum("bkhw,kd->bdhw", likely, self.codes))
@@ -125,10 +116,6 @@ class Decoder(LatentDecoder):
         embed, mask_token = nn.Linear(config.code_width, c), c**-0.5 * torch.randn(1, 1, c)
         super().__init__(_vision(config.decoder, config, config.decoder_patch, sees=False), mask_token)
         self.embed, self.head = embed, Direct(config) if proxy is None else Proxied(c, proxy)
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.head.last_layer
 
     def forward(self, codes: Latents) -> Images:
         return 2 * self.head(to_map(self.gathered(self.embed(codes)))) - 1
@@ -146,14 +133,6 @@ class TiTok(CodebookAdapter):
         self.config, self.image_size, self.tokens_per_image = config, config.image_size, config.tokens
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = vector_quantizer(config.codebook_size, config.code_width, normalized=config.normalized)
-
-    def encode(self, images: Images) -> Latents:
-        """Latents (b n d) of images in [-1, 1]; there is no order among them."""
-        check_size(images, self.image_size)
-        return self.encoder(images)
-
-    def decode(self, codes: Latents) -> Images:
-        return self.decoder(codes)
 
     @classmethod
     def config_from_state(

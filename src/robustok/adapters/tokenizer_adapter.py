@@ -1,24 +1,26 @@
 """Tokenizers of other families, with a codebook and without: what all of them share."""
 
-from abc import abstractmethod
 from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustok.adapters.adapter import Adapter
 from robustok.runtime.checkpoint import fingerprint
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.tokenizer import check_size
 
 
 class TokenizerAdapter(Adapter):
-    """A `ContinuousTokenizer`, once a family adds `encode` and `decode`."""
+    """A `ContinuousTokenizer`, once a family adds `encoder`, `decoder` and what is between them."""
 
     kind = "tokenizer"
     decider_parts: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # parts that decide the tokens
     decider_fields: ClassVar[tuple[str, ...]] = ()  # and fields of the config, dotted
+    image_size: int
+    encoder: Any
     decoder: Any
 
     @property
@@ -27,16 +29,16 @@ class TokenizerAdapter(Adapter):
 
     @property
     def last_layer(self) -> Tensor:
-        """The decoder's weight whose gradients balance reconstruction and adversarial loss."""
-        return self.decoder.last_layer
+        return last_layer(self.decoder)
 
-    @abstractmethod
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) of images in [-1, 1]."""
+        check_size(images, self.image_size)
+        return self.encoder(images)
 
-    @abstractmethod
     def decode(self, codes: Latents) -> Images:
         """Images in [-1, 1], not clamped."""
+        return self.decoder(codes)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens or latents. The decoder may change under it."""
@@ -46,7 +48,7 @@ class TokenizerAdapter(Adapter):
 
 
 class CodebookAdapter(TokenizerAdapter):
-    """An `AnyTokenizer`, once a family adds `encode`, `decode` and a `quantizer`."""
+    """An `AnyTokenizer`, once a family adds a `quantizer`, too."""
 
     quantizer: Any  # a VectorQuantizer, or what has as much of it as is used here
 
@@ -67,6 +69,11 @@ class CodebookAdapter(TokenizerAdapter):
     def forward(self, images: Images) -> Images:
         """Reconstructions."""
         return self.decode(self.quantize(self.encode(images)).codes)
+
+
+def last_layer(decoder: nn.Module) -> Tensor:
+    """The weight whose gradients balance reconstruction and adversarial loss: of the last convolution or linear map."""
+    return [part for part in decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
 
 
 def vector_quantizer(codebook_size: int, width: int, *, normalized: bool) -> VectorQuantizer:

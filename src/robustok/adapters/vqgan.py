@@ -182,10 +182,6 @@ class VQGANDecoder(nn.Module):
         self.norm_out = _norm(inputs)
         self.conv_out = nn.Conv2d(inputs, 3, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight
-
     def forward(self, codes: Tensor) -> Images:
         x = self.levels(self.middle(self.conv_in(codes)))
         return self.conv_out(F.silu(self.norm_out(x)))

@@ -6,13 +6,12 @@ those that LPIPS compares: after the last ReLU in front of each pooling.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustok.backbones.frozen import FrozenConv
+from robustok.backbones.frozen import FeatureMaps, FrozenConv, check_stages
 from robustok.runtime.weights import WeightFile
 from robustok.shapes import Images
 
@@ -56,15 +55,10 @@ class LPIPSVGG:
         return tuple(self.width * times for times in (1, 2, 4, 8, 8))
 
 
-class VggFeatures(NamedTuple):
-    """What `Vgg16` returns."""
-
-    stages: tuple[Tensor, ...]  # (b, c, h / 2^i, w / 2^i), sides rounded down; c is 64, 128, 256, 512, 512
-
-
 class Vgg16(nn.Module):
     """Feature maps at five strides of images in [-1, 1], at the size they come in.
 
+    Map i is (b, c, h / 2^i, w / 2^i), sides rounded down; c is 64, 128, 256, 512, 512.
     Made from a state dict by its published key names; channel counts are read from the tensors, and neither the
     classifier nor stages after the first `stages` are needed. The network is given (images - shift) / scale, by default
     LPIPS' values. Nothing in it is trained or saved. Gradients flow to the images. It runs in float32, under autocast
@@ -94,18 +88,11 @@ class Vgg16(nn.Module):
         self.register_buffer("shift", torch.tensor(shift).view(3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Images, stages: int | None = None) -> VggFeatures:
+    def forward(self, images: Images, stages: int | None = None) -> FeatureMaps:
         """The first `stages` maps, or all that there are."""
         there = len(self.stages)
         stages = there if stages is None else stages
-        if not 1 <= stages <= there:
-            raise ValueError(f"stages is {stages}, but this VGG-16 has {there}; ask for 1 to {there}")
-        side = min(images.shape[-2:])
-        if side < 2 ** (stages - 1):
-            raise ValueError(
-                f"{stages} stages of VGG-16 need sides of {2 ** (stages - 1)} pixels or more, but an image has {side}; "
-                "resize the images or ask for fewer stages"
-            )
+        check_stages("this VGG-16", stages, there, images, 2 ** max(0, stages - 1))
         with torch.autocast(images.device.type, enabled=False):
             x = (images.to(self.shift.dtype, memory_format=torch.channels_last) - self.shift) / self.scale
             maps: list[Tensor] = []
@@ -113,7 +100,7 @@ class Vgg16(nn.Module):
                 x = F.max_pool2d(x, 2) if i > 0 else x
                 x = stage(x)
                 maps.append(x)
-        return VggFeatures(tuple(maps))
+        return FeatureMaps(tuple(maps))
 
 
 def _stage(state: Mapping[str, Tensor], numbers: tuple[int, ...]) -> nn.Sequential:
