@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.adapters.parity import assert_as_published, grid, published_keys, sequence, weights_file
 
 from robustok.adapters import FAMILIES as KNOWN
-from robustok.adapters import recognised
+from robustok.adapters import recognized
 from robustok.adapters.diffusion_transformers import LightningDiT, MAETokSiT, SiT
 from robustok.adapters.maetok import MAETok
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
@@ -77,7 +77,7 @@ def test_the_published_model_fits(fixture):
 def test_a_file_tells_its_family():
     for fixture, family in {**FAMILIES, "maetok": MAETok, "maetok_ape": MAETok}.items():
         state = load_file(weights_file(fixture))
-        assert recognised(state) is family
+        assert recognized(state) is family
         assert [known for known in KNOWN if known.matches(state)] == [family]
     with pytest.raises(ValueError, match="is no checkpoint of sit: this looks like lightningdit"):
         SiT.from_state(load_file(weights_file("lightningdit")))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robustok.adapters import FAMILIES, recognised
+from robustok.adapters import FAMILIES, recognized
 from robustok.adapters.adapter import REMEDY, Adapter
 from robustok.adapters.files import Layout, read_checkpoint, write_checkpoint
 from robustok.adapters.llamagen_vq import LlamaGenVQ
@@ -281,4 +281,4 @@ def test_count():
 
 
 def test_recognised_knows_nothing_of_strangers():
-    assert recognised({"b.weight": torch.ones(1)}) is None
+    assert recognized({"b.weight": torch.ones(1)}) is None

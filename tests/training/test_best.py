@@ -8,24 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.toy import LOOP, Constant, die, rows, start, train
+from tests.training.toy import LOOP, Constant, Kept, die, ends_at, rows, start, train
 from torch import Tensor
 
 from robustok.evaluation.scores.score import Score
-from robustok.runtime.checkpoint import load_model, read_json, save_model
+from robustok.runtime.checkpoint import load_model, read_json
 from robustok.runtime.logging import MetricsLog
 from robustok.training.loop import run
 from robustok.training.saving import Best
-
-
-class Kept:
-    """A model of one number."""
-
-    def __init__(self, value: float = 0.0) -> None:
-        self.value = value
-
-    def save_pretrained(self, folder: Path, **about: Any) -> None:
-        save_model(folder, {"value": torch.tensor(self.value)}, {"kind": "toy"} | about)
 
 
 def watched(folder: Path, values: list[dict[str, float]], by: str = "auto", **change: Any) -> None:

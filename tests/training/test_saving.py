@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.toy import LOOP, Toy, at_call, batches, die, final, rows, same, start, train
+from tests.training.toy import LOOP, Kept, Toy, at_call, batches, die, ends_at, final, rows, same, start, train
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -61,17 +61,6 @@ def test_saves_of_a_future_that_comes_again_are_dropped(tmp_path: Path):
     with pytest.raises(ValueError, match="no more"):
         run(Toy(), ends_at(7), replace(LOOP, save_every=2, keep_last=4), tmp_path, name="toy", quiet=True)
     assert sorted(path.name for path in tmp_path.glob("resume_*")) == [f"resume_{n:07d}.safetensors" for n in (4, 6)]
-
-
-def ends_at(last: int) -> Any:
-    """The batches, of which there is none at step `last`."""
-
-    def make(step: int) -> Tensor:
-        if step == last:
-            raise ValueError("no more")
-        return batches(step)
-
-    return make
 
 
 def test_where_there_are_no_links_saves_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustok.runtime.checkpoint import load_resume
+from robustok.runtime.checkpoint import load_resume, save_model
 from robustok.runtime.logging import MetricsLog
 from robustok.runtime.seeding import stream
 from robustok.training.loop import Loop, Stage, run
@@ -86,6 +86,27 @@ class Constant:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+class Kept:
+    """A model of one number."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
+
+    def save_pretrained(self, folder: Path, **about: Any) -> None:
+        save_model(folder, {"value": torch.tensor(self.value)}, {"kind": "toy"} | about)
+
+
+def ends_at(last: int) -> Any:
+    """The batches, of which there is none at step `last`."""
+
+    def make(step: int) -> Tensor:
+        if step == last:
+            raise ValueError("no more")
+        return batches(step)
+
+    return make
 
 
 def die(*_: Any) -> None:

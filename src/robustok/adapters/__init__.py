@@ -25,7 +25,7 @@ FAMILIES: tuple[type[Adapter], ...] = (
 )
 
 
-def recognised(state: Mapping[str, Tensor]) -> type[Adapter] | None:
+def recognized(state: Mapping[str, Tensor]) -> type[Adapter] | None:
     """The family whose checkpoint this is, by its names and shapes; None when it is of none."""
     return next((family for family in FAMILIES if family.matches(state)), None)
 
@@ -41,7 +41,7 @@ def family_named(name: str, where: Path) -> type[Adapter]:
 def family_of(path: Path) -> type[Adapter]:
     """The family of a file of weights. Raises ValueError for one of no known family."""
     state = read_checkpoint(path, finite=False).state  # names and shapes
-    family = recognised(state)
+    family = recognized(state)
     if family is None:
         raise ValueError(
             f"{path} is of no known family: its keys are like {', '.join(sorted(state)[:3])}; "

@@ -81,7 +81,7 @@ class PublishedTransformer(Adapter, DiffusionTransformerModel):
     def config_from_state(
         cls, state: State, *, heads: int | None = None, interpolant: Interpolant = "linear"
     ) -> DiffusionTransformer:
-        """Of these weights; `heads` of attention where they do not tell, `interpolant` the path of their training."""
+        """Sizes of weights; `heads` where they do not tell, `interpolant` the path of their training."""
         grid = "x_embedder.proj.weight" in state
         embed = "x_embedder.proj.weight" if grid else "x_embedder.weight"
         swiglu = "blocks.0.mlp.w12.weight" in state

@@ -152,7 +152,7 @@ class MAETok(TokenizerAdapter):
     def config_from_state(
         cls, state: State, *, heads: int | None = None, mean: float = 0.0, std: float = 1.0
     ) -> MAETokConfig:
-        """Of these weights; `heads` of attention where they do not tell, `mean` and `std` of the latents."""
+        """Sizes of weights; `heads` of attention where they do not tell, `mean` and `std` of the latents."""
         embed, positions = "encoder.model.patch_embed.proj.weight", "encoder.model.pos_embed"
         shape = sizes(state, embed, positions, "encoder.latent_tokens", "quant_conv.weight")
         patch = shape[embed][2]

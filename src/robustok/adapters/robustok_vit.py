@@ -143,7 +143,7 @@ class RobusTokViT(CodebookAdapter):
 
     @classmethod
     def config_from_state(cls, state: State, *, heads: int | None = None, normalized: bool = True) -> RobusTokConfig:
-        """Of these weights, which tell neither the `heads` of an unusual width nor whether codes are `normalized`."""
+        """Sizes of weights, which tell neither the `heads` of an unusual width nor if codes are `normalized`."""
         book, latents = "quantize.embedding.weight", "encoder.latent_tokens"
         embed = "encoder.model.patch_embed.proj.weight"
         shape = sizes(state, embed, latents, book)

@@ -138,7 +138,7 @@ class TiTok(CodebookAdapter):
     def config_from_state(
         cls, state: State, *, heads: int | None = None, normalized: bool | None = None
     ) -> TiTokConfig:
-        """Of these weights. They tell neither the `heads` of an unusual width nor whether codes are `normalized`, which
+        """Sizes of weights. They tell neither the `heads` of an unusual width nor if codes are `normalized`, which
         is taken for granted in legacy files and only there.
         """
         embed, book = "encoder.patch_embed.weight", "quantize.embedding.weight"

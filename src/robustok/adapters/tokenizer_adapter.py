@@ -1,4 +1,4 @@
-"""Tokenizers of other families, with a codebook and without: what all of them share."""
+"""Base classes of other families' tokenizers, with a codebook and without."""
 
 from operator import attrgetter
 from typing import Any, ClassVar

@@ -177,7 +177,7 @@ class VAR(Adapter):
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of each token, given the label and the tokens of all coarser scales."""
         label = self.label_embedding(labels).unsqueeze(1)
-        x = torch.cat([label + self.start, self.word(self.quantizer.next_inputs(tokens))], dim=1) + self._places()
+        x = torch.cat([label + self.start, self.word(self.quantizer.next_inputs(tokens))], dim=1) + self._positions()
         levels = _levels(self.config.codes).to(x.device)
         return self._head(self._transform(x, label, mask=levels[:, None] >= levels), label)
 
@@ -197,18 +197,18 @@ class VAR(Adapter):
         """
         label = self.label_embedding(labels).unsqueeze(1)
         caches = [KVCache(self.tokens_per_image) for _ in self.layers]
-        places, total, scale = self._places().split(self.blocks, dim=1), torch.zeros(()), -1
+        positions, total, scale = self._positions().split(self.blocks, dim=1), torch.zeros(()), -1
 
         def predict(tokens: Tokens | None) -> Float[Tensor, "b m k"]:
             nonlocal scale, total
             if scale < 0:
-                scale, x = 0, self._transform(label + self.start + places[0], label, caches=caches)
+                scale, x = 0, self._transform(label + self.start + positions[0], label, caches=caches)
             while tokens is not None and tokens.shape[1]:
                 latest, tokens = tokens.tensor_split([self.blocks[scale]], dim=1)
                 total = total + self.quantizer.spread(latest, scale)
                 scale += 1
                 x = self.word(to_sequence(self.quantizer.shrink(total, scale)))
-                x = self._transform(x + places[scale], label, caches=caches)
+                x = self._transform(x + positions[scale], label, caches=caches)
             return self._head(x, label)
 
         return predict
@@ -225,7 +225,7 @@ class VAR(Adapter):
         scale, shift = self.head_modulation(label).chunk(2, dim=-1)
         return self.head(modulate(self.norm(x), shift, scale))
 
-    def _places(self) -> Embedded:
+    def _positions(self) -> Embedded:
         """The position and the level of every input, which are added to it."""
         return self.positions + self.level(_levels(self.config.codes).to(self.device))
 
@@ -255,7 +255,7 @@ class VAR(Adapter):
     def config_from_state(
         cls, state: State, *, scales: Sequence[int] | None = None, heads: int | None = None, smoothing: float = 0.5
     ) -> VARConfig:
-        """Of these weights; they tell `scales`, and `heads` of attention where queries and keys are normalized (else 64
+        """Sizes of weights; they tell `scales`, and `heads` of attention where queries and keys are normalized (else 64
         channels make a head). `smoothing` is the tokenizer's.
         """
         book, word, hidden = "quantize.embedding.weight", "word_embed.weight", "blocks.0.ffn.fc1.weight"

@@ -176,7 +176,7 @@ class VARTokenizer(ConvTokenizer):
         check_size(images, self.image_size)
         return super().encode(images)
 
-    def lookup(self, tokens: Tokens) -> Float[Tensor, "b places d"]:
+    def lookup(self, tokens: Tokens) -> Float[Tensor, "b positions d"]:
         """The sum of all scales; `decode` takes that of some of them, too."""
         *_, whole = self.quantizer.sums(tokens)
         return to_sequence(whole)
@@ -188,7 +188,7 @@ class VARTokenizer(ConvTokenizer):
     def config_from_state(
         cls, state: State, *, scales: Sequence[int] = SCALES_256, smoothing: float = 0.5
     ) -> VARTokenizerConfig:
-        """Of these weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor the fraction of `smoothing`."""
+        """Sizes of weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor `smoothing`."""
         book, conv, hits = "quantize.embedding.weight", "quant_conv.weight", "quantize.ema_vocab_hit_SV"
         shape = sizes(state, book, conv, hits, "encoder.conv_in.weight", "decoder.conv_in.weight")
         return VARTokenizerConfig(

@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
         return self.norm(x)
 
     def _rotations(self, length: int) -> list[Rotation | None]:
-        """Of each block: every head turns the n patches by its own frequencies along both axes, and nothing else."""
+        """Rotations of each block: every head turns the n patches by its own frequencies along both axes, no more."""
         if self.frequencies is None:
             return [None] * len(self.blocks)
         columns, rows = (self.columns, self.rows) if len(self.columns) == self.n else grid(self.n, self.columns.device)

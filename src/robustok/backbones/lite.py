@@ -41,7 +41,7 @@ class Release:
 
     @property
     def strides(self) -> tuple[tuple[int, ...], ...]:
-        """Of the blocks in each stage: after a stem of 2, the first block of each later stage has 2."""
+        """Strides of the blocks in each stage: after a stem of 2, the first block of each later stage has 2."""
         return tuple((1 if stage == 0 else 2, *[1] * (count - 1)) for stage, count in enumerate(self.blocks))
 
     @property

@@ -32,7 +32,7 @@ from robustok.training.previews import Picture
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTraining:
-    """How a generator is trained on cached tokens or latents."""
+    """Training of a generator on cached tokens or latents."""
 
     generator: Autoregressive | Llama | DiffusionTransformer | None = None  # what is trained; None: one that is given
     loop: Loop  # how long, and how often to log, save and preview
@@ -204,7 +204,7 @@ def train_generator(
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """What is put together on its own while it computes: blocks, and before them what others call of them."""
+    """Modules put together on their own while they compute: blocks, and before them what others call of them."""
     for block in blocks(model):
         if isinstance(block, Block) and block.modulation is not None:
             yield block.modulation

@@ -58,7 +58,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long to train, and how often to log, save and preview."""
+    """Length of training, and intervals at which it logs, saves and previews."""
 
     steps: int  # optimizer steps
     batch_size: int  # images in a step, over all ranks
@@ -81,7 +81,7 @@ class Loop:
 
 @dataclass
 class _Counts:
-    """What the loop itself remembers from save to save."""
+    """The loop's own memory from save to save."""
 
     done: int = 0  # steps taken
     seconds: float = 0.0  # time taken, over all parts of the run
@@ -245,7 +245,7 @@ def _agreed(terms: Mapping[str, Tensor], failed: bool, asked: int | None) -> tup
 
 
 def _pace(counts: _Counts, progress: Progress) -> dict[str, float]:
-    """How fast it goes, and what fraction of the time went into evaluation."""
+    """Images a second, and the fraction of the time that went into evaluation."""
     pace = {"skipped": counts.skipped, "images_per_second": progress.rate(counts.done), "seconds": counts.seconds}
     if counts.evaluation_seconds:
         pace["evaluation_share"] = counts.evaluation_seconds / counts.seconds
