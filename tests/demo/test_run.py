@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.training.tiny import GENERATOR, MAIN, POST
 
-from robustok.backbones.vgg_hed import VGGHED
+from robustok.backbones.vgg import VGGHED
 from robustok.demo.ablation import run_ablation
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.run import run_demo

@@ -13,8 +13,7 @@ from robustok.backbones import dino, vgg
 from robustok.backbones.dino import DINO, DINOv2, VisionTransformer
 from robustok.backbones.lite import POOLED, EfficientNetLite0, Lite
 from robustok.backbones.resampling import resampled, resampled_patches
-from robustok.backbones.vgg import LPIPSVGG
-from robustok.backbones.vgg_hed import VGGHED, vgg_hed
+from robustok.backbones.vgg import LPIPSVGG, VGGHED, vgg_hed
 from robustok.losses import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
 from robustok.losses.perceptual import Perceptual
