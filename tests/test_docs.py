@@ -15,7 +15,7 @@ import pytest
 
 import robustok
 from robustok.adapters import FAMILIES, diffusers
-from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
+from robustok.adapters.diffusion_transformers import LightningDiT
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.cli.options import Command, Configurable, check_names, verb_named
 from robustok.cli.parser import parse
@@ -279,7 +279,7 @@ def test_published_numbers_are_those_of_the_presets(family, name):
     assert any(all(number in row for number in numbers) for row in cells), f"no row has {file} with {numbers}"
 
 
-@pytest.mark.parametrize("config", LIGHTNINGDIT.values(), ids=LIGHTNINGDIT)
+@pytest.mark.parametrize("config", LightningDiT.published.values(), ids=LightningDiT.published)
 def test_published_guidance_of_lightningdit_is_in_a_row(config):
     rows = [
         line for line in (MODELS / "lightningdit.md").read_text(encoding="utf-8").splitlines() if "`hustvl/" in line

@@ -39,7 +39,8 @@ BELOW = {
 PURE = {f"robustok.{name}" for name in ("shapes", "runtime.seeding")}
 PURE |= {f"robustok.tokenizer.{name}" for name in ("perturbation", "latent_perturbation")}
 # A model can save and load itself, so the maths may use files; of seeds, ranks and logs it knows nothing.
-FILES = {f"robustok.runtime.{name}" for name in ("checkpoint", "configs", "pretrained", "tensor_files", "weights")}
+FILES = {"checkpoint", "configs", "pretrained", "renaming", "tensor_files", "weights"}
+FILES = {f"robustok.runtime.{name}" for name in FILES}
 
 
 def modules() -> Iterator[tuple[Path, str]]:

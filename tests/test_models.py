@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustok.adapters import FAMILIES, model_names, recognised
+from robustok.adapters import FAMILIES, model_names, recognized
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
@@ -110,7 +110,7 @@ def test_no_two_families_fit_a_checkpoint(family):
     names |= {"robustok": "robustok_vit", "titok": "titok_legacy"}
     state = stored(names.get(family.family, family.family.replace("-", "_")))
     assert [other for other in FAMILIES if other.matches(state)] == [family]
-    assert recognised(state) is family
+    assert recognized(state) is family
 
 
 @pytest.fixture

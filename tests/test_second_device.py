@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 import robustok
 from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder
-from robustok.adapters.lightningdit import LightningDiT
-from robustok.adapters.maetok_sit import MAETokSiT
-from robustok.adapters.sit import SiT
+from robustok.adapters.diffusion_transformers import LightningDiT, MAETokSiT, SiT
 from robustok.adapters.var import VAR
 from robustok.analysis import imitation, latents
 from robustok.analysis.latents import analyze_latents

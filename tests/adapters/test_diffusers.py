@@ -11,9 +11,15 @@ import torch
 from tests.training.tiny import POST, extract
 
 import robustok
-from robustok.adapters.diffusers import generator_of, load_generator, load_tokenizer, tokenizer_of
+from robustok.adapters.diffusers import (
+    DiffusersDiT,
+    generator_of,
+    load_generator,
+    load_tokenizer,
+    noise_level,
+    tokenizer_of,
+)
 from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder, DiffusersVQ
-from robustok.adapters.diffusers_dit import DiffusersDiT, noise_level
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.flow import FlowSampling, LatentGenerator

@@ -9,14 +9,9 @@ from safetensors.torch import load_file
 from tests.adapters.parity import assert_as_published, grid, published_keys, sequence, weights_file
 
 from robustok.adapters import FAMILIES as KNOWN
-from robustok.adapters import recognised
-from robustok.adapters.lightningdit import PUBLISHED as LIGHTNINGDIT
-from robustok.adapters.lightningdit import LightningDiT
+from robustok.adapters import recognized
+from robustok.adapters.diffusion_transformers import LightningDiT, MAETokSiT, SiT
 from robustok.adapters.maetok import MAETok
-from robustok.adapters.maetok_sit import PUBLISHED as MAETOK_SIT
-from robustok.adapters.maetok_sit import MAETokSiT
-from robustok.adapters.sit import PUBLISHED as SIT
-from robustok.adapters.sit import SiT
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import LatentGenerator, sample_latents
 
@@ -82,7 +77,7 @@ def test_the_published_model_fits(fixture):
 def test_a_file_tells_its_family():
     for fixture, family in {**FAMILIES, "maetok": MAETok, "maetok_ape": MAETok}.items():
         state = load_file(weights_file(fixture))
-        assert recognised(state) is family
+        assert recognized(state) is family
         assert [known for known in KNOWN if known.matches(state)] == [family]
     with pytest.raises(ValueError, match="is no checkpoint of sit: this looks like lightningdit"):
         SiT.from_state(load_file(weights_file("lightningdit")))
@@ -137,12 +132,10 @@ def test_the_authors_training_goes_on(published, fixture):
     assert loss.item() == pytest.approx(1 + model.direction, abs=4 * math.sqrt(2 / (64 * n * d)))
 
 
-@pytest.mark.parametrize(
-    ("fixture", "presets"), [("sit", SIT), ("lightningdit", LIGHTNINGDIT), ("maetok_sit", MAETOK_SIT)]
-)
-def test_published_sampling_runs(published, fixture, presets):
+@ALL
+def test_published_sampling_runs(published, fixture):
     model, _, _ = published(fixture)
-    for config in presets.values():
+    for config in model.published.values():
         few = replace(config, steps=2)
         assert sample_latents(model, torch.tensor([1]), few, seed=0).shape == (1, *model.latent_shape)
-    assert model.sampling in presets.values()
+    assert model.sampling in model.published.values()

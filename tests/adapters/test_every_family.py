@@ -10,7 +10,7 @@ import torch
 from tests.training.tiny import MAIN, POST, coarse, extract, images
 
 import robustok
-from robustok.adapters import recognised
+from robustok.adapters import recognized
 from robustok.adapters.files import read_checkpoint
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.maetok import MAETok, MAETokConfig
@@ -178,7 +178,7 @@ def test_a_family_is_recognized_by_what_its_smallest_members_have_too(name):
     """One residual block a level, one layer, few levels: the names that a larger member has on top are not there."""
     model = made(name)
     state = model.to_state()
-    assert recognised(state) is type(model)
+    assert recognized(state) is type(model)
     told = {"heads": 2} if name in ("robustok", "titok legacy", "titok", "maetok") else {}
     if name in ("llamagen-vq", "maskgit-vqgan"):
         told = {"image_size": SIDE}
@@ -198,7 +198,7 @@ def test_networks_of_few_levels_are_recognized(network, levels):
     family: Any = MaskGITVQGAN if network.dialect == "maskgit" else LlamaGenVQ
     config = family.config_type(image_size=SIDE, network=network, codebook_size=CODES)
     state = family(config).to_state()
-    assert recognised(state) is family
+    assert recognized(state) is family
     assert family.from_state(state, image_size=SIDE).config == config
 
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robustok.adapters import FAMILIES, recognised
+from robustok.adapters import FAMILIES, recognized
 from robustok.adapters.adapter import REMEDY, Adapter
 from robustok.adapters.files import Layout, read_checkpoint, write_checkpoint
-from robustok.adapters.llamagen_vq import RENAMES
-from robustok.adapters.renaming import Renames, State, count, fuse, original, renamed, unfuse
+from robustok.adapters.llamagen_vq import LlamaGenVQ
 from robustok.adapters.vqgan import maskgit_renames, taming_renames
 from robustok.runtime.checkpoint import check_weights
+from robustok.runtime.renaming import State, count, fuse, original, renamed, unfuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Line(Adapter):
     """A linear map, published as `a.0.kernel` in float16."""
 
     family, kind, config_type = "line", "tokenizer", LineConfig
-    published_layout = Layout(entries=("model",))
-    unused = "^old$"
+    layout = Layout(entries=("model",))
+    unused, marks, table = "^old$", ("a.0.kernel",), (("a.0.kernel", "map.weight"),)
     counter: Tensor
 
     def __init__(self, config: LineConfig):
@@ -40,17 +40,9 @@ class Line(Adapter):
         self.map = nn.Linear(config.width, 2, bias=False)
         self.register_buffer("counter", torch.ones(3), persistent=False)
 
-    @staticmethod
-    def matches(state: State) -> bool:
-        return "a.0.kernel" in state
-
     @classmethod
     def config_from_state(cls, state: State, **fields: Any) -> LineConfig:
         return LineConfig(width=state["a.0.kernel"].shape[1], **fields)
-
-    @classmethod
-    def renames(cls, config: LineConfig) -> Renames:
-        return (("a.0.kernel", "map.weight"),)
 
 
 STATE = {"a.0.kernel": torch.tensor([[1.0, 2.0, 3.0], [0.1, 0.2, 0.3]], dtype=torch.float16)}
@@ -262,7 +254,7 @@ def test_renaming():
         assert original(ours, table) == theirs
 
 
-@pytest.mark.parametrize("table", [RENAMES, taming_renames(5), maskgit_renames(5)])
+@pytest.mark.parametrize("table", [LlamaGenVQ.table, taming_renames(5), maskgit_renames(5)])
 def test_the_tables_invert(table):
     """Every name that can come of a table's own parts goes there and back, and no two become one."""
     theirs = {theirs.removeprefix("^").replace("*", str(i)) + ".weight" for theirs, _ in table for i in (0, 3)}
@@ -289,4 +281,4 @@ def test_count():
 
 
 def test_recognised_knows_nothing_of_strangers():
-    assert recognised({"b.weight": torch.ones(1)}) is None
+    assert recognized({"b.weight": torch.ones(1)}) is None

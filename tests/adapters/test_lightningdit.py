@@ -3,7 +3,7 @@
 import torch
 from tests.adapters.parity import assert_as_published, grid, sequence, weights_file
 
-from robustok.adapters.lightningdit import LightningDiT
+from robustok.adapters.diffusion_transformers import LightningDiT
 from robustok.generators.flow import FlowSampling, guided_field, integrate, time_grid
 from robustok.generators.flow_matching import flow_losses
 

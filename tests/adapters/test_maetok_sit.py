@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.adapters.parity import assert_as_published, weights_file
 
-from robustok.adapters.maetok_sit import MAETokSiT
+from robustok.adapters.diffusion_transformers import MAETokSiT
 from robustok.generators.flow import FlowSampling, guided_field, integrate
 from robustok.generators.flow_matching import flow_losses
 

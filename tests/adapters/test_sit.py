@@ -3,7 +3,7 @@
 import torch
 from tests.adapters.parity import assert_as_published, grid, sequence, weights_file
 
-from robustok.adapters.sit import SiT
+from robustok.adapters.diffusion_transformers import SiT
 from robustok.generators.flow import FlowSampling, guided_field, integrate
 from robustok.generators.flow_matching import flow_losses
 

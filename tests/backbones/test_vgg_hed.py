@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from robustok.backbones.vgg_hed import CHANNELS, MEAN, VGGHED, fingerprint, vgg_hed, weight_file
+from robustok.backbones.vgg import HED_MEAN, VGGHED, hed_fingerprint, hed_weight_file, vgg_hed
 from robustok.evaluation.features.registry import extractor
 from robustok.losses.perceptual import Perceptual
 from robustok.shapes import to_images
@@ -34,9 +34,9 @@ def plain_convolution(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np
 
 
 def test_maps_are_those_of_plain_sums():
-    weights = {name: tensor.astype(np.float64) for name, tensor in load(weight_file().read_bytes()).items()}
+    weights = {name: tensor.astype(np.float64) for name, tensor in load(hed_weight_file().read_bytes()).items()}
     pixels = pattern()[:, :, :16, :16]
-    x = pixels[0].numpy().astype(np.float64) - np.array(MEAN)[:, None, None]
+    x = pixels[0].numpy().astype(np.float64) - np.array(HED_MEAN)[:, None, None]
     for ours, numbers in zip(vgg_hed()(to_images(pixels)).stages, ((0, 2), (5, 7), (10, 12, 14)), strict=True):
         for number in numbers:
             x = plain_convolution(x, weights[f"features.{number}.weight"], weights[f"features.{number}.bias"])
@@ -55,9 +55,9 @@ def test_features_are_those_of_the_weights_that_it_was_made_from():
 
 def test_the_file_is_the_one_that_its_readme_names():
     readme = (files("robustok.backbones") / "vgg_hed_weights" / "README.md").read_text()
-    assert re.search(r"`([0-9a-f]{64})`", readme)[1] == fingerprint()
-    assert f"| {len(weight_file().read_bytes())} |" in readme
-    assert {str(tensor.dtype) for tensor in load(weight_file().read_bytes()).values()} == {"float16"}
+    assert re.search(r"`([0-9a-f]{64})`", readme)[1] == hed_fingerprint()
+    assert f"| {len(hed_weight_file().read_bytes())} |" in readme
+    assert {str(tensor.dtype) for tensor in load(hed_weight_file().read_bytes()).values()} == {"float16"}
 
 
 def test_gradients_reach_the_images_and_nothing_else():
@@ -75,7 +75,7 @@ def test_gradients_reach_the_images_and_nothing_else():
 
 def test_levels_are_the_maps():
     levels = Perceptual(vgg_hed(), 2).levels(to_images(pattern()))
-    assert [level.shape for level in levels] == [(1, CHANNELS[0], 40, 40), (1, CHANNELS[1], 20, 20)]
+    assert [level.shape for level in levels] == [(1, 64, 40, 40), (1, 128, 20, 20)]
 
 
 def test_more_maps_than_there_are_are_refused():

@@ -10,7 +10,7 @@ import torch
 from tests.training.tiny import GENERATOR, MAIN, POST
 
 from robustok import presets
-from robustok.backbones.vgg_hed import VGGHED
+from robustok.backbones.vgg import VGGHED
 from robustok.demo.ablation import run_ablation
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.run import run_demo

@@ -11,7 +11,7 @@ from tests.training.continuous import Patches
 from tests.training.tiny import GENERATOR, LOOP, POST, cache, extract, generator, held_out, images, tokenizer
 
 from robustok import api
-from robustok.adapters.sit import SiT
+from robustok.adapters.diffusion_transformers import SiT
 from robustok.data.images import Subset
 from robustok.data.latents import encode_latents
 from robustok.data.pairs import make_pairs

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from tests.backbones.published import vgg_state
 from torch import Tensor, nn
 
-from robustok.backbones.vgg import CONVS, VggFeatures
+from robustok.backbones.frozen import FeatureMaps
+from robustok.backbones.vgg import CONVS
 from robustok.losses.lpips import LPIPS, lpips_distance
 from robustok.losses.perceptual import Perceptual
 
@@ -67,8 +68,8 @@ def test_equal_images_are_at_distance_zero_and_the_order_does_not_matter(files):
 class Colors(nn.Module):
     """The image itself as every feature map."""
 
-    def forward(self, images: Tensor, stages: int) -> VggFeatures:
-        return VggFeatures((images,) * stages)
+    def forward(self, images: Tensor, stages: int) -> FeatureMaps:
+        return FeatureMaps((images,) * stages)
 
 
 def test_by_hand():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustok.backbones.lite import LiteFeatures
-from robustok.backbones.lite0 import Lite0
+from robustok.backbones.frozen import FeatureMaps
+from robustok.backbones.lite import Lite
 from robustok.losses.perceptual import Perceptual, unit_length
 
 
@@ -16,8 +16,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 class Raw(nn.Module):
     """The image itself as every feature map."""
 
-    def forward(self, images: Tensor, stages: int) -> LiteFeatures:
-        return LiteFeatures((images,) * stages, None)
+    def forward(self, images: Tensor, stages: int) -> FeatureMaps:
+        return FeatureMaps((images,) * stages, None)
 
 
 def test_orthogonal_features_are_at_distance_two_on_each_level():
@@ -43,7 +43,7 @@ def test_unit_length_of_zero_is_zero_with_a_finite_gradient():
 
 
 def test_equal_images_are_at_distance_zero_and_others_further_the_more_they_differ():
-    distance = Perceptual(Lite0())
+    distance = Perceptual(Lite())
     images, change = noise(4, 3, 32, 32), noise(4, 3, 32, 32, seed=1)
     values = [distance(images, images + amount * change).item() for amount in (0, 0.05, 0.2, 0.8)]
     assert values[0] == 0
@@ -52,26 +52,26 @@ def test_equal_images_are_at_distance_zero_and_others_further_the_more_they_diff
 
 
 def test_a_precomputed_target_changes_nothing():
-    distance = Perceptual(Lite0(), stages=3)
+    distance = Perceptual(Lite(), stages=3)
     target, output = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1)
     assert torch.equal(distance(distance.levels(target), output), distance(target, output))
 
 
 def test_gradient_flows_to_the_output_and_not_to_a_target_image():
     target, output = noise(2, 3, 32, 32).requires_grad_(), noise(2, 3, 32, 32, seed=1).requires_grad_()
-    Perceptual(Lite0(), stages=3)(target, output).backward()
+    Perceptual(Lite(), stages=3)(target, output).backward()
     assert target.grad is None
     assert output.grad.abs().sum() > 0
 
 
 def test_images_are_resized_when_a_size_is_given():
     target, output = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1)
-    levels = Perceptual(Lite0(), stages=5, size=64).levels(target)
+    levels = Perceptual(Lite(), stages=5, size=64).levels(target)
     assert [level.shape[-1] for level in levels] == [32, 16, 8, 4, 2]
-    at_its_size, unresized = Perceptual(Lite0(), stages=2, size=32), Perceptual(Lite0(), stages=2)
+    at_its_size, unresized = Perceptual(Lite(), stages=2, size=32), Perceptual(Lite(), stages=2)
     assert torch.equal(at_its_size(target, output), unresized(target, output))
 
 
 def test_it_has_nothing_to_train_or_save():
-    assert list(Perceptual(Lite0()).parameters()) == []
-    assert Perceptual(Lite0()).state_dict() == {}
+    assert list(Perceptual(Lite()).parameters()) == []
+    assert Perceptual(Lite()).state_dict() == {}

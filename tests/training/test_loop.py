@@ -1,3 +1,5 @@
+"""The loop: killed and going on, what it logs and reports, and settings that make no sense."""
+
 import io
 import json
 import multiprocessing
@@ -6,7 +8,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,71 +16,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from tests.training import toy
+from tests.training.toy import LOOP, Constant, Toy, at_call, batches, die, final, rows, same, start, train
+from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from robustok.runtime import checkpoint
 from robustok.runtime.checkpoint import load_resume, save_resume
 from robustok.runtime.logging import MetricsLog
-from robustok.runtime.seeding import stream
 from robustok.training import saving
-from robustok.training.loop import Loop, Stage, run
-from robustok.training.optim import EMA, Optim, Optimizer
-
-LOOP = Loop(steps=12, batch_size=4, seed=3, log_every=3, save_every=4)  # a save falls between two rows
-
-
-class Toy:
-    """A small network with everything that could tell a resumed run from a straight one."""
-
-    def __init__(self, steps: int = LOOP.steps, lr: float = 0.01) -> None:
-        torch.manual_seed(0)
-        layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.3), nn.Flatten(), nn.Linear(32, 2))
-        layers[0].weight.data = layers[0].weight.data.to(memory_format=torch.channels_last)
-        self.model = nn.Sequential(*layers)
-        self.optimizer = Optimizer(self.model, Optim(lr=lr, weight_decay=0.1, warmup=3), steps)
-        self.ema = EMA(self.model, 0.9)
-
-    def step(self, batch: Tensor, step: int) -> dict[str, Tensor]:
-        loss = (self.model(batch) - 1).square().mean()
-        self.optimizer.backward(loss)
-        terms = {"l2": loss.detach()} | self.optimizer.step(step)
-        self.ema.update(self.model)
-        return terms
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "ema")}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("model", "optimizer", "ema"):
-            getattr(self, name).load_state_dict(state[name])
-
-
-def batches(step: int) -> Tensor:
-    return torch.randn(LOOP.batch_size, 3, 4, 4, generator=stream(LOOP.seed, "batch", step))
-
-
-def train(folder: Path, stage: Stage | None = None, config: Loop = LOOP, **options: Any) -> None:
-    run(stage or Toy(), batches, config, folder, name="toy", quiet=True, **options)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    """What was logged, without what the clock says."""
-    clock = ("seconds", "images_per_second", "evaluation_share")
-    return [{k: v for k, v in row.items() if k not in clock} for row in MetricsLog(folder).rows()]
-
-
-def final(folder: Path) -> dict[str, Any]:
-    """Everything the stage has learnt."""
-    state = load_resume(folder / "resume.safetensors")
-    assert state["counts"]["done"] == LOOP.steps
-    return dict(state["stage"])
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+from robustok.training.loop import Stage, run
 
 
 @pytest.fixture(scope="module")
@@ -91,23 +37,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Killing and going on. Each child dies of a real SIGKILL, at a place of our choosing or of the clock's.
-
-
-def die(*_: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_call(number: int, before: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    """`wrapped`, which calls `before` first when it is called for the `number`th time."""
-    calls = [0]
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == number:
-            before(*arguments, **options)
-        return wrapped(*arguments, **options)
-
-    return call
 
 
 def half_a_row(log: MetricsLog, step: int, values: Any) -> None:
@@ -136,7 +65,7 @@ def train_and_die(folder: Path, where: str) -> None:
         case "between optimizer step and EMA":
             patch.setattr(stage.ema, "update", at_call(7, die, stage.ema.update))
         case "while a batch is made":
-            patch.setitem(globals(), "batches", at_call(10, die, batches))
+            patch.setattr(toy, "batches", at_call(10, die, toy.batches))
         case "while a row is written":
             patch.setattr(MetricsLog, "write", at_call(3, half_a_row, MetricsLog.write))
         case "before the first save":
@@ -150,14 +79,6 @@ def train_and_die(folder: Path, where: str) -> None:
         case "between write and rename":
             patch.setattr(os, "replace", at_call(3, die, os.replace))  # the first was run.json
     train(folder, stage)
-
-
-def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo"])  # what takes a child longest to import
-    child = context.Process(target=target, args=arguments)
-    child.start()
-    return child
 
 
 PLACES = [
@@ -259,22 +180,6 @@ def test_another_configuration_is_not_continued(tmp_path: Path):
 
 
 # What is logged, looked at and reported
-
-
-class Constant:
-    """Returns given terms; learns nothing."""
-
-    def __init__(self, terms: Callable[[int], dict[str, float]]) -> None:
-        self.terms = terms
-
-    def step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        return {name: torch.tensor(value) for name, value in self.terms(step).items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 def test_rows_hold_the_mean_since_the_last_row_and_what_checks_found(tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustok.backbones.lite0 import Lite0
+from robustok.backbones.lite import Lite
 from robustok.data.images import FashionMNIST
 from robustok.losses.adversarial import adaptive_weight, generator_loss
 from robustok.losses.augmentation import Augmentation
@@ -50,7 +50,7 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
 
     output = decoder(codes)
     near = 0.3 * (output - target).abs().mean() + (output - target).square().mean()
-    near = near + 0.7 * Perceptual(Lite0(), 2)(target, output)
+    near = near + 0.7 * Perceptual(Lite(), 2)(target, output)
     fooled = generator_loss(ours.discriminator.model(output))
     pulls = [torch.autograd.grad(term, decoder.weight, retain_graph=True)[0] for term in (near, fooled)]
     weight = 0.5 * (adaptive_weight(*pulls) if adaptive else 1.0)

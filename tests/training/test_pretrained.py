@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from robustok.backbones import dino, vgg
 from robustok.backbones.dino import DINO, MEAN, STD, DINOv2, VisionTransformer
-from robustok.backbones.lite import POOLED
-from robustok.backbones.lite0 import EfficientNetLite0
+from robustok.backbones.lite import POOLED, EfficientNetLite0
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.losses.lpips import lpips_distance
 from robustok.presets.tokenizers import TINY_DINOV2, TINY_PART, robustok_imagenet256

@@ -1,4 +1,4 @@
-"""A run's folder: what an earlier run left in it, and another that trains in it: with the toy of test_loop."""
+"""A run's folder: what an earlier run left in it, and another that trains in it: with the toy."""
 
 import multiprocessing
 import re
@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_loop import LOOP, Constant, Toy, final, rows, same, start, train
-from tests.training.test_saving import ends_at
+from tests.training.toy import LOOP, Constant, Toy, ends_at, final, rows, same, start, train
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 

@@ -4,17 +4,16 @@ A family of models is a class that derives from `Adapter` and says what is its o
 
     class MyTokenizer(Adapter):
         family, kind, config_type = "my-tokenizer", "tokenizer", MyConfig
-        published = Layout(entries=("model",))                      # how its authors wrap the weights
+        layout = Layout(entries=("model",))                               # how its authors wrap the weights
+        marks = ("encoder.mine.weight",)                                  # names that no other family has
+        table = (("^encoder.mine", "^encoder.ours"),)                     # (theirs, ours)
         def __init__(self, config: MyConfig): ...
-        @staticmethod
-        def matches(state) -> bool: ...                                # by names that no other family has
         @classmethod
-        def config_from_state(cls, state, **fields) -> MyConfig: ...       # sizes from the shapes, the rest from fields
-        @classmethod
-        def renames(cls, config) -> Renames: ...                    # (theirs, ours) pairs
+        def config_from_state(cls, state, **fields) -> MyConfig: ...      # sizes from the shapes, the rest from fields
 
-It gets `from_checkpoint`, `from_state`, `to_state`, `to_checkpoint`, `save_pretrained` and `from_pretrained`. Where
-tensors are cut or joined on the way, it overrides `ours` and `theirs`, which are each other's inverse.
+It gets `from_checkpoint`, `from_state`, `to_state`, `to_checkpoint`, `save_pretrained` and `from_pretrained`. Where the
+table depends on the config, it overrides `renames`; where tensors are cut or joined on the way, `ours` and `theirs`,
+which are each other's inverse; where a file's name or neighbors tell a field, `fields_beside`.
 """
 
 import re
@@ -30,14 +29,15 @@ from torch import Tensor
 
 from robustok.adapters.files import Layout, read_checkpoint, write_checkpoint
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.adapters.renaming import Renames, State, original, renamed
 from robustok.runtime.checkpoint import CONFIG, MODEL, check_weights, read_json, write_json
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.pretrained import Pretrained
+from robustok.runtime.renaming import Renames, State, original, renamed
 from robustok.runtime.tensor_files import WRAPPERS
 
 A = TypeVar("A", bound="Adapter")
 REMEDY = "give the file that belongs to this family and size"
+NEVER = "(?!)"  # a regular expression that nothing matches
 
 
 class Adapter(Pretrained):
@@ -49,17 +49,14 @@ class Adapter(Pretrained):
 
     family: ClassVar[str]
     kind: ClassVar[str]  # "tokenizer" or "generator"
-    published_layout: ClassVar[Layout] = Layout()  # how its authors lay out a torch file
+    marks: ClassVar[Sequence[str]]  # regular expressions: a checkpoint of the family has a name like each of them,
+    foreign: ClassVar[str] = NEVER  # and none that begins like this
+    table: ClassVar[Renames] = ()  # (theirs, ours)
     presets: ClassVar[Mapping[str, PublishedGenerator]] = MappingProxyType({})  # sampling, by name
     prefer: ClassVar[Sequence[str]] = WRAPPERS  # which of several sets of weights in a file are taken
-    unused: ClassVar[str] = "(?!)"  # names (a regular expression) that files may have and nothing here uses
-    layout: Layout  # of the file that the weights came from
-    unused_tensors: Mapping[str, Tensor]  # tensors of the file that are unused, written back as they came
-
-    @staticmethod
-    @abstractmethod
-    def matches(state: State) -> bool:
-        """Whether these names and shapes are a checkpoint of this family."""
+    unused: ClassVar[str] = NEVER  # names (a regular expression) that files may have and nothing here uses
+    layout: Layout = Layout()  # as its authors lay out a torch file, or of the file that the weights came from
+    unused_tensors: Mapping[str, Tensor] = MappingProxyType({})  # of that file, written back as they came
 
     @classmethod
     @abstractmethod
@@ -67,9 +64,21 @@ class Adapter(Pretrained):
         """The config of weights by their original names; `fields` are those that weights do not tell."""
 
     @classmethod
+    def matches(cls, state: State) -> bool:
+        """Tell whether these names are those of a checkpoint of this family."""
+        names = "\n".join(state)
+        marked = all(re.search(rf"^(?:{mark})$", names, re.MULTILINE) for mark in cls.marks)
+        return marked and not re.search(rf"^(?:{cls.foreign})", names, re.MULTILINE)
+
+    @classmethod
+    def fields_beside(cls, path: Path) -> dict[str, Any]:
+        """Fields of the config that the name or the neighbors of a file tell."""
+        return {}
+
+    @classmethod
     def renames(cls, config: Any) -> Renames:
         """Pairs of (theirs, ours)."""
-        return ()
+        return cls.table
 
     @classmethod
     def ours(cls, state: State, config: Any) -> dict[str, Tensor]:
@@ -92,6 +101,7 @@ class Adapter(Pretrained):
         `fields` of the config that weights do not tell may be given. Raises ValueError for a file that cannot be read
         or is of another family, and lists the keys that are missing, unexpected or of another shape.
         """
+        fields = cls.fields_beside(Path(path)) | fields
         checkpoint = read_checkpoint(path, cls.prefer)
         return cls.from_state(checkpoint.state, layout=checkpoint.layout, source=path, dtype=dtype, **fields)
 
@@ -113,7 +123,7 @@ class Adapter(Pretrained):
         check_fields(fields)
         config = cls.config_from_state(state, **fields)
         config = from_plain(cls.config_type, to_plain(config))  # in which every field has its type
-        layout = layout or replace(cls.published_layout, dtypes={name: tensor.dtype for name, tensor in state.items()})
+        layout = layout or replace(cls.layout, dtypes={name: tensor.dtype for name, tensor in state.items()})
         return cls._assembled(state, config, layout, source, dtype)
 
     @classmethod
@@ -126,7 +136,9 @@ class Adapter(Pretrained):
         used = {name: tensor for name, tensor in state.items() if name not in unused_tensors}
         complaint = f"{source} is no checkpoint of {cls.family}"
         check_weights(used, cls.theirs(model.state_dict(), config), complaint, REMEDY)
-        own = {name: _cast(tensor, dtype) for name, tensor in cls.ours(used, config).items()}
+        own = {
+            name: w.to(dtype) if dtype and w.is_floating_point() else w for name, w in cls.ours(used, config).items()
+        }
         model.load_state_dict(own, strict=True, assign=True)
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
@@ -137,10 +149,9 @@ class Adapter(Pretrained):
 
     def to_state(self) -> dict[str, Tensor]:
         """The weights by their original names, in the order and types of the file that they came from."""
-        dtypes = self._layout().dtypes
-        state = {**self.theirs(self.state_dict(), self.config), **getattr(self, "unused_tensors", {})}
-        order = [name for name in dtypes if name in state]
-        order += [name for name in state if name not in dtypes]
+        dtypes = self.layout.dtypes
+        state = {**self.theirs(self.state_dict(), self.config), **self.unused_tensors}
+        order = [name for name in dtypes if name in state] + [name for name in state if name not in dtypes]
         return {name: state[name].detach().to(dtypes.get(name, state[name].dtype)) for name in order}
 
     def to_checkpoint(self, path: str | Path) -> None:
@@ -149,13 +160,12 @@ class Adapter(Pretrained):
         A path that ends in .safetensors gets the flat weights, any other a torch file in the layout that they came in,
         or for a new model the published one.
         """
-        write_checkpoint(path, self.to_state(), self._layout())
+        write_checkpoint(path, self.to_state(), self.layout)
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` by the original names and `config.json` with what else is said `about` it."""
-        folder, layout = Path(folder), self._layout()
-        write_json(folder / CONFIG, self.description() | about)
-        write_checkpoint(folder / MODEL, self._saved_state(), replace(layout, prefix=""))
+        write_json(Path(folder) / CONFIG, self.description() | about)
+        write_checkpoint(Path(folder) / MODEL, self._saved_state(), replace(self.layout, prefix=""))
 
     @classmethod
     def from_pretrained(cls: type[A], folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> A:
@@ -167,9 +177,8 @@ class Adapter(Pretrained):
         state, layout = read_checkpoint(folder / MODEL)
         known = saved.get("layout", {"entries": [], "prefix": ""})
         layout = replace(layout, entries=tuple(known["entries"]), prefix=known["prefix"])
-        model = cls._assembled(
-            state, from_plain(cls.config_type, cls.saved_config(saved["config"])), layout, folder, dtype
-        )
+        config = from_plain(cls.config_type, cls.saved_config(saved["config"]))
+        model = cls._assembled(state, config, layout, folder, dtype)
         model.recall(saved)
         return model
 
@@ -179,16 +188,12 @@ class Adapter(Pretrained):
         return plain
 
     def description(self) -> dict[str, Any]:
-        layout = self._layout()
-        plain = {"entries": list(layout.entries), "prefix": layout.prefix}
-        return super().description() | {"family": self.family, "layout": plain}
+        layout = {"entries": list(self.layout.entries), "prefix": self.layout.prefix}
+        return super().description() | {"family": self.family, "layout": layout}
 
     def _saved_state(self) -> dict[str, Tensor]:
-        """What `save_pretrained` writes: the original weights, and what else a family needs to be whole."""
+        """The state that `save_pretrained` writes: the original weights, and what else a family needs to be whole."""
         return self.to_state()
-
-    def _layout(self) -> Layout:
-        return getattr(self, "layout", self.published_layout)
 
 
 def _families(base: Any = Adapter) -> Iterator[type[Adapter]]:
@@ -202,7 +207,3 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if type(value) is int and value < 1:
             raise ValueError(f"{name} is {value}; it is at least 1, or leave it out")
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.adapters.tokenizer_adapter import last_layer
 from robustok.layers import in_float32
 from robustok.runtime.checkpoint import fingerprint, write_json
 from robustok.runtime.pretrained import without_decoder
@@ -51,8 +52,11 @@ class DiffusersTokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the convolution or linear map that is the last in the decoder."""
-        return [part for part in self.decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
+        return last_layer(self.decoder)
+
+    def fingerprint(self) -> str:
+        """A hash of what decides the tokens or latents."""
+        return fingerprint(without_decoder(self.vae) | dict(self.named_buffers(recurse=False)))
 
     def to_diffusers(self) -> Any:
         """The autoencoder, for any pipeline of diffusers; in the precision in which it came, as its pipeline has it."""
@@ -67,8 +71,8 @@ class DiffusersTokenizer(nn.Module):
 class DiffusersAutoencoder(DiffusersTokenizer):
     """An AutoencoderKL, AutoencoderTiny or AutoencoderRAE as a continuous tokenizer.
 
-    `image_size` is the side of the images in pixels (None: what the autoencoder's config says); `shifted` whether its
-    shift factor and latent statistics count (DiTPipeline ignores them).
+    `image_size` is the side of the images in pixels (None: what the autoencoder's config says). Its shift factor and
+    latent statistics count if `shifted` (DiTPipeline ignores them).
     """
 
     mean: Tensor
@@ -80,11 +84,9 @@ class DiffusersAutoencoder(DiffusersTokenizer):
             raise ValueError(f"a {kind} of diffusers is not known here; give one of {', '.join(CONTINUOUS)}")
         super().__init__(vae, image_size)
         self.kind, self.about = kind, self.about | {"shifted": shifted}
-        mean, std = (
-            _statistics(vae.config, shifted) if self.kind == "AutoencoderKL" else (torch.zeros(1), torch.ones(1))
-        )
-        self.register_buffer("mean", mean.to(self.device), persistent=False)  # of a pipeline, which may have moved
-        self.register_buffer("std", std.to(self.device), persistent=False)
+        statistics = _statistics(vae.config, shifted) if kind == "AutoencoderKL" else (torch.zeros(1), torch.ones(1))
+        for name, value in zip(("mean", "std"), statistics, strict=True):
+            self.register_buffer(name, value.to(self.device), persistent=False)  # of a pipeline, which may have moved
 
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) as a generator models them: the mean of the posterior, shifted and scaled."""
@@ -103,30 +105,20 @@ class DiffusersAutoencoder(DiffusersTokenizer):
     def decode(self, codes: Latents) -> Images:
         """Images, not clamped, of latents as `encode` gives them."""
         codes = codes * self.std + self.mean
-        match self.kind:
-            case "AutoencoderKL":
-                latents = to_map(codes)
-                if self.vae.post_quant_conv is not None:
-                    latents = self.vae.post_quant_conv(latents)
-                return self.decoder(latents)
-            case "AutoencoderTiny":
-                return self.decoder(to_map(codes))
-            case _:
-                return self._decode_rae(codes) * 2 - 1
+        if self.kind == "AutoencoderRAE":
+            return self._decode_rae(codes) * 2 - 1
+        if self.kind == "AutoencoderKL" and self.vae.post_quant_conv is not None:
+            return self.decoder(self.vae.post_quant_conv(to_map(codes)))
+        return self.decoder(to_map(codes))
 
     def _decode_rae(self, codes: Latents) -> Images:
         """As AutoencoderRAE decodes: scale, latent statistics, transformer, patches, ImageNet statistics."""
         vae = self.vae
-        latents = to_map(codes) if vae.reshape_to_2d else codes
-        latents = vae._denormalize_latents(latents / vae.config.scaling_factor)
-        if vae.reshape_to_2d:
-            latents = to_sequence(latents)
+        latents = (to_map(codes) if vae.reshape_to_2d else codes) / vae.config.scaling_factor
+        latents = vae._denormalize_latents(latents)
+        latents = to_sequence(latents) if vae.reshape_to_2d else latents
         patches = self.decoder(latents, return_dict=True).logits
         return vae._denormalize_image(vae.decoder.unpatchify(patches))
-
-    def fingerprint(self) -> str:
-        """A hash of what decides the latents."""
-        return fingerprint({"mean": self.mean, "std": self.std} | without_decoder(self.vae))
 
 
 class DiffusersVQ(DiffusersTokenizer):
@@ -167,10 +159,6 @@ class DiffusersVQ(DiffusersTokenizer):
         spatial = quantized if self.vae.config.norm_type == "spatial" else None
         return self.decoder(self.vae.post_quant_conv(quantized), spatial)
 
-    def fingerprint(self) -> str:
-        """A hash of what decides the tokens."""
-        return fingerprint(without_decoder(self.vae))
-
 
 def stride_of(vae: Any) -> int:
     """Pixels that a latent spans along each axis."""
@@ -202,9 +190,7 @@ def _image_size(vae: Any, asked: int | None) -> int:
 
 def _statistics(config: Any, shifted: bool) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """(mean, std) such that a generator sees (latents - mean) / std."""
-    scale = float(config.scaling_factor)
-    if not shifted:
-        return torch.zeros(1), torch.full((1,), 1 / scale)
-    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+    scale, shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
+    if shifted and None not in (config.get("latents_mean"), config.get("latents_std")):
         return torch.tensor(config.latents_mean).float(), torch.tensor(config.latents_std).float() / scale
-    return torch.full((1,), float(config.get("shift_factor") or 0.0)), torch.full((1,), 1 / scale)
+    return torch.full((1,), shift if shifted else 0.0), torch.full((1,), 1 / scale)

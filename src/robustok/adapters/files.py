@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustok.adapters.renaming import State
 from robustok.runtime.checkpoint import replacing
+from robustok.runtime.renaming import State
 from robustok.runtime.tensor_files import WRAPPERS, read_tensor_file, unwrapped
 from robustok.runtime.words import reason
 
@@ -20,7 +20,7 @@ MASKS = ("attn_bias_for_masking",)  # of attention (VAR): minus infinity is mean
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file keeps its weights, beside their names."""
+    """The way in which a file keeps its weights, beside their names."""
 
     entries: tuple[str, ...] = ()  # top-level keys that hold them, the one that is read first; none: they lie flat
     prefix: str = ""  # before every name
@@ -29,7 +29,7 @@ class Layout:
 
 
 class Checkpoint(NamedTuple):
-    """What `read_checkpoint` finds."""
+    """The result of `read_checkpoint`."""
 
     state: dict[str, Tensor]  # by the original names, without a prefix; mapped from the file, not yet read
     layout: Layout
@@ -73,7 +73,7 @@ def write_checkpoint(path: str | Path, state: State, layout: Layout) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite: the extremes tell it without a copy of the tensor."""
+    """True when no number is NaN or infinite: the extremes tell it without a copy of the tensor."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     if tensor.element_size() == 1:  # float8, which cannot be compared

@@ -1,10 +1,8 @@
 """LlamaGen's class-conditional transformer (Sun et al. 2024, arXiv 2406.06525): Llama over the tokens of an image.
 
-Weights under the MIT licence on the Hugging Face hub; torch files, the smaller ones with the key `model`, the two
-largest flat. `LlamaGenGPT.presets` lists the files, how they are sampled and the gFID published for that: published,
-not reproduced here, and where a file is for 384 pixels, measured on its images after they were made smaller.
-
-What one might not expect:
+`LlamaGenGPT.presets` lists the files, how they are sampled and the gFID published for that: published, not reproduced
+here, and where a file is for 384 pixels, measured on its images after they were made smaller. What one might not expect
+(the rest is in `docs/models/llamagen.md`):
 
 - positions are rotary along both axes, rows in the first half of a head's channels; but the class token is not turned:
   its query and key are multiplied by zero, so that all look at it alike;
@@ -18,14 +16,12 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from robustok.adapters.adapter import Adapter
 from robustok.adapters.files import Layout
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.adapters.renaming import Renames, State, count, heads_of, sizes
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling
+from robustok.runtime.renaming import State, count, heads_of, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  # of published widths
@@ -34,25 +30,37 @@ HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  #
 class LlamaGenGPT(Adapter, LlamaModel):
     """LlamaGen's transformer: a `TokenGenerator` that can be trained further, or from its config anew."""
 
-    family = "llamagen-gpt"
-    kind = "generator"
-    config_type = Llama
-    published_layout = Layout(entries=("model",))
+    family, kind, config_type = "llamagen-gpt", "generator", Llama
+    layout = Layout(entries=("model",))
     prefer = ("model", "module", "state_dict", *WRAPPERS)  # as its sampling script, which leaves `ema` alone
     unused = r"^freqs_cis$"  # a table of positions in old files
+    marks = ("tok_embeddings.weight", "layers.0.attention.wqkv.weight")
+    table = (
+        ("^cls_embedding.embedding_table", "^label_embedding"),
+        ("^tok_embeddings", "^token_embedding"),
+        ("^output", "^head"),
+        ("attention.wqkv", "attention.qkv"),
+        ("attention.wo", "attention.proj"),
+        ("attention_norm", "norm1"),
+        ("ffn_norm", "norm2"),
+        ("feed_forward.w1", "gate"),
+        ("feed_forward.w3", "up"),
+        ("feed_forward.w2", "down"),
+    )
     presets: ClassVar = {
-        "c2i-b-256": PublishedGenerator("FoundationVision/LlamaGen:c2i_B_256.pt", Sampling(guidance=2.0), 5.46),
-        "c2i-b-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_B_384.pt", Sampling(guidance=2.0), 6.09),
-        "c2i-l-256": PublishedGenerator("FoundationVision/LlamaGen:c2i_L_256.pt", Sampling(guidance=2.0), 3.80),
-        "c2i-l-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_L_384.pt", Sampling(guidance=2.0), 3.07),
-        "c2i-xl-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_XL_384.pt", Sampling(guidance=1.75), 2.62),
-        "c2i-xxl-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_XXL_384.pt", Sampling(guidance=1.75), 2.34),
-        "c2i-3b-384": PublishedGenerator("FoundationVision/LlamaGen:c2i_3B_384.pt", Sampling(guidance=1.65), 2.18),
+        f"c2i-{size.lower()}-{pixels}": PublishedGenerator(
+            f"FoundationVision/LlamaGen:c2i_{size}_{pixels}.pt", Sampling(guidance=guidance), gfid
+        )
+        for size, pixels, guidance, gfid in (
+            ("B", 256, 2.0, 5.46),
+            ("B", 384, 2.0, 6.09),
+            ("L", 256, 2.0, 3.80),
+            ("L", 384, 2.0, 3.07),
+            ("XL", 384, 1.75, 2.62),
+            ("XXL", 384, 1.75, 2.34),
+            ("3B", 384, 1.65, 2.18),
+        )
     }
-
-    @staticmethod
-    def matches(state: State) -> bool:
-        return "tok_embeddings.weight" in state and "layers.0.attention.wqkv.weight" in state
 
     @classmethod
     def config_from_state(cls, state: State, **fields: Any) -> Llama:
@@ -71,28 +79,7 @@ class LlamaGenGPT(Adapter, LlamaModel):
         return Llama(**(read | fields))
 
     @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, *, dtype: torch.dtype | None = torch.float32, **fields: Any
-    ) -> "LlamaGenGPT":
-        """The model in a published file, whose name ends in the pixels of its images (`c2i_L_384.pt`), or else in 256.
-
-        `tokens` and `heads` may be given. Raises ValueError, as `Adapter.from_checkpoint` does.
-        """
-        if side := re.search(r"_(\d+)$", Path(path).stem):
-            fields = {"tokens": (int(side[1]) // 16) ** 2} | fields
-        return super().from_checkpoint(path, dtype=dtype, **fields)
-
-    @classmethod
-    def renames(cls, config: Llama) -> Renames:
-        return (
-            ("^cls_embedding.embedding_table", "^label_embedding"),
-            ("^tok_embeddings", "^token_embedding"),
-            ("^output", "^head"),
-            ("attention.wqkv", "attention.qkv"),
-            ("attention.wo", "attention.proj"),
-            ("attention_norm", "norm1"),
-            ("ffn_norm", "norm2"),
-            ("feed_forward.w1", "gate"),
-            ("feed_forward.w3", "up"),
-            ("feed_forward.w2", "down"),
-        )
+    def fields_beside(cls, path: Path) -> dict[str, Any]:
+        """The tokens of an image where the file's name ends in its pixels (`c2i_L_384.pt`)."""
+        side = re.search(r"_(\d+)$", path.stem)
+        return {"tokens": (int(side[1]) // 16) ** 2} if side else {}

@@ -16,7 +16,7 @@ NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w.-]+)(?::(?P<file>[^@:]+))?(?
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model came from."""
+    """The place that a model came from."""
 
     path: Path  # a file, or a folder
     repository: str | None = None  # owner/name on the hub; None: it was given as a path

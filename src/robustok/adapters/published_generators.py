@@ -1,4 +1,4 @@
-"""What the authors of generators published of them, and by it how a generator is sampled unless its user says."""
+"""Scores and settings that the authors of generators published, by which these are sampled unless a user says."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from robustok.generators.sampling import Sampling
 
 
 class PublishedGenerator(NamedTuple):
-    """What the authors of a generator say of it: published, not reproduced here."""
+    """A file of weights and what its authors say of it: published, not reproduced here."""
 
     weights: str  # where they are: owner/repository:file on the Hugging Face hub
     sampling: Any  # how they sample it
@@ -15,7 +15,7 @@ class PublishedGenerator(NamedTuple):
 
 
 def published_generator(generator: Any) -> PublishedGenerator | None:
-    """What the authors of a loaded generator say of its file; None where the file is not known, or its name is shared.
+    """The entry of a loaded generator's file; None where the file is not known, or its name is shared.
 
     A file from the hub is known by its repository and name, one on this machine by its name.
     """

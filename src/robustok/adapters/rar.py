@@ -1,10 +1,8 @@
 """RAR (Yu et al. 2024, arXiv 2411.00776): our autoregressive transformer under its authors' names.
 
-Weights on the Hugging Face hub, flat torch files: `yucornetto/RAR` (Apache-2.0), for the tokens of the MaskGIT-VQGAN,
-and `qiuk6/RobusTok` (no licence stated), for those of RobusTok's tokenizer. `RAR.presets` lists the files, how they
-are sampled and the gFID published for that: published, not reproduced here.
-
-What one might not expect:
+Its weights are for the tokens of the MaskGIT-VQGAN, those of `qiuk6/RobusTok` for RobusTok's tokenizer. `RAR.presets`
+lists the files, how they are sampled and the gFID published for that: published, not reproduced here. What one might
+not expect (the rest is in `docs/models/maskgit-rar.md`):
 
 - the random orders of training are a matter of `AutoregressiveModel.loss`; generation is in raster order;
 - one table holds the codes, a mask token that nothing uses, the classes and "no class"; the tables of positions have
@@ -20,9 +18,9 @@ from torch import Tensor
 
 from robustok.adapters.adapter import Adapter
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
+from robustok.runtime.renaming import State, count, sizes
 
 PLACES, STEPS = 1024, 100  # rows of the published tables beyond the tokens of an image
 
@@ -34,9 +32,15 @@ def _cosine(temperature: float, guidance: float, power: float) -> Sampling:
 class RAR(Adapter, AutoregressiveModel):
     """RAR: a `TokenGenerator` that can be trained further."""
 
-    family = "rar"
-    kind = "generator"
-    config_type = Autoregressive
+    family, kind, config_type = "rar", "generator", Autoregressive
+    marks = ("target_aware_pos_embed", "timesteps_embeddings")
+    table = (
+        ("^blocks.*", "^layers.*"),
+        ("attn", "attention"),
+        ("^adaln_before_head.adaLN_modulation.1", "^modulation.linear"),
+        ("layers.*.adaLN_modulation.1", "layers.*.modulation.linear"),
+        ("^lm_head", "^head"),
+    )
     presets: ClassVar = {
         "rar-b": PublishedGenerator("yucornetto/RAR:rar_b.bin", _cosine(1.0, 16.0, 2.75), 1.95),
         "rar-l": PublishedGenerator("yucornetto/RAR:rar_l.bin", _cosine(1.02, 15.5, 2.5), 1.70),
@@ -51,10 +55,6 @@ class RAR(Adapter, AutoregressiveModel):
         rows = {"mask_token": 1, "spare_positions": PLACES - 2, "spare_targets": PLACES, "spare_steps": STEPS - 1}
         for name, number in rows.items():
             self.register_buffer(name, torch.zeros(number, config.width))
-
-    @staticmethod
-    def matches(state: State) -> bool:
-        return "target_aware_pos_embed" in state and "timesteps_embeddings" in state
 
     @classmethod
     def config_from_state(cls, state: State, **fields: Any) -> Autoregressive:
@@ -73,16 +73,6 @@ class RAR(Adapter, AutoregressiveModel):
             "modulated": True,
         }
         return Autoregressive(**(read | fields))
-
-    @classmethod
-    def renames(cls, config: Autoregressive) -> Renames:
-        return (
-            ("^blocks.*", "^layers.*"),
-            ("attn", "attention"),
-            ("^adaln_before_head.adaLN_modulation.1", "^modulation.linear"),
-            ("layers.*.adaLN_modulation.1", "layers.*.modulation.linear"),
-            ("^lm_head", "^head"),
-        )
 
     @classmethod
     def ours(cls, state: State, config: Autoregressive) -> dict[str, Tensor]:

@@ -1,22 +1,14 @@
 """The tokenizer of Qiu et al. 2025 (arXiv 2509.12474) as its authors released it: DINOv2 encoder and decoder, one VQ.
 
-Weights: `main-train.pt` and `post-train.pt` of qiuk6/RobusTok on the Hugging Face hub; the code's repository
-(qiuk2/RobusTok) has no licence file. Both are torch files that hold `model` and `ema` beside the state of training; as
-there, `ema` is taken. They contain the frozen DINOv2 of the semantic term, which encoding and decoding do without.
-With RAR-B and RAR-L (`rar_b.bin`, `rar_l.bin` there; `robustok.adapters.rar`) they are published to give gFID
-1.83 and 1.60 as main training left them and 1.60 and 1.36 after post-training, not reproduced here.
-
-What one might not expect:
+`docs/models/robustok.md` has the weights, which hold `model` and `ema` beside the state of training (as there, `ema` is
+taken) and the frozen DINOv2 of the semantic term, which encoding and decoding do without. What one might not expect:
 
 - images are in [-1, 1]; only the semantic model sees them normalized as ImageNet is;
 - class token, patches and latents share one table of positions, whose first row is the class token's, and the
   decoder puts the class token a second time in front of the codes;
 - the released post-training also moves `quant_conv`, `post_quant_conv`, the codebook and the latent tokens. Here
   `decoder` is the tensors `decoder.*` and nothing else;
-- the released semantic term compares plain dot products, and the teacher's feature passes through `quant_conv` as the
-  latents do, so that it trains it;
-- the released `forward` cannot run in evaluation mode; this one follows the methods that its sampling uses;
-- the authors turn images to uint8 by truncating 127.5 x + 128, we round 127.5 (x + 1), which is one level off at most.
+- the released `forward` cannot run in evaluation mode; this one follows the methods that its sampling uses.
 """
 
 import math
@@ -27,32 +19,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.codebook_adapter import CodebookAdapter
 from robustok.adapters.files import Layout
-from robustok.adapters.renaming import Renames, State, sizes
+from robustok.adapters.tokenizer_adapter import CodebookAdapter, vector_quantizer
 from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
+from robustok.adapters.vqgan import CODES
 from robustok.backbones.dino import MEAN, PUBLISHED_NAMES, STD
-from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.renaming import State, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Features, Images, Latents
 from robustok.tokenizer.encoder import patches, unpatchify
-from robustok.tokenizer.quantizer import VQ, VectorQuantizer
-from robustok.tokenizer.tokenizer import check_size
-
-RENAMES: Renames = (
-    ("to_pixel.model", "out"),
-    ("^semantic_model", "^teacher"),
-    ("^encoder.model", "^encoder.transformer"),
-    ("^decoder.model", "^decoder.transformer"),
-    *PUBLISHED_NAMES,
-    ("latent_tokens", "latents"),
-    ("lvl_embed", "kind"),
-    ("lvl1LC", "kinds"),
-    ("^quant_conv", "^to_code"),
-    ("^post_quant_conv", "^from_code"),
-    ("^quantize.embedding.weight", "^quantizer.embedding"),
-    ("^quantize.ema_vocab_hit_SV", "^hits"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +79,6 @@ class Decoder(nn.Module):
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * (1 + n)]))
         self.out = nn.Linear(c, 3 * config.patch**2)
 
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance reconstruction and adversarial loss."""
-        return self.out.weight
-
     def forward(self, codes: Float[Tensor, "b n c"]) -> Images:
         masked = self.transformer.placed(self.mask_token.expand_as(codes))
         x = torch.cat([masked, self.transformer.placed(codes)], dim=1) + self.kind(self.kinds)
@@ -119,9 +89,28 @@ class Decoder(nn.Module):
 class RobusTokViT(CodebookAdapter):
     """A released tokenizer: an `AnyTokenizer`."""
 
-    family, kind, config_type = "robustok", "tokenizer", RobusTokConfig
-    published_layout = Layout(entries=("ema", "model"))
+    family, config_type = "robustok", RobusTokConfig
+    layout = Layout(entries=("ema", "model"))
     prefer = ("ema", *WRAPPERS)
+    marks = (
+        "encoder.latent_tokens",
+        "encoder.lvl_embed.weight",
+        "decoder.lvl_embed.weight",
+        "quantize.embedding.weight",
+    )
+    table = (
+        ("to_pixel.model", "out"),
+        ("^semantic_model", "^teacher"),
+        ("^encoder.model", "^encoder.transformer"),
+        ("^decoder.model", "^decoder.transformer"),
+        *PUBLISHED_NAMES,
+        ("latent_tokens", "latents"),
+        ("lvl_embed", "kind"),
+        ("lvl1LC", "kinds"),
+        *CODES,
+        ("^quantize.ema_vocab_hit_SV", "^hits"),
+    )
+    decider_fields = ("normalized",)
     config: RobusTokConfig
 
     def __init__(self, config: RobusTokConfig):
@@ -131,9 +120,7 @@ class RobusTokViT(CodebookAdapter):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.to_code = nn.Conv2d(config.encoder.width, config.code_width, 1)
         self.from_code = nn.Conv2d(config.code_width, config.decoder.width, 1)
-        self.quantizer = VectorQuantizer(
-            VQ(codebook_size=config.codebook_size, width=config.code_width, normalized=config.normalized)
-        )
+        self.quantizer = vector_quantizer(config.codebook_size, config.code_width, normalized=config.normalized)
         self.register_buffer("hits", torch.zeros(config.codebook_size))  # how often codes were used in training
         self.teacher = None
         if config.semantic is not None:
@@ -141,18 +128,10 @@ class RobusTokViT(CodebookAdapter):
             self.teacher.requires_grad_(False)
 
     def encode(self, images: Images) -> Latents:
-        check_size(images, self.image_size)
-        return pointwise(self.to_code, self.encoder(images))
+        return pointwise(self.to_code, super().encode(images))
 
     def decode(self, codes: Latents) -> Images:
-        """Images, not clamped."""
-        return self.decoder(pointwise(self.from_code, codes))
-
-    def fingerprint(self) -> str:
-        """A hash of what decides the tokens: encoder, `quant_conv` and codebook."""
-        ours = ("encoder.", "to_code.", "quantizer.")
-        weights = {name: w for name, w in self.state_dict().items() if name.startswith(ours)}
-        return fingerprint(weights | {"normalized": torch.tensor(self.config.normalized)})
+        return super().decode(pointwise(self.from_code, codes))
 
     def semantic_features(self, images: Images) -> Features:
         """The class token of the teacher in the file. Raises ValueError when the file had none."""
@@ -162,40 +141,23 @@ class RobusTokViT(CodebookAdapter):
         x = self.teacher.embedded(((images + 1) / 2 - mean) / std)
         return self.teacher(self.teacher.placed(x))[:, 0]
 
-    @staticmethod
-    def matches(state: State) -> bool:
-        needed = {"encoder.latent_tokens", "encoder.lvl_embed.weight", "decoder.lvl_embed.weight"}
-        return needed | {"quantize.embedding.weight"} <= state.keys()
-
     @classmethod
     def config_from_state(cls, state: State, *, heads: int | None = None, normalized: bool = True) -> RobusTokConfig:
-        """Of these weights, which tell neither the `heads` of an unusual width nor whether codes are `normalized`."""
-        embed, latents, book = (
-            "encoder.model.patch_embed.proj.weight",
-            "encoder.latent_tokens",
-            "quantize.embedding.weight",
-        )
+        """Sizes of weights, which tell neither the `heads` of an unusual width nor if codes are `normalized`."""
+        book, latents = "quantize.embedding.weight", "encoder.latent_tokens"
+        embed = "encoder.model.patch_embed.proj.weight"
         shape = sizes(state, embed, latents, book)
         patch, side = shape[embed][2], math.isqrt(shape[latents][1])
         return RobusTokConfig(
             image_size=side * patch,
             patch=patch,
-            encoder=_transformer(state, "encoder.model", heads),
-            decoder=_transformer(state, "decoder.model", heads),
-            semantic=_transformer(state, "semantic_model", heads) if "semantic_model.cls_token" in state else None,
+            encoder=transformer_of(state, "encoder.model", heads),
+            decoder=transformer_of(state, "decoder.model", heads),
+            semantic=transformer_of(state, "semantic_model", heads) if "semantic_model.cls_token" in state else None,
             codebook_size=shape[book][0],
             code_width=shape[book][1],
             normalized=normalized,
         )
-
-    @classmethod
-    def renames(cls, config: RobusTokConfig) -> Renames:
-        return RENAMES
-
-
-def _transformer(state: State, part: str, heads: int | None) -> Transformer:
-    """The sizes of one of the transformers in a file."""
-    return transformer_of(state, f"{part}.blocks", f"{part}.pos_embed", "mlp.fc1", heads)
 
 
 def pointwise(conv: nn.Conv2d, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:

@@ -1,25 +1,19 @@
 """VAR (Tian et al. 2024, arXiv 2404.02905): a transformer that predicts a whole token map at a time, coarse to fine.
 
-Weights under the MIT licence on the Hugging Face hub, flat torch files beside their tokenizer's
-(`robustok.adapters.var_vq`). `VAR.presets` lists the files, how they are sampled and the gFID published for that:
-published, not reproduced here. d36 is for 512 pixels, and its gFID is of these.
-
-Between two scales VAR reads the sum of the maps so far, so it needs its tokenizer's codes and smoothing, which its own
-files lack:
+`VAR.presets` lists the files, how they are sampled and the gFID published for that: published, not reproduced here.
+d36 is for 512 pixels, and its gFID is of these. Between two scales VAR reads the sum of the maps so far, so it needs
+its tokenizer's codes and smoothing, which its own files lack:
 
     tokenizer = VARTokenizer.from_checkpoint("vae_ch160v4096z32.pth")
     generator = VAR.from_checkpoint("var_d16.pth", tokenizer=tokenizer)      # or the tokenizer's file
 
 It keeps a frozen copy of them, which `save_pretrained` saves and `to_checkpoint` leaves out. A tokenizer whose decoder
-was tuned still fits: its codes are the same.
-
-What one might not expect:
+was tuned still fits: its codes are the same. What one might not expect (the rest is in `docs/models/var.md`):
 
 - guidance rises with the scale: at the first there is none, at the last 1 + cfg, with the authors' cfg (1.5);
 - their top_p of 0 means no limit, which is 1 here; scores are with top_k 900 and top_p 0.96;
-- queries and keys are normalized, with a learnt factor for each head, at most 100, in place of 1 / sqrt(channels); the
-  bias of the keys is zero and not learnt, but in the file;
-- the authors' `more_smooth` (Gumbel noise on codes, for pictures, not for scores) is not here;
+- queries and keys are normalized, with a learned factor for each head, at most 100, in place of 1 / sqrt(channels); the
+  bias of the keys is zero and not learned, but in the file;
 - the levels and the mask of attention that a file holds are worked out from the scales and written back.
 """
 
@@ -37,10 +31,11 @@ from torch import Tensor, nn
 from robustok.adapters.adapter import Adapter
 from robustok.adapters.model_names import located
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.adapters.renaming import Renames, State, count, sizes
-from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
+from robustok.adapters.var_vq import SMOOTHING, Codes, MultiScale, VARTokenizer
+from robustok.adapters.vqgan import CODES
 from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
 from robustok.layers import MLP, KVCache, Modulation, modulate
+from robustok.runtime.renaming import State, count, sizes
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 
@@ -49,27 +44,6 @@ Label: TypeAlias = Float[Tensor, "b 1 c"]
 Parts: TypeAlias = Float[Tensor, "b 1 _"]  # gates, scales and shifts, one after the other
 SAMPLING = Sampling(top_k=900, top_p=0.96, guidance=2.5, schedule="ramp")  # cfg 1.5
 LARGEST = math.log(100)  # of the logarithms by which queries are multiplied
-
-RENAMES: Renames = (
-    ("^word_embed", "^word"),
-    ("^class_emb", "^label_embedding"),
-    ("^pos_start", "^start"),
-    ("^pos_1LC", "^positions"),
-    ("^lvl_embed", "^level"),
-    ("^shared_ada_lin.1", "^modulation.linear"),
-    ("^head_nm.ada_lin.1", "^head_modulation.linear"),
-    ("^blocks.*", "^layers.*"),
-    ("attn.mat_qkv", "attention.qkv"),
-    ("attn.q_bias", "attention.q_bias"),
-    ("attn.v_bias", "attention.v_bias"),
-    ("attn.zero_k_bias", "attention.k_bias"),
-    ("attn.scale_mul_1H11", "attention.scale"),
-    ("attn.proj", "attention.proj"),
-    ("layers.*.ffn", "layers.*.mlp"),
-    ("layers.*.ada_gss", "layers.*.offset"),
-    ("layers.*.ada_lin.1", "layers.*.modulation.linear"),
-    *CODE_RENAMES,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +58,7 @@ class VARConfig:
     hidden: int = 4096  # width of a block's MLP
     normalized: bool = True  # queries and keys are of length 1 (attn_l2_norm)
     shared: bool = False  # all blocks share one modulation, each with its own offset (shared_aln, of d36)
-    label_dropout: float = 0.1  # share of training images whose label is withheld, which guidance needs
+    label_dropout: float = 0.1  # fraction of training images whose label is withheld, which guidance needs
 
 
 class Attention(nn.Module):
@@ -128,21 +102,38 @@ class Layer(nn.Module):
     def forward(
         self, x: Embedded, label: Label, shared: Parts | None, mask: Tensor | None, cache: KVCache | None
     ) -> Embedded:
-        if self.modulation is not None:
-            parts = self.modulation(label)
-        else:
-            assert shared is not None, "a shared modulation is given"
-            assert self.offset is not None, "a shared modulation has an offset in each block"
-            parts = shared + self.offset.flatten(2)
+        parts = shared if self.modulation is None else self.modulation(label)
+        assert parts is not None, "a layer without a modulation of its own is given the shared one"
+        parts = parts if self.offset is None else parts + self.offset.flatten(2)
         gate1, gate2, scale1, scale2, shift1, shift2 = parts.chunk(6, dim=-1)
         x = x + gate1 * self.attention(modulate(self.norm(x), shift1, scale1), mask, cache)
         return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
 
 
 class VAR(Adapter):
-    """A VAR: a `TokenGenerator` whose blocks are scales, that can be trained further or anew."""
+    """A VAR: a `TokenGenerator` whose blocks are the tokens of scales, that can be trained further or anew."""
 
     family, kind, config_type = "var", "generator", VARConfig
+    marks = ("word_embed.weight", "lvl_1L", "pos_1LC")
+    table = (
+        ("^word_embed", "^word"),
+        ("^class_emb", "^label_embedding"),
+        ("^pos_start", "^start"),
+        ("^pos_1LC", "^positions"),
+        ("^lvl_embed", "^level"),
+        ("^shared_ada_lin.1", "^modulation.linear"),
+        ("^head_nm.ada_lin.1", "^head_modulation.linear"),
+        ("^blocks.*", "^layers.*"),
+        ("attn", "attention"),
+        ("attention.mat_qkv", "attention.qkv"),
+        ("attention.zero_k_bias", "attention.k_bias"),
+        ("attention.scale_mul_1H11", "attention.scale"),
+        ("layers.*.ffn", "layers.*.mlp"),
+        ("layers.*.ada_gss", "layers.*.offset"),
+        ("layers.*.ada_lin.1", "layers.*.modulation.linear"),
+        *CODES,
+        *SMOOTHING,
+    )
     config: VARConfig
     sampling: ClassVar = SAMPLING  # of any size
     presets: ClassVar = {
@@ -155,8 +146,9 @@ class VAR(Adapter):
 
     def __init__(self, config: VARConfig):
         super().__init__()
-        self.config = config
         c, codes, blocks = config.width, config.codes, config.codes.blocks
+        self.config, self.no_label = config, config.classes  # the label of an image of unknown class
+        self.codebook_size, self.tokens_per_image, self.blocks = codes.codebook_size, sum(blocks), blocks
         self.word = nn.Linear(codes.width, c)
         self.label_embedding = nn.Embedding(config.classes + 1, c)  # the last one stands for no label
         self.start = nn.Parameter(torch.empty(1, blocks[0], c))
@@ -182,33 +174,15 @@ class VAR(Adapter):
     def device(self) -> torch.device:
         return self.head.weight.device
 
-    @property
-    def codebook_size(self) -> int:
-        return self.config.codes.codebook_size
-
-    @property
-    def tokens_per_image(self) -> int:
-        return sum(self.blocks)
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Tokens of each scale, all predicted at once."""
-        return self.config.codes.blocks
-
-    @property
-    def no_label(self) -> int:
-        """The label of an image of unknown class."""
-        return self.config.classes
-
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of each token, given the label and the tokens of all coarser scales."""
         label = self.label_embedding(labels).unsqueeze(1)
-        x = torch.cat([label + self.start, self.word(self.quantizer.next_inputs(tokens))], dim=1) + self._places()
+        x = torch.cat([label + self.start, self.word(self.quantizer.next_inputs(tokens))], dim=1) + self._positions()
         levels = _levels(self.config.codes).to(x.device)
         return self._head(self._transform(x, label, mask=levels[:, None] >= levels), label)
 
     def draw(self, b: int, *, generator: torch.Generator) -> LabelDraw:
-        """What a training step on `b` images draws: labels are withheld with probability `label_dropout`."""
+        """Draw what is random in a training step on `b` images: labels are withheld as `label_dropout` says."""
         return LabelDraw.of(b, self.config.label_dropout, generator=generator)
 
     def loss(self, tokens: Tokens, labels: Labels, draw: LabelDraw) -> Scalar:
@@ -223,18 +197,18 @@ class VAR(Adapter):
         """
         label = self.label_embedding(labels).unsqueeze(1)
         caches = [KVCache(self.tokens_per_image) for _ in self.layers]
-        places, total, scale = self._places().split(self.blocks, dim=1), torch.zeros(()), -1
+        positions, total, scale = self._positions().split(self.blocks, dim=1), torch.zeros(()), -1
 
         def predict(tokens: Tokens | None) -> Float[Tensor, "b m k"]:
             nonlocal scale, total
             if scale < 0:
-                scale, x = 0, self._transform(label + self.start + places[0], label, caches=caches)
+                scale, x = 0, self._transform(label + self.start + positions[0], label, caches=caches)
             while tokens is not None and tokens.shape[1]:
                 latest, tokens = tokens.tensor_split([self.blocks[scale]], dim=1)
                 total = total + self.quantizer.spread(latest, scale)
                 scale += 1
                 x = self.word(to_sequence(self.quantizer.shrink(total, scale)))
-                x = self._transform(x + places[scale], label, caches=caches)
+                x = self._transform(x + positions[scale], label, caches=caches)
             return self._head(x, label)
 
         return predict
@@ -251,13 +225,9 @@ class VAR(Adapter):
         scale, shift = self.head_modulation(label).chunk(2, dim=-1)
         return self.head(modulate(self.norm(x), shift, scale))
 
-    def _places(self) -> Embedded:
-        """What is added to every input: its position and its level."""
+    def _positions(self) -> Embedded:
+        """The position and the level of every input, which are added to it."""
         return self.positions + self.level(_levels(self.config.codes).to(self.device))
-
-    @staticmethod
-    def matches(state: State) -> bool:
-        return {"word_embed.weight", "lvl_1L", "pos_1LC"} <= state.keys()
 
     @classmethod
     def from_state(cls, state: State, *, tokenizer: VARTokenizer | str | Path | None = None, **rest: Any) -> "VAR":
@@ -276,7 +246,8 @@ class VAR(Adapter):
                     f"this VAR predicts maps with sides {tuple(scales)} and the tokenizer makes {codes.scales}; "
                     "load the tokenizer with the scales of the VAR"
                 )
-            state = {**state, **_named_as_theirs(tokenizer)}
+            codes_named_as_theirs = ("quantize.embedding.", "quantize.quant_resi.")
+            state = {**state, **{k: w for k, w in tokenizer.to_state().items() if k.startswith(codes_named_as_theirs)}}
             rest = {"smoothing": codes.smoothing} | rest
         return super().from_state(state, **rest)
 
@@ -284,7 +255,7 @@ class VAR(Adapter):
     def config_from_state(
         cls, state: State, *, scales: Sequence[int] | None = None, heads: int | None = None, smoothing: float = 0.5
     ) -> VARConfig:
-        """Of these weights; they tell `scales`, and `heads` of attention where queries and keys are normalized (else 64
+        """Sizes of weights; they tell `scales`, and `heads` of attention where queries and keys are normalized (else 64
         channels make a head). `smoothing` is the tokenizer's.
         """
         book, word, hidden = "quantize.embedding.weight", "word_embed.weight", "blocks.0.ffn.fc1.weight"
@@ -295,15 +266,8 @@ class VAR(Adapter):
             )
         shape = sizes(state, word, hidden, "class_emb.weight")
         width, scale = shape[word][0], shape.get("blocks.0.attn.scale_mul_1H11")
-        codes = Codes(
-            scales=tuple(scales or _scales(state)),
-            codebook_size=shape[book][0],
-            width=shape[book][1],
-            smoothers=count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
-            smoothing=smoothing,
-        )
         return VARConfig(
-            codes=codes,
+            codes=Codes.of(state, scales or _scales(state), smoothing),
             classes=shape["class_emb.weight"][0] - 1,
             width=width,
             depth=count(state, r"blocks\.(\d+)\."),
@@ -312,10 +276,6 @@ class VAR(Adapter):
             normalized=scale is not None,
             shared="shared_ada_lin.1.weight" in state,
         )
-
-    @classmethod
-    def renames(cls, config: VARConfig) -> Renames:
-        return RENAMES
 
     @classmethod
     def ours(cls, state: State, config: VARConfig) -> dict[str, Tensor]:
@@ -339,7 +299,7 @@ def _levels(codes: Codes) -> Int[Tensor, " n"]:
 
 
 def _worked_out(config: VARConfig) -> dict[str, Tensor]:
-    """What files hold beside the weights: the scale of each token, and who may look at whom."""
+    """Tensors that files hold beside the weights: the scale of each token, and who may look at whom."""
     levels = _levels(config.codes)
     mask = torch.zeros(len(levels), len(levels)).masked_fill(levels[:, None] < levels, -math.inf)
     return {"lvl_1L": levels[None], "attn_bias_for_masking": mask[None, None]}
@@ -353,13 +313,8 @@ def _scales(state: State) -> tuple[int, ...]:
     return tuple(math.isqrt(size) for size in sizes)
 
 
-def _named_as_theirs(tokenizer: VARTokenizer) -> dict[str, Tensor]:
-    """A tokenizer's codes and smoothing by their original names."""
-    parts = tuple(theirs.strip("^").split(".*")[0] for theirs, _ in CODE_RENAMES)
-    return {name: weight for name, weight in tokenizer.to_state().items() if name.startswith(parts)}
-
-
 def _tokenizer(name: str | Path, scales: Sequence[int]) -> VARTokenizer:
+    """The tokenizer of a name."""
     path = located(name).path
     if path.is_dir():
         return VARTokenizer.from_pretrained(path)

@@ -1,7 +1,6 @@
 """VAR's tokenizer (Tian et al. 2024, arXiv 2404.02905): an image as token maps of growing size, coarse to fine.
 
-Weights: `vae_ch160v4096z32.pth` of FoundationVision/var on the Hugging Face hub, a flat torch file, MIT licence; one
-file for 256 and 512 pixels, which differ in the sizes of the maps alone.
+`docs/models/var.md` has the weights: one file for 256 and 512 pixels, which differ in the sizes of the maps alone.
 
 Tokens are all maps one after another, the coarsest first, each in raster order: 1 + 4 + 9 + ... + 256 = 680 at 256
 pixels. Each map codes what the sum of those before it has left over, so `lookup` gives their sum, (b, h w, d), and
@@ -9,7 +8,7 @@ a token that errs at a coarse scale moves the whole image. What one might not ex
 
 - codes are not normalized; the one codebook serves all scales;
 - a map is enlarged (bicubic) before one of a few 3 x 3 convolutions smooths it, half and half with what it was; which
-  one depends on the share of scales already done, by a rule that is uneven for four of them;
+  one depends on the fraction of scales already done, by a rule that is uneven for four of them;
 - the quantizer's loss is averaged over the scales, the latents being pulled to each partial sum.
 """
 
@@ -23,10 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.codebook_adapter import CodebookAdapter
-from robustok.adapters.renaming import Renames, State, count, renamed, sizes
-from robustok.adapters.vqgan import VQGAN, VQGANDecoder, VQGANEncoder, taming_renames
-from robustok.runtime.checkpoint import fingerprint
+from robustok.adapters.vqgan import CODES, VQGAN, ConvTokenizer, taming_renames
+from robustok.runtime.renaming import Renames, State, count, sizes
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
 from robustok.tokenizer.quantizer import Quantized, nearest_code, straight_through
@@ -37,10 +34,7 @@ SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 Map: TypeAlias = Float[Tensor, "b d _ _"]  # of any scale
 
-CODE_RENAMES: Renames = (
-    ("^quantize.embedding.weight", "^quantizer.embedding"),
-    ("^quantize.quant_resi.qresi_ls.*", "^quantizer.smooth.*"),
-)
+SMOOTHING: Renames = (("^quantize.quant_resi.qresi_ls.*", "^quantizer.smooth.*"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +45,22 @@ class Codes:
     codebook_size: int = 4096  # codes, the same for all scales
     width: int = 32  # channels of a code
     smoothers: int = 4  # convolutions that smooth enlarged maps (share_quant_resi)
-    smoothing: float = 0.5  # share of a smoothed map that the convolution made (quant_resi)
+    smoothing: float = 0.5  # fraction of a smoothed map that the convolution made (quant_resi)
 
     def __post_init__(self) -> None:
         if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
             raise ValueError(
                 f"scales are {self.scales}; give the sides of the token maps from the smallest to the largest"
             )
+
+    @classmethod
+    def of(cls, state: State, scales: Sequence[int], smoothing: float) -> "Codes":
+        """The sizes of weights by their original names, which do not tell `scales` and `smoothing`."""
+        codebook_size, width = state["quantize.embedding.weight"].shape
+        smoothers = count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
+        return cls(
+            scales=tuple(scales), codebook_size=codebook_size, width=width, smoothers=smoothers, smoothing=smoothing
+        )
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -69,9 +72,9 @@ class Codes:
 class VARTokenizerConfig:
     """The sizes of VAR's tokenizer; the defaults are those of the published one at 256 pixels."""
 
-    network: VQGAN = field(
+    network: VQGAN = field(  # encoder and decoder
         default_factory=lambda: VQGAN(channels=(160, 160, 320, 320, 640), latent=32, stem=160)
-    )  # encoder and decoder
+    )
     codes: Codes = Codes()  # what is between them
     kernel: int = 3  # side of the convolutions before and after the codes (quant_conv_ks)
     remembered: int = 10  # scales for which the file counts how often codes were used
@@ -89,9 +92,8 @@ class MultiScale(nn.Module):
         super().__init__()
         self.config, self.side, self.last = config, config.scales[-1], len(config.scales) - 1
         self.embedding = nn.Parameter(torch.randn(config.codebook_size, config.width) / config.width**0.5)
-        self.smooth = nn.ModuleList(
-            nn.Conv2d(config.width, config.width, 3, padding=1) for _ in range(config.smoothers)
-        )
+        convs = (nn.Conv2d(config.width, config.width, 3, padding=1) for _ in range(config.smoothers))
+        self.smooth = nn.ModuleList(convs)
 
     @property
     def codebook(self) -> Codebook:
@@ -113,12 +115,12 @@ class MultiScale(nn.Module):
         return x if scale == self.last else F.interpolate(x, size=(side, side), mode="area")
 
     def spread(self, tokens: Tokens, scale: int) -> Map:
-        """What the tokens of one scale add to the whole map."""
+        """The map that the tokens of one scale add to the whole one."""
         x = to_map(F.embedding(tokens, self.embedding))
         if scale < self.last:
             x = F.interpolate(x, size=(self.side, self.side), mode="bicubic")
-        share = self.config.smoothing
-        return (1 - share) * x + share * self.smooth[self._smoother(scale)](x)
+        fraction = self.config.smoothing
+        return (1 - fraction) * x + fraction * self.smooth[self._smoother(scale)](x)
 
     def sums(self, tokens: Tokens) -> Iterator[Map]:
         """The map after each scale; the last is the whole."""
@@ -129,7 +131,7 @@ class MultiScale(nn.Module):
             yield total
 
     def next_inputs(self, tokens: Tokens) -> Float[Tensor, "b l d"]:
-        """What VAR reads at every scale but the first: the sum of those before it, at that scale's size."""
+        """The inputs of VAR at every scale but the first: the sum of those before it, at that scale's size."""
         inputs = [
             to_sequence(self.shrink(x, scale)) for scale, x in enumerate(self.sums(tokens), 1) if scale <= self.last
         ]
@@ -156,81 +158,47 @@ class MultiScale(nn.Module):
         return int(np.abs(np.linspace(margin, 1 - margin, k) - scale / max(1, self.last)).argmin())
 
 
-class VARTokenizer(CodebookAdapter):
+class VARTokenizer(ConvTokenizer):
     """VAR's tokenizer: an `AnyTokenizer` whose latents are the whole map in raster order, whose tokens all scales."""
 
-    family, kind, config_type = "var-vq", "tokenizer", VARTokenizerConfig
+    family, config_type = "var-vq", VARTokenizerConfig
+    marks = ("quantize.quant_resi.qresi_ls.0.weight", "encoder.conv_in.weight")
+    decider_fields = ("codes.scales", "codes.smoothing")
     config: VARTokenizerConfig
 
     def __init__(self, config: VARTokenizerConfig):
-        super().__init__()
-        self.config, self.image_size = config, config.image_size
+        super().__init__(config, config.codes.width, kernel=config.kernel)
         self.tokens_per_image = sum(config.codes.blocks)
-        self.encoder, self.decoder = VQGANEncoder(config.network), VQGANDecoder(config.network)
-        latent, width, margin = config.network.latent, config.codes.width, config.kernel // 2
-        self.to_code = nn.Conv2d(latent, width, config.kernel, padding=margin)
-        self.from_code = nn.Conv2d(width, latent, config.kernel, padding=margin)
         self.quantizer = MultiScale(config.codes)
         self.register_buffer("hits", torch.zeros(config.remembered, config.codes.codebook_size))
 
     def encode(self, images: Images) -> Latents:
         check_size(images, self.image_size)
-        return to_sequence(self.to_code(self.encoder(images)))
+        return super().encode(images)
 
-    def lookup(self, tokens: Tokens) -> Float[Tensor, "b places d"]:
-        """The sum of all scales."""
+    def lookup(self, tokens: Tokens) -> Float[Tensor, "b positions d"]:
+        """The sum of all scales; `decode` takes that of some of them, too."""
         *_, whole = self.quantizer.sums(tokens)
         return to_sequence(whole)
 
     def pass_through(self, latents: Latents, codes: Latents) -> Latents:
         return straight_through(latents, codes)
 
-    def decode(self, codes: Latents) -> Images:
-        """Images, not clamped, of a sum of scales; not all need be in it."""
-        return self.decoder(self.from_code(to_map(codes)))
-
-    def fingerprint(self) -> str:
-        """A hash of what decides the tokens: encoder, `quant_conv`, codebook, smoothing and scales."""
-        ours = ("encoder.", "to_code.", "quantizer.")
-        weights = {name: w for name, w in self.state_dict().items() if name.startswith(ours)}
-        codes = self.config.codes
-        return fingerprint(weights | {"scales": torch.tensor(codes.scales), "smoothing": torch.tensor(codes.smoothing)})
-
-    @staticmethod
-    def matches(state: State) -> bool:
-        return {"quantize.quant_resi.qresi_ls.0.weight", "encoder.conv_in.weight"} <= state.keys()
-
     @classmethod
     def config_from_state(
         cls, state: State, *, scales: Sequence[int] = SCALES_256, smoothing: float = 0.5
     ) -> VARTokenizerConfig:
-        """Of these weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor the share of `smoothing`."""
+        """Sizes of weights, which tell neither `scales` (SCALES_512 for 512 pixels) nor `smoothing`."""
         book, conv, hits = "quantize.embedding.weight", "quant_conv.weight", "quantize.ema_vocab_hit_SV"
         shape = sizes(state, book, conv, hits, "encoder.conv_in.weight", "decoder.conv_in.weight")
-        table = _renames(count(state, r"decoder\.up\.(\d+)\."))
         return VARTokenizerConfig(
-            network=VQGAN.of({renamed(name, table): weight for name, weight in state.items()}, "taming"),
-            codes=Codes(
-                scales=tuple(scales),
-                codebook_size=shape[book][0],
-                width=shape[book][1],
-                smoothers=count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
-                smoothing=smoothing,
-            ),
+            network=VQGAN.of(state, taming_renames(count(state, r"decoder\.up\.(\d+)\.")), "taming"),
+            codes=Codes.of(state, scales, smoothing),
             kernel=shape[conv][2],
             remembered=shape[hits][0],
         )
 
     @classmethod
     def renames(cls, config: VARTokenizerConfig) -> Renames:
-        return _renames(len(config.network.channels))
-
-
-def _renames(levels: int) -> Renames:
-    return (
-        *taming_renames(levels),
-        *CODE_RENAMES,
-        ("^quant_conv", "^to_code"),
-        ("^post_quant_conv", "^from_code"),
-        ("^quantize.ema_vocab_hit_SV", "^hits"),
-    )
+        hits = ("^quantize.ema_vocab_hit_SV", "^hits")
+        return (*taming_renames(len(config.network.channels)), *CODES, *SMOOTHING, hits)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.renaming import State, count, heads_of, sizes
 from robustok.layers import Block, Rotation, rotation
+from robustok.runtime.renaming import State, count, heads_of, sizes
 from robustok.shapes import Images
 from robustok.tokenizer.encoder import patches, to_sequence
 
@@ -39,8 +39,8 @@ class VisionTransformer(nn.Module):
     patch        side of the patches that `embedded` cuts; None: it sees no images
     latents      latent tokens that have a table of positions of their own
     rank         dimensions of the tables in the file: 3 with a leading 1, 2 without
-    layer_scale  whether every residual branch has a learnt gain, as DINOv2 has
-    norm_in      whether there is a norm before the blocks
+    layer_scale  every residual branch has a learned gain, as DINOv2 has
+    norm_in      there is a norm before the blocks
     eps          of all norms
     rotary       patches for which the file has mixed rotary positions: every head has its own frequencies along both
                  axes; 0: none
@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
         return self.norm(x)
 
     def _rotations(self, length: int) -> list[Rotation | None]:
-        """Of each block: every head turns the n patches by its own frequencies along both axes, and nothing else."""
+        """Rotations of each block: every head turns the n patches by its own frequencies along both axes, no more."""
         if self.frequencies is None:
             return [None] * len(self.blocks)
         columns, rows = (self.columns, self.rows) if len(self.columns) == self.n else grid(self.n, self.columns.device)
@@ -122,19 +122,53 @@ class VisionTransformer(nn.Module):
         return [rotation(turn) for turn in F.pad(angles, (0, 0, before, length - self.n - before))]
 
 
+class LatentEncoder(nn.Module):
+    """Latent tokens gather what there is to say of an image."""
+
+    def __init__(self, vision: VisionTransformer, latents: Float[Tensor, "*_ l c"]):
+        super().__init__()
+        self.vision, self.latents = vision, nn.Parameter(latents)
+
+    def forward(self, images: Images) -> Float[Tensor, "b l c"]:
+        latents = self.latents.expand(len(images), -1, -1)
+        x = self.vision.beside(self.vision.placed(self.vision.embedded(images)), latents)
+        return self.vision(x)[:, -latents.shape[1] :]
+
+
+class LatentDecoder(nn.Module):
+    """Mask tokens in the positions of the patches gather the image from latent tokens."""
+
+    def __init__(self, vision: VisionTransformer, mask_token: Float[Tensor, "1 1 c"]):
+        super().__init__()
+        self.vision, self.mask_token = vision, nn.Parameter(mask_token)
+
+    def gathered(self, latents: Float[Tensor, "b l c"], *, positions: bool = True) -> Float[Tensor, "b n c"]:
+        """The patches' tokens after the last norm; `positions` are added to what they start from if asked for."""
+        n, vision = self.vision.n, self.vision
+        x = vision.placed(self.mask_token.expand(len(latents), n, -1), positions=positions)
+        return vision(vision.beside(x, latents))[:, : -latents.shape[1]][:, -n:]
+
+
 def grid(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Column and row of each of n patches of a square in raster order."""
-    side, places = math.isqrt(n), torch.arange(n, device=device)
-    return (places % side).float(), (places // side).float()
+    side, patch = math.isqrt(n), torch.arange(n, device=device)
+    return (patch % side).float(), (patch // side).float()
 
 
-def transformer_of(state: State, blocks: str, positions: str, hidden: str, heads: int | None) -> Transformer:
-    """The sizes of a transformer whose blocks are `blocks`.0, .1 ... and whose MLPs begin with `hidden`.
+def transformer_of(
+    state: State,
+    part: str,
+    heads: int | None,
+    *,
+    blocks: str = "blocks",
+    positions: str = "pos_embed",
+    hidden: str = "mlp.fc1",
+) -> Transformer:
+    """The sizes of a transformer from its part of a state: {part}.{blocks}.0 ..., whose MLPs begin with `hidden`.
 
     `heads` of attention where the width does not tell.
     """
-    first = f"{blocks}.0.{hidden}.weight"
+    positions, first = f"{part}.{positions}", f"{part}.{blocks}.0.{hidden}.weight"
     shape = sizes(state, positions, first)
-    width = shape[positions][-1]
-    depth = count(state, rf"{re.escape(blocks)}\.(\d+)\.")
+    width, depth = shape[positions][-1], count(state, rf"{re.escape(f'{part}.{blocks}')}\.(\d+)\.")
     return Transformer(width=width, depth=depth, heads=heads or heads_of(width, HEADS), hidden=shape[first][0])

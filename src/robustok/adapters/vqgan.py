@@ -1,12 +1,11 @@
-"""The convolutional encoder and decoder of VQGAN (Esser et al. 2021, arXiv 2012.09841) and of its descendants.
+"""VQGAN (Esser et al. 2021, arXiv 2012.09841): the convolutional network of its descendants, and their tokenizers.
 
 Two dialects are spoken: that of taming-transformers (LlamaGen's tokenizer, VAR's) and that of the MaskGIT-VQGAN
 (RAR's tokenizer, TiTok's pixel decoder), which has no attention, no biases in its residual blocks, averages where the
 other strides, and where a block changes the number of channels adds a projection of its own output, not of its input.
-Both normalise in 32 groups with eps 1e-6.
+Both normalize in 32 groups with eps 1e-6.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,10 +13,13 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustok.adapters.renaming import Renames, count
-from robustok.shapes import Images
+from robustok.adapters.tokenizer_adapter import CodebookAdapter
+from robustok.runtime.renaming import Renames, State, count, renamed
+from robustok.shapes import Images, Latents
+from robustok.tokenizer.encoder import SpatialAttention, patches, to_map, to_sequence
 
 Dialect = Literal["taming", "maskgit"]
+GROUPS = 32  # of every group normalization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +38,28 @@ class VQGAN:
         return 2 ** (len(self.channels) - 1)
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], dialect: Dialect, decoder: str = "decoder") -> "VQGAN":
-        """The sizes of weights by our names; of a decoder alone, its encoder is taken to mirror it."""
-        levels = count(state, rf"{decoder}\.levels\.(\d+)\.")
-        outputs = [state[f"{decoder}.levels.{level}.blocks.0.conv2.weight"].shape[0] for level in range(levels)]
-        blocks = count(state, rf"{decoder}\.levels\.0\.blocks\.(\d+)\.") - (dialect == "taming")
-        stem = state["encoder.conv_in.weight"].shape[0] if "encoder.conv_in.weight" in state else outputs[-1]
-        latent = state[f"{decoder}.conv_in.weight"].shape[1]
+    def of(cls, state: State, table: Renames, dialect: Dialect, decoder: str = "decoder") -> "VQGAN":
+        """The sizes of weights that a table renames to ours; of a decoder alone, its encoder is taken to mirror it."""
+        ours = {renamed(name, table): weight.shape for name, weight in state.items()}
+        levels = count(ours, rf"{decoder}\.levels\.(\d+)\.")
+        outputs = [ours[f"{decoder}.levels.{level}.blocks.0.conv2.weight"][0] for level in range(levels)]
+        blocks = count(ours, rf"{decoder}\.levels\.0\.blocks\.(\d+)\.") - (dialect == "taming")
+        stem = ours.get("encoder.conv_in.weight", outputs[-1:])[0]
+        latent = ours[f"{decoder}.conv_in.weight"][1]
         return cls(channels=tuple(reversed(outputs)), blocks=blocks, latent=latent, stem=stem, dialect=dialect)
 
 
-# What taming-transformers, LlamaGen and VAR call alike, once levels are called levels.
-TAMING: Renames = (
+TAMING: Renames = (  # common to taming-transformers, LlamaGen and VAR, once levels are called levels
     ("encoder.levels.*.downsample.conv", "encoder.levels.*.resample"),
     ("decoder.levels.*.upsample.conv", "decoder.levels.*.resample"),
     ("levels.*.attn", "levels.*.attention"),
     ("nin_shortcut", "skip"),
     ("proj_out", "proj"),
+)
+CODES: Renames = (
+    ("^quantize.embedding.weight", "^quantizer.embedding"),
+    ("^quant_conv", "^to_code"),
+    ("^post_quant_conv", "^from_code"),
 )
 
 
@@ -64,8 +71,12 @@ def taming_renames(levels: int) -> Renames:
 
 def maskgit_renames(levels: int, decoder: str = "decoder") -> Renames:
     """The MaskGIT-VQGAN's names for ours."""
-    rest = (("mid", "middle"), ("nin_shortcut", "skip"), ("upsample_conv", "resample"))
-    return (*_levels(levels, decoder), *rest)
+    return (
+        *_levels(levels, decoder),
+        ("mid", "middle"),
+        ("nin_shortcut", "skip"),
+        ("upsample_conv", "resample"),
+    )
 
 
 def _levels(levels: int, decoder: str) -> Renames:
@@ -75,7 +86,7 @@ def _levels(levels: int, decoder: str) -> Renames:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after group normalisation and SiLU, added to the input."""
+    """Two convolutions, each after group normalization and SiLU, added to the input."""
 
     def __init__(self, inputs: int, outputs: int, dialect: Dialect):
         super().__init__()
@@ -91,20 +102,6 @@ class ResidualBlock(nn.Module):
         if self.skip is None:
             return x + h
         return self.skip(h if self.of_output else x) + h
-
-
-class SpatialAttention(nn.Module):
-    """Self-attention of one head over the places of a map, added to it."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = _norm(channels)
-        self.qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)  # (b 1 n c)
-        h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(h[:, 0].transpose(1, 2).reshape(x.shape))
 
 
 class Downsample(nn.Conv2d):
@@ -136,7 +133,7 @@ class Level(nn.Module):
         super().__init__()
         widths = pairwise([inputs, *[outputs] * blocks])
         self.blocks = nn.ModuleList(ResidualBlock(before, after, dialect) for before, after in widths)
-        self.attention = nn.ModuleList(SpatialAttention(outputs) for _ in range(blocks if attention else 0))
+        self.attention = nn.ModuleList(SpatialAttention(outputs, GROUPS) for _ in range(blocks if attention else 0))
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,26 +182,44 @@ class VQGANDecoder(nn.Module):
         self.norm_out = _norm(inputs)
         self.conv_out = nn.Conv2d(inputs, 3, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance reconstruction and adversarial loss."""
-        return self.conv_out.weight
-
     def forward(self, codes: Tensor) -> Images:
         x = self.levels(self.middle(self.conv_in(codes)))
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
+class ConvTokenizer(CodebookAdapter):
+    """A VQGAN's encoder and decoder, with convolutions `to_code` and `from_code` between them or none.
+
+    A family's config has `image_size` and `network`; the family adds the `quantizer`.
+    """
+
+    def __init__(self, config: Any, width: int | None = None, *, kernel: int = 1):
+        super().__init__()
+        self.config, self.image_size, network = config, config.image_size, config.network
+        self.tokens_per_image = patches(config.image_size, network.stride) ** 2
+        self.encoder, self.decoder = VQGANEncoder(network), VQGANDecoder(network)
+        self.to_code: nn.Module = nn.Identity()
+        self.from_code: nn.Module = nn.Identity()
+        if width is not None:
+            self.to_code = nn.Conv2d(network.latent, width, kernel, padding=kernel // 2)
+            self.from_code = nn.Conv2d(width, network.latent, kernel, padding=kernel // 2)
+
+    def encode(self, images: Images) -> Latents:
+        return to_sequence(self.to_code(self.encoder(images)))
+
+    def decode(self, codes: Latents) -> Images:
+        return self.decoder(self.from_code(to_map(codes)))
+
+
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
 
 
 def _middle(channels: int, config: VQGAN) -> nn.Sequential:
     """Taming's has attention between two blocks; the MaskGIT-VQGAN's has as many blocks as each resolution."""
     taming = config.dialect == "taming"
-    parts: list[Any] = [
-        ResidualBlock(channels, channels, config.dialect) for _ in range(2 if taming else config.blocks)
-    ]
+    blocks = 2 if taming else config.blocks
+    parts: list[nn.Module] = [ResidualBlock(channels, channels, config.dialect) for _ in range(blocks)]
     if taming:
-        parts.insert(1, SpatialAttention(channels))
+        parts.insert(1, SpatialAttention(channels, GROUPS))
     return nn.Sequential(*parts)

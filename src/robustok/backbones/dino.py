@@ -1,6 +1,6 @@
 """DINO and DINOv2, vision transformers pretrained without labels, as frozen feature networks.
 
-Caron et al. 2021 (arXiv 2104.14294) and Oquab et al. 2023 (arXiv 2304.07193): the same network, DINOv2 with a learnt
+Caron et al. 2021 (arXiv 2104.14294) and Oquab et al. 2023 (arXiv 2304.07193): the same network, DINOv2 with a learned
 gain on every residual branch. Weights may have any of three layouts: their authors' (also timm's), that of the files on
 the Hugging Face hub, and that of transformers 5 in memory.
 """
@@ -19,12 +19,14 @@ from robustok.backbones.frozen import freeze
 from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.layers import Block
 from robustok.runtime.checkpoint import check_weights
+from robustok.runtime.renaming import Renames, fuse, original, renamed, unfuse
 from robustok.shapes import Features, Images
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1] as they were trained
 HEAD = 64  # width of an attention head, in all sizes
 
-PUBLISHED_NAMES = (  # parts of names: the authors' (also timm's), ours
+PARTS = ("query", "key", "value")
+PUBLISHED_NAMES: Renames = (  # (theirs, ours): the authors' (also timm's)
     ("patch_embed.proj", "embed"),
     ("cls_token", "class_token"),
     ("pos_embed", "positions"),
@@ -32,34 +34,27 @@ PUBLISHED_NAMES = (  # parts of names: the authors' (also timm's), ours
     ("ls1", "scale1"),
     ("ls2", "scale2"),
 )
-RENAMES = (  # from any layout to ours
-    (r"^embeddings\.", ""),
-    *((rf"(^|\.){re.escape(theirs)}(?=\.|$)", rf"\1{ours}") for theirs, ours in PUBLISHED_NAMES),
-    (r"^position_embeddings$", "positions"),
-    (r"^patch_embeddings\.projection\.", "embed."),
-    (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
-    (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1."),
-    (r"\.attention\.q_proj\.", ".attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.value."),
-    (r"\.(attention\.output\.dense|attention\.o_proj)\.", ".attention.proj."),
-    (r"\.layer_scale([12])\.lambda1$", r".scale\1.gamma"),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"^layernorm\.", "norm."),
+HUB_NAMES: Renames = (  # of DINOv2's files on the Hugging Face hub
+    ("^embeddings.cls_token", "^class_token"),
+    ("^embeddings.position_embeddings", "^positions"),
+    ("^embeddings.patch_embeddings.projection", "^embed"),
+    ("^encoder.layer.*", "^blocks.*"),
+    *((f"attention.attention.{part}", f"attention.{part}") for part in PARTS),
+    ("attention.output.dense", "attention.proj"),
+    ("layer_scale1.lambda1", "scale1.gamma"),
+    ("layer_scale2.lambda1", "scale2.gamma"),
+    ("^layernorm", "^norm"),
 )
-HUB_NAMES = (  # from ours to those of DINOv2's files on the Hugging Face hub
-    (r"^class_token$", "embeddings.cls_token"),
-    (r"^positions$", "embeddings.position_embeddings"),
-    (r"^embed\.", "embeddings.patch_embeddings.projection."),
-    (r"^blocks\.", "encoder.layer."),
-    (r"\.attention\.(query|key|value)\.", r".attention.attention.\1."),
-    (r"\.attention\.proj\.", ".attention.output.dense."),
-    (r"\.scale([12])\.gamma$", r".layer_scale\1.lambda1"),
-    (r"^norm\.", "layernorm."),
+OTHER_NAMES: Renames = (  # of transformers 5 in memory, and of DINO's files on the hub
+    ("^layers.*", "^blocks.*"),
+    *((f"attention.{part[0]}_proj", f"attention.{part}") for part in PARTS),
+    ("attention.o_proj", "attention.proj"),
+    ("layernorm_before", "norm1"),
+    ("layernorm_after", "norm2"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
 )
+ANY_NAMES = (*HUB_NAMES, *OTHER_NAMES, *PUBLISHED_NAMES)
 UNUSED = re.compile(r"mask_token$|^pooler\.|^head\.")  # of pretraining, or of nothing
 
 
@@ -110,13 +105,28 @@ def check_sizes(config: DINO | DINOv2) -> None:
 
 
 class DinoFeatures(NamedTuple):
-    """What `VisionTransformer` returns."""
+    """The result of `VisionTransformer`."""
 
     sequences: tuple[Float[Tensor, "b n c"], ...]  # [class token, patches in raster order] after chosen blocks
     pooled: Features | None  # (b c): the class token after the last norm; None where it was stopped after a block
 
 
-class VisionTransformer(nn.Module):
+class _Layers(nn.Module):
+    """The weights of such a network for a grid of patches, without memory: nothing is drawn for those that come."""
+
+    def __init__(self, config: DINO | DINOv2, patch: int, grid: int) -> None:
+        super().__init__()
+        c = config.width
+        with torch.device("meta"):
+            self.class_token = nn.Parameter(torch.empty(1, 1, c))
+            self.positions = nn.Parameter(torch.empty(1, 1 + grid**2, c))
+            self.embed = nn.Conv2d(3, c, patch, patch)
+            blocks = (Block(c, c // HEAD, layer_scale=config.layer_scale) for _ in range(config.depth))
+            self.blocks = nn.ModuleList(blocks)
+            self.norm = nn.LayerNorm(c, eps=1e-6)
+
+
+class VisionTransformer(_Layers):
     """A class token, and sequences after chosen blocks, of images in [-1, 1].
 
     Images are resized to `config.side`: by area where they shrink, bicubically where they grow. Made from weights in
@@ -128,16 +138,8 @@ class VisionTransformer(nn.Module):
     std: Tensor
 
     def __init__(self, config: DINO | DINOv2, state: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__(config, config.patch, config.side // config.patch)
         self.config = config
-        c = config.width
-        with torch.device("meta"):  # nothing is drawn for weights that are there already
-            self.class_token = nn.Parameter(torch.empty(1, 1, c))
-            self.positions = nn.Parameter(torch.empty(1, 1 + (config.side // config.patch) ** 2, c))
-            self.embed = nn.Conv2d(3, c, config.patch, config.patch)
-            blocks = (Block(c, c // HEAD, layer_scale=config.layer_scale) for _ in range(config.depth))
-            self.blocks = nn.ModuleList(blocks)
-            self.norm = nn.LayerNorm(c, eps=1e-6)
         self.load_state_dict(fitted(config, state), assign=True)
         freeze(self)
         for name, values in (("mean", MEAN), ("std", STD)):
@@ -166,34 +168,14 @@ def resized(images: Images, side: int) -> Float[Tensor, "b 3 {side} {side}"]:
 
 def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a DINO or DINOv2 in any of the three layouts by the names of `VisionTransformer`."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if UNUSED.search(name):
-            continue
-        renamed[_renamed(name, RENAMES)] = tensor
-    for name in [name for name in renamed if ".attention.query." in name]:
-        parts = [name.replace("query", part) for part in ("query", "key", "value")]
-        if all(part in renamed for part in parts):
-            renamed[name.replace("query", "qkv")] = torch.cat([renamed.pop(part) for part in parts])
-    return renamed
+    used = {renamed(name, ANY_NAMES): tensor for name, tensor in state.items() if not UNUSED.search(name)}
+    return fuse(used, PARTS, "qkv")
 
 
 def hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a DINOv2 in any of the three layouts by the names of its files on the hub."""
-    apart: dict[str, Tensor] = {}
-    for name, tensor in our_names(state).items():
-        if ".qkv." in name:
-            thirds = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            apart |= {name.replace("qkv", part): third for part, third in thirds}
-        else:
-            apart[name] = tensor
-    return {_renamed(name, HUB_NAMES): tensor for name, tensor in apart.items()}
-
-
-def _renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
+    apart = unfuse(our_names(state), PARTS, "qkv")
+    return {original(name, HUB_NAMES): tensor for name, tensor in apart.items()}
 
 
 def fitted(config: DINO | DINOv2, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -201,9 +183,8 @@ def fitted(config: DINO | DINOv2, state: Mapping[str, Tensor]) -> dict[str, Tens
 
     The fit is of names and shapes; both embeddings are resampled where grid or patch differ.
     """
-    ours = our_names(state)
-    wanted = our_names(shapes(config))
-    kind = type(config).__name__
+    ours, kind = our_names(state), type(config).__name__
+    wanted = _Layers(config, config.trained_patch, config.trained_grid).state_dict()
     complaint = f"these are not the weights of a {kind} of {config.depth} blocks"
     check_weights(ours, wanted, complaint, "give its published file, or set the depth", shapes=False)
     width = ours["norm.weight"].shape[0]
@@ -217,22 +198,8 @@ def fitted(config: DINO | DINOv2, state: Mapping[str, Tensor]) -> dict[str, Tens
 
 def shapes(config: DINO | DINOv2) -> dict[str, Tensor]:
     """Tensors without memory, named and shaped as in the published file of such a network."""
-    c, p = config.width, config.trained_patch
-    sizes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, c),
-        "pos_embed": (1, 1 + config.trained_grid**2, c),
-        "patch_embed.proj.weight": (c, 3, p, p),
-        "patch_embed.proj.bias": (c,),
-    }
-    for i in range(config.depth):
-        linear = {"attn.qkv": (3 * c, c), "attn.proj": (c, c), "mlp.fc1": (4 * c, c), "mlp.fc2": (c, 4 * c)}
-        for name, (outputs, inputs) in linear.items():
-            sizes |= {f"blocks.{i}.{name}.weight": (outputs, inputs), f"blocks.{i}.{name}.bias": (outputs,)}
-        sizes |= {f"blocks.{i}.{norm}.{part}": (c,) for norm in ("norm1", "norm2") for part in ("weight", "bias")}
-        if config.layer_scale is not None:
-            sizes |= {f"blocks.{i}.{scale}.gamma": (c,) for scale in ("ls1", "ls2")}
-    sizes |= {"norm.weight": (c,), "norm.bias": (c,)}
-    return {name: torch.empty(size, device="meta") for name, size in sizes.items()}
+    published = _Layers(config, config.trained_patch, config.trained_grid).state_dict()
+    return {original(name, PUBLISHED_NAMES): tensor for name, tensor in published.items()}
 
 
 def random_weights(config: DINO | DINOv2) -> dict[str, Tensor]:

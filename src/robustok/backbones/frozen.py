@@ -1,10 +1,31 @@
-"""What the frozen networks share: a convolution by given weights, and batch-norm folded into it."""
+"""Shared parts of the frozen networks: their result, a convolution by given weights, batch-norm folded into it."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from robustok.shapes import Images
+
+
+class FeatureMaps(NamedTuple):
+    """The result of a convolutional network."""
+
+    stages: tuple[Tensor, ...]  # each stage's map (b, c, h, w), the finest first
+    pooled: Tensor | None = None  # (b, c); None where there is none, or the network was stopped after a stage
+
+
+def check_stages(network: str, stages: int, there: int, images: Images, least: int) -> None:
+    """Raises ValueError for stages that a network does not have, or images with sides below the `least` for them."""
+    if not 1 <= stages <= there:
+        raise ValueError(f"stages is {stages}, but {network} has {there}; ask for 1 to {there}, or None")
+    if (side := min(images.shape[-2:])) < least:
+        raise ValueError(
+            f"{stages} stages of {network.removeprefix('this ')} need sides of {least} pixels or more, but an image "
+            f"has {side}; resize the images or ask for fewer stages"
+        )
 
 
 class FrozenConv(nn.Module):

@@ -22,10 +22,21 @@ from robustok.shapes import Features, Images
 
 SIDE = 299  # pixels
 SPATIAL = 7  # channels of the spatial features, as ADM's evaluator takes them
+BRANCHES = {  # of each block: the layers of its branches, side by side; !: stride 2; a/b: of one input, side by side
+    f"Mixed_{number}{letter}": branches
+    for number, letters, branches in (
+        ("5", "bcd", "1x1 | 5x5_1 5x5_2 | 3x3dbl_1 3x3dbl_2 3x3dbl_3 | pool _pool"),
+        ("6", "a", "3x3! | 3x3dbl_1 3x3dbl_2 3x3dbl_3! | pool"),
+        ("6", "bcde", "1x1 | 7x7_1 7x7_2 7x7_3 | 7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5 | pool _pool"),
+        ("7", "a", "3x3_1 3x3_2! | 7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4! | pool"),
+        ("7", "bc", "1x1 | 3x3_1 3x3_2a/3x3_2b | 3x3dbl_1 3x3dbl_2 3x3dbl_3a/3x3dbl_3b | pool _pool"),
+    )
+    for letter in letters
+}
 
 
 class InceptionFeatures(NamedTuple):
-    """What `Inception` returns."""
+    """The result of `Inception`."""
 
     pooled: Features  # (b 2048), of FID
     logits: Features  # (b 1008), without the classifier's bias, as the Inception Score takes them
@@ -58,15 +69,15 @@ class Inception(nn.Module):
             nn.MaxPool2d(3, stride=2),
         )
         self.middle = nn.Sequential(  # at 35 x 35 places, then 17 x 17
-            *(_block_5(state, f"Mixed_5{i}", average()) for i in "bcd"),
-            _block_6a(state),
-            *(_block_6(state, f"Mixed_6{i}", average()) for i in "bcd"),
+            *(_block(state, f"Mixed_5{i}", average()) for i in "bcd"),
+            _block(state, "Mixed_6a"),
+            *(_block(state, f"Mixed_6{i}", average()) for i in "bcd"),
         )
         self.last = nn.Sequential(  # at 17 x 17 places, then 8 x 8
-            _block_6(state, "Mixed_6e", average()),
-            _block_7a(state),
-            _block_7(state, "Mixed_7b", average()),
-            _block_7(state, "Mixed_7c", nn.MaxPool2d(3, stride=1, padding=1)),
+            _block(state, "Mixed_6e", average()),
+            _block(state, "Mixed_7a"),
+            _block(state, "Mixed_7b", average()),
+            _block(state, "Mixed_7c", nn.MaxPool2d(3, stride=1, padding=1)),
         )
         self.register_buffer("classifier", state["fc.weight"].float(), persistent=False)
         self.register_buffer("bias", state["fc.bias"].float(), persistent=False)
@@ -96,7 +107,7 @@ class Conv(FrozenConv):
 
 
 class Branches(nn.Module):
-    """What several layers make of one input, their channels side by side."""
+    """The outputs of several layers of one input, their channels side by side."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -106,60 +117,19 @@ class Branches(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
-def _block_5(state: Mapping[str, Tensor], name: str, pool: nn.Module) -> nn.Module:
-    conv = partial(_conv, state, name)
-    return Branches(
-        conv("branch1x1"),
-        nn.Sequential(conv("branch5x5_1"), conv("branch5x5_2")),
-        nn.Sequential(conv("branch3x3dbl_1"), conv("branch3x3dbl_2"), conv("branch3x3dbl_3")),
-        nn.Sequential(pool, conv("branch_pool")),
-    )
+def _block(state: Mapping[str, Tensor], name: str, pool: nn.Module | None = None) -> nn.Module:
+    """The block of a name, as `BRANCHES` has it; `pool` is what its last branch begins with."""
 
+    def layer(part: str) -> nn.Module:
+        match part:
+            case "pool":
+                return pool or nn.MaxPool2d(3, stride=2)
+            case _ if "/" in part:
+                return Branches(*map(layer, part.split("/")))
+        return Conv(state, f"{name}.branch{part.rstrip('!')}", stride=2 if part.endswith("!") else 1)
 
-def _block_6a(state: Mapping[str, Tensor]) -> nn.Module:
-    conv = partial(_conv, state, "Mixed_6a")
-    return Branches(
-        conv("branch3x3", stride=2),
-        nn.Sequential(conv("branch3x3dbl_1"), conv("branch3x3dbl_2"), conv("branch3x3dbl_3", stride=2)),
-        nn.MaxPool2d(3, stride=2),
-    )
-
-
-def _block_6(state: Mapping[str, Tensor], name: str, pool: nn.Module) -> nn.Module:
-    conv = partial(_conv, state, name)
-    return Branches(
-        conv("branch1x1"),
-        nn.Sequential(*(conv(f"branch7x7_{i}") for i in (1, 2, 3))),
-        nn.Sequential(*(conv(f"branch7x7dbl_{i}") for i in (1, 2, 3, 4, 5))),
-        nn.Sequential(pool, conv("branch_pool")),
-    )
-
-
-def _block_7a(state: Mapping[str, Tensor]) -> nn.Module:
-    conv = partial(_conv, state, "Mixed_7a")
-    return Branches(
-        nn.Sequential(conv("branch3x3_1"), conv("branch3x3_2", stride=2)),
-        nn.Sequential(*(conv(f"branch7x7x3_{i}") for i in (1, 2, 3)), conv("branch7x7x3_4", stride=2)),
-        nn.MaxPool2d(3, stride=2),
-    )
-
-
-def _block_7(state: Mapping[str, Tensor], name: str, pool: nn.Module) -> nn.Module:
-    conv = partial(_conv, state, name)
-    return Branches(
-        conv("branch1x1"),
-        nn.Sequential(conv("branch3x3_1"), Branches(conv("branch3x3_2a"), conv("branch3x3_2b"))),
-        nn.Sequential(
-            conv("branch3x3dbl_1"),
-            conv("branch3x3dbl_2"),
-            Branches(conv("branch3x3dbl_3a"), conv("branch3x3dbl_3b")),
-        ),
-        nn.Sequential(pool, conv("branch_pool")),
-    )
-
-
-def _conv(state: Mapping[str, Tensor], block: str, name: str, stride: int = 1) -> Conv:
-    return Conv(state, f"{block}.{name}", stride)
+    branches = ([layer(part) for part in branch.split()] for branch in BRANCHES[name].split(" | "))
+    return Branches(*(layers[0] if len(layers) == 1 else nn.Sequential(*layers) for layers in branches))
 
 
 def resize_like_tensorflow(images: Images, side: int) -> Float[Tensor, "b 3 {side} {side}"]:
@@ -172,26 +142,21 @@ def resize_like_tensorflow(images: Images, side: int) -> Float[Tensor, "b 3 {sid
         length = images.shape[axis]
         place = torch.arange(side, device=images.device, dtype=torch.float32) * (length / side)
         first = place.long()
-        share = (place - first).to(images.dtype).view(-1, *[1] * (3 - axis))
+        fraction = (place - first).to(images.dtype).view(-1, *[1] * (3 - axis))
         low, high = images.index_select(axis, first), images.index_select(axis, (first + 1).clamp_max(length - 1))
-        images = low + (high - low) * share
+        images = low + (high - low) * fraction
     return images
 
 
-_LAYERS = [f"Conv2d_{name}" for name in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")] + [
-    f"Mixed_{block}.branch{name}"
-    for blocks, names in {
-        "5b 5c 5d": "1x1 5x5_1 5x5_2 3x3dbl_1 3x3dbl_2 3x3dbl_3 _pool",
-        "6a": "3x3 3x3dbl_1 3x3dbl_2 3x3dbl_3",
-        "6b 6c 6d 6e": "1x1 7x7_1 7x7_2 7x7_3 7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5 _pool",
-        "7a": "3x3_1 3x3_2 7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4",
-        "7b 7c": "1x1 3x3_1 3x3_2a 3x3_2b 3x3dbl_1 3x3dbl_2 3x3dbl_3a 3x3dbl_3b _pool",
-    }.items()
-    for block in blocks.split()
-    for name in names.split()
+LAYERS = [f"Conv2d_{name}" for name in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")]
+LAYERS += [
+    f"{block}.branch{part.rstrip('!')}"
+    for block, branches in BRANCHES.items()
+    for part in branches.replace("/", " ").split()
+    if part not in ("|", "pool")
 ]
 _TENSORS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
-KEYS = frozenset({f"{layer}.{tensor}" for layer in _LAYERS for tensor in _TENSORS} | {"fc.weight", "fc.bias"})
+KEYS = frozenset({f"{layer}.{tensor}" for layer in LAYERS for tensor in _TENSORS} | {"fc.weight", "fc.bias"})
 
 
 def _check_keys(state: Mapping[str, Tensor]) -> None:

@@ -11,17 +11,21 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustok.backbones.frozen import FrozenConv, folded
+from robustok.backbones.frozen import FeatureMaps, FrozenConv, check_stages, folded
 from robustok.shapes import Images
 
 POOLED = 1280  # width of the pooled vector
 DOWN = 5  # stages, each of which halves the sides
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetLite0:
+    """The embedded EfficientNet-Lite0, trained in unless another is named: nothing to download, nothing to set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +41,12 @@ class Release:
 
     @property
     def strides(self) -> tuple[tuple[int, ...], ...]:
-        """Of the blocks in each stage: after a stem of 2, the first block of each later stage has 2."""
+        """Strides of the blocks in each stage: after a stem of 2, the first block of each later stage has 2."""
         return tuple((1 if stage == 0 else 2, *[1] * (count - 1)) for stage, count in enumerate(self.blocks))
 
     @property
     def lopsided(self) -> tuple[bool, ...]:
-        """Whether the stem and each later stage's first block pad one row less in front than behind.
+        """True where the stem and each later stage's first block pad one row less in front than behind.
 
         They were trained to where the side that reaches them is even (TensorFlow's "SAME"); an odd one is padded alike
         in front and behind. As in the package, that of the native size counts for every size.
@@ -79,15 +83,10 @@ LITE2 = Release(
 )
 
 
-class LiteFeatures(NamedTuple):
-    """What `Lite` returns."""
-
-    stages: tuple[Tensor, ...]  # (b, channels[i], h / 2^(i+1), w / 2^(i+1)), rounded down, up where not `lopsided`
-    pooled: Tensor | None  # (b, POOLED), None where the network was stopped after a stage
-
-
 class Lite(nn.Module):
     """Feature maps at five strides and one pooled vector of images in [-1, 1], at the size they come in.
+
+    Map i of 0 to 4 is (b, channels[i], h / 2^(i+1), w / 2^(i+1)), rounded down, up where not `lopsided`.
 
     Nothing in it is trained or saved: weights are buffers outside the state dict, batch-norm is folded into
     the convolutions, train mode equals eval mode. Gradients flow to the images. Until they are moved, all
@@ -108,17 +107,10 @@ class Lite(nn.Module):
             block += len(strides)
         self.head = FrozenConv(*weights["head"])
 
-    def forward(self, images: Images, stages: int | None = None) -> LiteFeatures:
+    def forward(self, images: Images, stages: int | None = None) -> FeatureMaps:
         """All features; or, for less time, only the first `stages` maps and no pooled vector."""
         count = DOWN if stages is None else stages
-        if not 1 <= count <= DOWN:
-            raise ValueError(f"stages is {stages}, but {self.release.name} has {DOWN}; ask for 1 to {DOWN}, or None")
-        side = min(images.shape[-2:])
-        if side < 2**count:
-            raise ValueError(
-                f"{count} stages of {self.release.name} need sides of {2**count} pixels or more, but an image has "
-                f"{side}; resize the images or ask for fewer stages"
-            )
+        check_stages(self.release.name, count, DOWN, images, 2 ** max(0, count))
         with torch.autocast(images.device.type, enabled=False):
             images = images.to(self.stem.weight.dtype, memory_format=torch.channels_last)
             x = F.relu6(self.stem((images * 127.5 + 0.5) / 128), inplace=True)  # trained on (pixel - 127) / 128
@@ -127,7 +119,7 @@ class Lite(nn.Module):
                 x = stage(x)
                 maps.append(x)
             pooled = F.relu6(self.head(x), inplace=True).mean(dim=(2, 3)) if stages is None else None
-        return LiteFeatures(tuple(maps), pooled)
+        return FeatureMaps(tuple(maps), pooled)
 
 
 class InvertedResidual(nn.Module):

@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def resampled(positions: Float[Tensor, "n d"], grid: int, extra: int) -> Float[Tensor, "m d"]:
-    """Position embeddings for grid x grid places; the first `extra` ones, of the class token, stay.
+    """Position embeddings of grid x grid patches; the first `extra` ones, of the class token, stay.
 
     Bicubic with antialiasing, as timm does it.
     """
-    first, places = positions[:extra].float(), positions[extra:].float()
-    old = round(len(places) ** 0.5)
+    first, patches = positions[:extra].float(), positions[extra:].float()
+    old = round(len(patches) ** 0.5)
     if old == grid:
         return positions
-    plane = places.T.reshape(1, -1, old, old)
+    plane = patches.T.reshape(1, -1, old, old)
     plane = F.interpolate(plane, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, plane.flatten(2)[0].T])
 

@@ -1,23 +1,31 @@
-"""VGG-16 as a frozen feature network: all of it for LPIPS, or its first stages.
+"""VGG-16 as a frozen feature network: all of it for LPIPS, or its first three stages, which are embedded.
 
 Simonyan & Zisserman 2014 (arXiv 1409.1556, configuration D), by the key names of torchvision's `vgg16`. The maps are
-those that LPIPS compares: after the last ReLU in front of each pooling.
+those that LPIPS compares: after the last ReLU in front of each pooling. The embedded ones were trained on ImageNet and
+fine-tuned for holistically-nested edge detection (HED; Xie & Tu 2015, arXiv 1504.06375). Their source, licenses and how
+the file was made: `vgg_hed_weights/README.md` beside this.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from robustok.backbones.frozen import FrozenConv
+from robustok.backbones.frozen import FeatureMaps, FrozenConv, check_stages
 from robustok.runtime.weights import WeightFile
 from robustok.shapes import Images
 
 CONVS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # numbers of the convolutions in each stage
 HEAD_NAMES = tuple(f"lin{i}.model.1.weight" for i in range(len(CONVS)))  # names of the weights of LPIPS
+HED_STAGES = 3  # conv1_1 to conv3_3; the others would take eight times the space
+HED_MEAN = (122.679, 116.669, 104.007)  # red, green, blue of 255, which HED's network takes off
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' scaling layer, of values in [-1, 1]
 
 VGG16 = WeightFile(
@@ -56,15 +64,10 @@ class LPIPSVGG:
         return tuple(self.width * times for times in (1, 2, 4, 8, 8))
 
 
-class VggFeatures(NamedTuple):
-    """What `Vgg16` returns."""
-
-    stages: tuple[Tensor, ...]  # (b, c, h / 2^i, w / 2^i), sides rounded down; c is 64, 128, 256, 512, 512
-
-
 class Vgg16(nn.Module):
     """Feature maps at five strides of images in [-1, 1], at the size they come in.
 
+    Map i is (b, c, h / 2^i, w / 2^i), sides rounded down; c is 64, 128, 256, 512, 512.
     Made from a state dict by its published key names; channel counts are read from the tensors, and neither the
     classifier nor stages after the first `stages` are needed. The network is given (images - shift) / scale, by default
     LPIPS' values. Nothing in it is trained or saved. Gradients flow to the images. It runs in float32, under autocast
@@ -94,18 +97,11 @@ class Vgg16(nn.Module):
         self.register_buffer("shift", torch.tensor(shift).view(3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Images, stages: int | None = None) -> VggFeatures:
+    def forward(self, images: Images, stages: int | None = None) -> FeatureMaps:
         """The first `stages` maps, or all that there are."""
         there = len(self.stages)
         stages = there if stages is None else stages
-        if not 1 <= stages <= there:
-            raise ValueError(f"stages is {stages}, but this VGG-16 has {there}; ask for 1 to {there}")
-        side = min(images.shape[-2:])
-        if side < 2 ** (stages - 1):
-            raise ValueError(
-                f"{stages} stages of VGG-16 need sides of {2 ** (stages - 1)} pixels or more, but an image has {side}; "
-                "resize the images or ask for fewer stages"
-            )
+        check_stages("this VGG-16", stages, there, images, 2 ** max(0, stages - 1))
         with torch.autocast(images.device.type, enabled=False):
             x = (images.to(self.shift.dtype, memory_format=torch.channels_last) - self.shift) / self.scale
             maps: list[Tensor] = []
@@ -113,7 +109,7 @@ class Vgg16(nn.Module):
                 x = F.max_pool2d(x, 2) if i > 0 else x
                 x = stage(x)
                 maps.append(x)
-        return VggFeatures(tuple(maps))
+        return FeatureMaps(tuple(maps))
 
 
 def _stage(state: Mapping[str, Tensor], numbers: tuple[int, ...]) -> nn.Sequential:
@@ -141,3 +137,30 @@ def random_weights(config: LPIPSVGG) -> dict[str, Tensor]:
 def random_heads(config: LPIPSVGG) -> dict[str, Tensor]:
     """Every channel counts alike, by the published names."""
     return {name: torch.full((1, c, 1, 1), 1 / c) for name, c in zip(HEAD_NAMES, config.widths, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGGHED:
+    """The embedded VGG-16 trunk, three maps, as edge detection (HED) fine-tuned it: nothing to download or to set."""
+
+
+def vgg_hed() -> Vgg16:
+    """The embedded network, of images in [-1, 1]; its maps are relu1_2, relu2_2 and relu3_3 at stride 1, 2, 4."""
+    shift = tuple(mean / 127.5 - 1 for mean in HED_MEAN)
+    return Vgg16(_hed_weights(), stages=HED_STAGES, shift=shift, scale=(1 / 127.5,) * 3)
+
+
+@cache
+def hed_fingerprint() -> str:
+    """SHA-256 of the embedded file: names this feature space in a score's protocol."""
+    return hashlib.sha256(hed_weight_file().read_bytes()).hexdigest()
+
+
+def hed_weight_file() -> Traversable:
+    """The embedded file: half precision, by the key names of torchvision's `vgg16`, channels in the order RGB."""
+    return files("robustok.backbones") / "vgg_hed_weights" / "conv1_1-conv3_3.safetensors"
+
+
+@cache
+def _hed_weights() -> dict[str, Tensor]:
+    return load(hed_weight_file().read_bytes())

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import robustok
-from robustok.backbones import vgg, vgg_hed
+from robustok.backbones import vgg
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.terminal import bold, table
@@ -102,7 +102,7 @@ def embedded() -> list[tuple[str, str]]:
     folder = Path(str(resources.files("robustok.data"))) / "fashion_mnist"
     size = sum(file.stat().st_size for file in folder.glob("*.gz"))
     emoji = Path(str(sprite_file()))
-    weights = Path(str(vgg_hed.weight_file()))
+    weights = Path(str(vgg.hed_weight_file()))
     return [
         ("Fashion-MNIST", f"{size / 1e6:.0f} MB in {folder}" if size else f"missing from {folder}: reinstall robustok"),
         ("Fluent emoji", f"{emoji.stat().st_size / 1e6:.0f} MB, scenes in color, in {emoji.parent}"),

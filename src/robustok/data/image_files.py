@@ -3,6 +3,7 @@
 Pillow lets other threads run while it decodes and resizes, so threads do what processes would, and share memory.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

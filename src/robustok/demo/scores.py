@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from robustok.backbones.vgg_hed import VGGHED
+from robustok.backbones.vgg import VGGHED
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.decoding import decoded, precision
 from robustok.evaluation.features.extractor import Extractor

@@ -6,7 +6,7 @@ those of LightningDiT (Yao et al. 2025, arXiv 2501.01423, table 3): SwiGLU, RMSN
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +140,8 @@ class DiffusionTransformerModel(Pretrained):
     cos: Tensor | None
     sin: Tensor | None
     kind, config_type = "latent generator", DiffusionTransformer
+    times: ClassVar[TrainingTimes] = TrainingTimes()  # noise levels that it is trained at unless told
+    direction: ClassVar[float] = 0.0  # weight of the velocity's direction in its loss
     config: DiffusionTransformer
 
     def __init__(self, config: DiffusionTransformer):
@@ -222,13 +224,15 @@ class DiffusionTransformerModel(Pretrained):
     def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
         """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
         config = self.config
-        times = times or TrainingTimes()
+        times = times or self.times
         return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
 
     def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
-        """Mean squared error of the velocity."""
+        """Mean squared error of the velocity, and of its direction as the model's authors weigh it."""
         interpolant = self.config.interpolant
-        return flow_matching_loss(self, latents, labels, draw, no_label=self.no_label, interpolant=interpolant)
+        return flow_matching_loss(
+            self, latents, labels, draw, no_label=self.no_label, interpolant=interpolant, direction=self.direction
+        )
 
 
 def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:

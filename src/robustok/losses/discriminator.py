@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from robustok.backbones.dino import DINO, DINOv2
-from robustok.backbones.lite0 import CHANNELS, Lite0
+from robustok.backbones.lite import LITE0, Lite
 from robustok.shapes import Images
 
 LogitMaps: TypeAlias = Float[Tensor, "b heads p q"]
@@ -46,8 +46,8 @@ class FeatureDiscriminator:
 
     def __post_init__(self) -> None:
         check_width(self.width)
-        if not self.stages or not set(self.stages) <= set(range(1, len(CHANNELS) + 1)):
-            raise ValueError(f"stages is {self.stages}; name one or more of Lite0's stages 1 to {len(CHANNELS)}")
+        if not self.stages or not set(self.stages) <= set(range(1, len(LITE0.channels) + 1)):
+            raise ValueError(f"stages is {self.stages}; name one or more of Lite0's stages 1 to {len(LITE0.channels)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +126,8 @@ class FeatureHeads(nn.Module):
         super().__init__()
         self.stages = sorted(set(config.stages))
         self.size = config.size
-        self.backbone = Lite0()
-        self.heads = nn.ModuleList(head(CHANNELS[stage - 1], config) for stage in self.stages)
+        self.backbone = Lite()
+        self.heads = nn.ModuleList(head(LITE0.channels[stage - 1], config) for stage in self.stages)
 
     def forward(self, images: Images) -> LogitMaps:
         if self.size is not None:

@@ -124,9 +124,9 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Self-attention of one head over the places of a map, added to it."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int | None = None):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels) if groups is None else nn.GroupNorm(groups, channels, eps=1e-6)
         self.qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,8 +44,7 @@ class Adversarial:
         if not 0 <= self.disc_start <= self.gan_start <= 1:
             raise ValueError(
                 "disc_start and gan_start are fractions of training, the first not above the second: the "
-                f"discriminator learns before the decoder meets it; not {self.disc_start} and "
-                f"{self.gan_start}"
+                f"discriminator learns before the decoder meets it; not {self.disc_start} and {self.gan_start}"
             )
 
 
@@ -61,11 +60,11 @@ class DiscriminatorTrainer:
         self.averages = LogitAverages().to(device)
 
     def disc_started(self, step: int) -> bool:
-        """Whether the discriminator trains in this step."""
+        """True when the discriminator trains in this step."""
         return step >= self.config.disc_start * self.steps
 
     def gan_started(self, step: int) -> bool:
-        """Whether the decoder has an adversarial loss in this step: never before the discriminator took one."""
+        """True when the decoder has an adversarial loss in this step: never before the discriminator took one."""
         return step >= self.config.gan_start * self.steps and self.disc_started(step - 1)
 
     def _logits(self, images: Images, purpose: str, step: int, micro: MicroBatch) -> Tensor:
@@ -88,11 +87,8 @@ class DiscriminatorTrainer:
                 for images in (target, output)
             )
         loss = discriminator_loss(real, fake, self.config.kind)
-        terms = {
-            "discriminator": loss.detach(),
-            "logits_real": real.detach().mean(),
-            "logits_fake": fake.detach().mean(),
-        }
+        terms = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        terms = {name: term.detach() for name, term in terms.items()}
         if self.config.lecam:
             # LeCam compares logits with running averages of all ranks' logits; they move once a step, by all of it.
             means = [mean(micro.weight * logits.detach().mean()) for logits in (real, fake)]
@@ -107,24 +103,16 @@ class DiscriminatorTrainer:
         return {"discriminator_gradient_norm": terms["gradient_norm"], "skipped": terms["skipped"]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averages": self.averages.state_dict(),
-        }
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "averages")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averages.load_state_dict(state["averages"])
+        for name in ("model", "optimizer", "averages"):
+            getattr(self, name).load_state_dict(state[name])
 
     def save(self, folder: str | Path) -> None:
         """Write the network, for another stage to begin with."""
-        save_model(
-            folder,
-            self.model.state_dict(),
-            {"kind": "discriminator", "config": to_plain(self.config.discriminator)},
-        )
+        about = {"kind": "discriminator", "config": to_plain(self.config.discriminator)}
+        save_model(folder, self.model.state_dict(), about)
 
     def begin_with(self, folder: str | Path) -> None:
         """Take over the network of an earlier stage. Raises ValueError when it is another kind of network."""

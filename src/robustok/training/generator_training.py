@@ -23,15 +23,16 @@ from robustok.layers import Block, check_float32
 from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive, stream
-from robustok.training.loop import Loop, Picture, Validation, run
+from robustok.training.loop import Loop, Validation, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast, is_bf16, load_whole
 from robustok.training.performance import Performance, blocks, without_performance
+from robustok.training.previews import Picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTraining:
-    """How a generator is trained on cached tokens or latents."""
+    """Training of a generator on cached tokens or latents."""
 
     generator: Autoregressive | Llama | DiffusionTransformer | None = None  # what is trained; None: one that is given
     loop: Loop  # how long, and how often to log, save and preview
@@ -112,11 +113,7 @@ class GeneratorStage:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-        }
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "ema")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_whole(self.model, state["model"])
@@ -133,8 +130,7 @@ def build_generator(
             return AutoregressiveModel(config)
         case Llama():
             return LlamaModel(config)
-        case DiffusionTransformer():
-            return DiffusionTransformerModel(config)
+    return DiffusionTransformerModel(config)
 
 
 def _model(config: GeneratorTraining, given: Any) -> Any:
@@ -208,7 +204,7 @@ def train_generator(
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """What is put together on its own while it computes: blocks, and before them what others call of them."""
+    """Modules put together on their own while they compute: blocks, and before them what others call of them."""
     for block in blocks(model):
         if isinstance(block, Block) and block.modulation is not None:
             yield block.modulation

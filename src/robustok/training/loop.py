@@ -34,9 +34,7 @@ from robustok.runtime.stopping import SIGNALS, Stopping, stop
 from robustok.runtime.threads import Threads
 from robustok.runtime.trackers import TrackerName, Trackers, check_installed
 from robustok.runtime.writing import Writer
-from robustok.training.previews import Picture as Picture
-from robustok.training.previews import as_image, write_previews
-from robustok.training.saving import RESUME as RESUME
+from robustok.training.previews import Picture, as_image, write_previews
 from robustok.training.saving import RUN, Best, Saves, values_of
 
 FORMER = {"looking": "evaluation_seconds"}  # counts by the names that older saves have
@@ -61,7 +59,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long to train, and how often to log, save and preview."""
+    """Length of training, and intervals at which it logs, saves and previews."""
 
     steps: int  # optimizer steps
     batch_size: int  # images in a step, over all ranks
@@ -75,17 +73,16 @@ class Loop:
     max_skipped: int = 10  # steps without finite loss, in a row, after which the run stops
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("save_every", 0), ("keep_last", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name, least in (("preview_every", 0), ("max_skipped", 1)):
+        from_zero = ("save_every", "preview_every")
+        for name in ("steps", "batch_size", "log_every", "keep_last", "max_skipped", *from_zero):
+            least = 0 if name in from_zero else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 @dataclass
 class _Counts:
-    """What the loop itself remembers from save to save."""
+    """The loop's own memory from save to save."""
 
     done: int = 0  # steps taken
     seconds: float = 0.0  # time taken, over all parts of the run
@@ -149,10 +146,8 @@ def run(
     batches     the batch of step 0, 1, ...: a pure function of the step, called ahead of it in threads
     name        what the run is called on the screen
     describe    the run's whole configuration as JSON values; a run with another one is not continued
-    preview     pictures by name, asked for every `config.preview_every` steps and at the end;
-                they go to `previews/{name}_{step}.png`
-    check       values by name, or scores, asked for every `check_every` steps and at the end;
-                they go to `metrics.jsonl`
+    preview     pictures by name, for `previews/{name}_{step}.png`, every `config.preview_every` steps and at the end
+    check       values by name, or scores, for `metrics.jsonl`, every `check_every` steps and at the end
     model       the model as it would be used, with `save_pretrained`, asked for when it is the best so far;
                 it goes to `best/`
     first       values by name of what a new run begins with, row 0 of `metrics.jsonl`; not called by one that goes on
@@ -173,7 +168,9 @@ def run(
             raise _lost(counts, {}, name, folder)
         best, log = Best(folder, config.keep_best, model, counts.best), MetricsLog(folder)
         progress = Progress(name, config.steps, images_per_step=config.batch_size, start=counts.done, quiet=quiet)
-        _say_where(counts, config.steps, progress)
+        if counts.done:
+            left = config.steps - counts.done
+            progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
         with Trackers(config.tracker if is_main() else (), folder, saves.settings, counts.done) as trackers, progress:
             for batch in prefetched(batches, counts.done, config.steps):
                 # The step, and what all processes agree on after it.
@@ -231,7 +228,7 @@ def _begin(
 
 
 def _due(done: int, steps: int, every: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens now."""
+    """True when something that happens every so many steps, and at the end, happens now."""
     return (every > 0 and done % every == 0) or done == steps
 
 
@@ -241,9 +238,7 @@ def _agreed(terms: Mapping[str, Tensor], failed: bool, asked: int | None) -> tup
     In one exchange and one wait for the device.
     """
     flags = torch.tensor([float(failed), *(float(asked == number) for number in SIGNALS)])
-    device = max(
-        (term.device for term in terms.values()), key=lambda device: device.type != "cpu", default=flags.device
-    )
+    device = next((term.device for term in terms.values() if term.device.type != "cpu"), flags.device)
     stacked = torch.stack([*(term.detach().to(device, torch.float32) for term in terms.values()), *flags.to(device)])
     *values, any_failed, interrupted, terminated = mean(stacked).tolist()
     signals = [number for number, asks in zip(SIGNALS, (interrupted, terminated), strict=True) if asks]
@@ -251,15 +246,11 @@ def _agreed(terms: Mapping[str, Tensor], failed: bool, asked: int | None) -> tup
 
 
 def _pace(counts: _Counts, progress: Progress) -> dict[str, float]:
-    """How fast it goes, and what fraction of the time went into evaluation."""
-    pace = {
-        "skipped": counts.skipped,
-        "images_per_second": progress.rate(counts.done),
-        "seconds": counts.seconds,
-    }
-    return pace | (
-        {"evaluation_share": counts.evaluation_seconds / counts.seconds} if counts.evaluation_seconds else {}
-    )
+    """Images a second, and the fraction of the time that went into evaluation."""
+    pace = {"skipped": counts.skipped, "images_per_second": progress.rate(counts.done), "seconds": counts.seconds}
+    if counts.evaluation_seconds:
+        pace["evaluation_share"] = counts.evaluation_seconds / counts.seconds
+    return pace
 
 
 def _evaluated(check: Callable[[int], Validation], counts: _Counts, progress: Progress) -> Validation:
@@ -270,13 +261,6 @@ def _evaluated(check: Callable[[int], Validation], counts: _Counts, progress: Pr
         fraction = f"{counts.evaluation_seconds / counts.seconds:.0%} of the time so far went into evaluation"
         progress.say(f"at step {counts.done}: {in_words(values)} ({fraction})")
     return checked
-
-
-def _say_where(counts: _Counts, steps: int, progress: Progress) -> None:
-    """Say where a run that was stopped goes on."""
-    if counts.done:
-        left = steps - counts.done
-        progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
 
 
 def _previewed(
@@ -301,17 +285,16 @@ def _check_skipped(
 
 
 def _lost(counts: _Counts, values: Mapping[str, float], name: str, folder: Path) -> RuntimeError:
-    """What to say where too many steps in a row were skipped: since some step, or from the first one on."""
-    if counts.skipped < counts.done:
-        return RuntimeError(
-            f"{name} stopped at step {counts.done}: the loss or its gradient was not finite in the last "
-            f"{counts.skipped_in_row} steps; lower the learning rate, lengthen the warm-up or train in fp32, "
-            f"in another folder than {folder}"
-        )
+    """The error of too many steps in a row that were skipped: since some step, or from the first one on."""
+    what = "the loss or its gradient was not finite"
     lost = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-    return RuntimeError(
-        f"{name} stopped at step {counts.done}: every step was skipped, since the loss or its gradient was not finite "
-        f"from the first one on{lost and f' ({lost})'}, so nothing was learned; no learning rate helps: look at the "
-        "images, the weights that it began with and the terms of the loss, or train in fp32, "
-        f"in another folder than {folder}"
-    )
+    if counts.skipped < counts.done:
+        told = f"{what} in the last {counts.skipped_in_row} steps; lower the learning rate, lengthen the warm-up"
+    else:
+        told = (
+            f"every step was skipped, since {what} from the first one on{lost and f' ({lost})'}, so nothing was "
+            "learned; no learning rate helps: look at the images, the weights that it began with and the terms of the "
+            "loss,"
+        )
+    remedy = f"or train in fp32, in another folder than {folder}"
+    return RuntimeError(f"{name} stopped at step {counts.done}: {told} {remedy}")

@@ -7,9 +7,10 @@ holds its own rows of the batch only, micro-batch after micro-batch.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -58,7 +59,7 @@ class MicroBatch:
 
     @property
     def last(self) -> bool:
-        """Whether it is the batch's last one."""
+        """True for the batch's last one."""
         return self.start + self.size == self.batch
 
     @property
@@ -121,30 +122,24 @@ def split(batch: Any, micro_batches: Sequence[MicroBatch]) -> Iterator[tuple[Any
         for piece, micro in split(batch, micro_batches_of(len(batch), config.micro_batches)):
             optimizer.backward(loss(piece), micro.fraction, last=micro.last)
     """
-    lengths = {len(tensor) for tensor in _tensors(batch)}
+    lengths = set[int]()
+    _mapped(batch, lambda tensor: lengths.add(len(tensor)))
     if len(lengths) != 1:
         raise ValueError(f"the tensors of a batch have lengths {sorted(lengths)}; they must agree to be split")
     assert lengths == {sum(m.counts[m.own] for m in micro_batches)}, "a process holds its own rows of the batch only"
     start = 0
     for micro in micro_batches:
         stop = start + micro.counts[micro.own]
-        yield _slice(batch, start, stop), micro
+        yield _mapped(batch, itemgetter(slice(start, stop))), micro
         start = stop
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-        return
-    for value in batch.values() if isinstance(batch, dict) else batch:
-        yield from _tensors(value)
-
-
-def _slice(batch: Any, start: int, stop: int) -> Any:
+def _mapped(batch: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The batch with every tensor changed."""
     match batch:
         case Tensor():
-            return batch[start:stop]
+            return change(batch)
         case dict():
-            return {name: _slice(value, start, stop) for name, value in batch.items()}
-    values = [_slice(value, start, stop) for value in batch]
+            return {name: _mapped(value, change) for name, value in batch.items()}
+    values = [_mapped(value, change) for value in batch]
     return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.backbones.lite0 import EfficientNetLite0
-from robustok.backbones.vgg import LPIPSVGG
-from robustok.backbones.vgg_hed import STAGES, VGGHED
+from robustok.backbones.lite import EfficientNetLite0
+from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED
 from robustok.data.images import ImageSet
 from robustok.losses.adversarial import adaptive_weight
 from robustok.losses.frechet import FrechetLoss, relative
@@ -46,9 +45,10 @@ class Objective:
             raise ValueError(
                 f"the weights of the image terms are 0 or more, and one of l1, l2 and perceptual is more, not {weights}"
             )
-        if isinstance(self.network, VGGHED) and self.perceptual_stages > STAGES:
+        if isinstance(self.network, VGGHED) and self.perceptual_stages > HED_STAGES:
             raise ValueError(
-                f"perceptual_stages is {self.perceptual_stages}, but VGGHED has {STAGES} maps; ask for 1 to {STAGES}"
+                f"perceptual_stages is {self.perceptual_stages}, but VGGHED has {HED_STAGES} maps; "
+                f"ask for 1 to {HED_STAGES}"
             )
 
 

@@ -109,19 +109,12 @@ class Optimizer:
             self.adamw.step()
         self.adamw.zero_grad()
         self._finite.fill_(1)
-        return {
-            "lr": torch.tensor(lr, device=norm.device),
-            "gradient_norm": norm,
-            "skipped": (~finite).float(),
-        }
+        return {"lr": torch.tensor(lr, device=norm.device), "gradient_norm": norm, "skipped": (~finite).float()}
 
     def state_dict(self) -> dict[str, Any]:
         """The moments and step count of every parameter that has been updated, by name."""
-        return {
-            name: dict(self.adamw.state[weight])
-            for name, weight in self.parameters.items()
-            if weight in self.adamw.state
-        }
+        updated = self.adamw.state
+        return {name: dict(updated[weight]) for name, weight in self.parameters.items() if weight in updated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave. Raises ValueError when names or shapes do not fit."""
@@ -237,7 +230,7 @@ def autocast(device: str | torch.device, precision: Precision = "auto") -> Abstr
 
 
 def is_bf16(device: str | torch.device, precision: Precision) -> bool:
-    """Whether `autocast` computes in bfloat16."""
+    """True when `autocast` computes in bfloat16."""
     return precision == "bf16" or (precision == "auto" and _multiplies_bf16(torch.device(device).type))
 
 

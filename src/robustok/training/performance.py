@@ -16,7 +16,7 @@ from robustok.runtime.distributed import world_size
 
 @dataclass(frozen=True, kw_only=True)
 class Performance:
-    """What costs or saves time and memory and does not change what is learned."""
+    """Settings that cost or save time and memory and do not change what is learned."""
 
     checkpointing: bool = False  # backward computes every block's activations again: a third more work, far less memory
     compile: str | None = None  # backend of torch.compile, on GPUs inductor; None: the model runs as it is written

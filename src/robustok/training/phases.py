@@ -18,11 +18,11 @@ class Phases:
 
     @property
     def perturbing(self) -> bool:
-        """Whether images are perturbed in this phase: in the last one."""
+        """True when images are perturbed in this phase: in the last one."""
         return self.decoder_only or self.change == self.steps
 
     def begins(self, step: int) -> bool:
-        """Whether the second phase begins with this step."""
+        """True when the second phase begins with this step."""
         return self.change < self.steps and step >= self.change and not self.decoder_only
 
     def begin(self, model: ContinuousTokenizer, averaged: nn.Module) -> None:
@@ -40,7 +40,7 @@ class Phases:
             weight.requires_grad_(weight.requires_grad and weight in own)
 
     def step_in_phase(self, step: int, optimizer: Optimizer) -> int:
-        """How far the phase is, for each has a course of the learning rate of its own, which the optimizer takes."""
+        """The step within the phase: each has a course of the learning rate of its own, which the optimizer takes."""
         first, last = (self.change, self.steps) if self.decoder_only else (0, self.change)
         optimizer.steps = last - first
         return step - first

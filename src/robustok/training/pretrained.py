@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from robustok.backbones import dino, vgg
 from robustok.backbones.dino import DINO, DINOv2, VisionTransformer
-from robustok.backbones.lite import POOLED
-from robustok.backbones.lite0 import EfficientNetLite0, Lite0
+from robustok.backbones.lite import POOLED, EfficientNetLite0, Lite
 from robustok.backbones.resampling import resampled, resampled_patches
-from robustok.backbones.vgg import LPIPSVGG
-from robustok.backbones.vgg_hed import VGGHED, vgg_hed
+from robustok.backbones.vgg import LPIPSVGG, VGGHED, vgg_hed
 from robustok.losses import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
 from robustok.losses.perceptual import Perceptual
@@ -55,7 +53,7 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
     """The perceptual distance in the first `stages` maps of a network, of images resized to `size` if it is given."""
     match config:
         case EfficientNetLite0():
-            return Perceptual(Lite0(), stages, size)
+            return Perceptual(Lite(), stages, size)
         case VGGHED():
             return Perceptual(vgg_hed(), stages, size)
         case LPIPSVGG(weights=weights, heads=heads):
@@ -68,7 +66,7 @@ def semantic_teacher(config: EfficientNetLite0 | DINOv2) -> Teacher:
     """The network whose features say what is in an image."""
     match config:
         case EfficientNetLite0():
-            return Teacher(Lite0(), POOLED)
+            return Teacher(Lite(), POOLED)
         case DINOv2():
             return Teacher(VisionTransformer(config, dino_weights(config)), config.width)
 

@@ -1,4 +1,4 @@
-"""What a run leaves to go on from, and the best model so far.
+"""Saves of a run, to go on from, and the best model so far.
 
 A save is one file, however many processes train: tensors that FSDP cut are put together one after the other and
 copied to the main process's memory, which then writes while training goes on. So any number of processes reads what
@@ -88,7 +88,7 @@ class Saves:
             )
 
     def _left(self) -> list[Path]:
-        """What a run leaves beside its last save, as far as it is there."""
+        """Everything that a run leaves beside its last save, as far as it is there."""
         names = [*self._older(), *LEFT]
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
@@ -167,7 +167,7 @@ class Best:
 
 
 def values_of(checked: Mapping[str, float] | Sequence[Score]) -> dict[str, float]:
-    """What was checked, by name."""
+    """Values of what was checked, by name."""
     if isinstance(checked, Mapping):
         return dict(checked)
     return {score.metric: score.value for score in checked}

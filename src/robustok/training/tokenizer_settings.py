@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from robustok.backbones.dino import DINOv2
-from robustok.backbones.lite0 import EfficientNetLite0
+from robustok.backbones.lite import EfficientNetLite0
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
@@ -22,7 +22,7 @@ OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTraining:
-    """How a tokenizer is trained, one with a codebook or one without: the kind of the perturbation says which."""
+    """Training of a tokenizer with a codebook or without one: the kind of the perturbation says which."""
 
     tokenizer: TokenizerConfig | AutoencoderConfig | None = None  # what is trained; None: a tokenizer that is given
     start: DINOv2 | None = None  # whose weights a new tokenizer's vision transformers begin with
@@ -70,12 +70,12 @@ class TokenizerTraining:
 
     @property
     def has_codebook(self) -> bool:
-        """Whether what is trained has one."""
+        """True when what is trained has a codebook."""
         return not isinstance(self.perturbation, LatentNoise | LatentMixing)
 
 
 def other_kind(perturbation: AnyPerturbation, tokenizer: str, has_codebook: bool) -> str:
-    """What is wrong with perturbing a tokenizer as one of the other kind is."""
+    """The message against perturbing a tokenizer as one of the other kind is."""
     kind, remedy = ("has a", "Perturbation") if has_codebook else ("has no", "LatentNoise or LatentMixing")
     return (
         f"a {tokenizer} {kind} codebook and is not perturbed by {type(perturbation).__name__}; set perturbation to "

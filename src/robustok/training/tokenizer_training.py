@@ -24,13 +24,14 @@ from robustok.shapes import Images
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer, TokenizerConfig, as_module
 from robustok.training.calibration import now
-from robustok.training.loop import Picture, Validation, run
+from robustok.training.loop import Validation, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.objective import ImageLoss
 from robustok.training.optim import EMA, Accumulation, Optimizer, autocast
 from robustok.training.performance import without_performance
 from robustok.training.phases import Phases
 from robustok.training.pretrained import begin_with_dinov2
+from robustok.training.previews import Picture
 from robustok.training.tokenizer_settings import AnyPerturbation as AnyPerturbation
 from robustok.training.tokenizer_settings import TokenizerTraining as TokenizerTraining
 from robustok.training.tokenizer_settings import other_kind
@@ -45,6 +46,8 @@ class TokenizerStage:
     ask for a gradient change. `observe` the images that will be trained on first, where the objective has a Frechet
     term, where a batch has few latents for the number of codes, and for `averaged`.
     """
+
+    PARTS = ("model", "optimizer", "ema", "image_loss", "latents")  # of its state
 
     def __init__(
         self,
@@ -111,23 +114,14 @@ class TokenizerStage:
         return self.latents.finished(self.ema.module, self._images)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": as_module(self.model).state_dict(),
-            "latents": self.latents.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-            "image_loss": self.image_loss.state_dict(),
-            "decoder_only": self.phases.decoder_only,
-        }
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return parts | {"decoder_only": self.phases.decoder_only}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        as_module(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
-        self.image_loss.load_state_dict(state["image_loss"])
         if state["decoder_only"]:
             self.phases.hold(self.model)
-        self.latents.load_state_dict(state["latents"])
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
 
 
 def _model(config: TokenizerTraining, given: ContinuousTokenizer | None) -> ContinuousTokenizer:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.backbones.lite0 import Lite0
+from robustok.backbones.lite import Lite
 from robustok.evaluation.features.extractor import (
     CustomExtractor,
     Extractor,
@@ -27,7 +27,7 @@ def test_lite0_is_the_pooled_vector_of_the_resized_image(pixels):
     features = extract(pixels)
     assert features.shape == (6, 1280)
     assert features.dtype == torch.float32
-    torch.testing.assert_close(features, Lite0()(resized).pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, Lite()(resized).pooled, rtol=1e-4, atol=1e-5)
 
 
 HELD_OUT = {"lite2": (1280, 64, 260), "vgg-hed": (256, 32, 224)}  # features, smallest and largest side

@@ -7,7 +7,7 @@ antialiasing where they shrink, to a square of their own longer side, within lim
 import torch
 from torch import Tensor, nn
 
-from robustok.backbones.vgg_hed import fingerprint, vgg_hed
+from robustok.backbones.vgg import hed_fingerprint, vgg_hed
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs, resize, side_within
 from robustok.shapes import to_images
 
@@ -29,7 +29,7 @@ def vgg_hed_space(*, batch_size: int = 64, device: torch.device | str = "cpu") -
     about = {
         "features": "vgg-hed",
         "network": "VGG-16 as HED fine-tuned it, mean of relu3_3",
-        "weights": fingerprint()[:16],
+        "weights": hed_fingerprint()[:16],
         "resize": f"bilinear, antialiased, to squares of the longer side, {SMALLEST} to {LARGEST} pixels",
     }
     limits = SMALLEST, LARGEST

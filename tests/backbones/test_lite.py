@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from robustok.backbones.lite import LITE0, LITE1, LITE2, POOLED, Lite, Release, fingerprint, weight_file
-from robustok.backbones.lite0 import Lite0
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -15,8 +14,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def network() -> Lite0:
-    return Lite0()
+def network() -> Lite:
+    return Lite()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 64)])
@@ -47,7 +46,7 @@ def test_features_equal_those_of_the_published_network(release: Release, size: t
     torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5 * pooled.abs().max().item())
 
 
-def test_stopping_after_a_stage_gives_the_same_maps(network: Lite0):
+def test_stopping_after_a_stage_gives_the_same_maps(network: Lite):
     images = noise(2, 3, 32, 32)
     full = network(images)
     for count in range(1, 6):
@@ -58,7 +57,7 @@ def test_stopping_after_a_stage_gives_the_same_maps(network: Lite0):
 
 
 def test_gradient_reaches_the_images():
-    network = Lite0().double()  # double: a difference quotient is not drowned by rounding
+    network = Lite().double()  # double: a difference quotient is not drowned by rounding
     images = noise(1, 3, 32, 32).double().requires_grad_()
     direction = noise(1, 3, 32, 32, seed=1).double() * 1e-7
     network(images).pooled.sum().backward()
@@ -67,7 +66,7 @@ def test_gradient_reaches_the_images():
     assert (images.grad * direction).sum().item() == pytest.approx(difference.item(), rel=1e-4)
 
 
-def test_nothing_in_it_is_trained_or_saved(network: Lite0):
+def test_nothing_in_it_is_trained_or_saved(network: Lite):
     assert list(network.parameters()) == []
     assert network.state_dict() == {}
     images = noise(2, 3, 32, 32)
@@ -75,14 +74,14 @@ def test_nothing_in_it_is_trained_or_saved(network: Lite0):
     assert torch.equal(network.train()(images).pooled, evaluated)
 
 
-def test_instances_share_their_weights_until_one_is_changed(network: Lite0):
-    other = Lite0()
+def test_instances_share_their_weights_until_one_is_changed(network: Lite):
+    other = Lite()
     assert other.head.weight.data_ptr() == network.head.weight.data_ptr()
     other.double()
     assert network.head.weight.dtype == torch.float32
 
 
-def test_memory_order_and_precision_of_the_images_do_not_matter(network: Lite0):
+def test_memory_order_and_precision_of_the_images_do_not_matter(network: Lite):
     images = noise(2, 3, 32, 32).bfloat16()
     wanted = network(images.float()).pooled
     assert wanted.dtype == torch.float32
@@ -92,7 +91,7 @@ def test_memory_order_and_precision_of_the_images_do_not_matter(network: Lite0):
         assert torch.equal(network(images).pooled, wanted)
 
 
-def test_an_image_has_the_same_features_alone_and_in_a_batch(network: Lite0):
+def test_an_image_has_the_same_features_alone_and_in_a_batch(network: Lite):
     images = noise(5, 3, 32, 32)
     torch.testing.assert_close(network(images).pooled[3:4], network(images[3:4]).pooled)
 
@@ -101,14 +100,14 @@ def test_fingerprint_is_that_of_the_published_file():
     assert fingerprint().startswith("57934424")  # which is in the file's name
 
 
-def test_images_that_are_too_small_are_refused(network: Lite0):
+def test_images_that_are_too_small_are_refused(network: Lite):
     with pytest.raises(ValueError, match="5 stages of Lite0 need sides of 32 pixels or more, but an image has 28"):
         network(noise(1, 3, 28, 40))
     assert network(noise(1, 3, 28, 40), 4).stages[3].shape == (1, 112, 1, 2)
 
 
 @pytest.mark.parametrize("stages", [0, 6])
-def test_a_stage_that_does_not_exist_is_refused(network: Lite0, stages: int):
+def test_a_stage_that_does_not_exist_is_refused(network: Lite, stages: int):
     with pytest.raises(ValueError, match=f"stages is {stages}, but Lite0 has 5; ask for 1 to 5"):
         network(noise(1, 3, 64, 64), stages)
 

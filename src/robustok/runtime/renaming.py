@@ -34,7 +34,7 @@ def original(name: str, table: Renames) -> str:
 
 @cache
 def _patterns(table: Renames, backward: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """What each pair looks for and what it puts there, in the order of use."""
+    """The pattern that each pair looks for and its replacement, in the order of use."""
     pairs = [(ours, theirs) for theirs, ours in reversed(table)] if backward else table
     return tuple((_pattern(old), _replacement(new)) for old, new in pairs)
 
@@ -51,30 +51,27 @@ def _replacement(side: str) -> str:
 
 def fuse(state: State, parts: Sequence[str], whole: str) -> dict[str, Tensor]:
     """A state in which tensors whose names hold each of the `parts` as one dotted part are joined along axis 0."""
-    joined: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        pieces = name.split(".")
-        if parts[0] in pieces:
-            names = [".".join(part if piece == parts[0] else piece for piece in pieces) for part in parts]
-            joined[".".join(whole if piece == parts[0] else piece for piece in pieces)] = torch.cat(
-                [state[other] for other in names]
-            )
-        elif not set(parts) & set(pieces):
-            joined[name] = tensor
+    pattern, found, joined = _any_of(parts), dict[str, dict[str, str]](), dict(state)
+    for name in state:
+        if part := pattern.search(name):
+            found.setdefault(pattern.sub(whole, name), {})[part[0]] = name
+    for name, pieces in found.items():
+        if pieces.keys() == set(parts):
+            joined[name] = torch.cat([joined.pop(pieces[part]) for part in parts])
     return joined
 
 
 def unfuse(state: State, parts: Sequence[str], whole: str) -> dict[str, Tensor]:
     """The inverse of `fuse`: equal pieces, as views."""
-    split: dict[str, Tensor] = {}
+    pattern, apart = _any_of([whole]), dict[str, Tensor]()
     for name, tensor in state.items():
-        pieces = name.split(".")
-        if whole in pieces:
-            for part, value in zip(parts, tensor.chunk(len(parts)), strict=True):
-                split[".".join(part if piece == whole else piece for piece in pieces)] = value
-        else:
-            split[name] = tensor
-    return split
+        pieces = dict(zip(parts, tensor.chunk(len(parts)), strict=True)) if pattern.search(name) else {"": tensor}
+        apart |= {pattern.sub(part, name): piece for part, piece in pieces.items()}
+    return apart
+
+
+def _any_of(parts: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"(?<![^.])(?:{'|'.join(parts)})(?![^.])")
 
 
 def sizes(state: State, *needed: str) -> dict[str, torch.Size]:
@@ -86,7 +83,7 @@ def sizes(state: State, *needed: str) -> dict[str, torch.Size]:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """How many of something there are: 1 + the largest number that the pattern's group finds in the names, else 0."""
+    """1 + the largest number that the pattern's group finds in the names: how many of something there are, else 0."""
     return max((1 + int(match[1]) for name in names if (match := re.match(pattern, name))), default=0)
 
 

@@ -1,0 +1,81 @@
+"""Base classes of other families' tokenizers, with a codebook and without."""
+
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robustok.adapters.adapter import Adapter
+from robustok.runtime.checkpoint import fingerprint
+from robustok.shapes import Codebook, Images, Latents, Tokens
+from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
+from robustok.tokenizer.tokenizer import check_size
+
+
+class TokenizerAdapter(Adapter):
+    """A `ContinuousTokenizer`, once a family adds `encoder`, `decoder` and what is between them."""
+
+    kind = "tokenizer"
+    decider_parts: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # parts that decide the tokens
+    decider_fields: ClassVar[tuple[str, ...]] = ()  # and fields of the config, dotted
+    image_size: int
+    encoder: Any
+    decoder: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.last_layer.device
+
+    @property
+    def last_layer(self) -> Tensor:
+        return last_layer(self.decoder)
+
+    def encode(self, images: Images) -> Latents:
+        """Latents (b n d) of images in [-1, 1]."""
+        check_size(images, self.image_size)
+        return self.encoder(images)
+
+    def decode(self, codes: Latents) -> Images:
+        """Images in [-1, 1], not clamped."""
+        return self.decoder(codes)
+
+    def fingerprint(self) -> str:
+        """A hash of what decides the tokens or latents. The decoder may change under it."""
+        weights = {name: w for name, w in self.state_dict().items() if name.startswith(self.decider_parts)}
+        fields = {name.rpartition(".")[2]: attrgetter(name)(self.config) for name in self.decider_fields}
+        return fingerprint(weights | {name: torch.tensor(value) for name, value in fields.items()})
+
+
+class CodebookAdapter(TokenizerAdapter):
+    """An `AnyTokenizer`, once a family adds a `quantizer`, too."""
+
+    quantizer: Any  # a VectorQuantizer, or what has as much of it as is used here
+
+    @property
+    def codebook(self) -> Codebook:
+        return self.quantizer.codebook
+
+    def quantize(self, latents: Latents) -> Quantized:
+        return self.quantizer(latents)
+
+    def lookup(self, tokens: Tokens) -> Latents:
+        return self.quantizer.lookup(tokens)
+
+    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
+        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
+
+    def forward(self, images: Images) -> Images:
+        """Reconstructions."""
+        return self.decode(self.quantize(self.encode(images)).codes)
+
+
+def last_layer(decoder: nn.Module) -> Tensor:
+    """The weight whose gradients balance reconstruction and adversarial loss: of the last convolution or linear map."""
+    return [part for part in decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
+
+
+def vector_quantizer(codebook_size: int, width: int, *, normalized: bool) -> VectorQuantizer:
+    """A codebook of codes with `width` channels."""
+    return VectorQuantizer(VQ(codebook_size=codebook_size, width=width, normalized=normalized))
