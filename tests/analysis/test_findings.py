@@ -13,8 +13,9 @@ from torch import Tensor
 
 from robustok.analysis import imitation
 from robustok.analysis.findings import findings
-from robustok.analysis.page import grids, page
-from robustok.analysis.tokens import analyze, two_sets
+from robustok.analysis.image_sets import two_sets
+from robustok.analysis.page import page
+from robustok.analysis.tokens import Result, analyze
 from robustok.cli import main
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.tokenizer.encoder import Conv
@@ -46,11 +47,11 @@ def test_the_error_is_found(result):
     assert [d.first for d in found.free] == [0, 4, 8, 12]
     assert all(d.alpha == pytest.approx(0.7, abs=0.06) for d in found.free)
     assert found.other_real.alpha == 0  # images of a class are equal here
-    assert found.code_usage.js_floor == 0 < found.code_usage.js
+    assert found.code_usage["other real images"].js == 0 < found.code_usage["generated"].js
     target = found.imitation.target("generated", "joint")
     assert target.gain_interval[0] > 0
-    assert target.alphas[0] <= 0.7 <= target.alphas[1]
-    assert target.deltas[0] <= 10 <= target.deltas[1]
+    assert target.ranges[0][0] <= 0.7 <= target.ranges[0][1]
+    assert target.ranges[1][0] <= 10 <= target.ranges[1][1]
     assert found.protocol["perturbed as departing"].alpha == found.forced.sampled.alpha
 
 
@@ -89,7 +90,7 @@ def test_the_numbers_are_json_and_depend_on_no_batch(result, one_alpha):
 
 
 def test_the_page_says_what_was_found(result):
-    html = page(result, grids(result))
+    html = page(result)
     for name in ("images", "tokens", "codes", "latents", "plane", "effects", "changes", "protocol"):
         assert f'id="{name}"' in html
     assert all(escape(text) in html for text in findings(result.analysis))
@@ -97,7 +98,7 @@ def test_the_page_says_what_was_found(result):
     assert html.count("<img") == len(result.examples) == 1 + 4 * 2
     assert not re.search(r"\bnan\b|not finite", html)
     alone = replace(result.analysis, changes=())
-    assert 'id="changes"' not in page(result._replace(analysis=alone), [])
+    assert 'id="changes"' not in page(Result(alone, {}))
 
 
 def test_what_is_found_reads_as_it_is(result):

@@ -162,16 +162,16 @@ def test_divergences_of_known_counts():
 
 def test_code_use_beside_its_floor():
     real, other, same = draw(300, 16, seed=1), draw(300, 16, seed=2), draw(300, 16, seed=3)
-    alike = code_usage(generated=same, real=real, other=other, codebook_size=64)
-    assert alike.js == pytest.approx(alike.js_floor, rel=0.5)  # two samples of one distribution
+    alike, floor = code_usage({"generated": same, "other": other}, real, 64).values()
+    assert alike.js == pytest.approx(floor.js, rel=0.5)  # two samples of one distribution
     # plug-in JS of two samples of m tokens over k equally likely codes: (k - 1) / (4 m)
-    assert alike.js_floor == pytest.approx(63 / (4 * 300 * 16), rel=0.6)
-    half = code_usage(generated=same // 2, real=real, other=other, codebook_size=64)
+    assert floor.js == pytest.approx(63 / (4 * 300 * 16), rel=0.6)
+    half = code_usage({"generated": same // 2}, real, 64)["generated"]
     assert half.js == pytest.approx(0.75 * math.log(4 / 3), rel=0.05)  # p = 1/k on k codes, q = 2/k on half of them
-    assert half.perplexity_generated == pytest.approx(32, rel=0.02)
-    assert half.used_generated == 0.5
-    new = code_usage(generated=same, real=real // 2, other=other // 2, codebook_size=64)
+    assert half.perplexity == pytest.approx(32, rel=0.02)
+    assert half.used == 0.5
+    new, floor = code_usage({"generated": same, "other": other // 2}, real // 2, 64).values()
     assert new.unseen == pytest.approx(0.5, abs=0.03)
-    assert new.unseen_floor == 0
+    assert floor.unseen == 0
     with pytest.raises(ValueError, match="give as many of both"):
-        code_usage(generated=same[:10], real=real, other=other, codebook_size=64)
+        code_usage({"generated": same[:10], "other": other}, real, 64)

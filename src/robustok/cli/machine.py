@@ -17,7 +17,8 @@ from robustok.backbones import vgg, vgg_hed
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.terminal import bold, table
-from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.evaluation.features.spaces import inception
+from robustok.evaluation.features.spaces.vision_models import VISION_MODELS
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
 from robustok.training.optim import autocast
@@ -105,11 +106,8 @@ def in_package(release: Release) -> str:
 
 SPACES: dict[str, WeightFile | HubModel] = {
     "inception": inception.WEIGHTS,
-    "dinov2, dinov2-224": dinov2.MODEL,
-    "clip": clip.MODEL,
-    "siglip2": siglip2.MODEL,
-    "mae": mae.MODEL,
-    "convnextv2": convnextv2.MODEL,
+    "dinov2, dinov2-224": VISION_MODELS["dinov2"].hub,
+    **{name: VISION_MODELS[name].hub for name in ("clip", "siglip2", "mae", "convnextv2")},
     "lpips": vgg.VGG16,
     "lpips, heads": vgg.LIN_LAYERS,
 }

@@ -16,7 +16,7 @@ from robustok.demo.pictures import write_pictures
 from robustok.demo.scores import SPACES, demo_spaces, generation_scores, how_generated, reference_of, trained_in
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.image_scores import score_images
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score

@@ -8,7 +8,7 @@ and through transformers', so that the same weights give the same features up to
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
 from robustok.runtime.checkpoint import check_misfits
 from robustok.runtime.weights import TENSORS, HubModel, sha256, tensor_file
-from robustok.shapes import Images, Pixels
+from robustok.shapes import Features, Images, Pixels
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of values in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a network sees pixels."""
+    """Pixels as a network sees them."""
 
     side: int  # pixels, after resizing
     mean: tuple[float, float, float] = IMAGENET[0]  # of values in [0, 1], red, green, blue
@@ -49,7 +49,7 @@ class View:
         return f"bicubic, antialiased, {rounding}, to {self.side} pixels{padding}"
 
     def __call__(self, pixels: Pixels) -> Float[Tensor, "b 3 padded padded"]:
-        """Normalised images."""
+        """Normalized images."""
         side, x = self.side, pixels.float()
         for size in [(x.shape[-2], side), (side, side)] if self.rounded else [(side, side)]:
             if x.shape[-2:] != size:
@@ -61,18 +61,14 @@ class View:
 
 
 class VisionSpace(nn.Module):
-    """Pixels through a view into a network, whose `features(model output)` are the space's."""
+    """Pixels through a view into a network, to the features that are taken of it."""
 
-    def __init__(self, view: View, model: nn.Module) -> None:
+    def __init__(self, view: View, model: nn.Module, features: Callable[[nn.Module, Images], Features]) -> None:
         super().__init__()
-        self.view, self.model = view, model
+        self.view, self.model, self.features = view, model, features
 
     def forward(self, pixels: Tensor) -> Outputs:
-        return Outputs(self.features(self.view(pixels)).float())
-
-    def features(self, images: Images) -> Float[Tensor, "b f"]:
-        """The pooled output, which is the class token's or that of attention pooling."""
-        return self.model(images).pooler_output
+        return Outputs(self.features(self.model, self.view(pixels)).float())
 
     def extractor(self, name: str, path: Path, batch_size: int, device: torch.device | str) -> NetworkExtractor:
         """The space under a name, with its weights from `path`."""
@@ -121,9 +117,17 @@ def loaded(kind: Any, config: Any, state: Mapping[str, Tensor], source: Path, un
     return model.eval().requires_grad_(False)
 
 
+def transformers(name: str) -> Any:
+    """A class of the package transformers."""
+    with quiet():
+        import transformers as package
+
+        return getattr(package, name)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no reports of transformers for the while; what matters in them is checked here."""
+    """No progress bars and no reports of transformers meanwhile; what matters in them is checked here."""
     try:
         from transformers.utils import logging
     except ImportError as error:
