@@ -1,4 +1,4 @@
-"""How differently sets of tokens use the codebook.
+"""Differences in how sets of tokens use the codebook.
 
 Two samples differ even when their distributions do not, the more so the larger the codebook, and tokens of one image
 are not independent, so no formula says by how much: as many tokens of other real images do, the floor.

@@ -1,4 +1,4 @@
-"""How often, where and how far tokens leave the real image's: by position, neighbor rank and code distance."""
+"""Departures of tokens from the real image's: how often, where and how far, by neighbor rank and code distance."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

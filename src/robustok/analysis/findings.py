@@ -22,7 +22,7 @@ def cell_name(cell: Cell | NoiseCell) -> str:
 
 
 def standing(analysis: Analysis, target: Target) -> tuple[int, int, int]:
-    """How many of pFID's cells are nearer to real images than the target, as far, and farther."""
+    """Numbers of pFID's cells that are nearer to real images than the target, as far, and farther."""
     counts = [0, 0, 0]
     values = analysis.imitation.from_real[target.view]
     for in_pfid, as_far, value in zip(analysis.imitation.in_pfid, target.as_far, values, strict=True):

@@ -54,7 +54,7 @@ def to_lab(pixels: Pixels) -> Float64[Tensor, "b 3 h w"]:
 
 
 def color_statistics(pixels: Pixels) -> Float64[Tensor, "b 6"]:
-    """Of each image the mean L*, a*, b* of its pixels, and their standard deviations."""
+    """Mean L*, a*, b* of each image's pixels, and their standard deviations."""
     lab = to_lab(pixels).flatten(2)
     return torch.cat([lab.mean(dim=2), lab.std(dim=2, correction=0)], dim=1)
 

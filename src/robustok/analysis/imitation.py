@@ -1,4 +1,4 @@
-"""Which perturbation of real images' tokens or latents imitates a generator (Qiu et al. 2025, sec. 3, 4.4).
+"""The perturbation of real images' tokens or latents that imitates a generator best (Qiu et al. 2025, sec. 3, 4.4).
 
 Real ones are perturbed over a grid of cells, and each cell's latents are compared with the generator's and with those
 of other real images, by maximum mean discrepancy.

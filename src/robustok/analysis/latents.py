@@ -29,7 +29,7 @@ GRID = tuple(NoiseCell(alpha, s) for alpha in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.
 
 @dataclass(frozen=True, kw_only=True)
 class Return:
-    """What comes back from real latents that were noised to a level; distances in real standard deviations."""
+    """Latents that come back from real ones that were noised to a level; distances in real standard deviations."""
 
     how: str  # "sampled" (SDEdit), or "one pass": the mean of what could have been there
     level: float

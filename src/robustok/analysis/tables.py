@@ -96,7 +96,7 @@ def departures_table(analysis: Analysis) -> Table:
 
 
 def ranks_table(analysis: Analysis) -> Table | None:
-    """How many departures are among the r nearest codes."""
+    """Fraction of the departures that are among the r nearest codes."""
     codes = analysis.protocol["codebook_size"]
     ranks = [r for r in SHOWN_RANKS if r < codes - 1]
     rows = [(name, dict(d.within), {}) for name, d in analysis.departures.items() if d.within]
@@ -197,7 +197,7 @@ def colors_table(effects: Iterable[Effect]) -> Table:
 
 
 def latent_tables(analysis: LatentAnalysis) -> list[Table]:
-    """What comes back from noise, and channels."""
+    """Latents that come back from noise, and channels."""
     back = [(f"{r.how}, noise level {r.level:g}", vars(r), {"apart": r.apart_interval}) for r in analysis.returns]
     returns = f"Latents that come back from noise (squared MMD of two real sets: {analysis.floor:.3g})"
     sets = {"Generated": (analysis.shift, analysis.std), "Other real": (analysis.shift_floor, analysis.std_floor)}

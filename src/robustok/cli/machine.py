@@ -109,13 +109,13 @@ SPACES: dict[str, WeightFile | HubModel] = {
     "dinov2, dinov2-224": VISION_MODELS["dinov2"].hub,
     **{name: VISION_MODELS[name].hub for name in ("clip", "siglip2", "mae", "convnextv2")},
     "lpips": vgg.VGG16,
-    "lpips, heads": vgg.LIN_LAYERS,
+    "lpips, lin layers": vgg.LIN_LAYERS,
 }
 NETWORKS: dict[str, WeightFile | HubModel] = {
     "DINOv2": pretrained.DINOV2_B14,
     "DINO": pretrained.DINO_S16,
     "LPIPSVGG": vgg.VGG16,
-    "LPIPSVGG, heads": vgg.LIN_LAYERS,
+    "LPIPSVGG, lin layers": vgg.LIN_LAYERS,
 }
 
 

@@ -283,8 +283,8 @@ def test_views_normalize_resize_and_pad():
         VISION_MODELS["dinov2"].view.describe()
         == "bicubic, antialiased, not rounded, to 256 pixels, then padded to 266"
     )
-    assert VISION_MODELS["dinov2-224"].view.describe() == "bicubic, antialiased, rounded, to 224 pixels"
-    assert [VISION_MODELS[name].view.padded for name in ("clip", "siglip2", "mae", "convnextv2")] == [
+    assert views["dinov2-224"].describe() == "bicubic, antialiased, rounded, to 224 pixels"
+    assert [views[name].padded for name in ("clip", "siglip2", "mae", "convnextv2")] == [
         266,
         224,
         224,

@@ -23,7 +23,7 @@ class Extractor(Protocol):
 
     def __call__(self, pixels: Tensor) -> Features: ...
     def describe(self) -> dict[str, Any]:
-        """What a score's protocol says of the features: space, weights, resize."""
+        """Entries of a score's protocol: space, weights, resize."""
         ...
 
 
@@ -55,7 +55,7 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
 
 
 def checked(name: str, made: object, count: int) -> Features:
-    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    """Features that an extractor made of images, as float32. Raises ValueError for what is no float of shape (b, f)."""
     what = type(made).__name__
     if isinstance(made, Tensor | np.ndarray):
         what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
@@ -70,7 +70,7 @@ def checked(name: str, made: object, count: int) -> Features:
 
 
 class NetworkExtractor:
-    """What a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
+    """Features that a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
 
     `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. `limits` are those within which
     the network looks at images at their own size; streams and scores tell the side that was used. Batches are filled up

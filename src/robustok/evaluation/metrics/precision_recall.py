@@ -72,7 +72,7 @@ def nearness(*, generated: Generated, real: Real, k: int = 3) -> Nearness:
 
 
 def _inside(points: Float[Tensor, "b f"], of: Float[Tensor, "other f"], k: int) -> Bool[Tensor, " b"]:
-    """Which points lie in the ball of any image of the set."""
+    """Points that lie in the ball of any image of the set."""
     radii = _radii(of, k)
     return torch.cat([(_distances(rows, of) <= radii).any(dim=1) for rows in points.split(ROWS)])
 

@@ -1,4 +1,4 @@
-"""What the spaces of transformers' vision models share: pixels made ready, positions for another size, loading.
+"""Parts that the spaces of transformers' vision models share: pixels made ready, positions for another size, loading.
 
 The conventions are those of FDr6 (arXiv 2604.28190, its released evaluation; raw distances over those of the
 validation set as its normalizers): pixels in [0, 1] are resized bicubically with antialiasing and not rounded,

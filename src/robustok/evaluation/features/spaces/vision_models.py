@@ -4,8 +4,8 @@ All but `dinov2-224` follow FDr6's conventions (see `vision`).
 
 clip        the class token after its last layer-norm, not projected. FDr6's evaluation builds timm's
             `vit_large_patch14_clip_224.openai`, which computes GELU where OpenAI trained with QuickGELU; its normalizer
-            was computed so, and so this space does it too. dgm-eval's CLIP space is another network (OpenCLIP's, trained
-            on DataComp)
+            was computed so, and so this space does it too. dgm-eval's CLIP space is another network (OpenCLIP's,
+            trained on DataComp)
 siglip2     the output of the attention pooling. The checkpoint for 256 pixels is seen at 224, so that 16 x 16 position
             embeddings are resampled to 14 x 14. On the hub it is of the class of the first SigLIP
 mae         the class token after its last layer-norm, nothing masked. dgm-eval's MAE space takes the same token of the
@@ -164,7 +164,7 @@ def vision_space(
 
 
 def _dinov2_config(state: Mapping[str, Tensor], path: Path, about: VisionModel) -> Any:
-    """Of the shapes of its tensors, since a file may come alone."""
+    """The configuration, from the shapes of the tensors, since a file may come alone."""
     patches = state.get("embeddings.patch_embeddings.projection.weight")
     if about.positions not in state or patches is None:
         raise ValueError(
