@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int], None]  # told what is being done, how much 
 
 
 @runtime_checkable
-class LabelledImages(Protocol):
+class LabeledImages(Protocol):
     """Real images with their classes."""
 
     labels: Tensor  # (len,) int64
@@ -26,7 +26,7 @@ class LabelledImages(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
-def check_models(generator: Any, tokenizer: Autoencoder, images: LabelledImages) -> None:
+def check_models(generator: Any, tokenizer: Autoencoder, images: LabeledImages) -> None:
     """Raises ValueError for a generator of another tokenizer or of other classes; images of no class are of any."""
     check_trained_on(generator, tokenizer)
     if (images.labels != generator.no_label).any():
@@ -50,6 +50,6 @@ def two_sets(labels: Labels, count: int) -> tuple[Int[Tensor, " count"], Int[Ten
     return by_class[0::2], by_class[1::2]
 
 
-def encode(tokenizer: Autoencoder, images: LabelledImages, indices: Tensor, batch_size: int) -> Tensor:
+def encode(tokenizer: Autoencoder, images: LabeledImages, indices: Tensor, batch_size: int) -> Tensor:
     """The tokens of some images, or their latents where there is no codebook, on the CPU."""
     return torch.cat([encoded(tokenizer, images.images(part)) for part in indices.split(batch_size)])

@@ -120,10 +120,10 @@ def nearest_cells(
 
     All are of as many images, of the same class at the same position; `codes` are what sets the scale of one code.
     """
-    for name, other in {"real": real, **targets}.items():
-        if other.shape != own.shape:
+    for name, of in {"real": real, **targets}.items():
+        if of.shape != own.shape:
             raise ValueError(
-                f"{name} tokens {tuple(other.shape)} stand beside {tuple(own.shape)} to perturb; give as many"
+                f"{name} tokens {tuple(of.shape)} stand beside {tuple(own.shape)} to perturb; give as many"
             )
     chosen = halves(len(own), seed=seed)
     parts = torch.cat([torch.ones_like(chosen[:1]), chosen])  # all images, then the halves

@@ -4,6 +4,7 @@ Each number stands beside its floor, what other real images come to. What become
 `robustok.evaluation.scores.tokenizer_scores`; here it is the latents alone.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from robustok.analysis.halves import half_interval, halves
-from robustok.analysis.image_sets import LabelledImages, Progress, check_models, encode, two_sets
+from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
 from robustok.analysis.imitation import Imitation, nearest_cells
 from robustok.analysis.latent_kernel import JOINT, distances, embed, views
 from robustok.evaluation.decoding import Autoencoder, evaluating
@@ -62,7 +63,7 @@ class LatentAnalysis:
 def analyze_latents(
     tokenizer: Autoencoder,
     generator: LatentGenerator,
-    images: LabelledImages,
+    images: LabeledImages,
     *,
     sampling: FlowSampling | None = None,
     count: int = 1000,
@@ -99,7 +100,8 @@ def analyze_latents(
 
     progress("generating", 0, 2 * len(LEVELS))
     returns, generated = [], own
-    for (how, follow), level in product((("one pass", predict_latents), ("sampled", sample_latents)), LEVELS):
+    ways: dict[str, Callable[..., Latents]] = {"one pass": predict_latents, "sampled": sample_latents}
+    for (how, follow), level in product(ways.items(), LEVELS):
         given = {"seed": seed, "start": own, "level": level, "no_label": True, "batch_size": batch_size}
         with evaluating(generator):
             generated = follow(generator, images.labels[chosen], sampling, **given)

@@ -1,6 +1,7 @@
 """An analysis as text for the terminal, and as a page: where a generator leaves real images, and what that does."""
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from robustok.analysis import tables
 from robustok.analysis.findings import cell_name, findings
 from robustok.analysis.latents import LatentAnalysis
 from robustok.analysis.tokens import Analysis, Result
+from robustok.evaluation.metrics.pfid import Cell
 from robustok.report.charts import Series, line_chart, scatter
 from robustok.report.html import page as html_page
 from robustok.report.html import part
 from robustok.report.images import gallery
 from robustok.report.page import shown
-from robustok.report.run import Grid
+from robustok.report.run import Grid, flatten
 from robustok.report.text import percent
 from robustok.shapes import Pixels
 
@@ -92,20 +94,10 @@ def _grid(name: str, pixels: Pixels) -> Grid:
     return Grid(png=data.getvalue(), title=name.capitalize(), columns=len(pixels), cell=pixels.shape[-1])
 
 
-def _protocol(p: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _protocol(protocol: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and note of what to repeat to get these numbers."""
-    images, resize = p["images"], f", {p['resize']}" if "resize" in p else ""
-    drawn = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in p["sampling"].items() if name != "type")
-    facts = {
-        "Images": f"{p['count']} and as many others of {images.get('name', 'a set')} ({images['count']})",
-        "Sampling": f"{drawn}; seed {p['seed']}",
-        "Tokens": f"{p['tokens_per_image']} an image, of {p['codebook_size']} codes",
-        "Features": f"{p['features']}{resize}",
-        "Generator": f"fingerprint {p['generator']}",
-        "Perturbed": f"{cell_name(p['perturbed'])}, the middle cell of pFID",
-        "Perturbed as departing": f"{cell_name(p['perturbed as departing'])}, as teacher forcing",
-    }
-    return [(name, fact, "") for name, fact in facts.items()]
+    facts = ((re.sub("[._]", " ", name).capitalize(), value) for name, value in flatten(protocol))
+    return [(name, cell_name(value) if isinstance(value, Cell) else str(value), "") for name, value in facts]
 
 
 def _positions(analysis: Analysis) -> Markup:

@@ -106,8 +106,8 @@ def forced_logits(
         """`guide`, with a scale for each position."""
         if not guided:
             return logits.float()
-        labelled, unlabelled = logits.float().chunk(2)
-        return unlabelled + scale[:, None] * (labelled - unlabelled)
+        labeled, unlabeled = logits.float().chunk(2)
+        return unlabeled + scale[:, None] * (labeled - unlabeled)
 
     if isinstance(generator, AutoregressiveModel):
         yield slice(0, tokens.shape[1]), combined(generator(twice(tokens), asked), scales)
@@ -140,6 +140,10 @@ def free_running(
     count, drawn = len(tokens), {}
     progress(0, len(prefixes) * count)
     for number, first in enumerate(prefixes):
+
+        def told(done: int, before: int = number * count) -> None:
+            progress(before + done, len(prefixes) * count)
+
         drawn[first] = sample_tokens(
             generator,
             labels,
@@ -149,6 +153,6 @@ def free_running(
             keep=(torch.arange(tokens.shape[1], device=tokens.device) < first).expand(tokens.shape),
             tokens=tokens,
             batch_size=batch_size,
-            progress=lambda done, before=number * count: progress(before + done, len(prefixes) * count),
+            progress=told,
         )
     return tuple(departures(free, tokens, codebook, first=first) for first, free in drawn.items()), drawn[0]

@@ -65,22 +65,28 @@ def records(
     fields: Mapping[Any, tuple[Column, Written]],
     caption: str,
     heading: str = "Images",
+    *,
+    changes: bool = False,
     **more: Any,
 ) -> Table:
-    """Name, values and intervals of each row, written as its fields are."""
+    """Name, values and intervals of each row; of `changes` with their signs, quiet where the interval holds 0."""
+
+    def cell(value: Any, bounds: tuple[float, float] | None, written: Written) -> Cell:
+        shown = Cell(written(value), " to ".join(map(written, bounds)) if bounds else "")
+        if not changes or bounds is None:
+            return shown
+        text = f"+{shown.text}" if value > 0 else shown.text
+        return shown._replace(text=text, kind="quiet" if bounds[0] <= 0 <= bounds[1] else "value")
+
     return Table(
         columns=[heading, *(column for column, _ in fields.values())],
         rows=[
-            [name, *(_cell(values[f], bounds.get(f), w) for f, (_, w) in fields.items())]
+            [name, *(cell(values[key], bounds.get(key), written) for key, (_, written) in fields.items())]
             for name, values, bounds in rows
         ],
         caption=caption,
         **more,
     )
-
-
-def _cell(value: Any, bounds: tuple[float, float] | None, written: Written, kind: str = "") -> Cell:
-    return Cell(written(value), " to ".join(map(written, bounds)) if bounds else "", kind=kind)
 
 
 def departures_table(analysis: Analysis) -> Table:
@@ -121,7 +127,7 @@ def targets_table(analysis: Analysis) -> Table:
         rows.append(
             [
                 Cell({"forced": "Teacher forcing"}.get(target.name, target.name.capitalize()), f"view: {target.view}"),
-                _cell(target.to_real, target.real_interval, milli),
+                Cell(milli(target.to_real), " to ".join(map(milli, target.real_interval))),
                 " / ".join(map(str, standing(analysis, target))),
                 milli(target.to_unperturbed),
                 Cell(milli(min(target.cells)), f"gain {' to '.join(map(milli, target.gain_interval))}"),
@@ -166,19 +172,9 @@ def effects_table(effects: Iterable[Effect], names: Iterable[str] = EFFECTS, *, 
 
 def changes_table(changes: Iterable[Change]) -> Table | None:
     """The tuned decoder less the original one."""
-
-    def cell(value: float, bounds: tuple[float, float], written: Written) -> Cell:
-        noise = bounds[0] <= 0 <= bounds[1]
-        shown = _cell(value, bounds, written, "quiet" if noise else "value")
-        return shown._replace(text=f"+{shown.text}") if value > 0 else shown
-
-    rows: list[list[Entry]] = [
-        [change.images.capitalize(), *(cell(change.values[n], change.intervals[n], w) for n, (_, w) in EFFECTS.items())]
-        for change in changes
-    ]
+    rows = [(change.images.capitalize(), change.values, change.intervals) for change in changes]
     caption = "Tuned less original; bold where the 95 % interval leaves out 0"
-    columns = ["Images", *(column for column, _ in EFFECTS.values())]
-    return Table(columns=columns, rows=rows, caption=caption, kind="dense") if rows else None
+    return records(rows, EFFECTS, caption, changes=True, kind="dense") if rows else None
 
 
 def colors_table(effects: Iterable[Effect]) -> Table:

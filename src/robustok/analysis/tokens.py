@@ -11,7 +11,7 @@ from torch import Tensor
 from robustok.analysis.code_usage import CodeUsage, code_usage
 from robustok.analysis.departures import Departures, departures
 from robustok.analysis.effects import Change, Effect, compare
-from robustok.analysis.image_sets import LabelledImages, Progress, check_models, encode, two_sets
+from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
 from robustok.analysis.image_statistics import ImageStatistics, image_statistics
 from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
@@ -74,7 +74,7 @@ class Result(NamedTuple):
 def analyze(
     tokenizer: DiscreteTokenizer,
     generator: TokenGenerator,
-    images: LabelledImages,
+    images: LabeledImages,
     *,
     tuned: DiscreteTokenizer | None = None,
     sampling: Sampling | None = None,
@@ -149,7 +149,7 @@ def analyze(
 
 def _decoded(
     decoders: dict[str, DiscreteTokenizer],
-    images: LabelledImages,
+    images: LabeledImages,
     indices: tuple[Tensor, Tensor],
     sets: dict[str, Tokens],
     extract: Extractor,

@@ -279,10 +279,8 @@ def test_views_normalize_resize_and_pad():
     torch.testing.assert_close(x[0, :, 0, 0], (1 - torch.tensor(IMAGENET[0])) / torch.tensor(IMAGENET[1]))
     assert x[:, :, 256:].abs().max() == 0
     assert x[:, :, :, 256:].abs().max() == 0
-    assert (
-        VISION_MODELS["dinov2"].view.describe()
-        == "bicubic, antialiased, not rounded, to 256 pixels, then padded to 266"
-    )
+    views = {name: model.view for name, model in VISION_MODELS.items()}
+    assert views["dinov2"].describe() == "bicubic, antialiased, not rounded, to 256 pixels, then padded to 266"
     assert views["dinov2-224"].describe() == "bicubic, antialiased, rounded, to 224 pixels"
     assert [views[name].padded for name in ("clip", "siglip2", "mae", "convnextv2")] == [
         266,

@@ -28,8 +28,16 @@ PairDistance: TypeAlias = Callable[[Images, Images], Tensor]  # images, reconstr
 class FeatureAccumulator:
     """Features in one space: streams of images, of reconstructions, of both of pFID's images, and of each cell."""
 
-    def __init__(self, extract: Extractor, cells: Sequence[Cell | NoiseCell]):
-        space = extract.describe()
+    def __init__(
+        self,
+        extract: Extractor,
+        cells: Sequence[Cell | NoiseCell],
+        about_pfid: Mapping[str, Any],
+        about_ifid: Mapping[str, Any],
+        seed: int,
+    ):
+        """`about` is what their protocols say further; `seed` is of pFID's random numbers."""
+        space, self.about_pfid, self.about_ifid, self.seed = extract.describe(), about_pfid, about_ifid, seed
         self.extract, self.cells = extract, cells  # cells of few codes may be equal, so streams go by their numbers
         self.streams: dict[str | int, FeatureStream] = {n: FeatureStream(space) for n in ("real", "reconstructed")}
         self.streams |= {name: FeatureStream(space, KEPT) for name in (*PFID_STREAMS, *range(len(cells)))}
@@ -46,9 +54,7 @@ class FeatureAccumulator:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
         self.streams = {name: stream.gather() for name, stream in self.streams.items()}
 
-    def scores(
-        self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
-    ) -> Iterator[Score]:
+    def scores(self, protocol: Mapping[str, Any]) -> Iterator[Score]:
         """rFID, of all images and of pFID's; pFID, the mean of its cells; the cells; and iFID, where there are latents.
 
         A Frechet distance falls with the number of images, so it is the rFID of pFID's images that pFID goes with.
@@ -67,15 +73,15 @@ class FeatureAccumulator:
             torch.stack([distance.influence for distance in cells]).mean(dim=0),
             real_of_pfid.count,
         )
-        perturbed = {**spaced, "beta": 1.0, **about_pfid}
-        yield mean.score("pfid", {**perturbed, "cells": len(cells)}, (seed,))
+        perturbed = {**spaced, "beta": 1.0, **self.about_pfid}
+        yield mean.score("pfid", {**perturbed, "cells": len(cells)}, (self.seed,))
         for cell, distance in zip(self.cells, cells, strict=True):
-            yield distance.score("pfid_cell", {**perturbed, **cell._asdict()}, (seed,))
+            yield distance.score("pfid_cell", {**perturbed, **cell._asdict()}, (self.seed,))
         if between.count == 2:
             warnings.warn("both midpoints of two images are one, so iFID is left out; give 3 or more", stacklevel=2)
         elif between.count:
             distance = Distance.between(real_of_pfid, between, paired=True)
-            yield distance.score("ifid", {**spaced, **about_ifid})
+            yield distance.score("ifid", {**spaced, **self.about_ifid})
 
 
 class PixelAccumulator:
@@ -137,3 +143,6 @@ class CodeAccumulator:
         measures = {"codebook_use": used_fraction, "codebook_perplexity": perplexity, "dead_codes": dead_codes}
         for metric, measure in measures.items():
             yield Score(metric=metric, value=measure(self.counts), images=self.images, protocol=about)
+
+
+Accumulator: TypeAlias = FeatureAccumulator | PixelAccumulator | CodeAccumulator

@@ -1,7 +1,7 @@
 """Features as they come, to their statistics and a small sample of them."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor, Outputs, outputs
+from robustok.evaluation.features.extractor import Extractor, Outputs, in_batches, outputs
 from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
@@ -179,14 +179,7 @@ def extracted(extract: Extractor, pixels: Pixels) -> Outputs:
     if not len(pixels):
         return outputs(extract, pixels)
     size = _batch_size(extract)
-    parts = []
-    for part in pixels.split(size):
-        filled = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
-        found = outputs(extract, filled)
-        parts.append([None if x is None else x[: len(part)] for x in found[:3]])
-    features, logits, spatial = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
-    assert features is not None
-    return Outputs(features, logits, spatial, found.side)
+    return in_batches(partial(outputs, extract), pixels, size, size)
 
 
 def _batch_size(extract: Extractor) -> int:

@@ -20,7 +20,13 @@ from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.metrics.pfid import BLOCK, CELLS, Cell, grid, perturbed
-from robustok.evaluation.scores.accumulators import CodeAccumulator, FeatureAccumulator, PairDistance, PixelAccumulator
+from robustok.evaluation.scores.accumulators import (
+    Accumulator,
+    CodeAccumulator,
+    FeatureAccumulator,
+    PairDistance,
+    PixelAccumulator,
+)
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.seeding import spread
@@ -74,7 +80,9 @@ def score_tokenizer(
         noise = _Noise((), lambda tokens, block: iter(()), {})
     else:
         noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
-    seen = [FeatureAccumulator(extract, noise.cells) for extract in spaces]
+    among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
+    ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
+    seen = [FeatureAccumulator(extract, noise.cells, noise.protocol, ifid, seed) for extract in spaces]
     of_pixels, of_codes = PixelAccumulator(lpips), CodeAccumulator(len(discrete.codebook)) if discrete else None
 
     def add(output: Pixels, positions: Mapping[Any, Tensor]) -> None:
@@ -95,18 +103,11 @@ def score_tokenizer(
             add(run.decoded(disturbed), {number: positions})
     for output, positions in _between(run, neighbors_in) if not discrete else ():
         add(output, {"between": positions})
-    among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
-    ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
-    about = {"reference": images.describe(), "precision": precision(tokenizer)}
-    others = [of_pixels, of_codes] if of_codes else [of_pixels]
-    for part in (*seen, *others):
+    parts: list[Accumulator] = [*seen, of_pixels, *([of_codes] if of_codes else [])]
+    for part in parts:
         part.gather()
-
-    def scores() -> list[Score]:
-        of_spaces = [score for space in seen for score in space.scores(about, noise.protocol, ifid, seed)]
-        return of_spaces + [score for part in others for score in part.scores(about)]
-
-    return from_main(scores)
+    about = {"reference": images.describe(), "precision": precision(tokenizer)}
+    return from_main(lambda: [score for part in parts for score in part.scores(about)])
 
 
 class _Block(NamedTuple):
