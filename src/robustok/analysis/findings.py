@@ -21,6 +21,12 @@ def cell_name(cell: Cell | NoiseCell) -> str:
     return f"{ALPHA} {cell.alpha:.2g}, {DELTA if isinstance(cell, Cell) else 's'} {cell[1]:g}"
 
 
+def range_names(target: Target) -> tuple[str, str]:
+    """The ends of the range that the nearest cells cover."""
+    low, high = (cell_name(type(target.best)(*ends)) for ends in zip(*target.ranges, strict=True))
+    return low, high
+
+
 def standing(analysis: Analysis, target: Target) -> tuple[int, int, int]:
     """Numbers of pFID's cells that are nearer to real images than the target, as far, and farther."""
     counts = [0, 0, 0]
@@ -57,7 +63,7 @@ def _nearest(target: Target) -> str:
             f"No {what} is nearer to the generated latents than none at all, beyond chance: this generator does not "
             f"merely scatter about real images (nearest: {cell_name(target.best)})."
         )
-    low, high = (cell_name(type(target.best)(*ends)) for ends in zip(*target.ranges, strict=True))
+    low, high = range_names(target)
     wins, closed = percent(target.wins, 0), percent(min(target.gain / target.to_unperturbed, 1.0), 0)
     return (
         f"Of every {what}, {cell_name(target.best)} is nearest to the generated latents ({low} to {high} in 95 % of "

@@ -19,6 +19,7 @@ from robustok.report.html import part
 from robustok.report.images import gallery
 from robustok.report.page import shown
 from robustok.report.run import Grid, flatten
+from robustok.report.table import Column, Table
 from robustok.report.text import percent
 from robustok.shapes import Pixels
 
@@ -50,7 +51,7 @@ def text(analysis: Analysis | LatentAnalysis) -> str:
         effects = tables.effects_table(analysis.effects, tables.MAIN, bounds=False)
         main = [tables.departures_table(analysis), effects]
     rows = [(str(number), sentence) for number, sentence in enumerate(findings(analysis), 1)]
-    found = tables.Table(columns=("", tables.Column("", left=True)), rows=rows, caption="Found")
+    found = Table(columns=("", Column("", left=True)), rows=rows, caption="Found")
     return "\n\n".join(f"{table.caption}\n{table.to_text(WIDTH)}" for table in (*main, found))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from robustok.analysis.effects import Change, Effect
-from robustok.analysis.findings import cell_name, standing
+from robustok.analysis.findings import cell_name, range_names, standing
 from robustok.analysis.imitation import Imitation
 from robustok.analysis.latents import LatentAnalysis
 from robustok.analysis.tokens import Analysis
@@ -31,6 +31,7 @@ def three(value: float) -> str:
 
 
 Written = Callable[[Any], str]
+Row = tuple[Entry, Mapping[Any, Any], Mapping[Any, Any]]  # its name, values, and intervals
 DEPARTURES: dict[str, tuple[Column, Written]] = {  # field: heading, and how its value is written
     "alpha": (Column(f"Depart ({ALPHA})"), percent),
     "rank": (Column("Median rank"), lambda value: number(value, 0)),
@@ -54,6 +55,16 @@ EFFECTS: dict[str, tuple[Column, Written]] = {
     "middle_db": (Column("Middle", "dB"), rounded),
     "fine_db": (Column("Fine", "dB"), rounded),
 }
+TARGETS: dict[str, tuple[Column, Written]] = {
+    "to_real": (Column("To real"), milli),
+    "standing": (Column("pFID's cells", "nearer / as far / farther"), str),
+    "to_unperturbed": (Column("To unperturbed"), milli),
+    "nearest": (Column("To the best cell"), milli),
+    "gain": (Column("Gain", "above 0: better than none"), milli),
+    "best": (Column("Best cell"), cell_name),
+    "wins": (Column("Wins", "of halves"), lambda value: percent(value, 0)),
+    "range": (Column("Range", "in 95 % of halves"), str),
+}
 RETURNS: dict[str, tuple[Column, Written]] = {
     name: (Column(heading), three)
     for name, heading in {"own": "Own image", "nearest": "Nearest", "std": "Std", "apart": "Apart"}.items()
@@ -61,7 +72,7 @@ RETURNS: dict[str, tuple[Column, Written]] = {
 
 
 def records(
-    rows: Iterable[tuple[Entry, Mapping[Any, Any], Mapping[Any, Any]]],
+    rows: Iterable[Row],
     fields: Mapping[Any, tuple[Column, Written]],
     caption: str,
     heading: str = "Images",
@@ -91,7 +102,7 @@ def records(
 
 def departures_table(analysis: Analysis) -> Table:
     """A row for each way to draw tokens."""
-    rows = [(name, vars(d), {"alpha": d.interval}) for name, d in analysis.departures.items()]
+    rows: list[Row] = [(name, vars(d), {"alpha": d.interval}) for name, d in analysis.departures.items()]
     forced = analysis.forced
     said = (
         f"Under teacher forcing the real token has a probability of {number(forced.probability, 3)} (perplexity "
@@ -105,7 +116,7 @@ def ranks_table(analysis: Analysis) -> Table | None:
     """Fraction of the departures that are among the r nearest codes."""
     codes = analysis.protocol["codebook_size"]
     ranks = [r for r in SHOWN_RANKS if r < codes - 1]
-    rows = [(name, dict(d.within), {}) for name, d in analysis.departures.items() if d.within]
+    rows: list[Row] = [(name, dict(d.within), {}) for name, d in analysis.departures.items() if d.within]
     rows.append(("Codes picked at random", {r: r / (codes - 1) for r in ranks}, {}))
     fields = {r: (Column(f"{r} nearest"), percent) for r in ranks}
     caption = "How far departures go, by neighbor rank"
@@ -114,37 +125,25 @@ def ranks_table(analysis: Analysis) -> Table | None:
 
 def codes_table(analysis: Analysis) -> Table:
     """Divergences of code use from the real images', and what becomes of them between real images."""
-    rows = [(name.capitalize(), vars(usage), {}) for name, usage in analysis.code_usage.items()]
+    rows: list[Row] = [(name.capitalize(), vars(usage), {}) for name, usage in analysis.code_usage.items()]
     return records(rows, CODES, "Use of the codes beside that of real images")
 
 
 def targets_table(analysis: Analysis) -> Table:
     """The best cell of each target in each view."""
-    rows: list[list[Entry]] = []
-    for target in analysis.imitation.targets:
-        low, high = (cell_name(type(target.best)(*ends)) for ends in zip(*target.ranges, strict=True))
-        found = f"wins {percent(target.wins, 0)}\n{low} to {high}"
-        rows.append(
-            [
-                Cell({"forced": "Teacher forcing"}.get(target.name, target.name.capitalize()), f"view: {target.view}"),
-                Cell(milli(target.to_real), " to ".join(map(milli, target.real_interval))),
-                " / ".join(map(str, standing(analysis, target))),
-                milli(target.to_unperturbed),
-                Cell(milli(min(target.cells)), f"gain {' to '.join(map(milli, target.gain_interval))}"),
-                Cell(cell_name(target.best), found, kind="value" if target.gain_interval[0] > 0 else "quiet"),
-            ]
+    rows = [
+        (
+            Cell(target.name.capitalize(), f"view: {target.view}"),
+            vars(target)
+            | {"standing": " / ".join(map(str, standing(analysis, target))), "nearest": min(target.cells)}
+            | {"range": " to ".join(range_names(target))},
+            {"to_real": target.real_interval, "gain": target.gain_interval},
         )
-    columns: list[Column | str] = [
-        "Latents",
-        "To real",
-        Column("pFID's cells", "nearer / as far / farther"),
-        "To unperturbed",
-        "To the best cell",
-        Column("Best cell", "bold: better than none; range in 95 % of halves"),
+        for target in analysis.imitation.targets
     ]
     floor = ", ".join(f"{view} {milli(value)}" for view, value in analysis.imitation.floor.items())
     caption = f"Squared MMD, in thousandths (two sets of real images: {floor})"
-    return Table(columns=columns, rows=rows, caption=caption)
+    return records(rows, TARGETS, caption, "Latents", kind="dense")
 
 
 def grid_table(imitation: Imitation, values: tuple[float, ...], caption: str, beside: float) -> Table:

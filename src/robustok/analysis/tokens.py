@@ -105,7 +105,7 @@ def analyze(
         forced, drawn = teacher_forcing(*given, **how("teacher forcing"))
         prefixes = tuple(sorted({0, n // 4, n // 2, 3 * n // 4}))
         free, generated = free_running(*given, prefixes, batch_size=batch_size, **how("free running"))
-        targets = {"generated": generated, "forced": drawn}
+        targets = {"generated": generated, "teacher forcing": drawn}
         imitation = imitate(own, real, targets, codebook, tokenizer.lookup, **how("imitation"))
     cells = {
         "perturbed": sorted(grid(k))[len(grid(k)) // 2],

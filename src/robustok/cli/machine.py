@@ -18,7 +18,7 @@ from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.terminal import bold, table
 from robustok.evaluation.features.spaces import inception
-from robustok.evaluation.features.spaces.vision_models import VISION_MODELS
+from robustok.evaluation.features.spaces.vision import VISION_MODELS
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
 from robustok.training.optim import autocast

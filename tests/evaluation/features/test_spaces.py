@@ -21,8 +21,7 @@ from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import RichExtractor, outputs
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.features.spaces import inception
-from robustok.evaluation.features.spaces.vision import View
-from robustok.evaluation.features.spaces.vision_models import VISION_MODELS
+from robustok.evaluation.features.spaces.vision import VISION_MODELS, View
 from robustok.runtime.weights import sha256
 from robustok.shapes import to_images
 
@@ -282,12 +281,8 @@ def test_views_normalize_resize_and_pad():
     views = {name: model.view for name, model in VISION_MODELS.items()}
     assert views["dinov2"].describe() == "bicubic, antialiased, not rounded, to 256 pixels, then padded to 266"
     assert views["dinov2-224"].describe() == "bicubic, antialiased, rounded, to 224 pixels"
-    assert [views[name].padded for name in ("clip", "siglip2", "mae", "convnextv2")] == [
-        266,
-        224,
-        224,
-        224,
-    ]
+    sides = {name: view.padded for name, view in views.items()}
+    assert sides == {"clip": 266, "siglip2": 224, "mae": 224, "convnextv2": 224, "dinov2": 266, "dinov2-224": 224}
 
 
 def test_positions_for_the_same_grid_stay():

@@ -11,7 +11,7 @@ from robustok.backbones.lite import LITE1, LITE2
 from robustok.evaluation.features.extractor import CustomExtractor, Extractor
 from robustok.evaluation.features.spaces.embedded import LITE0_SIDES, lite0, lite_space, vgg_hed_space
 from robustok.evaluation.features.spaces.inception import inception_space
-from robustok.evaluation.features.spaces.vision_models import VISION_MODELS, vision_space
+from robustok.evaluation.features.spaces.vision import VISION_MODELS, vision_space
 from robustok.names import IN_PACKAGES, SPACES
 from robustok.shapes import Features, Pixels
 

@@ -172,7 +172,7 @@ def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Valu
             {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
         ),
         "MIND": (
-            lambda: {"mind": mind(**both, generator=random_stream(0, "MIND"))},
+            lambda: {"mind": mind(generated=one, real=other, generator=random_stream(0, "MIND"))},
             {"directions": DIRECTIONS},
         ),
     }
