@@ -20,24 +20,22 @@ Kind: TypeAlias = Literal["hinge", "non-saturating"]
 
 def discriminator_loss(real_logits: Logits, fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
     """Low where real logits are high and fake logits are low."""
-    real, fake = real_logits.float(), fake_logits.float()
-    match kind:
-        case "hinge":
-            return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-        case "non-saturating":
-            return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-        case _:
-            raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
+    return (_penalty(-real_logits.float(), kind) + _penalty(fake_logits.float(), kind)) / 2
 
 
 def generator_loss(fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
     """Low where the discriminator takes the decoder's images for real."""
     fake = fake_logits.float()
+    return -fake.mean() if kind == "hinge" else _penalty(-fake, kind)
+
+
+def _penalty(wrong: Logits, kind: Kind) -> Scalar:
+    """Mean cost of logits, or of their negatives, that should be low."""
     match kind:
         case "hinge":
-            return -fake.mean()
+            return F.relu(1 + wrong).mean()
         case "non-saturating":
-            return F.softplus(-fake).mean()
+            return F.softplus(wrong).mean()
         case _:
             raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
 
