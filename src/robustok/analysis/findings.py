@@ -57,17 +57,17 @@ def _codes(analysis: Analysis) -> str:
 
 
 def _nearest(target: Target) -> str:
-    what = "perturbation" if isinstance(target.best, Cell) else "noise"
     if target.gain_interval[0] <= 0:
         return (
-            f"No {what} is nearer to the generated latents than none at all, beyond chance: this generator does not "
-            f"merely scatter about real images (nearest: {cell_name(target.best)})."
+            "No perturbation is nearer to the generated latents than none at all, beyond chance: this generator does "
+            f"not merely scatter about real images (nearest: {cell_name(target.best)})."
         )
     low, high = range_names(target)
     wins, closed = percent(target.wins, 0), percent(min(target.gain / target.to_unperturbed, 1.0), 0)
     return (
-        f"Of every {what}, {cell_name(target.best)} is nearest to the generated latents ({low} to {high} in 95 % of "
-        f"random halves of the images, itself in {wins}); it closes {closed} of the distance to real ones as they are."
+        f"Of all perturbations, {cell_name(target.best)} is nearest to the generated latents ({low} to {high} in 95 % "
+        f"of random halves of the images, itself in {wins}); it closes {closed} of the distance to real ones as they "
+        "are."
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustok.analysis.halves import half_interval, halves, other_halves
-from robustok.analysis.latent_kernel import JOINT, distances, embed, views
+from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
 from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.evaluation.scores.intervals import Interval
@@ -130,27 +130,25 @@ def nearest_cells(
     kernels = views(real, codes, lookup)
     others = {name: embed(of, kernels, parts) for name, of in {"real": real, **targets}.items()}
     unperturbed = embed(own, kernels, parts)
-    found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in others}  # by view, cell after cell
+    found: dict[str, list[Tensor]] = {name: [] for name in others}
     for number, cell in enumerate(cells):
         progress(number * len(own), len(cells) * len(own))
         noisy = embed(perturbed(cell), kernels, parts)
         for name, other in others.items():
             found[name].append(distances(noisy, other))
     progress(len(cells) * len(own), len(cells) * len(own))
-    to_cells = {
-        name: {view: torch.stack([by[view] for by in all_]) for view in all_[0]} for name, all_ in found.items()
-    }
-    to_real = {name: distances(others["real"], of) for name, of in others.items()}
+    to_cells = {name: torch.stack(of_cells, dim=1) for name, of_cells in found.items()}  # (views, cells, 1 + halves)
+    to_real = {name: distances(others["real"], of) for name, of in others.items()}  # (views, 1 + halves)
     to_own = {name: distances(unperturbed, of) for name, of in others.items()}
     return Imitation(
         grid=tuple(cells),
         in_pfid=tuple(cell in pfid for cell in cells),
-        floor={view: float(value[0]) for view, value in to_own["real"].items()},
-        from_real={view: tuple(of_cells[:, 0].tolist()) for view, of_cells in to_cells["real"].items()},
+        floor=dict(zip(VIEWS, to_own["real"][:, 0].tolist(), strict=True)),
+        from_real={view: tuple(row) for view, row in zip(VIEWS, to_cells["real"][:, :, 0].tolist(), strict=True)},
         targets=tuple(
-            _target(name, view, cells, to_cells[name][view], of_cells, to_real[name][view], to_own[name][view])
+            _target(name, view, cells, *of_view)
             for name in targets
-            for view, of_cells in to_cells["real"].items()
+            for view, *of_view in zip(VIEWS, to_cells[name], to_cells["real"], to_real[name], to_own[name], strict=True)
         ),
     )
 

@@ -22,6 +22,7 @@ WIDTH = 8192  # features of the view of codes, over all positions
 BLOCK = 100  # images whose features are computed at once
 PAIRS = 500  # images or codes whose distances set the bandwidth
 JOINT = "joint"  # the view to rely on: positions tell strengths apart best, but see no two tokens at once
+VIEWS = (JOINT, "image", "codes", "pooled")
 
 Rows: TypeAlias = Float[Tensor, "b f"]  # one of length 1 for each image
 
@@ -95,10 +96,10 @@ def embed(images: Tensor, kernels: Views, parts: Halves) -> dict[str, Embedded]:
     return {name: Embedded(torch.cat(of), parts.to(of[0].device)) for name, of in rows.items()}
 
 
-def distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> dict[str, Float64[Tensor, " parts"]]:
-    """Squared MMD in every view, and in the first two jointly: that of the sum of their kernels, half of each."""
-    by_view = {view: embedded.mmd(other[view]) for view, embedded in one.items()}
-    return {JOINT: (by_view["image"] + by_view["codes"]) / 2, **by_view}
+def distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> Float64[Tensor, "views parts"]:
+    """Squared MMD in all of `VIEWS`; joint is that of the sum of the first two kernels, half of each."""
+    image, codes, pooled = (embedded.mmd(other[view]) for view, embedded in one.items())
+    return torch.stack([(image + codes) / 2, image, codes, pooled])
 
 
 def _waves(width: int, frequencies: int, bandwidth: float) -> Float[Tensor, "width frequencies"]:

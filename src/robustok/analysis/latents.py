@@ -15,7 +15,7 @@ import torch
 from robustok.analysis.halves import half_interval, halves
 from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
 from robustok.analysis.imitation import Imitation, nearest_cells
-from robustok.analysis.latent_kernel import JOINT, distances, embed, views
+from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
 from robustok.evaluation.decoding import Autoencoder, evaluating
 from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
@@ -87,7 +87,7 @@ def analyze_latents(
     among, usual = embed(real, kernels, parts), _nearest(own / scale, real / scale)
 
     def returned(how: str, level: float, back: Latents) -> Return:
-        apart = distances(embed(back, kernels, parts), among)[JOINT]
+        apart = distances(embed(back, kernels, parts), among)[VIEWS.index(JOINT)]
         return Return(
             how=how,
             level=level,

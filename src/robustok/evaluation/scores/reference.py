@@ -61,15 +61,8 @@ class Reference:
     ) -> "Reference":
         """The reference that `images` are, `keep` of them at most as a sample. Several processes share the work."""
         stream = stream_of(images, features, keep=keep, batch_size=batch_size, progress=progress)
-        return from_main(
-            lambda: cls(
-                stats=stream.stats,
-                sample=stream.sample,
-                images=images.describe(),
-                space=stream.space,
-                spatial=stream.spatial,
-            )
-        )
+        about: dict[str, Any] = {"space": stream.space, "spatial": stream.spatial}
+        return from_main(lambda: cls(stats=stream.stats, sample=stream.sample, images=images.describe(), **about))
 
     def check_space(self, space: dict[str, Any]) -> None:
         """Raises ValueError when features of another space, or of another side, are scored against this reference.

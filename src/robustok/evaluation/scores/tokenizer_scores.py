@@ -99,7 +99,7 @@ def score_tokenizer(
             of_codes.add(tokens)
         add(pixels, {"real": indices, "real of pFID": positions})
         add(output, {"reconstructed": indices, "reconstructed of pFID": positions})
-        for number, disturbed in enumerate(noise.of(tokens, block.number) if block.in_pfid else ()):
+        for number, (_, disturbed) in enumerate(noise.of(tokens, block.number) if block.in_pfid else ()):
             add(run.decoded(disturbed), {number: positions})
     for output, positions in _between(run, neighbors_in) if not discrete else ():
         add(output, {"between": positions})
@@ -166,7 +166,7 @@ class _Noise(NamedTuple):
     """Noise that pFID puts into a tokenizer's tokens."""
 
     cells: Sequence[Cell | NoiseCell]
-    of: Callable[[Tensor, int], Iterator[Tensor]]  # tokens or latents, number of their block -> these in each cell
+    of: Callable[[Tensor, int], Iterator[tuple[Any, Tensor]]]  # tokens or latents, their block -> these in each cell
     protocol: dict[str, Any]
 
 
@@ -174,9 +174,7 @@ def _codes_replaced(tokenizer: DiscreteTokenizer, seed: int) -> _Noise:
     """pFID as published."""
     cells = grid(len(tokenizer.codebook))
     near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
-    return _Noise(
-        cells, lambda tokens, block: (x for _, x in perturbed(tokens, near, cells, seed=seed, block=block)), {}
-    )
+    return _Noise(cells, lambda tokens, block: perturbed(tokens, near, cells, seed=seed, block=block), {})
 
 
 def _noise_added(run: _Run, seed: int) -> _Noise:
@@ -192,11 +190,8 @@ def _noise_added(run: _Run, seed: int) -> _Noise:
         return ChannelStats.total(by_block[number] for number in sorted(by_block))  # in one order, whoever saw them
 
     channels = from_main(total)
-    return _Noise(
-        NOISE_GRID,
-        lambda latents, at: (x for _, x in noised(latents, channels, seed=seed, block=at)),
-        {"kind": "latent noise"},
-    )
+    about = {"kind": "latent noise"}
+    return _Noise(NOISE_GRID, lambda latents, block: noised(latents, channels, seed=seed, block=block), about)
 
 
 def _between(run: _Run, other: ImageSource | None) -> Iterator[tuple[Pixels, Int[Tensor, " b"]]]:
