@@ -20,7 +20,7 @@ from robustok.api import load_tokenizer
 from robustok.data.latents import LatentCache
 from robustok.demo.config import Demo
 from robustok.evaluation.decoding import decoded
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.scores.feature_stream import feature_stream
 from robustok.evaluation.scores.reference import Reference

@@ -132,7 +132,7 @@ def reconstruction_loss(tokenizer: Tokenizer, judge: Judge) -> dict[str, float]:
     rows = evenly(judge.held.labels, judge.size.looked_at)
     images = judge.held.images(rows)
     output = tokenizer(images)
-    levels = judge.perceptual.levels(output)
+    levels = judge.perceptual.feature_maps(output)
     terms = {
         "l1": F.l1_loss(output, images),
         "l2": F.mse_loss(output, images),

@@ -26,7 +26,7 @@ from robustok.data.latents import LatentCache
 from robustok.data.pairs import Pair, PairMode, Pairs, make_pairs
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.decoding import decoded
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, feature_stream
 from robustok.evaluation.scores.reference import Reference

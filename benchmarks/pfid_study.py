@@ -21,7 +21,7 @@ from torch import Tensor
 
 from robustok.data.images import FashionMNIST
 from robustok.data.tokens import encode_tokens
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.metrics.pfid import BLOCK, Cell, grid, perturbed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.runtime.checkpoint import load_model, save_model
 from robustok.runtime.seeding import derive
 from robustok.shapes import Features, Images, Pixels, to_images

@@ -67,7 +67,7 @@ MAINS: dict[str, TokenizerTraining] = {
         teacher=DINOv2(**VITS),
         objective=replace(
             ASKED,
-            network=LPIPSVGG(weights="random", heads="random", width=4),
+            network=LPIPSVGG(weights="random", lin_layers="random", width=4),
             adversary=replace(JUDGE, discriminator=DinoDiscriminator(network=DINO(**VITS), after=(0, 1))),
         ),
     ),

@@ -55,11 +55,11 @@ def test_the_three_views_are_gaussian_kernels():
         ).mean(dim=0),
         "pooled": torch.exp(-torch.cdist(pooled, pooled).square() / torch.pdist(pooled).square().median()),
     }
-    for view in views(latents, codebook):
-        rows = view.embed(latents)
+    for name, view in views(latents, codebook).by_name.items():
+        rows = view(latents)
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(120))
         # a mean over at least 512 frequencies of cosines, whose standard deviation is at most 1 / sqrt(2)
-        assert (rows.double() @ rows.double().T - exact[view.name]).abs().max() < 5 / math.sqrt(2 * 512)
+        assert (rows.double() @ rows.double().T - exact[name]).abs().max() < 5 / math.sqrt(2 * 512)
 
 
 def test_the_distance_is_the_unbiased_mmd_without_pairs_of_one_place():
@@ -83,12 +83,12 @@ def view_rows(points: Tensor) -> Tensor:
 
 def test_random_features_find_the_gaussian_mmd():
     x, y = normal(300, 4, 3), normal(300, 4, 3, seed=1) + 0.3
-    view = views(x, normal(20, 3))[0]
+    view = views(x, normal(20, 3)).by_name["image"]
     width = float(torch.pdist(x.flatten(1).double()).square().median())
     exact = mmd(
         lambda p, q: torch.exp(-torch.cdist(p, q).square() / width), y.double().flatten(1), x.double().flatten(1)
     )
-    found = Embedded(view.embed(x), everything(300)).mmd(Embedded(view.embed(y), everything(300)))
+    found = Embedded(view(x), everything(300)).mmd(Embedded(view(y), everything(300)))
     assert float(found[0]) == pytest.approx(exact, rel=0.15)
 
 
@@ -107,8 +107,8 @@ def test_matched_sets_of_one_distribution_are_at_distance_zero():
     found = []
     for seed in range(20):
         x, y = (centers + normal(80, 1, 2, seed=2 * seed + i) for i in range(2))
-        view = views(x, normal(20, 2))[0]
-        found.append(float(Embedded(view.embed(x), everything(80)).mmd(Embedded(view.embed(y), everything(80)))[0]))
+        view = views(x, normal(20, 2)).by_name["image"]
+        found.append(float(Embedded(view(x), everything(80)).mmd(Embedded(view(y), everything(80)))[0]))
     values = torch.tensor(found)
     assert abs(float(values.mean())) < 4 * float(values.std()) / math.sqrt(20)
 
@@ -153,8 +153,8 @@ def test_the_perturbation_that_a_generator_is_comes_out_as_the_nearest(phases, v
     for view in views:
         target = found.target("noisy", view)
         assert target.best == truth, view
-        assert target.alphas[0] <= 0.7 <= target.alphas[1]
-        assert target.deltas[0] <= 120 <= target.deltas[1]
+        assert target.ranges[0][0] <= 0.7 <= target.ranges[0][1]
+        assert target.ranges[1][0] <= 120 <= target.ranges[1][1]
         assert target.gain_interval[0] > 0, view
         assert target.as_far[CELLS.index(truth)]
         assert found.from_real[view][CELLS.index(Cell(0.1, 5))] < target.to_real / 4
@@ -181,7 +181,7 @@ def test_the_plane_of_an_ellipse():
     axes = torch.linalg.qr(normal(6, 2)).Q
     latents = (3 * angle.cos()[:, None] * axes[:, 0] + angle.sin()[:, None] * axes[:, 1] + 5).view(100, 3, 2)
     plane = principal_plane(latents)
-    assert plane.share == pytest.approx((0.9, 0.1), abs=1e-5)
+    assert plane.fraction == pytest.approx((0.9, 0.1), abs=1e-5)
     assert (plane.axes.T @ axes.double()).abs().flatten().tolist() == pytest.approx([1, 0, 0, 1], abs=1e-5)
     assert (plane.axes.gather(0, plane.axes.abs().argmax(dim=0, keepdim=True)) > 0).all()
     points = plane.project(latents)
@@ -193,7 +193,7 @@ def test_the_plane_is_the_same_by_either_matrix():
     few = normal(20, 10, 5)
     one, two = principal_plane(few), principal_plane(few.repeat(3, 1, 1))
     torch.testing.assert_close(one.axes, two.axes)
-    assert one.share == pytest.approx(two.share)
+    assert one.fraction == pytest.approx(two.fraction)
 
 
 def test_images_on_a_line_span_no_plane():

@@ -68,9 +68,10 @@ def found() -> LatentAnalysis:
 
 
 def test_the_noise_that_the_generator_leaves_is_found(found):
-    assert found.imitation.best == NoiseCell(1.0, 0.2)
-    assert found.imitation.gain_interval[0] > 0
-    assert found.imitation.gain == pytest.approx(found.imitation.undisturbed, rel=0.2)  # it closes all of the distance
+    imitated = found.imitation.target("generated")
+    assert imitated.best == NoiseCell(1.0, 0.2)
+    assert imitated.gain_interval[0] > 0
+    assert imitated.gain == pytest.approx(imitated.to_unperturbed, rel=0.2)  # it closes all of the distance
     assert found.imitation.in_pfid == (True, False, False, False)
 
 
@@ -85,9 +86,10 @@ def test_the_grid_holds_pfids():
 
 def test_a_perfect_generator_is_imitated_by_nothing():
     found = analysis(0.0)
-    assert found.imitation.best.strength == 0.05
-    assert found.imitation.gain_interval[0] <= 0
-    assert all(back.spread == pytest.approx(1, abs=0.05) for back in found.returns if back.how == "sampled")
+    imitated = found.imitation.target("generated")
+    assert imitated.best.strength == 0.05
+    assert imitated.gain_interval[0] <= 0
+    assert all(back.std == pytest.approx(1, abs=0.05) for back in found.returns if back.how == "sampled")
 
 
 def test_what_comes_back_in_closed_form(found):
@@ -97,16 +99,16 @@ def test_what_comes_back_in_closed_form(found):
     ]
     generated = found.returns[-1]
     assert generated.own == pytest.approx(2**0.5 * 0.2, rel=0.05)
-    assert generated.spread == pytest.approx((0.8**2 + 0.2**2) ** 0.5, rel=0.05)
+    assert generated.std == pytest.approx((0.8**2 + 0.2**2) ** 0.5, rel=0.05)
     assert generated.apart > 4 * abs(found.floor)
     assert generated.apart_interval[0] < generated.apart < generated.apart_interval[1]
-    assert max(found.spread_floor) == pytest.approx(1, abs=0.02)
+    assert max(found.std_floor) == pytest.approx(1, abs=0.02)
     assert max(map(abs, found.shift)) < 0.1
     assert generated.nearest > 1
 
 
 def test_analysis_survives_json(found):
-    assert json.loads(json.dumps(found.to_plain()))["imitation"]["best"] == [1.0, 0.2]
+    assert json.loads(json.dumps(found.to_plain()))["imitation"]["targets"][0]["best"] == [1.0, 0.2]
 
 
 def test_a_channel_without_spread_is_refused():

@@ -1,177 +1,177 @@
-"""Departures, teacher forcing, free running and code use, of generators that err in a known way."""
+"""The whole analysis of a generator that errs in a known way, its page, and the verb."""
 
-import math
+import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.analysis.erring import Erring
+from markupsafe import escape
+from PIL import Image
+from tests.analysis.erring import Erring, Patches, Templates
 from torch import Tensor
 
-from robustok.analysis.code_usage import code_usage, jensen_shannon, kullback_leibler
-from robustok.analysis.departures import code_steps, departures, typical_distance
-from robustok.analysis.prediction import forced_logits, free_running, teacher_forcing
+from robustok.analysis import imitation
+from robustok.analysis.findings import findings
+from robustok.analysis.image_sets import two_sets
+from robustok.analysis.page import page
+from robustok.analysis.tokens import Result, analyze
+from robustok.cli import main
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import Sampling
-from robustok.tokenizer.perturbation import neighbours, perturb
-
-LINE = torch.arange(64.0)[:, None] ** 1.001  # codes on a line, no two gaps equal
-
-
-def draw(*shape: int, codes: int = 64, seed: int = 0) -> Tensor:
-    return torch.randint(codes, shape, generator=torch.Generator().manual_seed(seed))
+from robustok.tokenizer.encoder import Conv
+from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 
-def test_ranks_on_a_line():
-    codebook = torch.tensor([[0.0], [1.0], [3.0], [7.0], [15.0]])
-    start, end = torch.tensor([0, 0, 0, 2, 2, 4]), torch.tensor([1, 2, 4, 1, 4, 0])
-    steps = code_steps(start, end, codebook)
-    assert steps.rank.tolist() == [1, 2, 4, 1, 4, 4]
-    assert steps.distance.tolist() == [1, 3, 15, 2, 12, 15]
+def colors(pixels: Tensor) -> Tensor:
+    """Features: one pixel of each patch."""
+    return pixels[:, :, ::4, ::4].float().flatten(1) / 255
 
 
-def test_ranks_agree_with_the_neighbour_table():
-    codebook = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
-    near = neighbours(codebook, 40)
-    start = torch.arange(100)
-    for column in (0, 9, 39):
-        assert (code_steps(start, near[:, column], codebook).rank == column + 1).all()
+def parts(alpha: float = 0.7, delta: int = 10) -> tuple[Patches, Erring, Templates]:
+    tokenizer = Patches()
+    images = Templates(tokenizer)
+    return tokenizer, Erring(images.tokens, tokenizer.codebook, alpha, delta), images
 
 
-def test_equally_near_codes_share_the_best_rank():
-    steps = code_steps(torch.tensor([1, 1]), torch.tensor([0, 2]), torch.tensor([[0.0], [1.0], [2.0], [9.0]]))
-    assert steps.rank.tolist() == [1, 1]
+@pytest.fixture(scope="module")
+def result():
+    tokenizer, generator, images = parts()
+    return analyze(tokenizer, generator, images, tuned=Patches(contrast=0.8), count=120, features=colors)
 
 
-def test_typical_distance_of_three_codes():
-    assert typical_distance(torch.tensor([[0.0], [1.0], [3.0]])) == pytest.approx(2)
+def test_the_error_is_found(result):
+    found = result.analysis
+    assert found.forced.sampled.alpha == pytest.approx(0.7, abs=0.05)
+    assert abs(found.forced.sampled.delta - 10) <= 2
+    assert [d.first for d in found.free] == [0, 4, 8, 12]
+    assert all(d.alpha == pytest.approx(0.7, abs=0.06) for d in found.free)
+    assert found.other_real.alpha == 0  # images of a class are equal here
+    assert found.code_usage["other real images"].js == 0 < found.code_usage["generated"].js
+    target = found.imitation.target("generated", "joint")
+    assert target.gain_interval[0] > 0
+    assert target.ranges[0][0] <= 0.7 <= target.ranges[0][1]
+    assert target.ranges[1][0] <= 10 <= target.ranges[1][1]
+    assert found.protocol["perturbed as departing"].alpha == found.forced.sampled.alpha
 
 
-def test_departures_counted_by_hand():
-    codebook = torch.tensor([[0.0], [1.0], [3.0]])
-    real, made = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 0]]), torch.tensor([[0, 0, 2, 2], [1, 0, 2, 0]])
-    found = departures(made, real, codebook)
-    assert found.alpha == 0.5
-    assert found.by_position == (0.5, 1.0, 0.0, 0.5)
-    assert found.distance == pytest.approx((1 + 3 + 1 + 1) / 4 / 2)
-    assert found.distance_by_position == pytest.approx((0.5, 0.5, None, 1.5), nan_ok=True)
-    assert dict(found.within) == {1: 0.75, 2: 1.0}
-    assert departures(made, real, codebook, first=2).by_position == (0.0, 0.5)
-    none = departures(real, real, codebook)
-    assert (none.alpha, none.rank, none.delta, none.distance, none.within) == (0, None, None, None, ())
+def test_the_effects_are_found(result):
+    by_name = {(effect.images, effect.decoder): effect.values for effect in result.analysis.effects}
+    assert len(by_name) == 1 + 4 * 2
+    exact = by_name["reconstructed", "original"]
+    assert (exact["color"], exact["detail"], exact["fine_db"]) == pytest.approx((0, 0, 0), abs=0.1)
+    assert by_name["real", ""]["outside"] < 0.5
+    assert by_name["generated", "original"]["outside"] > 0.9
+    assert by_name["reconstructed", "tuned"]["fine_db"] == pytest.approx(-1.94, abs=0.1)  # 20 log10 0.8
+    change = next(change for change in result.analysis.changes if change.images == "reconstructed")
+    assert change.values["fine_db"] == pytest.approx(-1.94, abs=0.1)
+    assert change.intervals["fine_db"][1] < 0
 
 
-@pytest.mark.parametrize(("alpha", "delta"), [(0.7, 10), (0.25, 3), (1.0, 40)])
-def test_departures_of_a_perturbation_are_its_alpha_and_delta(alpha, delta):
-    real = draw(200, 32)
-    noisy = perturb(real, neighbours(LINE, delta), alpha, 1.0, generator=torch.Generator().manual_seed(1))
-    found = departures(noisy, real, LINE)
-    assert found.alpha == round(alpha * 32) / 32  # exactly, in every image
-    assert found.interval == pytest.approx((found.alpha, found.alpha))
-    assert abs(found.delta - delta) <= max(1, 0.1 * delta)  # a median of some thousand draws
-    assert dict(found.within)[63] == 1
+@pytest.fixture
+def one_alpha(monkeypatch):
+    """A grid of one row, to save time."""
+    monkeypatch.setattr(imitation, "ALPHAS", (0.7,))
 
 
-def test_departures_of_other_shapes_are_refused(unchecked):
-    with pytest.raises(ValueError, match="the same images and a position before the last"):
-        departures(draw(2, 4), draw(2, 5), LINE)
-    with pytest.raises(ValueError, match="position 4 on"):
-        departures(draw(2, 4), draw(2, 4), LINE, first=4)
+def test_the_numbers_are_json_and_depend_on_no_batch(result, one_alpha):
+    plain = json.loads(json.dumps(result.analysis.to_plain()))
+    assert set(plain) >= {"protocol", "forced", "free", "other_real", "code_usage", "imitation", "plane", "effects"}
+    assert len(plain["plane"]["points"]["generated"]) == 120
+    tokenizer, generator, images = parts()
+    again = analyze(
+        tokenizer, generator, images, tuned=Patches(contrast=0.8), count=120, features=colors, batch_size=17
+    ).analysis
+    assert again.forced == result.analysis.forced
+    assert again.free == result.analysis.free
+    assert again.code_usage == result.analysis.code_usage
+    for one, other in zip(result.analysis.effects, again.effects, strict=True):
+        assert list(one.values.values()) == pytest.approx(list(other.values.values()), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("blocks", [(1,) * 16, (1, 4, 11)])
-def test_teacher_forcing_finds_how_a_generator_errs(blocks):
-    images, labels = draw(20, 16), torch.arange(600) % 20
-    generator = Erring(images, LINE, 0.7, 10, blocks)
-    forced, drawn = teacher_forcing(generator, images[labels], labels, LINE, Sampling())
-    wrong = math.sqrt(0.7 * 0.3 / (600 * 16))  # standard error
-    assert forced.sampled.alpha == pytest.approx(0.7, abs=4 * wrong)
-    assert abs(forced.sampled.delta - 10) <= 1
-    assert dict(forced.sampled.within)[8] == pytest.approx(0.8, abs=0.03)
-    assert (forced.likeliest.alpha, forced.rank, forced.top[1]) == (0, 1, 1)  # 0.3 is more than 0.07
-    assert forced.probability == pytest.approx(0.3, abs=1e-6)
-    assert forced.perplexity == pytest.approx(1 / 0.3, abs=1e-5)
-    assert forced.step == tuple(i for i, size in enumerate(blocks) for _ in range(size))
-    assert departures(drawn, images[labels], LINE) == forced.sampled
+def test_the_page_says_what_was_found(result):
+    html = page(result)
+    for name in ("images", "tokens", "codes", "latents", "plane", "effects", "changes", "protocol"):
+        assert f'id="{name}"' in html
+    assert all(escape(text) in html for text in findings(result.analysis))
+    assert "http" not in html.replace("http-equiv", "")
+    assert html.count("<img") == len(result.examples) == 1 + 4 * 2
+    assert not re.search(r"\bnan\b|not finite", html)
+    alone = replace(result.analysis, changes=())
+    assert 'id="changes"' not in page(Result(alone, {}))
 
 
-def test_guidance_temperature_and_top_k_reach_teacher_forcing():
-    images, labels = draw(5, 8), torch.arange(50) % 5
-    generator = Erring(images, LINE, 0.7, 10)
-    forced, _ = teacher_forcing(generator, images[labels], labels, LINE, Sampling(top_k=1))
-    assert forced.sampled.alpha == 0
-    sharp, _ = teacher_forcing(generator, images[labels], labels, LINE, Sampling(temperature=0.5))
-    assert sharp.probability == pytest.approx(0.3**2 / (0.3**2 + 10 * 0.07**2), abs=1e-6)
-    asked = []
-    generator.predictor = lambda given: asked.append(given) or Erring.predictor(generator, given)
-    teacher_forcing(generator, images[labels], labels, LINE, Sampling(guidance=2.0))
-    assert torch.equal(asked[0], torch.cat([labels, torch.full_like(labels, 5)]))
+def test_what_is_found_reads_as_it_is(result):
+    tokens, _, nearest, *_, after = findings(result.analysis)
+    assert "nearest of 128 codes" in tokens
+    assert "95 % of random halves" in nearest
+    assert "detail worse" in after  # a decoder that loses contrast
+    before = result.analysis.imitation
+    targets = tuple(replace(target, gain_interval=(-0.1, 0.1)) for target in before.targets)
+    none = replace(result.analysis, imitation=replace(before, targets=targets), changes=())
+    assert "No perturbation is nearer" in findings(none)[2]
+    assert len(findings(none)) == 5
 
 
-def test_one_pass_of_our_model_gives_what_sampling_step_by_step_sees():
+def test_two_sets_have_the_same_classes_and_no_image_in_common():
+    labels = torch.tensor([0] * 301 + [1] * 99 + [2] * 100)
+    one, other = two_sets(labels, 200)
+    assert len(set(one.tolist()) | set(other.tolist())) == 400
+    assert (labels[one] != labels[other]).sum() <= 2
+    assert [len(part) for part in two_sets(labels, 10**6)] == [250, 250]
+    with pytest.raises(ValueError, match="too few"):
+        two_sets(labels[:99], 1000)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    tokenizer, generator, images = parts()
+    with pytest.raises(ValueError, match="another codebook"):
+        analyze(tokenizer, generator, images, tuned=Patches(seed=1), features=colors)
+    images.labels = images.labels + 1
+    with pytest.raises(ValueError, match="the generator knows 20 classes, the images have 21"):
+        analyze(tokenizer, generator, images, features=colors)
+    generator.codebook_size = 64
+    with pytest.raises(ValueError, match="draws from 64 codes and the tokenizer has 128"):
+        analyze(tokenizer, generator, images, features=colors)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """An untrained tokenizer and generator, as small as they come."""
     torch.manual_seed(0)
-    model = AutoregressiveModel(
-        Autoregressive(codebook_size=9, tokens=12, classes=3, width=16, depth=2, heads=1)
-    ).eval()
-    for parameter in model.parameters():
-        parameter.data *= 5  # so that tokens depend on each other
-    tokens, labels = draw(4, 12, codes=9), torch.tensor([0, 1, 2, 0])
-    sampling = Sampling(guidance=3.0, schedule="linear")
-
-    class Stepwise:
-        """The same model without its parallel pass."""
-
-        codebook_size, tokens_per_image, no_label, blocks, device = 9, 12, 3, (1,) * 12, torch.device("cpu")
-        predictor, fingerprint = staticmethod(model.predictor), staticmethod(model.fingerprint)
-
-    (places, at_once), *rest = forced_logits(model, tokens, labels, sampling)
-    steps = list(forced_logits(Stepwise(), tokens, labels, sampling))
-    assert (places, rest) == (slice(0, 12), [])
-    assert [s.start for s, _ in steps] == list(range(12))
-    torch.testing.assert_close(torch.cat([logits for _, logits in steps], dim=1), at_once, atol=1e-4, rtol=1e-4)
+    conv = Conv(stem=4, channels=(8,), blocks=1, attention=False)
+    config = TokenizerConfig(image_size=32, encoder=conv, decoder=conv, quantizer=VQ(codebook_size=32, width=4))
+    tokenizer = Tokenizer(config)
+    generator = AutoregressiveModel(
+        Autoregressive(codebook_size=32, tokens=tokenizer.tokens_per_image, classes=10, width=16, depth=1, heads=1)
+    )
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in {"tokenizer": tokenizer, "generator": generator}.items():
+        model.save_pretrained(folder / name)
+    return folder
 
 
-def test_free_running_after_more_real_tokens_and_at_any_batch_size():
-    images, labels = draw(20, 16), torch.arange(200) % 20
-    generator = Erring(images, LINE, 0.5, 4)
-
-    def run(batch_size: int):
-        return free_running(
-            generator, images[labels], labels, LINE, Sampling(), prefixes=(0, 12), batch_size=batch_size
-        )
-
-    (label, late), free = run(200)
-    assert [d.first for d in (label, late)] == [0, 12]
-    assert (len(label.by_position), len(late.by_position)) == (16, 4)
-    for found in (label, late):
-        assert found.alpha == pytest.approx(0.5, abs=0.07)
-    assert departures(free, images[labels], LINE) == label
-    assert torch.equal(run(33)[1], free)
-    with pytest.raises(ValueError, match="leave out 0"):
-        free_running(generator, images[labels], labels, LINE, Sampling(), prefixes=(4,))
+def test_the_verb_writes_both_files_and_prints_what_it_found(folders, one_alpha, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", lambda name, device: colors)
+    tokenizer, generator = str(folders / "tokenizer"), str(folders / "generator")
+    typed = ["analyze", "--tokenizer", tokenizer, "--generator", generator, "--images", "fashion-mnist"]
+    assert main([*typed, "--tuned", tokenizer, "--count", "50", "--temperature", "1.5", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "Teacher forcing" in told
+    assert "Found" in told
+    saved = json.loads((tmp_path / "analysis.json").read_text())
+    assert saved["protocol"]["count"] == 50
+    assert saved["protocol"]["sampling"]["temperature"] == 1.5
+    assert all(value == 0 for change in saved["changes"] for value in change["values"].values())
+    assert (tmp_path / "analysis.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_divergences_of_known_counts():
-    p, q = torch.tensor([3, 1]), torch.tensor([1, 3])
-    assert kullback_leibler(p, q, pseudo=0.0) == pytest.approx(0.5 * math.log(3))
-    assert kullback_leibler(p, q) == pytest.approx(0.4 * math.log(3.5 / 1.5))  # 3.5 / 5 and 1.5 / 5
-    middle = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert jensen_shannon(p, q) == pytest.approx(middle)
-    assert jensen_shannon(p, 2 * p) == pytest.approx(0, abs=1e-12)
-    assert jensen_shannon(torch.tensor([4, 0]), torch.tensor([0, 9])) == pytest.approx(math.log(2))
-
-
-def test_code_use_beside_its_floor():
-    real, other, same = draw(300, 16, seed=1), draw(300, 16, seed=2), draw(300, 16, seed=3)
-    alike = code_usage(generated=same, real=real, other=other, codebook_size=64)
-    assert alike.js == pytest.approx(alike.js_floor, rel=0.5)  # two samples of one distribution
-    # plug-in JS of two samples of m tokens over k equally likely codes: (k - 1) / (4 m)
-    assert alike.js_floor == pytest.approx(63 / (4 * 300 * 16), rel=0.6)
-    half = code_usage(generated=same // 2, real=real, other=other, codebook_size=64)
-    assert half.js == pytest.approx(0.75 * math.log(4 / 3), rel=0.05)  # p = 1/k on k codes, q = 2/k on half of them
-    assert half.perplexity_generated == pytest.approx(32, rel=0.02)
-    assert half.used_generated == 0.5
-    new = code_usage(generated=same, real=real // 2, other=other // 2, codebook_size=64)
-    assert new.unseen == pytest.approx(0.5, abs=0.03)
-    assert new.unseen_floor == 0
-    with pytest.raises(ValueError, match="give as many of both"):
-        code_usage(generated=same[:10], real=real, other=other, codebook_size=64)
+@pytest.mark.filterwarnings("default:the generator is asked for images of no class")
+def test_images_of_no_class_are_asked_for_where_they_tell_none(folders, one_alpha, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", lambda name, device: colors)
+    for number, pixels in enumerate(torch.randint(256, (100, 32, 32, 3), dtype=torch.uint8)):
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+    models = ["--tokenizer", str(folders / "tokenizer"), "--generator", str(folders / "generator")]
+    words = [*models, "--images", str(tmp_path), "--count", "50", "--out", str(tmp_path / "out")]
+    assert main(["analyze", *words]) == 0
+    assert "the generator is asked for images of no class: they are of one class" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_gradients_reach_the_images_and_nothing_else():
 
 
 def test_levels_are_the_maps():
-    levels = Perceptual(vgg_hed(), 2).levels(to_images(pattern()))
+    levels = Perceptual(vgg_hed(), 2).feature_maps(to_images(pattern()))
     assert [level.shape for level in levels] == [(1, 64, 40, 40), (1, 128, 20, 20)]
 
 

@@ -18,7 +18,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def head_state(seed: int = 0) -> dict[str, Tensor]:
+def lin_state(seed: int = 0) -> dict[str, Tensor]:
     return {f"lin{i}.model.1.weight": noise(1, width, 1, 1, seed=seed + i).abs() for i, width in enumerate(WIDTHS)}
 
 
@@ -26,11 +26,11 @@ def head_state(seed: int = 0) -> dict[str, Tensor]:
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lpips")
     torch.save(vgg_state(WIDTHS), folder / "vgg16.pth")
-    torch.save(head_state(), folder / "heads.pth")
-    return folder / "vgg16.pth", folder / "heads.pth"
+    torch.save(lin_state(), folder / "lin.pth")
+    return folder / "vgg16.pth", folder / "lin.pth"
 
 
-def formula(images: Tensor, outputs: Tensor, vgg: dict[str, Tensor], heads: dict[str, Tensor]) -> Tensor:
+def formula(images: Tensor, outputs: Tensor, vgg: dict[str, Tensor], lin_layers: dict[str, Tensor]) -> Tensor:
     """As the authors' code goes: scale, five slices of VGG, unit length, 1 x 1 convolution, mean over places."""
     shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
     scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
@@ -43,7 +43,7 @@ def formula(images: Tensor, outputs: Tensor, vgg: dict[str, Tensor], heads: dict
             weight, bias = vgg[f"features.{number}.weight"], vgg[f"features.{number}.bias"]
             x, y = F.relu(F.conv2d(x, weight, bias, padding=1)), F.relu(F.conv2d(y, weight, bias, padding=1))
         unit_x, unit_y = (z / (z.square().sum(1, keepdim=True).sqrt() + 1e-10) for z in (x, y))
-        total += F.conv2d((unit_x - unit_y) ** 2, heads[f"lin{i}.model.1.weight"]).mean(dim=(1, 2, 3))
+        total += F.conv2d((unit_x - unit_y) ** 2, lin_layers[f"lin{i}.model.1.weight"]).mean(dim=(1, 2, 3))
     return total
 
 
@@ -52,7 +52,7 @@ def test_lpips_is_the_authors_formula(files, size):
     images, outputs = noise(5, 3, *size), noise(5, 3, *size, seed=9)
     found = LPIPS(*files, batch_size=2)(images, outputs)
     assert found.shape == (5,)
-    torch.testing.assert_close(found, formula(images, outputs, vgg_state(WIDTHS), head_state()), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, formula(images, outputs, vgg_state(WIDTHS), lin_state()), rtol=1e-4, atol=1e-6)
 
 
 def test_equal_images_are_at_distance_zero_and_the_order_does_not_matter(files):
@@ -77,15 +77,15 @@ def test_by_hand():
     red, mixed = torch.zeros(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)
     red[:, 0] = 0.5
     mixed[:, 0, :, 0], mixed[:, 1, :, 1] = 0.25, 0.75  # only the direction counts
-    heads = [torch.tensor([1.0, 10.0, 100.0]), torch.tensor([0.0, 2.0, 0.0])]
-    distance = Perceptual(Colors(), stages=2, heads=heads)
+    lin_layers = [torch.tensor([1.0, 10.0, 100.0]), torch.tensor([0.0, 2.0, 0.0])]
+    distance = Perceptual(Colors(), maps=2, lin_layers=lin_layers)
     assert distance.per_image(red, mixed).tolist() == pytest.approx([(1 + 10) / 2 + 2 / 2])
-    assert Perceptual(Colors(), stages=1).per_image(red, mixed).tolist() == pytest.approx([(1 + 1) / 2])
-    assert Perceptual(Colors(), stages=1, heads=[torch.zeros(3)]).per_image(red, mixed).tolist() == [0]
-    both = Perceptual(Colors(), stages=2, heads=heads)
+    assert Perceptual(Colors(), maps=1).per_image(red, mixed).tolist() == pytest.approx([(1 + 1) / 2])
+    assert Perceptual(Colors(), maps=1, lin_layers=[torch.zeros(3)]).per_image(red, mixed).tolist() == [0]
+    both = Perceptual(Colors(), maps=2, lin_layers=lin_layers)
     assert both(torch.cat([red, red]), torch.cat([mixed, red])).item() == pytest.approx(6.5 / 2)
-    with pytest.raises(ValueError, match="there are 2 heads for 3 maps; give one head for each map"):
-        Perceptual(Colors(), stages=3, heads=heads)
+    with pytest.raises(ValueError, match="there are 2 lin layers for 3 maps; give one for each map"):
+        Perceptual(Colors(), maps=3, lin_layers=lin_layers)
 
 
 def test_one_trains_with_it(files):
@@ -120,10 +120,11 @@ def test_refusals(files, tmp_path):
         distance(images, images[:1])
     with pytest.raises(ValueError, match="5 stages of VGG-16 need sides of 16 pixels"):
         distance(images[..., :8], images[..., :8])
-    torch.save({**head_state(), "lin2.model.1.weight": torch.ones(1, 3, 1, 1)}, tmp_path / "other.pth")
+    torch.save({**lin_state(), "lin2.model.1.weight": torch.ones(1, 3, 1, 1)}, tmp_path / "other.pth")
     with pytest.raises(
-        ValueError, match=r"other.pth holds no heads for VGG-16.*have \[4, 6, 3, 10, 10\]; take vgg.pth of version 0.1"
+        ValueError,
+        match=r"other.pth holds no lin layers for VGG-16.*have \[4, 6, 3, 10, 10\]; take vgg.pth of version 0.1",
     ):
         lpips_distance(files[0], tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="no heads for VGG-16.*None, None, None"):
+    with pytest.raises(ValueError, match="no lin layers for VGG-16.*None, None, None"):
         lpips_distance(files[0], files[0])

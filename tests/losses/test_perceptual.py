@@ -23,14 +23,14 @@ class Raw(nn.Module):
 def test_orthogonal_features_are_at_distance_two_on_each_level():
     red = torch.zeros(2, 3, 4, 4).index_fill(1, torch.tensor([0]), 0.5)
     green = torch.zeros(2, 3, 4, 4).index_fill(1, torch.tensor([1]), 3.0)
-    assert Perceptual(Raw(), stages=1)(red, green).item() == pytest.approx(2)
-    assert Perceptual(Raw(), stages=3)(red, green).item() == pytest.approx(3 * 2)
-    assert Perceptual(Raw(), stages=3)(red, -red).item() == pytest.approx(3 * 4)  # the most there can be
+    assert Perceptual(Raw(), maps=1)(red, green).item() == pytest.approx(2)
+    assert Perceptual(Raw(), maps=3)(red, green).item() == pytest.approx(3 * 2)
+    assert Perceptual(Raw(), maps=3)(red, -red).item() == pytest.approx(3 * 4)  # the most there can be
 
 
 def test_only_the_direction_of_features_counts():
     target, output = noise(2, 3, 4, 4), noise(2, 3, 4, 4, seed=1)
-    distance = Perceptual(Raw(), stages=2)
+    distance = Perceptual(Raw(), maps=2)
     assert distance(target, 5 * output).item() == pytest.approx(distance(target, output).item(), rel=1e-5)
 
 
@@ -52,23 +52,23 @@ def test_equal_images_are_at_distance_zero_and_others_further_the_more_they_diff
 
 
 def test_a_precomputed_target_changes_nothing():
-    distance = Perceptual(Lite(), stages=3)
+    distance = Perceptual(Lite(), maps=3)
     target, output = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1)
-    assert torch.equal(distance(distance.levels(target), output), distance(target, output))
+    assert torch.equal(distance(distance.feature_maps(target), output), distance(target, output))
 
 
 def test_gradient_flows_to_the_output_and_not_to_a_target_image():
     target, output = noise(2, 3, 32, 32).requires_grad_(), noise(2, 3, 32, 32, seed=1).requires_grad_()
-    Perceptual(Lite(), stages=3)(target, output).backward()
+    Perceptual(Lite(), maps=3)(target, output).backward()
     assert target.grad is None
     assert output.grad.abs().sum() > 0
 
 
 def test_images_are_resized_when_a_size_is_given():
     target, output = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1)
-    levels = Perceptual(Lite(), stages=5, size=64).levels(target)
+    levels = Perceptual(Lite(), maps=5, size=64).feature_maps(target)
     assert [level.shape[-1] for level in levels] == [32, 16, 8, 4, 2]
-    at_its_size, unresized = Perceptual(Lite(), stages=2, size=32), Perceptual(Lite(), stages=2)
+    at_its_size, unresized = Perceptual(Lite(), maps=2, size=32), Perceptual(Lite(), maps=2)
     assert torch.equal(at_its_size(target, output), unresized(target, output))
 
 

@@ -153,9 +153,9 @@ def test_a_channel_that_never_changes_takes_part_as_it_is():
     """Before, it was divided by a spread of 0."""
     images = FashionMNIST("train").subset(torch.arange(16))
     ours = image_loss(FRECHET)
-    levels = ours.perceptual.levels
+    levels = ours.perceptual.feature_maps
     still = torch.zeros(1, 3, 1, 1)
-    ours.perceptual.levels = lambda batch: (*levels(batch), (batch * still).mean(dim=(2, 3), keepdim=True) + 2.0)
+    ours.perceptual.feature_maps = lambda batch: (*levels(batch), (batch * still).mean(dim=(2, 3), keepdim=True) + 2.0)
     ours.set_reference(images)
     assert ours.scale[-3:].tolist() == [1, 1, 1]
     real = images.images(torch.arange(16))

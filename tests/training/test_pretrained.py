@@ -115,10 +115,10 @@ def test_lpips_in_training_is_the_metric(tmp_path: Path):
     """The same numbers as the metric from the same files; and of fewer maps, the first terms of it."""
     config = LPIPSVGG(width=4)
     torch.save(vgg.random_weights(config), tmp_path / "vgg.pth")
-    torch.save(vgg.random_heads(config), tmp_path / "heads.pth")
-    config = replace(config, weights=str(tmp_path / "vgg.pth"), heads=str(tmp_path / "heads.pth"))
+    torch.save(vgg.random_lin_layers(config), tmp_path / "lin.pth")
+    config = replace(config, weights=str(tmp_path / "vgg.pth"), lin_layers=str(tmp_path / "lin.pth"))
     a, b = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    metric = lpips_distance(tmp_path / "vgg.pth", tmp_path / "heads.pth")
+    metric = lpips_distance(tmp_path / "vgg.pth", tmp_path / "lin.pth")
     whole = perceptual_network(config, 5, None)(a, b)
     assert whole.item() == pytest.approx(metric(a, b).item(), rel=1e-6)
     assert 0 < perceptual_network(config, 2, None)(a, b) < whole

@@ -1,4 +1,8 @@
-"""How differently two sets of tokens use the codebook, beside how differently two sets of real images do."""
+"""Differences in how sets of tokens use the codebook.
+
+Two samples differ even when their distributions do not, the more so the larger the codebook, and tokens of one image
+are not independent, so no formula says by how much: as many tokens of other real images do, the floor.
+"""
 
 import math
 from dataclasses import dataclass
@@ -14,48 +18,34 @@ Counts = Int[Tensor, " k"]
 
 @dataclass(frozen=True, kw_only=True)
 class CodeUsage:
-    """Code use of generated tokens against real ones; each floor is that of as many tokens of other real images.
-
-    Two samples differ even when their distributions do not, the more so the larger the codebook, and tokens of one
-    image are not independent, so no formula says by how much: the floor does.
-    """
+    """Code use of one set of tokens against real ones."""
 
     js: float  # Jensen-Shannon divergence in nats, 0 to ln 2
-    js_floor: float
-    kl: float  # KL(real || generated) in nats, half a token added to every code's count
-    kl_floor: float
-    unseen: float  # fraction of the generated tokens whose code no real image here uses
-    unseen_floor: float
-    perplexity_real: float
-    perplexity_generated: float
-    used_real: float  # fraction of the codes that occur
-    used_generated: float
+    kl: float  # KL(real || these) in nats, half a token added to every code's count
+    unseen: float  # fraction of the tokens whose code no real image here uses
+    perplexity: float
+    used: float  # fraction of the codes that occur
 
 
-def code_usage(
-    *, generated: Int[Tensor, "g n"], real: Int[Tensor, "r n"], other: Int[Tensor, "o n"], codebook_size: int
-) -> CodeUsage:
-    """Use of the codes by generated images and, for the floor, by `other` real ones, against that by `real` ones.
+def code_usage(sets: dict[str, Tensor], real: Tensor, codebook_size: int) -> dict[str, CodeUsage]:
+    """Use of the codes by each set of Tokens (b n), against that by the `real` ones.
 
-    Raises ValueError unless there are as many generated tokens as other ones: a floor of fewer lies higher.
+    Raises ValueError unless the sets are of as many tokens: a floor of fewer lies higher.
     """
-    if generated.numel() != other.numel():
-        raise ValueError(
-            f"{generated.numel()} generated tokens have no floor in {other.numel()} real ones; give as many of both"
+    if len({tokens.numel() for tokens in sets.values()}) > 1:
+        sizes = " and ".join(f"{tokens.numel()} {name}" for name, tokens in sets.items())
+        raise ValueError(f"{sizes} tokens have no floor in each other; give as many of both")
+    r, *counts = (code_counts(tokens.cpu(), codebook_size) for tokens in (real, *sets.values()))
+    return {
+        name: CodeUsage(
+            js=jensen_shannon(r, these),
+            kl=kullback_leibler(r, these),
+            unseen=int(these[r == 0].sum()) / int(these.sum()),
+            perplexity=perplexity(these),
+            used=used_fraction(these),
         )
-    r, g, o = (code_counts(tokens.cpu(), codebook_size) for tokens in (real, generated, other))
-    return CodeUsage(
-        js=jensen_shannon(r, g),
-        js_floor=jensen_shannon(r, o),
-        kl=kullback_leibler(r, g),
-        kl_floor=kullback_leibler(r, o),
-        unseen=int(g[r == 0].sum()) / int(g.sum()),
-        unseen_floor=int(o[r == 0].sum()) / int(o.sum()),
-        perplexity_real=perplexity(r),
-        perplexity_generated=perplexity(g),
-        used_real=used_fraction(r),
-        used_generated=used_fraction(g),
-    )
+        for name, these in zip(sets, counts, strict=True)
+    }
 
 
 def kullback_leibler(p: Counts, q: Counts, pseudo: float = 0.5) -> float:
@@ -63,13 +53,13 @@ def kullback_leibler(p: Counts, q: Counts, pseudo: float = 0.5) -> float:
 
     Without it, one code that q lacks would make it infinite.
     """
-    p_share, q_share = ((counts.double() + pseudo) / (counts.sum() + pseudo * len(counts)) for counts in (p, q))
-    return float((p_share * (p_share / q_share).log()).sum())
+    p_fraction, q_fraction = ((counts.double() + pseudo) / (counts.sum() + pseudo * len(counts)) for counts in (p, q))
+    return float((p_fraction * (p_fraction / q_fraction).log()).sum())
 
 
 def jensen_shannon(p: Counts, q: Counts) -> float:
     """Jensen-Shannon divergence of two histograms in nats (Lin 1991): 0 where equal, ln 2 where disjoint."""
-    shares = torch.stack([counts.double() / counts.sum() for counts in (p, q)])
-    middle = shares.mean(dim=0)
-    entropy = -torch.xlogy(shares, shares).sum(dim=1).mean()
+    fractions = torch.stack([counts.double() / counts.sum() for counts in (p, q)])
+    middle = fractions.mean(dim=0)
+    entropy = -torch.xlogy(fractions, fractions).sum(dim=1).mean()
     return min(max(float(-torch.xlogy(middle, middle).sum() - entropy), 0.0), math.log(2))

@@ -1,4 +1,4 @@
-"""How often, where and how far tokens leave the real image's: by position, neighbor rank and code distance."""
+"""Departures of tokens from the real image's: how often, where and how far, by neighbor rank and code distance."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +18,7 @@ CELLS = 2**23  # of a distance matrix in memory at once
 
 @dataclass(frozen=True, kw_only=True)
 class Departures:
-    """Tokens beside the real ones in the same places, from position `first` on.
+    """Tokens beside the real ones in the same positions, from position `first` on.
 
     `alpha` and `delta` say which perturbation departs as often and as far; `within` holds (r, fraction of departures
     that are among the r nearest codes), to be compared with r / (k - 1) for codes picked at random.
@@ -36,14 +36,14 @@ class Departures:
 
 
 class Steps(NamedTuple):
-    """How far it is from one code to another."""
+    """Distances from one code to another."""
 
     rank: Int[Tensor, " m"]  # 1 for the nearest other code
     distance: Float64[Tensor, " m"]  # Euclidean
 
 
 def departures(tokens: Tokens, real: Tokens, codebook: Codebook, *, first: int = 0) -> Departures:
-    """What `tokens` (b n) are to the `real` ones of the same images. Raises ValueError for other shapes."""
+    """`tokens` (b n) beside the `real` ones of the same images. Raises ValueError for other shapes."""
     if tokens.shape != real.shape or not 0 <= first < real.shape[1]:
         raise ValueError(
             f"tokens {tuple(tokens.shape)} cannot be compared with real ones {tuple(real.shape)} from position {first} "
@@ -51,18 +51,17 @@ def departures(tokens: Tokens, real: Tokens, codebook: Codebook, *, first: int =
         )
     tokens, real = tokens.to(codebook.device), real.to(codebook.device)
     differs = (tokens != real)[:, first:]
-    per_image = differs.double().mean(dim=1)
-    image, place = differs.nonzero(as_tuple=True)
+    per_image, n, k = differs.double().mean(dim=1), differs.shape[1], len(codebook)
+    image, position = differs.nonzero(as_tuple=True)
     if len(image) > RANKED:
         order = torch.randperm(len(image), generator=stream(0, "departures", len(image)))[:RANKED].sort().values
-        image, place = image[order.to(image.device)], place[order.to(image.device)]
-    steps = code_steps(real[image, first + place], tokens[image, first + place], codebook)
-    distance = steps.distance / typical_distance(codebook)
-    places, k = differs.shape[1], len(codebook)
-    counted = torch.bincount(place, minlength=places)
-    summed = torch.zeros(places, dtype=torch.float64, device=distance.device).index_add_(0, place, distance)
-    median = float(steps.rank.double().quantile(0.5)) if len(image) else None
-    alpha = float(per_image.mean())
+        image, position = image[order.to(image.device)], position[order.to(image.device)]
+    steps = code_steps(real[image, first + position], tokens[image, first + position], codebook)
+    distance, alpha, any_ = steps.distance / typical_distance(codebook), float(per_image.mean()), len(image) > 0
+    counts = torch.bincount(position, minlength=n)
+    sums = torch.zeros(n, dtype=torch.float64, device=distance.device).index_add_(0, position, distance)
+    median = float(steps.rank.double().quantile(0.5)) if any_ else None
+    ranks = [*(2**i for i in range((k - 1).bit_length()) if 2**i < k - 1), k - 1]
     return Departures(
         first=first,
         alpha=alpha,
@@ -71,13 +70,9 @@ def departures(tokens: Tokens, real: Tokens, codebook: Codebook, *, first: int =
         rank=median,
         # ranks 1 to delta, each as likely, have the median (delta + 1) / 2
         delta=None if median is None else round(2 * median - 1),
-        within=tuple((r, float((steps.rank <= r).double().mean())) for r in _powers_of_two(k - 1))
-        if len(image)
-        else (),
-        distance=float(distance.mean()) if len(image) else None,
-        distance_by_position=tuple(
-            float(total) / int(count) if count else None for total, count in zip(summed, counted, strict=True)
-        ),
+        within=tuple((r, float((steps.rank <= r).double().mean())) for r in ranks if any_),
+        distance=float(distance.mean()) if any_ else None,
+        distance_by_position=tuple(float(s) / int(c) if c else None for s, c in zip(sums, counts, strict=True)),
     )
 
 
@@ -88,13 +83,11 @@ def code_steps(start: Int[Tensor, " m"], end: Int[Tensor, " m"], codebook: Codeb
     """
     codes = codebook.double()
     squares = codes.square().sum(dim=1)
-    ranks, distances = [], []
+    ranks, distances = [start.new_empty(0)], [codes.new_empty(0)]
     for a, b in zip(*(t.split(max(1, CELLS // len(codes))) for t in (start, end)), strict=True):
         to_all = (squares - 2 * codes[a] @ codes.T).scatter(1, a[:, None], -torch.inf)  # and the same |start|^2 each
         ranks.append((to_all < to_all.gather(1, b[:, None])).sum(dim=1))  # the start itself is one of those
         distances.append((codes[a] - codes[b]).norm(dim=1))
-    if not ranks:
-        return Steps(start.new_empty(0), codes.new_empty(0))
     return Steps(torch.cat(ranks), torch.cat(distances))
 
 
@@ -103,9 +96,3 @@ def typical_distance(codebook: Codebook) -> float:
     k = min(len(codebook), TYPICAL)
     some = codebook[torch.arange(k, device=codebook.device) * len(codebook) // k].double()
     return float(torch.cdist(some, some).sum() / (k * (k - 1)))
-
-
-def _powers_of_two(largest: int) -> list[int]:
-    """1, 2, 4 ... and the largest."""
-    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
-    return [*powers, largest]

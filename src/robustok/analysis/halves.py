@@ -1,4 +1,4 @@
-"""How far a number would move if other images had been drawn, from random halves of the images.
+"""Intervals from random halves of the images: how far a number would move if other images had been drawn.
 
 A statistic of half the images, drawn without replacement, varies about that of all as the statistic of all varies
 about the truth: m of N images have a variance of S^2 / m (1 - m / N), which is S^2 / N for m = N / 2. Unlike a
@@ -18,10 +18,7 @@ Halves = Bool[Tensor, "halves b"]
 
 
 def halves(images: int, *, seed: int = 0, count: int = COUNT) -> Halves:
-    """Which images each half holds: `count` / 2 random halves, then the other half of each.
-
-    Raises ValueError for less than 4 images.
-    """
+    """Images of each half: `count` / 2 random halves, then the other half of each. ValueError for less than 4."""
     if images < 4:
         raise ValueError(f"{images} images cannot be halved into sets of two; give at least 4, better some hundreds")
     order = torch.rand(count // 2, images, generator=stream(seed, "halves", images)).argsort(dim=1).argsort(dim=1)

@@ -6,7 +6,7 @@ MMD becomes the squared difference of two mean features. The features have lengt
 itself, which the unbiased estimate leaves out, are counted exactly.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -18,37 +18,43 @@ from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Latents
 
 FREQUENCIES = 512  # of the views of a whole image
-WIDTH = 8192  # features of the view of codes, over all places
+WIDTH = 8192  # features of the view of codes, over all positions
 BLOCK = 100  # images whose features are computed at once
 PAIRS = 500  # images or codes whose distances set the bandwidth
+JOINT = "joint"  # the view to rely on: positions tell strengths apart best, but see no two tokens at once
+VIEWS = (JOINT, "image", "codes", "pooled")
 
 Rows: TypeAlias = Float[Tensor, "b f"]  # one of length 1 for each image
 
 
-class View(NamedTuple):
-    """One way to look at latents."""
+class Views(NamedTuple):
+    """The ways in which latents are compared, each a function to rows whose inner products are the kernel."""
 
-    name: str
-    embed: Callable[[Latents], Rows]
+    lookup: Callable[[Tensor], Latents]  # of tokens; latents are looked up as they are
+    by_name: dict[str, Callable[[Latents], Rows]]
 
 
-def views(real: Latents, codebook: Codebook) -> list[View]:
+def views(real: Tensor, codebook: Codebook, lookup: Callable[[Tensor], Latents] = lambda latents: latents) -> Views:
     """The three ways latents are compared in.
 
-    image: all codes of an image as one point; codes: each place by itself, averaged over places, with frequencies of
-    its own; pooled: the mean code. Bandwidths h are the median squared distance of two real images, or of two codes
+    image: all codes of an image as one point; codes: each position by itself, averaged over positions, with frequencies
+    of its own; pooled: the mean code. Bandwidths h are the median squared distance of two real images, or of two codes
     (Gretton et al. 2012).
     """
-    flat, pooled = real.flatten(1), real.mean(dim=1)
-    n, d = real.shape[1:]
-    of_image = _waves(flat.shape[1], FREQUENCIES, _median_square(flat)).to(real.device)
-    of_code = _waves(d, n * max(8, WIDTH // (2 * n)), _median_square(codebook)).unflatten(1, (n, -1)).to(real.device)
-    of_mean = _waves(d, FREQUENCIES, _median_square(pooled)).to(real.device)
-    return [
-        View("image", lambda latents: _features(latents.flatten(1), of_image)),
-        View("codes", lambda latents: _cosines(torch.einsum("bnd,dnw->bnw", latents, of_code)).flatten(1) / n**0.5),
-        View("pooled", lambda latents: _features(latents.mean(dim=1), of_mean)),
-    ]
+    latents = torch.cat([lookup(part) for part in real.split(BLOCK)])
+    flat, pooled = latents.flatten(1), latents.mean(dim=1)
+    n, d = latents.shape[1:]
+    of_image = _waves(flat.shape[1], FREQUENCIES, _median_square(flat)).to(flat.device)
+    of_code = _waves(d, n * max(8, WIDTH // (2 * n)), _median_square(codebook)).unflatten(1, (n, -1)).to(flat.device)
+    of_mean = _waves(d, FREQUENCIES, _median_square(pooled)).to(flat.device)
+    return Views(
+        lookup,
+        {
+            "image": lambda latents: _cosines(latents.flatten(1).float() @ of_image),
+            "codes": lambda latents: _cosines(torch.einsum("bnd,dnw->bnw", latents, of_code)).flatten(1) / n**0.5,
+            "pooled": lambda latents: _cosines(latents.mean(dim=1).float() @ of_mean),
+        },
+    )
 
 
 class Embedded:
@@ -67,7 +73,7 @@ class Embedded:
     def mmd(self, other: "Embedded") -> Float64[Tensor, " parts"]:
         """Unbiased squared MMD of each part of this set and the same part of the other (Gretton et al. 2012, eq. 3).
 
-        Images at the same place of the two sets do not count as a pair: they are of the same class, or even made of
+        Images at the same position of the two sets do not count as a pair: they are of the same class, or even made of
         the same image, while within a set no image meets itself, so that equal distributions would seem closer than
         they can be. Near 0, perhaps below, where the distributions are equal.
         """
@@ -80,22 +86,25 @@ class Embedded:
         return (mean * self.count**2 - left_out) / (self.count * (self.count - 1))
 
 
-def embed(blocks: Iterable[Tensor], looks: list[View], parts: Halves) -> dict[str, Embedded]:
-    """A set of latents, which come some images at a time, in every view."""
-    rows: dict[str, list[Rows]] = {look.name: [] for look in looks}
-    for latents in blocks:
-        for look in looks:
-            rows[look.name].append(look.embed(latents))
+def embed(images: Tensor, kernels: Views, parts: Halves) -> dict[str, Embedded]:
+    """Tokens or latents in every view, some images at a time."""
+    rows: dict[str, list[Rows]] = {name: [] for name in kernels.by_name}
+    for part in images.split(BLOCK):
+        latents = kernels.lookup(part)
+        for name, view in kernels.by_name.items():
+            rows[name].append(view(latents))
     return {name: Embedded(torch.cat(of), parts.to(of[0].device)) for name, of in rows.items()}
+
+
+def distances(one: dict[str, Embedded], other: dict[str, Embedded]) -> Float64[Tensor, "views parts"]:
+    """Squared MMD in all of `VIEWS`; joint is that of the sum of the first two kernels, half of each."""
+    image, codes, pooled = (embedded.mmd(other[view]) for view, embedded in one.items())
+    return torch.stack([(image + codes) / 2, image, codes, pooled])
 
 
 def _waves(width: int, frequencies: int, bandwidth: float) -> Float[Tensor, "width frequencies"]:
     normal = torch.randn(width, frequencies, generator=stream(0, "random features", width))
     return normal * (2 / bandwidth) ** 0.5
-
-
-def _features(points: Float[Tensor, "b width"], waves: Float[Tensor, "width frequencies"]) -> Tensor:
-    return _cosines(points.float() @ waves)
 
 
 def _cosines(angles: Float[Tensor, "... frequencies"]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a generator makes of real images: under teacher forcing, and left alone from some token on."""
+"""A generator's tokens beside real images': under teacher forcing, and left alone from some token on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,32 +53,27 @@ def teacher_forcing(
     sampling: Sampling,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[Forced, Tokens]:
-    """What the generator predicts from real prefixes, and the tokens it drew, each in a real context."""
+    """Predictions from real prefixes, and the tokens drawn from them, each in a real context."""
     n, k = tokens.shape[1], len(codebook)
     rows = max(1, LOGITS // (n * k))
-    drawn, likeliest = torch.empty_like(tokens), torch.empty_like(tokens)
-    log_p, rank = torch.empty(tokens.shape, dtype=torch.float64), torch.empty_like(tokens)
-    tell = progress or (lambda done, total: None)
-    tell(0, len(tokens))
+    drawn, likeliest, rank = (torch.empty_like(tokens) for _ in range(3))
+    log_p = torch.empty(tokens.shape, dtype=torch.float64)
+    progress(0, len(tokens))
     for start in range(0, len(tokens), rows):
         batch = slice(start, min(start + rows, len(tokens)))
         uniform = uniforms(derive(seed, "analysis, forced"), range(batch.start, batch.stop), n).to(generator.device)
         real = tokens[batch].to(generator.device)
-        for places, logits in forced_logits(generator, real, labels[batch].to(generator.device), sampling):
-            flat, true = logits.flatten(0, 1), real[:, places].flatten()[:, None]
-            size = logits.shape[:2]
-            chosen = draw(probabilities(flat, sampling), uniform[:, places].flatten())
-            own = flat.gather(1, true)
-            log_p[batch, places] = (
-                (flat / sampling.temperature).log_softmax(1).gather(1, true).double().view(size).cpu()
-            )
-            drawn[batch, places] = chosen.view(size).to(tokens.device)
-            likeliest[batch, places] = flat.argmax(1).view(size).to(tokens.device)
-            rank[batch, places] = ((flat > own).sum(1) + 1).view(size).to(tokens.device)
-        tell(batch.stop, len(tokens))
-    step = torch.repeat_interleave(torch.tensor(generator.blocks))
+        for at, logits in forced_logits(generator, real, labels[batch].to(generator.device), sampling):
+            flat, true, size = logits.flatten(0, 1), real[:, at].flatten()[:, None], logits.shape[:2]
+            log_softmax = (flat / sampling.temperature).log_softmax(1)
+            log_p[batch, at] = log_softmax.gather(1, true).double().view(size).cpu()
+            chosen = draw(probabilities(flat, sampling), uniform[:, at].flatten())
+            drawn[batch, at] = chosen.view(size).to(tokens.device)
+            likeliest[batch, at] = flat.argmax(1).view(size).to(tokens.device)
+            rank[batch, at] = ((flat > flat.gather(1, true)).sum(1) + 1).view(size).to(tokens.device)
+        progress(batch.stop, len(tokens))
     forced = Forced(
         sampled=departures(drawn, tokens, codebook),
         likeliest=departures(likeliest, tokens, codebook),
@@ -87,7 +82,7 @@ def teacher_forcing(
         probability_by_position=tuple(log_p.exp().mean(dim=0).tolist()),
         rank=float(rank.flatten().double().median()),
         top={r: float((rank <= r).double().mean()) for r in TOP if r < k},
-        step=tuple(step.tolist()),
+        step=tuple(torch.repeat_interleave(torch.tensor(generator.blocks)).tolist()),
     )
     return forced, drawn
 
@@ -96,9 +91,9 @@ def teacher_forcing(
 def forced_logits(
     generator: TokenGenerator, tokens: Tokens, labels: Labels, sampling: Sampling
 ) -> Iterator[tuple[slice, Logits]]:
-    """Guided logits of every token given the real ones before it, as (places, logits of those places).
+    """Guided logits of every token given the real ones before it, as (positions, logits of those positions).
 
-    Our own model predicts all places in one pass, others block by block as in sampling.
+    Our own model predicts all positions in one pass, others block by block as in sampling.
     """
     scales = torch.tensor(guidance_scales(sampling, len(generator.blocks)), device=tokens.device)
     guided = bool((scales != 1).any())
@@ -108,20 +103,20 @@ def forced_logits(
         return given.repeat(2, 1) if guided else given
 
     def combined(logits: Tensor, scale: Float[Tensor, " m"]) -> Logits:
-        """`guide`, with a scale for each place."""
+        """`guide`, with a scale for each position."""
         if not guided:
             return logits.float()
-        labelled, unlabelled = logits.float().chunk(2)
-        return unlabelled + scale[:, None] * (labelled - unlabelled)
+        labeled, unlabeled = logits.float().chunk(2)
+        return unlabeled + scale[:, None] * (labeled - unlabeled)
 
     if isinstance(generator, AutoregressiveModel):
         yield slice(0, tokens.shape[1]), combined(generator(twice(tokens), asked), scales)
         return
     predict, latest, start = generator.predictor(asked), None, 0
     for size, scale in zip(generator.blocks, scales, strict=True):
-        places = slice(start, start + size)
-        yield places, combined(predict(latest), scale.expand(size))
-        latest, start = twice(tokens[:, places]), places.stop
+        at = slice(start, start + size)
+        yield at, combined(predict(latest), scale.expand(size))
+        latest, start = twice(tokens[:, at]), at.stop
 
 
 def free_running(
@@ -134,34 +129,30 @@ def free_running(
     *,
     seed: int = 0,
     batch_size: int = 250,
-    progress: Progress | None = None,
-) -> tuple[list[Departures], Tokens]:
+    progress: Progress = lambda done, total: None,
+) -> tuple[tuple[Departures, ...], Tokens]:
     """Departures from the real image after each number of real tokens, and the tokens drawn from labels alone.
 
     The random numbers of an image are the same for every prefix.
     """
-    found, free = [], None
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    tell, count = progress or (lambda done, total: None), len(tokens)
-    tell(0, len(prefixes) * count)
+    if 0 not in prefixes:
+        raise ValueError(f"prefixes {prefixes} leave out 0, which is what the generator makes of a label alone; add it")
+    count, drawn = len(tokens), {}
+    progress(0, len(prefixes) * count)
     for number, first in enumerate(prefixes):
 
         def told(done: int, before: int = number * count) -> None:
-            tell(before + done, len(prefixes) * count)
+            progress(before + done, len(prefixes) * count)
 
-        drawn = sample_tokens(
+        drawn[first] = sample_tokens(
             generator,
             labels,
             sampling,
             seed=derive(seed, "analysis, free"),
             no_label=True,
-            keep=(places < first).expand(tokens.shape),
+            keep=(torch.arange(tokens.shape[1], device=tokens.device) < first).expand(tokens.shape),
             tokens=tokens,
             batch_size=batch_size,
             progress=told,
         )
-        found.append(departures(drawn, tokens, codebook, first=first))
-        free = drawn if first == 0 else free
-    if free is None:
-        raise ValueError(f"prefixes {prefixes} leave out 0, which is what the generator makes of a label alone; add it")
-    return found, free
+    return tuple(departures(free, tokens, codebook, first=first) for first, free in drawn.items()), drawn[0]

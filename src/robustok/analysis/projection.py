@@ -14,10 +14,10 @@ class Plane(NamedTuple):
 
     center: Float64[Tensor, " f"]
     axes: Float64[Tensor, "f 2"]  # of unit length
-    share: tuple[float, float]  # of the variance, along each axis
+    fraction: tuple[float, float]  # of the variance, along each axis
 
     def project(self, latents: Latents) -> Float64[Tensor, "b 2"]:
-        """Where latents (b n d) lie in the plane."""
+        """Coordinates of latents (b n d) in the plane."""
         return (latents.flatten(1).double() - self.center) @ self.axes
 
 

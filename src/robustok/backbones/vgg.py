@@ -23,7 +23,7 @@ from robustok.runtime.weights import WeightFile
 from robustok.shapes import Images
 
 CONVS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # numbers of the convolutions in each stage
-HEAD_NAMES = tuple(f"lin{i}.model.1.weight" for i in range(len(CONVS)))  # names of the weights of LPIPS
+LIN_NAMES = tuple(f"lin{i}.model.1.weight" for i in range(len(CONVS)))  # names of the weights of LPIPS
 HED_STAGES = 3  # conv1_1 to conv3_3; the others would take eight times the space
 HED_MEAN = (122.679, 116.669, 104.007)  # red, green, blue of 255, which HED's network takes off
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' scaling layer, of values in [-1, 1]
@@ -48,10 +48,10 @@ LIN_LAYERS = WeightFile(
 
 @dataclass(frozen=True, kw_only=True)
 class LPIPSVGG:
-    """VGG-16 with the heads of LPIPS 0.1, which were fitted to human judgments (arXiv 1801.03924)."""
+    """VGG-16 with the lin layers of LPIPS 0.1, which were fitted to human judgments (arXiv 1801.03924)."""
 
     weights: str = "published"  # of VGG-16: published; random, to try a path without a download; or a file
-    heads: str = "published"  # of LPIPS: published; random; or a file
+    lin_layers: str = "published"  # of LPIPS: published; random; or a file
     width: int = 64  # channels of VGG's first stage; later ones have 2, 4, 8 and 8 times as many
 
     def __post_init__(self) -> None:
@@ -134,9 +134,9 @@ def random_weights(config: LPIPSVGG) -> dict[str, Tensor]:
     return state
 
 
-def random_heads(config: LPIPSVGG) -> dict[str, Tensor]:
+def random_lin_layers(config: LPIPSVGG) -> dict[str, Tensor]:
     """Every channel counts alike, by the published names."""
-    return {name: torch.full((1, c, 1, 1), 1 / c) for name, c in zip(HEAD_NAMES, config.widths, strict=True)}
+    return {name: torch.full((1, c, 1, 1), 1 / c) for name, c in zip(LIN_NAMES, config.widths, strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)

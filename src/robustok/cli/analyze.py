@@ -56,9 +56,8 @@ class Analyze(Configurable, Verbose):
     def run(self) -> None:
         """Numbers in `analysis.json`, the main ones printed; of tokens also `analysis.html`, with charts and images."""
         from robustok.adapters.published_generators import default_sampling
-        from robustok.analysis import text
         from robustok.analysis.latents import analyze_latents
-        from robustok.analysis.page import grids, page
+        from robustok.analysis.page import page, text
         from robustok.analysis.tokens import analyze
         from robustok.cli.images import device_of
         from robustok.cli.models import generator_of, tokenizer_of
@@ -80,11 +79,11 @@ class Analyze(Configurable, Verbose):
                     "of latents the decoder changes nothing; compare decoders by robustok evaluate --against"
                 )
             analysis = analyze_latents(tokenizer, generator, images, **how)
-            self._finish(text.of_latents(analysis), analysis.to_plain(), None)
+            self._finish(text(analysis), analysis.to_plain(), None)
         elif isinstance(generator, TokenGenerator) and isinstance(tokenizer, AnyTokenizer):
             space = extractor(self.features, device)
             result = analyze(tokenizer, generator, images, tuned=tuned, features=space, **how)
-            self._finish(text.of_tokens(result), result.analysis.to_plain(), lambda: page(result, grids(result)))
+            self._finish(text(result.analysis), result.analysis.to_plain(), lambda: page(result))
         else:
             raise ValueError(
                 "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator "

@@ -119,7 +119,8 @@ class Evaluate(Configurable, Shared):
         """What can be said of what was given."""
         from robustok.adapters.published_generators import default_sampling
         from robustok.cli import images, models, scoring
-        from robustok.evaluation.scores import generator_scores, image_scores, system, tokenizer_scores
+        from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
+        from robustok.evaluation.scores.score import of_system
         from robustok.generators.sampling import balanced_labels
         from robustok.losses.lpips import LPIPS
 
@@ -176,4 +177,4 @@ class Evaluate(Configurable, Shared):
         scores = [*scores, *(scoring.over_imagenet(scores) if self.fdr and self.reference else ())]
         names = (self.generator, self.tokenizer, self.generated)
         name = self.name or " + ".join(str(part) for part in names if part)
-        return system.of_system(scores, system.describe(name=name, tokenizer=tokenizer, generator=generator))
+        return of_system(scores, name=name, tokenizer=tokenizer, generator=generator)

@@ -18,7 +18,8 @@ from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
 from robustok.cli.images import device_of
 from robustok.cli.terminal import bold, table
 from robustok.data.fluent import sprite_file
-from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
+from robustok.evaluation.features.spaces import inception
+from robustok.evaluation.features.spaces.vision import VISION_MODELS
 from robustok.runtime.threads import VARIABLE, cores
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained
@@ -121,19 +122,16 @@ def in_package(release: Release) -> str:
 
 SPACES: dict[str, WeightFile | HubModel] = {
     "inception": inception.WEIGHTS,
-    "dinov2, dinov2-224": dinov2.MODEL,
-    "clip": clip.MODEL,
-    "siglip2": siglip2.MODEL,
-    "mae": mae.MODEL,
-    "convnextv2": convnextv2.MODEL,
+    "dinov2, dinov2-224": VISION_MODELS["dinov2"].hub,
+    **{name: VISION_MODELS[name].hub for name in ("clip", "siglip2", "mae", "convnextv2")},
     "lpips": vgg.VGG16,
-    "lpips, heads": vgg.LIN_LAYERS,
+    "lpips, lin layers": vgg.LIN_LAYERS,
 }
 NETWORKS: dict[str, WeightFile | HubModel] = {
     "DINOv2": pretrained.DINOV2_B14,
     "DINO": pretrained.DINO_S16,
     "LPIPSVGG": vgg.VGG16,
-    "LPIPSVGG, heads": vgg.LIN_LAYERS,
+    "LPIPSVGG, lin layers": vgg.LIN_LAYERS,
 }
 
 

@@ -13,7 +13,7 @@ from robustok.demo.run import (
 )
 from robustok.demo.scores import how_generated, reference_of
 from robustok.evaluation.decoding import decoded
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.image_scores import score_pixels
 from robustok.evaluation.scores.score import Score
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer

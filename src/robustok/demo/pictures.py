@@ -15,7 +15,7 @@ from robustok.evaluation.metrics.pfid import grid
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels
-from robustok.tokenizer.latent_perturbation import interpolate_noise, spread
+from robustok.tokenizer.latent_perturbation import channel_std, interpolate_noise
 from robustok.tokenizer.perturbation import chosen_tokens, neighbours, perturb
 from robustok.tokenizer.tokenizer import AnyTokenizer
 
@@ -112,7 +112,7 @@ def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
         return noisy, f"{cell.alpha:.0%} of the tokens replaced by one of the {cell.delta} nearest codes"
     alpha, strength = NOISE
     chosen = chosen_tokens(len(own), own.shape[1], alpha, 1.0, generator=generator)
-    noise = spread(own) * torch.randn(own.shape, generator=generator)
+    noise = channel_std(own) * torch.randn(own.shape, generator=generator)
     noisy = interpolate_noise(own, noise, chosen, torch.full((len(own),), strength))
     return noisy, f"{alpha:.0%} of the latents mixed with {strength:.0%} of noise"
 

@@ -16,11 +16,10 @@ from robustok.demo.pictures import write_pictures
 from robustok.demo.scores import SPACES, demo_spaces, generation_scores, how_generated, reference_of, trained_in
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.image_scores import score_images
 from robustok.evaluation.scores.reference import Reference
-from robustok.evaluation.scores.score import Score
-from robustok.evaluation.scores.system import describe, of_system
+from robustok.evaluation.scores.score import Score, of_system
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
 from robustok.report.page import write_report
@@ -116,7 +115,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             labels=labels,
             seed=config.seed,
         )
-    all_scores = of_system(diary.all_scores(), describe(tokenizer=tokenizer, generator=generator))
+    all_scores = of_system(diary.all_scores(), tokenizer=tokenizer, generator=generator)
     write_json(out / "scores.json", [score.to_plain() for score in all_scores])
     page = write_report(out)
     diary.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")

@@ -1,4 +1,4 @@
-"""What discriminator and decoder pay in their game, and how much of it the decoder is charged.
+"""Adversarial losses of discriminator and decoder, LeCam regularization, and the adaptive weight.
 
 Hinge: Lim & Ye 2017 (arXiv 1705.02894). Non-saturating: Goodfellow et al. 2014 (arXiv 1406.2661). The
 discriminator's losses are the mean over real and fake, as in VQGAN's code (Esser et al. 2021, arXiv 2012.09841).
@@ -20,24 +20,22 @@ Kind: TypeAlias = Literal["hinge", "non-saturating"]
 
 def discriminator_loss(real_logits: Logits, fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
     """Low where real logits are high and fake logits are low."""
-    real, fake = real_logits.float(), fake_logits.float()
-    match kind:
-        case "hinge":
-            return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-        case "non-saturating":
-            return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-        case _:
-            raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
+    return (_penalty(-real_logits.float(), kind) + _penalty(fake_logits.float(), kind)) / 2
 
 
 def generator_loss(fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
     """Low where the discriminator takes the decoder's images for real."""
     fake = fake_logits.float()
+    return -fake.mean() if kind == "hinge" else _penalty(-fake, kind)
+
+
+def _penalty(wrong: Logits, kind: Kind) -> Scalar:
+    """Mean cost of logits, or of their negatives, that should be low."""
     match kind:
         case "hinge":
-            return -fake.mean()
+            return F.relu(1 + wrong).mean()
         case "non-saturating":
-            return F.softplus(-fake).mean()
+            return F.softplus(wrong).mean()
         case _:
             raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
 
@@ -45,7 +43,7 @@ def generator_loss(fake_logits: Logits, kind: Kind = "hinge") -> Scalar:
 class LogitAverages(nn.Module):
     """Running averages of the discriminator's mean logits on real and on fake images, the anchors of LeCam.
 
-    An exponential moving average that starts as a plain mean, so that its start value has no say.
+    An exponential moving average that starts as a plain mean, so that its start value has no weight.
     """
 
     real: Tensor
@@ -58,24 +56,24 @@ class LogitAverages(nn.Module):
             raise ValueError(f"decay is {decay}, but an average needs one in [0, 1); 0.999 is usual")
         self.decay = decay
         self._before: tuple[Tensor, Tensor, Tensor]  # the buffers before the batch that is coming in
-        self._seen: tuple[float, Tensor, Tensor]  # what has come of it: share, and the logits' sums
+        self._seen: tuple[float, Tensor, Tensor]  # what has come of it: fraction, and the logits' sums
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def update(self, real_logits: Logits, fake_logits: Logits, share: float = 1.0, *, first: bool = True) -> None:
+    def update(self, real_logits: Logits, fake_logits: Logits, fraction: float = 1.0, *, first: bool = True) -> None:
         """Take in one batch, unless it is not finite; on several ranks pass the logits' means over all of them.
 
-        A batch that comes in parts, each a `share` of it, moves the averages once: from the `first` part on they are
+        A batch that comes in parts, each a `fraction` of it, moves the averages once: from the `first` part on they are
         as if what has come of it were all.
         """
         if first:
             self._before = (self.real, self.fake, self.updates)
             self._seen = (0.0, torch.zeros_like(self.real), torch.zeros_like(self.fake))
-        seen = self._seen[0] + share
+        seen = self._seen[0] + fraction
         real, fake = (
-            total + share * logits.float().mean()
+            total + fraction * logits.float().mean()
             for total, logits in zip(self._seen[1:], (real_logits, fake_logits), strict=True)
         )
         self._seen = (seen, real, fake)

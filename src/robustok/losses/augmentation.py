@@ -16,30 +16,30 @@ from robustok.shapes import Images
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How hard images are changed before the discriminator sees them."""
+    """Strength of the changes to images before the discriminator sees them."""
 
-    probability: float = 1.0  # share of images that each of the three kinds of change meets, on its own
+    probability: float = 1.0  # fraction of images that each of the three kinds of change meets, on its own
     color: float = 1.0  # 1: brightness +-0.5, saturation x 0..2, contrast x 0.5..1.5; 0: none
-    translation: float = 0.125  # largest shift, as a share of the side; gray moves in
-    cutout: float = 0.5  # side of the gray square, as a share of the image's side
+    translation: float = 0.125  # largest shift, as a fraction of the side; gray moves in
+    cutout: float = 0.5  # side of the gray square, as a fraction of the image's side
 
     def __post_init__(self) -> None:
         for name in ("probability", "color", "translation", "cutout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share: give a number from 0 to 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a fraction: give a number from 0 to 1")
 
 
 class Draw(NamedTuple):
     """One batch's random changes; each (b), zero where an image is left alone."""
 
     brightness: Tensor  # added to pixels in [-1, 1]
-    saturation: Tensor  # share by which a pixel moves away from its own gray
-    contrast: Tensor  # share by which a pixel moves away from the image's mean
-    down: Tensor  # shift, as a share of the height
-    right: Tensor  # shift, as a share of the width
-    hole: Tensor  # side of the square cut out, as a share of the image's sides
-    hole_down: Tensor  # its center, as a share of the height
-    hole_right: Tensor  # its center, as a share of the width
+    saturation: Tensor  # fraction by which a pixel moves away from its own gray
+    contrast: Tensor  # fraction by which a pixel moves away from the image's mean
+    down: Tensor  # shift, as a fraction of the height
+    right: Tensor  # shift, as a fraction of the width
+    hole: Tensor  # side of the square cut out, as a fraction of the image's sides
+    hole_down: Tensor  # its center, as a fraction of the height
+    hole_right: Tensor  # its center, as a fraction of the width
 
 
 def draw(config: Augmentation, count: int, *, generator: Generator) -> Draw:
@@ -93,14 +93,14 @@ def cut(images: Images, changes: Draw) -> Images:
     return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
-def _sources(side: int, share: Tensor) -> Int[Tensor, "b side"]:
+def _sources(side: int, fraction: Tensor) -> Int[Tensor, "b side"]:
     """For each row (or column) of each image, the one that moves there."""
-    return torch.arange(side, device=share.device) - (share * side).round().long()[:, None]
+    return torch.arange(side, device=fraction.device) - (fraction * side).round().long()[:, None]
 
 
-def _inside(side: int, center: Tensor, share: Tensor) -> Bool[Tensor, "b side"]:
+def _inside(side: int, center: Tensor, fraction: Tensor) -> Bool[Tensor, "b side"]:
     """For each row (or column) of each image, whether the hole covers it."""
-    size = (share * side).round().long()
+    size = (fraction * side).round().long()
     start = (center * side).long() - size // 2
-    place = torch.arange(side, device=share.device) - start[:, None]
-    return (place >= 0) & (place < size[:, None])
+    index = torch.arange(side, device=fraction.device) - start[:, None]
+    return (index >= 0) & (index < size[:, None])

@@ -1,4 +1,4 @@
-"""Discriminators: images in, one logit a place out; high means "real".
+"""Discriminators: images in, one logit a position out; high means "real".
 
 None of them mixes the images of a batch, so an image's logits are the same at any batch size; but a `DinoDiscriminator`
 does where `together` asks for it, as the released one.
@@ -59,7 +59,7 @@ class DinoDiscriminator:
 
     network: DINO | DINOv2 = field(default_factory=DINO)  # whose tokens are judged
     after: tuple[int, ...] = (0, 3, 6, 9, 12)  # numbers of blocks after which there is a head; 0: before the first
-    kernel: int = 9  # places that a head's one wide convolution sees, along the raster order; odd
+    kernel: int = 9  # positions that a head's one wide convolution sees, along the raster order; odd
     spectral: bool = True  # whether every convolution of a head is kept at spectral norm 1
     together: int = 0  # images normalized together, as the released code's 8; 0: each on its own
 
@@ -68,7 +68,7 @@ class DinoDiscriminator:
         if not self.after or not set(self.after) <= set(range(depth + 1)):
             raise ValueError(f"after is {self.after}; name one or more numbers of blocks from 0 to {depth}")
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"kernel is {self.kernel}; give an odd number, so that places have as many on both sides")
+            raise ValueError(f"kernel is {self.kernel}; give an odd number, to see as many positions on both sides")
         if self.together < 0:
             raise ValueError(f"together is {self.together}; give a number of images, or 0 to normalize each on its own")
 
@@ -139,7 +139,7 @@ class FeatureHeads(nn.Module):
 
 
 def head(channels: int, config: FeatureDiscriminator) -> nn.Sequential:
-    """Features (b channels p q) to logits (b 1 p q), each of which sees 3 x 3 places."""
+    """Features (b channels p q) to logits (b 1 p q), each of which sees 3 x 3 positions."""
     constrain = spectral_norm if config.spectral else nn.Identity()
     return nn.Sequential(
         constrain(nn.Conv2d(channels, config.width, 1, bias=False)),
@@ -160,7 +160,7 @@ def normalization(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
 class TokenHeads(nn.Module):
     """Logits (b heads p p), one head a chosen depth of the frozen network, in the order of the config.
 
-    A head sees a place's token with the class token added.
+    A head sees a position's token with the class token added.
     """
 
     def __init__(self, config: DinoDiscriminator, backbone: nn.Module) -> None:
@@ -201,7 +201,7 @@ class HalfResidual(nn.Module):
 
 
 class TogetherNorm(nn.Module):
-    """Batch-norm over groups of `images` neighbouring images, in training and evaluation alike (StyleGAN-T's).
+    """Batch-norm over groups of `images` neighboring images, in training and evaluation alike (StyleGAN-T's).
 
     What is left of a batch after whole groups is a smaller group.
     """

@@ -19,7 +19,7 @@ class FrechetLoss(nn.Module):
     """Frechet distance between a running average of the features' moments and fixed reference moments.
 
     The average is exponential but starts as a plain mean. Its gradient reaches the batch at hand through that
-    batch's share, 1 - decay in the long run, so a term's weight scales with 1 / (1 - decay). Covariances are over
+    batch's fraction, 1 - decay in the long run, so a term's weight scales with 1 / (1 - decay). Covariances are over
     b, not b - 1. The arithmetic is in the reference's precision; give float64 where features are many.
     """
 
@@ -47,7 +47,7 @@ class FrechetLoss(nn.Module):
         """Take in one batch, on several ranks that of all; one that is not finite leaves no trace in the average.
 
         A batch that comes in parts moves the average once: from the `first` part on it is as if what has come of the
-        batch were all. The gradient of each part is that of a whole batch, to be weighed by the part's share.
+        batch were all. The gradient of each part is that of a whole batch, to be weighed by the part's fraction.
         """
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.mean)
@@ -65,18 +65,18 @@ class FrechetLoss(nn.Module):
             old_mean, old_second_moment, updates = self._before
             finite = self._batch[0].isfinite().all() & self._batch[1].isfinite().all()
             self.updates = updates + finite
-            share = (1 / self.updates).clamp(min=1 - self.decay).to(self.mean)
-            mean = old_mean.lerp(batch[0], share)
-            second_moment = old_second_moment.lerp(batch[1], share)
+            fraction = (1 / self.updates).clamp(min=1 - self.decay).to(self.mean)
+            mean = old_mean.lerp(batch[0], fraction)
+            second_moment = old_second_moment.lerp(batch[1], fraction)
             self.mean = torch.where(finite, mean.detach(), old_mean)
             self.second_moment = torch.where(finite, second_moment.detach(), old_second_moment)
             covariance = second_moment - torch.outer(mean, mean)
             return frechet_loss(mean, covariance, self.reference_mean, self.reference_root)
 
 
-def _joined(seen: Tensor, own: Tensor, share: float) -> Tensor:
-    """The moment of two parts, of which the second has this share, with the gradient of the second as if alone."""
-    return torch.lerp(seen, own.detach(), share) + (own - own.detach())
+def _joined(seen: Tensor, own: Tensor, fraction: float) -> Tensor:
+    """The moment of two parts, of which the second has this fraction, with the gradient of the second as if alone."""
+    return torch.lerp(seen, own.detach(), fraction) + (own - own.detach())
 
 
 def frechet_loss(mean: Mean, covariance: Covariance, reference_mean: Mean, reference_root: Covariance) -> Scalar:

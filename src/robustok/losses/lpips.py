@@ -12,41 +12,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustok.backbones.vgg import CONVS, HEAD_NAMES, LIN_LAYERS, VGG16, Vgg16
+from robustok.backbones.vgg import CONVS, LIN_LAYERS, LIN_NAMES, VGG16, Vgg16
 from robustok.losses.perceptual import Perceptual
 from robustok.runtime.tensor_files import read_tensors
 from robustok.runtime.weights import sha256
 
 
-def lpips_distance(vgg: Path | None = None, heads: Path | None = None) -> Perceptual:
+def lpips_distance(vgg: Path | None = None, lin_layers: Path | None = None) -> Perceptual:
     """LPIPS as a term to train with, from files of your own or the published ones.
 
     Raises ValueError when they cannot be had or hold something else.
     """
-    heads = heads or LIN_LAYERS.path()
-    return lpips_of(read_tensors(vgg or VGG16.path()), read_tensors(heads), str(heads))
+    lin_layers = lin_layers or LIN_LAYERS.path()
+    return lpips_of(read_tensors(vgg or VGG16.path()), read_tensors(lin_layers), str(lin_layers))
 
 
 def lpips_of(
     vgg: Mapping[str, Tensor],
-    heads: Mapping[str, Tensor],
+    lin_layers: Mapping[str, Tensor],
     source: str,
-    stages: int = len(CONVS),
+    maps: int = len(CONVS),
     size: int | None = None,
 ) -> Perceptual:
-    """LPIPS of weights by their published names, or the part of it in the first `stages` maps.
+    """LPIPS of weights by their published names, or the part of it in the first `maps`.
 
-    Raises ValueError, naming the `source` of the heads, where these do not fit.
+    Raises ValueError, naming the `source` of the lin layers, where these do not fit.
     """
     network = Vgg16(vgg)
-    widths = [len(vgg[f"features.{stage[-1]}.bias"]) for stage in CONVS]
-    found = [heads[name].numel() if name in heads else None for name in HEAD_NAMES]
+    widths = [len(vgg[f"features.{convs[-1]}.bias"]) for convs in CONVS]
+    found = [lin_layers[name].numel() if name in lin_layers else None for name in LIN_NAMES]
     if found != widths:
         raise ValueError(
-            f"{source} holds no heads for VGG-16: {', '.join(HEAD_NAMES)} should have {widths} weights, "
+            f"{source} holds no lin layers for VGG-16: {', '.join(LIN_NAMES)} should have {widths} weights, "
             f"but have {found}; take vgg.pth of version 0.1 of LPIPS"
         )
-    return Perceptual(network, stages, size, [heads[name].float().flatten() for name in HEAD_NAMES[:stages]])
+    return Perceptual(network, maps, size, [lin_layers[name].float().flatten() for name in LIN_NAMES[:maps]])
 
 
 class LPIPS:
@@ -55,18 +55,18 @@ class LPIPS:
     def __init__(
         self,
         vgg: Path | None = None,
-        heads: Path | None = None,
+        lin_layers: Path | None = None,
         *,
         batch_size: int = 16,
         device: torch.device | str = "cpu",
     ):
         self.batch_size, self.device = batch_size, torch.device(device)
-        self.distance = lpips_distance(vgg, heads).to(self.device)
+        self.distance = lpips_distance(vgg, lin_layers).to(self.device)
         self.about = {
             "network": "VGG-16",
             "version": "0.1",
             "weights": sha256(vgg or VGG16.path())[:16],
-            "heads": sha256(heads or LIN_LAYERS.path())[:16],
+            "heads": sha256(lin_layers or LIN_LAYERS.path())[:16],  # as protocols of earlier scores call them
         }
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class LPIPS:
         return torch.cat([self.distance.per_image(a.to(self.device), b.to(self.device)) for a, b in pairs])
 
     def describe(self) -> dict[str, Any]:
-        """What a score's protocol says of it."""
+        """Entries of a score's protocol."""
         return dict(self.about)
 
 

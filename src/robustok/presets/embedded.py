@@ -6,7 +6,7 @@ Each docstring says what the run costs and what it reached, or "not yet run".
 from dataclasses import replace
 
 from robustok.demo.config import Demo
-from robustok.evaluation.features.spaces.lite import LITE0_SIDES
+from robustok.evaluation.features.spaces.embedded import LITE0_SIDES
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.sampling import Sampling
 from robustok.losses.augmentation import Augmentation

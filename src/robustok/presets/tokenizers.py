@@ -229,6 +229,6 @@ def tiny_objective(config: Objective) -> Objective:
     optim = replace(config.adversary.optim, warmup=0)
     return replace(
         config,
-        network=LPIPSVGG(weights="random", heads="random", width=4),
+        network=LPIPSVGG(weights="random", lin_layers="random", width=4),
         adversary=replace(config.adversary, discriminator=discriminator, optim=optim),
     )

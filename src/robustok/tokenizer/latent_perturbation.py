@@ -2,9 +2,9 @@
 
 The sibling of `robustok.tokenizer.perturbation`, with the same rate alpha, proportion beta, strength and annealing. A
 diffusion model errs in two ways: it leaves noise behind (`interpolate_noise`; Yang et al. 2025, l-DeTok, arXiv
-2507.15856, eq. 2), and it lands between things that are alike (`mix_neighbours`; the midpoints of iFID, Xu et al. 2026,
+2507.15856, eq. 2), and it lands between things that are alike (`mix_neighbors`; the midpoints of iFID, Xu et al. 2026,
 arXiv 2603.05630). Both leave the mean and the scale of the latents out of the question: noise is around each channel's
-own mean and in units of its own spread, as a generator of standardized latents meets it.
+own mean and in units of its own standard deviation, as a generator of standardized latents meets it.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from robustok.tokenizer.perturbation import (
     chosen_tokens,
 )
 
-BANK = 2**14  # latents at most among which neighbours are looked for
+BANK = 2**14  # latents at most among which neighbors are looked for
 DISTANCES = 2**24  # held at a time: 64 MiB
 
 
@@ -43,9 +43,7 @@ class LatentNoise:
     freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_fractions(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
-        check_annealing(self.anneal_start, self.anneal_end)
-        check_latent_space(self.latent_space, self.freeze_from)
+        _check(self)
         if self.gamma < 0:
             raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
 
@@ -61,7 +59,7 @@ class LatentMixing:
     alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
     beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
     strength: float = 0.5  # largest part of the way, 0 to 1; each image's own is uniform between 0 and this
-    neighbours: int = 8  # how many nearest latents of the batch's other images one is drawn from
+    neighbors: int = 8  # how many nearest latents of the batch's other images one is drawn from
     anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
     anneal_end: float = 0.6  # fraction of training after which they stay where they are
     final_fraction: float = 0.5  # what is left of alpha and strength from then on
@@ -69,11 +67,9 @@ class LatentMixing:
     freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_fractions(self, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
-        check_annealing(self.anneal_start, self.anneal_end)
-        check_latent_space(self.latent_space, self.freeze_from)
-        if self.neighbours < 1:
-            raise ValueError(f"perturbation neighbours counts latents and is at least 1, not {self.neighbours}")
+        _check(self)
+        if self.neighbors < 1:
+            raise ValueError(f"perturbation neighbors counts latents and is at least 1, not {self.neighbors}")
 
     def at(self, progress: float) -> tuple[float, float]:
         """(alpha, strength) once a fraction `progress` of training is done."""
@@ -81,6 +77,12 @@ class LatentMixing:
 
 
 AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing
+
+
+def _check(config: AnyLatentPerturbation) -> None:
+    check_fractions(config, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
+    check_annealing(config.anneal_start, config.anneal_end)
+    check_latent_space(config.latent_space, config.freeze_from)
 
 
 def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
@@ -91,11 +93,11 @@ def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
 
 
 class LatentDraw(NamedTuple):
-    """What a perturbation draws before any latent is known, image by image; all of it splits along the batch."""
+    """Random numbers of a perturbation, drawn before any latent is known; all of it splits along the batch."""
 
     chosen: TokenMask  # (b, n)
-    share: Float[Tensor, " b"]  # of the noise, or of the way to the neighbour
-    how: Tensor  # the noise itself (b, n, d), or which of the neighbours, as a number in [0, 1) (b, n)
+    fraction: Float[Tensor, " b"]  # of the noise, or of the way to the neighbor
+    how: Tensor  # the noise itself (b, n, d), or which of the neighbors, as a number in [0, 1) (b, n)
 
 
 def draw_latent(
@@ -110,8 +112,8 @@ def draw_latent(
 ) -> LatentDraw:
     """Images and tokens as `robustok.tokenizer.perturbation.chosen_tokens` draws them.
 
-    Each image has one share, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1. No image is
-    drawn unless `perturbing`.
+    Each image has one fraction, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1. No image
+    is drawn unless `perturbing`.
     """
     alpha, strength = config.at(progress)
     chosen = chosen_tokens(b, n, alpha, config.beta if perturbing else 0.0, generator=generator)
@@ -119,16 +121,16 @@ def draw_latent(
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    share = strength * uniform(b)
+    fraction = strength * uniform(b)
     match config:
         case LatentNoise():
-            return LatentDraw(chosen, share, torch.randn(b, n, d, generator=generator, device=generator.device))
+            return LatentDraw(chosen, fraction, torch.randn(b, n, d, generator=generator, device=generator.device))
         case LatentMixing():
-            return LatentDraw(chosen, share, uniform(b, n))
+            return LatentDraw(chosen, fraction, uniform(b, n))
 
 
 def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: LatentDraw) -> Latents:
-    """Latents with the drawn ones disturbed; gradients reach the encoder by the share of it that is left.
+    """Latents with the drawn ones disturbed; gradients reach the encoder by the fraction of it that is left.
 
     From images that are disturbed none does, where the config says stopped.
     """
@@ -137,49 +139,49 @@ def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: Laten
     match config:
         case LatentNoise():
             middle = latents.detach().float().mean(dim=(0, 1))
-            noise = middle + config.gamma * spread(latents) * draw.how.to(latents)
-            return interpolate_noise(latents, noise, draw.chosen, draw.share)
+            noise = middle + config.gamma * channel_std(latents) * draw.how.to(latents)
+            return interpolate_noise(latents, noise, draw.chosen, draw.fraction)
         case LatentMixing():
-            return mix_neighbours(latents, draw.chosen, draw.share, draw.how, config.neighbours)
+            return mix_neighbors(latents, draw.chosen, draw.fraction, draw.how, config.neighbors)
 
 
-def spread(latents: Latents) -> Float[Tensor, " d"]:
+def channel_std(latents: Latents) -> Float[Tensor, " d"]:
     """The standard deviation of each channel over images and tokens, without gradient."""
     return latents.detach().float().flatten(0, 1).std(dim=0, correction=0)
 
 
-def interpolate_noise(latents: Latents, noise: Latents, chosen: TokenMask, share: Float[Tensor, " b"]) -> Latents:
-    """(1 - s) z + s e in the chosen places, with the share s of each image; z elsewhere (l-DeTok, eq. 2)."""
-    s = (chosen * share[:, None])[:, :, None].to(latents)
+def interpolate_noise(latents: Latents, noise: Latents, chosen: TokenMask, fraction: Float[Tensor, " b"]) -> Latents:
+    """(1 - s) z + s e in the chosen positions, with the fraction s of each image; z elsewhere (l-DeTok, eq. 2)."""
+    s = (chosen * fraction[:, None])[:, :, None].to(latents)
     return (1 - s) * latents + s * noise
 
 
-def mix_neighbours(
-    latents: Latents, chosen: TokenMask, share: Float[Tensor, " b"], pick: Float[Tensor, "b n"], neighbours: int
+def mix_neighbors(
+    latents: Latents, chosen: TokenMask, fraction: Float[Tensor, " b"], pick: Float[Tensor, "b n"], neighbors: int
 ) -> Latents:
-    """(1 - s) z + s z' in the chosen places, z' one of the `neighbours` latents nearest to z in other images.
+    """(1 - s) z + s z' in the chosen positions, z' one of the `neighbors` latents nearest to z in other images.
 
     `pick`, in [0, 1), says which. At most `BANK` latents, evenly spaced over those of the batch, are looked through.
     A batch of one image, whose latents have no others, stays as it is.
     """
     b, n, d = latents.shape
-    places = chosen.nonzero()  # (places, 2)
-    if b < 2 or not len(places):
+    positions = chosen.nonzero()  # (m, 2): image and token
+    if b < 2 or not len(positions):
         return latents
     bank = latents.detach().reshape(b * n, d).float()
     owner = torch.arange(b, device=latents.device).repeat_interleave(n)
     if len(bank) > BANK:
         kept = torch.arange(BANK, device=latents.device) * len(bank) // BANK
         bank, owner = bank[kept], owner[kept]
-    count = min(neighbours, int((owner != owner[0]).sum()), int((owner != owner[-1]).sum()))
-    own = latents.detach()[places[:, 0], places[:, 1]].float()
-    which = (pick.to(latents.device)[places[:, 0], places[:, 1]] * count).long()
+    count = min(neighbors, int((owner != owner[0]).sum()), int((owner != owner[-1]).sum()))
+    own = latents.detach()[positions[:, 0], positions[:, 1]].float()
+    which = (pick.to(latents.device)[positions[:, 0], positions[:, 1]] * count).long()
     found = torch.empty_like(own)
     for rows in torch.arange(len(own), device=latents.device).split(max(1, DISTANCES // len(bank))):
         distances = torch.cdist(own[rows], bank)
-        distances[owner[None] == places[rows, :1]] = torch.inf  # not from the image itself
+        distances[owner[None] == positions[rows, :1]] = torch.inf  # not from the image itself
         nearest = distances.topk(count, largest=False, sorted=True).indices
         found[rows] = bank[nearest.gather(1, which[rows, None])[:, 0]]
     target = latents.detach().clone()
-    target[places[:, 0], places[:, 1]] = found.to(latents.dtype)
-    return interpolate_noise(latents, target, chosen, share)
+    target[positions[:, 0], positions[:, 1]] = found.to(latents.dtype)
+    return interpolate_noise(latents, target, chosen, fraction)

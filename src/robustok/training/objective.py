@@ -11,7 +11,7 @@ from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED
 from robustok.data.images import ImageSet
 from robustok.losses.adversarial import adaptive_weight
 from robustok.losses.frechet import FrechetLoss, relative
-from robustok.losses.perceptual import Levels
+from robustok.losses.perceptual import FeatureMaps
 from robustok.losses.reconstruction import l1, l2
 from robustok.runtime.distributed import gather, mean
 from robustok.runtime.seeding import stream
@@ -102,7 +102,7 @@ class ImageLoss:
             return
         rows = torch.randperm(len(images), generator=stream(self.seed, "observed images"))[:OBSERVED].sort().values
         batches = (images.images(part).to(self.device) for part in rows.split(256))
-        features = torch.cat([channel_means(self.perceptual.levels(batch)) for batch in batches])
+        features = torch.cat([channel_means(self.perceptual.feature_maps(batch)) for batch in batches])
         features = features.double()
         spread = features.std(dim=0, correction=min(1, len(rows) - 1))
         varies = spread > CONSTANT * features.abs().max()
@@ -134,12 +134,12 @@ class ImageLoss:
             terms["l2"] = l2(target, images)
         weighted = []
         if self.perceptual is not None:
-            levels = self.perceptual.levels(images)
+            maps = self.perceptual.feature_maps(images)
             if config.perceptual:
-                terms["perceptual"] = self.perceptual(target, levels)
+                terms["perceptual"] = self.perceptual(target, maps)
             if config.frechet:
                 assert self.frechet is not None, "set_reference to real images before comparing distributions"
-                features = gather(channel_means(levels), micro.counts) / self.scale
+                features = gather(channel_means(maps), micro.counts) / self.scale
                 terms["frechet"] = self.frechet(features, first=micro.number == 0).float()
                 weighted.append(config.frechet * relative(terms["frechet"]))
         weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
@@ -211,6 +211,6 @@ OBSERVED = 4096  # real images whose moments the Frechet term compares with
 CONSTANT = 1e-6  # spread of a channel, over the largest value of all, up to which it is rounding
 
 
-def channel_means(levels: Levels) -> Features:
+def channel_means(maps: FeatureMaps) -> Features:
     """Each channel's mean over every map but the finest, side by side: what the Frechet term is taken of."""
-    return torch.cat([features.float().mean(dim=(2, 3)) for features in levels[1:]], dim=1)
+    return torch.cat([features.float().mean(dim=(2, 3)) for features in maps[1:]], dim=1)

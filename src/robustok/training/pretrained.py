@@ -56,10 +56,10 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
             return Perceptual(Lite(), stages, size)
         case VGGHED():
             return Perceptual(vgg_hed(), stages, size)
-        case LPIPSVGG(weights=weights, heads=heads):
+        case LPIPSVGG(weights=weights, lin_layers=lin):
             tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, vgg.VGG16)
-            fitted = vgg.random_heads(config) if heads == "random" else weights_at(heads, vgg.LIN_LAYERS)
-            return lpips.lpips_of(tensors, fitted, f"{heads} file of heads", stages, size)
+            fitted = vgg.random_lin_layers(config) if lin == "random" else weights_at(lin, vgg.LIN_LAYERS)
+            return lpips.lpips_of(tensors, fitted, f"{lin} file of lin layers", stages, size)
 
 
 def semantic_teacher(config: EfficientNetLite0 | DINOv2) -> Teacher:

@@ -12,7 +12,7 @@ from robustok.evaluation.features.extractor import (
     resize,
 )
 from robustok.evaluation.features.registry import extractor
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.shapes import to_images
 
 

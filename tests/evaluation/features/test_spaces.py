@@ -20,8 +20,8 @@ from robustok.backbones.inception import Inception
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import RichExtractor, outputs
 from robustok.evaluation.features.registry import extractor
-from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
-from robustok.evaluation.features.spaces.vision import View
+from robustok.evaluation.features.spaces import inception
+from robustok.evaluation.features.spaces.vision import VISION_MODELS, View
 from robustok.runtime.weights import sha256
 from robustok.shapes import to_images
 
@@ -273,14 +273,16 @@ def test_rounded_views_resize_as_pil_does(size: tuple[int, int]):
 
 def test_views_normalize_resize_and_pad():
     white = torch.full((2, 3, 256, 256), 255, dtype=torch.uint8)
-    x = dinov2.LARGE(white)
+    x = VISION_MODELS["dinov2"].view(white)
     assert x.shape == (2, 3, 266, 266)
     torch.testing.assert_close(x[0, :, 0, 0], (1 - torch.tensor(IMAGENET[0])) / torch.tensor(IMAGENET[1]))
     assert x[:, :, 256:].abs().max() == 0
     assert x[:, :, :, 256:].abs().max() == 0
-    assert dinov2.LARGE.describe() == "bicubic, antialiased, not rounded, to 256 pixels, then padded to 266"
-    assert dinov2.SMALL.describe() == "bicubic, antialiased, rounded, to 224 pixels"
-    assert [view.padded for view in (clip.VIEW, siglip2.VIEW, mae.VIEW, convnextv2.VIEW)] == [266, 224, 224, 224]
+    views = {name: model.view for name, model in VISION_MODELS.items()}
+    assert views["dinov2"].describe() == "bicubic, antialiased, not rounded, to 256 pixels, then padded to 266"
+    assert views["dinov2-224"].describe() == "bicubic, antialiased, rounded, to 224 pixels"
+    sides = {name: view.padded for name, view in views.items()}
+    assert sides == {"clip": 266, "siglip2": 224, "mae": 224, "convnextv2": 224, "dinov2": 266, "dinov2-224": 224}
 
 
 def test_positions_for_the_same_grid_stay():

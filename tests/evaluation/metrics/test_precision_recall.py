@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from robustok.evaluation.metrics import precision_recall as module
-from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
+from robustok.evaluation.metrics.precision_recall import density_coverage, nearness, precision_recall
 
 
 def cloud(count: int, seed: int = 0) -> torch.Tensor:
@@ -76,3 +78,17 @@ def test_density_takes_neighbours_of_real_images_only():
     found = density_coverage(generated=one, real=real)
     assert found.density == pytest.approx(int(within.sum()) / 5)
     assert found.coverage == pytest.approx(float(within.double().mean()))
+
+
+def test_what_is_outside_is_what_precision_leaves(unchecked):
+    made, real = cloud(200, seed=1) * 1.4, cloud(300)
+    near = nearness(generated=made, real=real)
+    assert 1 - float(near.outside.double().mean()) == pytest.approx(
+        precision_recall(generated=made, real=real).precision
+    )
+    wanted = torch.cdist(made.double(), real.double()).amin(dim=1) / math.sqrt(5)
+    torch.testing.assert_close(near.distance, wanted)
+    with pytest.raises(ValueError, match="the same extractor"):
+        nearness(generated=cloud(10)[:, :4], real=cloud(10))
+    with pytest.raises(ValueError, match="too few real images, 3; give 4 or more"):
+        nearness(generated=cloud(3), real=cloud(3))

@@ -7,7 +7,6 @@ import torch
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.scores.difference import (
     Difference,
-    check_comparable,
     paired_difference,
     score_difference,
     seeds_difference,
@@ -153,7 +152,7 @@ def test_one_run_without_an_interval_tells_no_noise():
 
 def test_what_was_scored_may_differ_and_how_may_not():
     one, other = (gfid(1, sampling={"guidance": g}, features="lite0") for g in (1.0, 2.0))
-    check_comparable(one, other)
+    assert not unlike(one, other)
     assert [str(entry) for entry in unlike(one, other, but=())] == ["sampling.guidance 1.0 once and 2.0 the other time"]
     different = replace(one, images=60, protocol={"features": "dinov2"})
     assert [entry.name for entry in unlike(one, different)] == ["number of images", "features"]
@@ -172,14 +171,13 @@ def test_only_scores_of_one_protocol_are_compared():
     score = Score(
         metric="rfid", value=1.0, images=50, protocol={"features": "lite0", "reference": {"hash": "a", "count": 5}}
     )
-    check_comparable(score, replace(score, value=2.0))
-    with pytest.raises(ValueError, match="rfid and pfid are two metrics"):
-        check_comparable(score, replace(score, metric="pfid"))
-    with pytest.raises(ValueError, match="of 50 and of 60 images"):
-        check_comparable(score, replace(score, images=60))
-    other = replace(score, protocol={"features": "lite0", "reference": {"hash": "b", "count": 5}})
-    with pytest.raises(ValueError, match="computed with reference.hash 'a' once and 'b' the other time"):
-        check_comparable(score, other)
+    assert not unlike(score, replace(score, value=2.0))
+    (difference,) = unlike(score, replace(score, images=60))
+    assert str(difference) == "number of images 50 once and 60 the other time"
+    (difference,) = unlike(
+        score, replace(score, protocol={"features": "lite0", "reference": {"hash": "b", "count": 5}})
+    )
+    assert str(difference) == "reference.hash 'a' once and 'b' the other time"
 
 
 def test_decoders_of_the_same_tokens_are_scored_and_compared():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.evaluation.scored import Classes, Noise, shades
 
-from robustok.evaluation.features.spaces.lite import lite0
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.metrics.inception_score import ClassStats
 from robustok.evaluation.metrics.pfid import BLOCK

@@ -23,7 +23,7 @@ class Extractor(Protocol):
 
     def __call__(self, pixels: Tensor) -> Features: ...
     def describe(self) -> dict[str, Any]:
-        """What a score's protocol says of the features: space, weights, resize."""
+        """Entries of a score's protocol: space, weights, resize."""
         ...
 
 
@@ -54,8 +54,20 @@ def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
     return Outputs(checked(name, found.features, count), logits, spatial, found.side)
 
 
+def in_batches(network: Callable[[Pixels], Outputs], pixels: Pixels, size: int, fill: int) -> Outputs:
+    """Outputs of `size` images at a time, each batch filled up with its last image to a multiple of `fill`."""
+    parts = []
+    for part in pixels.split(size):
+        missing = -len(part) % fill
+        found = network(torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]))
+        parts.append([None if x is None else x[: len(part)] for x in found[:3]])
+    features, logits, spatial = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
+    assert features is not None
+    return Outputs(features, logits, spatial, found.side)
+
+
 def checked(name: str, made: object, count: int) -> Features:
-    """What an extractor made of so many images, as float32. Raises ValueError for what is no float of shape (b, f)."""
+    """Features that an extractor made of images, as float32. Raises ValueError for what is no float of shape (b, f)."""
     what = type(made).__name__
     if isinstance(made, Tensor | np.ndarray):
         what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
@@ -70,7 +82,7 @@ def checked(name: str, made: object, count: int) -> Features:
 
 
 class NetworkExtractor:
-    """What a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
+    """Features that a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
 
     `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. `limits` are those within which
     the network looks at images at their own size; streams and scores tell the side that was used. Batches are filled up
@@ -98,17 +110,12 @@ class NetworkExtractor:
     def outputs(self, pixels: Tensor) -> Outputs:
         check_pixels(pixels)
         with torch.autocast(self.device.type, enabled=False):  # bfloat16 shifts distances by 1 %
-            parts = [self._filled(part.to(self.device)) for part in pixels.split(self.batch_size)]
-        columns = zip(*parts, strict=True)
-        features, logits, spatial = (None if column[0] is None else torch.cat(column) for column in columns)
-        assert features is not None
-        side = None if self.limits is None else side_within(pixels, *self.limits)
-        return Outputs(features, logits, spatial, side)
+            found = in_batches(self._network, pixels, self.batch_size, min(FULL, self.batch_size))
+        return found if self.limits is None else found._replace(side=side_within(pixels, *self.limits))
 
-    def _filled(self, pixels: Pixels) -> list[Tensor | None]:
-        missing = -len(pixels) % min(FULL, self.batch_size)
-        found: Outputs = self.network(torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]))
-        return [None if part is None else part[: len(pixels)] for part in found[:3]]
+    def _network(self, pixels: Pixels) -> Outputs:
+        made: Outputs = self.network(pixels.to(self.device))
+        return made
 
     def describe(self) -> dict[str, Any]:
         return dict(self.about)

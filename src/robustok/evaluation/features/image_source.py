@@ -18,7 +18,7 @@ LOOKED_AT = 20  # images, spread over a set, that tell its range
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """What is scored: images by index, and what they are (their hash among it).
+    """Images to score, by index, and what they are (their hash among it).
 
     A source whose `known_range` is True, as those of files, is not asked whether it might be in [0, 1].
     """

@@ -9,26 +9,11 @@ import torch
 
 from robustok.backbones.lite import LITE1, LITE2
 from robustok.evaluation.features.extractor import CustomExtractor, Extractor
-from robustok.evaluation.features.spaces.clip import clip_space
-from robustok.evaluation.features.spaces.convnextv2 import convnextv2_space
-from robustok.evaluation.features.spaces.dinov2 import dinov2_224_space, dinov2_space
+from robustok.evaluation.features.spaces.embedded import LITE0_SIDES, lite0, lite_space, vgg_hed_space
 from robustok.evaluation.features.spaces.inception import inception_space
-from robustok.evaluation.features.spaces.lite import LITE0_SIDES, lite0, lite_space
-from robustok.evaluation.features.spaces.mae import mae_space
-from robustok.evaluation.features.spaces.siglip2 import siglip2_space
-from robustok.evaluation.features.spaces.vgg_hed import vgg_hed_space
+from robustok.evaluation.features.spaces.vision import VISION_MODELS, vision_space
 from robustok.names import IN_PACKAGES, SPACES
 from robustok.shapes import Features, Pixels
-
-WITH_WEIGHTS = {
-    "inception": inception_space,
-    "dinov2": dinov2_space,
-    "dinov2-224": dinov2_224_space,
-    "clip": clip_space,
-    "siglip2": siglip2_space,
-    "mae": mae_space,
-    "convnextv2": convnextv2_space,
-}
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
 FeatureSpaces: TypeAlias = FeatureSpace | Sequence[FeatureSpace]
@@ -55,9 +40,12 @@ def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Ext
     if callable(features):
         return CustomExtractor(features)
     name, _, given = features.partition(":")
-    if name in WITH_WEIGHTS:
-        return WITH_WEIGHTS[name](Path(given) if given else None, device=device)
+    weights = Path(given) if given else None
     match name:
+        case "inception":
+            return inception_space(weights, device=device)
+        case _ if name in VISION_MODELS:
+            return vision_space(name, weights, device=device)
         case _ if given:
             pass
         case "lite0":

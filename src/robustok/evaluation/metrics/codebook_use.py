@@ -1,4 +1,4 @@
-"""How much of its codebook a tokenizer uses."""
+"""Codebook use of a tokenizer."""
 
 import torch
 from jaxtyping import Int
@@ -8,7 +8,7 @@ from robustok.shapes import Tokens
 
 
 def code_counts(tokens: Tokens, codebook_size: int) -> Int[Tensor, " k"]:
-    """How often each code occurs. Counts of parts add up. Raises ValueError for tokens outside the codebook."""
+    """Number of times each code occurs. Counts of parts add up. Raises ValueError for tokens outside the codebook."""
     low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
     if low < 0 or high >= codebook_size:
         raise ValueError(

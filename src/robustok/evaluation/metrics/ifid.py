@@ -4,7 +4,7 @@ Each image's latent and the nearest one of another image have a midpoint; iFID i
 midpoints to the images. A diffusion model that generalizes lands there: over published tokenizers without a codebook
 iFID goes with gFID where rFID does not. A midpoint of two codes is no code, so tokenizers with a codebook have none.
 
-Neighbours get nearer with more images to look among, and so iFID lower: it says among which and how many. The authors
+Neighbors get nearer with more images to look among, and so iFID lower: it says among which and how many. The authors
 look for the neighbors of validation images in the training set. Their released script, unlike the paper, compares
 angles, draws one of the ten nearest and goes half the way on an arc; here it is the nearest by Euclidean distance and
 the middle of the straight line.

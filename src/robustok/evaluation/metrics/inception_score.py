@@ -18,7 +18,7 @@ class InceptionScore(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ClassStats:
-    """What the score asks of class probabilities, for each split of consecutive images; float64, on the CPU.
+    """Sums of class probabilities that the score is made of, for each split of consecutive images; float64, on the CPU.
 
     Like feature statistics they add up, and do not grow with the number of images but by one row a split. The last
     split may be smaller, as in ADM's evaluator; torch-fidelity shuffles, then makes ten splits.

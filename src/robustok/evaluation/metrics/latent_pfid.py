@@ -1,7 +1,7 @@
 """pFID without a codebook: how much a tokenizer's images suffer when its latents are noisy.
 
 The sibling of `metrics.pfid`: the same five fractions alpha of tokens, every image perturbed, and the
-mean of 15 Frechet distances to the input images. In the place of delta nearest codes there are three strengths s of
+mean of 15 Frechet distances to the input images. Instead of delta nearest codes there are three strengths s of
 noise. A latent z becomes m + (1 - s) (z - m) + s k e, with the mean m and the standard deviation k of each of its
 channels and Gaussian e: it looks like real latents at noise level s of flow matching, where a sampler that stopped
 early or took a wrong turn leaves them. Scaling or shifting a channel, undone in the decoder, changes nothing.

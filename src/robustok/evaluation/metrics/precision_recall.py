@@ -21,6 +21,11 @@ class PrecisionRecall(NamedTuple):
     recall: float  # fraction of the real images inside the generated set
 
 
+class Nearness(NamedTuple):
+    outside: Bool[Tensor, " generated"]  # in no real image's ball: 1 - precision is their fraction
+    distance: Float64[Tensor, " generated"]  # to the nearest real image, in root mean square over the features
+
+
 class DensityCoverage(NamedTuple):
     density: float  # real balls that a generated image lies in, over k; may exceed 1
     coverage: float  # fraction of the real balls that hold a generated image
@@ -55,8 +60,19 @@ def density_coverage(*, generated: Generated, real: Real, k: int = 5) -> Density
     return DensityCoverage(density=balls / (k * len(generated)), coverage=_fraction(torch.cat(covered)))
 
 
+def nearness(*, generated: Generated, real: Real, k: int = 3) -> Nearness:
+    """Each generated image against the real ones and their balls, which are those of `precision_recall`."""
+    _check(generated, real, 0, k)
+    radii, outside, distance = _radii(real, k), [], []
+    for rows in generated.split(ROWS):
+        squares = _distances(rows, real)
+        outside.append(~(squares <= radii).any(dim=1))
+        distance.append((squares.amin(dim=1) / real.shape[1]).sqrt())
+    return Nearness(torch.cat(outside), torch.cat(distance))
+
+
 def _inside(points: Float[Tensor, "b f"], of: Float[Tensor, "other f"], k: int) -> Bool[Tensor, " b"]:
-    """Which points lie in the ball of any image of the set."""
+    """Points that lie in the ball of any image of the set."""
     radii = _radii(of, k)
     return torch.cat([(_distances(rows, of) <= radii).any(dim=1) for rows in points.split(ROWS)])
 

@@ -1,4 +1,4 @@
-"""What passes over images leave behind of a tokenizer's reconstructions, and the scores that this makes."""
+"""Statistics of a tokenizer's reconstructions, taken in while images pass, and the scores made of them."""
 
 import math
 import warnings
@@ -20,83 +20,68 @@ from robustok.runtime.distributed import gather_objects
 from robustok.shapes import Images, Pixels, Tokens, to_images
 
 PSNR_CEILING = 100.0  # dB; stands for the infinite PSNR of an image that is reproduced exactly
+PFID_STREAMS = ("real of pFID", "reconstructed of pFID", "between")  # "between": between two latents
 
 PairDistance: TypeAlias = Callable[[Images, Images], Tensor]  # images, reconstructions -> (b,), as LPIPS
 
 
 class FeatureAccumulator:
-    """Features in one space of images, of their reconstructions, of perturbed ones and of what is between two."""
+    """Features in one space: streams of images, of reconstructions, of both of pFID's images, and of each cell."""
 
-    def __init__(self, extract: Extractor, cells: Sequence[Cell | NoiseCell]):
-        space = extract.describe()
-        self.extract = extract
-        self.real, self.reconstructed = FeatureStream(space), FeatureStream(space)
-        self.real_of_pfid = FeatureStream(space, KEPT)  # of the images that are perturbed, too
-        self.reconstructed_of_pfid = FeatureStream(space, KEPT)
-        self.perturbed = [(cell, FeatureStream(space, KEPT)) for cell in cells]  # cells of few codes may be equal
-        self.between = FeatureStream(space, KEPT)
+    def __init__(
+        self,
+        extract: Extractor,
+        cells: Sequence[Cell | NoiseCell],
+        about_pfid: Mapping[str, Any],
+        about_ifid: Mapping[str, Any],
+        seed: int,
+    ):
+        """`about` is what their protocols say further; `seed` is of pFID's random numbers."""
+        space, self.about_pfid, self.about_ifid, self.seed = extract.describe(), about_pfid, about_ifid, seed
+        self.extract, self.cells = extract, cells  # cells of few codes may be equal, so streams go by their numbers
+        self.streams: dict[str | int, FeatureStream] = {n: FeatureStream(space) for n in ("real", "reconstructed")}
+        self.streams |= {name: FeatureStream(space, KEPT) for name in (*PFID_STREAMS, *range(len(cells)))}
 
-    def add(self, pixels: Pixels, output: Pixels, indices: Tensor, positions: Tensor) -> None:
-        """Images and their reconstructions; `positions` are the images' among those of pFID, empty if they are not."""
-        real, reconstructed = (self._extracted(x) for x in (pixels, output))
-        self.real.add(real, indices)
-        self.reconstructed.add(reconstructed, indices)
-        if len(positions):
-            self.real_of_pfid.add(real, positions)
-            self.reconstructed_of_pfid.add(reconstructed, positions)
-
-    def add_perturbed(self, number: int, pixels: Pixels, positions: Tensor) -> None:
-        """The same images perturbed as the cell of that number says."""
-        self.perturbed[number][1].add(self._extracted(pixels), positions)
-
-    def add_between(self, pixels: Pixels, positions: Tensor) -> None:
-        """What is between the latents of the same images and their nearest neighbors."""
-        self.between.add(self._extracted(pixels), positions)
-
-    def _extracted(self, pixels: Pixels) -> Outputs:
-        """Features alone: the statistics of anything else would not be used."""
+    def add(self, pixels: Pixels, positions: Mapping[Any, Tensor]) -> None:
+        """Images, to the streams named, at their positions in each: a cell's stream has its number, none is skipped."""
         found = extracted(self.extract, pixels)
-        return Outputs(found.features, side=found.side)
+        features = Outputs(found.features, side=found.side)  # statistics of anything else would not be used
+        for stream, at in positions.items():
+            if len(at):
+                self.streams[stream].add(features, at)
 
     def gather(self) -> None:
         """On the main process, what all of them saw; one stream at a time, for statistics are large."""
-        self.real, self.reconstructed = self.real.gather(), self.reconstructed.gather()
-        self.real_of_pfid = self.real_of_pfid.gather()
-        self.reconstructed_of_pfid = self.reconstructed_of_pfid.gather()
-        self.perturbed = [(cell, stream.gather()) for cell, stream in self.perturbed]
-        self.between = self.between.gather()
+        self.streams = {name: stream.gather() for name, stream in self.streams.items()}
 
-    def scores(
-        self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
-    ) -> Iterator[Score]:
+    def scores(self, protocol: Mapping[str, Any]) -> Iterator[Score]:
         """rFID, of all images and of pFID's; pFID, the mean of its cells; the cells; and iFID, where there are latents.
 
         A Frechet distance falls with the number of images, so it is the rFID of pFID's images that pFID goes with.
         """
-        protocol = {
-            **self.real.space,
-            **protocol,
-            "interval": "95 %, over images, each drawn with its reconstruction",
-        }
-        spaced = {"images": "spread over the reference"}
-        yield Distance.between(self.real, self.reconstructed, paired=True).score("rfid", protocol)
-        clean = Distance.between(self.real_of_pfid, self.reconstructed_of_pfid, paired=True)
-        yield clean.score("rfid_pfid_images", {**protocol, **spaced})
-        cells = [(c, Distance.between(self.real_of_pfid, stream, paired=True)) for c, stream in self.perturbed]
-        mean = Distance(
-            math.fsum(distance.value for _, distance in cells) / len(cells),
-            torch.stack([distance.influence for _, distance in cells]).mean(dim=0),
-            self.real_of_pfid.count,
+        real, reconstructed, real_of_pfid, reconstructed_of_pfid, between = (
+            self.streams[name] for name in ("real", "reconstructed", *PFID_STREAMS)
         )
-        perturbed = {**protocol, **spaced, "beta": 1.0, **about_pfid}
-        yield mean.score("pfid", {**perturbed, "cells": len(cells)}, (seed,))
-        for cell, distance in cells:
-            yield distance.score("pfid_cell", {**perturbed, **cell._asdict()}, (seed,))
-        if self.between.count == 2:
+        protocol = {**real.space, **protocol, "interval": "95 %, over images, each drawn with its reconstruction"}
+        spaced = {**protocol, "images": "spread over the reference"}
+        yield Distance.between(real, reconstructed, paired=True).score("rfid", protocol)
+        clean = Distance.between(real_of_pfid, reconstructed_of_pfid, paired=True)
+        yield clean.score("rfid_pfid_images", spaced)
+        cells = [Distance.between(real_of_pfid, self.streams[n], paired=True) for n in range(len(self.cells))]
+        mean = Distance(
+            math.fsum(distance.value for distance in cells) / len(cells),
+            torch.stack([distance.influence for distance in cells]).mean(dim=0),
+            real_of_pfid.count,
+        )
+        perturbed = {**spaced, "beta": 1.0, **self.about_pfid}
+        yield mean.score("pfid", {**perturbed, "cells": len(cells)}, (self.seed,))
+        for cell, distance in zip(self.cells, cells, strict=True):
+            yield distance.score("pfid_cell", {**perturbed, **cell._asdict()}, (self.seed,))
+        if between.count == 2:
             warnings.warn("both midpoints of two images are one, so iFID is left out; give 3 or more", stacklevel=2)
-        elif self.between.count:
-            distance = Distance.between(self.real_of_pfid, self.between, paired=True)
-            yield distance.score("ifid", {**protocol, **spaced, **about_ifid})
+        elif between.count:
+            distance = Distance.between(real_of_pfid, between, paired=True)
+            yield distance.score("ifid", {**spaced, **self.about_ifid})
 
 
 class PixelAccumulator:
@@ -138,11 +123,10 @@ class PixelAccumulator:
 
 
 class CodeAccumulator:
-    """How often each code was used."""
+    """Counts of each code."""
 
     def __init__(self, codebook_size: int):
-        self.counts = torch.zeros(codebook_size, dtype=torch.int64)
-        self.images = 0
+        self.counts, self.images = torch.zeros(codebook_size, dtype=torch.int64), 0
 
     def add(self, tokens: Tokens) -> None:
         self.counts += code_counts(tokens, len(self.counts))
@@ -155,64 +139,10 @@ class CodeAccumulator:
         self.counts, self.images = torch.stack(counts).sum(dim=0), sum(images)
 
     def scores(self, protocol: Mapping[str, Any]) -> Iterator[Score]:
-        values = {
-            "codebook_use": used_fraction(self.counts),
-            "codebook_perplexity": perplexity(self.counts),
-            "dead_codes": dead_codes(self.counts),
-        }
-        for metric, value in values.items():
-            yield Score(
-                metric=metric,
-                value=value,
-                images=self.images,
-                protocol={**protocol, "codebook_size": len(self.counts)},
-            )
+        about = {**protocol, "codebook_size": len(self.counts)}
+        measures = {"codebook_use": used_fraction, "codebook_perplexity": perplexity, "dead_codes": dead_codes}
+        for metric, measure in measures.items():
+            yield Score(metric=metric, value=measure(self.counts), images=self.images, protocol=about)
 
 
-class ReconstructionAccumulator:
-    """All of it: features in each space, pixels, and codes where there are any."""
-
-    def __init__(
-        self,
-        spaces: Sequence[Extractor],
-        cells: Sequence[Cell | NoiseCell],
-        lpips: PairDistance | None,
-        codebook_size: int | None,
-    ):
-        self.spaces = [FeatureAccumulator(extract, cells) for extract in spaces]
-        self.pixels = PixelAccumulator(lpips)
-        self.codes = CodeAccumulator(codebook_size) if codebook_size else None
-
-    def add(self, pixels: Pixels, output: Pixels, tokens: Tensor, indices: Tensor, positions: Tensor) -> None:
-        """Images and their reconstructions, from tokens or latents; `positions` as `FeatureAccumulator` takes them."""
-        self.pixels.add(pixels, output, indices)
-        if self.codes:
-            self.codes.add(tokens)
-        for space in self.spaces:
-            space.add(pixels, output, indices, positions)
-
-    def add_perturbed(self, number: int, output: Pixels, positions: Tensor) -> None:
-        for space in self.spaces:
-            space.add_perturbed(number, output, positions)
-
-    def add_between(self, output: Pixels, positions: Tensor) -> None:
-        for space in self.spaces:
-            space.add_between(output, positions)
-
-    def gather(self) -> None:
-        """On the main process, what all of them saw."""
-        for space in self.spaces:
-            space.gather()
-        self.pixels.gather()
-        if self.codes:
-            self.codes.gather()
-
-    def scores(
-        self, protocol: Mapping[str, Any], about_pfid: Mapping[str, Any], about_ifid: Mapping[str, Any], seed: int
-    ) -> Iterator[Score]:
-        """Those of every space, then the others."""
-        for space in self.spaces:
-            yield from space.scores(protocol, about_pfid, about_ifid, seed)
-        yield from self.pixels.scores(protocol)
-        if self.codes:
-            yield from self.codes.scores(protocol)
+Accumulator: TypeAlias = FeatureAccumulator | PixelAccumulator | CodeAccumulator

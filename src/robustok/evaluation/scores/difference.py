@@ -1,4 +1,4 @@
-"""What a difference between two scores means.
+"""Differences between two scores, and what they mean.
 
 Two decoders of the same tokens, and two systems run with the same seeds, are compared pair by pair, so that what
 both share cancels. Else the noise of either side adds up. What an interval over images leaves out is said in words:
@@ -45,12 +45,12 @@ class Difference(NamedTuple):
 
     @property
     def within_noise(self) -> bool:
-        """Whether no difference at all would be compatible with what was seen."""
+        """True where no difference at all would be compatible with what was seen."""
         return self.interval[0] <= 0 <= self.interval[1]
 
     @property
     def undecided(self) -> bool:
-        """Whether a Frechet distance of other images would differ, but one of other training seeds might not."""
+        """True where a Frechet distance of other images would differ, but one of other training seeds might not."""
         small = abs(self.value) < UNDECIDED * abs(self.before)
         return self.over == "images" and metric_named(self.metric).frechet and small and not self.within_noise
 
@@ -97,7 +97,7 @@ def paired_difference(before: FeatureStream, after: FeatureStream, reference: Re
 
 @lru_cache(maxsize=8)
 def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[float, Influence]:
-    """How far a stream of `count` images is from the reference, and what each sampled image adds to that."""
+    """Distance of a stream of `count` images from the reference, and what each sampled image adds to it."""
     influences = influence(reference.stats, stream.stats, reference.sample, stream.sample).b
     return frechet_distance(reference.stats, stream.stats), influences
 
@@ -154,7 +154,7 @@ class Unlike(NamedTuple):
 
 
 def unlike(a: Score, b: Score, *, but: Collection[str] = OF_THE_SYSTEM) -> list[Unlike]:
-    """How two scores of one metric were computed differently, the number of images first.
+    """Differences in how two scores of one metric were computed, the number of images first.
 
     Entries of the protocol named in `but` may differ: by default those that say what was scored, not how.
     """
@@ -163,16 +163,6 @@ def unlike(a: Score, b: Score, *, but: Collection[str] = OF_THE_SYSTEM) -> list[
     )
     names = {**left, **right}
     return [Unlike(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
-
-
-def check_comparable(a: Score, b: Score) -> None:
-    """Raises ValueError when two scores were not computed alike, naming the first thing that differs."""
-    if a.metric != b.metric:
-        raise ValueError(f"{a.metric} and {b.metric} are two metrics; compare a metric with itself")
-    if a.images != b.images:
-        raise ValueError(f"{a.metric} of {a.images} and of {b.images} images differ by their number alone")
-    for difference in unlike(a, b):
-        raise ValueError(f"{a.metric} was computed with {difference}; compute both alike")
 
 
 def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

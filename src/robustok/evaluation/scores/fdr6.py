@@ -18,28 +18,13 @@ IMAGENET_256 = {  # distance of ImageNet's validation images from the training i
 }
 
 
-def ratios(distances: Mapping[str, float], normalizers: Mapping[str, float] = IMAGENET_256) -> dict[str, float]:
-    """Each space's distance over its normalizer: 1 is as far from the reference as other real images are.
-
-    Raises ValueError when a space has no normalizer, or one that is not above 0.
-    """
-    for space in distances:
-        if space not in normalizers:
-            raise ValueError(
-                f"there is no normalizer for {space!r}, only for {', '.join(normalizers)}; give the Frechet distance "
-                "of other real images from the same reference in that space"
-            )
-        if not normalizers[space] > 0:
-            raise ValueError(f"the normalizer of {space!r} is {normalizers[space]}; a distance of images is above 0")
-    return {space: distance / normalizers[space] for space, distance in distances.items()}
-
-
 def fdr(distances: Sequence[Score], normalizers: Mapping[str, float] = IMAGENET_256) -> Score:
     """The mean ratio of Frechet distances of the same images, one a space, as the score `fdr6` (`fdr2` for two).
 
-    The default normalizers are those of ImageNet at 256 pixels; for other images give each space's distance between
-    validation and training images, as `score_images` computes it. Raises ValueError for scores of no or one and the
-    same space, of different metrics or numbers of images, and for a space without a normalizer.
+    A ratio of 1 is as far from the reference as other real images are. The default normalizers are those of ImageNet
+    at 256 pixels; for other images give each space's distance between validation and training images, as `score_images`
+    computes it. Raises ValueError for scores of no or one and the same space, of different metrics or numbers of
+    images, and for a space without a normalizer above 0.
     """
     if not distances:
         raise ValueError("there is no distance to take a mean of; give one Frechet distance a feature space")
@@ -51,7 +36,15 @@ def fdr(distances: Sequence[Score], normalizers: Mapping[str, float] = IMAGENET_
         if len({getattr(score, name) for score in distances}) > 1:
             found = ", ".join(f"{getattr(score, name)}" for score in distances)
             raise ValueError(f"the distances differ in {name}: {found}; score the same images in every space")
-    ratio = ratios({space: score.value for space, score in by_space.items()}, normalizers)
+    for space in by_space:
+        if space not in normalizers:
+            raise ValueError(
+                f"there is no normalizer for {space!r}, only for {', '.join(normalizers)}; give the Frechet distance "
+                "of other real images from the same reference in that space"
+            )
+        if not normalizers[space] > 0:
+            raise ValueError(f"the normalizer of {space!r} is {normalizers[space]}; a distance of images is above 0")
+    ratio = {space: score.value / normalizers[space] for space, score in by_space.items()}
     return Score(
         metric=f"fdr{len(distances)}",
         value=math.fsum(ratio.values()) / len(ratio),

@@ -1,7 +1,7 @@
 """Features as they come, to their statistics and a small sample of them."""
 
-from collections.abc import Iterable, Iterator
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, reduce
 from operator import add
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor, Outputs, outputs
+from robustok.evaluation.features.extractor import Extractor, Outputs, in_batches, outputs
 from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
@@ -45,8 +45,8 @@ class FeatureStream:
         self._sides = set[int]()  # at which the images were looked at, where that follows their size
         self.keep = keep
         self._stats: FeatureStats | None = None
-        self._spatial: FeatureStats | None = None
-        self._classes: ClassStats | None = None
+        self.spatial: FeatureStats | None = None  # statistics of spatial features, where the space has them
+        self.classes: ClassStats | None = None  # and of class probabilities
         self._kept: list[Kept] = []
         self._last = torch.iinfo(torch.int64).max  # largest `mixed` that may be in the sample
 
@@ -59,9 +59,9 @@ class FeatureStream:
             positions = torch.arange(self.count, self.count + len(out.features))
         self._stats = _sum(self._stats, FeatureStats.of(out.features))
         if out.spatial is not None:
-            self._spatial = _sum(self._spatial, FeatureStats.of(out.spatial))
+            self.spatial = _sum(self.spatial, FeatureStats.of(out.spatial))
         if out.logits is not None:
-            self._classes = _sum(self._classes, ClassStats.of(out.logits.double().softmax(dim=1), positions))
+            self.classes = _sum(self.classes, ClassStats.of(out.logits.double().softmax(dim=1), positions))
         self._keep(positions.cpu(), out.features.cpu())
 
     def __add__(self, other: "FeatureStream") -> "FeatureStream":
@@ -69,8 +69,8 @@ class FeatureStream:
         both = FeatureStream(self._space, self.keep)
         both._sides = self._sides | other._sides
         both._stats = _sum(self._stats, other._stats)
-        both._spatial = _sum(self._spatial, other._spatial)
-        both._classes = _sum(self._classes, other._classes)
+        both.spatial = _sum(self.spatial, other.spatial)
+        both.classes = _sum(self.classes, other.classes)
         for positions, features in self._kept + other._kept:
             both._keep(positions, features)
         return both
@@ -97,7 +97,7 @@ class FeatureStream:
 
     @property
     def space(self) -> dict[str, Any]:
-        """What the features are: the extractor's word, and the side in pixels where it follows the images' size."""
+        """Description of the features: the extractor's, and the side in pixels where it follows the images' size."""
         return self._space | ({SIDE: ", ".join(map(str, sorted(self._sides)))} if self._sides else {})
 
     @property
@@ -111,16 +111,6 @@ class FeatureStream:
         if self._stats is None:
             raise ValueError("there are no images to score; give at least two, better some thousands")
         return self._stats
-
-    @property
-    def spatial(self) -> FeatureStats | None:
-        """Statistics of the spatial features, where the space has them."""
-        return self._spatial
-
-    @property
-    def classes(self) -> ClassStats | None:
-        """Statistics of the class probabilities, where the space has them."""
-        return self._classes
 
     @property
     def sample(self) -> Features:
@@ -153,13 +143,29 @@ def stream_of(
 ) -> FeatureStream:
     """The features of all images. Several processes share the work; the main one has the result."""
     check_range(images)
-    extract = extractor(features)
+
+    def pixels(indices: Tensor) -> Pixels:
+        return pixels_of(images.images(indices))
+
+    return shared_stream(pixels, len(images), extractor(features), keep=keep, batch_size=batch_size, progress=progress)
+
+
+def shared_stream(
+    pixels: Callable[[Tensor], Pixels],
+    count: int,
+    extract: Extractor,
+    *,
+    keep: int,
+    batch_size: int = BLOCK,
+    progress: Progress | None = None,
+) -> FeatureStream:
+    """The features of the pixels of so many indices. Several processes share the work; the main one has the result."""
     stream = FeatureStream(extract.describe(), keep)
-    shares = torch.arange(len(images)).split(batch_size)[rank() :: world_size()]
-    for indices in shares:
-        stream.add(extracted(extract, pixels_of(images.images(indices))), indices)
+    own = torch.arange(count).split(batch_size)[rank() :: world_size()]
+    for indices in own:
+        stream.add(extracted(extract, pixels(indices)), indices)
         if progress is not None:
-            progress(stream.count, sum(map(len, shares)))
+            progress(stream.count, sum(map(len, own)))
     return stream.gather()
 
 
@@ -173,14 +179,7 @@ def extracted(extract: Extractor, pixels: Pixels) -> Outputs:
     if not len(pixels):
         return outputs(extract, pixels)
     size = _batch_size(extract)
-    parts = []
-    for part in pixels.split(size):
-        filled = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
-        found = outputs(extract, filled)
-        parts.append([None if x is None else x[: len(part)] for x in found[:3]])
-    features, logits, spatial = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
-    assert features is not None
-    return Outputs(features, logits, spatial, found.side)
+    return in_batches(partial(outputs, extract), pixels, size, size)
 
 
 def _batch_size(extract: Extractor) -> int:

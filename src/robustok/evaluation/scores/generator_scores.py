@@ -38,13 +38,13 @@ def score_generator(
     keep: int = KEPT,
     progress: Progress | None = None,
 ) -> list[Score]:
-    """What `score_features` says of one sampled image per label, the i-th drawn from (seed, i).
+    """Scores by `score_features` of one sampled image per label, the i-th drawn from (seed, i).
 
     With several feature spaces there is one reference for each, in the same order; images are sampled once. Raises
     ValueError for a generator that was trained on another tokenizer, and for `sampling` of another kind of generator.
     """
-    only = {"": tokenizer}
-    return _scored(generator, only, reference, labels, features, sampling, seed, batch_size, keep, progress)
+    how: dict[str, Any] = {"sampling": sampling, "seed": seed, "batch_size": batch_size, "keep": keep}
+    return score_decoders(generator, {"": tokenizer}, reference, labels, features, progress=progress, **how)
 
 
 def score_decoders(
@@ -60,10 +60,10 @@ def score_decoders(
     keep: int = KEPT,
     progress: Progress | None = None,
 ) -> list[Score]:
-    """What `score_streams` says of tokenizers that decode the same samples, which are those of `score_generator`.
+    """Scores by `score_streams` of tokenizers that decode the same samples, which are those of `score_generator`.
 
-    Raises what that does, and ValueError for tokenizers with other tokens or latents, which is for those that tell it
-    by a `fingerprint`.
+    Several processes share the work. Raises what that does, and ValueError for tokenizers with other tokens or latents,
+    which is for those that tell it by a `fingerprint`.
     """
     prints = {tokenizer.fingerprint() for tokenizer in decoders.values() if isinstance(tokenizer, ContinuousTokenizer)}
     if len(prints) > 1:
@@ -71,25 +71,9 @@ def score_decoders(
             f"the tokenizers {', '.join(decoders)} have other tokens, so they cannot decode the same ones; compare a "
             "tokenizer with one post-trained from it, or score each with its own generator"
         )
-    return _scored(generator, decoders, reference, labels, features, sampling, seed, batch_size, keep, progress)
-
-
-def _scored(
-    generator: TokenGenerator | LatentGenerator,
-    decoders: Mapping[str, Autoencoder],
-    reference: Reference | Sequence[Reference],
-    labels: Labels,
-    features: FeatureSpaces,
-    sampling: Sampling | FlowSampling,
-    seed: int,
-    batch_size: int,
-    keep: int,
-    progress: Progress | None,
-) -> list[Score]:
-    """Scores of one or several decoders of the same samples, in each space. Several processes share the work."""
-    first, *_ = tokenizers = list(decoders.values())
-    for tokenizer in tokenizers:
+    for tokenizer in decoders.values():
         check_trained_on(generator, tokenizer)
+    first = next(iter(decoders.values()))
     spaces = with_references(features, reference, first.device)
     streams = [{name: FeatureStream(extract.describe(), keep) for name in decoders} for extract, _ in spaces]
     batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
@@ -123,7 +107,7 @@ def score_streams(
     seeds: tuple[int, ...] = (),
     protocol: Mapping[str, Any] | None = None,
 ) -> list[Score]:
-    """What `score_features` says of each decoder's images of the same tokens, and how much each pair differs.
+    """Scores by `score_features` of each decoder's images of the same tokens, and how much each pair differs.
 
     `streams` are named after the decoders, with names of `metric_names.VARIANTS`: {"before": ..., "after": ...} makes
     gfid_before, gfid_after and one gfid_difference, whose protocol says from which to which. A single one may have no

@@ -6,6 +6,7 @@ those of one process, see `robustok.evaluation.scores.tokenizer_scores`.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def score_image_set(
     keep: int = KEPT,
     progress: Progress | None = None,
 ) -> list[Score]:
-    """What `score_features` says of a set of images, of which `keep` at most are the sample.
+    """Scores by `score_features` of a set of images, of which `keep` at most are the sample.
 
     With several feature spaces there is one reference for each, in the same order.
     """
@@ -59,7 +60,7 @@ def score_image_set(
     scores: list[Score] = []
     for extract, real in with_references(features, reference):
         stream = stream_of(images, extract, keep=keep, progress=progress)
-        scores += _scored(stream, real, metric=metric, protocol=about)
+        scores += from_main(partial(score_features, stream, real, metric=metric, protocol=about))
     return scores
 
 
@@ -74,12 +75,9 @@ def score_pixels(
     protocol: Mapping[str, Any] | None = None,
     keep: int = KEPT,
 ) -> list[Score]:
-    """What `score_features` says of batches of uint8 (b 3 h w). Several processes each go through all batches."""
+    """Scores by `score_features` of batches of uint8 (b 3 h w). Several processes each go through all batches."""
     stream = feature_stream(generated, features, keep=keep)
-    return _scored(stream, reference, metric=metric, suffix=suffix, seeds=seeds, protocol=protocol)
-
-
-def _scored(stream: FeatureStream, reference: Reference, **how: Any) -> list[Score]:
+    how: dict[str, Any] = {"metric": metric, "suffix": suffix, "seeds": seeds, "protocol": protocol}
     return from_main(lambda: score_features(stream, reference, **how))
 
 
@@ -117,19 +115,16 @@ def score_features(
     about = {**generated.space, "reference": reference.images, **(protocol or {})}
     distance = frechet_score(metric + suffix, generated, reference, about, seeds)
     values = [*_of_all(generated, reference), *_of_samples(generated, reference)]
-    return [
-        distance,
-        *(
-            Score(
-                metric=f"{name}{suffix}",
-                value=value,
-                interval=fraction_interval(value, how["generated_sample"]) if name == "precision" else None,
-                images=generated.stats.count,
-                seeds=seeds,
-                protocol={**about, **how},
-            )
-            for name, value, how in values
-        ),
+    return [distance] + [
+        Score(
+            metric=f"{name}{suffix}",
+            value=value,
+            interval=fraction_interval(value, how["generated_sample"]) if name == "precision" else None,
+            images=generated.stats.count,
+            seeds=seeds,
+            protocol={**about, **how},
+        )
+        for name, value, how in values
     ]
 
 
@@ -149,7 +144,7 @@ Value = tuple[str, float, dict[str, Any]]  # metric, value and how it was had
 
 
 def _of_all(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
-    """What a space with spatial features and classes tells of all images."""
+    """Scores of all images, in a space with spatial features and classes."""
     if generated.spatial and reference.spatial:
         yield "sfid", frechet_distance(reference.spatial, generated.spatial), {"of": "spatial features"}
     if generated.classes:
@@ -158,7 +153,7 @@ def _of_all(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
 
 
 def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
-    """What is told by images one by one."""
+    """Scores of the samples, image by image."""
     one, other = generated.sample, reference.sample
     if not len(other):
         warnings.warn(
@@ -168,32 +163,23 @@ def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Valu
         )
         return
     sampled = {"generated_sample": len(one), "reference_sample": len(other), "samples": SAMPLES}
-    measures: list[tuple[str, Callable[[], Iterable[tuple[str, float]]], dict[str, Any]]] = [
-        (
-            "precision and recall",
-            lambda: precision_recall(generated=one, real=other, k=3)._asdict().items(),
-            {"k": 3, "balls": "closed"},
-        ),
-        (
-            "density and coverage",
-            lambda: density_coverage(generated=one, real=other, k=5)._asdict().items(),
-            {"k": 5, "balls": "open"},
-        ),
-        (
-            "the kernel distance",
-            lambda: [("kid", kernel_distance(generated=one, real=other))],
+    both = {"generated": one, "real": other}
+    measures: dict[str, tuple[Callable[[], dict[str, float]], dict[str, Any]]] = {
+        "precision and recall": (lambda: precision_recall(**both, k=3)._asdict(), {"k": 3, "balls": "closed"}),
+        "density and coverage": (lambda: density_coverage(**both, k=5)._asdict(), {"k": 5, "balls": "open"}),
+        "the kernel distance": (
+            lambda: {"kid": kernel_distance(**both)},
             {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
         ),
-        (
-            "MIND",
-            lambda: [("mind", mind(generated=one, real=other, generator=random_stream(0, "MIND")))],
+        "MIND": (
+            lambda: {"mind": mind(generated=one, real=other, generator=random_stream(0, "MIND"))},
             {"directions": DIRECTIONS},
         ),
-    ]
+    }
     missing: dict[str, list[str]] = {}  # why: what
-    for names, measure, how in measures:
+    for names, (measure, how) in measures.items():
         try:
-            for name, value in measure():
+            for name, value in measure().items():
                 yield name, value, {**sampled, **how}
         except ValueError as error:  # of images too few or too much alike, of which the Frechet distance is known
             missing.setdefault(str(error), []).append(names)

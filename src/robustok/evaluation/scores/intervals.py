@@ -1,4 +1,4 @@
-"""How far a Frechet distance would move if other images had been drawn.
+"""Intervals: how far a Frechet distance would move if other images had been drawn.
 
 Resampling images with repetition leaves fewer distinct ones, which makes every resampled Frechet distance
 larger than the one in question: 97 instead of 57 for 2,000 images and 1,280 features. So intervals come from
@@ -29,7 +29,7 @@ Influence = Float64[Tensor, " b"]
 
 
 class Influences(NamedTuple):
-    """What each image adds to a Frechet distance beyond the average image, on either side."""
+    """Contributions of each image to a Frechet distance beyond the average image's, on either side."""
 
     a: Float64[Tensor, " a"]
     b: Float64[Tensor, " b"]

@@ -1,4 +1,4 @@
-"""What each score is called in papers, and which way is better."""
+"""Names of scores in papers, and which way is better."""
 
 from typing import Literal, NamedTuple
 
@@ -6,7 +6,7 @@ VARIANTS = ("before", "control", "after")  # decoders of the same tokens: gfid_b
 
 
 class Metric(NamedTuple):
-    """How a score is read."""
+    """Label and direction of a score."""
 
     label: str  # as papers write it
     better: Literal["lower", "higher", ""]  # "" where neither is
@@ -39,7 +39,7 @@ METRICS = {  # in the order of a system table's columns
 
 
 def metric_named(name: str) -> Metric:
-    """How the score of that name, with its variant or without, is read; of an unknown one neither way is better."""
+    """The metric of that name, with its variant or without; of an unknown one neither way is better."""
     return METRICS.get(variant_of(name)[0], Metric(name, ""))
 
 

@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor, Outputs, outputs
+from robustok.evaluation.features.extractor import Extractor, outputs
 from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
-from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, FeatureStream, extracted, stream_of
+from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, shared_stream, stream_of
 from robustok.runtime.checkpoint import parse_json, write_bytes
-from robustok.runtime.distributed import from_main, rank, world_size
+from robustok.runtime.distributed import from_main
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.tensor_files import read_tensor_file
-from robustok.shapes import Features
+from robustok.shapes import Features, Pixels
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
 ARRAYS: list[Any] = [  # what a pickled array calls, by numpy's own names before and since numpy 2
@@ -60,15 +61,8 @@ class Reference:
     ) -> "Reference":
         """The reference that `images` are, `keep` of them at most as a sample. Several processes share the work."""
         stream = stream_of(images, features, keep=keep, batch_size=batch_size, progress=progress)
-        return from_main(
-            lambda: cls(
-                stats=stream.stats,
-                sample=stream.sample,
-                images=images.describe(),
-                space=stream.space,
-                spatial=stream.spatial,
-            )
-        )
+        about: dict[str, Any] = {"space": stream.space, "spatial": stream.spatial}
+        return from_main(lambda: cls(stats=stream.stats, sample=stream.sample, images=images.describe(), **about))
 
     def check_space(self, space: dict[str, Any]) -> None:
         """Raises ValueError when features of another space, or of another side, are scored against this reference.
@@ -99,7 +93,7 @@ class Reference:
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
-        """What `save` wrote. Raises ValueError for a file that is missing, damaged or no reference.
+        """Read what `save` wrote. Raises ValueError for a file that is missing, damaged or no reference.
 
         A sample of every n-th image, as was once taken, may miss classes; it is left out, with a warning.
         """
@@ -134,7 +128,7 @@ class Reference:
 
 
 class Statistics(NamedTuple):
-    """What is in a file of statistics."""
+    """Contents of a file of statistics."""
 
     stats: FeatureStats
     spatial: FeatureStats | None
@@ -181,11 +175,10 @@ def _read_npz(path: Path) -> Statistics:
         remedy = "these are images, so make a reference from them" if "arr_0" in names else "give one with mu and sigma"
         raise ValueError(f"{path} has no statistics, only {', '.join(names) or 'nothing'}; {remedy}")
     arrays = {name: read_array(path, name) for name in names if name in ("mu", "sigma", "mu_s", "sigma_s")}
-    images = map_array(path, "arr_0") if "arr_0" in names else None
-    found = _statistics(path, arrays, images)
-    if images is not None:
-        found.about["sample_hash"] = checksum(path, "arr_0")
-    return found
+    if "arr_0" not in names:
+        return _statistics(path, arrays, None)
+    found = _statistics(path, arrays, map_array(path, "arr_0"))
+    return found._replace(about=found.about | {"sample_hash": checksum(path, "arr_0")})
 
 
 def _read_torch(path: Path) -> Statistics:
@@ -239,17 +232,14 @@ def _sample(
 
     Raises ValueError where they cannot be what the statistics are of.
     """
-    assert found.images is not None
-    stream = FeatureStream(extract.describe(), keep)
-    shares = torch.arange(len(found.images)).split(BLOCK)[rank() :: world_size()]
-    for indices in shares:
-        pixels = torch.from_numpy(np.array(center_square(found.images[int(indices[0]) : int(indices[-1]) + 1])))
-        pixels = pixels.permute(0, 3, 1, 2).contiguous()
-        looked_at = extracted(extract, pixels)
-        stream.add(Outputs(looked_at.features, side=looked_at.side), indices)
-        if progress is not None:
-            progress(stream.count, sum(map(len, shares)))
-    stream = stream.gather()
+    images = found.images
+    assert images is not None
+
+    def pixels(indices: Tensor) -> Pixels:
+        some = torch.from_numpy(np.array(center_square(images[int(indices[0]) : int(indices[-1]) + 1])))
+        return some.permute(0, 3, 1, 2).contiguous()
+
+    stream = shared_stream(pixels, len(images), extract, keep=keep, progress=progress)
 
     def checked() -> tuple[Features, dict[str, Any]]:
         apart = float((stream.stats.mean - found.stats.mean).square().sum())

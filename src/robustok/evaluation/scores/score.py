@@ -1,9 +1,11 @@
 """A score: one number that says how it was computed."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+from torch import nn
 
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.scores.feature_stream import FeatureStream
@@ -21,7 +23,7 @@ class Score:
     images: int  # how many were scored
     seeds: tuple[int, ...] = ()  # of the random numbers in it; empty when there are none
     protocol: Mapping[str, Any]  # extractor, reference and every other choice that moves the value
-    system: Mapping[str, Any] = field(default_factory=dict)  # what was scored, see `system.describe`
+    system: Mapping[str, Any] = field(default_factory=dict)  # what was scored, see `of_system`
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -40,7 +42,7 @@ class Score:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
-        """What `to_plain` gave. Raises ValueError for anything else."""
+        """Read what `to_plain` gave. Raises ValueError for anything else."""
         try:
             interval = plain["interval"] and (float(plain["interval"][0]), float(plain["interval"][1]))
             return cls(
@@ -84,3 +86,25 @@ class Distance(NamedTuple):
             seeds=seeds,
             protocol=protocol,
         )
+
+
+def of_system(
+    scores: Sequence[Score], *, name: str = "", tokenizer: object = None, generator: object = None
+) -> list[Score]:
+    """The scores, each saying what was scored, as far as it is known.
+
+    {"name": "demo", "latent": "discrete", "tokens": 64, "codebook_size": 1024,
+     "parameters": {"tokenizer": 1_200_000, "generator": 3_000_000}}
+    """
+    system: dict[str, Any] = {"name": name} if name else {}
+    if tokenizer is not None:
+        codebook = getattr(tokenizer, "codebook", None)  # which makes a tokenizer discrete
+        system["latent"] = "continuous" if codebook is None else "discrete"
+        if (tokens := getattr(tokenizer, "tokens_per_image", None)) is not None:
+            system["tokens"] = int(tokens)
+        if codebook is not None:
+            system["codebook_size"] = len(codebook)
+    models = {part: m for part, m in (("tokenizer", tokenizer), ("generator", generator)) if isinstance(m, nn.Module)}
+    if models:
+        system["parameters"] = {part: sum(p.numel() for p in model.parameters()) for part, model in models.items()}
+    return [replace(score, system=system) for score in scores]

@@ -7,7 +7,7 @@ tokenizer's own float32.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,13 @@ from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.metrics.pfid import BLOCK, CELLS, Cell, grid, perturbed
-from robustok.evaluation.scores.accumulators import PairDistance, ReconstructionAccumulator
+from robustok.evaluation.scores.accumulators import (
+    Accumulator,
+    CodeAccumulator,
+    FeatureAccumulator,
+    PairDistance,
+    PixelAccumulator,
+)
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.seeding import spread
@@ -74,23 +80,34 @@ def score_tokenizer(
         noise = _Noise((), lambda tokens, block: iter(()), {})
     else:
         noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
-    codes = len(discrete.codebook) if discrete else None
-    seen = ReconstructionAccumulator(spaces, noise.cells, lpips, codes)
-    for block in run.own:
-        batch = images.images(block.indices)
-        pixels, tokens = pixels_of(batch), run.encoded(batch)
-        seen.add(pixels, run.decoded(tokens), tokens, block.indices, block.positions)
-        run.tell(2 * len(batch))
-        for number, disturbed in enumerate(noise.of(tokens, block.number) if block.in_pfid else ()):
-            seen.add_perturbed(number, run.decoded(disturbed), block.positions)
-            run.tell(len(batch))
-    for output, positions in _between(run, neighbors_in) if not discrete else ():
-        seen.add_between(output, positions)
-    seen.gather()
     among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
     ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
+    seen = [FeatureAccumulator(extract, noise.cells, noise.protocol, ifid, seed) for extract in spaces]
+    of_pixels, of_codes = PixelAccumulator(lpips), CodeAccumulator(len(discrete.codebook)) if discrete else None
+
+    def add(output: Pixels, positions: Mapping[Any, Tensor]) -> None:
+        for space in seen:
+            space.add(output, positions)
+        run.tell(len(output))
+
+    for block in run.own:
+        batch, indices, positions = images.images(block.indices), block.indices, block.positions
+        pixels, tokens = pixels_of(batch), run.encoded(batch)
+        output = run.decoded(tokens)
+        of_pixels.add(pixels, output, indices)
+        if of_codes:
+            of_codes.add(tokens)
+        add(pixels, {"real": indices, "real of pFID": positions})
+        add(output, {"reconstructed": indices, "reconstructed of pFID": positions})
+        for number, (_, disturbed) in enumerate(noise.of(tokens, block.number) if block.in_pfid else ()):
+            add(run.decoded(disturbed), {number: positions})
+    for output, positions in _between(run, neighbors_in) if not discrete else ():
+        add(output, {"between": positions})
+    parts: list[Accumulator] = [*seen, of_pixels, *([of_codes] if of_codes else [])]
+    for part in parts:
+        part.gather()
     about = {"reference": images.describe(), "precision": precision(tokenizer)}
-    return from_main(lambda: list(seen.scores(about, noise.protocol, ifid, seed)))
+    return from_main(lambda: [score for part in parts for score in part.scores(about)])
 
 
 class _Block(NamedTuple):
@@ -146,10 +163,10 @@ class _Run:
 
 
 class _Noise(NamedTuple):
-    """What pFID does to a tokenizer's tokens."""
+    """Noise that pFID puts into a tokenizer's tokens."""
 
     cells: Sequence[Cell | NoiseCell]
-    of: Callable[[Tensor, int], Iterator[Tensor]]  # tokens or latents, number of their block -> these in each cell
+    of: Callable[[Tensor, int], Iterator[tuple[Any, Tensor]]]  # tokens or latents, their block -> these in each cell
     protocol: dict[str, Any]
 
 
@@ -157,9 +174,7 @@ def _codes_replaced(tokenizer: DiscreteTokenizer, seed: int) -> _Noise:
     """pFID as published."""
     cells = grid(len(tokenizer.codebook))
     near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
-    return _Noise(
-        cells, lambda tokens, block: (x for _, x in perturbed(tokens, near, cells, seed=seed, block=block)), {}
-    )
+    return _Noise(cells, lambda tokens, block: perturbed(tokens, near, cells, seed=seed, block=block), {})
 
 
 def _noise_added(run: _Run, seed: int) -> _Noise:
@@ -175,15 +190,12 @@ def _noise_added(run: _Run, seed: int) -> _Noise:
         return ChannelStats.total(by_block[number] for number in sorted(by_block))  # in one order, whoever saw them
 
     channels = from_main(total)
-    return _Noise(
-        NOISE_GRID,
-        lambda latents, at: (x for _, x in noised(latents, channels, seed=seed, block=at)),
-        {"kind": "latent noise"},
-    )
+    about = {"kind": "latent noise"}
+    return _Noise(NOISE_GRID, lambda latents, block: noised(latents, channels, seed=seed, block=block), about)
 
 
 def _between(run: _Run, other: ImageSource | None) -> Iterator[tuple[Pixels, Int[Tensor, " b"]]]:
-    """What is decoded from between each image of pFID and its nearest neighbor, block by block, and their positions.
+    """Images decoded from between each image of pFID and its nearest neighbor, block by block, and their positions.
 
     As many latents as memory allows look for their neighbors at once, while those of all images come by.
     """
@@ -203,7 +215,6 @@ def _between(run: _Run, other: ImageSource | None) -> Iterator[tuple[Pixels, Int
             blocks, nearest.midpoints().split([len(block.positions) for block in blocks]), strict=True
         ):
             yield run.decoded(part), block.positions
-            run.tell(len(part))
         run.expect(run.searched(other) if waiting else 0)
 
 
@@ -228,7 +239,7 @@ def _blocks(count: int, for_pfid: int) -> Iterator[_Block]:
 
 
 def _images_of_pfid(count: int, wanted: int | None) -> int:
-    """How many images are perturbed: of a single image none. Raises ValueError for fewer than two of several."""
+    """Number of images that are perturbed: of a single image none. Raises ValueError for fewer than two of several."""
     if count == 1:
         return 0
     for_pfid = count if wanted is None else min(wanted, count)

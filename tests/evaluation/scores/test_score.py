@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustok.evaluation.scores.score import Score
-from robustok.evaluation.scores.system import describe, of_system
+from robustok.evaluation.scores.score import Score, of_system
 
 
 class Discrete(nn.Module):
@@ -21,23 +20,32 @@ class Continuous(nn.Linear):
     tokens_per_image = 9
 
 
+def described(**system: object) -> object:
+    (score,) = of_system([Score(metric="rfid", value=1.0, images=2, protocol={})], **system)
+    return score.system
+
+
 def test_what_is_known_of_a_system():
-    assert describe() == {}
-    assert describe(name="photos") == {"name": "photos"}
-    assert describe(name="ours", tokenizer=Discrete(), generator=nn.Linear(2, 2)) == {
+    assert described() == {}
+    assert described(name="photos") == {"name": "photos"}
+    assert described(name="ours", tokenizer=Discrete(), generator=nn.Linear(2, 2)) == {
         "name": "ours",
         "latent": "discrete",
         "tokens": 16,
         "codebook_size": 64,
         "parameters": {"tokenizer": 16, "generator": 6},
     }
-    assert describe(tokenizer=Continuous(2, 2)) == {"latent": "continuous", "tokens": 9, "parameters": {"tokenizer": 6}}
+    assert described(tokenizer=Continuous(2, 2)) == {
+        "latent": "continuous",
+        "tokens": 9,
+        "parameters": {"tokenizer": 6},
+    }
 
 
 def test_a_record_keeps_its_system_and_one_without_is_as_before():
     plain = Score(metric="rfid", value=1.0, images=50, protocol={"features": "lite0"})
     assert "system" not in plain.to_plain()
-    (score,) = of_system([plain], describe(name="ours", tokenizer=Discrete()))
+    (score,) = of_system([plain], name="ours", tokenizer=Discrete())
     assert Score.from_plain(json.loads(json.dumps(score.to_plain()))) == score
     assert Score.from_plain(plain.to_plain()) == plain
 

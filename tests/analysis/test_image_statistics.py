@@ -1,4 +1,4 @@
-"""Colors, spectra and the manifold of real images, against closed forms and the accepted implementations."""
+"""Colors and spectra of images, against closed forms and the accepted implementations, at any batch size."""
 
 import math
 
@@ -7,11 +7,15 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from robustok.analysis.color import color_statistics, to_lab, wasserstein
-from robustok.analysis.effects import NUMBERS, Effects, Look, look
-from robustok.analysis.manifold import Manifold
-from robustok.analysis.spectrum import bands, decibels, radial_power
-from robustok.evaluation.metrics.precision_recall import precision_recall
+from robustok.analysis.image_statistics import (
+    bands,
+    color_statistics,
+    decibels,
+    image_statistics,
+    radial_power,
+    to_lab,
+    wasserstein,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -99,65 +103,7 @@ def test_spectra_of_other_shapes_are_refused():
         radial_power(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
 
 
-def test_what_is_outside_is_what_precision_leaves():
-    real, made = normal(300, 6), normal(200, 6, seed=1) * 1.4
-    near = Manifold(real).nearness(made)
-    assert 1 - float(near.outside.double().mean()) == pytest.approx(
-        precision_recall(generated=made, real=real).precision
-    )
-    wanted = torch.cdist(made.double(), real.double()).amin(dim=1) / math.sqrt(6)
-    torch.testing.assert_close(near.distance, wanted)
-
-
-def test_features_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="the same extractor"):
-        Manifold(normal(10, 3)).nearness(normal(10, 4))
-    with pytest.raises(ValueError, match="no 3rd nearest neighbor among"):
-        Manifold(normal(3, 4))
-
-
-def seen(count: int, seed: int, shift: float = 0.0, light: float = 0.0, power: float = 1.0) -> Look:
-    spectra = power * (1 + 0.1 * normal(count, 16, seed=seed).double())
-    return Look(normal(count, 4, seed=seed) + shift, normal(count, 6, seed=seed).double() + light, spectra)
-
-
-def test_effects_are_found_and_nothing_where_there_is_nothing():
-    effects = Effects(seen(400, 0), seen(400, 1))
-    effects.add("same", "original", seen(400, 2))
-    effects.add("worse", "original", seen(400, 3, shift=2.0, light=3.0, power=0.5))
-    real, same, worse = effects.found
-    assert (real.images, real.values["distance"]) == ("real", 1)
-    for name in set(NUMBERS) - {"distance"}:  # of which the real one is 1 by definition
-        (low, high), (bottom, top) = same.intervals[name], real.intervals[name]
-        assert max(low, bottom) <= min(high, top), name
-    assert worse.values["outside"] > 0.5 > 0.2 > real.values["outside"]
-    assert worse.values["distance"] > 1.5
-    assert worse.values["color"] == pytest.approx(3 * math.sqrt(3), abs=0.3)
-    assert worse.shifts == pytest.approx([3] * 6, abs=0.3)
-    for name in ("coarse_db", "middle_db", "fine_db"):
-        assert worse.values[name] == pytest.approx(-3.01, abs=0.1)
-    assert worse.values["detail"] == pytest.approx(3.01, abs=0.1)
-    with pytest.raises(ValueError, match="399 fewer images stand beside sets of 400"):
-        effects.add("fewer", "original", seen(399, 4))
-
-
-def test_changes_are_paired():
-    """The tuned decoder's images are the original one's with 0.02 more light: far less than images differ."""
-    effects = Effects(seen(400, 0), seen(400, 1))
-    effects.add("generated", "original", seen(400, 2, light=0.5))
-    effects.add("generated", "tuned", seen(400, 2, light=0.52))
-    effects.add("reconstructed", "original", seen(400, 3))  # by one decoder only: no change to tell
-    (change,) = effects.changes()
-    assert change.images == "generated"
-    assert change.values["color"] == pytest.approx(0.02 * math.sqrt(3), abs=0.01)
-    low, high = change.intervals["color"]
-    assert 0 < low < high
-    assert change.values["outside"] == 0
-    alone = effects.found[1].intervals["color"]
-    assert high - low < 0.2 * (alone[1] - alone[0])
-
-
-def test_a_look_does_not_depend_on_batches():
+def test_statistics_do_not_depend_on_batches():
     pixels = torch.randint(256, (70, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
     class Means:
@@ -169,6 +115,6 @@ def test_a_look_does_not_depend_on_batches():
         def describe(self) -> dict:
             return {"features": "means"}
 
-    one, many = look([pixels], Means()), look(pixels.split(13), Means())
+    one, many = image_statistics([pixels], Means()), image_statistics(pixels.split(13), Means())
     for a, b in zip(one, many, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
