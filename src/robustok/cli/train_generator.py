@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from robustok.cli.arguments import Checks, Folder, Images, ReferenceName, TokenizerName, which
-from robustok.cli.training import Training, run_named
+from robustok.cli.training import Training
 from robustok.names import GENERATORS, RUNS
 
 CHECKS = Checks(check_images=1000)  # unless told
@@ -34,15 +34,16 @@ class TrainGenerator(Training):
     @staticmethod
     def start(preset: str = "demo") -> Any:
         """Generator training as a preset has it."""
-        from robustok.presets import recipes
+        from robustok.presets.recipes import stage
 
-        return run_named(preset).generator if preset in RUNS else recipes.recipe(preset, recipes.GENERATORS)
+        return stage(preset, "generator")
 
     def run(self) -> None:
         """Tokens or latents of the images, then a generator of them."""
         from robustok.cli.images import cache_at, device_of, images_of
         from robustok.cli.models import fitting, tokenizer_of
         from robustok.cli.validation import of_generator
+        from robustok.presets.recipes import stage
         from robustok.runtime.locking import alone_in
         from robustok.runtime.logging import Progress
         from robustok.training.generator_training import train_generator
@@ -58,7 +59,7 @@ class TrainGenerator(Training):
         images = None if self.images is None else images_of(self.images, tokenizer.image_size, self.view)
         classes = int(cache.labels.max()) + 1 if images is None else len(images.classes)
         config = self.settings(replace(preset, generator=fitting(preset.generator, tokenizer, classes)))
-        sampling = run_named(self.preset).post.sampling if self.preset in RUNS else None
+        sampling = stage(self.preset, "post").sampling if self.preset in RUNS else None
         checks = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self.checks, self.view)
         with alone_in(self.out):
             if images is not None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from robustok.cli.arguments import CHECKS, Checks, Count, Images, Model, which
-from robustok.cli.training import Training, run_named
-from robustok.names import RUNS, TOKENIZERS
+from robustok.cli.training import Training
+from robustok.names import TOKENIZERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class TrainTokenizer(Training):
     @staticmethod
     def start(preset: str = "demo") -> Any:
         """Main training as a preset has it."""
-        from robustok.presets import recipes
+        from robustok.presets.recipes import stage
 
-        return run_named(preset).main if preset in RUNS else recipes.recipe(preset, recipes.TOKENIZERS)
+        return stage(preset, "main")
 
     def run(self) -> None:
         """Main training on the images, of a new tokenizer or of one that is given."""

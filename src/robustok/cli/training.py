@@ -38,10 +38,3 @@ class Training(Configurable, Shared):
             given = getattr(self, name, None)
             if given is not None and Path(given).is_dir() and Path(given).resolve() == self.out.resolve():
                 raise ValueError(f"--out and --{name} are the same folder, {given}; give another --out")
-
-
-def run_named(name: str) -> Any:
-    """The settings of all stages by the name of a run on the embedded images."""
-    from robustok import presets
-
-    return getattr(presets, name.replace("-", "_"))()
