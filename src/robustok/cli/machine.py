@@ -15,8 +15,8 @@ import torch
 import robustok
 from robustok.backbones import vgg, vgg_hed
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
+from robustok.cli.help import bold, table
 from robustok.cli.images import device_of
-from robustok.cli.terminal import bold, table
 from robustok.evaluation.features.spaces import clip, convnextv2, dinov2, inception, mae, siglip2
 from robustok.runtime.weights import HubModel, WeightFile
 from robustok.training import pretrained

@@ -95,7 +95,7 @@ def scores_of(folder: Path, best: Mapping[str, Any]) -> tuple[tuple[str, ...], l
     """Heads and rows of the scores, or of what the model was chosen by while it trained."""
     if not (folder / SCORES).is_file():
         return ("score", "value"), [(label(name), f"{value:.4g}") for name, value in best.get("scores", {}).items()]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for score in map(Score.from_plain, read_json(folder / SCORES)):
         between = "" if score.interval is None else f"{score.interval[0]:.4g} to {score.interval[1]:.4g}"
         seeds = f"; seeds {', '.join(map(str, score.seeds))}" if score.seeds else ""

@@ -221,7 +221,8 @@ class _Reader:
 
     def grids(self) -> Iterator[Grid]:
         for entry in self.read(f"{IMAGES}/images.json", dict).get("grids", []):
-            settings = {name: tuple(v) if name == "labels" else v for name, v in entry.items() if name != "file"}
+            settings: dict[str, Any] = {name: value for name, value in entry.items() if name != "file"}
+            settings |= {"labels": tuple(entry["labels"])} if "labels" in entry else {}
             try:
                 yield Grid(png=(self.folder / IMAGES / entry["file"]).read_bytes(), **settings)
             except (OSError, KeyError, TypeError, ValueError) as error:
