@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from correlation import Estimate, bootstrap, correlation, pearson, spearman
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pfid_variants import FROM_SCORES, PUBLISHED, Measured, joint_left_out_error, left_out_error, pfid, variants
 
-from robustok.report.charts import element, nice_ticks
+from robustok.report.charts import nice_ticks
 from robustok.report.table import Column, Table
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
@@ -19,6 +19,12 @@ BEGIN, END = "<!-- written by benchmarks/pfid_report.py -->", "<!-- end -->"
 COLORS = {"up to 512 codes": "#b4590c", "about 1024 codes": "#2463a8", "about 4096 codes": "#33803f"}
 MINUS = "\N{MINUS SIGN}"
 PANEL, HEIGHT, LEFT, TOP, BOTTOM = 300, 290, 48, 30, 44  # of the picture, in its own units
+
+
+def element(name: str, *children: str, **attributes: str | float) -> Markup:
+    """`<name attributes>children</name>`; `_` in an attribute's name is a hyphen, and at its end nothing."""
+    named = (Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), v) for key, v in attributes.items())
+    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, children)))
 
 
 def report(folder: Path, docs: Path) -> None:

@@ -133,3 +133,11 @@ def test_the_study_varies_what_it_says():
     assert len({kind.quantizer.width for kind in KINDS.values()}) > 3
     for kind in KINDS.values():
         main_training(kind)
+
+
+def test_text_of_the_picture_is_escaped_and_markup_is_not():
+    inner = pfid_report.element("b", "1 < 2 & 3")
+    assert inner == "<b>1 &lt; 2 &amp; 3</b>"
+    assert pfid_report.element("p", inner, "<script>") == "<p><b>1 &lt; 2 &amp; 3</b>&lt;script&gt;</p>"
+    made = pfid_report.element("text", title='"5" < 6', class_="x", text_anchor="end", x=0)
+    assert made == '<text title="&#34;5&#34; &lt; 6" class="x" text-anchor="end" x="0"></text>'

@@ -1,32 +1,24 @@
 """What is typed reaches the work; what is wrong is said in one line; four verbs work on a folder of images."""
 
-import ast
-import inspect
 import json
 import re
-import shlex
 import subprocess
 import sys
 import warnings
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import robustok
 from robustok import presets
-from robustok.cli import help, images, machine, main, options, settings
+from robustok.cli import images, main, options, settings
 from robustok.cli.arguments import numbers
 from robustok.cli.evaluate import Evaluate
-from robustok.cli.options import Configurable
-from robustok.cli.parser import parse
 from robustok.cli.verbs import VERBS
 from robustok.data import FashionMNIST
-from robustok.evaluation.features.registry import SPACES
 from robustok.evaluation.scores.score import Score
 from robustok.tokenizer.encoder import Conv, ViT
 
@@ -74,68 +66,6 @@ def refused(capsys, argv, code=2):
     assert told.err.count("\n") == 1, told.err
     assert told.err.startswith("robustok ")
     return told.err.strip()
-
-
-# Help
-
-
-def test_help_needs_no_torch():
-    code = (
-        "import sys; from robustok.cli import main; main([]); main(['demo', '--help']); "
-        "print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules])"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.splitlines()[-1] == "[]"
-
-
-@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
-def test_the_overview_has_every_verb(argv, capsys):
-    assert main(argv) == 0
-    output = capsys.readouterr().out
-    assert all(
-        f"  {name} " in output and help.about(verb)[0] in output for name, verb in zip(NAMES, VERBS, strict=True)
-    )
-    assert max(map(len, output.splitlines())) <= 110
-
-
-@pytest.mark.parametrize("verb", VERBS, ids=NAMES)
-def test_help_of_a_verb(verb, capsys):
-    assert main([options.name_of(verb), "--help"]) == 0
-    output = capsys.readouterr().out
-    line, about = help.about(verb)
-    assert line[0].islower()
-    assert "Reads" in about
-    assert "rites" in about
-    told = help.explanations(verb)
-    for option in options.options_of(verb):
-        text = told.get(option.field, option.help)
-        assert text, f"{option.shown} has no comment that is its help"
-        assert option.shown in output
-        assert "".join(text.split()) in "".join(output.split())
-    assert ("--settings" in output, "goes on" in output) == (issubclass(verb, Configurable), verb.resumes)
-
-
-def test_every_verb_has_its_work_and_its_preset():
-    for verb in VERBS:
-        assert verb.run is not options.Command.run
-        if issubclass(verb, Configurable):
-            assert is_dataclass(verb.start())
-
-
-def test_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "0.1.0\n"
-
-
-def test_settings_are_listed_with_values_and_comments(capsys):
-    assert main(["demo", "--post.optim.lr", "3e-4", "--settings"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(maxsplit=2)[1:] for line in lines if line.startswith("  --post.optim.lr ")] == [
-        ["0.0003", "learning rate at its peak"]
-    ]
-    listed = {line.split()[0] for line in lines if line.startswith("  --")}
-    assert {"--post.sigma", "--main.tokenizer.encoder.channels", "--post.objective.adversary.kind"} <= listed
-    assert not any(line.startswith("  --") and len(line.split()) < 3 for line in lines), "a setting without comment"
 
 
 # Settings
@@ -394,49 +324,6 @@ def test_evaluate_prints_a_table_or_records(monkeypatch, capsys, tmp_path):
     )
 
 
-def test_doctor_tells_what_there_is(capsys, monkeypatch):
-    assert main(["doctor"]) == 0
-    output = capsys.readouterr().out
-    for words in ("torch", torch.__version__, "cores", "GiB", "bfloat16", "Fashion-MNIST", "31 MB", "dev"):
-        assert words in output
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert machine.threads().startswith("OMP_NUM_THREADS=3 holds, whatever else runs; unset it")
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert "OMP_NUM_THREADS=N before robustok starts fixes them: 1 where others are always busy" in machine.threads()
-    monkeypatch.setattr(machine, "installed", lambda name: None)
-    assert "pip install 'robustok[dev]'" in dict(machine.extras())["dev"]
-
-
-def test_doctor_tells_which_feature_spaces_are_ready(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
-    (tmp_path / "facebook--vit-mae-large").mkdir()
-    (tmp_path / "facebook--vit-mae-large" / "model.safetensors").touch()
-    rows = dict(machine.spaces())
-    assert {part for name in rows for part in name.split(", ")} >= {*SPACES, "lpips"}
-    assert rows["mae"] == f"MAE ViT-L/16, in {tmp_path / 'facebook--vit-mae-large'}"
-    assert rows["clip"].startswith("missing: it is downloaded when asked for; without a network download config.json")
-    assert rows["clip"].endswith(
-        f"https://huggingface.co/openai/clip-vit-large-patch14 to {tmp_path}/openai--clip-vit-large-patch14"
-    )
-    monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    assert dict(machine.spaces())["clip"].startswith("needs pip install 'robustok[features]'; missing")
-
-
-def test_doctor_lists_what_to_fetch_by_hand(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    assert dict(machine.networks())["EfficientNetLite0"] == "embedded"
-    rows = dict(machine.to_fetch())
-    row = rows["DINOv2 ViT-B/14"]
-    assert row.startswith("download https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth")
-    assert f"(346 MB) to {tmp_path / 'dinov2_vitb14_pretrain.pth'}; SHA-256 0b8b82f8" in row
-    assert row.endswith("licence Apache-2.0")
-    assert "SHA-256 unknown" in rows["DINO ViT-S/16"]
-    (tmp_path / "dino_deitsmall16_pretrain.pth").touch()
-    assert "DINO ViT-S/16" not in dict(machine.to_fetch())
-    assert dict(machine.networks())["DINO"] == f"DINO ViT-S/16, in {tmp_path / 'dino_deitsmall16_pretrain.pth'}"
-
-
 def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
     """Every stage for real, tiny: two classes, dark and bright."""
     random = np.random.default_rng(0)
@@ -496,49 +383,6 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
         records = json.loads(capsys.readouterr().out)
         assert records[0]["metric"] == metric
     assert records[0]["value"] == pytest.approx(0, abs=1e-6)  # of images against themselves
-
-
-# README
-
-
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    """The code blocks of the README in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch):
-    config = tmp_path / "runs" / "stronger" / "config.json"
-    config.parent.mkdir(parents=True)
-    config.write_text(json.dumps(settings.to_plain(presets.demo())))
-    monkeypatch.chdir(tmp_path)
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("robustok ")]
-    for name, *words in commands:
-        command = parse(options.verb_named(name, VERBS), words)
-        if isinstance(command, Configurable):
-            command.over(command.start())
-    assert {words[0] for words in commands} >= {"demo", "train-tokenizer", "train-generator", "post-train", "evaluate"}
-
-
-def test_the_python_of_the_readme_uses_what_there_is():
-    code = ast.parse("\n".join(blocks("python")))
-    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
-    called = {name: call for call in calls if re.fullmatch(r"robustok\.[\w.]+", name := ast.unparse(call.func))}
-    for name, call in called.items():
-        function = attrgetter(name.removeprefix("robustok."))(robustok)
-        named = {keyword.arg: None for keyword in call.keywords}
-        inspect.signature(function).bind(*call.args, **named)
-    assert {"robustok.load_tokenizer", "robustok.sample", "robustok.post_train"} <= called.keys()
-
-
-def test_the_readme_names_files_that_exist():
-    source = Path(options.__file__).parents[1]
-    (tree,) = re.findall(r"```\nsrc/robustok/\n(.*?)```", README, re.DOTALL)
-    for name in re.findall(r"^  (\S+)", tree, re.MULTILINE):
-        assert (source / name).exists(), f"README.md names {name}"
 
 
 @pytest.mark.parametrize(

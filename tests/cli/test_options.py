@@ -17,17 +17,14 @@ from robustok.names import IN_PACKAGES, SPACES
 
 @dataclass(frozen=True, kw_only=True)
 class Glaze:
-    """A group of options."""
+    """Options that several verbs have."""
 
     color: Literal["red", "blue"] = "red"  # of the glaze
     coats: Count = 1  # how many
 
 
-TWICE = Glaze(coats=2)
-
-
 @dataclass(frozen=True, kw_only=True)
-class BakeBread(Verbose):
+class BakeBread(Glaze, Verbose):
     """Bread, from flour.
 
     Reads flour and
@@ -43,7 +40,7 @@ class BakeBread(Verbose):
     # lines are needed
     minutes: Annotated[int, Option("M", int)] | None = None
     seeds: tuple[str, ...] = ()  # what is on it
-    glaze: Glaze = TWICE
+    coats: Count = 2  # how many
     flour: Path  # of wheat
 
 
@@ -56,14 +53,14 @@ def baked(*words: str) -> BakeBread:
 def test_words_become_a_command():
     plain = BakeBread(loaves=(Path("a"),), flour=Path("f"))
     assert baked("a", "--flour", "f") == plain == baked("--flour=f", "a")
-    assert plain.glaze == Glaze(coats=2)
+    assert (plain.color, plain.coats) == ("red", 2)
     words = ["--flour", "f", "a", "--seeds", "x", "b", "--seeds=y", "--minutes", "-3", "--color", "blue", "--quiet"]
     assert baked(*words) == BakeBread(
         loaves=(Path("a"), Path("b")),
         flour=Path("f"),
         seeds=("x", "y"),
         minutes=-3,
-        glaze=Glaze(color="blue", coats=2),
+        color="blue",
         quiet=True,
     )
 
@@ -111,9 +108,9 @@ def test_help_is_made_of_docstring_and_comments():
         "LOAVES...",
         "--minutes M",
         "--seeds NAME",
-        "--color red|blue",
         "--coats N",
         "--flour FILE",
+        "--color red|blue",
         "--quiet",
     ]
     assert "how many (2)" in help_of(BakeBread), "the default is that of the verb, not that of the group"
@@ -124,9 +121,7 @@ def test_every_field_of_a_verb_can_be_typed_and_is_explained():
         options = {option.field: option for option in options_of(verb)}
         told = explanations(verb)
         assert all(told.get(name, option.help) for name, option in options.items()), verb
-        names = {
-            part.name for part in fields(verb) if part.metadata != NO_OPTION and part.name not in ("view", "checks")
-        }
+        names = {part.name for part in fields(verb) if part.metadata != NO_OPTION}
         assert names <= options.keys()
         assert len({option.name for option in options.values()}) == len(options)
 

@@ -13,7 +13,7 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.presets.decoders import post_off_the_shelf
-from robustok.presets.defaults import post_small, post_training_for
+from robustok.presets.defaults import looking_at, post_small, post_training_for
 
 EPOCHS = 10
 
@@ -61,7 +61,7 @@ def test_the_toy_is_there_for_whom_asks():
     other = Patches()
     other.image_size = 96
     config = post_training_for(other, generator(), 5_000, name="demo")
-    toy = presets.looking_at(96, presets.demo().post)
+    toy = looking_at(96, presets.demo().post)
     assert config == replace(toy, sigma=0.9, held_out=500)
     assert post_training_for(tokenizer(), generator(), 5_000, name="post_robustok-smoke").loop.steps == 10
 

@@ -12,7 +12,6 @@ from robustok.report.charts import (
     TOP,
     Series,
     bar,
-    element,
     extremes,
     line_chart,
     log_ticks,
@@ -34,11 +33,13 @@ def labels(svg: str) -> list[str]:
 
 
 def test_text_is_escaped_and_markup_is_not():
-    inner = element("b", "1 < 2 & 3")
-    assert inner == "<b>1 &lt; 2 &amp; 3</b>"
-    assert element("p", inner, "<script>") == "<p><b>1 &lt; 2 &amp; 3</b>&lt;script&gt;</p>"
-    made = element("text", title='"5" < 6', class_="x", text_anchor="end", x=0)
-    assert made == '<text title="&#34;5&#34; &lt; 6" class="x" text-anchor="end" x="0"></text>'
+    series = [Series("a", [(0.0, 1.0), (9.0, 2.0)], 'x" onload="')]
+    svg = line_chart(series, title="1 < 2 & 3", unit="<script>", dots=True)
+    assert "<title>1 &lt; 2 &amp; 3</title>" in svg
+    assert "&lt;script&gt;</text>" in svg
+    assert 'class="x&#34; onload=&#34;"' in svg
+    assert "&lt;svg" not in svg
+    assert "<title>&lt;</title>" in scatter(series, title="<")
 
 
 @pytest.mark.parametrize(

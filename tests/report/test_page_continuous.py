@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robustok.report.page import page
+from robustok.report.page import page, summary
 from robustok.report.run import read_run
 from robustok.report.scores import distances, heat_map
-from robustok.report.summary import summary
 from robustok.runtime.checkpoint import read_json, write_json
 
 

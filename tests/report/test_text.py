@@ -5,9 +5,9 @@ from importlib.resources import files
 
 import pytest
 
+from robustok.report.html import shade
+from robustok.report.page import summary
 from robustok.report.run import Run
-from robustok.report.summary import _perturbation
-from robustok.report.table import shade
 from robustok.report.text import (
     MINUS,
     change,
@@ -94,8 +94,11 @@ def test_text_can_be_read_in_light_and_in_dark():
 
 def test_a_second_phase_is_told():
     perturbation = {"alpha": 0.3, "beta": 1.0, "delta": 40, "latent_space": "frozen", "freeze_from": 0.75}
-    two_phases = Run(name="", config={"main": {"perturbation": perturbation}})
-    joint = Run(name="", config={"main": {"perturbation": perturbation | {"latent_space": "joint"}}})
-    said = _perturbation(two_phases).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
-    assert said.endswith("in the last 25 % of the steps, in which only the decoder still learned")
-    assert _perturbation(joint).endswith("(latent perturbation)")
+    joint = perturbation | {"latent_space": "joint"}
+    two_phases, one = (
+        summary(Run(name="", config={"main": {"perturbation": p}}, metrics={"tokenizer": [{"step": 1.0}]}))
+        for p in (perturbation, joint)
+    )
+    said = two_phases.replace("\N{NO-BREAK SPACE}", " ")
+    assert said.endswith("in the last 25 % of the steps, in which only the decoder still learned.")
+    assert one.endswith("(latent perturbation).")

@@ -17,6 +17,7 @@ from robustok.cli import models as cli_models
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.features.registry import deciding_space, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
+from robustok.presets.defaults import looking_at
 from robustok.shapes import to_pixels
 from robustok.tokenizer.encoder import to_map, to_sequence
 from robustok.training import post_training
@@ -76,7 +77,7 @@ def test_an_error_on_every_pixel_of_256_moves_what_decides():
 def test_the_space_looks_at_the_images_own_size_up_to_224(side, space):
     assert deciding_space(side) == space
     assert extractor(space).describe()["features"] == space
-    looked = presets.looking_at(side, presets.demo().post)
+    looked = looking_at(side, presets.demo().post)
     assert looked.objective.perceptual_size == int(space.partition("@")[2] or 64)
     assert side > 64 or looked == presets.demo().post
 

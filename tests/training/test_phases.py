@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.training.tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, tokenizer
 
-from robustok.cli.settings import comments
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
+from robustok.runtime.configs import comments
 from robustok.tokenizer.latent_perturbation import LatentDraw, LatentMixing, LatentNoise, perturb_latents
 from robustok.tokenizer.perturbation import Draw, Perturbation
 from robustok.training.calibration import Calibrated

@@ -12,7 +12,8 @@ from robustok.backbones.dino import DINO, MEAN, STD, DINOv2, VisionTransformer
 from robustok.backbones.lite import POOLED, EfficientNetLite0
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.losses.lpips import lpips_distance
-from robustok.presets.tokenizers import TINY_DINOV2, TINY_PART, robustok_imagenet256
+from robustok.presets.scales import TINY_DINOV2, TINY_PART
+from robustok.presets.tokenizers import robustok_imagenet256
 from robustok.runtime.weights import HubModel, WeightFile, weights_at
 from robustok.tokenizer.encoder import Conv, patchify
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig

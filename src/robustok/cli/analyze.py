@@ -5,25 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from robustok.cli.arguments import (
-    OF_IMAGES,
-    VIEW,
-    Count,
-    Device,
-    Fields,
-    Folder,
-    GeneratorName,
-    OutFolder,
-    Seed,
-    TokenizerName,
-    View,
-)
-from robustok.cli.options import Configurable, Verbose
-from robustok.cli.sample import start
+from robustok.cli.arguments import OF_IMAGES, Count, Folder, GeneratorName, OutFolder, TokenizerName, View
+from robustok.cli.kinds import Sampled
+from robustok.cli.options import Verbose
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyze(Configurable, Verbose):
+class Analyze(Sampled, View, Verbose):
     """Why a generator's images differ from the tokenizer's reconstructions.
 
     Reads a tokenizer, the generator of its tokens, real images, and if given the tokenizer that post-train made. Tells
@@ -39,40 +27,31 @@ class Analyze(Configurable, Verbose):
     """
 
     group = "Measure"
-    start = staticmethod(start)
 
     tokenizer: TokenizerName
-    fields: Fields = ()
     generator: GeneratorName
     images: Annotated[str, replace(OF_IMAGES, help=f"real images: {OF_IMAGES.help} (its validation part here)")]
     out: OutFolder
     tuned: Folder | None = None  # the tokenizer after post-train, to compare on the same tokens
     count: Count = 1000  # images to analyze; as many others are what they are compared with
     features: str = "lite0"  # feature space that images are compared in
-    view: View = VIEW
-    seed: Seed = 0
-    device: Device | None = None
 
     def run(self) -> None:
         """Numbers in `analysis.json`, the main ones printed; of tokens also `analysis.html`, with charts and images."""
-        from robustok.adapters.published_generators import default_sampling
         from robustok.analysis.latents import analyze_latents
         from robustok.analysis.page import page, text
         from robustok.analysis.tokens import analyze
-        from robustok.cli.images import device_of
-        from robustok.cli.models import generator_of, tokenizer_of
+        from robustok.cli.models import tokenizer_of
         from robustok.evaluation.features.registry import extractor
         from robustok.generators.flow import LatentGenerator
         from robustok.generators.sampling import TokenGenerator
         from robustok.tokenizer.tokenizer import AnyTokenizer
 
-        device = device_of(self.device)
-        tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
-        generator = generator_of(self.generator, device, tokenizer)
+        device, tokenizer, generator = self.opened()
         tuned = tokenizer_of(self.tuned, device, self.fields) if self.tuned else None
         images = self._images(tokenizer.image_size, generator.no_label)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
-        how["sampling"] = self.over(default_sampling(generator))
+        how["sampling"] = self.sampling(generator)
         if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
             if tuned is not None:
                 raise ValueError(
@@ -97,7 +76,7 @@ class Analyze(Configurable, Verbose):
         """
         from robustok.cli.images import images_of
 
-        view = replace(self.view, window=None)  # an analysis has no epochs
+        view = replace(self, window=None)  # an analysis has no epochs
         try:
             images, why = images_of(self.images, size, view, split="validation"), "they are of one class"
         except ValueError as error:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from robustok.cli.arguments import VIEW, Count, Device, Fields, Images, OutFolder, TokenizerName, View
+from robustok.cli.arguments import Count, Images, OutFolder, TokenizerName, View
+from robustok.cli.kinds import Models
 from robustok.cli.options import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(Shared):
+class Encode(Models, View, Shared):
     """The tokens or latents of images, for generators to be trained on.
 
     Reads a tokenizer and images. Says how much it will write, and writes shards of tokens (2 bytes each) or of latents
@@ -21,26 +22,22 @@ class Encode(Shared):
     resumes = True
 
     tokenizer: TokenizerName
-    fields: Fields = ()
     images: Images
     out: OutFolder
     ten_crop: bool = False  # five crops of each image and their mirror images, as LlamaGen trains on
-    view: View = VIEW
     batch_size: Count = 256  # images that the tokenizer encodes at once
-    device: Device | None = None
 
     def run(self) -> None:
         """A cache of every image's tokens, or of its latents if the tokenizer has no codebook."""
-        from robustok.cli.images import device_of, images_of
-        from robustok.cli.models import tokenizer_of
+        from robustok.cli.images import images_of
         from robustok.data.latents import encode_latents
         from robustok.data.tokens import encode_tokens
         from robustok.runtime.logging import Progress
         from robustok.runtime.words import counted
         from robustok.tokenizer.tokenizer import AnyTokenizer
 
-        tokenizer = tokenizer_of(self.tokenizer, device_of(self.device), self.fields)
-        images = images_of(self.images, tokenizer.image_size, self.view)
+        _, tokenizer, _ = self.opened()
+        images = images_of(self.images, tokenizer.image_size, self)
         discrete = isinstance(tokenizer, AnyTokenizer)
         kind, make = ("tokens", encode_tokens) if discrete else ("latents", encode_latents)
 

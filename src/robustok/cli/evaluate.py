@@ -6,28 +6,24 @@ from typing import Annotated, Any
 
 from robustok.cli.arguments import (
     A_SPACE,
-    VIEW,
     Count,
-    Device,
-    Fields,
     Folder,
     GeneratorName,
     OutFile,
     ReferenceName,
     ScoredImages,
     ScoredName,
-    Seed,
     TokenizerName,
     View,
 )
-from robustok.cli.options import Configurable, Option, Shared
-from robustok.cli.sample import start
+from robustok.cli.kinds import Sampled
+from robustok.cli.options import Option, Shared
 
 SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of a file of statistics, else lite0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Configurable, Shared):
+class Evaluate(Sampled, View, Shared):
     """Scores of a tokenizer, of a generator, or of images.
 
     --tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook.
@@ -42,10 +38,8 @@ class Evaluate(Configurable, Shared):
     """
 
     group = "Measure"
-    start = staticmethod(start)
 
     tokenizer: TokenizerName | None = None
-    fields: Fields = ()
     generator: GeneratorName | None = None
     # real images for the tokenizer to reconstruct: a folder, an npz of its size, fashion-mnist or fluent (the
     # validation part)
@@ -69,13 +63,10 @@ class Evaluate(Configurable, Shared):
     # side in pixels at which the images of folders are scored, center crops as ADM's; that of the first image of
     # --generated unless given
     size: Count | None = None
-    view: View = VIEW
     batch_size: Count = 125  # images that the tokenizer decodes at once
-    seed: Seed = 0
     name: str | None = None  # of the system, for compare; runs of one name are its seeds
     json: bool = False  # print records rather than a table
     out: OutFile | None = None  # file to write the records to
-    device: Device | None = None
 
     def run(self) -> None:
         """A table of scores, or their records; under torchrun the main process prints and writes them."""
@@ -117,24 +108,19 @@ class Evaluate(Configurable, Shared):
 
     def _scores(self) -> list[Any]:
         """What can be said of what was given."""
-        from robustok.adapters.published_generators import default_sampling
         from robustok.cli import images, models, scoring
         from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
         from robustok.evaluation.scores.score import of_system
         from robustok.generators.sampling import balanced_labels
         from robustok.losses.lpips import LPIPS
 
-        given, view, device = self._given(), self.view.scored(), images.device_of(self.device)
+        given, view = self._given(), self.scored()
         keep = self.sample_size
         how: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
-        tokenizer: Any = None
-        generator: Any = None
-        if self.tokenizer is not None:
-            tokenizer = models.tokenizer_of(self.tokenizer, device, self.fields)
-        if self.generator is not None:
-            generator = models.generator_of(self.generator, device, tokenizer)
+        device, tokenizer, generator = self.opened()
+        if generator is not None:
             models.check_fit(generator, tokenizer)
-            how["sampling"] = self.over(default_sampling(generator))
+            how["sampling"] = self.sampling(generator)
         size = self.size if tokenizer is None else tokenizer.image_size
 
         def opened(name: str | None) -> Any:
@@ -144,7 +130,7 @@ class Evaluate(Configurable, Shared):
         extractors = scoring.extractors_of(self.features, self.reference, device, fdr=self.fdr)
         references: list[Any] = []
         if self.reference is not None:
-            side = size or images.own_size(self.generated or "", self.view.broken)
+            side = size or images.own_size(self.generated or "", self.broken)
             references = scoring.references_of(self.reference, extractors, side, view, keep=keep, quiet=self.quiet)
         with scoring.told("scoring", quiet=self.quiet) as tell:
             match given:

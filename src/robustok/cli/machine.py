@@ -15,8 +15,8 @@ import torch
 import robustok
 from robustok.backbones import vgg
 from robustok.backbones.lite import LITE0, LITE1, LITE2, Release
+from robustok.cli.help import bold, table
 from robustok.cli.images import device_of
-from robustok.cli.terminal import bold, table
 from robustok.data.fluent import sprite_file
 from robustok.evaluation.features.spaces import inception
 from robustok.evaluation.features.spaces.vision import VISION_MODELS

@@ -1,14 +1,14 @@
 """Commands: a verb is a frozen dataclass whose fields are the options that can be typed after it.
 
 `count: Count = 100  # how many images` is an option `--count N` with its help, which may also stand in lines of its
-own above the field. A bool is a switch, a Literal a choice, a tuple an option that may come several times, a field
-without a default is required, and a field that is a dataclass itself stands for the options in it.
+own above the field. A bool is a switch, a Literal a choice, a tuple an option that may come several times, and a field
+without a default is required. Options that several verbs have are dataclasses that their verbs derive from.
 """
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -116,16 +116,12 @@ class Configurable(Command):
         return layered(preset, self.config, self.typed)
 
 
-def options_of(kind: type, usual: Any = None) -> Iterator[Option]:
-    """The options of a command or of a group of options, its own ones first; defaults are those of `usual` if given."""
-    hints, bases = get_type_hints(kind, include_extras=True), reversed(kind.__mro__)
-    place = {name: -i for i, base in enumerate(bases) for name in inspect.get_annotations(base)}
-    for part in sorted(dataclasses.fields(kind), key=lambda part: place[part.name]):
-        hint, default = hints[part.name], getattr(usual, part.name, part.default)
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from options_of(hint, default)
-        elif part.metadata != NO_OPTION:
-            yield _option(part.name, hint, default)
+def options_of(kind: type) -> list[Option]:
+    """The options of a command, its own ones first."""
+    hints, fields = get_type_hints(kind, include_extras=True), {part.name: part for part in dataclasses.fields(kind)}
+    names = dict.fromkeys(name for base in kind.__mro__ for name in inspect.get_annotations(base))
+    options = (fields[name] for name in names if name in fields and fields[name].metadata != NO_OPTION)
+    return [_option(part.name, hints[part.name], part.default) for part in options]
 
 
 def _option(name: str, hint: Any, default: Any) -> Option:
@@ -138,28 +134,17 @@ def _option(name: str, hint: Any, default: Any) -> Option:
     several = get_origin(kind) is tuple and given.kind is str
     kind = get_args(kind)[0] if several else kind
     choices = get_args(kind) if get_origin(kind) is Literal else given.choices
-    required = default is MISSING
     return replace(
         given,
         field=name,
         value=given.value or ("" if choices else "FILE" if kind is Path else "NAME"),
         kind=Path if kind is Path else given.kind,
         choices=choices,
-        default=None if required else default,
-        required=required,
+        default=None if default is MISSING else default,
+        required=default is MISSING,
         several=several,
         switch=kind is bool,
     )
-
-
-def built(kind: type[Config], values: dict[str, Any], usual: Any = None) -> Config:
-    """A command, or a group of options, of the values by the names of the fields."""
-    hints, made, parts = get_type_hints(kind), dict[str, Any](), dataclasses.fields(kind)  # type: ignore[arg-type]
-    for part in parts:
-        hint, default = hints[part.name], getattr(usual, part.name, part.default)
-        group = dataclasses.is_dataclass(hint) and isinstance(hint, type)
-        made[part.name] = built(hint, values, default) if group else values.get(part.name, default)
-    return kind(**made)
 
 
 def name_of(verb: type[Command]) -> str:

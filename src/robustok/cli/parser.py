@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from robustok.cli.help import help_of
+from robustok.cli.help import help_of, listing
 from robustok.cli.options import (
     LISTING,
     Command,
     Configurable,
     Option,
-    built,
     check_names,
     name_of,
     nearest,
@@ -45,8 +44,8 @@ def parse(verb: type[Command], words: Sequence[str]) -> Command | str:
             check_names(verb, typed, verb.start())
         raise ValueError(f"{error}; see robustok {name_of(verb)} --help") from error
     if not (found.listing and issubclass(verb, Configurable)):
-        return built(verb, values | ({"typed": typed} if typed else {}))
-    from robustok.cli.settings import layered, listing
+        return verb(**values | ({"typed": typed} if typed else {}))
+    from robustok.cli.settings import layered
 
     preset = verb.start(**{name: values[name] for name in inspect.signature(verb.start).parameters if name in values})
     check_names(verb, typed, preset)

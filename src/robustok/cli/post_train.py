@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from robustok.cli.arguments import GeneratorName, Images, TokenizerName, which
-from robustok.cli.training import Training
+from robustok.cli.kinds import Training
 from robustok.names import DECODERS
 
 
@@ -45,16 +45,13 @@ class PostTrain(Training):
 
     def run(self) -> None:
         """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
-        from robustok.cli.images import device_of, images_of
-        from robustok.cli.models import generator_of, tokenizer_of
+        from robustok.cli.images import images_of
         from robustok.presets.defaults import post_training_for
         from robustok.training.post_training import post_train
 
         self.check_apart()
-        device = device_of(self.device)
-        tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
-        generator = generator_of(self.generator, device, tokenizer)
-        images = images_of(self.images, tokenizer.image_size, self.view)
+        _, tokenizer, generator = self.opened()
+        images = images_of(self.images, tokenizer.image_size, self)
         config = post_training_for(tokenizer, generator, len(images), name=self.preset, over=self.settings)
         discriminator = self.tokenizer / "discriminator"
         result = post_train(

@@ -6,14 +6,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
-from robustok.cli.arguments import A_SPACE, VIEW, Count, Device, OutFile, ScoredName, View
+from robustok.cli.arguments import A_SPACE, Count, Device, OutFile, ScoredName, View
+from robustok.cli.help import table
 from robustok.cli.options import Option, Shared
-from robustok.cli.terminal import table
 from robustok.runtime.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference(Shared):
+class Reference(View, Shared):
     """Statistics of real images, to score others against.
 
     Reads images. Writes one file with the mean and covariance of their features and a sample of them, and says what it
@@ -29,7 +29,6 @@ class Reference(Shared):
     features: Annotated[str, Option(help=f"space to compute them in: {A_SPACE}")] = "lite0"
     # side of the center crops of a folder in pixels: 256, of fashion-mnist 32, of fluent 64, unless given
     size: Count | None = None
-    view: View = VIEW
     sample_size: Count = 2000  # images whose features are kept, at most
     overwrite: bool = False  # replace a file that holds another reference
     device: Device | None = None
@@ -49,7 +48,7 @@ class Reference(Shared):
             )
         extract = extractor(self.features, device_of(self.device))
         size = self.size or (None if is_npz(self.images) else size_of(self.images))
-        images = scored_images(self.images, size, self.view.scored())
+        images = scored_images(self.images, size, self.scored())
         about, space, sample = images.describe(), extract.describe(), min(len(images), self.sample_size)
         there = out.exists() and not self.overwrite
         if there:

@@ -4,25 +4,18 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from robustok.cli.arguments import Count, Device, Fields, GeneratorName, Numbers, OutFolder, Seed, TokenizerName
-from robustok.cli.options import Configurable, Shared
+from robustok.cli.arguments import Count, GeneratorName, Numbers, OutFolder, TokenizerName
+from robustok.cli.kinds import Sampled
+from robustok.cli.options import Shared
 from robustok.runtime.words import counted
 
 IMAGES, SAMPLES = "images", "samples.npz"  # in the folder that is written to
 GRID = 400  # images in the grid, at most
 
 
-def start() -> Any:
-    """How tokens are drawn unless settings say otherwise: from the generator's own distribution."""
-    from robustok.generators.sampling import Sampling
-
-    return Sampling()
-
-
 @dataclass(frozen=True, kw_only=True)
-class Sample(Configurable, Shared):
+class Sample(Sampled, Shared):
     """Images from a generator and a tokenizer.
 
     Reads a generator and a tokenizer.
@@ -35,18 +28,14 @@ class Sample(Configurable, Shared):
     """
 
     group = "Use"
-    start = staticmethod(start)
 
     generator: GeneratorName
     tokenizer: TokenizerName
-    fields: Fields = ()
     out: OutFolder
     # classes by number, taken in turn; all unless given
     labels: Numbers | None = None
     count: Count = 100  # how many images
     png: bool = False  # also write every image as a PNG of its own, into OUT/images
-    seed: Seed = 0
-    device: Device | None = None
 
     def run(self) -> None:
         """A grid, an npz and, if asked for, a PNG of each image."""
@@ -54,9 +43,7 @@ class Sample(Configurable, Shared):
         import torch
         from PIL import Image
 
-        from robustok.adapters.published_generators import default_sampling
-        from robustok.cli.images import device_of
-        from robustok.cli.models import check_fit, generator_of, tokenizer_of
+        from robustok.cli.models import check_fit
         from robustok.demo.pictures import write_grid
         from robustok.evaluation.decoding import decoded
         from robustok.runtime.checkpoint import write_bytes
@@ -64,11 +51,9 @@ class Sample(Configurable, Shared):
         from robustok.runtime.logging import Progress
         from robustok.training.shared_sampling import sample
 
-        device = device_of(self.device)
-        tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
-        generator = generator_of(self.generator, device, tokenizer)
+        _, tokenizer, generator = self.opened()
         check_fit(generator, tokenizer)
-        sampling = self.over(default_sampling(generator))
+        sampling = self.sampling(generator)
         classes = self.labels or range(generator.no_label)
         labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
         former = self._former_images()

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from robustok.cli.arguments import View
+from robustok.cli.help import table
 from robustok.cli.images import is_npz, is_statistics, scored_images
-from robustok.cli.terminal import table
 from robustok.cli.validation import usual_space
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import extractor

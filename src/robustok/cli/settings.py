@@ -1,17 +1,14 @@
 """Settings in layers: a preset, then configuration files, then what was typed; merged as plain values, read once."""
 
 import dataclasses
-import inspect
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from robustok.cli.terminal import bold
-from robustok.runtime.configs import comments, from_plain, to_plain
+from robustok.runtime.configs import from_plain, to_plain
 
 Config = TypeVar("Config")
 MOST, DEEPEST = 10_000, 50  # values in settings, and how deeply they are nested
@@ -129,24 +126,3 @@ def seeded(config: Any, seed: int | None, typed: Iterable[tuple[str, str]]) -> A
     if hasattr(config, "with_seed"):
         return config.with_seed(seed)
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
-
-
-def listing(config: Any) -> str:
-    """Every setting with its value and its comment, config by config."""
-    return "\n".join(_lines(config, "")).strip()
-
-
-def _lines(config: Any, prefix: str) -> Iterator[str]:
-    nested = []
-    explained = comments(type(config))
-    summary = (inspect.getdoc(type(config)) or "").split("\n")[0]
-    yield f"\n{bold(prefix.rstrip('.') or type(config).__name__)}  {summary}"
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            nested.append((field.name, value))
-            continue
-        shown = json.dumps(to_plain(value)).strip('"')
-        yield f"  --{prefix}{field.name} {shown}".ljust(62) + f"  {explained.get(field.name, '')}".rstrip()
-    for name, value in nested:
-        yield from _lines(value, f"{prefix}{name}.")

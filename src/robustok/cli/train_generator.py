@@ -3,15 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from robustok.cli.arguments import Checks, Folder, Images, ReferenceName, TokenizerName, which
-from robustok.cli.training import Training, run_named
+from robustok.cli.arguments import Checks, Count, Folder, Images, ReferenceName, TokenizerName, which
+from robustok.cli.kinds import Training
 from robustok.names import GENERATORS, RUNS
-
-CHECKS = Checks(check_images=1000)  # unless told
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainGenerator(Training):
+class TrainGenerator(Checks, Training):
     """Stage 2: a generator of a tokenizer's tokens or latents.
 
     Reads a tokenizer, and images or a cache of them; encodes images once into OUT/tokens or OUT/latents, then trains on
@@ -29,37 +27,37 @@ class TrainGenerator(Training):
     cache: Folder | None = None
     # real images, or statistics of such as for evaluate, to which gFID is watched, by which best/ is chosen
     reference: ReferenceName | None = None
-    checks: Checks = CHECKS
+    check_images: Count = 1000  # images of a validation
 
     @staticmethod
     def start(preset: str = "demo") -> Any:
         """Generator training as a preset has it."""
-        from robustok.presets import recipes
+        from robustok.presets.recipes import stage
 
-        return run_named(preset).generator if preset in RUNS else recipes.recipe(preset, recipes.GENERATORS)
+        return stage(preset, "generator")
 
     def run(self) -> None:
         """Tokens or latents of the images, then a generator of them."""
-        from robustok.cli.images import cache_at, device_of, images_of
-        from robustok.cli.models import fitting, tokenizer_of
+        from robustok.cli.images import cache_at, images_of
+        from robustok.cli.models import fitting
         from robustok.cli.validation import of_generator
+        from robustok.presets.recipes import stage
         from robustok.runtime.locking import alone_in
         from robustok.runtime.logging import Progress
         from robustok.training.generator_training import train_generator
         from robustok.training.post_training import encode
 
         self.check_apart()
-        device = device_of(self.device)
+        device, tokenizer, _ = self.opened()
         preset = self.chosen()
-        tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
         if (self.images is None) == (self.cache is None):
             raise ValueError("a generator is trained on images, or on a cache of them; give either --images or --cache")
         cache: Any = None if self.cache is None else cache_at(self.cache, tokenizer)
-        images = None if self.images is None else images_of(self.images, tokenizer.image_size, self.view)
+        images = None if self.images is None else images_of(self.images, tokenizer.image_size, self)
         classes = int(cache.labels.max()) + 1 if images is None else len(images.classes)
         config = self.settings(replace(preset, generator=fitting(preset.generator, tokenizer, classes)))
-        sampling = run_named(self.preset).post.sampling if self.preset in RUNS else None
-        checks = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self.checks, self.view)
+        sampling = stage(self.preset, "post").sampling if self.preset in RUNS else None
+        checks = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self)
         with alone_in(self.out):
             if images is not None:
                 with Progress("encoding", len(images), quiet=self.quiet) as progress:

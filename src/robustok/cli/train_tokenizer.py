@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from robustok.cli.arguments import CHECKS, Checks, Count, Images, Model, which
-from robustok.cli.training import Training, run_named
-from robustok.names import RUNS, TOKENIZERS
+from robustok.cli.arguments import Checks, Count, Images, Model, which
+from robustok.cli.kinds import Training
+from robustok.names import TOKENIZERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizer(Training):
+class TrainTokenizer(Checks, Training):
     """Stage 1: a tokenizer, with latent perturbation.
 
     Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained further.
@@ -28,30 +28,26 @@ class TrainTokenizer(Training):
     tokenizer: Model | None = None
     # other images, whose rFID, pFID and PSNR are watched, and by whose pFID best/ is chosen
     validation: Images | None = None
-    checks: Checks = CHECKS
     pfid_images: Count = 500  # of --check-images, those of pFID, each decoded 15 times
 
     @staticmethod
     def start(preset: str = "demo") -> Any:
         """Main training as a preset has it."""
-        from robustok.presets import recipes
+        from robustok.presets.recipes import stage
 
-        return run_named(preset).main if preset in RUNS else recipes.recipe(preset, recipes.TOKENIZERS)
+        return stage(preset, "main")
 
     def run(self) -> None:
         """Main training on the images, of a new tokenizer or of one that is given."""
-        from robustok.cli.images import device_of, images_of
-        from robustok.cli.models import tokenizer_of
+        from robustok.cli.images import images_of
         from robustok.cli.validation import of_tokenizer
         from robustok.tokenizer.tokenizer import AnyTokenizer
         from robustok.training.tokenizer_training import train_tokenizer
 
         self.check_apart()
-        device = device_of(self.device)
+        device, given, _ = self.opened()
         preset = self.chosen()
-        given = None
-        if self.tokenizer is not None:
-            given = tokenizer_of(self.tokenizer, device, self.fields)
+        if given is not None:
             if preset.has_codebook != isinstance(given, AnyTokenizer):
                 kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
                 kind, names = kinds[preset.has_codebook]
@@ -61,7 +57,7 @@ class TrainTokenizer(Training):
             preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
         config = self.settings(preset)
         size = (given or config.tokenizer).image_size
-        images = images_of(self.images, size, self.view)
-        checks = of_tokenizer(self.validation, size, config.loop.steps, self.checks, self.pfid_images, self.view)
+        images = images_of(self.images, size, self)
+        checks = of_tokenizer(self.validation, size, config.loop.steps, self, self.pfid_images)
         train_tokenizer(config, images, self.out, tokenizer=given, device=device, quiet=self.quiet, **checks)
         self.say(f"tokenizer: {self.out}")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from robustok.cli.arguments import Checks, View
+from robustok.cli.arguments import Checks
 from robustok.cli.images import images_of, is_npz, is_statistics, scored_images
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.reference import Reference, read_reference
@@ -14,24 +14,22 @@ from robustok.training.validation import generator_check, sample_preview, tokeni
 VALIDATIONS = 10  # of a model while it trains, unless --check-every says otherwise
 
 
-def of_tokenizer(
-    name: str | None, size: int, steps: int, checks: Checks, pfid_images: int, view: View
-) -> dict[str, Any]:
+def of_tokenizer(name: str | None, size: int, steps: int, typed: Checks, pfid_images: int) -> dict[str, Any]:
     """The check of a tokenizer of that image size on the images of a name, and how often; nothing without a name."""
     if name is None:
         return {}
-    images = images_of(name, size, view.scored(own_labels=False), split="validation")
+    images = images_of(name, size, typed.scored(own_labels=False), split="validation")
     check = tokenizer_check(
         images,
-        count=checks.check_images,
-        pfid_images=min(pfid_images, checks.check_images),
-        features=checks.check_features or "lite0",
+        count=typed.check_images,
+        pfid_images=min(pfid_images, typed.check_images),
+        features=typed.check_features or "lite0",
     )
-    return {"check": check, "check_every": _every(checks, steps)}
+    return {"check": check, "check_every": _every(typed, steps)}
 
 
 def of_generator(
-    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, checks: Checks, view: View
+    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: Checks
 ) -> dict[str, Any]:
     """Samples to look at, and with the name of a reference the check of a generator and how often.
 
@@ -43,14 +41,14 @@ def of_generator(
     preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
     if name is None:
         return preview
-    extract = extractor(checks.check_features or usual_space(name), tokenizer.device)
+    extract = extractor(typed.check_features or usual_space(name), tokenizer.device)
     if is_statistics(name):
         reference = read_reference(name, extract)
     else:
         size = None if is_npz(name) else tokenizer.image_size
-        reference = Reference.of(scored_images(name, size, view.scored(own_labels=False)), extract)
-    check = generator_check(tokenizer, reference, sampling=sampling, count=checks.check_images, features=extract)
-    return {"check": check, "check_every": _every(checks, steps), **preview}
+        reference = Reference.of(scored_images(name, size, typed.scored(own_labels=False)), extract)
+    check = generator_check(tokenizer, reference, sampling=sampling, count=typed.check_images, features=extract)
+    return {"check": check, "check_every": _every(typed, steps), **preview}
 
 
 def usual_space(reference: str | None) -> str:

@@ -5,20 +5,20 @@ from dataclasses import replace
 from typing import Any
 
 from robustok.adapters.published_generators import default_sampling
+from robustok.evaluation.features.spaces.embedded import LITE0_SIDES
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.presets import recipes
-from robustok.presets.continuous import continuous, continuous_smoke
 from robustok.presets.decoders import PAIRS, post_off_the_shelf
-from robustok.presets.embedded import demo, looking_at, smoke
+from robustok.presets.embedded import demo
+from robustok.presets.recipes import EMBEDDED, stage
+from robustok.presets.scales import varied
 from robustok.runtime.distributed import world_size
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.post_training import PostTraining
 
-EMBEDDED = {"demo": demo, "smoke": smoke, "continuous": continuous, "continuous-smoke": continuous_smoke}
 SMALL = 128  # pixels below which a tokenizer of robustok's own is tuned as on the embedded images
 OTHERS_SIGMA = 0.9  # for decoders that were trained without perturbation (arXiv 2509.12474, sec. 4.3)
 ONE_IN = 10  # images of a small set, of which one is held out
@@ -29,17 +29,19 @@ def post_small() -> PostTraining:
 
     About 6 minutes on two CPU cores for images of 32 pixels. Not yet run.
     """
-    short = demo().post
-    return replace(
-        short, loop=replace(short.loop, steps=1000, log_every=20), ema_decay=0.99, pairs=20_000, held_out=2_000
-    )
+    longer = {"steps": 1000, "log_every": 20}
+    return varied(demo().post, loop=longer, ema_decay=0.99, pairs=20_000, held_out=2_000)
+
+
+def looking_at(side: int, post: PostTraining) -> PostTraining:
+    """The demo's post-training for images of that side: its networks see them whole, at 64 to 224 pixels."""
+    least, most = LITE0_SIDES
+    return varied(post, objective={"perceptual_size": max(least, min(side, most))})
 
 
 def post_training_preset(name: str | None = None) -> PostTraining:
     """Post-training of a name: a recipe's, an embedded demo's, or without a name `post_small`. Raises ValueError."""
-    if name is None:
-        return post_small()
-    return EMBEDDED[name]().post if name in EMBEDDED else recipes.recipe(name, recipes.DECODERS)
+    return post_small() if name is None else stage(name, "post")
 
 
 def post_training_for(
@@ -62,8 +64,8 @@ def post_training_for(
 
     def chosen(pairs: int) -> PostTraining:
         if name is None and not (own and tokenizer.image_size < SMALL):
-            scale: Any = "one_gpu" if world_size() == 1 else "paper"
-            config = replace(post_off_the_shelf(scale, pairs), sigma=0.7 if own else OTHERS_SIGMA)
+            paper = post_off_the_shelf("one_gpu" if world_size() == 1 else "paper", pairs=pairs)
+            config = replace(paper, sigma=0.7 if own else OTHERS_SIGMA)
         else:
             config = post_training_preset(name)
             if name is None or name in EMBEDDED:

@@ -4,39 +4,37 @@ Codes, tokens, channels and classes follow from the tokenizer and the images on 
 networks (RAR and LlamaGen: 0.1) is not here.
 """
 
-from dataclasses import replace
-
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama
-from robustok.presets.scales import Scale, brief, epochs, in_micro_batches
+from robustok.presets.scales import epochs, in_scales
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.optim import Optim
 
 
-def rar_b(scale: Scale = "paper") -> GeneratorTraining:
+@in_scales(micro_batches=64)
+def rar_b() -> GeneratorTraining:
     """RAR-B: autoregressive, random orders annealed to raster between half and three quarters (arXiv 2411.00776).
 
     Cost: 212 EFLOP, 149 hours.
-
     Published: gFID 1.95 on MaskGIT-VQGAN, 1.83 on RobusTok and 1.60 after post-training. Not yet run here.
     """
-    return rar(768, scale, micro_batches=64)
+    return rar(768)
 
 
-def rar_l(scale: Scale = "paper") -> GeneratorTraining:
+@in_scales(micro_batches=128)
+def rar_l() -> GeneratorTraining:
     """RAR-L: as RAR-B, wider.
 
     Cost: 373 EFLOP, 261 hours.
-
     Published: gFID 1.70 on MaskGIT-VQGAN, 1.60 on RobusTok and 1.36 after post-training. Not yet run here.
     """
-    return rar(1024, scale, micro_batches=128)
+    return rar(1024)
 
 
-def rar(width: int, scale: Scale, micro_batches: int) -> GeneratorTraining:
+def rar(width: int) -> GeneratorTraining:
     """RAR of a width: 250,000 steps, of which the first quarter is warm-up.
 
     Embeddings decay as every matrix does; in the released code nothing does whose name has "embed" in it.
@@ -46,41 +44,41 @@ def rar(width: int, scale: Scale, micro_batches: int) -> GeneratorTraining:
     )
     optim = Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03, warmup=62_500, final_lr_fraction=1e-5 / 4e-4)
     loop = Loop(steps=250_000, batch_size=2048, log_every=50, save_every=5000)
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, ema_decay=0.0), scale, micro_batches)
+    return GeneratorTraining(generator=network, loop=loop, optim=optim, ema_decay=0.0)
 
 
-def llamagen_b(scale: Scale = "paper") -> GeneratorTraining:
+@in_scales(micro_batches=8)
+def llamagen_b() -> GeneratorTraining:
     """LlamaGen-B: Llama in raster order, 300 epochs at a constant learning rate (arXiv 2406.06525).
 
     Cost: 60 EFLOP, 42 hours.
-
     Published: gFID 5.46 on LlamaGen's VQ-16. Not yet run here.
     """
-    return llamagen(Llama(width=768, depth=12, heads=12, hidden=2048), scale, micro_batches=8)
+    return llamagen(Llama(width=768, depth=12, heads=12, hidden=2048))
 
 
-def llamagen_l(scale: Scale = "paper") -> GeneratorTraining:
+@in_scales(micro_batches=16)
+def llamagen_l() -> GeneratorTraining:
     """LlamaGen-L: as LlamaGen-B, wider and deeper.
 
     Cost: 199 EFLOP, 140 hours.
-
     Published: gFID 3.80 on LlamaGen's VQ-16, 3.51 after post-training; 3.51 on RobusTok. Not yet run here.
     """
-    return llamagen(Llama(width=1024, depth=24, heads=16, hidden=2816), scale, micro_batches=16)
+    return llamagen(Llama(width=1024, depth=24, heads=16, hidden=2816))
 
 
-def llamagen(network: Llama, scale: Scale, micro_batches: int) -> GeneratorTraining:
+def llamagen(network: Llama) -> GeneratorTraining:
     """LlamaGen of a size."""
     optim = Optim(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, final_lr_fraction=1.0)
     loop = Loop(steps=epochs(300, 256), batch_size=256, log_every=100, save_every=5000)
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, ema_decay=0.0), scale, micro_batches)
+    return GeneratorTraining(generator=network, loop=loop, optim=optim, ema_decay=0.0)
 
 
-def sit_xl(scale: Scale = "paper") -> GeneratorTraining:
+@in_scales(micro_batches=32)
+def sit_xl() -> GeneratorTraining:
     """SiT-XL/2: flow matching on Stable Diffusion's latents, 1400 epochs (arXiv 2401.08740).
 
     Cost: 1277 EFLOP, 896 hours.
-
     Published: gFID 2.06 with guidance 1.5. Not yet run here.
     """
     network = DiffusionTransformer(
@@ -98,45 +96,20 @@ def sit_xl(scale: Scale = "paper") -> GeneratorTraining:
     )
     optim = Optim(lr=1e-4, betas=(0.9, 0.999), final_lr_fraction=1.0, clip=0.0)
     loop = Loop(steps=epochs(1400, 256), batch_size=256, log_every=100, save_every=5000)
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim), scale, micro_batches=32)
+    return GeneratorTraining(generator=network, loop=loop, optim=optim)
 
 
-def lightningdit_xl(scale: Scale = "paper") -> GeneratorTraining:
+@in_scales(micro_batches=128)
+def lightningdit_xl() -> GeneratorTraining:
     """LightningDiT-XL/1: flow matching on VA-VAE's latents, 64 epochs (arXiv 2501.01423).
 
     The direction of the velocity, which they add to its error, is not here.
 
     Cost: 58 EFLOP, 41 hours.
-
     Published: gFID 2.11 with guidance after 64 epochs. Not yet run here.
     """
     network = DiffusionTransformer(tokens=256, channels=32, classes=1000, width=1152, depth=28, heads=16, qk_norm=False)
     optim = Optim(lr=2e-4, betas=(0.9, 0.95), final_lr_fraction=1.0)
     loop = Loop(steps=epochs(64, 1024), batch_size=1024, log_every=100, save_every=5000)
     times = TrainingTimes(distribution="logit-normal")
-    return sized(GeneratorTraining(generator=network, loop=loop, optim=optim, times=times), scale, micro_batches=128)
-
-
-def sized(paper: GeneratorTraining, scale: Scale, micro_batches: int) -> GeneratorTraining:
-    """A run in one of the three sizes; one GPU works through a batch in so many micro-batches."""
-    match scale:
-        case "paper":
-            return paper
-        case "one_gpu":
-            return in_micro_batches(paper, micro_batches)
-        case "smoke":
-            return brief(paper, generator=tiny(paper.generator), ema_decay=min(paper.ema_decay, 0.9))
-
-
-def tiny(
-    network: Autoregressive | Llama | DiffusionTransformer | None,
-) -> Autoregressive | Llama | DiffusionTransformer | None:
-    """The same network for sixteen tokens or latents, 64 wide and two blocks deep."""
-    match network:
-        case Autoregressive():
-            return replace(network, codebook_size=64, tokens=16, classes=10, width=64, depth=2, heads=1)
-        case Llama():
-            return replace(network, codebook_size=64, tokens=16, classes=10, width=64, depth=2, heads=1, hidden=128)
-        case DiffusionTransformer():
-            return replace(network, tokens=16, classes=10, width=64, depth=2, heads=1)
-    return None
+    return GeneratorTraining(generator=network, loop=loop, optim=optim, times=times)

@@ -1,17 +1,16 @@
-"""The full-scale runs by name, and the table of them in docs/recipes.md.
+"""Every run by name, and the table of the full-scale ones in docs/recipes.md.
 
 A name alone is the paper's size; `-one_gpu` and `-smoke` behind it are the other two.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from robustok import names
-from robustok.presets import decoders, generators, tokenizers
-from robustok.presets.scales import Scale
+from robustok.presets import decoders, embedded, generators, tokenizers
 from robustok.report.table import Column, Table
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -19,12 +18,18 @@ from robustok.training.generator_training import GeneratorTraining, build_genera
 from robustok.training.post_training import PostTraining
 from robustok.training.tokenizer_training import TokenizerTraining
 
-Recipe: TypeAlias = Callable[[Scale], Any]
-Config: TypeAlias = TokenizerTraining | GeneratorTraining | PostTraining
+Recipe: TypeAlias = Callable[..., Any]
 
+EMBEDDED: Mapping[str, Recipe] = {name: getattr(embedded, name.replace("-", "_")) for name in names.RUNS}
 TOKENIZERS: Mapping[str, Recipe] = {name: getattr(tokenizers, name) for name in names.TOKENIZERS}
 GENERATORS: Mapping[str, Recipe] = {name: getattr(generators, name) for name in names.GENERATORS}
 DECODERS: Mapping[str, Recipe] = {name: getattr(decoders, name) for name in names.DECODERS}
+STAGES = {"main": TOKENIZERS, "generator": GENERATORS, "post": DECODERS}  # as a demo calls them
+
+
+def stage(name: str, part: Literal["main", "generator", "post"]) -> Any:
+    """One stage's config in the run of a name, of the embedded images or of ImageNet. Raises ValueError."""
+    return getattr(EMBEDDED[name](), part) if name in EMBEDDED else recipe(name, STAGES[part])
 
 
 def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
@@ -32,9 +37,8 @@ def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
     known = names.scaled(tuple(recipes))
     if name not in known:
         raise ValueError(f"there is no run {name!r}; there are {', '.join(known)}")
-    run, _, suffix = name.partition("-")
-    scale: Any = suffix or "paper"
-    return recipes[run](scale)
+    run, _, scale = name.partition("-")
+    return recipes[run](scale or "paper")
 
 
 def table() -> str:
@@ -42,7 +46,7 @@ def table() -> str:
     numbers = ("trained", "steps x images", "micro-batches on one GPU", "learning rate")
     cost, reached = Column("cost", left=True), Column("what it reached", left=True)
     columns = ("run", Column("what it is", left=True), *numbers, cost, reached)
-    rows = [row(name, make) for recipes in (TOKENIZERS, GENERATORS, DECODERS) for name, make in recipes.items()]
+    rows = [row(name, make) for recipes in STAGES.values() for name, make in recipes.items()]
     return Table(columns=columns, rows=rows).to_markdown()
 
 
@@ -57,14 +61,14 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
 
 
 def told(make: Recipe) -> tuple[str, str, str]:
-    """(what a run is, what it costs, what it reached): the first and the last two paragraphs of its docstring.
+    """(what a run is, what it costs, what it reached): the first and the last paragraph of its docstring.
 
     Costs are counted (`benchmarks/training_cost.py`), not measured: floating-point operations, and hours of one H100
     at 40 % of its 989 TFLOP/s in bfloat16.
     """
-    paragraphs = [" ".join(part.split()).rstrip(".") for part in (inspect.getdoc(make) or "").split("\n\n")]
-    paragraphs = [paragraph.replace("`", "") for paragraph in paragraphs]
-    return paragraphs[0], paragraphs[-2].removeprefix("Cost: "), paragraphs[-1]
+    first, *_, last = (" ".join(part.split()) for part in (inspect.getdoc(make) or "").replace("`", "").split("\n\n"))
+    cost, reached = last.removeprefix("Cost: ").split(". ", 1)
+    return first.rstrip("."), cost, reached.rstrip(".")
 
 
 def build(config: TokenizerConfig | AutoencoderConfig) -> Tokenizer | Autoencoder:
@@ -72,7 +76,7 @@ def build(config: TokenizerConfig | AutoencoderConfig) -> Tokenizer | Autoencode
     return Tokenizer(config) if isinstance(config, TokenizerConfig) else Autoencoder(config)
 
 
-def parameters(config: Config) -> int:
+def parameters(config: TokenizerTraining | GeneratorTraining | PostTraining) -> int:
     """How many numbers a run trains, without those of a discriminator and a semantic head; a decoder is RobusTok's."""
     network: torch.nn.Module
     with torch.device("meta"):

@@ -1,30 +1,17 @@
-"""Line charts and bars as inline SVG, drawn here so that the page needs no script and no library."""
+"""Line charts, bars and dots as inline SVG, so that the page needs no script and no library."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from robustok.report.text import compact
+from robustok.report.html import part
 
 Points = list[tuple[float, float]]
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 8.0, 22.0  # margins of a chart, in its own units
 WIDE = 30  # values further apart than this factor get a logarithmic axis
-
-
-def element(name: str, *children: str, **attributes: str | float) -> Markup:
-    """`<name attributes>children</name>`; `_` in an attribute's name is a hyphen, and at its end nothing."""
-    named = (Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), v) for key, v in attributes.items())
-    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, children)))
-
-
-def svg(kind: str, size: tuple[float, float], title: str, parts: list[Markup]) -> Markup:
-    """A drawing of `size` units, which says what it is; without a title it is hidden from screen readers."""
-    said = {"role": "img"} if title else {"aria_hidden": "true"}
-    named = [element("title", title)] if title else []
-    return element("svg", *named, *parts, class_=kind, viewBox=f"0 0 {size[0]:g} {size[1]:g}", **said)
 
 
 class Series(NamedTuple):
@@ -77,18 +64,14 @@ def line_chart(
     raw = sorted(v for s in series for _, v in s.points)
     values += [raw[len(raw) // 50], raw[-1 - len(raw) // 50]]  # an outlier may leave the chart, not flatten it
     y = _value_axis(values + ([] if level is None else [level]), (height - BOTTOM, TOP))
-    parts = [*_grid(x, y, height, unit)]
-    if level is not None:
-        parts.append(_across("level", x, y.place(level)))
+    marks: list[tuple[str, Points, float]] = []
     for s, points in drawn:
-        if points is not s.points:
-            parts.append(_line(extremes(s.points), x, y, f"raw {s.color}"))
-        parts.append(_line(extremes(points), x, y, s.color))
-        if dots:
-            parts += [_dot(p, x, y, 2.4, f"dot {s.color}") for p in points]
-    if mark is not None:
-        parts.append(_dot(mark, x, y, 6.5, "mark"))
-    return svg("chart", size, title, parts)
+        marks += [] if points is s.points else [(f"raw {s.color}", extremes(s.points), 0)]
+        marks.append((s.color, extremes(points), 0))
+        marks += [(f"dot {s.color}", points, 2.4)] if dots else []
+    marks += [] if mark is None else [("mark", [mark], 6.5)]
+    frame = (LEFT, height - BOTTOM, height - 6, unit)
+    return part("chart", "chart", size, title, x, y, marks, frame, level)
 
 
 def bar(value: float, longest: float, *, color: str, floor: float | None, bounds: list[float] | None) -> Markup:
@@ -96,18 +79,9 @@ def bar(value: float, longest: float, *, color: str, floor: float | None, bounds
 
     Hidden from screen readers: the number stands beside it.
     """
-    width, height = 220.0, 18.0
-
-    def place(v: float) -> str:
-        return _c(min(max(v / longest, 0), 1) * (width - 2) + 1) if longest > 0 else "1"
-
-    parts = [element("rect", class_=color, x=1, y=5, width=_c(float(place(value)) - 1), height=8, rx=1)]
-    if bounds is not None:
-        low, high = place(bounds[0]), place(bounds[1])
-        parts.append(element("path", class_="whisker", d=f"M{low} 9H{high}M{low} 5.5V12.5M{high} 5.5V12.5"))
-    if floor is not None:
-        parts.append(element("path", class_="floor", d=f"M{place(floor)} 0V{height:g}"))
-    return svg("bar", (width, height), "", parts)
+    size = (220, 18)
+    axis = Axis(0.0, longest, (1, size[0] - 1)) if longest > 0 else Axis(0.0, 1.0, (1, 1))
+    return part("bar", size, axis, value, color, floor, bounds)
 
 
 def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (420, 320)) -> Markup:
@@ -119,19 +93,12 @@ def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (42
         Axis(middle - half, middle + half, span)
         for (middle, half), span in zip(reach, ((0, size[0]), (size[1], 0)), strict=True)
     )
-    return svg("chart cloud", size, title, [_dot(p, x, y, 2, f"dot {c.color}") for c in clouds for p in c.points])
+    return part("chart", "chart cloud", size, title, x, y, [(f"dot {c.color}", c.points, 2) for c in clouds])
 
 
 def pixel_map(values: list[float], columns: int, *, title: str, low: float = 0.0, high: float = 1.0) -> Markup:
     """Values row by row as squares, the more opaque the larger between `low` and `high`."""
-    squares = [
-        element(
-            "rect", element("title", f"{value:.2f}"), x=i % columns, y=i // columns, width=1, height=1, fill_opacity=o
-        )
-        for i, value in enumerate(values)
-        for o in [f"{min(max((value - low) / (high - low), 0), 1):.3f}"]
-    ]
-    return svg("chart map", (columns, -(-len(values) // columns)), title, squares)
+    return part("pixel_map", (columns, -(-len(values) // columns)), title, values, low, high)
 
 
 def running_mean(points: Points) -> Points:
@@ -196,38 +163,3 @@ def _value_axis(values: list[float], span: tuple[float, float]) -> Axis:
     air = 0.05 * (high - low)
     low = 0.0 if 0 <= low < 0.4 * high else low - air
     return Axis(low, high + air, span, nice_ticks(low, high + air))
-
-
-def _grid(x: Axis, y: Axis, height: float, unit: str) -> list[Markup]:
-    """Lines across at the value ticks, a base line, and the labels of both axes, the last with its unit."""
-    base, right = height - BOTTOM, x.span[1]
-    parts = []
-    for tick in y.ticks:
-        at = y.place(tick)
-        parts.append(_across("rule", x, at))
-        parts.append(element("text", compact(tick), x=LEFT - 6, y=_c(at + 3.5), text_anchor="end"))
-    parts.append(_across("base", x, base))
-    for tick in x.ticks:
-        at, last = x.place(tick), tick == x.ticks[-1]
-        parts.append(element("line", class_="base", x1=_c(at), x2=_c(at), y1=base, y2=base + 3))
-        end, anchor = (right + 6, "end") if last and at > right - 24 else (at, "middle")
-        label = f"{compact(tick)} {unit}" if last else compact(tick)
-        parts.append(element("text", label, x=_c(end), y=height - 6, text_anchor=anchor))
-    return parts
-
-
-def _across(kind: str, x: Axis, y: float) -> Markup:
-    return element("line", class_=kind, x1=_c(x.span[0]), x2=_c(x.span[1]), y1=_c(y), y2=_c(y))
-
-
-def _line(points: Points, x: Axis, y: Axis, color: str) -> Markup:
-    path = " ".join(f"{_c(x.place(step))},{_c(y.place(value))}" for step, value in points)
-    return element("polyline", class_=color, points=path)
-
-
-def _dot(point: tuple[float, float], x: Axis, y: Axis, radius: float, color: str) -> Markup:
-    return element("circle", class_=color, cx=_c(x.place(point[0])), cy=_c(y.place(point[1])), r=radius)
-
-
-def _c(coordinate: float) -> str:
-    return f"{coordinate:.1f}".removesuffix(".0")

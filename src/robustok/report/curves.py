@@ -5,7 +5,7 @@ from markupsafe import Markup
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.report.charts import Series, line_chart, running_mean
 from robustok.report.html import part
-from robustok.report.run import STAGES, Run
+from robustok.report.run import HELD_OUT, STAGES, Run
 from robustok.report.table import Cell, Column, Table
 from robustok.report.text import compact, decimals, number
 
@@ -31,7 +31,6 @@ USE = {
     "codebook_perplexity": "Perplexity of a batch",
     "dead_codes": "Codes revived in a step",
 }
-HELD_OUT = "heldout_fd"
 ELSEWHERE = {"step", "skipped", "seconds", "images_per_second", "evaluation_share", HELD_OUT, "best_heldout_fd", *USE}
 COLORS = {"tokenizer": "line", "generator": "line", "post_training": "after", "control": "control"}
 
@@ -63,7 +62,7 @@ def held_out(run: Run) -> Markup | None:
     if not stages:
         return None
     points = {stage: run.series(stage, HELD_OUT) for stage in stages}
-    chosen = {stage: chosen_step(run, stage) for stage in stages}
+    chosen = {stage: run.chosen_step(stage) for stage in stages}
     lead = points[stages[0]]
     chart = line_chart(
         [Series(STAGES[s], points[s], COLORS[s]) for s in reversed(stages)],
@@ -90,12 +89,6 @@ def held_out(run: Run) -> Markup | None:
     )
     figure = part("box", "large", [part("legend", _names(stages)), part("figure", "", chart)])
     return part("box", "beside", [figure, table])
-
-
-def chosen_step(run: Run, stage: str) -> float | None:
-    """Where the kept decoder comes from: the first step at which the held-out check is lowest."""
-    points = run.series(stage, HELD_OUT)
-    return min(points, key=lambda point: point[1])[0] if points else None
 
 
 def _small(run: Run, stages: list[str], name: str) -> Markup | None:

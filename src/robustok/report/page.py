@@ -1,36 +1,21 @@
 """The page itself: what a run did, in the order in which one asks."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from robustok.report import html
 from robustok.report.ablation import ablation
 from robustok.report.curves import codebook_use, held_out, losses
 from robustok.report.images import gallery
-from robustok.report.protocol import configuration, costs, protocol, sources
-from robustok.report.run import GROUPS, Run, read_run
-from robustok.report.scores import distances, figures, generated, headline, heat_map
-from robustok.report.spaces import spaces
-from robustok.report.summary import summary
-from robustok.report.text import decimals, number
+from robustok.report.protocol import costs, protocol
+from robustok.report.run import GROUPS, STAGES, Run, read_run
+from robustok.report.scores import distances, figures, generated, heat_map, spaces
 from robustok.runtime.checkpoint import write_bytes
-
-SECTIONS = {  # anchor of a section: its link, in the order of the page
-    "scores": "Scores",
-    "images": "Images",
-    "pairs": "Before and after",
-    "changed": "Most changed",
-    "pfid": "pFID",
-    "ablation": "Ablation",
-    "losses": "Losses",
-    "codebook": "Codebook",
-    "heldout": "Held-out check",
-    "cost": "Time",
-    "protocol": "Protocol",
-    "configuration": "Configuration",
-    "sources": "Sources",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -46,26 +31,24 @@ def write_report(run_folder: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole HTML document; a section of which there is nothing is left out."""
-    rfid = run.value("rfid_pfid_images")
-    return html.page(
-        "run",
-        run=run,
-        parts=shown(sections(run)),
-        names=SECTIONS,
-        summary=summary(run),
-        headline=headline(run),
-        rfid=None if rfid is None else number(rfid, decimals(rfid)),
-    )
+    said = json.dumps([run.config, run.stage_configs, [r["protocol"] for r in run.scores]]).lower()
+    return html.page("run", run=run, parts=shown(sections(run)), summary=summary(run), stages=STAGES, said=said)
+
+
+def summary(run: Run) -> Markup:
+    """One paragraph that says what a run did, with its numbers."""
+    text = html.environment().get_template("summary.html.j2").render(run=run)
+    return Markup(re.sub("[ \n]+", " ", text).strip())  # but for spaces that do not break
 
 
 def sections(run: Run) -> dict[str, Sequence[Any]]:
     """What each section shows: tables, and parts that are HTML already; None where the run has nothing of it."""
-    grids = {group: [grid for grid in run.grids if grid.group == group] for group in GROUPS}
+    images = {group: [gallery([grid for grid in run.grids if grid.group == group])] for group in GROUPS}
     return {
         "scores": [distances(run), figures(run), generated(run), spaces(run)],
-        "images": [gallery(grids["overview"])],
-        "pairs": [gallery(grids["pairs"])],
-        "changed": [gallery(grids["changed"])],
+        "images": images["overview"],
+        "pairs": images["pairs"],
+        "changed": images["changed"],
         "pfid": [heat_map(run)],
         "ablation": ablation(run),
         "losses": losses(run),
@@ -73,8 +56,6 @@ def sections(run: Run) -> dict[str, Sequence[Any]]:
         "heldout": [held_out(run)],
         "cost": [costs(run)],
         "protocol": protocol(run),
-        "configuration": configuration(run),
-        "sources": [sources(run)],
     }
 
 

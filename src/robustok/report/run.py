@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
 
@@ -26,7 +27,7 @@ STAGES = {
     "post_training": "Post-training",
     "control": "Control",
 }
-IMAGES = "images"
+IMAGES, HELD_OUT = "images", "heldout_fd"
 SMALL = 96  # side up to which images are magnified
 GROUPS = ("overview", "pairs", "changed")
 
@@ -98,6 +99,10 @@ class Run:
         record = self.score(metric, **protocol)
         return None if record is None else record["value"]
 
+    def values(self, metric: str, **protocol: Any) -> dict[str, float | None]:
+        """A score of generated images under each decoder: before, control, after."""
+        return {decoder: self.value(f"{metric}_{decoder}", **protocol) for decoder in VARIANTS}
+
     def series(self, stage: str, name: str) -> list[tuple[float, float]]:
         """(step, value) of one logged name, finite values only."""
         rows = self.metrics.get(stage, [])
@@ -108,6 +113,11 @@ class Run:
         """What is generated and decoded: "tokens", or "latents" of a tokenizer without a codebook."""
         noisy = self.score("pfid", kind="latent noise")
         return "latents" if noisy or self.setting("tokenizer.model.kind") == "autoencoder" else "tokens"
+
+    def chosen_step(self, stage: str) -> float | None:
+        """Where the kept decoder comes from: the first step at which the held-out check is lowest."""
+        points = self.series(stage, HELD_OUT)
+        return min(points, key=lambda point: point[1])[0] if points else None
 
     def steps(self, stage: str) -> int | None:
         """How far a stage has come."""
@@ -145,86 +155,76 @@ def read_run(folder: Path) -> Run:
 
     Raises ValueError for a folder that holds nothing of a run.
     """
-    names = ["config.json", "scores.json", "images/images.json", *(f"{stage}/metrics.jsonl" for stage in STAGES)]
+    names = ["config.json", "scores.json", f"{IMAGES}/images.json", *(f"{stage}/metrics.jsonl" for stage in STAGES)]
     if not any((folder / name).is_file() for name in names):
         raise ValueError(
             f"{folder} holds no run: there is none of {', '.join(names)}; give the folder that a run wrote"
         )
-    missing: list[str] = []
-    config = _read(folder / "config.json", dict, missing)
-    records = _read_records(folder / "scores.json", missing)
-    records += _read_records(folder / "ablation.json", missing, needed=False)
-    metrics = {stage: _read_rows(folder / stage, missing) for stage in STAGES}
+    reader = _Reader(folder)
+    config = reader.read("config.json", dict)
+    records = [*reader.records("scores.json"), *reader.records("ablation.json", needed=False)]
     return Run(
         name=folder.resolve().name,
         config=config,
-        stage_configs={stage: settings for stage in STAGES if (settings := _read_settings(folder / stage, missing))},
         scores=[r for r in records if "arm" not in r["protocol"]],
         ablation=[r for r in records if "arm" in r["protocol"]],
-        metrics={stage: rows for stage, rows in metrics.items() if rows},
-        grids=_read_grids(folder / IMAGES, missing),
-        missing=missing,
+        metrics={stage: rows for stage in STAGES if (rows := reader.rows(stage))},
+        stage_configs={stage: settings for stage in STAGES if (settings := reader.settings(stage))},
+        grids=list(reader.grids()),
+        missing=reader.missing,
     )
 
 
-def _read(path: Path, kind: type, missing: list[str], *, needed: bool = True) -> Any:
-    """What is in the file if it is of the kind; otherwise nothing, and a sentence in `missing`."""
-    place = f"{path.parent.name}/{path.name}" if path.parent.name in (*STAGES, IMAGES) else path.name
-    if not path.is_file():
-        if needed:
-            missing.append(f"{place} is not there.")
-        return kind()
-    try:
-        content = read_json(path)
-    except ValueError:
-        missing.append(f"{place} is damaged: it is not JSON.")
-        return kind()
-    if not isinstance(content, kind):
-        missing.append(f"{place} holds a {type(content).__name__} where a {kind.__name__} belongs.")
-        return kind()
-    return content
+@dataclass(frozen=True)
+class _Reader:
+    """Files of a run folder; what is not there or damaged is left out and named in `missing`, in a sentence each."""
 
+    folder: Path
+    missing: list[str] = field(default_factory=list)
 
-def _read_settings(folder: Path, missing: list[str]) -> Record:
-    """What a stage trained ("model") and how ("training"), as far as it says."""
-    found = {
-        "model": _read(folder / "config.json", dict, missing, needed=False),
-        "training": _read(folder / "run.json", dict, missing, needed=False),
-    }
-    return {name: settings for name, settings in found.items() if settings}
-
-
-def _read_records(path: Path, missing: list[str], *, needed: bool = True) -> list[Record]:
-    records: list[Record] = []
-    for i, record in enumerate(_read(path, list, missing, needed=needed)):
-        if isinstance(record, dict) and "metric" in record and isinstance(record.get("value"), int | float):
-            records.append({"interval": None, "images": None, "seeds": None, "protocol": {}} | record)
-        else:
-            missing.append(f"{path.name} has no metric or no number in its record {i}.")
-    return records
-
-
-def _read_rows(folder: Path, missing: list[str]) -> list[Row]:
-    """The numbers of `metrics.jsonl`, by step."""
-    rows = [
-        {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-        for row in MetricsLog(folder).rows()
-    ]
-    if not rows:
-        missing.append(f"{folder.name}/metrics.jsonl is not there, or empty.")
-    return sorted((row for row in rows if "step" in row), key=lambda row: row["step"])
-
-
-def _read_grids(folder: Path, missing: list[str]) -> list[Grid]:
-    index = _read(folder / "images.json", dict, missing)
-    grids = []
-    for entry in index.get("grids", []):
-        settings = {k: v for k, v in entry.items() if k != "file"}
-        if "labels" in settings:
-            settings["labels"] = tuple(settings["labels"])
+    def read(self, place: str, kind: type, *, needed: bool = True) -> Any:
+        """The content of a JSON file if it is of the kind, otherwise an empty one."""
+        path = self.folder / place
         try:
-            grids.append(Grid(png=(folder / entry["file"]).read_bytes(), **settings))
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            reason = "is not there" if isinstance(error, FileNotFoundError) else str(error)
-            missing.append(f"The image {entry.get('file', 'without a file name')} {reason}.")
-    return grids
+            content = read_json(path) if path.is_file() else None
+            fault = f"{place} holds a {type(content).__name__} where a {kind.__name__} belongs."
+        except ValueError:
+            content, fault = None, f"{place} is damaged: it is not JSON."
+        if isinstance(content, kind):
+            return content
+        if needed or path.is_file():
+            self.missing.append(fault if path.is_file() else f"{place} is not there.")
+        return kind()
+
+    def records(self, place: str, *, needed: bool = True) -> Iterator[Record]:
+        for i, record in enumerate(self.read(place, list, needed=needed)):
+            if isinstance(record, dict) and "metric" in record and isinstance(record.get("value"), int | float):
+                yield {"interval": None, "images": None, "seeds": None, "protocol": {}} | record
+            else:
+                self.missing.append(f"{place} has no metric or no number in its record {i}.")
+
+    def rows(self, stage: str) -> list[Row]:
+        """The numbers of a stage's `metrics.jsonl`, by step."""
+        rows = [
+            {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+            for row in MetricsLog(self.folder / stage).rows()
+        ]
+        if not rows:
+            self.missing.append(f"{stage}/metrics.jsonl is not there, or empty.")
+        return sorted((row for row in rows if "step" in row), key=lambda row: row["step"])
+
+    def settings(self, stage: str) -> Record:
+        """What a stage trained ("model") and how ("training"), as far as it says."""
+        files = {"model": "config.json", "training": "run.json"}
+        found = {name: self.read(f"{stage}/{file}", dict, needed=False) for name, file in files.items()}
+        return {name: settings for name, settings in found.items() if settings}
+
+    def grids(self) -> Iterator[Grid]:
+        for entry in self.read(f"{IMAGES}/images.json", dict).get("grids", []):
+            settings: dict[str, Any] = {name: value for name, value in entry.items() if name != "file"}
+            settings |= {"labels": tuple(entry["labels"])} if "labels" in entry else {}
+            try:
+                yield Grid(png=(self.folder / IMAGES / entry["file"]).read_bytes(), **settings)
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                reason = "is not there" if isinstance(error, FileNotFoundError) else str(error)
+                self.missing.append(f"The image {entry.get('file', 'without a file name')} {reason}.")

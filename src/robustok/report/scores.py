@@ -1,9 +1,10 @@
-"""The scores of a run: Fréchet distances on one scale, the other figures, the cells of pFID."""
+"""The scores of a run: Fréchet distances on one scale, the other figures, the cells of pFID, each feature space."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
+from robustok.evaluation.scores.metric_names import VARIANTS, metric_named
 from robustok.report.charts import bar
 from robustok.report.html import part
 from robustok.report.run import Run, find
@@ -40,6 +41,15 @@ OF_GENERATED = {  # metric without its _before, _control or _after: name, how to
     "coverage": ("Coverage", "higher is better"),
     "kid": ("KID", "kernel distance, lower is better"),
 }
+FRACTIONS = ("precision", "recall", "density", "coverage")
+FIGURES: dict[str, tuple[str, Callable[[float], str], str]] = {  # metric: name, how it is written, note
+    "psnr": ("PSNR", lambda value: f"{number(value)} dB", "higher is better"),
+    "ssim": ("SSIM", lambda value: number(value, 3), "at most 1"),
+    "codebook_use": ("Codebook use", percent, "of all codes"),
+    "codebook_perplexity": ("Perplexity", lambda value: number(value, 0), "effective number of codes"),
+    "seconds_total": ("Time", duration, "stages and scores"),
+    "peak_rss_gib": ("Memory", lambda value: f"{number(value)} GiB", "at its peak"),
+}
 
 
 def distances(run: Run) -> Table | None:
@@ -47,7 +57,7 @@ def distances(run: Run) -> Table | None:
     records = {metric: record for metric in DISTANCES if (record := run.score(metric))}
     if not records:
         return None
-    before, whole = run.value("gfid_before"), records.get("fd_floor", {"value": None, "images": None})
+    whole = records.get("fd_floor", {"value": None, "images": None})
     longest = max(max(r["value"], *(r["interval"] or [r["value"]])) for r in records.values())
     places = decimals(longest)
     rows: list[list[Entry]] = []
@@ -55,13 +65,14 @@ def distances(run: Run) -> Table | None:
         name, meaning, color = DISTANCES[metric]
         value, bounds = record["value"], record["interval"]
         floor = whole["value"] if record["images"] == whole["images"] else None  # of other numbers it would be another
+        decoder = metric.removeprefix("gfid_")
         rows.append(
             [
                 Cell(name, meaning.format(latents=run.latents), kind="key" if metric == "gfid_after" else ""),
                 number(value, places),
                 interval(bounds, places),
                 number(value / floor) if floor else BLANK,
-                _change(run, metric, value, before),
+                gain(run, "gfid", decoder) if decoder in ("control", "after") else "",
                 bar(value, longest, color=color, floor=floor, bounds=bounds),
             ]
         )
@@ -76,38 +87,59 @@ def distances(run: Run) -> Table | None:
     return Table(columns=columns, rows=rows, caption="Fréchet distances, lower is better", kind="distances")
 
 
-def _change(run: Run, metric: str, value: float, before: float | None) -> Cell:
-    """How much a decoder changed gFID of the same tokens or latents, and the interval of that, image by image."""
-    moved = change(value, before) if metric in ("gfid_control", "gfid_after") else None
-    if moved is None or not before:
-        return Cell()
-    paired = run.score("gfid_difference", **{"from": "before", "to": metric.removeprefix("gfid_")})
-    ends = paired["interval"] if paired is not None else None
-    return Cell(signed_percent(moved), " to ".join(signed_percent(end / before) for end in ends or ()))
+def gain(run: Run, metric: str, decoder: str, **protocol: str) -> Cell:
+    """The change of a distance by a decoder, of the same tokens or latents, and the interval of that, paired."""
+    values = run.values(metric, **protocol)
+    moved, before = change(values[decoder], values["before"]), values["before"]
+    paired = run.score(f"{metric}_difference", **protocol, **{"from": "before", "to": decoder})
+    ends = paired["interval"] if paired is not None and before else None
+    return Cell(moved if moved is None else signed_percent(moved), _span(ends, before))
+
+
+def _span(ends: Sequence[float] | None, before: float | None) -> str:
+    return " to ".join(signed_percent(end / before) for end in ends) if ends and before else ""
 
 
 def generated(run: Run) -> Table | None:
     """What else is known of the generated images: each score before, for the control and after."""
-    shown = [when for when in ("before", "control", "after") if any(run.score(f"{m}_{when}") for m in OF_GENERATED)]
+    shown = [decoder for decoder in VARIANTS if any(run.score(f"{m}_{decoder}") for m in OF_GENERATED)]
     rows: list[list[Entry]] = []
     for metric, (name, meaning) in OF_GENERATED.items():
-        values = [run.value(f"{metric}_{when}") for when in shown]
-        known = [abs(value) for value in values if value is not None]
-        if known:
+        values = run.values(metric)
+        if known := [abs(value) for value in values.values() if value is not None]:
             places = 3 if max(known) >= 0.1 else 4
-            rows.append([Cell(name, meaning), *(number(value, places) for value in values)])
+            rows.append([Cell(name, meaning), *(number(values[decoder], places) for decoder in shown)])
     columns = ["Generated images", *shown]
     return Table(columns=columns, rows=rows, caption="Beside gFID: quality and variety", kind="dense") if rows else None
 
 
-FIGURES: dict[str, tuple[str, Callable[[float], str], str]] = {  # metric: name, how it is written, note
-    "psnr": ("PSNR", lambda value: f"{number(value)} dB", "higher is better"),
-    "ssim": ("SSIM", lambda value: number(value, 3), "at most 1"),
-    "codebook_use": ("Codebook use", percent, "of all codes"),
-    "codebook_perplexity": ("Perplexity", lambda value: number(value, 0), "effective number of codes"),
-    "seconds_total": ("Time", duration, "stages and scores"),
-    "peak_rss_gib": ("Memory", lambda value: f"{number(value)} GiB", "at its peak"),
-}
+def spaces(run: Run) -> Table | None:
+    """A group of rows for each feature space, trained in or held out; nothing where there is only one space."""
+    shown = [decoder for decoder in VARIANTS if run.score(f"gfid_{decoder}")]
+    held_out: dict[str, bool] = {}
+    for record in (record for decoder in shown for record in find(run.scores, f"gfid_{decoder}")):
+        if name := record["protocol"].get("features"):
+            held_out[name] = held_out.get(name, False) or bool(record["protocol"].get("held_out"))
+    if len(held_out) < 2:
+        return None
+    rows: list[list[Entry]] = []
+    for space, out in held_out.items():
+        said = "held out: nothing was trained in it" if out else "trained in"
+        rows.append([Cell(space, said, kind="key", span=len(shown) + 2)])
+        for metric in ("gfid", *FRACTIONS):
+            values = run.values(metric, features=space)
+            known, (before, _, after) = [v for v in values.values() if v is not None], values.values()
+            if not known:
+                continue
+            places, last = decimals(max(known)), gain(run, metric, "after", features=space)
+            if metric in FRACTIONS:
+                places, last = 3, Cell(None if before is None or after is None else f"{after - before:+.3f}")
+            head = Cell(metric_named(metric).label, f"{metric_named(metric).better} is better")
+            rows.append([head, *(number(values[decoder], places) for decoder in shown), last])
+    change_column = Column("After", "against before, paired 95 %", kind="value")
+    columns: list[Column | str] = ["Generated images, in each feature space", *shown, change_column]
+    caption = "The space that was trained in, and those that were not"
+    return Table(columns=columns, rows=rows, caption=caption, kind="dense")
 
 
 def figures(run: Run) -> Markup | None:
@@ -124,20 +156,6 @@ def figures(run: Run) -> Markup | None:
         if (value := run.value(metric)) is not None
     ]
     return part("definitions", "figures", shown) if shown else None
-
-
-def headline(run: Run) -> Mapping[str, str] | None:
-    """gFID before and after, and the changes in percent."""
-    before, control, after = (run.value(f"gfid_{name}") for name in ("before", "control", "after"))
-    if before is None or after is None:
-        return None
-    places = decimals(max(before, after))
-    beside = f"; the control {signed_percent(change(control, before))}" if control is not None else ""
-    return {
-        "before": number(before, places),
-        "after": number(after, places),
-        "change": f"{signed_percent(change(after, before))} by post-training{beside}",
-    }
 
 
 def heat_map(run: Run) -> Table | None:
@@ -157,14 +175,10 @@ def heat_map(run: Run) -> Table | None:
         known = list(values)
         return Cell(number(sum(known) / len(known), places), kind=kind)
 
-    rows: list[list[Entry]] = [
-        [
-            f"{ALPHA} = {alpha:g}",
-            *(heat(cells, (alpha, step), lambda value: number(value, places)) for step in steps),
-            mean(value for (a, _), value in cells.items() if a == alpha),
-        ]
-        for alpha in alphas
-    ]
+    rows: list[list[Entry]] = []
+    for alpha in alphas:
+        row = (heat(cells, (alpha, step), lambda value: number(value, places)) for step in steps)
+        rows.append([f"{ALPHA} = {alpha:g}", *row, mean(value for (a, _), value in cells.items() if a == alpha)])
     means = [mean(value for (_, s), value in cells.items() if s == step) for step in steps]
     rows.append(["mean", *means, mean(cells.values(), "value")])
     columns = ["", *(f"{symbol} = {step:g}" for step in steps), "mean"]

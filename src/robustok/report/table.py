@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
-BLANK = "\N{EN DASH}"  # where nothing is known
+from robustok.report.html import part
+from robustok.report.text import BLANK
+
 LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -41,6 +43,11 @@ class Cell(NamedTuple):
     kind: str = ""  # HTML: more classes
     shade: float | None = None  # HTML: background, from pale at 0 to strong at 1
     span: int = 1  # columns it takes
+
+    @property
+    def shown(self) -> str:
+        """What is read in it."""
+        return BLANK if self.text is None else self.text if isinstance(self.text, str) else str(self.text)
 
 
 class Column(NamedTuple):
@@ -147,15 +154,13 @@ class Table:
                 made.append(" " * indent + line[0])
                 line = ["", *line[1:]]
             last = textwrap.wrap(line[-1], max(room, 20)) or [""] if room else [line[-1]]
-            for i, part in enumerate(last):
-                texts = [*line[:-1], part] if not i else [""] * (len(line) - 1) + [part]
+            for i, piece in enumerate(last):
+                texts = [*line[:-1], piece] if not i else [""] * (len(line) - 1) + [piece]
                 made.append((" " * indent + (" " * gap).join(_padded(texts, widths, left))).rstrip())
         return "\n".join(made)
 
     def to_html(self) -> str:
         """A captioned table that scrolls by itself where the screen is too narrow for it, with its notes."""
-        from robustok.report.html import part
-
         return part("table", self)
 
     __html__ = to_html  # in a template a table is written as it is
@@ -176,18 +181,13 @@ class Table:
         shown = [name for name, column in zip(names, self.heads, strict=True) if not column.chart]
         lines = [[escape(name) for name in shown]]
         for row in self._visible():
-            texts = [(escape(text_of(cell)), escape(cell.note), cell.strong) for cell in row]
+            texts = [(escape(cell.shown), escape(cell.note), cell.strong) for cell in row]
             lines.append([" ".join(filter(None, (bold(t) if strong else t, note))) for t, note, strong in texts])
         return lines
 
 
 def _padded(texts: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> list[str]:
     return [t.ljust(w) if words else t.rjust(w) for t, w, words in zip(texts, widths, left, strict=True)]
-
-
-def text_of(cell: Cell) -> str:
-    """What is read in a cell."""
-    return BLANK if cell.text is None else cell.text if isinstance(cell.text, str) else str(cell.text)
 
 
 def markdown_text(text: str) -> str:
@@ -215,9 +215,3 @@ def csv_text(value: str | float | None) -> str | float:
     if not isinstance(value, str):
         return "" if value is None else value
     return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def shade(fraction: float) -> str:
-    """From nearly white at 0 to orange at 1: dark text stays readable on all of it."""
-    pale, strong = (253, 247, 236), (232, 146, 74)
-    return "#" + "".join(f"{round(a + fraction * (b - a)):02x}" for a, b in zip(pale, strong, strict=True))

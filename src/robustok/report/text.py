@@ -2,13 +2,8 @@
 
 import math
 
-BLANK, MINUS, ALPHA, DELTA, TIMES = (
-    "\N{EN DASH}",
-    "\N{MINUS SIGN}",
-    "\N{GREEK SMALL LETTER ALPHA}",
-    "\N{GREEK SMALL LETTER DELTA}",
-    "\N{MULTIPLICATION SIGN}",
-)
+BLANK, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+ALPHA, DELTA = "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER DELTA}"
 
 
 def decimals(largest: float) -> int:
@@ -22,9 +17,7 @@ def number(value: float | None, places: int = 1) -> str:
     """`1234.5` as "1,234.5"; a dash for nothing, and the word for what is not a number."""
     if value is None:
         return BLANK
-    if not math.isfinite(value):
-        return "not finite"
-    return f"{value:,.{places}f}".replace("-", MINUS)
+    return f"{value:,.{places}f}".replace("-", MINUS) if math.isfinite(value) else "not finite"
 
 
 def count(value: float | None) -> str:
@@ -73,3 +66,8 @@ def compact(value: float) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", MINUS)
     return f"{value:.3g}".replace("-", MINUS)
+
+
+def coordinate(value: float) -> str:
+    """A place in a drawing, with one decimal."""
+    return f"{value:.1f}".removesuffix(".0")
