@@ -40,7 +40,7 @@ from robustok.presets import demo
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Images, to_pixels
-from robustok.tokenizer.tokenizer import codes_of
+from robustok.tokenizer.protocol import codes_of
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import Loop, run
 from robustok.training.objective import ImageLoss

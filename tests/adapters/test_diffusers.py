@@ -17,7 +17,7 @@ from robustok.adapters.diffusers_dit import DiffusersDiT, noise_level
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.flow import FlowSampling, LatentGenerator
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, decoding_with
+from robustok.tokenizer.protocol import as_module, codebook_of, decoding_with
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
 
@@ -101,8 +101,7 @@ def test_latents_of_an_autoencoder_are_as_pipelines_scale_them(statistics, image
     latents = tokenizer.encode(images)
     torch.testing.assert_close(latents, wanted.flatten(2).transpose(1, 2))
     torch.testing.assert_close(tokenizer.decode(latents), vae.decode(raw).sample)
-    assert isinstance(tokenizer, ContinuousTokenizer)
-    assert not isinstance(tokenizer, AnyTokenizer)
+    assert codebook_of(as_module(tokenizer)) is None
     assert (tokenizer.image_size, tokenizer.tokens_per_image) == (SIDE, (SIDE // 2) ** 2)
     assert tokenizer.last_layer is vae.decoder.conv_out.weight
 
@@ -136,7 +135,7 @@ def test_a_vq_model_gives_the_tokens_and_images_of_diffusers(norm, images):
     vae = vq_model(norm_type=norm, block_out_channels=(32, 32))  # of spatial norms every group is a 32nd
     vae.quantize.embedding.weight.data.normal_()  # as they start, codes are too near each other for float32
     tokenizer = DiffusersVQ(vae)
-    assert isinstance(tokenizer, AnyTokenizer)
+    assert codebook_of(as_module(tokenizer)) is not None
     latents = vae.encode(images).latents
     _, _, (_, _, indices) = vae.quantize(latents)
     quantized = tokenizer.quantize(tokenizer.encode(images))

@@ -27,7 +27,7 @@ from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.protocol import as_module, codebook_of
 from robustok.training.decoder_stage import HeldOut, train_decoder
 from robustok.training.post_training import encode
 from robustok.training.tokenizer_training import TokenizerStage
@@ -92,7 +92,7 @@ def made(name: str) -> Any:
 @torch.no_grad()
 def test_it_is_a_tokenizer_as_robustok_knows_them(name):
     tokenizer = made(name)
-    assert isinstance(tokenizer, AnyTokenizer if name in DISCRETE else ContinuousTokenizer)
+    assert (codebook_of(as_module(tokenizer)) is not None) == (name in DISCRETE)
     batch = images().images(torch.arange(3))
     latents = tokenizer.encode(batch)
     if name in DISCRETE:

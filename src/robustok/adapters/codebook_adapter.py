@@ -12,7 +12,7 @@ from robustok.tokenizer.quantizer import Quantized
 
 
 class CodebookAdapter(Adapter):
-    """An `AnyTokenizer`, once a family adds `encode`, `decode` and what decides its tokens (`fingerprint`)."""
+    """A `TokenizerLike`, once a family adds `encode`, `decode` and what decides its tokens (`fingerprint`)."""
 
     quantizer: Any  # a VectorQuantizer, or what has as much of it as is used here
     decoder: Any

@@ -57,7 +57,7 @@ class LlamaGenVQConfig:
 
 
 class LlamaGenVQ(CodebookAdapter):
-    """LlamaGen's tokenizer: an `AnyTokenizer`."""
+    """LlamaGen's tokenizer: a `TokenizerLike`."""
 
     family = "llamagen-vq"
     kind = "tokenizer"

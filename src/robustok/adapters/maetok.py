@@ -116,7 +116,7 @@ class Decoder(nn.Module):
 
 
 class MAETok(Adapter):
-    """A published tokenizer: a `ContinuousTokenizer`."""
+    """A published tokenizer: a `TokenizerLike` without a codebook."""
 
     family, kind, config_type = "maetok", "tokenizer", MAETokConfig
     prefer = ("ema", *WRAPPERS)

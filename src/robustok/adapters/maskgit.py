@@ -34,7 +34,7 @@ class MaskGITVQGANConfig:
 
 
 class MaskGITVQGAN(CodebookAdapter):
-    """The MaskGIT-VQGAN: an `AnyTokenizer`."""
+    """The MaskGIT-VQGAN: a `TokenizerLike`."""
 
     family = "maskgit-vqgan"
     kind = "tokenizer"

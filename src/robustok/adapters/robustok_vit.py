@@ -117,7 +117,7 @@ class Decoder(nn.Module):
 
 
 class RobusTokViT(CodebookAdapter):
-    """A released tokenizer: an `AnyTokenizer`."""
+    """A released tokenizer: a `TokenizerLike`."""
 
     family, kind, config_type = "robustok", "tokenizer", RobusTokConfig
     published_layout = Layout(entries=("ema", "model"))

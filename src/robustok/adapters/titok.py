@@ -170,7 +170,7 @@ class Decoder(nn.Module):
 
 
 class TiTok(CodebookAdapter):
-    """A TiTok with a codebook: an `AnyTokenizer`."""
+    """A TiTok with a codebook: a `TokenizerLike`."""
 
     family, kind, config_type = "titok", "tokenizer", TiTokConfig
     config: TiTokConfig

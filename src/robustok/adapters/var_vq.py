@@ -157,7 +157,7 @@ class MultiScale(nn.Module):
 
 
 class VARTokenizer(CodebookAdapter):
-    """VAR's tokenizer: an `AnyTokenizer` whose latents are the whole map in raster order, whose tokens all scales."""
+    """VAR's tokenizer: a `TokenizerLike` whose latents are the whole map in raster order, whose tokens all scales."""
 
     family, kind, config_type = "var-vq", "tokenizer", VARTokenizerConfig
     config: VARTokenizerConfig

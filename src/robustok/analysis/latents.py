@@ -16,7 +16,7 @@ from robustok.analysis.halves import half_interval, halves
 from robustok.analysis.imitation import JOINT, distances, nearest_cell
 from robustok.analysis.latent_kernel import BLOCK, View, embed, views
 from robustok.analysis.tokens import LabelledImages, Progress, encode, two_sets
-from robustok.evaluation.decoding import Autoencoder, evaluating
+from robustok.evaluation.decoding import evaluating
 from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.scores.intervals import Interval
@@ -24,6 +24,7 @@ from robustok.generators.flow import FlowSampling, LatentGenerator, predict_late
 from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Latents
+from robustok.tokenizer.protocol import TokenizerLike
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 1.0)  # that real latents are noised to; 1: generated from nothing but the class
 GRID = tuple(NoiseCell(alpha, s) for alpha in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0) for s in (0.05, 0.1, 0.2, 0.3, 0.5))
@@ -76,7 +77,7 @@ class LatentAnalysis:
 
 @torch.no_grad()
 def analyze_latents(
-    tokenizer: Autoencoder,
+    tokenizer: TokenizerLike,
     generator: LatentGenerator,
     images: LabelledImages,
     *,

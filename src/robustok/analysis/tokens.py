@@ -14,7 +14,7 @@ from robustok.analysis.effects import Change, Effect, Effects, Look, look
 from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
 from robustok.analysis.projection import principal_plane
-from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded, evaluating
+from robustok.evaluation.decoding import decoded, encoded, evaluating
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.pfid import Cell, grid
@@ -23,8 +23,9 @@ from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.layers import check_float32
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import spread, stream
-from robustok.shapes import Images, Labels, Neighbours, Pixels, Tokens, to_pixels
+from robustok.shapes import Codebook, Images, Labels, Neighbours, Pixels, Tokens, to_pixels
 from robustok.tokenizer.perturbation import neighbours, perturb
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 SHOWN = 300  # points of each set in the plane
 EXAMPLES = 12  # images of each set
@@ -71,11 +72,11 @@ class Result(NamedTuple):
 
 @torch.no_grad()
 def analyze(
-    tokenizer: DiscreteTokenizer,
+    tokenizer: TokenizerLike,
     generator: TokenGenerator,
     images: LabelledImages,
     *,
-    tuned: DiscreteTokenizer | None = None,
+    tuned: TokenizerLike | None = None,
     sampling: Sampling | None = None,
     count: int = 1000,
     features: FeatureSpace = "lite0",
@@ -89,11 +90,11 @@ def analyze(
     the images go. `tuned` is the tokenizer with another decoder. Raises ValueError for parts that do not fit together.
     """
     sampling = sampling or Sampling()
-    _check(tokenizer, generator, tuned)
+    codebook = _check(tokenizer, generator, tuned)
+    k = len(codebook)
     if (images.labels != generator.no_label).any():  # else they are of no class, and images of none are asked for
         check_classes(generator, images.labels, getattr(images, "classes", None))
     tell = progress or (lambda what, done, total: None)
-    codebook, k = tokenizer.codebook, len(tokenizer.codebook)
     chosen, others = two_sets(images.labels, count)
     labels = images.labels[chosen]
 
@@ -174,7 +175,7 @@ def _perturbed(tokens: Tokens, near: Neighbours, cell: Cell, seed: int) -> Token
 
 
 def _effects(
-    decoders: dict[str, DiscreteTokenizer],
+    decoders: dict[str, TokenizerLike],
     images: LabelledImages,
     indices: tuple[Tensor, Tensor],
     sets: dict[str, Tokens],
@@ -207,14 +208,14 @@ def _effects(
     return effects, examples
 
 
-def encode(tokenizer: Autoencoder, images: LabelledImages, indices: Tensor, batch_size: int) -> Tensor:
+def encode(tokenizer: TokenizerLike, images: LabelledImages, indices: Tensor, batch_size: int) -> Tensor:
     """The tokens of some images, or their latents where there is no codebook, on the CPU."""
     return torch.cat([encoded(tokenizer, images.images(part)) for part in indices.split(batch_size)])
 
 
-def _plane(tokenizer: DiscreteTokenizer, sets: dict[str, Tokens]) -> dict[str, Any]:
+def _plane(tokenizer: TokenizerLike, sets: dict[str, Tokens]) -> dict[str, Any]:
     """Sets of tokens in the plane in which the latents of real images vary most."""
-    device = tokenizer.codebook.device
+    device = tokenizer.device
     plane = principal_plane(tokenizer.lookup(sets["real"].to(device)).float().cpu())
 
     def points(tokens: Tokens) -> list[tuple[float, ...]]:
@@ -224,18 +225,21 @@ def _plane(tokenizer: DiscreteTokenizer, sets: dict[str, Tokens]) -> dict[str, A
     return {"share": plane.share, "points": {name: points(tokens) for name, tokens in sets.items()}}
 
 
-def _check(tokenizer: DiscreteTokenizer, generator: TokenGenerator, tuned: DiscreteTokenizer | None) -> None:
-    """Raises ValueError for parts that were not made for each other."""
-    if len(tokenizer.codebook) != generator.codebook_size:
+def _check(tokenizer: TokenizerLike, generator: TokenGenerator, tuned: TokenizerLike | None) -> Codebook:
+    """The codebook of all parts. Raises ValueError for parts that were not made for each other."""
+    codebook = codebook_of(tokenizer)
+    if codebook is None or len(codebook) != generator.codebook_size:
         raise ValueError(
             f"the generator draws from {generator.codebook_size} codes and the tokenizer has "
-            f"{len(tokenizer.codebook)}; give the generator that was trained on this tokenizer's tokens"
+            f"{0 if codebook is None else len(codebook)}; give the generator that was trained on this tokenizer's tokens"
         )
     check_trained_on(generator, tokenizer)
     for model in (tokenizer, generator, tuned):
         check_float32(model)
-    if tuned is not None and not torch.equal(tuned.codebook.cpu(), tokenizer.codebook.cpu()):
+    other = codebook if tuned is None else codebook_of(tuned)
+    if other is None or not torch.equal(other.cpu(), codebook.cpu()):
         raise ValueError(
             "the tuned tokenizer has another codebook, so it cannot decode the same tokens; "
             "give what post-train made of this very tokenizer"
         )
+    return codebook

@@ -65,7 +65,7 @@ class Analyze(Configurable, Verbose):
         from robustok.evaluation.features.registry import extractor
         from robustok.generators.flow import LatentGenerator
         from robustok.generators.sampling import TokenGenerator
-        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.tokenizer.protocol import codebook_of
 
         device = device_of(self.device)
         tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
@@ -74,14 +74,14 @@ class Analyze(Configurable, Verbose):
         images = self._images(tokenizer.image_size, generator.no_label)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.over(default_sampling(generator))
-        if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
+        if isinstance(generator, LatentGenerator) and codebook_of(tokenizer) is None:
             if tuned is not None:
                 raise ValueError(
                     "of latents the decoder changes nothing; compare decoders by robustok evaluate --against"
                 )
             analysis = analyze_latents(tokenizer, generator, images, **how)
             self._finish(text.of_latents(analysis), analysis.to_plain(), None)
-        elif isinstance(generator, TokenGenerator) and isinstance(tokenizer, AnyTokenizer):
+        elif isinstance(generator, TokenGenerator) and codebook_of(tokenizer) is not None:
             space = extractor(self.features, device)
             result = analyze(tokenizer, generator, images, tuned=tuned, features=space, **how)
             self._finish(text.of_tokens(result), result.analysis.to_plain(), lambda: page(result, grids(result)))

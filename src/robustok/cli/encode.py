@@ -37,11 +37,11 @@ class Encode(Shared):
         from robustok.data.tokens import encode_tokens
         from robustok.runtime.logging import Progress
         from robustok.runtime.words import counted
-        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.tokenizer.protocol import codebook_of
 
         tokenizer = tokenizer_of(self.tokenizer, device_of(self.device), self.fields)
         images = images_of(self.images, tokenizer.image_size, self.view)
-        discrete = isinstance(tokenizer, AnyTokenizer)
+        discrete = codebook_of(tokenizer) is not None
         kind, make = ("tokens", encode_tokens) if discrete else ("latents", encode_latents)
 
         def announce(size: int) -> None:

@@ -43,7 +43,7 @@ class TrainTokenizer(Training):
         from robustok.cli.images import EMBEDDED, device_of, images_of
         from robustok.cli.models import tokenizer_of
         from robustok.cli.validation import of_tokenizer
-        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.tokenizer.protocol import codebook_of
         from robustok.training.tokenizer_training import train_tokenizer
 
         self.check_apart()
@@ -52,7 +52,7 @@ class TrainTokenizer(Training):
         given = None
         if self.tokenizer is not None:
             given = tokenizer_of(self.tokenizer, device, self.fields)
-            if preset.has_codebook != isinstance(given, AnyTokenizer):
+            if preset.has_codebook != (codebook_of(given) is not None):
                 kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
                 kind, names = kinds[preset.has_codebook]
                 raise ValueError(f"{self.tokenizer} {kind}; take the preset {names} to train it further")

@@ -12,11 +12,11 @@ from robustok.data.images import ImageSet, Indices
 from robustok.data.shards import write_shards
 from robustok.layers import check_float32
 from robustok.shapes import Images, Labels, Latents
-from robustok.tokenizer.tokenizer import ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike
 
 
 def encode_latents(
-    tokenizer: ContinuousTokenizer,
+    tokenizer: TokenizerLike,
     images: ImageSet,
     folder: str | Path,
     *,
@@ -65,7 +65,7 @@ class LatentCache:
     `labels` are (count,), `fingerprint` is that of the tokenizer, `latent_shape` is (n, d).
     """
 
-    def __init__(self, folder: str | Path, tokenizer: ContinuousTokenizer):
+    def __init__(self, folder: str | Path, tokenizer: TokenizerLike):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's latents."""
         self._views = CachedViews(folder, "latents", tokenizer)
         self.labels, manifest = self._views.labels, self._views.manifest

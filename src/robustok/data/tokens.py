@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -12,25 +11,12 @@ from robustok.data.caches import LABEL, CachedViews, Crops, about_views, begun_w
 from robustok.data.images import ImageSet, Indices
 from robustok.data.shards import write_shards
 from robustok.layers import check_float32
-from robustok.shapes import Codebook, Images, Labels, Latents, Tokens
-from robustok.tokenizer.quantizer import Quantized
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """The part of a tokenizer that makes tokens; its fingerprint changes when they may."""
-
-    @property
-    def codebook(self) -> Codebook: ...
-    @property
-    def tokens_per_image(self) -> int: ...
-    def encode(self, images: Images) -> Latents: ...
-    def quantize(self, latents: Latents) -> Quantized: ...
-    def fingerprint(self) -> str: ...
+from robustok.shapes import Images, Labels, Tokens
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 
 def encode_tokens(
-    tokenizer: Encoder,
+    tokenizer: TokenizerLike,
     images: ImageSet,
     folder: str | Path,
     *,
@@ -47,13 +33,15 @@ def encode_tokens(
     folder holds tokens of another tokenizer or of other images, or if the disk has no room.
     """
     check_float32(tokenizer)
-    size = len(tokenizer.codebook)
+    codebook = codebook_of(tokenizer)
+    assert codebook is not None, "only these have tokens"
+    size = len(codebook)
     row_bytes = views_of(images, crops) * tokenizer.tokens_per_image * token_type(size).itemsize + LABEL
     if announce is not None:
         announce(len(images) * row_bytes)
 
     def encode(view: Images) -> Tensor:
-        view = view.to(tokenizer.codebook.device)
+        view = view.to(codebook.device)
         return tokenizer.quantize(tokenizer.encode(view)).tokens.to("cpu", token_type(size))
 
     manifest = {
@@ -82,7 +70,7 @@ class TokenCache:
     `labels` are (count,), `fingerprint` is that of the tokenizer, `codebook_size` its number of codes.
     """
 
-    def __init__(self, folder: str | Path, tokenizer: Encoder):
+    def __init__(self, folder: str | Path, tokenizer: TokenizerLike):
         """Raises ValueError if the folder is incomplete, or holds another tokenizer's tokens."""
         self._views = CachedViews(folder, "tokens", tokenizer)
         self.labels, manifest = self._views.labels, self._views.manifest

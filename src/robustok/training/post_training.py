@@ -16,7 +16,7 @@ from robustok.generators.sampling import TokenGenerator
 from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 from robustok.training.decoder_stage import AnyOne, HeldOut, TrainedDecoder, train_decoder
 from robustok.training.decoder_stage import PostTraining as PostTraining
 from robustok.training.objective import Objective
@@ -140,10 +140,10 @@ def _pairs(
 
 
 def encode(
-    tokenizer: ContinuousTokenizer, images: ImageSet, folder: Path, progress: Callable[[int], None] | None = None
+    tokenizer: TokenizerLike, images: ImageSet, folder: Path, progress: Callable[[int], None] | None = None
 ) -> TokenCache | LatentCache:
     """The images' tokens in `folder/tokens`, or their latents in `folder/latents` if there is no codebook."""
-    if isinstance(tokenizer, AnyTokenizer):
+    if codebook_of(tokenizer) is not None:
         return encode_tokens(tokenizer, images, folder / "tokens", progress=progress)
     return encode_latents(tokenizer, images, folder / "latents", progress=progress)
 

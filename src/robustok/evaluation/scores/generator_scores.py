@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder, decoded, precision
+from robustok.evaluation.decoding import decoded, precision
 from robustok.evaluation.features.image_source import Progress
 from robustok.evaluation.features.registry import FeatureSpaces
 from robustok.evaluation.scores.difference import paired_difference
@@ -18,16 +18,16 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
 from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.trained_on import check_trained_on, fingerprints
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.shapes import Labels
-from robustok.tokenizer.tokenizer import ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike
 
 
 def score_generator(
     generator: TokenGenerator | LatentGenerator,
-    tokenizer: Autoencoder,
+    tokenizer: TokenizerLike,
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
@@ -49,7 +49,7 @@ def score_generator(
 
 def score_decoders(
     generator: TokenGenerator | LatentGenerator,
-    decoders: Mapping[str, Autoencoder],
+    decoders: Mapping[str, TokenizerLike],
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
@@ -65,7 +65,7 @@ def score_decoders(
     Raises what that does, and ValueError for tokenizers with other tokens or latents, which is for those that tell it
     by a `fingerprint`.
     """
-    prints = {tokenizer.fingerprint() for tokenizer in decoders.values() if isinstance(tokenizer, ContinuousTokenizer)}
+    prints = {known[0] for tokenizer in decoders.values() if (known := fingerprints(tokenizer))}
     if len(prints) > 1:
         raise ValueError(
             f"the tokenizers {', '.join(decoders)} have other tokens, so they cannot decode the same ones; compare a "
@@ -76,7 +76,7 @@ def score_decoders(
 
 def _scored(
     generator: TokenGenerator | LatentGenerator,
-    decoders: Mapping[str, Autoencoder],
+    decoders: Mapping[str, TokenizerLike],
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded, precision
+from robustok.evaluation.decoding import decoded, encoded, precision
 from robustok.evaluation.features.image_source import ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
@@ -25,15 +25,16 @@ from robustok.evaluation.scores.score import Score
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.seeding import spread
 from robustok.runtime.words import counted
-from robustok.shapes import Images, Latents, Pixels
+from robustok.shapes import Codebook, Images, Latents, Pixels
 from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 ALONE = "one image has no Frechet distance, so rFID, pFID and iFID are left out; give two or more to have them"
 
 
 @torch.no_grad()
 def score_tokenizer(
-    tokenizer: Autoencoder,
+    tokenizer: TokenizerLike,
     images: ImageSource,
     features: FeatureSpaces = "lite0",
     *,
@@ -55,7 +56,8 @@ def score_tokenizer(
     """
     if len(images) != 1:
         check_range(images)
-    discrete = tokenizer if isinstance(tokenizer, DiscreteTokenizer) else None
+    codebook = codebook_of(tokenizer)
+    discrete = codebook is not None
     if neighbors_in is not None:
         if discrete:
             raise ValueError("iFID is of latents, and this tokenizer makes codes; leave neighbors_in out")
@@ -73,8 +75,8 @@ def score_tokenizer(
     if not spaces:
         noise = _Noise((), lambda tokens, block: iter(()), {})
     else:
-        noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
-    codes = len(discrete.codebook) if discrete else None
+        noise = _codes_replaced(codebook, seed) if codebook is not None else _noise_added(run, seed)
+    codes = None if codebook is None else len(codebook)
     seen = ReconstructionAccumulator(spaces, noise.cells, lpips, codes)
     for block in run.own:
         batch = images.images(block.indices)
@@ -110,7 +112,7 @@ class _Run:
 
     def __init__(
         self,
-        tokenizer: Autoencoder,
+        tokenizer: TokenizerLike,
         images: ImageSource,
         pfid_images: int | None,
         batch_size: int,
@@ -153,10 +155,10 @@ class _Noise(NamedTuple):
     protocol: dict[str, Any]
 
 
-def _codes_replaced(tokenizer: DiscreteTokenizer, seed: int) -> _Noise:
+def _codes_replaced(codebook: Codebook, seed: int) -> _Noise:
     """pFID as published."""
-    cells = grid(len(tokenizer.codebook))
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
+    cells = grid(len(codebook))
+    near = neighbours(codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
     return _Noise(
         cells, lambda tokens, block: (x for _, x in perturbed(tokens, near, cells, seed=seed, block=block)), {}
     )
