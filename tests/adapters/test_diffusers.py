@@ -16,7 +16,8 @@ from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder, Diffu
 from robustok.adapters.diffusers_dit import DiffusersDiT, noise_level
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
-from robustok.generators.flow import FlowSampling, LatentGenerator
+from robustok.generators.flow import FlowSampling
+from robustok.generators.protocol import lacking, makes
 from robustok.tokenizer.protocol import as_module, codebook_of, decoding_with
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
@@ -157,7 +158,7 @@ def test_the_levels_of_diffusion_are_those_of_a_straight_line():
 def test_euler_steps_of_the_velocity_are_the_steps_of_ddim(prediction):
     pipe = pipeline(prediction)
     generator = generator_of(pipe)
-    assert isinstance(generator, LatentGenerator)
+    assert (makes(generator), lacking(generator)) == ("latents", [])
     labels, scheduler = torch.tensor([3, 999]), pipe.scheduler
     noise = torch.randn(2, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0))
     scheduler.set_timesteps(8)

@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused(make, tmp_path):
     stranger = Counter()
     stranger.codebook_size = 99
     with pytest.raises(
-        ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 tokens of 10 codes; give the generator"
+        ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 tokens of 10 codes; give the cache that"
     ):
         make(stranger, tmp_path)
     stranger = Counter()
@@ -192,7 +192,7 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
     assert torch.equal(clean.generated, own)
     assert torch.equal(clean.images, chosen)
     with pytest.raises(
-        ValueError, match="Still, Sampling, LatentCache do not go together; tokens take a TokenGenerator"
+        ValueError, match="a Still is not sampled as a Sampling says; generators of tokens take Sampling"
     ):
         make_pairs(Still(), cache, tmp_path / "no", sigma=0.9, **arguments | {"sampling": Sampling()})
     stranger = Still()

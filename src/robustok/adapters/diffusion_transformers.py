@@ -48,7 +48,7 @@ SWIGLU: Renames = (
 
 
 class PublishedTransformer(Adapter, DiffusionTransformerModel):
-    """A published diffusion transformer: a `LatentGenerator`. Each family says at which of its times the data are."""
+    """A published diffusion transformer: a `GeneratorLike`. Each family says at which of its times the data are."""
 
     kind = "generator"
     config_type = DiffusionTransformer

@@ -31,7 +31,7 @@ PUBLISHED = {
 
 
 class LightningDiT(PublishedTransformer):
-    """A LightningDiT, with whichever of its options, as a `LatentGenerator` of (places of the latent, channels)."""
+    """A LightningDiT, with whichever of its options, as a `GeneratorLike` of (places of the latent, channels)."""
 
     family = "lightningdit"
     guided = PUBLISHED["XL/1, 800 epochs"]

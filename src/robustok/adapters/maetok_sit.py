@@ -29,7 +29,7 @@ PUBLISHED = {
 
 
 class MAETokSiT(PublishedTransformer):
-    """A SiT on one-dimensional latents as a `LatentGenerator` of (tokens, channels)."""
+    """A SiT on one-dimensional latents as a `GeneratorLike` of (tokens, channels)."""
 
     family = "maetok-sit"
     guided = PUBLISHED["guided"]

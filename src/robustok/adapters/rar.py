@@ -32,7 +32,7 @@ def _cosine(temperature: float, guidance: float, power: float) -> Sampling:
 
 
 class RAR(Adapter, AutoregressiveModel):
-    """RAR: a `TokenGenerator` that can be trained further."""
+    """RAR: a `GeneratorLike` of tokens that can be trained further."""
 
     family = "rar"
     kind = "generator"

@@ -24,7 +24,7 @@ PUBLISHED = {"SiT-XL/2": FlowSampling(method="sde", steps=250, guidance=1.5, gui
 
 
 class SiT(PublishedTransformer):
-    """A SiT (S, B, L, XL; any patch) as a `LatentGenerator` of (tokens of the latent's grid, channels)."""
+    """A SiT (S, B, L, XL; any patch) as a `GeneratorLike` of (tokens of the latent's grid, channels)."""
 
     family = "sit"
     guided = PUBLISHED["SiT-XL/2"]

@@ -39,7 +39,8 @@ from robustok.adapters.model_names import located
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.adapters.renaming import Renames, State, count, sizes
 from robustok.adapters.var_vq import CODE_RENAMES, Codes, MultiScale, VARTokenizer
-from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
+from robustok.generators.protocol import Logits, Predictor
+from robustok.generators.sampling import LabelDraw, Sampling
 from robustok.layers import MLP, KVCache, Modulation, attend, modulate
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
@@ -140,7 +141,7 @@ class Layer(nn.Module):
 
 
 class VAR(Adapter):
-    """A VAR: a `TokenGenerator` whose blocks are scales, that can be trained further or anew."""
+    """A VAR: a `GeneratorLike` of tokens whose blocks are scales, that can be trained further or anew."""
 
     family, kind, config_type = "var", "generator", VARConfig
     config: VARConfig

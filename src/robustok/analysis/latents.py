@@ -20,8 +20,9 @@ from robustok.evaluation.decoding import evaluating
 from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.scores.intervals import Interval
-from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Latents
 from robustok.tokenizer.protocol import TokenizerLike
@@ -78,7 +79,7 @@ class LatentAnalysis:
 @torch.no_grad()
 def analyze_latents(
     tokenizer: TokenizerLike,
-    generator: LatentGenerator,
+    generator: GeneratorLike,
     images: LabelledImages,
     *,
     sampling: FlowSampling | None = None,
@@ -91,10 +92,11 @@ def analyze_latents(
 
     Raises ValueError for parts that do not fit together.
     """
-    check_trained_on(generator, tokenizer)
+    sampling = sampling or FlowSampling()
+    check_fit(generator, tokenizer, sampling)
     if (images.labels != generator.no_label).any():  # else they are of no class, and images of none are asked for
         check_classes(generator, images.labels, getattr(images, "classes", None))
-    sampling, tell = sampling or FlowSampling(), progress or (lambda what, done, total: None)
+    tell = progress or (lambda what, done, total: None)
     chosen, others = two_sets(images.labels, count)
     own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))
     channels = ChannelStats.of(real)

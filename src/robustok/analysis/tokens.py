@@ -18,8 +18,9 @@ from robustok.evaluation.decoding import decoded, encoded, evaluating
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.pfid import Cell, grid
-from robustok.generators.sampling import Sampling, TokenGenerator
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.protocol import GeneratorLike
+from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import spread, stream
@@ -73,7 +74,7 @@ class Result(NamedTuple):
 @torch.no_grad()
 def analyze(
     tokenizer: TokenizerLike,
-    generator: TokenGenerator,
+    generator: GeneratorLike,
     images: LabelledImages,
     *,
     tuned: TokenizerLike | None = None,
@@ -90,7 +91,7 @@ def analyze(
     the images go. `tuned` is the tokenizer with another decoder. Raises ValueError for parts that do not fit together.
     """
     sampling = sampling or Sampling()
-    codebook = _check(tokenizer, generator, tuned)
+    codebook = _check(tokenizer, generator, sampling, tuned)
     k = len(codebook)
     if (images.labels != generator.no_label).any():  # else they are of no class, and images of none are asked for
         check_classes(generator, images.labels, getattr(images, "classes", None))
@@ -225,17 +226,15 @@ def _plane(tokenizer: TokenizerLike, sets: dict[str, Tokens]) -> dict[str, Any]:
     return {"share": plane.share, "points": {name: points(tokens) for name, tokens in sets.items()}}
 
 
-def _check(tokenizer: TokenizerLike, generator: TokenGenerator, tuned: TokenizerLike | None) -> Codebook:
+def _check(
+    tokenizer: TokenizerLike, generator: GeneratorLike, sampling: Sampling, tuned: TokenizerLike | None
+) -> Codebook:
     """The codebook of all parts. Raises ValueError for parts that were not made for each other."""
-    codebook = codebook_of(tokenizer)
-    if codebook is None or len(codebook) != generator.codebook_size:
-        raise ValueError(
-            f"the generator draws from {generator.codebook_size} codes and the tokenizer has "
-            f"{0 if codebook is None else len(codebook)}; give the generator that was trained on this tokenizer's tokens"
-        )
-    check_trained_on(generator, tokenizer)
+    check_fit(generator, tokenizer, sampling)
     for model in (tokenizer, generator, tuned):
         check_float32(model)
+    codebook = codebook_of(tokenizer)
+    assert codebook is not None, "a generator of tokens fits no other"
     other = codebook if tuned is None else codebook_of(tuned)
     if other is None or not torch.equal(other.cpu(), codebook.cpu()):
         raise ValueError(

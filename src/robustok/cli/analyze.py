@@ -63,9 +63,8 @@ class Analyze(Configurable, Verbose):
         from robustok.cli.images import device_of
         from robustok.cli.models import generator_of, tokenizer_of
         from robustok.evaluation.features.registry import extractor
-        from robustok.generators.flow import LatentGenerator
-        from robustok.generators.sampling import TokenGenerator
-        from robustok.tokenizer.protocol import codebook_of
+        from robustok.generators.fit import check_fit
+        from robustok.generators.protocol import makes
 
         device = device_of(self.device)
         tokenizer = tokenizer_of(self.tokenizer, device, self.fields)
@@ -74,22 +73,18 @@ class Analyze(Configurable, Verbose):
         images = self._images(tokenizer.image_size, generator.no_label)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.over(default_sampling(generator))
-        if isinstance(generator, LatentGenerator) and codebook_of(tokenizer) is None:
+        check_fit(generator, tokenizer, how["sampling"])
+        if makes(generator) == "latents":
             if tuned is not None:
                 raise ValueError(
                     "of latents the decoder changes nothing; compare decoders by robustok evaluate --against"
                 )
             analysis = analyze_latents(tokenizer, generator, images, **how)
             self._finish(text.of_latents(analysis), analysis.to_plain(), None)
-        elif isinstance(generator, TokenGenerator) and codebook_of(tokenizer) is not None:
+        else:
             space = extractor(self.features, device)
             result = analyze(tokenizer, generator, images, tuned=tuned, features=space, **how)
             self._finish(text.of_tokens(result), result.analysis.to_plain(), lambda: page(result, grids(result)))
-        else:
-            raise ValueError(
-                "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator "
-                "of latents; give two that belong together"
-            )
 
     def _images(self, size: int, no_label: int) -> Any:
         """The real images. Those without classes get the label that stands for none, and a warning says so.

@@ -119,6 +119,7 @@ class Evaluate(Configurable, Shared):
         from robustok.adapters.published_generators import default_sampling
         from robustok.cli import images, models, scoring
         from robustok.evaluation.scores import generator_scores, image_scores, system, tokenizer_scores
+        from robustok.generators.fit import check_fit
         from robustok.generators.sampling import balanced_labels
         from robustok.losses.lpips import LPIPS
 
@@ -131,8 +132,8 @@ class Evaluate(Configurable, Shared):
             tokenizer = models.tokenizer_of(self.tokenizer, device, self.fields)
         if self.generator is not None:
             generator = models.generator_of(self.generator, device, tokenizer)
-            models.check_fit(generator, tokenizer)
             how["sampling"] = self.over(default_sampling(generator))
+            check_fit(generator, tokenizer, how["sampling"])
         size = self.size if tokenizer is None else tokenizer.image_size
 
         def opened(name: str | None) -> Any:

@@ -13,7 +13,6 @@ from robustok.api import load_generator, load_tokenizer
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
-from robustok.generators.sampling import TokenGenerator
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.distributed import is_main
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
@@ -49,23 +48,6 @@ def _told(model: Any, name: Path) -> Any:
     if weights is not None and is_main():
         print(f"{name} holds several sets of weights; those under {weights} were read", file=sys.stderr)
     return model
-
-
-def check_fit(generator: Any, tokenizer: Any) -> None:
-    """Raises ValueError where the tokenizer cannot decode what the generator makes."""
-    if isinstance(generator, TokenGenerator) != (codebook_of(tokenizer) is not None):
-        raise ValueError(
-            "tokens are decoded by a tokenizer with a codebook, latents by one without; give a generator and a "
-            "tokenizer that belong together"
-        )
-    if isinstance(generator, TokenGenerator):
-        makes = generator.codebook_size, generator.tokens_per_image
-        takes = len(tokenizer.codebook), tokenizer.tokens_per_image
-        if makes != takes:
-            raise ValueError(
-                f"the generator makes {makes[1]} tokens of {makes[0]} codes, the tokenizer has {takes[1]} of "
-                f"{takes[0]}; give the tokenizer that it was trained on"
-            )
 
 
 def fitting(

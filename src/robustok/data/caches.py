@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices, five_crops
 from robustok.data.shards import MANIFEST, Shards
-from robustok.generators.trained_on import fingerprints
+from robustok.generators.fit import fingerprints
 from robustok.runtime.checkpoint import read_json
 from robustok.shapes import Images
 

@@ -17,9 +17,11 @@ from robustok.data.images import ImageSet, Indices
 from robustok.data.latents import LatentCache, as_half
 from robustok.data.shards import read_shards, write_shards
 from robustok.data.tokens import TokenCache, token_type
-from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.flow import FlowSampling
+from robustok.generators.generate import AnySampling, sample
+from robustok.generators.noise import uniforms
+from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
@@ -29,12 +31,12 @@ PairMode = Literal["sdedit", "one-pass"]
 
 
 def make_pairs(
-    generator: TokenGenerator | LatentGenerator | None,
+    generator: GeneratorLike | None,
     cache: TokenCache | LatentCache,
     folder: str | Path,
     *,
     sigma: float,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     count: int,
     seed: int,
     mode: PairMode = "sdedit",
@@ -58,52 +60,18 @@ def make_pairs(
         raise ValueError(f"{count} pairs were asked for, but there are {len(cache)} images; choose 1 to {len(cache)}")
     if sigma == 1:
         generator = None  # nothing is left to draw
+    elif generator is None:
+        raise ValueError("sigma below 1 needs a generator to draw the tokens that are not kept; give one")
     else:
-        _check_fit(generator, sampling, cache)
-        check_trained_on(generator, cache)
+        check_fit(generator, cache, sampling)
         check_classes(generator, cache.labels, cache.classes)
     check_pair_mode(mode, sampling)
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
 
-    def generated(chosen: Indices, rows: range) -> Tensor:
-        """The images' own tokens or latents, as the generator makes them anew in part."""
-        labels, first = cache.labels[chosen], rows.start
-        tell = None if progress is None else lambda done: progress(first + done)
-        own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
-        match generator, sampling:
-            case TokenGenerator(), Sampling():
-                keep = uniforms(derive(seed, "pairs, keep"), rows, own.shape[1]) < sigma
-                noise = derive(seed, "pairs, tokens")
-                return sample_tokens(
-                    generator,
-                    labels,
-                    sampling,
-                    seed=noise,
-                    first=first,
-                    keep=keep,
-                    tokens=own,
-                    batch_size=batch_size,
-                    progress=tell,
-                )
-            case LatentGenerator(), FlowSampling():
-                noise = derive(seed, "pairs, latents")
-                finish = sample_latents if mode == "sdedit" else predict_latents
-                return finish(
-                    generator,
-                    labels,
-                    sampling,
-                    seed=noise,
-                    first=first,
-                    start=own,
-                    level=1 - sigma,
-                    batch_size=batch_size,
-                    progress=tell,
-                )
-        return own
-
     def make(rows: range) -> dict[str, Tensor]:
         chosen = images[rows.start : rows.stop]
-        small = generated(chosen, rows)
+        tell = None if progress is None else lambda done: progress(rows.start + done)
+        small = generated(generator, cache, chosen, sampling, sigma, seed, rows.start, mode, batch_size, tell)
         small = small.to(token_type(cache.codebook_size)) if isinstance(cache, TokenCache) else as_half(small)
         return {"generated": small, "images": chosen, "labels": cache.labels[chosen]}
 
@@ -120,38 +88,48 @@ def make_pairs(
     return Pairs(folder)
 
 
-def check_pair_mode(mode: PairMode, sampling: Sampling | FlowSampling) -> None:
+def generated(
+    generator: GeneratorLike | None,
+    cache: TokenCache | LatentCache,
+    chosen: Indices,
+    sampling: AnySampling,
+    sigma: float,
+    seed: int,
+    first: int,
+    mode: PairMode,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Tensor:
+    """The tokens or latents of the chosen images, as the generator makes them anew in part: the pairs from `first` on.
+
+    Each token is kept with probability sigma, latents are noised to the level 1 - sigma. No generator: their own ones.
+    """
+    own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
+    if generator is None:
+        return own
+    how: dict[str, Any] = {"level": 1 - sigma, "one_pass": mode == "one-pass"}
+    if sampling.makes == "tokens":
+        rows = range(first, first + len(chosen))
+        how = {"keep": uniforms(derive(seed, "pairs, keep"), rows, own.shape[1]) < sigma}
+    return sample(
+        generator,
+        cache.labels[chosen],
+        sampling,
+        seed=derive(seed, f"pairs, {sampling.makes}"),
+        first=first,
+        start=own,
+        batch_size=batch_size,
+        progress=progress,
+        **how,
+    )
+
+
+def check_pair_mode(mode: PairMode, sampling: AnySampling) -> None:
     """Raises ValueError for one-pass pairs of tokens, and for a mode that is not known."""
     if mode not in ("sdedit", "one-pass"):
         raise ValueError(f"pair_mode is {mode!r}; choose 'sdedit' or 'one-pass'")
     if mode == "one-pass" and not isinstance(sampling, FlowSampling):
         raise ValueError("pair_mode is 'one-pass', which is for latents: tokens have no mean; leave it at 'sdedit'")
-
-
-def _check_fit(
-    generator: TokenGenerator | LatentGenerator | None,
-    sampling: Sampling | FlowSampling,
-    cache: TokenCache | LatentCache,
-) -> None:
-    """Raises ValueError unless the generator makes what the cache holds, and the sampling is of that kind."""
-    match generator, sampling, cache:
-        case None, _, _:
-            raise ValueError("sigma below 1 needs a generator to draw the tokens that are not kept; give one")
-        case TokenGenerator(), Sampling(), TokenCache():
-            makes = f"{generator.tokens_per_image} tokens of {generator.codebook_size} codes"
-            holds = f"{cache.tokens_per_image} tokens of {cache.codebook_size} codes"
-        case LatentGenerator(), FlowSampling(), LatentCache():
-            makes, holds = (f"latents of shape {tuple(part.latent_shape)}" for part in (generator, cache))
-        case _:
-            kinds = ", ".join(type(part).__name__ for part in (generator, sampling, cache))
-            raise ValueError(
-                f"{kinds} do not go together; tokens take a TokenGenerator and Sampling, latents a LatentGenerator and "
-                "FlowSampling"
-            )
-    if makes != holds:
-        raise ValueError(
-            f"the generator makes {makes}, the cache holds {holds}; give the generator that was trained on this cache"
-        )
 
 
 class Pair(NamedTuple):

@@ -31,7 +31,7 @@ from robustok.runtime.seeding import derive
 from robustok.training.decoder_stage import HeldOut, TrainedDecoder
 from robustok.training.generator_training import train_generator
 from robustok.training.post_training import encode, post_train
-from robustok.training.shared_sampling import sample, sampled
+from robustok.training.shared_sampling import sample_together, sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
 OUTLINE = """robustok demo, seed {seed}: the whole method on 28 x 28 pictures of clothes (Fashion-MNIST), in {duration}.
@@ -142,7 +142,7 @@ def train_demo_generator(
     labels = balanced_labels(20, config.generator.generator.classes)
 
     def preview(model: Any) -> dict[str, Tensor]:
-        drawn = sample(model, labels, config.post.sampling, derive(config.seed, "preview"))
+        drawn = sample_together(model, labels, config.post.sampling, derive(config.seed, "preview"))
         return {"samples": torch.cat(list(decoded(tokenizer, drawn)))}
 
     def keep(model: Any, step: int) -> dict[str, float]:

@@ -8,7 +8,8 @@ import torch
 from robustok.data.images import ImageSet, Indices
 from robustok.data.order import batch_indices
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import draw, uniforms
+from robustok.generators.noise import uniforms
+from robustok.generators.sampling import draw
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import DISTANCES, Perturbation

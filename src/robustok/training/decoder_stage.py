@@ -25,9 +25,9 @@ from robustok.data.order import batch_indices
 from robustok.data.pairs import PairMode, Pairs, check_pair_mode
 from robustok.evaluation.features.extractor import Extractor, outputs
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.generators.fit import fingerprints
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.generators.trained_on import fingerprints
 from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.locking import alone_in_its

@@ -11,9 +11,8 @@ from robustok.data.pairs import Pairs, make_pairs
 from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.scores.reference import Reference
-from robustok.generators.flow import LatentGenerator
-from robustok.generators.sampling import TokenGenerator
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
@@ -39,7 +38,7 @@ class PostTrainingResult(Generic[AnyOne]):
 def post_train(
     config: PostTraining,
     tokenizer: AnyOne,
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     images: ImageSet,
     folder: str | Path,
     *,
@@ -67,7 +66,7 @@ def post_train(
     device. Raises ValueError for a generator that was trained on another tokenizer or knows fewer classes than the
     images have.
     """
-    check_trained_on(generator, tokenizer)
+    check_fit(generator, tokenizer, config.sampling)
     check_classes(generator, images.labels, images.classes)
     folder, device, seed = Path(folder), tokenizer.device, config.loop.seed
     discriminator = None if config.fresh_discriminator else discriminator
@@ -115,7 +114,7 @@ def post_train(
 
 def _pairs(
     config: PostTraining,
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     cache: TokenCache | LatentCache,
     folder: Path,
     count: int,

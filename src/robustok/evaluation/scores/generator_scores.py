@@ -5,7 +5,6 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from robustok.evaluation.decoding import decoded, precision
 from robustok.evaluation.features.image_source import Progress
@@ -16,9 +15,9 @@ from robustok.evaluation.scores.image_scores import score_features, with_referen
 from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
-from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
-from robustok.generators.trained_on import check_trained_on, fingerprints
+from robustok.generators.fit import check_fit, fingerprints
+from robustok.generators.generate import AnySampling, sample
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.shapes import Labels
@@ -26,13 +25,13 @@ from robustok.tokenizer.protocol import TokenizerLike
 
 
 def score_generator(
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     tokenizer: TokenizerLike,
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
     *,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int = 0,
     batch_size: int = 125,
     keep: int = KEPT,
@@ -48,13 +47,13 @@ def score_generator(
 
 
 def score_decoders(
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     decoders: Mapping[str, TokenizerLike],
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
     *,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int = 0,
     batch_size: int = 125,
     keep: int = KEPT,
@@ -75,12 +74,12 @@ def score_decoders(
 
 
 def _scored(
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     decoders: Mapping[str, TokenizerLike],
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int,
     batch_size: int,
     keep: int,
@@ -89,13 +88,13 @@ def _scored(
     """Scores of one or several decoders of the same samples, in each space. Several processes share the work."""
     first, *_ = tokenizers = list(decoders.values())
     for tokenizer in tokenizers:
-        check_trained_on(generator, tokenizer)
+        check_fit(generator, tokenizer, sampling)
     spaces = with_references(features, reference, first.device)
     streams = [{name: FeatureStream(extract.describe(), keep) for name in decoders} for extract, _ in spaces]
     batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
     done = 0
     for at in batches:
-        drawn = _drawn(generator, labels[at], sampling, seed, int(at[0]))
+        drawn = sample(generator, labels[at], sampling, seed=seed, first=int(at[0]), batch_size=len(at))
         for name, tokenizer in decoders.items():
             pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
             for (extract, _), own in zip(spaces, streams, strict=True):
@@ -148,19 +147,3 @@ def score_streams(
             )
         )
     return scores
-
-
-def _drawn(
-    generator: TokenGenerator | LatentGenerator,
-    labels: Labels,
-    sampling: Sampling | FlowSampling,
-    seed: int,
-    first: int,
-) -> Tensor:
-    """Tokens or latents, by the kind of the generator. ValueError for settings of the other kind."""
-    if isinstance(generator, LatentGenerator) and isinstance(sampling, FlowSampling):
-        return sample_latents(generator, labels, sampling, seed=seed, first=first, batch_size=len(labels))
-    if isinstance(generator, TokenGenerator) and isinstance(sampling, Sampling):
-        return sample_tokens(generator, labels, sampling, seed=seed, first=first, batch_size=len(labels))
-    kinds = "a generator of latents takes FlowSampling, one of tokens takes Sampling"
-    raise ValueError(f"{type(generator).__name__} cannot be sampled by {type(sampling).__name__}; {kinds}")

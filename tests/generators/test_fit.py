@@ -20,10 +20,10 @@ from robustok.evaluation.scores.generator_scores import score_decoders, score_ge
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.fit import ClassesWarning, check_classes, check_fit
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
-from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
 from robustok.runtime.checkpoint import fingerprint
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
@@ -96,10 +96,10 @@ def test_another_tokenizer_is_refused_wherever_both_meet(trained, tmp_path):
 def test_a_decoder_is_no_other_tokenizer_but_statistics_of_latents_are(trained):
     tuned = Patches()
     tuned.decoder.weight.data += 1
-    check_trained_on(trained, tuned)
+    check_fit(trained, tuned)
     tuned.encoder.weight.data *= 2  # as dividing by another scale would
     with pytest.raises(ValueError, match="trained on tokenizer"):
-        check_trained_on(trained, tuned)
+        check_fit(trained, tuned)
 
 
 def test_nothing_is_known_of_published_models_until_they_are_trained_further(tmp_path):
@@ -108,8 +108,8 @@ def test_nothing_is_known_of_published_models_until_they_are_trained_further(tmp
         qk_norm=False, variance=True,
     )  # fmt: skip
     published = SiT(config)
-    check_trained_on(published, Patches())
-    check_trained_on(published, Patches(seed=1))
+    check_fit(published, Patches())
+    check_fit(published, Patches(seed=1))
     latents = encode_latents(Patches(), images(), tmp_path / "latents")
     further = GeneratorTraining(loop=SHORT)
     train_generator(further, latents, tmp_path / "run", generator=published, quiet=True)
@@ -261,15 +261,15 @@ def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_pat
     model = generator()
     for known in (earlier, source.fingerprint()):
         model.trained_on = known
-        check_trained_on(model, source)
-        check_trained_on(model, kept)
+        check_fit(model, source)
+        check_fit(model, kept)
     pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
     assert pairs.fingerprint == earlier
     how = replace(POST, loop=replace(LOOP, steps=1))
     train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
     other = tokenizer(seed=1)
     with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
-        check_trained_on(model, other)
+        check_fit(model, other)
     with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
         TokenCache(tmp_path / "tokens", other)
 
@@ -278,10 +278,14 @@ def test_tokens_and_latents_of_another_shape_are_refused_where_nothing_else_is_k
     made = AutoregressiveModel(Autoregressive(codebook_size=64, tokens=64, classes=10, width=32, depth=1, heads=1))
     own = tokenizer()
     fits = f"{own.tokens_per_image} tokens of {len(own.codebook)} codes"
-    with pytest.raises(ValueError, match=f"makes 64 tokens of 64 codes, the tokenizer {fits}; give the tokenizer that"):
+    with pytest.raises(
+        ValueError, match=f"makes 64 tokens of 64 codes, the tokenizer makes {fits}; give the tokenizer that"
+    ):
         api.sample(made, own, [0, 1])
     flow = DiffusionTransformerModel(replace(FLOW.generator, channels=8))
     part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
     other = Autoencoder(AutoencoderConfig(image_size=16, encoder=part, decoder=part, bottleneck=Plain(width=4)))
-    with pytest.raises(ValueError, match=r"makes latents of shape \(16, 8\), the tokenizer latents of shape \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"makes latents of shape \(16, 8\), the tokenizer makes latents of shape \(4, 4\)"
+    ):
         api.sample(flow, other, [0, 1], steps=2)
