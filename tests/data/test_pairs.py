@@ -9,9 +9,8 @@ from tests.training.continuous import Patches
 from torch import Tensor
 
 from robustok.data.images import FashionMNIST
-from robustok.data.latents import encode_latents
+from robustok.data.latent_cache import encode_images
 from robustok.data.pairs import Pairs, make_pairs
-from robustok.data.tokens import encode_tokens
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.quantizer import Quantized
@@ -74,7 +73,7 @@ class Counter:
 @pytest.fixture
 def make(tmp_path_factory):
     digits = Digits()
-    cache = encode_tokens(digits, digits, tmp_path_factory.mktemp("tokens"))
+    cache = encode_images(digits, digits, tmp_path_factory.mktemp("tokens"))
     arguments = {"sigma": 0.7, "sampling": Sampling(), "count": 50, "seed": 3, "shard_size": 20, "batch_size": 8}
 
     def make(generator, folder, **changes) -> Pairs:
@@ -95,14 +94,14 @@ def test_a_share_sigma_of_real_tokens_is_kept(make, tmp_path):
     assert len(images.unique()) == 50
     assert torch.equal(labels, images % 3)
     kept = tokens < 5
-    assert torch.equal(tokens[kept], make.cache.tokens(images)[kept])
+    assert torch.equal(tokens[kept], make.cache.plain(images)[kept])
     assert abs(kept.float().mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / kept.numel())
     assert kept.sum(dim=1).unique().numel() > 3  # each token for itself, not an exact count
 
 
 def test_sigma_one_is_real_and_needs_no_generator(make, tmp_path):
     tokens, images, _ = everything(make(None, tmp_path, sigma=1.0))
-    assert torch.equal(tokens, make.cache.tokens(images))
+    assert torch.equal(tokens, make.cache.plain(images))
     generator = Counter()
     again = make(generator, tmp_path, sigma=1.0, sampling=Sampling(guidance=9.0))  # the same pairs
     assert torch.equal(everything(again).generated, tokens)
@@ -174,11 +173,11 @@ class Still:
 
 def test_latents_are_noised_and_followed_from_there(tmp_path):
     images = FashionMNIST("train").subset(torch.arange(20))
-    cache = encode_latents(Patches(), images, tmp_path / "latents")
+    cache = encode_images(Patches(), images, tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
     pairs = make_pairs(Still(), cache, tmp_path / "pairs", sigma=0.9, **arguments)
     latents, chosen, _ = everything(pairs)
-    own, level = cache.latents(chosen), 0.1
+    own, level = cache.plain(chosen), 0.1
     # what is left: 0.9 of the latent, 0.1 of the noise, and less than 0.1 of the velocity's way
     assert (latents - 0.9 * own).std() == pytest.approx(level, rel=0.1)
     with torch.autocast("cpu", torch.bfloat16):  # as a stage may sample
@@ -210,7 +209,7 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
 
 
 def test_latents_in_one_pass_are_the_generators_guess_from_the_same_noise(tmp_path):
-    cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(20)), tmp_path / "latents")
+    cache = encode_images(Patches(), FashionMNIST("train").subset(torch.arange(20)), tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
     sampled = everything(make_pairs(Still(), cache, tmp_path / "sdedit", sigma=0.8, **arguments))
     pairs = make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, mode="one-pass", batch_size=5, **arguments)
@@ -235,7 +234,7 @@ def test_tokens_are_not_made_in_one_pass(make, tmp_path, unchecked):
 
 
 def test_latents_that_are_not_finite_are_no_pairs(tmp_path):
-    cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(4)), tmp_path / "latents")
+    cache = encode_images(Patches(), FashionMNIST("train").subset(torch.arange(4)), tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=2), "count": 4, "seed": 0, "sigma": 0.5}
 
     class Exploding(Still):

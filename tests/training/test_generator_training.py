@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.training.tiny import GENERATOR, cache, images, tokenizer
 
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import encode_images
 from robustok.generators.autoregressive import AutoregressiveModel, TrainingDraw
 from robustok.runtime.logging import MetricsLog
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining, train_generator
@@ -63,7 +63,7 @@ def test_a_cache_that_does_not_fit_is_named(tmp_path):
 def test_a_cache_of_another_tokenizer_is_refused(tmp_path):
     cache(tmp_path)
     with pytest.raises(ValueError, match="tokenizer"):
-        encode_tokens(tokenizer(seed=9), images(), tmp_path / "tokens")
+        encode_images(tokenizer(seed=9), images(), tmp_path / "tokens")
 
 
 def test_order_shares_outside_the_training_are_refused():

@@ -33,22 +33,19 @@ class Encode(Shared):
         """A cache of every image's tokens, or of its latents if the tokenizer has no codebook."""
         from robustok.cli.images import device_of, images_of
         from robustok.cli.models import tokenizer_of
-        from robustok.data.latents import encode_latents
-        from robustok.data.tokens import encode_tokens
+        from robustok.data.latent_cache import encode_images
         from robustok.runtime.logging import Progress
         from robustok.runtime.words import counted
-        from robustok.tokenizer.protocol import codebook_of
+        from robustok.tokenizer.protocol import kind_of
 
         tokenizer = tokenizer_of(self.tokenizer, device_of(self.device), self.fields)
         images = images_of(self.images, tokenizer.image_size, self.view)
-        discrete = codebook_of(tokenizer) is not None
-        kind, make = ("tokens", encode_tokens) if discrete else ("latents", encode_latents)
 
         def announce(size: int) -> None:
-            self.say(f"{counted(len(images), 'image')}, {size / 1e9:.2g} GB of {kind} to {self.out}")
+            self.say(f"{counted(len(images), 'image')}, {size / 1e9:.2g} GB of {kind_of(tokenizer)} to {self.out}")
 
         with Progress("encoding", len(images), quiet=self.quiet) as progress:
-            cache = make(
+            cache = encode_images(
                 tokenizer,
                 images,
                 self.out,

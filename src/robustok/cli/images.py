@@ -8,14 +8,13 @@ import torch
 from robustok.cli.arguments import View
 from robustok.data.image_files import BrokenFileError, Errors
 from robustok.data.images import FashionMNIST, ImageSet
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.data.npz import NpzImages
 from robustok.data.shards import MANIFEST
 from robustok.data.sources import open_images
-from robustok.data.tokens import TokenCache
 from robustok.evaluation.features.image_source import ImageSource
 from robustok.runtime.npz import array_names
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, kind_of
 
 EMBEDDED = "fashion-mnist"
 ERRORS: dict[str, Errors] = {"skip": "skip", "fail": "defer", "replace": "replace"}  # what --broken says
@@ -84,13 +83,13 @@ def is_statistics(name: str) -> bool:
     return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))
 
 
-def cache_at(folder: Path, tokenizer: TokenizerLike) -> TokenCache | LatentCache:
+def cache_at(folder: Path, tokenizer: TokenizerLike) -> LatentCache:
     """The cache that `encode` or `train-generator` left in a folder. Raises ValueError where there is none of its."""
-    kind = "latents" if codebook_of(tokenizer) is None else "tokens"
+    kind = kind_of(tokenizer)
     place = folder if (folder / MANIFEST).is_file() else folder / kind
     if not (place / MANIFEST).is_file():
         raise ValueError(f"there is no cache of {kind} in {folder}; make one with robustok encode --out {folder}")
-    return TokenCache(place, tokenizer) if kind == "tokens" else LatentCache(place, tokenizer)
+    return LatentCache(place, tokenizer)
 
 
 def device_of(name: str | None) -> torch.device:

@@ -43,10 +43,11 @@ class TrainGenerator(Training):
         from robustok.cli.images import cache_at, device_of, images_of
         from robustok.cli.models import fitting, tokenizer_of
         from robustok.cli.validation import of_generator
+        from robustok.data.latent_cache import encode_images
         from robustok.runtime.locking import alone_in
         from robustok.runtime.logging import Progress
+        from robustok.tokenizer.protocol import kind_of
         from robustok.training.generator_training import train_generator
-        from robustok.training.post_training import encode
 
         self.check_apart()
         device = device_of(self.device)
@@ -63,6 +64,6 @@ class TrainGenerator(Training):
         with alone_in(self.out):
             if images is not None:
                 with Progress("encoding", len(images), quiet=self.quiet) as progress:
-                    cache = encode(tokenizer, images, self.out, progress.update)
+                    cache = encode_images(tokenizer, images, self.out / kind_of(tokenizer), progress=progress.update)
             train_generator(config, cache, self.out, device=device, quiet=self.quiet, **checks)
         self.say(f"generator: {self.out}")

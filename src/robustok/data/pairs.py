@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices
-from robustok.data.latents import LatentCache, as_half
+from robustok.data.latent_cache import LatentCache, as_read, as_stored
 from robustok.data.shards import read_shards, write_shards
-from robustok.data.tokens import TokenCache, token_type
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.flow import FlowSampling
 from robustok.generators.generate import AnySampling, sample
@@ -32,7 +31,7 @@ PairMode = Literal["sdedit", "one-pass"]
 
 def make_pairs(
     generator: GeneratorLike | None,
-    cache: TokenCache | LatentCache,
+    cache: LatentCache,
     folder: str | Path,
     *,
     sigma: float,
@@ -66,14 +65,14 @@ def make_pairs(
         check_fit(generator, cache, sampling)
         check_classes(generator, cache.labels, cache.classes)
     check_pair_mode(mode, sampling)
+    how: dict[str, Any] = {"sampling": sampling, "sigma": sigma, "seed": seed, "mode": mode}
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
 
     def make(rows: range) -> dict[str, Tensor]:
         chosen = images[rows.start : rows.stop]
         tell = None if progress is None else lambda done: progress(rows.start + done)
-        small = generated(generator, cache, chosen, sampling, sigma, seed, rows.start, mode, batch_size, tell)
-        small = small.to(token_type(cache.codebook_size)) if isinstance(cache, TokenCache) else as_half(small)
-        return {"generated": small, "images": chosen, "labels": cache.labels[chosen]}
+        new = generated(generator, cache, chosen, first=rows.start, batch_size=batch_size, progress=tell, **how)
+        return {"generated": as_stored(new, cache.codebook_size), "images": chosen, "labels": cache.labels[chosen]}
 
     manifest = {
         "generator": None if generator is None else generator.fingerprint(),
@@ -90,8 +89,9 @@ def make_pairs(
 
 def generated(
     generator: GeneratorLike | None,
-    cache: TokenCache | LatentCache,
+    cache: LatentCache,
     chosen: Indices,
+    *,
     sampling: AnySampling,
     sigma: float,
     seed: int,
@@ -104,7 +104,7 @@ def generated(
 
     Each token is kept with probability sigma, latents are noised to the level 1 - sigma. No generator: their own ones.
     """
-    own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
+    own = cache.plain(chosen)
     if generator is None:
         return own
     how: dict[str, Any] = {"level": 1 - sigma, "one_pass": mode == "one-pass"}
@@ -175,9 +175,7 @@ class Pairs:
 
     def batch(self, indices: Indices) -> Pair:
         """The pairs of these numbers, 0 to len - 1."""
-        generated = self._generated[indices]
-        generated = generated.float() if generated.is_floating_point() else generated.long()
-        return Pair(generated, self._images[indices], self._labels[indices])
+        return Pair(as_read(self._generated[indices]), self._images[indices], self._labels[indices])
 
 
 def _in_words(described: Mapping[str, Any]) -> str:

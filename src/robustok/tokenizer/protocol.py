@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,11 @@ class TokenizerLike(Protocol):
 def codebook_of(tokenizer: object) -> Codebook | None:
     """The codes of a tokenizer that makes tokens; None for one that makes latents."""
     return getattr(tokenizer, "codebook", None)
+
+
+def kind_of(tokenizer: object) -> Literal["tokens", "latents"]:
+    """What generators of a tokenizer model: its tokens, or its latents where there is no codebook."""
+    return "latents" if codebook_of(tokenizer) is None else "tokens"
 
 
 def codes_of(tokenizer: TokenizerLike, generated: Tensor) -> Latents:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.data.loading import cached_batch
-from robustok.data.tokens import TokenCache
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.fit import check_classes, check_fit
@@ -153,7 +152,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
 @alone_in_its("folder")
 def train_generator(
     config: GeneratorTraining,
-    cache: TokenCache | LatentCache,
+    cache: LatentCache,
     folder: str | Path,
     *,
     generator: Any = None,
@@ -181,7 +180,6 @@ def train_generator(
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return cached_batch(cache, loop.batch_size, loop.seed, step, rows)
 
-    noun = "tokens" if isinstance(cache, TokenCache) else "latents"
     with config.performance.tf32_matmul():
         run(
             stage,
@@ -190,7 +188,7 @@ def train_generator(
             Path(folder),
             name="generator",
             describe={"stage": without_performance(config)}
-            | {noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
+            | {cache.kind: {"tokenizer": cache.fingerprint, "images": cache.images}}
             | ({} if generator is None else {"from": generator.fingerprint()}),
             preview=None if preview is None else lambda done: preview(stage.averaged()),
             check=None if check is None else lambda done: check(stage.averaged(), done),

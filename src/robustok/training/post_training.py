@@ -1,21 +1,19 @@
 """Post-training from two finished models and images: held-out samples, pairs, the decoder, and its control."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic
 
 from robustok.data.images import ImageSet, hold_out
-from robustok.data.latents import LatentCache, encode_latents
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import Pairs, make_pairs
-from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.decoder_stage import AnyOne, HeldOut, TrainedDecoder, train_decoder
 from robustok.training.decoder_stage import PostTraining as PostTraining
 from robustok.training.objective import Objective
@@ -43,7 +41,7 @@ def post_train(
     folder: str | Path,
     *,
     held_out: ImageSet | HeldOut | None = None,
-    cache: TokenCache | LatentCache | None = None,
+    cache: LatentCache | None = None,
     discriminator: str | Path | None = None,
     control: bool = False,
     features: FeatureSpace | None = None,
@@ -89,7 +87,7 @@ def post_train(
         check = HeldOut(tokenizer, drawn, Reference.of(held, extract).stats, extract)
     if cache is None:
         with Progress("encoding", len(train), quiet=quiet) as progress:
-            cache = encode(tokenizer, train, folder, progress.update)
+            cache = encode_images(tokenizer, train, folder / kind_of(tokenizer), progress=progress.update)
 
     def tuned(config: PostTraining, where: Path) -> TrainedDecoder[AnyOne]:
         pairs = _pairs(config, generator, cache, where / "pairs", min(config.pairs, len(train)), quiet)
@@ -115,7 +113,7 @@ def post_train(
 def _pairs(
     config: PostTraining,
     generator: GeneratorLike,
-    cache: TokenCache | LatentCache,
+    cache: LatentCache,
     folder: Path,
     count: int,
     quiet: bool,
@@ -136,15 +134,6 @@ def _pairs(
             mode=config.pair_mode,
             progress=progress.update,
         )
-
-
-def encode(
-    tokenizer: TokenizerLike, images: ImageSet, folder: Path, progress: Callable[[int], None] | None = None
-) -> TokenCache | LatentCache:
-    """The images' tokens in `folder/tokens`, or their latents in `folder/latents` if there is no codebook."""
-    if codebook_of(tokenizer) is not None:
-        return encode_tokens(tokenizer, images, folder / "tokens", progress=progress)
-    return encode_latents(tokenizer, images, folder / "latents", progress=progress)
 
 
 def _warmed_up(config: PostTraining) -> PostTraining:
