@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from robustok.api import load_tokenizer
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.demo.config import Demo
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.spaces.embedded import lite0

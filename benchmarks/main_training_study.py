@@ -39,7 +39,7 @@ from main_training_scores import ALONG, Judge, Notes, evenly, generation, nats, 
 from main_training_scores import tokens_of as tokens_in
 
 from robustok.analysis.imitation import JOINT, imitate
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import encode_images
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.metrics.pfid import Cell
 from robustok.generators.autoregressive import AutoregressiveModel
@@ -121,7 +121,7 @@ def train_arm_generator(tokenizer: Tokenizer, judge: Judge, seed: int, folder: P
     All of it depends on the tokens alone, so arms that share encoder, codebook and seed share this folder.
     """
     size, notes = judge.size, Notes(folder / "measured.json")
-    cache = encode_tokens(tokenizer, judge.train, folder / "tokens")
+    cache = encode_images(tokenizer, judge.train, folder / "tokens")
     config = generator_training(tokenizer.tokens_per_image, size, seed)
     held = evenly(judge.held.labels, size.looked_at * 2)
     unseen, labels = tokens_in(tokenizer, judge.held, held), judge.held.labels[held]

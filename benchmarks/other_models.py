@@ -23,9 +23,8 @@ from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST, ImageSet, Subset
-from robustok.data.latents import encode_latents
+from robustok.data.latent_cache import encode_images
 from robustok.data.order import batch_indices
-from robustok.data.tokens import encode_tokens
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.scores.difference import paired_difference
@@ -40,7 +39,7 @@ from robustok.presets import demo
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Images, to_pixels
-from robustok.tokenizer.tokenizer import codes_of
+from robustok.tokenizer.protocol import codes_of
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import Loop, run
 from robustok.training.objective import ImageLoss
@@ -76,7 +75,7 @@ def llamagen(out: Path) -> tuple[Any, Any, Sampling]:
     start_codebook(fresh, train)
     main = replace(preset.main, tokenizer=None, loop=Loop(steps=600, batch_size=16, **LOG))
     tokenizer = train_tokenizer(main, train, out / "tokenizer", tokenizer=fresh)
-    cache = encode_tokens(tokenizer, train, out / "tokens")
+    cache = encode_images(tokenizer, train, out / "tokens")
     torch.manual_seed(SEED)
     gpt = LlamaGenGPT(Llama(codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, hidden=512))
     training = replace(preset.generator, generator=None, loop=Loop(steps=500, batch_size=64, **LOG))
@@ -159,7 +158,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
         trained.vae.register_to_config(scaling_factor=float(1 / spread))
         DiffusersAutoencoder(trained.vae).save_pretrained(out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
-    cache = encode_latents(tokenizer, train, out / "latents")
+    cache = encode_images(tokenizer, train, out / "latents")
     n, d = cache.latent_shape
     config = DiffusionTransformer(tokens=n, channels=d, classes=10, width=128, depth=3, heads=2)
     training = replace(

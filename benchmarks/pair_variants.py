@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from robustok.api import load_generator, load_tokenizer
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.data.pairs import Pair, PairMode, Pairs, make_pairs
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.decoding import decoded
@@ -145,7 +145,7 @@ class Bench:
 
     def _cost(self, pairs: Pairs, passes: float, seconds: float) -> Cost:
         pair = pairs.batch(torch.arange(len(pairs)))
-        own = self.cache.latents(pair.images)
+        own = self.cache.plain(pair.images)
         apart = (pair.generated - own).square().mean().sqrt() / own.std()
         deviation = pair.generated.std(dim=0).square().mean().sqrt() / own.std(dim=0).square().mean().sqrt()
         return Cost(passes, seconds, apart.item(), deviation.item())

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import FashionMNIST
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import encode_images
 from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
@@ -272,7 +272,7 @@ def study(name: str, kind: Kind, judge: Judge, folder: Path) -> None:
     codes = len(tokenizer.codebook)
     notes.once("pfid", lambda: perturbed_scores(tokenizer, judge, grid(codes)))
     notes.once("surface", lambda: perturbed_scores(tokenizer, judge, surface_cells(codes)))
-    cache = encode_tokens(tokenizer, judge.train, folder / "tokens")
+    cache = encode_images(tokenizer, judge.train, folder / "tokens")
     generator = train_generator(generator_training(tokenizer, kind.seed), cache, folder / "generator", quiet=True)
 
     def fd(guidance: float, count: int, purpose: str, reference: FeatureStats) -> float:

@@ -10,8 +10,8 @@ import torch
 import robustok
 from robustok.adapters.maskgit import MaskGITVQGAN, MaskGITVQGANConfig
 from robustok.adapters.vqgan import VQGAN
-from robustok.generators.flow import noise_stream
-from robustok.generators.sampling import Sampling, uniforms
+from robustok.generators.noise import noise_stream, uniforms
+from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import derive
 from tests.training.tiny import coarse, generator, images, tokenizer
 

@@ -300,7 +300,7 @@ def test_published_guidance_of_lightningdit_is_in_a_row(config):
         "import robustok\nrobustok.post_train(None, None, None, 'x').to_difusers()",
         "from robustok.adapters.rar import RAB",
         "from robustok.adapters.rar import RAR\nRAR.preset['rar-b']",
-        "from robustok.generators.flow import FlowSampling\nFlowSampling(step=2)",
+        "from robustok.generators.flow import FlowSampling\nFlowSamplingstep=2"
         "import robustok\nprint(robustok.data.ImageFolder('x', sise=2))",
         "import robustok\nx = [",
     ],

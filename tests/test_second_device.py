@@ -19,9 +19,8 @@ from robustok.analysis.latents import analyze_latents
 from robustok.analysis.tokens import analyze
 from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
-from robustok.data.latents import encode_latents
+from robustok.data.latent_cache import encode_images
 from robustok.data.pairs import make_pairs
-from robustok.data.tokens import encode_tokens
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
@@ -208,7 +207,7 @@ def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, m
 @pytest.mark.parametrize("kind", ["rar", "llama", "flow"])
 def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, monkeypatch):
     source: Any = Patches().to(device) if kind == "flow" else tokenizer().to(device)
-    cached = (encode_latents if kind == "flow" else encode_tokens)(source, images(), tmp_path / "cache")
+    cached = encode_images(source, images(), tmp_path / "cache")
     chosen: Any = {"rar": GENERATOR.generator, "llama": LLAMA, "flow": FLOW}[kind]
     sampling = FlowSampling(steps=2) if kind == "flow" else Sampling()
     extract = colors(device)
@@ -296,8 +295,7 @@ FLOWS: dict[str, Any] = {
 
 
 def pairs_of(maker: Any, source: Any, sampling: Any, folder: Path) -> None:
-    encode = encode_latents if isinstance(sampling, FlowSampling) else encode_tokens
-    cached = encode(source, images(), folder / "cache")
+    cached = encode_images(source, images(), folder / "cache")
     make_pairs(maker, cached, folder / "pairs", sigma=0.5, sampling=sampling, count=8, seed=0)
 
 
@@ -363,7 +361,7 @@ def test_var_is_sampled_and_learns(device, tmp_path):
     assert robustok.sample(maker, source, [1, 2]).shape == (2, 3, 32, 32)
     pairs_of(maker, source, sampling, tmp_path)
     config = GeneratorTraining(generator=None, loop=replace(SHORT, steps=1), optim=GENERATOR.optim, ema_decay=0.9)
-    cached = encode_tokens(source, images(), tmp_path / "cache")
+    cached = encode_images(source, images(), tmp_path / "cache")
     train_generator(config, cached, tmp_path / "run", generator=maker, device=device, quiet=True)
 
 

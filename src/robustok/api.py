@@ -24,9 +24,10 @@ from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces
 from robustok.evaluation.scores import generator_scores, tokenizer_scores
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
-from robustok.generators.flow import FlowSampling, LatentGenerator
-from robustok.generators.sampling import Sampling, TokenGenerator
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.fit import check_fit
+from robustok.generators.flow import FlowSampling
+from robustok.generators.protocol import lacking
+from robustok.generators.sampling import Sampling
 from robustok.layers import in_float32
 from robustok.models import load_generator, load_tokenizer
 from robustok.presets.defaults import post_training_for
@@ -35,7 +36,7 @@ from robustok.runtime.configs import from_plain, to_plain
 from robustok.shapes import Labels, Pixels
 from robustok.training import post_training
 from robustok.training.post_training import PostTraining
-from robustok.training.shared_sampling import sample as sample_together
+from robustok.training.shared_sampling import sample_together
 
 __all__ = [
     "load_generator",
@@ -57,7 +58,7 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
     for a generator that was trained on another tokenizer, and for labels that it does not know.
     """
     tokenizer, generator = _ready(tokenizer, generator)
-    check_trained_on(generator, tokenizer)
+    check_fit(generator, tokenizer)
     settings = _settings(default_sampling(generator), sampling)
     drawn = sample_together(generator, _labels(labels, generator.no_label), settings, seed)
     return torch.cat(list(decoded(tokenizer, drawn)))
@@ -154,7 +155,7 @@ def _ready(tokenizer: Any, generator: Any = None, image_size: int | None = None)
     )
     if not (callable(getattr(tokenizer, "encode", None)) and callable(getattr(tokenizer, "decode", None))):
         raise ValueError(f"{_shown(tokenizer)} is no tokenizer; load one: robustok.load_tokenizer(name)")
-    if not isinstance(generator, TokenGenerator | LatentGenerator | None):
+    if generator is not None and lacking(generator):
         raise ValueError(f"{_shown(generator)} is no generator; load one: robustok.load_generator(name)")
     return tokenizer, generator
 

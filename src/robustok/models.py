@@ -10,8 +10,8 @@ from robustok.adapters.files import Layout
 from robustok.adapters.model_names import SUFFIXES, WHOLE, located
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
+from robustok.generators.fit import check_fit
 from robustok.generators.llama import LlamaModel
-from robustok.generators.trained_on import check_trained_on
 from robustok.runtime.checkpoint import CONFIG, read_json
 from robustok.runtime.pretrained import Pretrained
 from robustok.tokenizer.autoencoder import Autoencoder
@@ -42,7 +42,7 @@ def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) ->
     """
     generator = _load(name, "generator", fields, tokenizer)
     if tokenizer is not None:
-        check_trained_on(generator, tokenizer)
+        check_fit(generator, tokenizer)
     return generator
 
 

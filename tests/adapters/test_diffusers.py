@@ -22,8 +22,9 @@ from robustok.adapters.diffusers import (
 from robustok.adapters.diffusers_autoencoders import DiffusersAutoencoder, DiffusersVQ
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
-from robustok.generators.flow import FlowSampling, LatentGenerator
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, decoding_with
+from robustok.generators.flow import FlowSampling
+from robustok.generators.protocol import lacking, makes
+from robustok.tokenizer.protocol import as_module, codebook_of, decoding_with
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
 
@@ -107,8 +108,7 @@ def test_latents_of_an_autoencoder_are_as_pipelines_scale_them(statistics, image
     latents = tokenizer.encode(images)
     torch.testing.assert_close(latents, wanted.flatten(2).transpose(1, 2))
     torch.testing.assert_close(tokenizer.decode(latents), vae.decode(raw).sample)
-    assert isinstance(tokenizer, ContinuousTokenizer)
-    assert not isinstance(tokenizer, AnyTokenizer)
+    assert codebook_of(as_module(tokenizer)) is None
     assert (tokenizer.image_size, tokenizer.tokens_per_image) == (SIDE, (SIDE // 2) ** 2)
     assert tokenizer.last_layer is vae.decoder.conv_out.weight
 
@@ -142,7 +142,7 @@ def test_a_vq_model_gives_the_tokens_and_images_of_diffusers(norm, images):
     vae = vq_model(norm_type=norm, block_out_channels=(32, 32))  # of spatial norms every group is a 32nd
     vae.quantize.embedding.weight.data.normal_()  # as they start, codes are too near each other for float32
     tokenizer = DiffusersVQ(vae)
-    assert isinstance(tokenizer, AnyTokenizer)
+    assert codebook_of(as_module(tokenizer)) is not None
     latents = vae.encode(images).latents
     _, _, (_, _, indices) = vae.quantize(latents)
     quantized = tokenizer.quantize(tokenizer.encode(images))
@@ -164,7 +164,7 @@ def test_the_levels_of_diffusion_are_those_of_a_straight_line():
 def test_euler_steps_of_the_velocity_are_the_steps_of_ddim(prediction):
     pipe = pipeline(prediction)
     generator = generator_of(pipe)
-    assert isinstance(generator, LatentGenerator)
+    assert (makes(generator), lacking(generator)) == ("latents", [])
     labels, scheduler = torch.tensor([3, 999]), pipe.scheduler
     noise = torch.randn(2, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0))
     scheduler.set_timesteps(8)

@@ -13,7 +13,8 @@ from robustok.adapters import recognized
 from robustok.adapters.diffusion_transformers import LightningDiT, MAETokSiT, SiT
 from robustok.adapters.maetok import MAETok
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
-from robustok.generators.flow import LatentGenerator, sample_latents
+from robustok.generators.flow import sample_latents
+from robustok.generators.protocol import lacking, makes
 
 FAMILIES = {"sit": SiT, "lightningdit": LightningDiT, "maetok_sit": MAETokSiT}
 ALL = pytest.mark.parametrize("fixture", FAMILIES)
@@ -44,7 +45,7 @@ def test_velocities(published, fixture):
         t = io["t"] if fixture == "maetok_sit" else 1 - io["t"]
         torch.testing.assert_close(model.velocity(x, t, labels), ours, atol=1e-5, rtol=1e-5)
     assert model.no_label == meta["config"]["num_classes"]
-    assert isinstance(model, LatentGenerator)
+    assert (makes(model), lacking(model)) == ("latents", [])
 
 
 @ALL

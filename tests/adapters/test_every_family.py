@@ -20,6 +20,7 @@ from robustok.adapters.titok import Proxy, TiTok, TiTokConfig
 from robustok.adapters.var_vq import Codes, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vit import Transformer
 from robustok.adapters.vqgan import VQGAN
+from robustok.data.latent_cache import encode_images
 from robustok.data.pairs import make_pairs
 from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.scores.reference import Reference
@@ -27,9 +28,8 @@ from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.protocol import as_module, codebook_of
 from robustok.training.decoder_stage import HeldOut, train_decoder
-from robustok.training.post_training import encode
 from robustok.training.tokenizer_training import TokenizerStage
 
 SIDE, CODES = 32, 24
@@ -92,7 +92,7 @@ def made(name: str) -> Any:
 @torch.no_grad()
 def test_it_is_a_tokenizer_as_robustok_knows_them(name):
     tokenizer = made(name)
-    assert isinstance(tokenizer, AnyTokenizer if name in DISCRETE else ContinuousTokenizer)
+    assert (codebook_of(as_module(tokenizer)) is not None) == (name in DISCRETE)
     batch = images().images(torch.arange(3))
     latents = tokenizer.encode(batch)
     if name in DISCRETE:
@@ -146,13 +146,13 @@ def test_main_training_with_perturbation_of_every_discrete_family(name, tmp_path
 @pytest.mark.parametrize("name", MAKE)
 def test_post_training_changes_the_decoder_alone_and_its_export_loads_back(name, tmp_path):
     given, seen = made(name), images(32)
-    cache = encode(given, seen, tmp_path)
+    cache = encode_images(given, seen, tmp_path / "cache")
     pairs = make_pairs(None, cache, tmp_path / "pairs", sigma=1.0, sampling=Sampling(), count=24, seed=0)
     if name in DISCRETE:
         shape = (32, given.tokens_per_image)
         drawn = torch.randint(CODES, shape, generator=stream(0, "drawn"))
     else:
-        drawn = cache.latents(torch.arange(32)) + 0.1
+        drawn = cache.plain(torch.arange(32)) + 0.1
     held_out = HeldOut(given, drawn, Reference.of(seen, extract()).stats, extract())
     short = replace(POST, loop=replace(POST.loop, steps=3), check_every=1)
     result = train_decoder(short, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)

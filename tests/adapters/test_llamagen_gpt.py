@@ -8,7 +8,8 @@ from tests.adapters.parity import PARITY, check_there_and_back, published_shapes
 
 from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.generators.llama import Llama
-from robustok.generators.sampling import Sampling, TokenGenerator, guide, sample_tokens
+from robustok.generators.protocol import lacking, makes
+from robustok.generators.sampling import Sampling, guide, sample_tokens
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # the fixture's own
 
@@ -87,7 +88,7 @@ def test_heads_of_every_published_width(parity):
 
 def test_there_and_back(gpt, tmp_path):
     model, *_ = gpt
-    assert isinstance(model, TokenGenerator)
+    assert (makes(model), lacking(model)) == ("tokens", [])
     fields = {"heads": model.config.heads, "tokens": model.config.tokens}
     check_there_and_back(LlamaGenGPT, stored("llamagen_gpt"), tmp_path, **fields)
     old = stored("llamagen_gpt") | {"freqs_cis": torch.randn(17, 8, 2)}

@@ -6,7 +6,7 @@ from tests.adapters.parity import PARITY, check_there_and_back, published_shapes
 
 from robustok.adapters.maskgit import MaskGITVQGAN, MaskGITVQGANConfig
 from robustok.tokenizer.encoder import to_sequence
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.protocol import as_module, codebook_of
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # the fixture's own
 
@@ -48,7 +48,7 @@ def test_the_published_size(parity):
 
 
 def test_there_and_back(maskgit, tmp_path):
-    assert isinstance(maskgit[0], AnyTokenizer)
+    assert codebook_of(as_module(maskgit[0])) is not None
     check_there_and_back(MaskGITVQGAN, stored("maskgit_vqgan"), tmp_path, image_size=maskgit[0].image_size)
 
 

@@ -9,7 +9,7 @@ from tests.training.tiny import GENERATOR, MAIN, POST
 
 from robustok.adapters.var import VAR
 from robustok.data.images import FashionMNIST
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import encode_images
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.models import load_generator, load_tokenizer
 from robustok.training.decoder_stage import DecoderStage
@@ -71,7 +71,7 @@ def test_main_training_with_perturbation(parity, fixture):
 def test_a_new_var_is_trained_on_its_tokenizers_tokens(parity, tmp_path):
     tokenizer, _, _ = loaded(parity, "var_vq")
     clothes = FashionMNIST("train", tokenizer.image_size).subset(torch.arange(16))
-    cache = encode_tokens(tokenizer, clothes, tmp_path / "tokens")
+    cache = encode_images(tokenizer, clothes, tmp_path / "tokens")
     torch.manual_seed(0)
     new = VAR.beside(tokenizer, width=64, depth=1, classes=10)
     config = replace(GENERATOR, generator=None, loop=replace(GENERATOR.loop, steps=3, batch_size=8))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robustok.adapters.rar import RAR
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import Sampling, TokenGenerator, guidance_scales, guide, probabilities, sample_tokens
+from robustok.generators.protocol import lacking, makes
+from robustok.generators.sampling import Sampling, guidance_scales, guide, probabilities, sample_tokens
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_the_published_size(parity, file, codes):
 
 
 def test_there_and_back(rar, tmp_path):
-    assert isinstance(rar[0], TokenGenerator)
+    assert (makes(rar[0]), lacking(rar[0])) == ("tokens", [])
     check_there_and_back(RAR, stored("rar"), tmp_path)
 
 

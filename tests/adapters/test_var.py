@@ -10,7 +10,8 @@ from tests.adapters.parity import assert_as_published, published_keys, weights_f
 from robustok.adapters.var import SAMPLING, VAR, VARConfig
 from robustok.adapters.var_vq import SCALES_256, Codes, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vqgan import VQGAN
-from robustok.generators.sampling import Sampling, TokenGenerator, guidance_scales, guide, probabilities, sample_tokens
+from robustok.generators.protocol import lacking, makes
+from robustok.generators.sampling import Sampling, guidance_scales, guide, probabilities, sample_tokens
 
 
 def tokenizer_of(parity):
@@ -43,7 +44,7 @@ def test_teacher_forced_logits(parity):
     assert_as_published(model.quantizer.next_inputs(tokens), io, meta, "teacher_input")
     assert_as_published(model(tokens, io["labels"]), io, meta, "teacher_forced_logits")
     config = meta["config"]
-    assert isinstance(model, TokenGenerator)
+    assert (makes(model), lacking(model)) == ("tokens", [])
     assert model.blocks == tuple(side**2 for side in config["patch_nums"])
     assert (model.tokens_per_image, model.no_label) == (tokens.shape[1], config["num_classes"])
     assert (model.config.heads, model.config.depth) == (config["num_heads"], config["depth"])

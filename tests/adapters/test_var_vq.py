@@ -11,7 +11,7 @@ from robustok.adapters.var_vq import SCALES_512, Codes, MultiScale, VARTokenizer
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.protocol import as_module, codebook_of
 
 
 def loaded(parity):
@@ -36,7 +36,7 @@ def test_tokens_of_every_scale(parity):
     assert_as_published(model.quantizer.next_inputs(quantized.tokens), io, meta, "var_input")
     assert_as_published(model.decode(quantized.codes).clamp(-1, 1), io, meta, "reconstruction")
     torch.testing.assert_close(model.lookup(quantized.tokens), sequence(sums[-1]))
-    assert isinstance(model, AnyTokenizer)
+    assert codebook_of(as_module(model)) is not None
     config = meta["config"]
     assert (model.image_size, model.tokens_per_image) == (config["image"], sum(s**2 for s in config["v_patch_nums"]))
 

@@ -131,7 +131,7 @@ def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="the generator knows 20 classes, the images have 21"):
         analyze(tokenizer, generator, images, features=colors)
     generator.codebook_size = 64
-    with pytest.raises(ValueError, match="draws from 64 codes and the tokenizer has 128"):
+    with pytest.raises(ValueError, match="makes .* tokens of 64 codes, the tokenizer makes .* tokens of 128 codes"):
         analyze(tokenizer, generator, images, features=colors)
 
 

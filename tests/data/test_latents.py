@@ -5,9 +5,9 @@ import torch
 from tests.training.continuous import Patches
 
 from robustok.data.images import FashionMNIST
-from robustok.data.latents import LatentCache, encode_latents
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.runtime.checkpoint import read_json
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, codes_of, decoding_with
+from robustok.tokenizer.protocol import as_module, codebook_of, codes_of, decoding_with
 
 COUNT = 20
 
@@ -21,13 +21,13 @@ def images():
 
 def test_latents_are_those_of_the_images_and_of_their_mirror_images(images, tmp_path):
     tokenizer, heard = Patches(), []
-    cache = encode_latents(tokenizer, images, tmp_path, batch_size=6, shard_size=8, progress=heard.append)
+    cache = encode_images(tokenizer, images, tmp_path, batch_size=6, shard_size=8, progress=heard.append)
     assert (len(cache), cache.latent_shape, heard) == (COUNT, (16, 12), [8, 16, 20])
     rows = torch.tensor([3, 19, 0])
     wanted = tokenizer.encode(images.images(rows))
     # float16 keeps 11 bits
-    assert torch.allclose(cache.latents(rows), wanted, rtol=2**-11, atol=2**-24)
-    assert cache.latents(rows).dtype == torch.float32
+    assert torch.allclose(cache.plain(rows), wanted, rtol=2**-11, atol=2**-24)
+    assert cache.plain(rows).dtype == torch.float32
     latents, labels = cache.batch(torch.arange(COUNT), torch.Generator().manual_seed(0))
     assert torch.equal(labels, images.labels)
     every = images.images(torch.arange(COUNT))
@@ -40,21 +40,21 @@ def test_latents_are_those_of_the_images_and_of_their_mirror_images(images, tmp_
 
 
 def test_latents_of_another_tokenizer_are_refused(images, tmp_path):
-    encode_latents(Patches(), images, tmp_path)
+    encode_images(Patches(), images, tmp_path)
     with pytest.raises(ValueError, match=r"holds latents of tokenizer \w+, not of \w+; encode the images again"):
         LatentCache(tmp_path, Patches(seed=1))
     with pytest.raises(ValueError, match="was made with tokenizer"):
-        encode_latents(Patches(seed=1), images, tmp_path)
+        encode_images(Patches(seed=1), images, tmp_path)
 
 
 def test_a_cache_says_by_which_statistics_its_latents_were_normalized(images, tmp_path):
-    encode_latents(Patches(), images, tmp_path / "none")
+    encode_images(Patches(), images, tmp_path / "none")
     assert not {"latent_mean", "latent_scale"} & read_json(tmp_path / "none" / "manifest.json").keys()
     tokenizer = Patches()
     tokenizer.register_buffer("latent_mean", torch.linspace(-1, 1, 12))
     tokenizer.register_buffer("latent_scale", torch.full((12,), 0.1))
-    encode_latents(tokenizer, images, tmp_path / "some")
-    encode_latents(tokenizer, images, tmp_path / "some")  # the same ones are no other way to have made it
+    encode_images(tokenizer, images, tmp_path / "some")
+    encode_images(tokenizer, images, tmp_path / "some")  # the same ones are no other way to have made it
     manifest = read_json(tmp_path / "some" / "manifest.json")
     assert torch.equal(torch.tensor(manifest["latent_mean"]), tokenizer.latent_mean)
     assert torch.equal(torch.tensor(manifest["latent_scale"]), tokenizer.latent_scale)
@@ -64,13 +64,12 @@ def test_latents_that_float16_cannot_hold_are_refused(images, tmp_path):
     tokenizer = Patches()
     tokenizer.encoder.bias.data.fill_(1e5)
     with pytest.raises(ValueError, match=r"not finite in float16 \(the largest is .*e\+05\); scale the tokenizer's"):
-        encode_latents(tokenizer, images, tmp_path)
+        encode_images(tokenizer, images, tmp_path)
 
 
 def test_latents_are_decoded_as_they_are_and_a_decoder_can_be_lent():
     tokenizer = Patches()
-    assert isinstance(tokenizer, ContinuousTokenizer)
-    assert not isinstance(tokenizer, AnyTokenizer)
+    assert codebook_of(as_module(tokenizer)) is None
     latents = torch.randn(2, 16, 12)
     assert torch.equal(codes_of(tokenizer, latents), latents)
     own, other = tokenizer.decode(latents), Patches(seed=1)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,8 @@ from tests.training.continuous import Patches
 from torch import Tensor
 
 from robustok.data.images import FashionMNIST
-from robustok.data.latents import encode_latents
-from robustok.data.pairs import FEW, LARGE_GROUP, SMALL_GROUP, Pairs, _drawn_by_group, make_pairs, mask_group
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import encode_images
+from robustok.data.pairs import FEW, LARGE_GROUP, SMALL_GROUP, Pairs, generated, make_pairs, mask_group
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling, draw, guide, probabilities, uniforms
@@ -77,7 +77,7 @@ class Counter:
 @pytest.fixture
 def make(tmp_path_factory):
     digits = Digits()
-    cache = encode_tokens(digits, digits, tmp_path_factory.mktemp("tokens"))
+    cache = encode_images(digits, digits, tmp_path_factory.mktemp("tokens"))
     arguments = {"sigma": 0.7, "sampling": Sampling(), "count": 50, "seed": 3, "shard_size": 20, "batch_size": 8}
 
     def make(generator, folder, **changes) -> Pairs:
@@ -98,7 +98,7 @@ def test_a_share_sigma_of_real_tokens_is_kept(make, tmp_path):
     assert len(images.unique()) == 50
     assert torch.equal(labels, images % 3)
     kept = tokens < 5
-    assert torch.equal(tokens[kept], make.cache.tokens(images)[kept])
+    assert torch.equal(tokens[kept], make.cache.plain(images)[kept])
     assert len(kept.unique(dim=0)) == 1  # a group keeps the same positions
     assert abs(kept.float().mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / N)
 
@@ -117,8 +117,9 @@ def test_a_group_keeps_the_same_positions_and_draws_no_others(tmp_path):
     for parameter in model.parameters():
         parameter.data *= 5  # so that tokens depend on each other
     own, labels, sampling = torch.arange(b * n).view(b, n) % 9, torch.arange(b) % 2, Sampling(guidance=2.0)
-    arguments = (model.eval(), labels, sampling, own, range(b), sigma, 5)
-    tokens, asked = _drawn_by_group(*arguments, 256, None), []
+    cache, how = SimpleNamespace(plain=lambda chosen: own[chosen], labels=labels), {"mode": "sdedit", "progress": None}
+    how |= {"sampling": sampling, "sigma": sigma, "seed": 5, "first": 0, "batch_size": 256}
+    tokens, asked = generated(model.eval(), cache, torch.arange(b), **how), []
     keep = torch.cat([uniforms(derive(5, "pairs, keep"), [mask_group(i)], n) < sigma for i in range(b)])
     assert torch.equal(tokens[keep], own[keep])
     plain = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)]))
@@ -132,7 +133,7 @@ def test_a_group_keeps_the_same_positions_and_draws_no_others(tmp_path):
     model.predictor = lambda labels: (lambda predict: lambda latest: (asked.append(1), predict(latest))[1])(
         predictor(labels)
     )
-    _drawn_by_group(*arguments, 256, None)
+    generated(model, cache, torch.arange(b), **how)
     assert len(asked) == sum((~keep[i]).sum() for i in range(0, b, SMALL_GROUP))
 
 
@@ -150,7 +151,7 @@ def test_masks_of_groups_are_distributed_as_masks_of_images():
 
 def test_sigma_one_is_real_and_needs_no_generator(make, tmp_path):
     tokens, images, _ = everything(make(None, tmp_path, sigma=1.0))
-    assert torch.equal(tokens, make.cache.tokens(images))
+    assert torch.equal(tokens, make.cache.plain(images))
     generator = Counter()
     again = make(generator, tmp_path, sigma=1.0, sampling=Sampling(guidance=9.0))  # the same pairs
     assert torch.equal(everything(again).generated, tokens)
@@ -199,7 +200,7 @@ def test_what_does_not_fit_is_refused(make, tmp_path):
     stranger = Counter()
     stranger.codebook_size = 99
     with pytest.raises(
-        ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 tokens of 10 codes; give the generator"
+        ValueError, match="makes 24 tokens of 99 codes, the cache holds 24 tokens of 10 codes; give the cache that"
     ):
         make(stranger, tmp_path)
     stranger = Counter()
@@ -222,11 +223,11 @@ class Still:
 
 def test_latents_are_noised_and_followed_from_there(tmp_path):
     images = FashionMNIST("train").subset(torch.arange(20))
-    cache = encode_latents(Patches(), images, tmp_path / "latents")
+    cache = encode_images(Patches(), images, tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
     pairs = make_pairs(Still(), cache, tmp_path / "pairs", sigma=0.9, **arguments)
     latents, chosen, _ = everything(pairs)
-    own, level = cache.latents(chosen), 0.1
+    own, level = cache.plain(chosen), 0.1
     # what is left: 0.9 of the latent, 0.1 of the noise, and less than 0.1 of the velocity's way
     assert (latents - 0.9 * own).std() == pytest.approx(level, rel=0.1)
     with torch.autocast("cpu", torch.bfloat16):  # as a stage may sample
@@ -240,7 +241,7 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
     assert torch.equal(clean.generated, own)
     assert torch.equal(clean.images, chosen)
     with pytest.raises(
-        ValueError, match="Still, Sampling, LatentCache do not go together; tokens take a TokenGenerator"
+        ValueError, match="a Still is not sampled as a Sampling says; generators of tokens take Sampling"
     ):
         make_pairs(Still(), cache, tmp_path / "no", sigma=0.9, **arguments | {"sampling": Sampling()})
     stranger = Still()
@@ -258,7 +259,7 @@ def test_latents_are_noised_and_followed_from_there(tmp_path):
 
 
 def test_latents_in_one_pass_are_the_generators_guess_from_the_same_noise(tmp_path):
-    cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(20)), tmp_path / "latents")
+    cache = encode_images(Patches(), FashionMNIST("train").subset(torch.arange(20)), tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=50), "count": 12, "seed": 0}
     sampled = everything(make_pairs(Still(), cache, tmp_path / "sdedit", sigma=0.8, **arguments))
     pairs = make_pairs(Still(), cache, tmp_path / "one", sigma=0.8, mode="one-pass", batch_size=5, **arguments)
@@ -283,7 +284,7 @@ def test_tokens_are_not_made_in_one_pass(make, tmp_path, unchecked):
 
 
 def test_latents_that_are_not_finite_are_no_pairs(tmp_path):
-    cache = encode_latents(Patches(), FashionMNIST("train").subset(torch.arange(4)), tmp_path / "latents")
+    cache = encode_images(Patches(), FashionMNIST("train").subset(torch.arange(4)), tmp_path / "latents")
     arguments = {"sampling": FlowSampling(steps=2), "count": 4, "seed": 0, "sigma": 0.5}
 
     class Exploding(Still):

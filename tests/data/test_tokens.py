@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from robustok.data.latent_cache import LatentCache, encode_images, token_type
 from robustok.data.shards import MANIFEST
-from robustok.data.tokens import TokenCache, encode_tokens, token_type
 from robustok.tokenizer.quantizer import Quantized
 
 
@@ -72,10 +72,10 @@ def mirrored(tokens: Tensor) -> Tensor:
 
 def test_it_holds_every_image_and_its_mirror_image(tmp_path):
     pictures = Pictures()
-    cache = encode_tokens(Reader(), pictures, tmp_path, batch_size=3, shard_size=4)
+    cache = encode_images(Reader(), pictures, tmp_path, batch_size=3, shard_size=4)
     everything = torch.arange(10)
     plain = torch.arange(120).view(10, 12)
-    assert torch.equal(cache.tokens(everything), plain)
+    assert torch.equal(cache.plain(everything), plain)
     assert (len(cache), cache.tokens_per_image, cache.codebook_size) == (10, 12, 512)
     mirror_images = 0
     for seed in range(20):
@@ -91,24 +91,24 @@ def test_it_holds_every_image_and_its_mirror_image(tmp_path):
 
 
 def test_a_set_that_may_not_be_flipped_is_not(tmp_path):
-    cache = encode_tokens(Reader(), Pictures(flip=False), tmp_path)
+    cache = encode_images(Reader(), Pictures(flip=False), tmp_path)
     everything = torch.arange(10)
-    assert torch.equal(cache.batch(everything, seeded(0))[0], cache.tokens(everything))
+    assert torch.equal(cache.batch(everything, seeded(0))[0], cache.plain(everything))
 
 
 def test_two_bytes_a_token_and_the_size_is_told_before(tmp_path):
     told: list[int] = []
     assert token_type(2**16) == torch.uint16
     assert token_type(2**16 + 1) == torch.int32
-    encode_tokens(Reader(), Pictures(), tmp_path / "small", announce=told.append)
-    encode_tokens(Reader(codes=2**16 + 1), Pictures(), tmp_path / "large", announce=told.append)
+    encode_images(Reader(), Pictures(), tmp_path / "small", announce=told.append)
+    encode_images(Reader(codes=2**16 + 1), Pictures(), tmp_path / "large", announce=told.append)
     assert told == [10 * (2 * 12 * 2 + 8), 10 * (2 * 12 * 4 + 8)]
     for folder, size in zip(("small", "large"), told, strict=True):
         (shard,) = (tmp_path / folder).glob("*.safetensors")
         assert size < shard.stat().st_size < size + 500
     reader = Reader(offset=2**16 - 120, codes=2**16)  # the largest token there is
-    cache = encode_tokens(reader, Pictures(), tmp_path / "full")
-    assert cache.tokens(torch.tensor([9]))[0, -1] == 2**16 - 1
+    cache = encode_images(reader, Pictures(), tmp_path / "full")
+    assert cache.plain(torch.tensor([9]))[0, -1] == 2**16 - 1
 
 
 class Stopped(BaseException):
@@ -124,15 +124,15 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
             raise Stopped
 
     with pytest.raises(Stopped):
-        encode_tokens(Reader(), Pictures(), tmp_path, shard_size=4, progress=stop_after_two_shards)
+        encode_images(Reader(), Pictures(), tmp_path, shard_size=4, progress=stop_after_two_shards)
     (tmp_path / "00002-of-00003.safetensors.partial").write_bytes(b"half a shard")
     with pytest.raises(ValueError, match="00002-of-00003.safetensors is missing; run again what made the folder"):
-        TokenCache(tmp_path, Reader())
+        LatentCache(tmp_path, Reader())
     reader = Reader()
-    cache = encode_tokens(reader, Pictures(), tmp_path, shard_size=4, progress=heard.append)
+    cache = encode_images(reader, Pictures(), tmp_path, shard_size=4, progress=heard.append)
     assert reader.encoded == 2 * 2  # two images, two views
     assert heard == [4, 8, 8, 10]
-    assert torch.equal(cache.tokens(torch.arange(10)), torch.arange(120).view(10, 12))
+    assert torch.equal(cache.plain(torch.arange(10)), torch.arange(120).view(10, 12))
 
 
 def shorten(shard: Path) -> None:
@@ -151,28 +151,28 @@ def empty(shard: Path) -> None:
 
 @pytest.mark.parametrize("damage", [shorten, flip_a_bit, empty])
 def test_a_damaged_shard_is_noticed_and_made_again(damage, tmp_path):
-    encode_tokens(Reader(), Pictures(), tmp_path, shard_size=4)
+    encode_images(Reader(), Pictures(), tmp_path, shard_size=4)
     damage(tmp_path / "00001-of-00003.safetensors")
     with pytest.raises(ValueError, match="00001-of-00003.safetensors is damaged .* makes only what is missing"):
-        TokenCache(tmp_path, Reader())
+        LatentCache(tmp_path, Reader())
     reader = Reader()
-    cache = encode_tokens(reader, Pictures(), tmp_path, shard_size=4)
+    cache = encode_images(reader, Pictures(), tmp_path, shard_size=4)
     assert reader.encoded == 2 * 4
-    assert torch.equal(cache.tokens(torch.arange(10)), torch.arange(120).view(10, 12))
+    assert torch.equal(cache.plain(torch.arange(10)), torch.arange(120).view(10, 12))
 
 
 def test_what_it_was_not_made_for_is_refused(tmp_path):
-    encode_tokens(Reader(), Pictures(), tmp_path)
+    encode_images(Reader(), Pictures(), tmp_path)
     with pytest.raises(ValueError, match="made with tokenizer reader0, not reader1; choose another folder, or delete"):
-        encode_tokens(Reader(1), Pictures(), tmp_path)
+        encode_images(Reader(1), Pictures(), tmp_path)
     with pytest.raises(ValueError, match="holds tokens of tokenizer reader0, not of reader1; encode the images again"):
-        TokenCache(tmp_path, Reader(1))
+        LatentCache(tmp_path, Reader(1))
     with pytest.raises(ValueError, match="made with images {'name': 'pictures', .*}, not {'name': 'others', .*}"):
-        encode_tokens(Reader(), Pictures(name="others"), tmp_path)
+        encode_images(Reader(), Pictures(name="others"), tmp_path)
     with pytest.raises(ValueError, match="made with views 2, not 1"):
-        encode_tokens(Reader(), Pictures(flip=False), tmp_path)
+        encode_images(Reader(), Pictures(flip=False), tmp_path)
     with pytest.raises(ValueError, match="there is no file .*manifest.json"):
-        TokenCache(tmp_path / "nowhere", Reader())
+        LatentCache(tmp_path / "nowhere", Reader())
     (tmp_path / MANIFEST).write_text(json.dumps({"kind": "pairs"}))
     with pytest.raises(ValueError, match="holds pairs, not tokens"):
-        TokenCache(tmp_path, Reader())
+        LatentCache(tmp_path, Reader())

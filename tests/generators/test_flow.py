@@ -12,14 +12,9 @@ from tests.generators.mixture import MIXTURE, Mixture, MixtureGenerator
 from torch import Generator, Tensor
 
 from robustok.generators import flow
-from robustok.generators.flow import (
-    FlowSampling,
-    guided_field,
-    integrate,
-    noise_stream,
-    time_grid,
-)
+from robustok.generators.flow import FlowSampling, guided_field, integrate, time_grid
 from robustok.generators.flow_matching import TrainingTimes, coefficients, draw_times, flow_losses, noised
+from robustok.generators.noise import noise_stream
 
 GENERATOR = MixtureGenerator(MIXTURE)
 NOBODY = GENERATOR.no_label

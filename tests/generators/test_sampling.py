@@ -14,6 +14,7 @@ from robustok.adapters.var import VAR, VARConfig
 from robustok.adapters.var_vq import Codes
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.llama import Llama, LlamaModel
+from robustok.generators.noise import uniforms
 from robustok.generators.sampling import (
     Sampling,
     balanced_labels,
@@ -22,7 +23,6 @@ from robustok.generators.sampling import (
     guide,
     probabilities,
     sample_tokens,
-    uniforms,
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.training.tiny import GENERATOR, cache, images, tokenizer
 
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import encode_images
 from robustok.generators.autoregressive import AutoregressiveModel, TrainingDraw
 from robustok.runtime.logging import MetricsLog
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining, train_generator
@@ -51,14 +51,19 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch():
 
 def test_a_cache_that_does_not_fit_is_named(tmp_path):
     wrong = replace(GENERATOR, generator=replace(GENERATOR.generator, codebook_size=64))
-    with pytest.raises(ValueError, match="made for 64 codes, 16 tokens and 10 classes, the cache has 32, 16 and 10"):
+    with pytest.raises(
+        ValueError, match="makes 16 tokens of 64 codes, the cache holds 16 tokens of 32 codes; .* codebook_size"
+    ):
         train_generator(wrong, cache(tmp_path), tmp_path / "run", quiet=True)
+    few = replace(GENERATOR, generator=replace(GENERATOR.generator, classes=9))
+    with pytest.raises(ValueError, match=r"knows 9 classes, the images have 10; .* made for as many \(classes\)"):
+        train_generator(few, cache(tmp_path), tmp_path / "run", quiet=True)
 
 
 def test_a_cache_of_another_tokenizer_is_refused(tmp_path):
     cache(tmp_path)
     with pytest.raises(ValueError, match="tokenizer"):
-        encode_tokens(tokenizer(seed=9), images(), tmp_path / "tokens")
+        encode_images(tokenizer(seed=9), images(), tmp_path / "tokens")
 
 
 def test_order_shares_outside_the_training_are_refused():

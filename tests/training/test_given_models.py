@@ -8,7 +8,7 @@ import torch
 from tests.training.continuous import Patches
 from tests.training.tiny import GENERATOR, MAIN, POST, cache, extract, generator, images, tokenizer
 
-from robustok.data.latents import encode_latents
+from robustok.data.latent_cache import encode_images
 from robustok.data.pairs import make_pairs
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
@@ -56,11 +56,11 @@ def test_a_stage_takes_a_config_or_a_model_not_both_or_neither():
 
 
 def test_a_generator_of_latents_learns_and_is_read_back(tmp_path):
-    latents = encode_latents(Patches(), images(), tmp_path / "latents")
+    latents = encode_images(Patches(), images(), tmp_path / "latents")
     config = replace(FLOW, loop=replace(FLOW.loop, steps=60, log_every=1), times=TrainingTimes(shift=2.0))
     model = train_generator(config, latents, tmp_path / "run", quiet=True)
     losses = [row["loss"] for row in MetricsLog(tmp_path / "run").rows()]
-    power = float(latents.latents(torch.arange(64)).square().mean())
+    power = float(latents.plain(torch.arange(64)).square().mean())
     assert losses[0] == pytest.approx(1 + power, rel=0.1)  # it knows nothing, and its head is zero: noise and data
     assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
     assert DiffusionTransformerModel.from_pretrained(tmp_path / "run").fingerprint() == model.fingerprint()
@@ -75,17 +75,19 @@ def test_a_given_generator_goes_on_learning(tmp_path):
 
 
 def test_tokens_and_latents_are_not_mixed_up(tmp_path):
-    latents = encode_latents(Patches(), images(), tmp_path / "latents")
-    with pytest.raises(ValueError, match="a AutoregressiveModel cannot be trained on a LatentCache; tokens take an"):
+    latents = encode_images(Patches(), images(), tmp_path / "latents")
+    with pytest.raises(ValueError, match=r"makes 16 tokens of 32 codes, the cache holds latents of shape \(16, 12\)"):
         train_generator(GENERATOR, latents, tmp_path / "run", quiet=True)
     narrow = replace(FLOW, generator=replace(FLOW.generator, channels=3))
-    with pytest.raises(ValueError, match="made for 16 tokens, 3 channels and 10 classes, the cache has 16, 12 and 10"):
+    with pytest.raises(
+        ValueError, match=r"makes latents of shape \(16, 3\), the cache holds latents of shape \(16, 12\)"
+    ):
         train_generator(narrow, latents, tmp_path / "run", quiet=True)
 
 
 def test_the_decoder_of_a_continuous_tokenizer_is_tuned_and_nothing_else(tmp_path):
     given, seen = Patches(), images()
-    latents = encode_latents(given, seen, tmp_path / "latents")
+    latents = encode_images(given, seen, tmp_path / "latents")
     sampling = FlowSampling(steps=4)
     pairs = make_pairs(flow(), latents, tmp_path / "pairs", sigma=0.8, sampling=sampling, count=48, seed=0)
     drawn = sample_latents(flow(), seen.labels, sampling, seed=1)

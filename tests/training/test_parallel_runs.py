@@ -13,7 +13,7 @@ from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import load_model, load_resume
 from robustok.runtime.distributed import barrier
 from robustok.runtime.logging import MetricsLog
-from robustok.training.shared_sampling import sample
+from robustok.training.shared_sampling import sample_together
 
 RUNS = {"main": run_main, "autoencoder": run_autoencoder, "post": run_post}
 
@@ -21,7 +21,7 @@ RUNS = {"main": run_main, "autoencoder": run_autoencoder, "post": run_post}
 def shared() -> dict[str, float | Tensor]:
     """Work that processes share: the distance of 64 images in 4 batches, and 5 samples."""
     distance = held_out()(tokenizer().decoder, batch_size=20)
-    return {"distance": distance, "tokens": sample(generator(), torch.arange(5), Sampling(), seed=0)}
+    return {"distance": distance, "tokens": sample_together(generator(), torch.arange(5), Sampling(), seed=0)}
 
 
 def work(rank: int, folder: str) -> None:

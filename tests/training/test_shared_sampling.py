@@ -28,7 +28,7 @@ def test_they_are_those_of_their_seed_and_purpose(tmp_path):
 
 def test_they_are_read_back_and_not_drawn_again(tmp_path, monkeypatch):
     first = draw(tmp_path)
-    monkeypatch.setattr(shared_sampling, "sample", None)
+    monkeypatch.setattr(shared_sampling, "sample_together", None)
     assert torch.equal(draw(tmp_path), first)
 
 

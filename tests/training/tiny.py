@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from robustok.data.images import FashionMNIST, Subset
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import Pairs, make_pairs
-from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.features.extractor import CustomExtractor, Extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
@@ -98,8 +98,8 @@ def generator() -> AutoregressiveModel:
     return AutoregressiveModel(GENERATOR.generator).eval()
 
 
-def cache(folder: Path) -> TokenCache:
-    return encode_tokens(tokenizer(), images(), folder / "tokens")
+def cache(folder: Path) -> LatentCache:
+    return encode_images(tokenizer(), images(), folder / "tokens")
 
 
 def pairs(folder: Path, sigma: float = 0.5) -> Pairs:

@@ -38,7 +38,7 @@ OPTIONS = "feat_rope.freqs_cos|blocks.0.mlp.w12.weight|blocks.0.norm1.weight"  #
 
 
 class PublishedTransformer(Adapter, DiffusionTransformerModel):
-    """A published diffusion transformer: a `LatentGenerator`. Each family says at which of its times the data are."""
+    """A published diffusion transformer: a `GeneratorLike`. Each family says at which of its times the data are."""
 
     kind = "generator"
     config_type = DiffusionTransformer

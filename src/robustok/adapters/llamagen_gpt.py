@@ -28,7 +28,7 @@ HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  #
 
 
 class LlamaGenGPT(Adapter, LlamaModel):
-    """LlamaGen's transformer: a `TokenGenerator` that can be trained further, or from its config anew."""
+    """LlamaGen's transformer: a `GeneratorLike` of tokens that can be trained further, or from its config anew."""
 
     family, kind, config_type = "llamagen-gpt", "generator", Llama
     layout = Layout(entries=("model",))

@@ -33,7 +33,7 @@ class LlamaGenVQConfig:
 
 
 class LlamaGenVQ(ConvTokenizer):
-    """LlamaGen's tokenizer: an `AnyTokenizer`."""
+    """LlamaGen's tokenizer: a `TokenizerLike`."""
 
     family, config_type = "llamagen-vq", LlamaGenVQConfig
     layout = Layout(entries=("model",))

@@ -100,7 +100,7 @@ class Decoder(LatentDecoder):
 
 
 class MAETok(TokenizerAdapter):
-    """A published tokenizer: a `ContinuousTokenizer`."""
+    """A published tokenizer: a `TokenizerLike` without a codebook."""
 
     family, config_type = "maetok", MAETokConfig
     prefer = ("ema", *WRAPPERS)

@@ -26,7 +26,7 @@ class MaskGITVQGANConfig:
 
 
 class MaskGITVQGAN(ConvTokenizer):
-    """The MaskGIT-VQGAN: an `AnyTokenizer`."""
+    """The MaskGIT-VQGAN: a `TokenizerLike`."""
 
     family, config_type = "maskgit-vqgan", MaskGITVQGANConfig
     marks = ("encoder.down.0.block.0.conv1.weight", "decoder.mid.0.conv1.weight", "quantize.embedding.weight")

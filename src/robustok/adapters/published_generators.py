@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from robustok.generators.flow import FlowSampling, LatentGenerator
+from robustok.generators.flow import FlowSampling
+from robustok.generators.protocol import makes
 from robustok.generators.sampling import Sampling
 
 
@@ -36,4 +37,4 @@ def default_sampling(generator: Any) -> Sampling | FlowSampling:
         return entry.sampling
     if isinstance(of_family := getattr(generator, "sampling", None), Sampling | FlowSampling):
         return of_family
-    return FlowSampling() if isinstance(generator, LatentGenerator) else Sampling()
+    return FlowSampling() if makes(generator) == "latents" else Sampling()

@@ -30,7 +30,7 @@ def _cosine(temperature: float, guidance: float, power: float) -> Sampling:
 
 
 class RAR(Adapter, AutoregressiveModel):
-    """RAR: a `TokenGenerator` that can be trained further."""
+    """RAR: a `GeneratorLike` of tokens that can be trained further."""
 
     family, kind, config_type = "rar", "generator", Autoregressive
     marks = ("target_aware_pos_embed", "timesteps_embeddings")

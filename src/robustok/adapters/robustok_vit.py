@@ -87,7 +87,7 @@ class Decoder(nn.Module):
 
 
 class RobusTokViT(CodebookAdapter):
-    """A released tokenizer: an `AnyTokenizer`."""
+    """A released tokenizer: a `TokenizerLike`."""
 
     family, config_type = "robustok", RobusTokConfig
     layout = Layout(entries=("ema", "model"))

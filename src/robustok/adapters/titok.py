@@ -122,7 +122,7 @@ class Decoder(LatentDecoder):
 
 
 class TiTok(CodebookAdapter):
-    """A TiTok with a codebook: an `AnyTokenizer`."""
+    """A TiTok with a codebook: a `TokenizerLike`."""
 
     family, config_type = "titok", TiTokConfig
     marks = ("latent_tokens", "decoder.decoder_embed.weight", "quantize.embedding.weight")

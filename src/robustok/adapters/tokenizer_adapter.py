@@ -14,7 +14,7 @@ from robustok.tokenizer.tokenizer import check_size
 
 
 class TokenizerAdapter(Adapter):
-    """A `ContinuousTokenizer`, once a family adds `encoder`, `decoder` and what is between them."""
+    """A `TokenizerLike`, once a family adds `encoder`, `decoder` and what is between them."""
 
     kind = "tokenizer"
     decider_parts: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # parts that decide the tokens
@@ -48,7 +48,7 @@ class TokenizerAdapter(Adapter):
 
 
 class CodebookAdapter(TokenizerAdapter):
-    """An `AnyTokenizer`, once a family adds a `quantizer`, too."""
+    """A `TokenizerLike` with a codebook, once a family adds a `quantizer`, too."""
 
     quantizer: Any  # a VectorQuantizer, or what has as much of it as is used here
 

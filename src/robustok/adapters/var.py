@@ -33,7 +33,8 @@ from robustok.adapters.model_names import located
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.adapters.var_vq import SMOOTHING, Codes, MultiScale, VARTokenizer
 from robustok.adapters.vqgan import CODES
-from robustok.generators.sampling import LabelDraw, Logits, Predictor, Sampling
+from robustok.generators.protocol import Logits, Predictor
+from robustok.generators.sampling import LabelDraw, Sampling
 from robustok.layers import MLP, KVCache, Modulation, modulate
 from robustok.runtime.renaming import State, count, sizes
 from robustok.shapes import Labels, Scalar, Tokens
@@ -111,7 +112,7 @@ class Layer(nn.Module):
 
 
 class VAR(Adapter):
-    """A VAR: a `TokenGenerator` whose blocks are the tokens of scales, that can be trained further or anew."""
+    """A VAR: a `GeneratorLike` of tokens whose blocks are scales, that can be trained further or anew."""
 
     family, kind, config_type = "var", "generator", VARConfig
     marks = ("word_embed.weight", "lvl_1L", "pos_1LC")

@@ -159,7 +159,7 @@ class MultiScale(nn.Module):
 
 
 class VARTokenizer(ConvTokenizer):
-    """VAR's tokenizer: an `AnyTokenizer` whose latents are the whole map in raster order, whose tokens all scales."""
+    """VAR's tokenizer: a `TokenizerLike` whose latents are the whole map in raster order, whose tokens all scales."""
 
     family, config_type = "var-vq", VARTokenizerConfig
     marks = ("quantize.quant_resi.qresi_ls.0.weight", "encoder.conv_in.weight")

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder, encoded
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.evaluation.decoding import encoded
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.seeding import spread
 from robustok.shapes import Images, Labels
+from robustok.tokenizer.protocol import TokenizerLike
 
 Progress = Callable[[str, int, int], None]  # told what is being done, how much of it, and of how much
 
@@ -26,9 +28,9 @@ class LabeledImages(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
-def check_models(generator: Any, tokenizer: Autoencoder, images: LabeledImages) -> None:
+def check_models(generator: GeneratorLike, tokenizer: TokenizerLike, sampling: Any, images: LabeledImages) -> None:
     """Raises ValueError for a generator of another tokenizer or of other classes; images of no class are of any."""
-    check_trained_on(generator, tokenizer)
+    check_fit(generator, tokenizer, sampling)
     if (images.labels != generator.no_label).any():
         check_classes(generator, images.labels, getattr(images, "classes", None))
 
@@ -50,6 +52,6 @@ def two_sets(labels: Labels, count: int) -> tuple[Int[Tensor, " count"], Int[Ten
     return by_class[0::2], by_class[1::2]
 
 
-def encode(tokenizer: Autoencoder, images: LabeledImages, indices: Tensor, batch_size: int) -> Tensor:
+def encode(tokenizer: TokenizerLike, images: LabeledImages, indices: Tensor, batch_size: int) -> Tensor:
     """The tokens of some images, or their latents where there is no codebook, on the CPU."""
     return torch.cat([encoded(tokenizer, images.images(part)) for part in indices.split(batch_size)])

@@ -16,13 +16,15 @@ from robustok.analysis.halves import half_interval, halves
 from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
 from robustok.analysis.imitation import Imitation, nearest_cells
 from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
-from robustok.evaluation.decoding import Autoencoder, evaluating
+from robustok.evaluation.decoding import evaluating
 from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.scores.intervals import Interval
-from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
+from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Latents
+from robustok.tokenizer.protocol import TokenizerLike
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 1.0)  # that real latents are noised to; 1: generated from nothing but the class
 GRID = tuple(NoiseCell(alpha, s) for alpha in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0) for s in (0.05, 0.1, 0.2, 0.3, 0.5))
@@ -61,8 +63,8 @@ class LatentAnalysis:
 
 @torch.no_grad()
 def analyze_latents(
-    tokenizer: Autoencoder,
-    generator: LatentGenerator,
+    tokenizer: TokenizerLike,
+    generator: GeneratorLike,
     images: LabeledImages,
     *,
     sampling: FlowSampling | None = None,
@@ -75,8 +77,8 @@ def analyze_latents(
 
     Raises ValueError for parts that do not fit together.
     """
-    check_models(generator, tokenizer, images)
     sampling = sampling or FlowSampling()
+    check_models(generator, tokenizer, sampling, images)
     chosen, others = two_sets(images.labels, count)
     own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))
     channels = ChannelStats.of(real)

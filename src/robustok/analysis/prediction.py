@@ -9,16 +9,9 @@ from torch import Tensor
 
 from robustok.analysis.departures import Departures, departures
 from robustok.generators.autoregressive import AutoregressiveModel
-from robustok.generators.sampling import (
-    Logits,
-    Sampling,
-    TokenGenerator,
-    draw,
-    guidance_scales,
-    probabilities,
-    sample_tokens,
-    uniforms,
-)
+from robustok.generators.noise import uniforms
+from robustok.generators.protocol import GeneratorLike, Logits
+from robustok.generators.sampling import Sampling, draw, guidance_scales, probabilities, sample_tokens
 from robustok.runtime.seeding import derive
 from robustok.shapes import Codebook, Labels, Tokens
 
@@ -46,7 +39,7 @@ class Forced:
 
 
 def teacher_forcing(
-    generator: TokenGenerator,
+    generator: GeneratorLike,
     tokens: Tokens,
     labels: Labels,
     codebook: Codebook,
@@ -89,7 +82,7 @@ def teacher_forcing(
 
 @torch.no_grad()
 def forced_logits(
-    generator: TokenGenerator, tokens: Tokens, labels: Labels, sampling: Sampling
+    generator: GeneratorLike, tokens: Tokens, labels: Labels, sampling: Sampling
 ) -> Iterator[tuple[slice, Logits]]:
     """Guided logits of every token given the real ones before it, as (positions, logits of those positions).
 
@@ -120,7 +113,7 @@ def forced_logits(
 
 
 def free_running(
-    generator: TokenGenerator,
+    generator: GeneratorLike,
     tokens: Tokens,
     labels: Labels,
     codebook: Codebook,

@@ -16,16 +16,18 @@ from robustok.analysis.image_statistics import ImageStatistics, image_statistics
 from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
 from robustok.analysis.projection import principal_plane
-from robustok.evaluation.decoding import DiscreteTokenizer, decoded, evaluating
+from robustok.evaluation.decoding import decoded, evaluating
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.pfid import Cell, grid
-from robustok.generators.sampling import Sampling, TokenGenerator
+from robustok.generators.protocol import GeneratorLike
+from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
-from robustok.shapes import Pixels, Tokens, to_pixels
+from robustok.shapes import Codebook, Pixels, Tokens, to_pixels
 from robustok.tokenizer.perturbation import neighbours, perturb
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 SHOWN = 300  # points of each set in the plane
 EXAMPLES = 12  # images of each set
@@ -72,11 +74,11 @@ class Result(NamedTuple):
 
 @torch.no_grad()
 def analyze(
-    tokenizer: DiscreteTokenizer,
-    generator: TokenGenerator,
+    tokenizer: TokenizerLike,
+    generator: GeneratorLike,
     images: LabeledImages,
     *,
-    tuned: DiscreteTokenizer | None = None,
+    tuned: TokenizerLike | None = None,
     sampling: Sampling | None = None,
     count: int = 1000,
     features: FeatureSpace = "lite0",
@@ -89,9 +91,10 @@ def analyze(
     All numbers have a floor: what the first images are to the others. The two sets have the same classes, as far as
     the images go. `tuned` is the tokenizer with another decoder. Raises ValueError for parts that do not fit together.
     """
-    _check(tokenizer, generator, tuned)
-    check_models(generator, tokenizer, images)
-    sampling, codebook, k = sampling or Sampling(), tokenizer.codebook, len(tokenizer.codebook)
+    sampling = sampling or Sampling()
+    check_models(generator, tokenizer, sampling, images)
+    codebook = _check(tokenizer, generator, tuned)
+    k = len(codebook)
     chosen, others = two_sets(images.labels, count)
     progress("encoding", 0, 1)
     own, real = (encode(tokenizer, images, indices, batch_size) for indices in (chosen, others))
@@ -148,7 +151,7 @@ def analyze(
 
 
 def _decoded(
-    decoders: dict[str, DiscreteTokenizer],
+    decoders: dict[str, TokenizerLike],
     images: LabeledImages,
     indices: tuple[Tensor, Tensor],
     sets: dict[str, Tokens],
@@ -163,7 +166,7 @@ def _decoded(
     def photos(of: Tensor) -> Callable[[Tensor], Iterable[Pixels]]:
         return lambda some: (to_pixels(images.images(part)) for part in of[some].split(batch_size))
 
-    def made(model: DiscreteTokenizer, tokens: Tokens) -> Callable[[Tensor], Iterable[Pixels]]:
+    def made(model: TokenizerLike, tokens: Tokens) -> Callable[[Tensor], Iterable[Pixels]]:
         return lambda some: decoded(model, tokens[some], batch_size)
 
     pixels = {("other", ""): photos(others), ("real", ""): photos(chosen)}
@@ -178,9 +181,9 @@ def _decoded(
     return statistics, examples
 
 
-def _plane(tokenizer: DiscreteTokenizer, sets: dict[str, Tokens]) -> dict[str, Any]:
+def _plane(tokenizer: TokenizerLike, sets: dict[str, Tokens]) -> dict[str, Any]:
     """Sets of tokens in the plane in which the latents of real images vary most."""
-    device = tokenizer.codebook.device
+    device = tokenizer.device
     plane = principal_plane(tokenizer.lookup(sets["real"].to(device)).float().cpu())
 
     def points(tokens: Tokens) -> list[tuple[float, ...]]:
@@ -190,17 +193,16 @@ def _plane(tokenizer: DiscreteTokenizer, sets: dict[str, Tokens]) -> dict[str, A
     return {"fraction": plane.fraction, "points": {name: points(tokens) for name, tokens in sets.items()}}
 
 
-def _check(tokenizer: DiscreteTokenizer, generator: TokenGenerator, tuned: DiscreteTokenizer | None) -> None:
-    """Raises ValueError for parts that were not made for each other."""
-    if len(tokenizer.codebook) != generator.codebook_size:
-        raise ValueError(
-            f"the generator draws from {generator.codebook_size} codes and the tokenizer has "
-            f"{len(tokenizer.codebook)}; give the generator that was trained on this tokenizer's tokens"
-        )
+def _check(tokenizer: TokenizerLike, generator: GeneratorLike, tuned: TokenizerLike | None) -> Codebook:
+    """The codebook of all parts. Raises ValueError for parts that were not made for each other."""
     for model in (tokenizer, generator, tuned):
         check_float32(model)
-    if tuned is not None and not torch.equal(tuned.codebook.cpu(), tokenizer.codebook.cpu()):
+    codebook = codebook_of(tokenizer)
+    assert codebook is not None, "a generator of tokens fits no other"
+    other = codebook if tuned is None else codebook_of(tuned)
+    if other is None or not torch.equal(other.cpu(), codebook.cpu()):
         raise ValueError(
             "the tuned tokenizer has another codebook, so it cannot decode the same tokens; "
             "give what post-train made of this very tokenizer"
         )
+    return codebook

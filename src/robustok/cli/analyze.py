@@ -43,31 +43,26 @@ class Analyze(Sampled, View, Verbose):
         from robustok.analysis.tokens import analyze
         from robustok.cli.models import tokenizer_of
         from robustok.evaluation.features.registry import extractor
-        from robustok.generators.flow import LatentGenerator
-        from robustok.generators.sampling import TokenGenerator
-        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.generators.fit import check_fit
+        from robustok.generators.protocol import makes
 
         device, tokenizer, generator = self.opened()
         tuned = tokenizer_of(self.tuned, device, self.fields) if self.tuned else None
         images = self._images(tokenizer.image_size, generator.no_label)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.sampling(generator)
-        if isinstance(generator, LatentGenerator) and not isinstance(tokenizer, AnyTokenizer):
+        check_fit(generator, tokenizer, how["sampling"])
+        if makes(generator) == "latents":
             if tuned is not None:
                 raise ValueError(
                     "of latents the decoder changes nothing; compare decoders by robustok evaluate --against"
                 )
             analysis = analyze_latents(tokenizer, generator, images, **how)
             self._finish(text(analysis), analysis.to_plain(), None)
-        elif isinstance(generator, TokenGenerator) and isinstance(tokenizer, AnyTokenizer):
+        else:
             space = extractor(self.features, device)
             result = analyze(tokenizer, generator, images, tuned=tuned, features=space, **how)
             self._finish(text(result.analysis), result.analysis.to_plain(), lambda: page(result))
-        else:
-            raise ValueError(
-                "analyze takes a tokenizer with a codebook and a generator of tokens, or one without and a generator "
-                "of latents; give two that belong together"
-            )
 
     def _images(self, size: int, no_label: int) -> Any:
         """The real images. Those without classes get the label that stands for none, and a warning says so.

@@ -30,22 +30,19 @@ class Encode(Models, View, Shared):
     def run(self) -> None:
         """A cache of every image's tokens, or of its latents if the tokenizer has no codebook."""
         from robustok.cli.images import images_of
-        from robustok.data.latents import encode_latents
-        from robustok.data.tokens import encode_tokens
+        from robustok.data.latent_cache import encode_images
         from robustok.runtime.logging import Progress
         from robustok.runtime.words import counted
-        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.tokenizer.protocol import kind_of
 
         _, tokenizer, _ = self.opened()
         images = images_of(self.images, tokenizer.image_size, self)
-        discrete = isinstance(tokenizer, AnyTokenizer)
-        kind, make = ("tokens", encode_tokens) if discrete else ("latents", encode_latents)
 
         def announce(size: int) -> None:
-            self.say(f"{counted(len(images), 'image')}, {size / 1e9:.2g} GB of {kind} to {self.out}")
+            self.say(f"{counted(len(images), 'image')}, {size / 1e9:.2g} GB of {kind_of(tokenizer)} to {self.out}")
 
         with Progress("encoding", len(images), quiet=self.quiet) as progress:
-            cache = make(
+            cache = encode_images(
                 tokenizer,
                 images,
                 self.out,

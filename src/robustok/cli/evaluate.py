@@ -111,6 +111,7 @@ class Evaluate(Sampled, View, Shared):
         from robustok.cli import images, models, scoring
         from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
         from robustok.evaluation.scores.score import of_system
+        from robustok.generators.fit import check_fit
         from robustok.generators.sampling import balanced_labels
         from robustok.losses.lpips import LPIPS
 
@@ -119,8 +120,8 @@ class Evaluate(Sampled, View, Shared):
         how: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
         device, tokenizer, generator = self.opened()
         if generator is not None:
-            models.check_fit(generator, tokenizer)
             how["sampling"] = self.sampling(generator)
+            check_fit(generator, tokenizer, how["sampling"])
         size = self.size if tokenizer is None else tokenizer.image_size
 
         def opened(name: str | None) -> Any:

@@ -9,14 +9,13 @@ from robustok.cli.arguments import View
 from robustok.data.fluent import EMBEDDED
 from robustok.data.image_files import BrokenFileError, Errors
 from robustok.data.images import ImageSet
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.data.npz import NpzImages
 from robustok.data.shards import MANIFEST
 from robustok.data.sources import open_images
-from robustok.data.tokens import TokenCache
 from robustok.evaluation.features.image_source import ImageSource
 from robustok.runtime.npz import array_names
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike, kind_of
 
 ERRORS: dict[str, Errors] = {"skip": "skip", "fail": "defer", "replace": "replace"}  # what --broken says
 SIZE, SIZES = 256, {"fashion-mnist": 32, "fluent": 64}  # side in pixels, where neither a tokenizer nor the user decides
@@ -84,13 +83,13 @@ def is_statistics(name: str) -> bool:
     return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))
 
 
-def cache_at(folder: Path, tokenizer: ContinuousTokenizer) -> TokenCache | LatentCache:
+def cache_at(folder: Path, tokenizer: TokenizerLike) -> LatentCache:
     """The cache that `encode` or `train-generator` left in a folder. Raises ValueError where there is none of its."""
-    kind = "tokens" if isinstance(tokenizer, AnyTokenizer) else "latents"
+    kind = kind_of(tokenizer)
     place = folder if (folder / MANIFEST).is_file() else folder / kind
     if not (place / MANIFEST).is_file():
         raise ValueError(f"there is no cache of {kind} in {folder}; make one with robustok encode --out {folder}")
-    return TokenCache(place, tokenizer) if isinstance(tokenizer, AnyTokenizer) else LatentCache(place, tokenizer)
+    return LatentCache(place, tokenizer)
 
 
 def device_of(name: str | None) -> torch.device:

@@ -13,10 +13,9 @@ from robustok.api import load_generator, load_tokenizer
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
-from robustok.generators.sampling import TokenGenerator
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.distributed import is_main
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -51,35 +50,18 @@ def _told(model: Any, name: Path) -> Any:
     return model
 
 
-def check_fit(generator: Any, tokenizer: Any) -> None:
-    """Raises ValueError where the tokenizer cannot decode what the generator makes."""
-    if isinstance(generator, TokenGenerator) != isinstance(tokenizer, AnyTokenizer):
-        raise ValueError(
-            "tokens are decoded by a tokenizer with a codebook, latents by one without; give a generator and a "
-            "tokenizer that belong together"
-        )
-    if isinstance(generator, TokenGenerator):
-        makes = generator.codebook_size, generator.tokens_per_image
-        takes = len(tokenizer.codebook), tokenizer.tokens_per_image
-        if makes != takes:
-            raise ValueError(
-                f"the generator makes {makes[1]} tokens of {makes[0]} codes, the tokenizer has {takes[1]} of "
-                f"{takes[0]}; give the tokenizer that it was trained on"
-            )
-
-
 def fitting(
-    generator: Autoregressive | Llama | DiffusionTransformer, tokenizer: ContinuousTokenizer, classes: int
+    generator: Autoregressive | Llama | DiffusionTransformer, tokenizer: TokenizerLike, classes: int
 ) -> Autoregressive | Llama | DiffusionTransformer:
     """A preset's generator for what this tokenizer makes; for latents a diffusion transformer of its size.
 
     Raises ValueError for a generator of latents where the tokenizer makes tokens.
     """
     n = tokenizer.tokens_per_image
-    if isinstance(tokenizer, AnyTokenizer):
+    if (codebook := codebook_of(tokenizer)) is not None:
         if isinstance(generator, DiffusionTransformer):
             raise ValueError("this preset's generator is of continuous latents; take demo or smoke for tokens")
-        return replace(generator, codebook_size=len(tokenizer.codebook), tokens=n, classes=classes)
+        return replace(generator, codebook_size=len(codebook), tokens=n, classes=classes)
     with torch.no_grad():
         channels = tokenizer.encode(torch.zeros(1, 3, tokenizer.image_size, tokenizer.image_size).to(tokenizer.device))
     if isinstance(generator, DiffusionTransformer):

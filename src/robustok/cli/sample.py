@@ -43,22 +43,22 @@ class Sample(Sampled, Shared):
         import torch
         from PIL import Image
 
-        from robustok.cli.models import check_fit
         from robustok.demo.pictures import write_grid
         from robustok.evaluation.decoding import decoded
+        from robustok.generators.fit import check_fit
         from robustok.runtime.checkpoint import write_bytes
         from robustok.runtime.distributed import is_main
         from robustok.runtime.logging import Progress
-        from robustok.training.shared_sampling import sample
+        from robustok.training.shared_sampling import sample_together
 
         _, tokenizer, generator = self.opened()
-        check_fit(generator, tokenizer)
         sampling = self.sampling(generator)
+        check_fit(generator, tokenizer, sampling)
         classes = self.labels or range(generator.no_label)
         labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
         former = self._former_images()
         with Progress("sampling", len(labels), quiet=self.quiet) as progress:
-            tokens = sample(generator, labels, sampling, self.seed, progress.update)
+            tokens = sample_together(generator, labels, sampling, self.seed, progress.update)
         if not is_main():
             return
         pixels = torch.cat(list(decoded(tokenizer, tokens)))

@@ -41,11 +41,12 @@ class TrainGenerator(Checks, Training):
         from robustok.cli.images import cache_at, images_of
         from robustok.cli.models import fitting
         from robustok.cli.validation import of_generator
+        from robustok.data.latent_cache import encode_images
         from robustok.presets.recipes import stage
         from robustok.runtime.locking import alone_in
         from robustok.runtime.logging import Progress
+        from robustok.tokenizer.protocol import kind_of
         from robustok.training.generator_training import train_generator
-        from robustok.training.post_training import encode
 
         self.check_apart()
         device, tokenizer, _ = self.opened()
@@ -61,6 +62,6 @@ class TrainGenerator(Checks, Training):
         with alone_in(self.out):
             if images is not None:
                 with Progress("encoding", len(images), quiet=self.quiet) as progress:
-                    cache = encode(tokenizer, images, self.out, progress.update)
+                    cache = encode_images(tokenizer, images, self.out / kind_of(tokenizer), progress=progress.update)
             train_generator(config, cache, self.out, device=device, quiet=self.quiet, **checks)
         self.say(f"generator: {self.out}")

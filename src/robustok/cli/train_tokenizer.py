@@ -41,14 +41,14 @@ class TrainTokenizer(Checks, Training):
         """Main training on the images, of a new tokenizer or of one that is given."""
         from robustok.cli.images import images_of
         from robustok.cli.validation import of_tokenizer
-        from robustok.tokenizer.tokenizer import AnyTokenizer
+        from robustok.tokenizer.protocol import codebook_of
         from robustok.training.tokenizer_training import train_tokenizer
 
         self.check_apart()
         device, given, _ = self.opened()
         preset = self.chosen()
         if given is not None:
-            if preset.has_codebook != isinstance(given, AnyTokenizer):
+            if preset.has_codebook != (codebook_of(given) is not None):
                 kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
                 kind, names = kinds[preset.has_codebook]
                 raise ValueError(f"{self.tokenizer} {kind}; take the preset {names} to train it further")

@@ -8,7 +8,7 @@ from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.reference import Reference, read_reference
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.protocol import codebook_of
 from robustok.training.validation import generator_check, sample_preview, tokenizer_check
 
 VALIDATIONS = 10  # of a model while it trains, unless --check-every says otherwise
@@ -36,7 +36,7 @@ def of_generator(
     `sampling` is how a preset samples its generator. Where it says nothing, or the tokenizer takes a generator of the
     other kind, samples are drawn plainly, without guidance.
     """
-    wanted = Sampling if isinstance(tokenizer, AnyTokenizer) else FlowSampling
+    wanted = FlowSampling if codebook_of(tokenizer) is None else Sampling
     sampling = sampling if isinstance(sampling, wanted) else wanted()
     preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
     if name is None:

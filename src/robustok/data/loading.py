@@ -15,9 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.data.images import DRAWS, ImageSet
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.data.order import batch_indices
-from robustok.data.tokens import TokenCache
 from robustok.runtime.seeding import stream
 from robustok.shapes import Images, Labels
 
@@ -39,7 +38,7 @@ def training_batch(images: ImageSet, batch_size: int, seed: int, step: int, rows
 
 
 def cached_batch(
-    cache: TokenCache | LatentCache, batch_size: int, seed: int, step: int, rows: Rows = slice(None)
+    cache: LatentCache, batch_size: int, seed: int, step: int, rows: Rows = slice(None)
 ) -> tuple[Tensor, Labels]:
     """Tokens or latents and labels of a step, in views drawn at random, or of some `rows` of that batch."""
     indices = batch_indices(len(cache), batch_size, seed, step)

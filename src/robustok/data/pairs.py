@@ -15,28 +15,29 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices
-from robustok.data.latents import LatentCache, as_half
+from robustok.data.latent_cache import LatentCache, as_read, as_stored
 from robustok.data.shards import read_shards, write_shards
-from robustok.data.tokens import TokenCache, token_type
-from robustok.generators.flow import FlowSampling, LatentGenerator, predict_latents, sample_latents
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens, uniforms
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.flow import FlowSampling
+from robustok.generators.generate import AnySampling, sample
+from robustok.generators.noise import uniforms
+from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Labels, Tokens
+from robustok.shapes import Labels
 
 PairMode = Literal["sdedit", "one-pass"]
 FEW, SMALL_GROUP, LARGE_GROUP = 4096, 64, 256  # the first pairs come in small groups, so that few pairs have many masks
 
 
 def make_pairs(
-    generator: TokenGenerator | LatentGenerator | None,
-    cache: TokenCache | LatentCache,
+    generator: GeneratorLike | None,
+    cache: LatentCache,
     folder: str | Path,
     *,
     sigma: float,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     count: int,
     seed: int,
     mode: PairMode = "sdedit",
@@ -61,42 +62,20 @@ def make_pairs(
         raise ValueError(f"{count} pairs were asked for, but there are {len(cache)} images; choose 1 to {len(cache)}")
     if sigma == 1:
         generator = None  # nothing is left to draw
+    elif generator is None:
+        raise ValueError("sigma below 1 needs a generator to draw the tokens that are not kept; give one")
     else:
-        _check_fit(generator, sampling, cache)
-        check_trained_on(generator, cache)
+        check_fit(generator, cache, sampling)
         check_classes(generator, cache.labels, cache.classes)
     check_pair_mode(mode, sampling)
+    how: dict[str, Any] = {"sampling": sampling, "sigma": sigma, "seed": seed, "mode": mode}
     images = torch.randperm(len(cache), generator=stream(seed, "pairs, images"))[:count]
-
-    def generated(chosen: Indices, rows: range) -> Tensor:
-        """The images' own tokens or latents, as the generator makes them anew in part."""
-        labels, first = cache.labels[chosen], rows.start
-        tell = None if progress is None else lambda done: progress(first + done)
-        own = cache.tokens(chosen) if isinstance(cache, TokenCache) else cache.latents(chosen)
-        match generator, sampling:
-            case TokenGenerator(), Sampling():
-                return _drawn_by_group(generator, labels, sampling, own, rows, sigma, seed, batch_size, progress)
-            case LatentGenerator(), FlowSampling():
-                noise = derive(seed, "pairs, latents")
-                finish = sample_latents if mode == "sdedit" else predict_latents
-                return finish(
-                    generator,
-                    labels,
-                    sampling,
-                    seed=noise,
-                    first=first,
-                    start=own,
-                    level=1 - sigma,
-                    batch_size=batch_size,
-                    progress=tell,
-                )
-        return own
 
     def make(rows: range) -> dict[str, Tensor]:
         chosen = images[rows.start : rows.stop]
-        small = generated(chosen, rows)
-        small = small.to(token_type(cache.codebook_size)) if isinstance(cache, TokenCache) else as_half(small)
-        return {"generated": small, "images": chosen, "labels": cache.labels[chosen]}
+        tell = None if progress is None else lambda done: progress(rows.start + done)
+        new = generated(generator, cache, chosen, first=rows.start, batch_size=batch_size, progress=tell, **how)
+        return {"generated": as_stored(new, cache.codebook_size), "images": chosen, "labels": cache.labels[chosen]}
 
     manifest = {
         "generator": None if generator is None else generator.fingerprint(),
@@ -107,7 +86,7 @@ def make_pairs(
         "seed": seed,
         "precision": None if generator is None else precision(generator),
     } | ({} if mode == "sdedit" or generator is None else {"pair_mode": mode})
-    if generator is not None and sigma > 0 and isinstance(cache, TokenCache):
+    if generator is not None and sigma > 0 and sampling.makes == "tokens":
         manifest["masks"] = "one for each group of pairs"  # of earlier versions: one for each pair
     write_shards(Path(folder), "pairs", manifest, count, make, shard_size=shard_size, progress=progress)
     return Pairs(folder)
@@ -121,71 +100,49 @@ def mask_group(number: int) -> int:
     return number // SMALL_GROUP if number < FEW else (number - FEW) // LARGE_GROUP + FEW // SMALL_GROUP
 
 
-def _drawn_by_group(
-    generator: TokenGenerator,
-    labels: Labels,
-    sampling: Sampling,
-    own: Tokens,
-    rows: range,
+def generated(
+    generator: GeneratorLike | None,
+    cache: LatentCache,
+    chosen: Indices,
+    *,
+    sampling: AnySampling,
     sigma: float,
     seed: int,
+    first: int,
+    mode: PairMode,
     batch_size: int,
     progress: Callable[[int], None] | None,
-) -> Tokens:
-    """The images' own tokens where their group keeps them, those that the generator draws elsewhere."""
+) -> Tensor:
+    """The tokens or latents of the chosen images, as the generator makes them anew in part: the pairs from `first` on.
+
+    Each token is kept with probability sigma, those of a group at the same positions; latents are noised to the level
+    1 - sigma. No generator: their own ones.
+    """
+    own = cache.plain(chosen)
+    if generator is None:
+        return own
+    how: dict[str, Any] = {"seed": derive(seed, f"pairs, {sampling.makes}"), "batch_size": batch_size}
+    labels = cache.labels[chosen]
+    if sampling.makes == "latents":
+        how |= {"level": 1 - sigma, "one_pass": mode == "one-pass"}
+        return sample(generator, labels, sampling, first=first, start=own, progress=progress, **how)
     parts = []
-    for group, members in groupby(rows, mask_group):
+    for group, members in groupby(range(first, first + len(chosen)), mask_group):
         numbers = list(members)
-        start, stop = numbers[0], numbers[-1] + 1
-        part = slice(start - rows.start, stop - rows.start)
-        keep = uniforms(derive(seed, "pairs, keep"), [group], own.shape[1]) < sigma
-        drawn = sample_tokens(
-            generator,
-            labels[part],
-            sampling,
-            seed=derive(seed, "pairs, tokens"),
-            first=start,
-            keep=keep.expand(len(numbers), -1),
-            tokens=own[part],
-            batch_size=batch_size,
-            progress=None if progress is None else lambda done, start=start: progress(start + done),  # type: ignore[misc]
-        )
-        parts.append(drawn)
+        part = slice(numbers[0] - first, numbers[-1] + 1 - first)
+        keep = (uniforms(derive(seed, "pairs, keep"), [group], own.shape[1]) < sigma).expand(len(numbers), -1)
+        tell = None if progress is None else lambda done, before=part.start: progress(before + done)  # type: ignore[misc]
+        how |= {"first": numbers[0], "keep": keep, "progress": tell}
+        parts.append(sample(generator, labels[part], sampling, start=own[part], **how))
     return torch.cat(parts)
 
 
-def check_pair_mode(mode: PairMode, sampling: Sampling | FlowSampling) -> None:
+def check_pair_mode(mode: PairMode, sampling: AnySampling) -> None:
     """Raises ValueError for one-pass pairs of tokens, and for a mode that is not known."""
     if mode not in ("sdedit", "one-pass"):
         raise ValueError(f"pair_mode is {mode!r}; choose 'sdedit' or 'one-pass'")
     if mode == "one-pass" and not isinstance(sampling, FlowSampling):
         raise ValueError("pair_mode is 'one-pass', which is for latents: tokens have no mean; leave it at 'sdedit'")
-
-
-def _check_fit(
-    generator: TokenGenerator | LatentGenerator | None,
-    sampling: Sampling | FlowSampling,
-    cache: TokenCache | LatentCache,
-) -> None:
-    """Raises ValueError unless the generator makes what the cache holds, and the sampling is of that kind."""
-    match generator, sampling, cache:
-        case None, _, _:
-            raise ValueError("sigma below 1 needs a generator to draw the tokens that are not kept; give one")
-        case TokenGenerator(), Sampling(), TokenCache():
-            makes = f"{generator.tokens_per_image} tokens of {generator.codebook_size} codes"
-            holds = f"{cache.tokens_per_image} tokens of {cache.codebook_size} codes"
-        case LatentGenerator(), FlowSampling(), LatentCache():
-            makes, holds = (f"latents of shape {tuple(part.latent_shape)}" for part in (generator, cache))
-        case _:
-            kinds = ", ".join(type(part).__name__ for part in (generator, sampling, cache))
-            raise ValueError(
-                f"{kinds} do not go together; tokens take a TokenGenerator and Sampling, latents a LatentGenerator and "
-                "FlowSampling"
-            )
-    if makes != holds:
-        raise ValueError(
-            f"the generator makes {makes}, the cache holds {holds}; give the generator that was trained on this cache"
-        )
 
 
 class Pair(NamedTuple):
@@ -231,9 +188,7 @@ class Pairs:
 
     def batch(self, indices: Indices) -> Pair:
         """The pairs of these numbers, 0 to len - 1."""
-        generated = self._generated[indices]
-        generated = generated.float() if generated.is_floating_point() else generated.long()
-        return Pair(generated, self._images[indices], self._labels[indices])
+        return Pair(as_read(self._generated[indices]), self._images[indices], self._labels[indices])
 
 
 def _in_words(described: Mapping[str, Any]) -> str:

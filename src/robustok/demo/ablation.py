@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from robustok.data.latent_cache import encode_images
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.run import (
@@ -21,7 +22,7 @@ from robustok.generators.sampling import balanced_labels
 from robustok.models import load_generator, load_tokenizer
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
-from robustok.training.post_training import encode
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.tokenizer_training import train_tokenizer
 
 SNAPSHOTS = (0.25, 0.5)  # shares of the generator's training after which it is also scored
@@ -71,7 +72,7 @@ def unperturbed_arm(config: Demo, folder: Path, quiet: bool) -> list[Score]:
             ),
         )
     with diary.stage("generator", f"Seed {config.seed}: its generator"):
-        cache = encode(tokenizer, images.train, own)
+        cache = encode_images(tokenizer, images.train, own / kind_of(tokenizer))
         generator = train_demo_generator(config, tokenizer, cache, own / "generator", quiet=quiet)
         early = snapshot_scores(config, tokenizer, own, folder, diary, quiet)
         full = generator_scores(config, tokenizer, generator, own, folder, 1.0, diary, quiet)

@@ -17,7 +17,7 @@ from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels
 from robustok.tokenizer.latent_perturbation import channel_std, interpolate_noise
 from robustok.tokenizer.perturbation import chosen_tokens, neighbours, perturb
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.protocol import codebook_of
 
 ROWS = 4  # images of each class in a grid
 CHANGED = 20  # images that post-training changed most
@@ -106,9 +106,9 @@ def one_of_each(labels: Tensor, classes: int, rows: int) -> Tensor:
 def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
     """Tokens or latents of images disturbed as a middling cell of pFID does it, and how, in words."""
     generator = stream(seed, "pictures")
-    if isinstance(tokenizer, AnyTokenizer):
-        cell = grid(len(tokenizer.codebook))[-2]
-        noisy = perturb(own, neighbours(tokenizer.codebook, cell.delta), cell.alpha, 1.0, generator=generator)
+    if (codebook := codebook_of(tokenizer)) is not None:
+        cell = grid(len(codebook))[-2]
+        noisy = perturb(own, neighbours(codebook, cell.delta), cell.alpha, 1.0, generator=generator)
         return noisy, f"{cell.alpha:.0%} of the tokens replaced by one of the {cell.delta} nearest codes"
     alpha, strength = NOISE
     chosen = chosen_tokens(len(own), own.shape[1], alpha, 1.0, generator=generator)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import ImageSet
-from robustok.data.latents import LatentCache
-from robustok.data.tokens import TokenCache
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
@@ -27,10 +26,11 @@ from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.decoder_stage import HeldOut, TrainedDecoder
 from robustok.training.generator_training import train_generator
-from robustok.training.post_training import encode, post_train
-from robustok.training.shared_sampling import sample, sampled
+from robustok.training.post_training import post_train
+from robustok.training.shared_sampling import sample_together, sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
 OUTLINE = """robustok demo, seed {seed}: the whole method on {pictures}, in {duration}.
@@ -70,7 +70,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         )
         tell(diary, scores, "rfid", "rfid_pfid_images", "pfid", "ifid", "codebook_use", "psnr")
     with diary.stage("generator", f"3/6 Training of the generator on the tokenizer's {latents}"):
-        cache = encode(tokenizer, images.train, out)
+        cache = encode_images(tokenizer, images.train, out / kind_of(tokenizer))
         generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
     with diary.stage("sampling", "4/6 Sampling"):
         labels = balanced_labels(config.scored, len(images.train.classes))
@@ -137,15 +137,13 @@ def words(config: Demo) -> dict[str, str]:
     }
 
 
-def train_demo_generator(
-    config: Demo, tokenizer: Any, cache: TokenCache | LatentCache, folder: Path, *, quiet: bool
-) -> Any:
+def train_demo_generator(config: Demo, tokenizer: Any, cache: LatentCache, folder: Path, *, quiet: bool) -> Any:
     """The generator; what it was after each quarter of its training stays in `folder/step_N`."""
     assert config.generator.generator is not None, "the demo trains a generator of its own"
     labels = balanced_labels(20, config.generator.generator.classes)
 
     def preview(model: Any) -> dict[str, Tensor]:
-        drawn = sample(model, labels, config.post.sampling, derive(config.seed, "preview"))
+        drawn = sample_together(model, labels, config.post.sampling, derive(config.seed, "preview"))
         return {"samples": torch.cat(list(decoded(tokenizer, drawn)))}
 
     def keep(model: Any, step: int) -> dict[str, float]:

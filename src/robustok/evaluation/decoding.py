@@ -2,38 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from robustok.layers import check_float32
 from robustok.layers import precision as precision
-from robustok.shapes import Codebook, Images, Latents, Pixels, Tokens, to_pixels
-
-
-@runtime_checkable
-class Autoencoder(Protocol):
-    """What is scored: anything that turns images into latents and back."""
-
-    @property
-    def device(self) -> torch.device: ...
-    def encode(self, images: Images) -> Latents: ...
-    def decode(self, codes: Latents) -> Images: ...
-
-
-@runtime_checkable
-class DiscreteTokenizer(Autoencoder, Protocol):
-    """What has a codebook on top, and so a pFID."""
-
-    @property
-    def codebook(self) -> Codebook: ...
-    def quantize(self, latents: Latents) -> Any: ...  # with .tokens (b, n)
-    def lookup(self, tokens: Tokens) -> Latents: ...
+from robustok.shapes import Images, Pixels, to_pixels
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of, codes_of
 
 
 @torch.no_grad()
-def encoded(tokenizer: Autoencoder, images: Images, batch_size: int = 125) -> Tensor:
+def encoded(tokenizer: TokenizerLike, images: Images, batch_size: int = 125) -> Tensor:
     """The tokens (b n) of images, or the latents (b n d) of a tokenizer without a codebook, on the CPU.
 
     Raises ValueError for latents that are not finite.
@@ -49,14 +29,14 @@ def encoded(tokenizer: Autoencoder, images: Images, batch_size: int = 125) -> Te
                     "robustok.score_tokenizer, sample and post_train take raw models of diffusers"
                 )
             _check_finite(latents, "encoder")
-            if isinstance(tokenizer, DiscreteTokenizer):
+            if codebook_of(tokenizer) is not None:
                 latents = tokenizer.quantize(latents).tokens
             parts.append(latents.cpu())
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> Iterator[Pixels]:
+def decoded(tokenizer: TokenizerLike, tokens: Tensor, batch_size: int = 125) -> Iterator[Pixels]:
     """The images that tokens (b n) or latents (b n d) stand for, batch by batch, on the CPU.
 
     Raises ValueError for images that are not finite.
@@ -64,11 +44,7 @@ def decoded(tokenizer: Autoencoder, tokens: Tensor, batch_size: int = 125) -> It
     check_float32(tokenizer)
     for part in tokens.split(batch_size):
         with evaluating(tokenizer):
-            codes = part.to(tokenizer.device)
-            if not codes.is_floating_point():
-                assert isinstance(tokenizer, DiscreteTokenizer), "tokens are of a tokenizer with a codebook"
-                codes = tokenizer.lookup(codes)
-            output = tokenizer.decode(codes)
+            output = tokenizer.decode(codes_of(tokenizer, part))
         _check_finite(output, "decoder")
         yield to_pixels(output).cpu()
 

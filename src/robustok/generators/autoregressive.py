@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from robustok.generators.sampling import Logits, Predictor
+from robustok.generators.protocol import Logits, Predictor
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, Tokens

@@ -5,53 +5,38 @@ Noise levels t and velocities are as `robustok.generators.flow_matching` has the
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from robustok.generators.fit import check_labels
 from robustok.generators.flow_matching import (
     INTERPOLANTS,
     Interpolant,
-    Times,
     along,
     coefficients,
     endpoints,
     noised,
     shifted,
 )
-from robustok.generators.sampling import stream_key
-from robustok.generators.trained_on import check_labels
+from robustok.generators.noise import Draw, noise_stream
+from robustok.generators.protocol import GeneratorLike, Made
 from robustok.layers import cast_once, check_float32
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
-Draw: TypeAlias = Callable[[], Latents]
 METHODS = ("euler", "heun", "heun-but-last", "sde")
-
-
-@runtime_checkable
-class LatentGenerator(Protocol):
-    """What can be sampled; `robustok.generators.diffusion_transformer.DiffusionTransformerModel` is one."""
-
-    @property
-    def latent_shape(self) -> tuple[int, int]: ...  # (n, d)
-    @property
-    def no_label(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    def velocity(self, latents: Latents, t: Times, labels: Labels) -> Latents: ...
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSampling:
     """How a generator's velocity is followed from noise to latents. Noise levels are in [0, 1], 1 is pure noise."""
 
+    makes: ClassVar[Made] = "latents"
     steps: int = 50  # from pure noise to the data; heun asks the generator twice a step
     method: Literal["euler", "heun", "heun-but-last", "sde"] = "euler"  # heun-but-last: EDM's, Euler at the last step
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
@@ -97,7 +82,7 @@ def time_grid(config: FlowSampling, level: float = 1.0) -> list[float]:
     return [level, *(t for t in shifted(grid, config.shift).tolist() if t < level)]
 
 
-def guided_field(generator: LatentGenerator, labels: Labels, config: FlowSampling) -> Field:
+def guided_field(generator: GeneratorLike, labels: Labels, config: FlowSampling) -> Field:
     """The generator's velocity for these labels, along the config's interpolant and with its guidance.
 
     Guidance moves the velocity away from that without a label (Ho & Salimans 2022, eq. 6), within an interval of
@@ -165,15 +150,9 @@ def integrate(field: Field, x: Latents, config: FlowSampling, draw: Draw, *, lev
     return sampler(field, x, time_grid(config, level), config, draw)
 
 
-def noise_stream(seed: int, samples: Iterable[int], shape: tuple[int, int]) -> Draw:
-    """Gaussian noise (b n d), more of it at every call; of each sample its own: Philox with the key (seed, sample)."""
-    streams = [np.random.Generator(np.random.Philox(key=stream_key(seed, sample))) for sample in samples]
-    return lambda: torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for stream in streams]))
-
-
 @torch.no_grad()
 def sample_latents(
-    generator: LatentGenerator,
+    generator: GeneratorLike,
     labels: Labels,
     config: FlowSampling,
     *,
@@ -202,7 +181,7 @@ def sample_latents(
 
 @torch.no_grad()
 def predict_latents(
-    generator: LatentGenerator,
+    generator: GeneratorLike,
     labels: Labels,
     config: FlowSampling,
     *,
@@ -229,7 +208,7 @@ def predict_latents(
 
 def _from_noised(
     finish: Callable[[Field, Latents, Draw], Latents],
-    generator: LatentGenerator,
+    generator: GeneratorLike,
     labels: Labels,
     config: FlowSampling,
     seed: int,
@@ -266,7 +245,7 @@ def _from_noised(
 
 
 def _check(
-    generator: LatentGenerator,
+    generator: GeneratorLike,
     labels: Labels,
     config: FlowSampling,
     start: Latents | None,

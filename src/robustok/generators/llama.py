@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.generators.sampling import LabelDraw, Logits, Predictor
+from robustok.generators.protocol import Logits, Predictor
+from robustok.generators.sampling import LabelDraw
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, Tokens
@@ -55,7 +56,7 @@ class LlamaBlock(nn.Module):
 
 
 class LlamaModel(Pretrained):
-    """Tokens one after another, as `Llama` says: a `TokenGenerator`."""
+    """Tokens one after another, as `Llama` says: a `GeneratorLike` of tokens."""
 
     config: Llama
     kind, config_type = "llama generator", Llama

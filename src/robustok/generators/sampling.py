@@ -1,57 +1,29 @@
 """Sampling tokens: temperature, top-k, top-p, guidance, and keeping some tokens of real images."""
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
-from robustok.generators.trained_on import check_labels
+from robustok.generators.fit import check_labels
+from robustok.generators.noise import uniforms
+from robustok.generators.protocol import GeneratorLike, Made
 from robustok.layers import cast_once
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
-Logits: TypeAlias = Float[Tensor, "b n k"]
-Predictor: TypeAlias = Callable[
-    [Tokens | None], Logits
-]  # the tokens since it was last asked -> logits of the next block
 Schedule: TypeAlias = Literal["constant", "linear", "ramp", "power-cosine"]
-
-
-@runtime_checkable
-class TokenGenerator(Protocol):
-    """What can be sampled; `robustok.generators.autoregressive.AutoregressiveModel` is one.
-
-    It predicts an image's tokens in `blocks`, all tokens of a block at once: each block is one token for an
-    autoregressive model, one scale for VAR. Its predictor is given the tokens of each image that it was not given
-    before, which are whole blocks (None where there are none, at the start), and returns the logits of the next block.
-    """
-
-    @property
-    def codebook_size(self) -> int: ...
-    @property
-    def tokens_per_image(self) -> int: ...
-    @property
-    def blocks(self) -> Sequence[int]: ...  # tokens of each prediction; together tokens_per_image
-    @property
-    def no_label(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    def predictor(self, labels: Labels) -> Predictor: ...
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How tokens are drawn from a generator's predictions."""
 
+    makes: ClassVar[Made] = "tokens"
     temperature: float = 1.0  # logits are divided by it
     top_k: int = 0  # draw from the k likeliest codes, and those as likely as the k-th, only; 0: from all
     top_p: float = 1.0  # draw from the likeliest codes that together have this probability; 1: from all
@@ -138,27 +110,6 @@ def draw(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
     return torch.searchsorted(cumulative, uniform.contiguous().unsqueeze(1), right=True).squeeze(1)
 
 
-def uniforms(seed: int, samples: Iterable[int], n: int) -> Float[Tensor, "b n"]:
-    """n float64 numbers in [0, 1) for each sample: the Philox stream whose key is (seed, sample)."""
-    streams = (np.random.Generator(np.random.Philox(key=stream_key(seed, sample))) for sample in samples)
-    return torch.from_numpy(np.stack([stream.random(n) for stream in streams]))
-
-
-def stream_key(seed: int, sample: int) -> NDArray[np.uint64]:
-    """Philox's key for a sample of a seed: 64 bits each.
-
-    Any whole number is a seed; of one that takes more than 64 bits, or a sign, the key holds a hash. Raises ValueError
-    for anything else.
-    """
-    try:
-        seed = operator.index(seed)
-    except TypeError as error:
-        raise ValueError(f"seed is {seed!r}; give a whole number") from error
-    if not 0 <= seed < 2**64:
-        seed = int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest(), "little")
-    return np.array([seed, sample], dtype=np.uint64)
-
-
 def balanced_labels(count: int, classes: int) -> Labels:
     """Labels of `count` images: all classes in turn, and what is left over spread over all of them.
 
@@ -170,7 +121,7 @@ def balanced_labels(count: int, classes: int) -> Labels:
 
 @torch.no_grad()
 def sample_tokens(
-    generator: TokenGenerator,
+    generator: GeneratorLike,
     labels: Labels,
     config: Sampling,
     *,
@@ -209,7 +160,7 @@ def sample_tokens(
 
 
 def _sample_batch(
-    generator: TokenGenerator,
+    generator: GeneratorLike,
     labels: Labels,
     config: Sampling,
     scales: list[float],

@@ -1,10 +1,7 @@
 """The parts assembled: encode, quantize, lookup, decode."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,38 +12,6 @@ from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, Quantized, build_quantizer
-
-
-@runtime_checkable
-class ContinuousTokenizer(Protocol):
-    """What robustok asks of a tokenizer, whoever made it; this is all that one without a codebook has.
-
-    Latents are as a generator models them: scaled, shifted and in a sequence (b n d); pixels are in [-1, 1].
-    """
-
-    image_size: int  # side in pixels
-    tokens_per_image: int  # n, of all scales where there are several
-    decoder: nn.Module  # what post-training trains; `decode` calls it
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def last_layer(self) -> Tensor: ...  # the decoder's weight that balances reconstruction and adversarial loss
-    def encode(self, images: Images) -> Latents: ...
-    def decode(self, codes: Latents) -> Images: ...
-    def fingerprint(self) -> str: ...
-    def save_pretrained(self, folder: str | Path, **about: Any) -> None: ...
-
-
-@runtime_checkable
-class AnyTokenizer(ContinuousTokenizer, Protocol):
-    """What a tokenizer with a codebook has on top."""
-
-    @property
-    def codebook(self) -> Codebook: ...
-    def quantize(self, latents: Latents) -> Quantized: ...
-    def lookup(self, tokens: Tokens) -> Latents: ...
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents: ...  # `codes`, its gradient to the latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +30,6 @@ class TokenizerConfig:
             raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
 
 
-def as_module(tokenizer: ContinuousTokenizer) -> nn.Module:
-    """The same, as what can be trained and moved. Raises ValueError for a tokenizer that is no `nn.Module`."""
-    if not isinstance(tokenizer, nn.Module):
-        raise ValueError(f"a {type(tokenizer).__name__} cannot be trained: it is no torch.nn.Module; wrap it in one")
-    return tokenizer
-
-
-def codes_of(tokenizer: ContinuousTokenizer, generated: Tensor) -> Latents:
-    """What a tokenizer decodes, on its device: the codes of tokens (b n); latents (b n d) as they are."""
-    generated = generated.to(tokenizer.device)
-    if generated.is_floating_point():
-        return generated.float()
-    assert isinstance(tokenizer, AnyTokenizer), "tokens are of a tokenizer with a codebook"
-    return tokenizer.lookup(generated)
-
-
 def check_size(images: Images, side: int) -> None:
     """Raises ValueError for images of another size than a tokenizer's."""
     if images.shape[-2:] != (side, side):
@@ -88,17 +37,6 @@ def check_size(images: Images, side: int) -> None:
             f"this tokenizer takes images of {side} x {side} pixels, "
             f"not {images.shape[-2]} x {images.shape[-1]}; resize or crop them first"
         )
-
-
-@contextmanager
-def decoding_with(tokenizer: ContinuousTokenizer, decoder: nn.Module) -> Iterator[None]:
-    """The tokenizer decodes with another decoder for the while."""
-    own = tokenizer.decoder
-    tokenizer.decoder = decoder
-    try:
-        yield
-    finally:
-        tokenizer.decoder = own
 
 
 class Tokenizer(Pretrained):

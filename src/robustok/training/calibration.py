@@ -8,11 +8,12 @@ import torch
 from robustok.data.images import ImageSet, Indices
 from robustok.data.order import batch_indices
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import draw, uniforms
+from robustok.generators.noise import uniforms
+from robustok.generators.sampling import draw
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import DISTANCES, Perturbation
-from robustok.tokenizer.tokenizer import AnyTokenizer
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 BLOCK = 250  # images encoded at a time
 
@@ -56,25 +57,27 @@ def now(perturbation: Any, alpha: float = 1.0, delta: int = 1) -> Any:
     return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=start)
 
 
-def calibrate(config: Calibrated, tokenizer: AnyTokenizer, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
+def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
     """The (alpha, delta) that a pilot generator of a tokenizer's tokens shows, trained here on some of the images.
 
     Raises ValueError for no images or less than 100, or for a codebook of two codes, where nothing can be told apart.
     """
     if images is None:
         raise ValueError("a calibrated perturbation takes a pilot generator of some images; observe them first")
-    if len(images) < 100 or len(tokenizer.codebook) < 3:
+    codebook = codebook_of(tokenizer)
+    assert codebook is not None, "only codes are perturbed by a calibrated perturbation"
+    if len(images) < 100 or len(codebook) < 3:
         raise ValueError(
-            f"a pilot cannot be calibrated on {len(images)} images and {len(tokenizer.codebook)} codes; give at least "
+            f"a pilot cannot be calibrated on {len(images)} images and {len(codebook)} codes; give at least "
             "100 images and 3 codes, or alpha and delta themselves"
         )
     order = torch.randperm(len(images), generator=stream(seed, "pilot images"))
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]
     tokens, labels = _tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
-    pilot = _pilot(config, tokens, labels, len(tokenizer.codebook), len(images.classes), seed)
+    pilot = _pilot(config, tokens, labels, len(codebook), len(images.classes), seed)
     tokens, labels = _tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
-    return departing(pilot_tokens(pilot, tokens, labels, seed=seed), tokens, tokenizer.codebook.detach())
+    return departing(pilot_tokens(pilot, tokens, labels, seed=seed), tokens, codebook.detach())
 
 
 @torch.no_grad()
@@ -107,7 +110,7 @@ def departing(drawn: Tokens, real: Tokens, codebook: Codebook) -> tuple[float, i
     return float(differs.double().mean()), min(round(2 * median - 1), len(codebook) - 1)
 
 
-def _tokens(tokenizer: AnyTokenizer, images: ImageSet, rows: Indices) -> Tokens:
+def _tokens(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
     with torch.no_grad():
         parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]
         return torch.cat([tokenizer.quantize(latents).tokens for latents in parts])

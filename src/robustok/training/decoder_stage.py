@@ -25,21 +25,21 @@ from robustok.data.order import batch_indices
 from robustok.data.pairs import PairMode, Pairs, check_pair_mode
 from robustok.evaluation.features.extractor import Extractor, outputs
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.generators.fit import fingerprints
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.generators.trained_on import fingerprints
 from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.locking import alone_in_its
 from robustok.shapes import Images, to_pixels
-from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module, codes_of, decoding_with
+from robustok.tokenizer.protocol import TokenizerLike, as_module, codes_of, decoding_with
 from robustok.training.loop import Loop, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast
 from robustok.training.performance import Performance, without_performance
 
-AnyOne = TypeVar("AnyOne", bound=ContinuousTokenizer)
+AnyOne = TypeVar("AnyOne", bound=TokenizerLike)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class DecoderStage(Generic[AnyOne]):
 class HeldOut:
     """How far a decoder's images of freely sampled tokens or latents are from images that no decoder was trained on."""
 
-    def __init__(self, tokenizer: ContinuousTokenizer, generated: Tensor, reference: FeatureStats, extract: Extractor):
+    def __init__(self, tokenizer: TokenizerLike, generated: Tensor, reference: FeatureStats, extract: Extractor):
         self.tokenizer, self.generated, self.reference, self.extract = tokenizer, generated, reference, extract
 
     @torch.no_grad()

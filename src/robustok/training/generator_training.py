@@ -9,16 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustok.data.latents import LatentCache
+from robustok.data.latent_cache import LatentCache
 from robustok.data.loading import cached_batch
-from robustok.data.tokens import TokenCache
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
-from robustok.generators.flow import LatentGenerator
+from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama, LlamaModel
-from robustok.generators.sampling import TokenGenerator
-from robustok.generators.trained_on import check_classes, check_trained_on
 from robustok.layers import Block, check_float32
 from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.locking import alone_in_its
@@ -151,7 +148,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
 @alone_in_its("folder")
 def train_generator(
     config: GeneratorTraining,
-    cache: TokenCache | LatentCache,
+    cache: LatentCache,
     folder: str | Path,
     *,
     generator: Any = None,
@@ -169,19 +166,16 @@ def train_generator(
     or latents they were (`trained_on`) and what the classes are called (`class_names`). Raises ValueError when what the
     cache holds does not fit the generator, or is of another tokenizer than what the given one was trained on before.
     """
-    check_trained_on(generator, cache)
-    if generator is not None:
-        check_classes(generator, cache.labels, cache.classes)
     loop = config.loop
     rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = GeneratorStage(config, device, generator)
-    _check_fit(stage.model, cache)
+    check_fit(stage.model, cache)
+    check_classes(stage.model, cache.labels, cache.classes)
     stage.averaged().trained_on, stage.averaged().class_names = cache.fingerprint, cache.classes
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return cached_batch(cache, loop.batch_size, loop.seed, step, rows)
 
-    noun = "tokens" if isinstance(cache, TokenCache) else "latents"
     with config.performance.tf32_matmul():
         run(
             stage,
@@ -190,7 +184,7 @@ def train_generator(
             Path(folder),
             name="generator",
             describe={"stage": without_performance(config)}
-            | {noun: {"tokenizer": cache.fingerprint, "images": cache.images}}
+            | {cache.kind: {"tokenizer": cache.fingerprint, "images": cache.images}}
             | ({} if generator is None else {"from": generator.fingerprint()}),
             preview=None if preview is None else lambda done: preview(stage.averaged()),
             check=None if check is None else lambda done: check(stage.averaged(), done),
@@ -209,29 +203,3 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
         if isinstance(block, Block) and block.modulation is not None:
             yield block.modulation
         yield block
-
-
-def _check_fit(model: Any, cache: TokenCache | LatentCache) -> None:
-    """Raises ValueError unless the generator makes what the cache holds, for at least as many classes."""
-    classes = int(cache.labels.max()) + 1
-    match model, cache:
-        case TokenGenerator(), TokenCache():
-            wanted = f"{model.codebook_size} codes, {model.tokens_per_image} tokens"
-            given = f"{cache.codebook_size}, {cache.tokens_per_image}"
-            fits = wanted == f"{cache.codebook_size} codes, {cache.tokens_per_image} tokens"
-            remedy = "set codebook_size, tokens and classes to those"
-        case LatentGenerator(), LatentCache():
-            wanted = "{} tokens, {} channels".format(*model.latent_shape)
-            given = "{}, {}".format(*cache.latent_shape)
-            fits = tuple(model.latent_shape) == cache.latent_shape
-            remedy = "set tokens, channels and classes to those"
-        case _:
-            raise ValueError(
-                f"a {type(model).__name__} cannot be trained on a {type(cache).__name__}; tokens take an "
-                "autoregressive generator, latents a diffusion transformer"
-            )
-    if not fits or classes > model.no_label:
-        raise ValueError(
-            f"the generator is made for {wanted} and {model.no_label} classes, "
-            f"the cache has {given} and {classes}; {remedy}"
-        )

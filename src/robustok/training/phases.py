@@ -4,7 +4,6 @@ from torch import nn
 
 from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation, second_phase
-from robustok.tokenizer.tokenizer import ContinuousTokenizer, as_module
 from robustok.training.optim import Optimizer
 
 
@@ -25,18 +24,18 @@ class Phases:
         """True when the second phase begins with this step."""
         return self.change < self.steps and step >= self.change and not self.decoder_only
 
-    def begin(self, model: ContinuousTokenizer, averaged: nn.Module) -> None:
+    def begin(self, model: nn.Module, averaged: nn.Module) -> None:
         """The second phase: the decoder goes on, on encoder and codes as they were averaged in the first."""
-        as_module(model).load_state_dict(averaged.state_dict())
+        model.load_state_dict(averaged.state_dict())
         self.hold(model)
 
-    def hold(self, model: ContinuousTokenizer) -> None:
+    def hold(self, model: nn.Module) -> None:
         """From now on only the decoder changes."""
         self.decoder_only = True
-        as_module(model).eval()
-        model.decoder.train()
-        own = set(model.decoder.parameters())
-        for weight in as_module(model).parameters():
+        model.eval()
+        decoder = model.get_submodule("decoder").train()
+        own = set(decoder.parameters())
+        for weight in model.parameters():
             weight.requires_grad_(weight.requires_grad and weight in own)
 
     def step_in_phase(self, step: int, optimizer: Optimizer) -> int:

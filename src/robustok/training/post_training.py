@@ -1,22 +1,19 @@
 """Post-training from two finished models and images: held-out samples, pairs, the decoder, and its control."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic
 
 from robustok.data.images import ImageSet, hold_out
-from robustok.data.latents import LatentCache, encode_latents
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import Pairs, make_pairs
-from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.scores.reference import Reference
-from robustok.generators.flow import LatentGenerator
-from robustok.generators.sampling import TokenGenerator
-from robustok.generators.trained_on import check_classes, check_trained_on
+from robustok.generators.fit import check_classes, check_fit
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.decoder_stage import AnyOne, HeldOut, TrainedDecoder, train_decoder
 from robustok.training.decoder_stage import PostTraining as PostTraining
 from robustok.training.objective import Objective
@@ -39,12 +36,12 @@ class PostTrainingResult(Generic[AnyOne]):
 def post_train(
     config: PostTraining,
     tokenizer: AnyOne,
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     images: ImageSet,
     folder: str | Path,
     *,
     held_out: ImageSet | HeldOut | None = None,
-    cache: TokenCache | LatentCache | None = None,
+    cache: LatentCache | None = None,
     discriminator: str | Path | None = None,
     control: bool = False,
     features: FeatureSpace | None = None,
@@ -67,7 +64,7 @@ def post_train(
     device. Raises ValueError for a generator that was trained on another tokenizer or knows fewer classes than the
     images have.
     """
-    check_trained_on(generator, tokenizer)
+    check_fit(generator, tokenizer, config.sampling)
     check_classes(generator, images.labels, images.classes)
     folder, device, seed = Path(folder), tokenizer.device, config.loop.seed
     discriminator = None if config.fresh_discriminator else discriminator
@@ -90,7 +87,7 @@ def post_train(
         check = HeldOut(tokenizer, drawn, Reference.of(held, extract).stats, extract)
     if cache is None:
         with Progress("encoding", len(train), quiet=quiet) as progress:
-            cache = encode(tokenizer, train, folder, progress.update)
+            cache = encode_images(tokenizer, train, folder / kind_of(tokenizer), progress=progress.update)
 
     def tuned(config: PostTraining, where: Path) -> TrainedDecoder[AnyOne]:
         pairs = _pairs(config, generator, cache, where / "pairs", min(config.pairs, len(train)), quiet)
@@ -115,8 +112,8 @@ def post_train(
 
 def _pairs(
     config: PostTraining,
-    generator: TokenGenerator | LatentGenerator,
-    cache: TokenCache | LatentCache,
+    generator: GeneratorLike,
+    cache: LatentCache,
     folder: Path,
     count: int,
     quiet: bool,
@@ -137,15 +134,6 @@ def _pairs(
             mode=config.pair_mode,
             progress=progress.update,
         )
-
-
-def encode(
-    tokenizer: ContinuousTokenizer, images: ImageSet, folder: Path, progress: Callable[[int], None] | None = None
-) -> TokenCache | LatentCache:
-    """The images' tokens in `folder/tokens`, or their latents in `folder/latents` if there is no codebook."""
-    if isinstance(tokenizer, AnyTokenizer):
-        return encode_tokens(tokenizer, images, folder / "tokens", progress=progress)
-    return encode_latents(tokenizer, images, folder / "latents", progress=progress)
 
 
 def _warmed_up(config: PostTraining) -> PostTraining:

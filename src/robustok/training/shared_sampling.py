@@ -10,8 +10,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from robustok.data.images import short_hash
-from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
+from robustok.generators.generate import AnySampling, sample
+from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision as number_format
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.configs import to_plain
@@ -22,10 +22,10 @@ from robustok.shapes import Labels
 from robustok.training.optim import Precision, autocast
 
 
-def sample(
-    generator: TokenGenerator | LatentGenerator,
+def sample_together(
+    generator: GeneratorLike,
     labels: Labels,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -37,25 +37,15 @@ def sample(
     own, counts = labels, [len(share) for share in shares or ()]
     if shares is not None:
         own = shares[rank()]
-    how: dict[str, Any] = {"seed": seed, "first": sum(counts[: rank()]), "progress": progress}
-    match generator, sampling:
-        case TokenGenerator(), Sampling():
-            drawn = sample_tokens(generator, own, sampling, **how)
-        case LatentGenerator(), FlowSampling():
-            drawn = sample_latents(generator, own, sampling, **how)
-        case _:
-            raise ValueError(
-                f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; "
-                "generators of tokens take Sampling, those of latents FlowSampling"
-            )
+    drawn = sample(generator, own, sampling, seed=seed, first=sum(counts[: rank()]), progress=progress)
     return drawn if shares is None else gather(drawn, counts)
 
 
 def sampled(
     path: Path,
-    generator: TokenGenerator | LatentGenerator,
+    generator: GeneratorLike,
     labels: Labels,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int,
     *,
     purpose: str,
@@ -78,7 +68,7 @@ def sampled(
         }
         if not from_main(lambda: _about(path) == about):
             with Progress(purpose, len(labels), quiet=quiet) as progress:
-                drawn = sample(generator, labels, sampling, derive(seed, purpose), progress.update)
+                drawn = sample_together(generator, labels, sampling, derive(seed, purpose), progress.update)
             name = "latents" if drawn.is_floating_point() else "tokens"
             data = {name: drawn.cpu().contiguous()}
             from_main(lambda: write_bytes(path, save(data, {"drawn": json.dumps(about)})))

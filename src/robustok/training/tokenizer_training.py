@@ -22,7 +22,8 @@ from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
 from robustok.shapes import Images
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
-from robustok.tokenizer.tokenizer import AnyTokenizer, ContinuousTokenizer, Tokenizer, TokenizerConfig, as_module
+from robustok.tokenizer.protocol import TokenizerLike, as_module, codebook_of
+from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.calibration import now
 from robustok.training.loop import Validation, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
@@ -53,13 +54,13 @@ class TokenizerStage:
         self,
         config: TokenizerTraining,
         device: str | torch.device = "cpu",
-        tokenizer: ContinuousTokenizer | None = None,
+        tokenizer: TokenizerLike | None = None,
     ):
         self.config, self.device = config, torch.device(device)
         steps, seed = config.loop.steps, config.loop.seed
         torch.manual_seed(derive(seed, "tokenizer weights"))
         self.model = _model(config, tokenizer)
-        module = as_module(self.model).to(self.device).train()
+        self.module = module = as_module(self.model).to(self.device).train()
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = Phases(now(config.perturbation), steps)
         kind: Any = WithCodebook if config.has_codebook else WithoutCodebook
@@ -80,7 +81,7 @@ class TokenizerStage:
         """One step on images (b 3 h w)."""
         config, latents = self.config, cast(Any, self.latents)
         if self.phases.begins(step):  # from now on the decoder learns alone
-            self.phases.begin(self.model, self.ema.module)
+            self.phases.begin(self.module, self.ema.module)
             latents.freeze(self.ema.module, self._images)
         micro_batches = micro_batches_here(len(batch), config.loop.batch_size, config.optim.micro_batches)
         rows = own_rows(micro_batches)
@@ -104,7 +105,7 @@ class TokenizerStage:
         return accumulation.step(
             self.phases.step_in_phase(step, self.optimizer),
             self.ema,
-            as_module(self.model),
+            self.module,
             discriminator_step=partial(self.image_loss.discriminator_step, step),
             before_ema=partial(latents.after, kept, step, rows),
         )
@@ -124,16 +125,16 @@ class TokenizerStage:
             getattr(self, name).load_state_dict(state[name])
 
 
-def _model(config: TokenizerTraining, given: ContinuousTokenizer | None) -> ContinuousTokenizer:
+def _model(config: TokenizerTraining, given: TokenizerLike | None) -> TokenizerLike:
     """A new tokenizer as the config says, or a copy of the one that is given."""
     match config.tokenizer, given:
         case TokenizerConfig() | AutoencoderConfig() as new, None:
-            model = Tokenizer(new) if isinstance(new, TokenizerConfig) else Autoencoder(new)
+            model: Any = Tokenizer(new) if isinstance(new, TokenizerConfig) else Autoencoder(new)
             if config.start is not None:
                 begin_with_dinov2(model, config.start)
             return model
-        case None, ContinuousTokenizer():
-            if config.has_codebook != isinstance(given, AnyTokenizer):
+        case None, TokenizerLike():
+            if config.has_codebook != (codebook_of(given) is not None):
                 raise ValueError(other_kind(config.perturbation, type(given).__name__, not config.has_codebook))
             check_float32(given)
             return copy.deepcopy(given)
@@ -146,7 +147,7 @@ def train_tokenizer(
     images: ImageSet,
     folder: str | Path,
     *,
-    tokenizer: ContinuousTokenizer | None = None,
+    tokenizer: TokenizerLike | None = None,
     device: str | torch.device = "cpu",
     check: Callable[[Any, int], Validation] | None = None,
     check_every: int = 0,
@@ -196,6 +197,6 @@ def reconstructions(tokenizer: Any, images: ImageSet, count: int = 8) -> dict[st
     """The first images of a set above what the tokenizer makes of them."""
     real = images.images(torch.arange(min(count, len(images)))).to(tokenizer.device)
     codes = tokenizer.encode(real)
-    if isinstance(tokenizer, AnyTokenizer):
+    if codebook_of(tokenizer) is not None:
         codes = tokenizer.quantize(codes).codes
     return {"reconstructions": torch.cat([real, tokenizer.decode(codes).clamp(-1, 1)])}

@@ -27,7 +27,7 @@ from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling, balanced_labels
 from robustok.runtime.seeding import spread
 from robustok.training.previews import Picture
-from robustok.training.shared_sampling import sample
+from robustok.training.shared_sampling import sample_together
 
 OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are logged
 OF_GENERATOR = ("gfid", "precision", "recall")
@@ -109,7 +109,7 @@ def sample_preview(
 
     def preview(generator: Any) -> dict[str, Picture]:
         labels = balanced_labels(count, generator.no_label)
-        return {"samples": torch.cat(list(decoded(tokenizer, sample(generator, labels, sampling, seed))))}
+        return {"samples": torch.cat(list(decoded(tokenizer, sample_together(generator, labels, sampling, seed))))}
 
     return preview
 

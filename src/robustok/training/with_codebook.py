@@ -17,7 +17,7 @@ from robustok.data.images import ImageSet
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.seeding import stream
-from robustok.shapes import Images, Latents, Neighbours, Scalar
+from robustok.shapes import Codebook, Images, Latents, Neighbours, Scalar
 from robustok.tokenizer.perturbation import (
     Draw,
     NeighbourTable,
@@ -28,6 +28,7 @@ from robustok.tokenizer.perturbation import (
     replace_as_released,
     replace_tokens,
 )
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 from robustok.tokenizer.quantizer import (
     AnyQuantizer,
     BinarySphericalQuantizer,
@@ -37,7 +38,7 @@ from robustok.tokenizer.quantizer import (
     VectorQuantizer,
     code_use,
 )
-from robustok.tokenizer.tokenizer import AnyTokenizer, Tokenizer
+from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.calibration import Calibrated, calibrate, now
 from robustok.training.micro_batch import BatchRows, MicroBatch
 from robustok.training.optim import autocast
@@ -65,7 +66,7 @@ class Encoded(NamedTuple):
 class WithCodebook:
     """A tokenizer's codebook in training: its neighbour table, how long codes lie idle, the semantic head."""
 
-    def __init__(self, config: TokenizerTraining, model: AnyTokenizer, phases: Phases, device: torch.device):
+    def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         self.perturbation: Perturbation | ReleasedPerturbation = now(config.perturbation)
         if isinstance(self.perturbation, ReleasedPerturbation) and not isinstance(model, Tokenizer):
@@ -78,12 +79,16 @@ class WithCodebook:
         if config.semantic:
             teacher = semantic_teacher(config.teacher)
             self.teacher = teacher.network.to(device)
-            self.head = SemanticHead(teacher.width, model.codebook.shape[1]).to(device)
+            self.head = SemanticHead(teacher.width, self.codebook.shape[1]).to(device)
         self.table = NeighbourTable()
-        self.steps_unused = torch.zeros(
-            len(model.codebook), dtype=torch.int32, device=device
-        )  # steps since last chosen
+        self.steps_unused = torch.zeros(len(self.codebook), dtype=torch.int32, device=device)  # steps since last chosen
         self._warned = False
+
+    @property
+    def codebook(self) -> Codebook:
+        codebook = codebook_of(self.model)
+        assert codebook is not None, "of the other kind is WithoutCodebook"
+        return codebook
 
     def start(self, batch: Images, rows: BatchRows, images: ImageSet | None) -> None:
         """Place a new tokenizer's codes, where they are learned, on latents of the first batch.
@@ -191,7 +196,7 @@ class WithCodebook:
             assert isinstance(model, Tokenizer)  # __init__ has seen to it
             _, delta = p.at(step / self.config.loop.steps)
             placed = model.quantizer.place(z).detach()
-            noisy = replace_as_released(placed, quantized.tokens, model.codebook.detach(), delta, drawn)
+            noisy = replace_as_released(placed, quantized.tokens, self.codebook.detach(), delta, drawn)
         else:
             noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
         if p.latent_space == "stopped":
@@ -202,7 +207,7 @@ class WithCodebook:
     def _near(self, step: int) -> Neighbours:
         """The neighbours of every code, as many as this step draws from."""
         _, delta = self.perturbation.at(step / self.config.loop.steps)
-        return self.table(self.model.codebook, delta)
+        return self.table(self.codebook, delta)
 
     def _semantic(self, images: Images, codes: Latents, micro: MicroBatch) -> Scalar:
         """The contrastive term between each image's mean code and the teacher's feature of it, over all ranks."""
@@ -230,12 +235,12 @@ class WithCodebook:
             self.perturbation = now(self.config.perturbation, *state["strength"])
 
 
-def _quantizer(tokenizer: AnyTokenizer) -> AnyQuantizer | None:
+def _quantizer(tokenizer: TokenizerLike) -> AnyQuantizer | None:
     """The quantizer of our own tokenizer; of others nothing is known but what their codebook is."""
     return tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
 
 
-def _learned(tokenizer: AnyTokenizer) -> VectorQuantizer | None:
+def _learned(tokenizer: TokenizerLike) -> VectorQuantizer | None:
     """The quantizer whose codes may be placed anew: it has learned ones, and they ask for a gradient."""
     quantizer = _quantizer(tokenizer)
     if isinstance(quantizer, VectorQuantizer) and quantizer.embedding.requires_grad:

@@ -25,7 +25,7 @@ from robustok.tokenizer.latent_perturbation import (
     draw_latent,
     perturb_latents,
 )
-from robustok.tokenizer.tokenizer import ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike
 from robustok.training.micro_batch import BatchRows, MicroBatch, micro_batches_of
 from robustok.training.optim import autocast
 from robustok.training.phases import Phases
@@ -48,7 +48,7 @@ class WithoutCodebook:
 
     head: nn.Module = nn.Module()  # no weights but the tokenizer's are trained
 
-    def __init__(self, config: TokenizerTraining, model: ContinuousTokenizer, phases: Phases, device: torch.device):
+    def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         assert isinstance(config.perturbation, LatentNoise | LatentMixing)
         self.perturbation = config.perturbation
@@ -112,7 +112,7 @@ class WithoutCodebook:
         """The averaged tokenizer as it is used: one of our own with standardized latents."""
         model = copy.deepcopy(averaged)
         if isinstance(model, Autoencoder) and images is not None:
-            model.standardize(*latent_statistics(model, images, self.config.statistics_images))
+            model.standardize(*latent_statistics(averaged, images, self.config.statistics_images))
         return model
 
     def _latents(self, images: Images, own: Mapping[str, Tensor]) -> tuple[Latents, Scalar]:
@@ -144,7 +144,7 @@ class WithoutCodebook:
 
 
 @torch.no_grad()
-def latent_shape(tokenizer: ContinuousTokenizer) -> tuple[int, int]:
+def latent_shape(tokenizer: TokenizerLike) -> tuple[int, int]:
     """(n, d) of a tokenizer's latents."""
     if isinstance(tokenizer, Autoencoder):
         return tokenizer.latent_shape
@@ -155,7 +155,7 @@ def latent_shape(tokenizer: ContinuousTokenizer) -> tuple[int, int]:
 
 @torch.no_grad()
 def latent_statistics(
-    tokenizer: ContinuousTokenizer, images: ImageSet, count: int, batch_size: int = 250
+    tokenizer: TokenizerLike, images: ImageSet, count: int, batch_size: int = 250
 ) -> tuple[Tensor, Tensor]:
     """(mean, standard deviation) of each channel (d) over the latents of up to `count` images, spread over the set."""
     rows = spread(count, len(images))

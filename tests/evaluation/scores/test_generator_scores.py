@@ -76,7 +76,9 @@ def test_a_generator_of_latents(images):
     assert scores[0].images == 70
     assert scores[0].protocol["sampling"]["steps"] == 2
     assert scores[0].value == pytest.approx(run(70)[0].value, rel=1e-9)
-    with pytest.raises(ValueError, match="Still cannot be sampled by Sampling; a generator of latents takes FlowSamp"):
+    with pytest.raises(
+        ValueError, match="a Still is not sampled as a Sampling says; generators of tokens take Sampling"
+    ):
         run(sampling=Sampling())
 
 

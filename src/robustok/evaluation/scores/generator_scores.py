@@ -5,9 +5,8 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder, decoded, precision
+from robustok.evaluation.decoding import decoded, precision
 from robustok.evaluation.features.image_source import Progress
 from robustok.evaluation.features.registry import FeatureSpaces
 from robustok.evaluation.scores.difference import paired_difference
@@ -16,23 +15,23 @@ from robustok.evaluation.scores.image_scores import score_features, with_referen
 from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
-from robustok.generators.flow import FlowSampling, LatentGenerator, sample_latents
-from robustok.generators.sampling import Sampling, TokenGenerator, sample_tokens
-from robustok.generators.trained_on import check_trained_on
+from robustok.generators.fit import check_fit, fingerprints
+from robustok.generators.generate import AnySampling, sample
+from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, rank, world_size
 from robustok.shapes import Labels
-from robustok.tokenizer.tokenizer import ContinuousTokenizer
+from robustok.tokenizer.protocol import TokenizerLike
 
 
 def score_generator(
-    generator: TokenGenerator | LatentGenerator,
-    tokenizer: Autoencoder,
+    generator: GeneratorLike,
+    tokenizer: TokenizerLike,
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
     *,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int = 0,
     batch_size: int = 125,
     keep: int = KEPT,
@@ -48,13 +47,13 @@ def score_generator(
 
 
 def score_decoders(
-    generator: TokenGenerator | LatentGenerator,
-    decoders: Mapping[str, Autoencoder],
+    generator: GeneratorLike,
+    decoders: Mapping[str, TokenizerLike],
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
     *,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     seed: int = 0,
     batch_size: int = 125,
     keep: int = KEPT,
@@ -65,21 +64,21 @@ def score_decoders(
     Several processes share the work. Raises what that does, and ValueError for tokenizers with other tokens or latents,
     which is for those that tell it by a `fingerprint`.
     """
-    prints = {tokenizer.fingerprint() for tokenizer in decoders.values() if isinstance(tokenizer, ContinuousTokenizer)}
+    prints = {known[0] for tokenizer in decoders.values() if (known := fingerprints(tokenizer))}
     if len(prints) > 1:
         raise ValueError(
             f"the tokenizers {', '.join(decoders)} have other tokens, so they cannot decode the same ones; compare a "
             "tokenizer with one post-trained from it, or score each with its own generator"
         )
     for tokenizer in decoders.values():
-        check_trained_on(generator, tokenizer)
+        check_fit(generator, tokenizer, sampling)
     first = next(iter(decoders.values()))
     spaces = with_references(features, reference, first.device)
     streams = [{name: FeatureStream(extract.describe(), keep) for name in decoders} for extract, _ in spaces]
     batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
     done = 0
     for at in batches:
-        drawn = _drawn(generator, labels[at], sampling, seed, int(at[0]))
+        drawn = sample(generator, labels[at], sampling, seed=seed, first=int(at[0]), batch_size=len(at))
         for name, tokenizer in decoders.items():
             pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
             for (extract, _), own in zip(spaces, streams, strict=True):
@@ -132,19 +131,3 @@ def score_streams(
             )
         )
     return scores
-
-
-def _drawn(
-    generator: TokenGenerator | LatentGenerator,
-    labels: Labels,
-    sampling: Sampling | FlowSampling,
-    seed: int,
-    first: int,
-) -> Tensor:
-    """Tokens or latents, by the kind of the generator. ValueError for settings of the other kind."""
-    if isinstance(generator, LatentGenerator) and isinstance(sampling, FlowSampling):
-        return sample_latents(generator, labels, sampling, seed=seed, first=first, batch_size=len(labels))
-    if isinstance(generator, TokenGenerator) and isinstance(sampling, Sampling):
-        return sample_tokens(generator, labels, sampling, seed=seed, first=first, batch_size=len(labels))
-    kinds = "a generator of latents takes FlowSampling, one of tokens takes Sampling"
-    raise ValueError(f"{type(generator).__name__} cannot be sampled by {type(sampling).__name__}; {kinds}")

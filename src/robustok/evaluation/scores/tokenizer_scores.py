@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from robustok.evaluation.decoding import Autoencoder, DiscreteTokenizer, decoded, encoded, precision
+from robustok.evaluation.decoding import decoded, encoded, precision
 from robustok.evaluation.features.image_source import ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
@@ -31,15 +31,16 @@ from robustok.evaluation.scores.score import Score
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.seeding import spread
 from robustok.runtime.words import counted
-from robustok.shapes import Images, Latents, Pixels
+from robustok.shapes import Codebook, Images, Latents, Pixels
 from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 ALONE = "one image has no Frechet distance, so rFID, pFID and iFID are left out; give two or more to have them"
 
 
 @torch.no_grad()
 def score_tokenizer(
-    tokenizer: Autoencoder,
+    tokenizer: TokenizerLike,
     images: ImageSource,
     features: FeatureSpaces = "lite0",
     *,
@@ -61,7 +62,8 @@ def score_tokenizer(
     """
     if len(images) != 1:
         check_range(images)
-    discrete = tokenizer if isinstance(tokenizer, DiscreteTokenizer) else None
+    codebook = codebook_of(tokenizer)
+    discrete = codebook is not None
     if neighbors_in is not None:
         if discrete:
             raise ValueError("iFID is of latents, and this tokenizer makes codes; leave neighbors_in out")
@@ -79,11 +81,11 @@ def score_tokenizer(
     if not spaces:
         noise = _Noise((), lambda tokens, block: iter(()), {})
     else:
-        noise = _codes_replaced(discrete, seed) if discrete else _noise_added(run, seed)
+        noise = _codes_replaced(codebook, seed) if codebook is not None else _noise_added(run, seed)
     among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
     ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
     seen = [FeatureAccumulator(extract, noise.cells, noise.protocol, ifid, seed) for extract in spaces]
-    of_pixels, of_codes = PixelAccumulator(lpips), CodeAccumulator(len(discrete.codebook)) if discrete else None
+    of_pixels, of_codes = PixelAccumulator(lpips), None if codebook is None else CodeAccumulator(len(codebook))
 
     def add(output: Pixels, positions: Mapping[Any, Tensor]) -> None:
         for space in seen:
@@ -127,7 +129,7 @@ class _Run:
 
     def __init__(
         self,
-        tokenizer: Autoencoder,
+        tokenizer: TokenizerLike,
         images: ImageSource,
         pfid_images: int | None,
         batch_size: int,
@@ -170,10 +172,10 @@ class _Noise(NamedTuple):
     protocol: dict[str, Any]
 
 
-def _codes_replaced(tokenizer: DiscreteTokenizer, seed: int) -> _Noise:
+def _codes_replaced(codebook: Codebook, seed: int) -> _Noise:
     """pFID as published."""
-    cells = grid(len(tokenizer.codebook))
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
+    cells = grid(len(codebook))
+    near = neighbours(codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
     return _Noise(cells, lambda tokens, block: perturbed(tokens, near, cells, seed=seed, block=block), {})
 
 

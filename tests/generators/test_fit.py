@@ -13,17 +13,16 @@ from tests.training.tiny import GENERATOR, LOOP, POST, cache, extract, generator
 from robustok import api
 from robustok.adapters.diffusion_transformers import SiT
 from robustok.data.images import Subset
-from robustok.data.latents import encode_latents
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import make_pairs
-from robustok.data.tokens import TokenCache, encode_tokens
 from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.fit import ClassesWarning, check_classes, check_fit
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
-from robustok.generators.trained_on import ClassesWarning, check_classes, check_trained_on
 from robustok.runtime.checkpoint import fingerprint
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
@@ -45,7 +44,7 @@ def another(kind: str, one: str) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> DiffusionTransformerModel:
     folder = tmp_path_factory.mktemp("trained")
-    return train_generator(FLOW, encode_latents(Patches(), images(), folder / "latents"), folder / "run", quiet=True)
+    return train_generator(FLOW, encode_images(Patches(), images(), folder / "latents"), folder / "run", quiet=True)
 
 
 def test_it_is_remembered_in_its_folder_and_by_those_saved_on_the_way(tmp_path):
@@ -67,7 +66,7 @@ def test_it_is_remembered_in_its_folder_and_by_those_saved_on_the_way(tmp_path):
 
 def test_training_goes_on_with_the_same_tokenizer_only(trained, tmp_path):
     more = replace(FLOW, generator=None)
-    same, other = (encode_latents(Patches(seed), images(), tmp_path / f"latents{seed}") for seed in (0, 1))
+    same, other = (encode_images(Patches(seed), images(), tmp_path / f"latents{seed}") for seed in (0, 1))
     assert train_generator(more, same, tmp_path / "same", generator=trained, quiet=True).trained_on == same.fingerprint
     with pytest.raises(ValueError, match=another(other.fingerprint, same.fingerprint)):
         train_generator(more, other, tmp_path / "other", generator=trained, quiet=True)
@@ -96,10 +95,10 @@ def test_another_tokenizer_is_refused_wherever_both_meet(trained, tmp_path):
 def test_a_decoder_is_no_other_tokenizer_but_statistics_of_latents_are(trained):
     tuned = Patches()
     tuned.decoder.weight.data += 1
-    check_trained_on(trained, tuned)
+    check_fit(trained, tuned)
     tuned.encoder.weight.data *= 2  # as dividing by another scale would
     with pytest.raises(ValueError, match="trained on tokenizer"):
-        check_trained_on(trained, tuned)
+        check_fit(trained, tuned)
 
 
 def test_nothing_is_known_of_published_models_until_they_are_trained_further(tmp_path):
@@ -108,9 +107,9 @@ def test_nothing_is_known_of_published_models_until_they_are_trained_further(tmp
         qk_norm=False, variance=True,
     )  # fmt: skip
     published = SiT(config)
-    check_trained_on(published, Patches())
-    check_trained_on(published, Patches(seed=1))
-    latents = encode_latents(Patches(), images(), tmp_path / "latents")
+    check_fit(published, Patches())
+    check_fit(published, Patches(seed=1))
+    latents = encode_images(Patches(), images(), tmp_path / "latents")
     further = GeneratorTraining(loop=SHORT)
     train_generator(further, latents, tmp_path / "run", generator=published, quiet=True)
     assert SiT.from_pretrained(tmp_path / "run").trained_on == Patches().fingerprint()
@@ -119,7 +118,7 @@ def test_nothing_is_known_of_published_models_until_they_are_trained_further(tmp
 def test_tokens_of_another_tokenizer_are_refused_too(tmp_path):
     made = train_generator(TOKENS, cache(tmp_path), tmp_path / "run", quiet=True)
     other = tokenizer(seed=9)
-    again = encode_tokens(other, images(), tmp_path / "other")
+    again = encode_images(other, images(), tmp_path / "other")
     message = another(other.fingerprint(), tokenizer().fingerprint())
     with pytest.raises(ValueError, match=message):
         train_generator(replace(TOKENS, generator=None), again, tmp_path / "more", generator=made, quiet=True)
@@ -145,7 +144,7 @@ def of_pets(tmp_path_factory) -> DiffusionTransformerModel:
     """A generator of cats and dogs."""
     folder = tmp_path_factory.mktemp("pets")
     two = replace(FLOW, generator=replace(FLOW.generator, classes=2))
-    cache = encode_latents(Patches(), with_classes("cat", "dog"), folder / "latents")
+    cache = encode_images(Patches(), with_classes("cat", "dog"), folder / "latents")
     return train_generator(two, cache, folder / "run", quiet=True)
 
 
@@ -183,7 +182,7 @@ def test_images_of_more_classes_than_the_generator_knows_are_refused_before_any_
     ):
         tune(of_pets, three, tmp_path / "tuned")
     assert not (tmp_path / "tuned").exists()
-    cache = encode_latents(Patches(), three, tmp_path / "latents")
+    cache = encode_images(Patches(), three, tmp_path / "latents")
     drawn = {"sigma": 0.5, "sampling": FlowSampling(steps=2), "count": 8, "seed": 0}
     with pytest.raises(ValueError, match="the generator knows 2 classes, the images have 3"):
         make_pairs(of_pets, cache, tmp_path / "pairs", **drawn)
@@ -215,16 +214,16 @@ class Still:
 
 def test_a_cache_of_an_earlier_version_tells_no_names(tmp_path):
     """And it is gone on with: its manifest is as good without them."""
-    made = encode_tokens(tokenizer(), images(), tmp_path)
+    made = encode_images(tokenizer(), images(), tmp_path)
     assert made.classes == images().classes
     manifest = tmp_path / "manifest.json"
     told = json.loads(manifest.read_text())
     del told["classes"]
     manifest.write_text(json.dumps(told))
-    assert encode_tokens(tokenizer(), images(), tmp_path).classes is None
+    assert encode_images(tokenizer(), images(), tmp_path).classes is None
     manifest.write_text(json.dumps(told | {"classes": ["other"] * 10}))
     with pytest.raises(ValueError, match=r"was made with classes \['other'"):
-        encode_tokens(tokenizer(), images(), tmp_path)
+        encode_images(tokenizer(), images(), tmp_path)
 
 
 def test_the_label_that_stands_for_none_is_no_class(of_pets):
@@ -256,32 +255,36 @@ def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_pat
     kept = cache(tmp_path)
     manifest = tmp_path / "tokens" / "manifest.json"
     manifest.write_text(manifest.read_text().replace(source.fingerprint(), earlier))
-    kept = encode_tokens(source, seen, tmp_path / "tokens")
+    kept = encode_images(source, seen, tmp_path / "tokens")
     assert kept.fingerprint == earlier
     model = generator()
     for known in (earlier, source.fingerprint()):
         model.trained_on = known
-        check_trained_on(model, source)
-        check_trained_on(model, kept)
+        check_fit(model, source)
+        check_fit(model, kept)
     pairs = make_pairs(model, kept, tmp_path / "pairs", sigma=0.5, sampling=Sampling(), count=48, seed=0)
     assert pairs.fingerprint == earlier
     how = replace(POST, loop=replace(LOOP, steps=1))
     train_decoder(how, source, pairs, seen, tmp_path / "run", held_out=held_out(), quiet=True)
     other = tokenizer(seed=1)
     with pytest.raises(ValueError, match=f"trained on tokenizer {source.fingerprint()}, not on {other.fingerprint()}"):
-        check_trained_on(model, other)
+        check_fit(model, other)
     with pytest.raises(ValueError, match=f"holds tokens of tokenizer {earlier}, not of {other.fingerprint()}"):
-        TokenCache(tmp_path / "tokens", other)
+        LatentCache(tmp_path / "tokens", other)
 
 
 def test_tokens_and_latents_of_another_shape_are_refused_where_nothing_else_is_known():
     made = AutoregressiveModel(Autoregressive(codebook_size=64, tokens=64, classes=10, width=32, depth=1, heads=1))
     own = tokenizer()
     fits = f"{own.tokens_per_image} tokens of {len(own.codebook)} codes"
-    with pytest.raises(ValueError, match=f"makes 64 tokens of 64 codes, the tokenizer {fits}; give the tokenizer that"):
+    with pytest.raises(
+        ValueError, match=f"makes 64 tokens of 64 codes, the tokenizer makes {fits}; give the tokenizer that"
+    ):
         api.sample(made, own, [0, 1])
     flow = DiffusionTransformerModel(replace(FLOW.generator, channels=8))
     part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
     other = Autoencoder(AutoencoderConfig(image_size=16, encoder=part, decoder=part, bottleneck=Plain(width=4)))
-    with pytest.raises(ValueError, match=r"makes latents of shape \(16, 8\), the tokenizer latents of shape \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"makes latents of shape \(16, 8\), the tokenizer makes latents of shape \(4, 4\)"
+    ):
         api.sample(flow, other, [0, 1], steps=2)

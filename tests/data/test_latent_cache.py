@@ -1,4 +1,4 @@
-"""Ten-crop caches: the views that LlamaGen encodes, their size, and what they are not for."""
+"""Caches of ten crops: the views that LlamaGen encodes, their size, and what they are not for."""
 
 import io
 
@@ -8,10 +8,8 @@ import torch
 from PIL import Image
 
 from robustok.data import FashionMNIST, ImageFolder
-from robustok.data.caches import ZOOM, views_of
 from robustok.data.decoding import center_crop, five_crops, read
-from robustok.data.latents import encode_latents
-from robustok.data.tokens import encode_tokens
+from robustok.data.latent_cache import ZOOM, encode_images, views_of
 from robustok.shapes import to_images
 from robustok.tokenizer.quantizer import Quantized
 
@@ -61,7 +59,7 @@ def test_five_crops_are_corners_and_middle_of_a_larger_crop():
 
 def test_ten_views_are_cached_and_drawn_by_number(folder, tmp_path):
     images = ImageFolder(folder, SIZE)
-    cache = encode_tokens(Corners(), images, tmp_path / "cache", crops=5, shard_size=4, batch_size=3)
+    cache = encode_images(Corners(), images, tmp_path / "cache", crops=5, shard_size=4, batch_size=3)
     assert (len(cache), cache.views, cache.tokens_per_image) == (6, 10, 4)
     picture = read(io.BytesIO((folder / "5.png").read_bytes()))
     for number, crop in enumerate(five_crops(picture, SIZE, ZOOM)):
@@ -71,9 +69,9 @@ def test_ten_views_are_cached_and_drawn_by_number(folder, tmp_path):
             tokens, labels = cache.at(torch.tensor([5]), torch.tensor([view]))
             assert (tokens[0].tolist(), labels.tolist()) == (expected, [0])
     with pytest.raises(ValueError, match="holds tokens of 5 crops of each image, none of which is the image as it is"):
-        cache.tokens(torch.tensor([0]))
+        cache.plain(torch.tensor([0]))
     with pytest.raises(ValueError, match="was made with views 10, not 2; choose another folder, or delete this one"):
-        encode_tokens(Corners(), images, tmp_path / "cache")
+        encode_images(Corners(), images, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("errors", ["skip", "defer", "replace"])
@@ -101,9 +99,9 @@ def test_imagenet_in_ten_crops_takes_6_6_gb(tmp_path, monkeypatch):
     def stop(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustok.data.tokens.write_shards", stop)
+    monkeypatch.setattr("robustok.data.latent_cache.write_shards", stop)
     with pytest.raises(KeyboardInterrupt):
-        encode_tokens(Tokenizer(), ImageNet("validation"), tmp_path, crops=5, announce=told.append)
+        encode_images(Tokenizer(), ImageNet("validation"), tmp_path, crops=5, announce=told.append)
     assert told == [1_281_167 * (256 * 10 * 2 + 8)]
     assert f"{told[0] / 1e9:.2g} GB" == "6.6 GB"
     assert f"{1_281_167 * 256 * 10 * 2 / 1e9:.2g} GB" == "6.6 GB"
@@ -111,12 +109,15 @@ def test_imagenet_in_ten_crops_takes_6_6_gb(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("unchecked")
 def test_latents_know_their_size_and_their_crops(folder, tmp_path):
+    class Reds(Corners):
+        codebook = None
+
     told = []
     images = ImageFolder(folder, SIZE, flip=False)
-    cache = encode_latents(Corners(), images, tmp_path / "cache", crops=5, announce=told.append)
+    cache = encode_images(Reds(), images, tmp_path / "cache", crops=5, announce=told.append)
     assert (cache.views, cache.latent_shape, told) == (5, (4, 1), [6 * (5 * 4 * 2 + 8)])
     with pytest.raises(ValueError, match="holds latents of 5 crops"):
-        cache.latents(torch.tensor([0]))
+        cache.plain(torch.tensor([0]))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -125,7 +126,7 @@ def test_what_has_no_crops_says_so(tmp_path):
         views_of(FashionMNIST("validation"), 3)
     small = FashionMNIST("validation").subset(torch.arange(4))
     with pytest.raises(ValueError, match="the images of fashion-mnist are not larger than 32 pixels; encode them with"):
-        encode_tokens(Corners(), small, tmp_path, crops=5)
+        encode_images(Corners(), small, tmp_path, crops=5)
 
 
 def test_to_images_is_what_batches_are_made_by(folder):

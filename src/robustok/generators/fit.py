@@ -1,9 +1,10 @@
-"""What a generator was trained on: a tokenizer, to any other its tokens or latents mean nothing, and classes."""
+"""Does a generator fit: its sampling, its tokenizer, to any other its tokens or latents mean nothing, its classes."""
 
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from robustok.generators.protocol import Made, makes
 from robustok.shapes import Labels
 
 NAMED = 5  # classes that are named where their names differ
@@ -25,36 +26,50 @@ def fingerprints(tokenizer: Any) -> tuple[str, ...]:
     return (own(), *(earlier() if callable(earlier) else earlier)) if callable(own) else (own, *earlier)
 
 
-def check_trained_on(generator: Any, tokenizer: Any) -> None:
-    """Raises ValueError for a generator that was trained on another tokenizer than this, or than that of this cache.
+def check_fit(generator: Any, other: Any, sampling: Any = None) -> None:
+    """Raises ValueError unless a generator fits a tokenizer or a cache of one, and `sampling` the generator.
 
-    Tokens of another number, or of a codebook of another size, and latents of another shape are refused in any case.
-
-    `generator.trained_on` tells by a fingerprint; where that is None or missing, as in models that others published,
-    nothing is known and nothing refused. Post-training changes the decoder alone, so the fingerprint outlives it.
+    That is one of another kind, with tokens of another number or codebook size or latents of another shape, and one
+    other than the generator was trained on: `generator.trained_on` tells by a fingerprint; where that is None or
+    missing, as in models that others published, nothing is known and nothing refused. Post-training changes the
+    decoder alone, so the fingerprint outlives it.
     """
-    known, here = getattr(generator, "trained_on", None), fingerprints(tokenizer)
+    if sampling is not None:
+        check_sampling(generator, sampling)
+    known, here = getattr(generator, "trained_on", None), fingerprints(other)
     if known is not None and here and known not in here:
         raise ValueError(
             f"the generator was trained on tokenizer {known}, not on {here[0]}; give that tokenizer, whose decoder may "
             "have been post-trained since, or train a generator on this one (to go on with this generator, set its "
             "trained_on to None first)"
         )
-    makes, takes = _form(generator), _form(tokenizer)
-    if makes and takes and makes != takes:
+    (made, own), (kind, size) = _form(generator), _form(other)
+    if made != kind or (own and size and own != size):
+        sizes = {"tokens": "codebook_size and tokens", "latents": "tokens and channels"}
+        noun, has = ("cache", "holds") if hasattr(other, "views") else ("tokenizer", "makes")
         raise ValueError(
-            f"the generator makes {makes}, the tokenizer {takes}; give the tokenizer that the generator was trained on"
+            f"the generator makes {own or made}, the {noun} {has} {size or kind}; give the {noun} that the generator "
+            f"was trained on, or a new generator with {sizes[kind]} of this one"
         )
 
 
-def _form(model: Any) -> str:
-    """In words, what an image is to a generator, a tokenizer or a cache; "" where it is not known."""
+def check_sampling(generator: Any, sampling: Any) -> None:
+    """Raises ValueError for settings of the other kind of generator."""
+    if sampling.makes != makes(generator):
+        raise ValueError(
+            f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; generators of tokens "
+            "take Sampling, those of latents FlowSampling"
+        )
+
+
+def _form(model: Any) -> tuple[Made, str]:
+    """What an image is to a generator, a tokenizer or a cache, in words how much of it; "" where that is unknown."""
     codebook, tokens = getattr(model, "codebook", None), getattr(model, "tokens_per_image", None)
     codes = getattr(model, "codebook_size", None) if codebook is None else len(codebook)
-    if codes is not None and tokens is not None:
-        return f"{tokens} tokens of {codes} codes"
+    if codes is not None:
+        return "tokens", "" if tokens is None else f"{tokens} tokens of {codes} codes"
     shape = getattr(model, "latent_shape", None)
-    return f"latents of shape {tuple(shape)}" if shape is not None else ""
+    return "latents", "" if shape is None else f"latents of shape {tuple(shape)}"
 
 
 def check_labels(generator: Any, labels: Labels, *, no_label: bool = False) -> None:
@@ -82,7 +97,7 @@ def check_classes(generator: Any, labels: Labels, names: Sequence[str] | None) -
     if classes > generator.no_label:
         raise ValueError(
             f"the generator knows {generator.no_label} classes, the images have {classes}; give images of its classes, "
-            "or train a generator on these"
+            "or a generator made for as many (classes)"
         )
     known = getattr(generator, "class_names", None)
     if not known or not names or all(name.isdecimal() for name in known) or all(name.isdecimal() for name in names):

@@ -1,0 +1,44 @@
+"""Sampling from a generator of either kind: tokens as `sampling` says, latents as `flow` says."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from robustok.generators.fit import check_sampling
+from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.protocol import GeneratorLike
+from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.shapes import Labels, TokenMask
+
+AnySampling: TypeAlias = Sampling | FlowSampling
+
+
+def sample(
+    generator: GeneratorLike,
+    labels: Labels,
+    sampling: AnySampling,
+    *,
+    seed: int,
+    first: int = 0,
+    start: Tensor | None = None,
+    keep: TokenMask | None = None,
+    level: float = 1.0,
+    one_pass: bool = False,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Tokens (b n) or latents (b n d) of one image per label, on the labels' device.
+
+    Image i depends on (seed, first + i) alone. `start` are tokens or latents of real images: tokens stay where `keep`
+    is true, latents are noised to `level` and followed from there, or guessed from there in `one_pass`. `progress` is
+    told how many images are done. Raises ValueError for settings of the other kind of generator, and what
+    `sample_tokens`, `sample_latents` and `predict_latents` raise, which do the work.
+    """
+    check_sampling(generator, sampling)
+    how: dict[str, Any] = {"seed": seed, "first": first, "progress": progress}
+    how |= {} if batch_size is None else {"batch_size": batch_size}
+    if isinstance(sampling, Sampling):
+        return sample_tokens(generator, labels, sampling, keep=keep, tokens=start, **how)
+    follow: Callable[..., Tensor] = predict_latents if one_pass else sample_latents
+    return follow(generator, labels, sampling, start=start, level=level, **how)
