@@ -105,6 +105,7 @@ class KVCache:
 
     def __init__(self, length: int) -> None:
         self.length, self.filled, self.room = length, 0, 0
+        self._keys = self._values = torch.empty(0)
 
     def attend(self, queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
         """What queries gather from all positions, the given ones last, whose keys and values are (b heads n e)."""

@@ -131,7 +131,7 @@ def generated(
         numbers = list(members)
         part = slice(numbers[0] - first, numbers[-1] + 1 - first)
         keep = (uniforms(derive(seed, "pairs, keep"), [group], own.shape[1]) < sigma).expand(len(numbers), -1)
-        tell = None if progress is None else lambda done, before=part.start: progress(before + done)  # type: ignore[misc]
+        tell = None if progress is None else lambda done, before=part.start: progress(before + done)
         how |= {"first": numbers[0], "keep": keep, "progress": tell}
         parts.append(sample(generator, labels[part], sampling, start=own[part], **how))
     return torch.cat(parts)

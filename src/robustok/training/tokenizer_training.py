@@ -120,7 +120,7 @@ class TokenizerStage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["decoder_only"]:
-            self.phases.hold(self.model)
+            self.phases.hold(self.module)
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
 
