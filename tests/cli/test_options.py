@@ -11,7 +11,7 @@ from robustok.cli.help import about, explanations, help_of
 from robustok.cli.options import NO_OPTION, Command, Configurable, Option, Shared, Verbose, name_of, options_of
 from robustok.cli.parser import parse
 from robustok.cli.verbs import VERBS
-from robustok.evaluation.features.registry import WITH_WEIGHTS
+from robustok.evaluation.features.spaces.vision import VISION_MODELS
 from robustok.names import IN_PACKAGES, SPACES
 
 
@@ -137,4 +137,4 @@ def test_kinds_of_commands():
 
 
 def test_help_names_the_feature_spaces_that_there_are():
-    assert set(SPACES) == {*IN_PACKAGES, *WITH_WEIGHTS}
+    assert set(SPACES) == {*IN_PACKAGES, "inception", *VISION_MODELS}
