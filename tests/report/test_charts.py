@@ -16,7 +16,6 @@ from robustok.report.charts import (
     line_chart,
     log_ticks,
     nice_ticks,
-    pixel_map,
     running_mean,
     scatter,
 )
@@ -160,10 +159,3 @@ def test_a_scatter_keeps_the_shape_of_what_it_shows():
     assert (x1 - x0, y0 - y1) == (100, 50)
     assert (x0 + x1) / 2 == (y0 + y1) / 2 == 54
     assert "<circle" in scatter([Series("a", [(1.0, 1.0)], "after")], title="t")
-
-
-def test_a_pixel_map_goes_row_by_row():
-    svg = pixel_map([0.0, 0.5, 1.0, 2.0], 2, title="t")
-    found = re.findall(r'x="(\d)" y="(\d)" width="1" height="1" fill-opacity="([\d.]+)"', svg)
-    assert found == [("0", "0", "0.000"), ("1", "0", "0.500"), ("0", "1", "1.000"), ("1", "1", "1.000")]
-    assert 'viewBox="0 0 2 2"' in svg

@@ -96,11 +96,6 @@ def scatter(clouds: list[Series], *, title: str, size: tuple[float, float] = (42
     return part("chart", "chart cloud", size, title, x, y, [(f"dot {c.color}", c.points, 2) for c in clouds])
 
 
-def pixel_map(values: list[float], columns: int, *, title: str, low: float = 0.0, high: float = 1.0) -> Markup:
-    """Values row by row as squares, the more opaque the larger between `low` and `high`."""
-    return part("pixel_map", (columns, -(-len(values) // columns)), title, values, low, high)
-
-
 def running_mean(points: Points) -> Points:
     """Each value averaged with its neighbors, a thirtieth of all on either side.
 
