@@ -17,7 +17,7 @@ WHEEL_LIMIT := 40000000
 .PHONY: help demo test lint fuzz docs release-check clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/installed
 	.venv/bin/robustok demo --out $(OUT)
