@@ -52,7 +52,7 @@ def _told(model: Any, name: Path) -> Any:
 
 
 def check_fit(generator: Any, tokenizer: Any) -> None:
-    """Raises ValueError where the tokenizer cannot decode what the generator makes."""
+    """Refuse, by a ValueError, a tokenizer that cannot decode what the generator makes."""
     if isinstance(generator, TokenGenerator) != isinstance(tokenizer, AnyTokenizer):
         raise ValueError(
             "tokens are decoded by a tokenizer with a codebook, latents by one without; give a generator and a "
