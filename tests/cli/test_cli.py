@@ -114,7 +114,7 @@ def test_the_demo_without_a_codebook_and_the_four_corners(run_demo, monkeypatch,
     assert main(["demo", "--latent", "continuous", "--preset", "smoke", "--settings"]) == 0
     assert "--main.perturbation.strength" in capsys.readouterr().out
     corners = Seen()
-    monkeypatch.setattr("robustok.demo.corners.run_corners", corners)
+    monkeypatch.setattr("robustok.demo.ablation.run_factorial", corners)
     assert main(["demo", "--corners", "--preset", "short", "--seeds", "4", "--out", str(tmp_path), "--quiet"]) == 0
     assert corners.arguments == (
         {"discrete": presets.short(), "continuous": presets.continuous_short()},

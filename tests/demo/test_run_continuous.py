@@ -8,8 +8,8 @@ import pytest
 from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST
 
 from robustok import presets
+from robustok.demo.ablation import factorial_table, run_factorial
 from robustok.demo.config import Demo
-from robustok.demo.corners import corners_table, run_corners
 from robustok.demo.run import run_demo
 from robustok.evaluation.scores.score import Score
 from robustok.generators.diffusion_transformer import DiffusionTransformer
@@ -45,7 +45,7 @@ CONTINUOUS = replace(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corners")
-    run_corners({"discrete": DISCRETE, "continuous": CONTINUOUS}, out, seeds=(0,), quiet=True)
+    run_factorial({"discrete": DISCRETE, "continuous": CONTINUOUS}, out, seeds=(0,), quiet=True)
     return out
 
 
@@ -104,7 +104,7 @@ def test_seeds_give_intervals():
 
     records = [record("gfid_before", seed, value) for seed, value in enumerate((100.0, 110.0, 120.0))]
     records += [record("gfid_after", seed, value) for seed, value in enumerate((90.0, 88.0, 96.0))]
-    row = " ".join(corners_table(records).splitlines()[2].split())
+    row = " ".join(factorial_table(records).splitlines()[2].split())
     # Student's t with 2 degrees of freedom: 4.303 standard errors, here of 10 / sqrt(3)
     assert "| 110.0 (85.2 to 134.8) |" in row
     assert "| -16.7 % (-31.0 to -2.3) |" in row.replace(MINUS, "-")  # of -10, -20 and -20 %

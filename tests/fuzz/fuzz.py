@@ -29,7 +29,7 @@ from robustok.cli import TRACEBACK, main
 from robustok.cli.options import LISTING, Command, Configurable, Option, name_of, options_of
 from robustok.cli.settings import to_plain
 from robustok.cli.verbs import VERBS
-from robustok.demo import ablation, corners, run
+from robustok.demo import ablation, run
 from robustok.losses import lpips
 
 SECONDS, PATIENCE = 30.0, 300.0  # of computing and of waiting, at most, for a case; most take some hundredths of one
@@ -399,7 +399,7 @@ def quick() -> Iterator[None]:
     """What takes minutes is left out (the demo), features are cheap, and nothing goes out to the network."""
     former = dict(os.environ)
     os.environ |= dict.fromkeys(OFFLINE, "1")
-    runs = ((run, "run_demo"), (ablation, "run_ablation"), (corners, "run_corners"))
+    runs = ((run, "run_demo"), (ablation, "run_ablation"), (ablation, "run_factorial"))
     places: list[Any] = [(module, name, lambda *arguments, **named: []) for module, name in runs]
     places += [(module, "extractor", world.extractor) for module in world.EXTRACTING]
     places += [(lpips, "LPIPS", lambda **named: None)]

@@ -11,9 +11,8 @@ import pytest
 from robustok.evaluation.scores.difference import seeds_difference
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.evaluation.scores.score import Score
-from robustok.report.system_table import short, system_table
+from robustok.report.system_table import FORMATS, short, system_table
 from robustok.report.systems import Column, read_systems
-from robustok.report.table_formats import FORMATS, comma_separated, html, latex, markdown
 
 LITE0 = {"features": "lite0", "reference": {"name": "photos", "count": 500, "hash": "a"}}
 GFID = Column("gfid", "lite0")
@@ -197,7 +196,7 @@ def test_a_table_says_what_its_systems_are(write):
     )
     assert [fact.heading for fact in table.facts] == ["Tokenizer", "Latent", "Tokens", "Codes"]
     assert [row.facts for row in table.rows] == [[86_400_000, "disc.", 256, 4096], [None, "con.", None, None]]
-    assert "| ours   |    86.4 M |  disc. |    256 | 4,096 |" in markdown(table)
+    assert "| ours   |    86.4 M |  disc. |    256 | 4,096 |" in table.to_markdown()
 
 
 def test_parameters_in_three_digits():
@@ -220,7 +219,7 @@ def test_scores_of_other_protocols_are_refused_unless_forced(write):
     for made in (FORMATS[name](table) for name in ("markdown", "latex", "html")):
         assert "Not computed alike: gFID has reference" in made
         assert "*" in made
-    assert comma_separated(table).splitlines()[1].endswith(",gfid")
+    assert table.to_csv().splitlines()[1].endswith(",gfid")
 
 
 def test_another_number_of_images_is_another_protocol(write):
@@ -266,7 +265,7 @@ def hostile(write):
 
 
 def test_markdown(hostile):
-    lines = markdown(hostile).splitlines()
+    lines = hostile.to_markdown().splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, "as many cells in every row"
     assert len({len(row) for row in rows}) == 1, "aligned"
@@ -278,7 +277,7 @@ def test_markdown(hostile):
 
 
 def test_latex(hostile):
-    made = latex(hostile)
+    made = hostile.to_latex()
     tabular = made[made.index("\\begin{tabular}") :]
     body = tabular.split("\\midrule")[1].split("\\bottomrule")[0]
     columns = len(re.search(r"begin\{tabular\}\{(\w+)\}", made)[1])
@@ -299,7 +298,7 @@ def test_latex(hostile):
 
 
 def test_csv(hostile):
-    header, *rows = csv.reader(io.StringIO(comma_separated(hostile)))
+    header, *rows = csv.reader(io.StringIO(hostile.to_csv()))
     assert header == ["system", *(f"gfid{part}" for part in ("", "_low", "_high", "_images", "_seeds")), "not_alike"]
     assert rows[0] == [HOSTILE, "10.0", "9.5", "10.5", "500", "1", ""]
     assert rows[1][0] == "'=cmd()", "a spreadsheet takes no name for a formula"
@@ -327,7 +326,7 @@ class Reader(HTMLParser):
 
 
 def test_html(hostile):
-    reader = Reader(html(hostile))
+    reader = Reader(hostile.to_html())
     assert HOSTILE in reader.text
     assert "b" not in reader.seen
     assert "script" not in reader.seen

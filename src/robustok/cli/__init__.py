@@ -83,7 +83,7 @@ def run(command: Command) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error says, without line breaks; for an error that is ours, how to see where it came from."""
+    """The message of an error, without line breaks; for an error that is ours, how to see where it came from."""
     said = str(error)
     if isinstance(error, OSError) and error.strerror:  # without the number that Python puts before it
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -99,7 +99,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def _speaks() -> bool:
-    """Whether this is the main process of those that torchrun started, or the only one."""
+    """True in the main process of those that torchrun started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 

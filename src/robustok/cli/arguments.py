@@ -38,7 +38,7 @@ def at_least_one(text: str) -> int:
 
 
 def _short(text: str) -> str:
-    """What was typed, in quotation marks, not more than a line of it."""
+    """The typed text in quotation marks, not more than a line of it."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
@@ -86,7 +86,7 @@ Fields: TypeAlias = Annotated[tuple[str, ...], Option("NAME=VALUE", help=FIELDS)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How images are read."""
+    """Options of how images are read."""
 
     upscale: bool = False  # enlarge images that are smaller than the crop, rather than refuse them
     # mirrored images do not belong to the set (not for fashion-mnist; text, left and right shoes)
@@ -110,7 +110,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Checks(View):
-    """How a model is validated while it trains, on images that are read alike."""
+    """Options of a model's validation while it trains, on images that are read alike."""
 
     check_every: Count | None = None  # steps between two validations; a tenth of them all unless given
     check_images: Count = 2000  # images of a validation

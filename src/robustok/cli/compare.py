@@ -35,9 +35,8 @@ class Compare(Verbose):
 
     def run(self) -> None:
         """Print the table, or write it and print what the gaps mean."""
-        from robustok.report.system_table import system_table
+        from robustok.report.system_table import FORMATS, system_table
         from robustok.report.systems import read_systems
-        from robustok.report.table_formats import FORMATS, in_words
         from robustok.runtime.checkpoint import write_bytes
 
         metrics = tuple(dict.fromkeys(self.metrics.split(","))) if self.metrics else None
@@ -55,7 +54,7 @@ class Compare(Verbose):
         except OSError:
             print(text, end="", flush=True)  # a table that was made is not lost
             raise
-        self.say("\n".join([*in_words(made), f"table: {self.out}"]))
+        self.say("\n".join([*made.in_words(), f"table: {self.out}"]))
 
 
 def source(text: str) -> tuple[str, Path]:
@@ -66,7 +65,7 @@ def source(text: str) -> tuple[str, Path]:
 
 def _format_of(out: Path | None) -> str:
     """Markdown on the screen; in a file what its suffix says. Raises ValueError for another suffix."""
-    from robustok.report.table_formats import SUFFIXES
+    from robustok.report.system_table import SUFFIXES
 
     if out is None:
         return "markdown"

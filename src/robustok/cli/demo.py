@@ -49,7 +49,7 @@ class Demo(Configurable, Verbose):
         return presets.in_color(demo) if images == "fluent" else demo
 
     def run(self) -> None:
-        """Run the demo, its ablation, or the four corners if asked for."""
+        """Run the demo, its ablation, or the 2 x 2 ablation if asked for."""
         from robustok.cli.settings import seeded
         from robustok.demo.ablation import run_ablation
         from robustok.demo.config import Demo as Config
@@ -73,7 +73,7 @@ class Demo(Configurable, Verbose):
         run_demo(seeded(config, self.seed, self.typed), out, control=not self.no_control, quiet=self.quiet)
 
     def _check_seeds(self) -> None:
-        """Raises ValueError for options that do not go together."""
+        """Refuse, by a ValueError, options that do not go together."""
         several = self.ablate or self.corners
         if self.seeds and not several:
             raise ValueError("--seeds are those of --ablate and --corners; add one of them, or give one --seed")
@@ -86,12 +86,12 @@ class Demo(Configurable, Verbose):
             )
 
     def _run_corners(self, out: Path) -> None:
-        """The table of all four corners, of the presets as they are."""
-        from robustok.demo.corners import corners_table, run_corners
+        """The table of the 2 x 2 ablation, of the presets as they are."""
+        from robustok.demo.ablation import factorial_table, run_factorial
 
         if self.typed or self.config:
             raise ValueError("--corners takes the presets as they are, of both kinds; leave out settings and --config")
         demos = {latent: self.start(self.preset, latent, self.images) for latent in DEFAULT_OUT}
-        records = run_corners(demos, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
+        records = run_factorial(demos, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
         if not self.quiet:
-            print(corners_table(records))
+            print(factorial_table(records))

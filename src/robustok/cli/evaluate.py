@@ -84,7 +84,7 @@ class Evaluate(Sampled, View, Shared):
             write_json(self.out, records)
 
     def _check_records(self) -> None:
-        """Raises ValueError for a file of something else than records, such as one of those that are to be scored."""
+        """Refuse, by a ValueError, to write over another kind of file, such as one of those that are to be scored."""
         if self.out is not None and self.out.is_file():
             with self.out.open("rb") as file:
                 first = file.read(1)
@@ -107,7 +107,7 @@ class Evaluate(Sampled, View, Shared):
         )
 
     def _scores(self) -> list[Any]:
-        """What can be said of what was given."""
+        """Every score of what was given."""
         from robustok.cli import images, models, scoring
         from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
         from robustok.evaluation.scores.score import of_system

@@ -18,7 +18,7 @@ WIDTH = 100  # columns, at most
 
 
 def overview(verbs: Sequence[type[Command]]) -> str:
-    """What `robustok --help` says."""
+    """The text of `robustok --help`."""
     parts = [
         f"{bold('robustok')}  image tokenizers that generators can rely on: latent perturbation, pFID, decoder "
         "post-training",
@@ -50,7 +50,7 @@ def help_of(verb: type[Command]) -> str:
 
 
 def about(verb: type[Command]) -> tuple[str, str]:
-    """What a verb does, in a line, and what it reads and writes, in paragraphs of a line each."""
+    """A verb in a line, and what it reads and writes, in paragraphs of a line each."""
     line, *rest = (" ".join(part.split()) for part in (inspect.getdoc(verb) or verb.__name__).split("\n\n"))
     return line[0].lower() + line[1:].rstrip("."), "\n".join(rest)
 

@@ -77,7 +77,7 @@ def is_npz(name: str) -> bool:
 
 
 def is_statistics(name: str) -> bool:
-    """Whether a file holds statistics rather than images. Raises ValueError for an npz file that cannot be read."""
+    """True for a file of statistics rather than images. Raises ValueError for an npz file that cannot be read."""
     if Path(name).is_dir():
         return False
     return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))

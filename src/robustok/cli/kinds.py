@@ -34,13 +34,13 @@ class Sampled(Models, Configurable):
 
     @staticmethod
     def start() -> Any:
-        """How tokens are drawn unless settings say otherwise: from the generator's own distribution."""
+        """The plain way to draw tokens, unless settings say otherwise: from the generator's own distribution."""
         from robustok.generators.sampling import Sampling
 
         return Sampling()
 
     def sampling(self, generator: Any) -> Any:
-        """How a generator is sampled: as published if that is known, under the settings."""
+        """The way a generator is sampled: as published if that is known, under the settings."""
         from robustok.adapters.published_generators import default_sampling
 
         return self.over(default_sampling(generator))
@@ -68,7 +68,7 @@ class Training(Models, View, Configurable, Shared):
         return replace(config, loop=replace(config.loop, tracker=tuple(dict.fromkeys(self.tracker))))
 
     def check_apart(self) -> None:
-        """Raises ValueError where --out is a folder of what is read, whose files the run would replace or add to."""
+        """Refuse, by a ValueError, an --out that is also read from, whose files the run would replace or add to."""
         for name in ("images", "validation", "tokenizer", "generator"):
             given = getattr(self, name, None)
             if given is not None and Path(given).is_dir() and Path(given).resolve() == self.out.resolve():

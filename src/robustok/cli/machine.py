@@ -1,10 +1,10 @@
-"""What this machine has, what is missing for what, and how to get it."""
+"""A checkup of this machine: what it has, what is missing for what, and how to get it."""
 
 import os
 import platform
 import re
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -57,11 +57,11 @@ def checkup() -> str:
 def versions() -> list[tuple[str, str]]:
     """robustok and what it stands on."""
     rows = [("robustok", robustok.__version__), ("Python", f"{platform.python_version()}, {platform.platform()}")]
-    return rows + [(name, installed(name) or "missing: pip install robustok") for name in required("")]
+    return rows + [(name, installed(name) or "missing: pip install robustok") for name in requirements().get("", [])]
 
 
 def machine() -> list[tuple[str, str]]:
-    """What training would run on."""
+    """The hardware that training would run on."""
     device = device_of(None)
     bf16 = not isinstance(autocast(device), nullcontext)
     free = shutil.disk_usage(Path.cwd()).free
@@ -90,7 +90,7 @@ def threads() -> str:
 
 
 def memory() -> str:
-    """How much there is, and how much is free."""
+    """Memory in all, and what of it is free."""
     path = Path("/proc/meminfo")
     if not path.is_file():
         return "unknown on this system"
@@ -99,7 +99,7 @@ def memory() -> str:
 
 
 def embedded() -> list[tuple[str, str]]:
-    """What works without a download."""
+    """Data and networks that work without a download."""
     folder = Path(str(resources.files("robustok.data"))) / "fashion_mnist"
     size = sum(file.stat().st_size for file in folder.glob("*.gz"))
     emoji = Path(str(sprite_file()))
@@ -113,7 +113,7 @@ def embedded() -> list[tuple[str, str]]:
 
 
 def in_package(release: Release) -> str:
-    """Where the package with a network's weights is, or how to get it."""
+    """The place of the package with a network's weights, or how to get it."""
     spec = find_spec(release.package)
     if spec and spec.origin:
         return str(Path(spec.origin).parent)
@@ -153,7 +153,7 @@ def networks() -> list[tuple[str, str]]:
 
 
 def ready(weights: WeightFile | HubModel) -> str:
-    """Where weights are, or how to get them."""
+    """The place of weights, or how to get them."""
     if place := weights.located():
         return f"{weights.title}, in {place}"
     return f"missing: it is downloaded when asked for; without a network {weights.remedy()}"
@@ -169,22 +169,21 @@ def to_fetch() -> list[tuple[str, str]]:
 def extras() -> list[tuple[str, str]]:
     """Each extra, what it is for, and what of it is missing."""
     rows = []
-    for extra in extra_names():
-        missing = [name for name in required(extra) if installed(name) is None]
+    for extra, names in sorted(requirements().items()):
+        missing = [name for name in names if extra and installed(name) is None]
         state = f"missing {', '.join(missing)}: pip install 'robustok[{extra}]'" if missing else "complete"
-        rows.append((extra, f"{PURPOSES.get(extra, 'more')}; {state}"))
+        rows += [(extra, f"{PURPOSES.get(extra, 'more')}; {state}")] if extra else []
     return rows or [("none", "robustok is not installed as a package; see the Makefile")]
 
 
-def required(extra: str) -> list[str]:
-    """Names of the packages that robustok needs, or an extra of it."""
-    marked = [(re.split(r"[^\w.-]", line)[0], re.search(r"extra == ['\"]([^'\"]+)", line)) for line in _requirements()]
-    return [name for name, mark in marked if (mark[1] if mark else "") == extra]
-
-
-def extra_names() -> list[str]:
-    """Extras that robustok has."""
-    return sorted({mark for line in _requirements() for mark in re.findall(r"extra == ['\"]([^'\"]+)", line)})
+def requirements() -> dict[str, list[str]]:
+    """Names of the packages that robustok needs, under "", and of those that each extra adds."""
+    found: dict[str, list[str]] = {}
+    with suppress(PackageNotFoundError):
+        for line in requires("robustok") or []:
+            mark = re.search(r"extra == ['\"]([^'\"]+)", line)
+            found.setdefault(mark[1] if mark else "", []).append(re.split(r"[^\w.-]", line)[0])
+    return found
 
 
 def installed(name: str) -> str | None:
@@ -193,10 +192,3 @@ def installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _requirements() -> list[str]:
-    try:
-        return requires("robustok") or []
-    except PackageNotFoundError:
-        return []

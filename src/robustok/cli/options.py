@@ -69,7 +69,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What was typed after a verb. A command's docstring is its help: what it does, then what it reads and writes."""
+    """The words after a verb. A command's docstring is its help: what it does, then what it reads and writes."""
 
     group: ClassVar[str]  # heading that the overview lists it under
     resumes: ClassVar[bool] = False  # whether the same command goes on after a stop
@@ -161,7 +161,7 @@ def verb_named(name: str, verbs: Iterable[type[Command]]) -> type[Command]:
 
 
 def check_names(verb: type[Command], typed: Iterable[tuple[str, str]], preset: Any) -> None:
-    """Raises ValueError for a setting that begins with no field of the preset, with the nearest option or field."""
+    """Refuse, by a ValueError, a setting that begins with no field of the preset, with the nearest option or field."""
     fields = [part.name for part in dataclasses.fields(preset)]
     for name, _ in typed:
         first, *deeper = name.split(".")

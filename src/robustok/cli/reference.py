@@ -70,7 +70,7 @@ def in_words(about: Mapping[str, Any]) -> str:
 
 
 def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Raises ValueError when the file is not the reference that is wanted."""
+    """Refuse, by a ValueError, a file that is not the reference that is wanted."""
     from robustok.evaluation.scores.reference import Reference as Statistics
 
     remedy = "choose another file, or add --overwrite"

@@ -1,4 +1,4 @@
-"""What `robustok evaluate` and `reference` score in and against, and how scores are told."""
+"""Spaces and references of `robustok evaluate` and `reference`, and their scores as text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

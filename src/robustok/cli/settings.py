@@ -102,7 +102,7 @@ def from_text(text: str, where: str) -> Any:
 
 
 def _check_extent(value: Any) -> None:
-    """Raises ValueError for what is nested too deeply, or in itself, or grows by YAML's aliases beyond all bounds."""
+    """Refuse, by a ValueError, values nested too deeply, or in themselves, or that YAML's aliases multiply."""
     seen, left = 0, [(value, 0)]
     while left:
         part, depth = left.pop()

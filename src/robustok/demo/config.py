@@ -1,4 +1,4 @@
-"""What the demo does, and which image it uses for what."""
+"""The config of a demo, and the one purpose of each of its images."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -30,12 +30,8 @@ class Demo:
 
     def with_seed(self, seed: int) -> "Demo":
         """The same with everything random derived from another seed."""
-        return replace(
-            self,
-            main=replace(self.main, loop=replace(self.main.loop, seed=seed)),
-            generator=replace(self.generator, loop=replace(self.generator.loop, seed=seed)),
-            post=replace(self.post, loop=replace(self.post.loop, seed=seed)),
-        )
+        stages = {name: getattr(self, name) for name in ("main", "generator", "post")}
+        return replace(self, **{n: replace(stage, loop=replace(stage.loop, seed=seed)) for n, stage in stages.items()})
 
     def without_perturbation(self) -> "Demo":
         """The same with nothing perturbed in main training."""
@@ -46,16 +42,16 @@ class Demo:
 
     @property
     def continuous(self) -> bool:
-        """Whether the tokenizer has no codebook."""
+        """True where the tokenizer has no codebook."""
         return not self.main.has_codebook
 
     def settings(self) -> dict[str, Any]:
-        """What decides the results, as JSON values: everything but how long it is said to take."""
+        """The settings that decide the results, as JSON values: everything but how long it is said to take."""
         return {name: value for name, value in to_plain(self).items() if name != "duration"}
 
     @property
     def seed(self) -> int:
-        """What everything random derives from."""
+        """The seed that everything random derives from."""
         return self.main.loop.seed
 
 

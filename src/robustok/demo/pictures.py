@@ -21,7 +21,7 @@ from robustok.tokenizer.protocol import codebook_of
 
 ROWS = 4  # images of each class in a grid
 CHANGED = 20  # images that post-training changed most
-NOISE = (0.5, 0.2)  # share of the latents that are disturbed in the picture, and the noise's share in each
+NOISE = (0.5, 0.2)  # fraction of the latents that are disturbed in the picture, and the noise's in each
 
 
 def write_pictures(
@@ -38,60 +38,37 @@ def write_pictures(
 
     `drawn` are generated tokens or latents with their `labels`; the tokenizers `before` and `after` decode them.
     """
-    classes = len(real.classes)
+    classes, entries = len(real.classes), list[dict[str, Any]]()
+
+    def add(name: str, title: str, caption: str, images: Pixels, group: str = "overview") -> None:
+        how: dict[str, Any] = (
+            {"columns": classes, "labels": real.classes} if group != "changed" else {"columns": len(images) // 2}
+        )
+        entries.append(write_grid(folder, name, title, caption, images, group=group, **how))
+
     shown = one_of_each(real.labels, classes, ROWS)
-    originals = to_pixels(real.images(shown))
-    own = encoded(before, real.images(shown))
+    originals = real.images(shown)
+    own = encoded(before, originals)
     noisy, how = disturbed(before, own, seed)
     generated = drawn[one_of_each(labels, classes, ROWS)]
     same = "The same latents" if drawn.is_floating_point() else "The same tokens"
-    grids = [
-        ("real", "Real", "Validation images, one class in each column.", originals),
-        ("reconstructed", "Reconstructed", "Encoded and decoded by the tokenizer.", pixels(before, own)),
-        (
-            "perturbed",
-            "Perturbed",
-            f"{how}, then decoded.",
-            pixels(before, noisy),
-        ),
-        ("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, generated)),
-        ("generated_after", "Generated, after", f"{same}, post-trained decoder.", pixels(after, generated)),
-    ]
-    entries = [
-        write_grid(folder, name, title, caption, images, group="overview", columns=classes, labels=real.classes)
-        for name, title, caption, images in grids
-    ]
+    add("real", "Real", "Validation images, one class in each column.", to_pixels(originals))
+    add("reconstructed", "Reconstructed", "Encoded and decoded by the tokenizer.", pixels(before, own))
+    add("perturbed", "Perturbed", f"{how}, then decoded.", pixels(before, noisy))
+    add("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, generated))
+    add("generated_after", "Generated, after", f"{same}, post-trained decoder.", pixels(after, generated))
     first, second = pixels(before, drawn), pixels(after, drawn)
     few = one_of_each(labels, classes, 1)
-    pairs = torch.cat([first[few], second[few]])
-    entries.append(
-        write_grid(
-            folder,
-            "pairs",
-            f"{same}, both decoders",
-            "Upper row: original decoder. Lower row: post-trained decoder.",
-            pairs,
-            group="pairs",
-            columns=classes,
-            labels=real.classes,
-        )
-    )
+    rows = "Upper row: original decoder. Lower row: post-trained decoder."
+    add("pairs", f"{same}, both decoders", rows, torch.cat([first[few], second[few]]), group="pairs")
     change = (first.float() - second.float()).square().flatten(1).mean(dim=1)
     most = change.topk(min(CHANGED, len(change))).indices
     for start in range(0, len(most), CHANGED // 2):
         part = most[start : start + CHANGED // 2]
-        entries.append(
-            write_grid(
-                folder,
-                f"changed_{start:02d}",
-                "Changed most by post-training" if start == 0 else "Changed most, continued",
-                f"Of {len(change)} generated images, by mean squared pixel difference. Upper row: before. "
-                "Lower row: after.",
-                torch.cat([first[part], second[part]]),
-                group="changed",
-                columns=len(part),
-            )
-        )
+        title = "Changed most by post-training" if start == 0 else "Changed most, continued"
+        caption = f"Of {len(change)} generated images, by mean squared pixel difference. Upper row: before. "
+        both = torch.cat([first[part], second[part]])
+        add(f"changed_{start:02d}", title, caption + "Lower row: after.", both, group="changed")
     write_json(folder / "images.json", {"grids": entries})
 
 
@@ -118,7 +95,7 @@ def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
 
 
 def pixels(tokenizer: Any, drawn: Tensor) -> Pixels:
-    """What a tokenizer decodes tokens or latents to."""
+    """Decode tokens or latents."""
     return torch.cat(list(decoded(tokenizer, drawn)))
 
 

@@ -10,16 +10,23 @@ from torch import Tensor
 from robustok.data.images import ImageSet
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.demo.config import Demo, DemoImages
-from robustok.demo.diary import Diary
 from robustok.demo.pictures import write_pictures
-from robustok.demo.scores import SPACES, demo_spaces, generation_scores, how_generated, reference_of, trained_in
+from robustok.demo.run_state import RunState
+from robustok.demo.scores import (
+    SPACES,
+    demo_spaces,
+    generation_scores,
+    how_generated,
+    reconstruction_scores,
+    reference_of,
+    trained_in,
+)
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.image_scores import score_images
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score, of_system
-from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import balanced_labels
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
@@ -51,35 +58,30 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     tunes the decoder for as many steps on clean latents (sigma = 1), to tell what the generator's latents bought.
     """
     out = Path(out)
-    diary = Diary(out, {"demo": config.settings(), "control": control}, quiet)
-    diary.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out, **words(config)))
+    state = RunState(out, {"demo": config.settings(), "control": control}, quiet)
+    called = words(config)
+    state.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out, **called))
     write_json(out / "config.json", to_plain(config))
     images, extract = DemoImages.of(config), lite0()
 
-    latents = words(config)["latents"]
-    with diary.stage("tokenizer", f"1/6 Main training of the tokenizer, {words(config)['how']}"):
+    with state.stage("tokenizer", f"1/6 Main training of the tokenizer, {called['how']}"):
         tokenizer = train_tokenizer(config.main, images.train, out / "tokenizer", quiet=quiet)
-    with diary.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
+    with state.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
         reference = reference_of(images, out, extract)
-        diary.scores("floor", lambda: [floor(config, images, reference, extract)])
-        scores = diary.scores(
-            "tokenizer",
-            lambda: score_tokenizer(
-                tokenizer, images.scored, extract, pfid_images=config.pfid_images, seed=config.seed
-            ),
-        )
-        tell(diary, scores, "rfid", "rfid_pfid_images", "pfid", "ifid", "codebook_use", "psnr")
-    with diary.stage("generator", f"3/6 Training of the generator on the tokenizer's {latents}"):
+        state.scores("floor", lambda: [floor(config, images, reference, extract)])
+        scores = state.scores("tokenizer", lambda: reconstruction_scores(config, tokenizer, images, extract))
+        tell(state, scores, "rfid", "rfid_pfid_images", "pfid", "ifid", "codebook_use", "psnr")
+    with state.stage("generator", f"3/6 Training of the generator on the tokenizer's {called['latents']}"):
         cache = encode_images(tokenizer, images.train, out / kind_of(tokenizer))
         generator = train_demo_generator(config, tokenizer, cache, out / "generator", quiet=quiet)
-    with diary.stage("sampling", "4/6 Sampling"):
+    with state.stage("sampling", "4/6 Sampling"):
         labels = balanced_labels(config.scored, len(images.train.classes))
         drawn = samples_to_score(generator, labels, config, out / "samples.safetensors", quiet)
     tuned = dict[str, TrainedDecoder[Any]]()
     held_out: ImageSet | HeldOut = images.held_out
     for name, sigma in [("post_training", config.post.sigma)] + ([("control", 1.0)] if control else []):
         title = "the generator's latents" if sigma < 1 else "clean latents, as a control"
-        with diary.stage(name, f"5/6 Post-training of the decoder on {title} (sigma = {sigma})"):
+        with state.stage(name, f"5/6 Post-training of the decoder on {title} (sigma = {sigma})"):
             result = post_train(
                 replace(config.post, sigma=sigma),
                 tokenizer,
@@ -93,19 +95,19 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
                 quiet=quiet,
             )
             tuned[name], held_out = result.tuned, result.held_out  # the same samples decide for both
-            tell_tuned(diary, tuned[name], name)
-    with diary.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
+            tell_tuned(state, tuned[name], name)
+    with state.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
         decoders = {"before": tokenizer} | {
             {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
         }
         how = how_generated(config, out / "samples.safetensors", tokenizer)
-        scores = diary.scores(
+        scores = state.scores(
             "generation", lambda: generation_scores(config, decoders, drawn, demo_spaces(images, out), how)
         )
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
-            scores += diary.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
-        tell(diary, scores, "gfid_before", "gfid_control", "gfid_after")
-        tell_spaces(diary, scores, set(SPACES) - trained_in(config))
+            scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
+        tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
+        tell_spaces(state, scores, set(SPACES) - trained_in(config))
         write_pictures(
             out / "images",
             real=images.scored,
@@ -115,15 +117,15 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             labels=labels,
             seed=config.seed,
         )
-    all_scores = of_system(diary.all_scores(), tokenizer=tokenizer, generator=generator)
+    all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)
     write_json(out / "scores.json", [score.to_plain() for score in all_scores])
     page = write_report(out)
-    diary.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")
+    state.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")
     return all_scores
 
 
 def words(config: Demo) -> dict[str, str]:
-    """What the parts of a demo are called."""
+    """Names of the parts of a demo."""
     off = config.main.perturbation.beta == 0
     return {
         "tokenizer": "continuous tokenizer" if config.continuous else "tokenizer",
@@ -169,29 +171,27 @@ def samples_to_score(generator: Any, labels: Tensor, config: Demo, path: Path, q
     return sampled(path, generator, labels, post.sampling, config.seed, **how)
 
 
-def tell_spaces(diary: Diary, scores: list[Score], held_out: set[str]) -> None:
-    """What post-training changed, in each feature space."""
+def tell(state: RunState, scores: list[Score], *metrics: str) -> None:
+    """Print some scores on a line."""
+    values = {score.metric: score.value for score in reversed(scores)}  # the first of a name counts
+    state.say("   ".join(f"{name} {values[name]:.4g}" for name in metrics if name in values))
+
+
+def tell_spaces(state: RunState, scores: list[Score], held_out: set[str]) -> None:
+    """Print what post-training changed, in each feature space."""
     for score in scores:
         how = score.protocol
         if score.metric == "gfid_difference" and (how["from"], how["to"]) == ("before", "after"):
             kind = "held out: nothing was trained in it" if how["features"] in held_out else "trained in"
-            diary.say(f"gFID in {how['features']} ({kind}): {how['in_words']}")
+            state.say(f"gFID in {how['features']} ({kind}): {how['in_words']}")
 
 
-def tell(diary: Diary, scores: list[Score], *metrics: str) -> None:
-    """Print some scores on a line."""
-    values = {score.metric: score.value for score in reversed(scores)}  # the first of a name counts
-    diary.say("   ".join(f"{name} {values[name]:.4g}" for name in metrics if name in values))
-
-
-def tell_tuned(diary: Diary, result: TrainedDecoder[Any], name: str) -> None:
-    """Say which decoder was kept."""
+def tell_tuned(state: RunState, result: TrainedDecoder[Any], name: str) -> None:
+    """Print which decoder was kept."""
+    kept = f"held-out distance {result.before:.1f} -> {result.after:.1f}, decoder of step {result.step} kept"
     if result.step == 0:
-        diary.say(
-            f"{name}: no decoder was better on held-out images than the original ({result.before:.1f}), which is "
-            "kept; try a larger sigma, a lower learning rate, or fewer steps"
+        kept = (
+            f"no decoder was better on held-out images than the original ({result.before:.1f}), which is kept; try a "
+            "larger sigma, a lower learning rate, or fewer steps"
         )
-    else:
-        diary.say(
-            f"{name}: held-out distance {result.before:.1f} -> {result.after:.1f}, decoder of step {result.step} kept"
-        )
+    state.say(f"{name}: {kept}")

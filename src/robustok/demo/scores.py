@@ -1,4 +1,4 @@
-"""The demo's scores of generated images: in the space that was trained in, and in two that were not."""
+"""The demo's scores: of the tokenizer; of generated images in the space that was trained in and in two others."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
 from robustok.evaluation.scores.generator_scores import score_streams
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.configs import to_plain
 from robustok.training.shared_sampling import sampled_in
 
@@ -45,8 +46,14 @@ def trained_in(config: Demo) -> set[str]:
     return {"lite0"} | {"vgg-hed" for network in networks if isinstance(network, VGGHED)}
 
 
+def reconstruction_scores(config: Demo, tokenizer: Any, images: DemoImages, extract: Extractor) -> list[Score]:
+    """rFID, pFID and its cells, and the other scores of a demo's tokenizer."""
+    pfid_images, seed = config.pfid_images, config.seed
+    return score_tokenizer(tokenizer, images.scored, extract, pfid_images=pfid_images, seed=seed)
+
+
 def how_generated(config: Demo, samples: Path, tokenizer: Any) -> dict[str, Any]:
-    """What scores of generated images say of how these were made."""
+    """The protocol of how generated images were made."""
     return {
         "sampling": to_plain(config.post.sampling),
         "labels": "balanced",
@@ -66,9 +73,9 @@ def generation_scores(
     streams = {name: _streams(decoded(tokenizer, drawn), extracts) for name, tokenizer in decoders.items()}
     scores: list[Score] = []
     for i, (extract, reference) in enumerate(spaces):
-        arms = {name: own[i] for name, own in streams.items()}
+        variants = {name: own[i] for name, own in streams.items()}
         held_out = {} if extract.name in trained_in(config) else {"held_out": True}
-        scores += score_streams(arms, reference, seeds=(config.seed,), protocol={**how, **held_out})
+        scores += score_streams(variants, reference, seeds=(config.seed,), protocol={**how, **held_out})
     return scores
 
 

@@ -77,7 +77,7 @@ def build(config: TokenizerConfig | AutoencoderConfig) -> Tokenizer | Autoencode
 
 
 def parameters(config: TokenizerTraining | GeneratorTraining | PostTraining) -> int:
-    """How many numbers a run trains, without those of a discriminator and a semantic head; a decoder is RobusTok's."""
+    """Weights that a run trains, without those of a discriminator and a semantic head; a decoder is RobusTok's."""
     network: torch.nn.Module
     with torch.device("meta"):
         match config:

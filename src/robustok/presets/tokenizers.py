@@ -55,7 +55,7 @@ def robustok_imagenet256() -> TokenizerTraining:
 
 
 def objective() -> Objective:
-    """What is asked of images: squared error, LPIPS, and from epoch 56 of 200 on a discriminator on DINO's features."""
+    """The losses of images: squared error, LPIPS, and from epoch 56 of 200 on a discriminator on DINO's features."""
     return Objective(
         l2=1.0,
         perceptual=1.0,

@@ -28,7 +28,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a folder does not know of its model."""
+    """Facts of a model that its folder does not know."""
 
     name: str = ""  # what the model is called: owner/name on the hub, which is also how the card says to load it
     licence: str | None = None  # of the weights: an identifier of the hub, such as apache-2.0

@@ -51,7 +51,7 @@ def losses(run: Run) -> list[Markup]:
 
 
 def codebook_use(run: Run) -> Markup | None:
-    """How many codes are in use, and how evenly, over main training."""
+    """Codes in use, and how evenly, over main training."""
     figures = [figure for name in USE if (figure := _small(run, ["tokenizer"], name))]
     return part("charts", figures) if figures else None
 

@@ -27,6 +27,6 @@ def _room(abreast: int) -> int:
 
 
 def _scale(grid: Grid, room: int) -> int:
-    """How many pixels of the screen a pixel of the image becomes, along each side."""
+    """Pixels of the screen that a pixel of the image becomes, along each side."""
     width, height = grid.size
     return max(1, min(room // width, TALLEST // height)) if grid.small else 1

@@ -42,7 +42,7 @@ def summary(run: Run) -> Markup:
 
 
 def sections(run: Run) -> dict[str, Sequence[Any]]:
-    """What each section shows: tables, and parts that are HTML already; None where the run has nothing of it."""
+    """The content of each section: tables, and parts that are HTML already; None where the run has nothing of it."""
     images = {group: [gallery([grid for grid in run.grids if grid.group == group])] for group in GROUPS}
     return {
         "scores": [distances(run), figures(run), generated(run), spaces(run)],

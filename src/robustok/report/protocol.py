@@ -1,4 +1,4 @@
-"""How a run was measured: its costs, and the protocol of its scores."""
+"""The measuring of a run: its costs, and the protocol of its scores."""
 
 from markupsafe import Markup
 
@@ -41,7 +41,7 @@ def costs(run: Run) -> Table | None:
 
 
 def protocol(run: Run) -> list[Table | Markup]:
-    """What every score was computed with: first what all Fréchet distances share, then what differs."""
+    """The protocol of every score: first what all Fréchet distances share, then what differs."""
     names = {metric: name for metric, (name, *_) in DISTANCES.items()} | {m: metric_named(m).label for m in OTHERS}
     records = [(r, dict(flatten(r["protocol"]))) for r in run.scores if r["metric"] in names]
     if not records:

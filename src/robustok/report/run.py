@@ -65,12 +65,12 @@ class Grid:
 
     @property
     def small(self) -> bool:
-        """Whether the images are magnified, pixel by pixel."""
+        """True where the images are magnified, pixel by pixel."""
         return self.cell <= SMALL
 
     @property
     def alt(self) -> str:
-        """What it shows, for a reader who cannot see it."""
+        """A description for a reader who cannot see it."""
         return f"{self.title}: {self.rows} rows of {self.columns} images. {', '.join(self.labels)}".strip()
 
     @property
@@ -110,17 +110,17 @@ class Run:
 
     @property
     def latents(self) -> str:
-        """What is generated and decoded: "tokens", or "latents" of a tokenizer without a codebook."""
+        """The thing that is generated and decoded: "tokens", or "latents" of a tokenizer without a codebook."""
         noisy = self.score("pfid", kind="latent noise")
         return "latents" if noisy or self.setting("tokenizer.model.kind") == "autoencoder" else "tokens"
 
     def chosen_step(self, stage: str) -> float | None:
-        """Where the kept decoder comes from: the first step at which the held-out check is lowest."""
+        """The step of the kept decoder: the first one at which the held-out check is lowest."""
         points = self.series(stage, HELD_OUT)
         return min(points, key=lambda point: point[1])[0] if points else None
 
     def steps(self, stage: str) -> int | None:
-        """How far a stage has come."""
+        """Steps that a stage has taken."""
         rows = self.metrics.get(stage)
         return int(max(r["step"] for r in rows)) if rows else None
 
@@ -214,7 +214,7 @@ class _Reader:
         return sorted((row for row in rows if "step" in row), key=lambda row: row["step"])
 
     def settings(self, stage: str) -> Record:
-        """What a stage trained ("model") and how ("training"), as far as it says."""
+        """The "model" of a stage and its "training", as far as it says."""
         files = {"model": "config.json", "training": "run.json"}
         found = {name: self.read(f"{stage}/{file}", dict, needed=False) for name, file in files.items()}
         return {name: settings for name, settings in found.items() if settings}

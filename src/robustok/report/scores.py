@@ -101,7 +101,7 @@ def _span(ends: Sequence[float] | None, before: float | None) -> str:
 
 
 def generated(run: Run) -> Table | None:
-    """What else is known of the generated images: each score before, for the control and after."""
+    """The other scores of generated images: each before, for the control and after."""
     shown = [decoder for decoder in VARIANTS if any(run.score(f"{m}_{decoder}") for m in OF_GENERATED)]
     rows: list[list[Entry]] = []
     for metric, (name, meaning) in OF_GENERATED.items():
@@ -143,7 +143,7 @@ def spaces(run: Run) -> Table | None:
 
 
 def figures(run: Run) -> Markup | None:
-    """What is no Fréchet distance."""
+    """The figures that are no Fréchet distance."""
     dead, codes = run.value("dead_codes"), run.setting("codebook_size")
     notes = {}
     if dead is not None:

@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 from robustok.evaluation.scores.difference import unlike
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
+from robustok.report.html import page
 from robustok.report.systems import Column, Estimate, System, columns_of
+from robustok.report.table import Cell, Table, markdown_list, markdown_text
 from robustok.report.text import count, decimals
+
+ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
 class Fact(NamedTuple):
-    """What is known of a system beside its scores."""
+    """A fact of a system beside its scores."""
 
     heading: str
     name: str  # in CSV
@@ -58,13 +62,71 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class SystemTable:
-    """What every format shows."""
+    """A table of systems, and what its gaps mean; each format shows both."""
 
     facts: list[Fact]
     headings: list[Heading]
     rows: list[Row]
     notes: list[str]  # how to read it
     differences: dict[str, list[str]]  # "ours against theirs" -> a sentence for each score
+
+    def shown(self) -> Table:
+        """The table that is read: scores with half of their intervals, the best in bold."""
+        scores = [f"{h.label}{ARROWS[h.better]}{'' if h.alike else ' *'}" for h in self.headings]
+        rows = [
+            [
+                Cell(name),
+                *(None if v is None else fact.text(v) for fact, v in zip(self.facts, facts, strict=True)),
+                *(s and Cell("≈ " * s.near + s.value, f"± {s.spread}" if s.spread else "", s.best) for s in scores),
+            ]
+            for name, facts, scores in self.rows
+        ]
+        columns = ["System", *(fact.heading for fact in self.facts), *scores]
+        return Table(columns=columns, rows=rows, caption="Scores", kind="dense", notes=self.notes)
+
+    def to_markdown(self) -> str:
+        """A table for GitHub that can also be read as it is, then notes and differences as lists."""
+        lists = [f"\n{markdown_text(title)}:\n\n{markdown_list(t)}" for title, t in self.differences.items() if t]
+        return self.shown().to_markdown() + "".join(lists)
+
+    def to_latex(self) -> str:
+        """A tabular for the package booktabs, notes below it; the differences as comments, for its author."""
+        return self.shown().to_latex(comments=self.in_words())
+
+    def to_html(self) -> str:
+        """A page that needs no other file."""
+        return page("comparison", title="Systems compared", table=self.shown(), differences=self.differences)
+
+    def to_csv(self) -> str:
+        """One system a line, with every number in full: of each score value, interval, images and seeds.
+
+        The last column names the scores that were not computed alike.
+        """
+        parts = ("", "_low", "_high", "_images", "_seeds")
+        names = [heading.name + part for heading in self.headings for part in parts]
+        not_alike = " ".join(heading.name for heading in self.headings if not heading.alike)
+        rows = []
+        for name, facts, scores in self.rows:
+            numbers: list[float | None] = []
+            for score in scores:
+                value, interval, runs, images = score.estimate if score else (None, None, None, None)
+                numbers += [value, *(interval or (None, None)), images, runs]
+            rows.append([name, *facts, *numbers, not_alike])
+        columns = ["system", *(fact.name for fact in self.facts), *names, "not_alike"]
+        return Table(columns=columns, rows=rows).to_csv()
+
+    def in_words(self) -> list[str]:
+        """The differences, line by line."""
+        return [f"{title}: {text}" for title, texts in self.differences.items() for text in texts]
+
+
+FORMATS: dict[str, Callable[[SystemTable], str]] = {
+    "markdown": SystemTable.to_markdown,
+    "latex": SystemTable.to_latex,
+    "csv": SystemTable.to_csv,
+    "html": SystemTable.to_html,
+}
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
 
 
 def system_table(
@@ -107,7 +169,7 @@ def short(number: float) -> str:
 
 
 def _number(*names: str) -> Callable[[System], Any]:
-    """Where a number is in what is known of a system."""
+    """A number in what is known of a system, by the names on the way to it."""
 
     def of(system: System) -> Any:
         value: Any = system.about
@@ -153,7 +215,7 @@ def _heading(column: Column, columns: Sequence[Column], *, alike: bool) -> Headi
 
 
 def _unequal(systems: Sequence[System], column: Column) -> list[str]:
-    """How the first system's score was computed differently from the others'."""
+    """Differences between how the first system's score was computed and the others'."""
     first, *others = [system for system in systems if column in system.scores]
     label, score = metric_named(column.metric).label, first.scores[column][0]
     return [
@@ -218,7 +280,7 @@ def _differences(system: System, against: System, headings: Mapping[Column, Head
 
 
 def _notes(systems: Sequence[System], headings: Mapping[Column, Heading]) -> Iterator[str]:
-    """What the marks mean, and by which protocol each column was had."""
+    """The meaning of the marks, and the protocol of each column."""
     runs = {min(e.runs, 2) for s in systems for c in headings if (e := s.estimate(c)) is not None and e.interval}
     if runs:
         over = {1: "images for a single run", 2: "seeds for several"}
@@ -259,7 +321,7 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _sampling(system: System) -> str:
-    """How its images were drawn."""
+    """The settings its images were drawn with."""
     scores = [score for runs in system.scores.values() for score in runs]
     sampling: Mapping[str, Any] = next(
         (score.protocol["sampling"] for score in scores if "sampling" in score.protocol), {}

@@ -20,7 +20,7 @@ SCORES, CHANGE = "scores.json", "_difference"
 
 
 class Column(NamedTuple):
-    """What is compared: a metric, in one space of features where it has any."""
+    """A score that is compared: a metric, in one space of features where it has any."""
 
     metric: str
     features: str  # or ""
@@ -74,7 +74,7 @@ class System:
         return Estimate(*seeds_interval([score.value for score in runs]), len(runs), runs[0].images)
 
     def against(self, other: "System", column: Column) -> Difference:
-        """How it differs from another; both have the column. Raises ValueError where nothing tells the noise."""
+        """The difference to another; both have the column. Raises ValueError where nothing tells the noise."""
         before, after = distinct(other.scores[column]), distinct(self.scores[column])
         interval = self._paired_with(other, column)
         if interval is None or len(before) > 1 or len(after) > 1:

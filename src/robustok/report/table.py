@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What is read in it."""
+        """The text that is read in it."""
         return BLANK if self.text is None else self.text if isinstance(self.text, str) else str(self.text)
 
 

@@ -7,7 +7,7 @@ ALPHA, DELTA = "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER DELTA}"
 
 
 def decimals(largest: float) -> int:
-    """How many decimals show four digits of numbers up to `largest`, at least 1 and at most 4."""
+    """The decimals that show four digits of numbers up to `largest`, at least 1 and at most 4."""
     if not math.isfinite(largest) or largest <= 0:
         return 1
     return min(4, max(1, 3 - math.floor(math.log10(largest))))

@@ -1,4 +1,4 @@
-"""What a demo has done so far: seconds of every stage and scores, on disk, so that it can go on."""
+"""The state of a demo: seconds of every stage and scores, on disk, so that it can go on."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +12,17 @@ from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.logging import clock, peak_rss_gib
 
-DIARY = "diary.json"
+STATE = "diary.json"
 
 
-class Diary:
+class RunState:
     """Runs stages, tells about them, and remembers their time and scores.
 
     Raises ValueError when the folder holds a demo with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], quiet: bool = False):
-        self.path, self.quiet = folder / DIARY, quiet
+        self.path, self.quiet = folder / STATE, quiet
         self.console = Console(highlight=False, soft_wrap=True)
         self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
         if self.path.exists():
