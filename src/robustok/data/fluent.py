@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from robustok.data.images import Draws, FashionMNIST, Indices, Subset, short_hash
+from robustok.data.images import Draws, FashionMNIST, ImageSet, Indices, short_hash
 from robustok.shapes import Images, to_images
 
 Array: TypeAlias = NDArray[np.int32]
@@ -33,7 +33,7 @@ ONE = 1 << 8  # 1 in fixed point: of blending weights and of places within a pix
 TURNS = [(round(math.cos(math.radians(a)) * ONE), round(math.sin(math.radians(a)) * ONE)) for a in range(360)]
 
 
-class FluentEmoji:
+class FluentEmoji(ImageSet):
     """The embedded set in color: 8 classes of emoji, 40,000 scenes to train on and 10,000 to score on.
 
     A scene is one to three sprites, each of random place, size, turn and mirroring, on two colors that are a gradient,
@@ -61,9 +61,6 @@ class FluentEmoji:
         self.hash = short_hash(digest.encode(), repr((SCENES, seed, len(self))).encode())
         self._kept: dict[int, Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def images(self, indices: Indices) -> Images:
         return to_images(torch.stack([self._scene(i) for i in indices.tolist()]))
 
@@ -73,16 +70,8 @@ class FluentEmoji:
 
     def describe(self) -> dict[str, Any]:
         """The entries that scores and caches record: the hash is of the sprites and of what the scenes are made by."""
-        return {
-            "name": "fluent",
-            "split": self.split,
-            "view": f"composed at {self.size}",
-            "count": len(self),
-            "hash": self.hash,
-        }
-
-    def subset(self, indices: Indices) -> Subset:
-        return Subset(self, indices)
+        about = {"name": "fluent", "split": self.split, "view": f"composed at {self.size}"}
+        return {**about, "count": len(self), "hash": self.hash}
 
     def _scene(self, i: int) -> Tensor:
         """Scene i as bytes (3, size, size): composed once, as long as there is room."""
