@@ -71,12 +71,7 @@ def taming_renames(levels: int) -> Renames:
 
 def maskgit_renames(levels: int, decoder: str = "decoder") -> Renames:
     """The MaskGIT-VQGAN's names for ours."""
-    return (
-        *_levels(levels, decoder),
-        ("mid", "middle"),
-        ("nin_shortcut", "skip"),
-        ("upsample_conv", "resample"),
-    )
+    return (*_levels(levels, decoder), ("mid", "middle"), ("nin_shortcut", "skip"), ("upsample_conv", "resample"))
 
 
 def _levels(levels: int, decoder: str) -> Renames:
