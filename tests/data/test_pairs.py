@@ -49,6 +49,9 @@ class Digits:
     def quantize(self, latents: Tensor) -> Quantized:
         return Quantized(latents, latents[..., 0].long(), latents.new_zeros(()))
 
+    def decode(self, codes: Tensor) -> Tensor:
+        raise AssertionError
+
     def fingerprint(self) -> str:
         return "tokenizer"
 
@@ -103,7 +106,7 @@ def test_a_share_sigma_of_real_tokens_is_kept(make, tmp_path):
     assert abs(kept.float().mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / N)
 
 
-def test_a_group_keeps_the_same_positions_and_draws_no_others(tmp_path):
+def test_a_group_keeps_the_same_positions_and_draws_no_others(unchecked):
     """Each mask alone is as if its image had its own: uniform over positions, of a binomial count; tokens are those of
     the plain loop with that mask."""
     numbers = range(FEW + 3 * LARGE_GROUP)

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from robustok.backbones.lite import Lite
+from robustok.backbones.vgg import VGGHED
 from robustok.data.images import FashionMNIST
 from robustok.losses.adversarial import adaptive_weight, generator_loss
 from robustok.losses.augmentation import Augmentation
-from robustok.losses.discriminator import PatchGAN
+from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN
 from robustok.losses.perceptual import Perceptual
 from robustok.training import objective
 from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
@@ -59,6 +60,53 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms["adversarial_weight"], torch.as_tensor(weight), rtol=1e-4, atol=0)
     torch.testing.assert_close(got, decoder.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+FEATURES = replace(ADVERSARIAL, discriminator=FeatureDiscriminator(stages=(1, 2), width=16))
+
+
+@pytest.mark.parametrize("perceptual", [0.7, 0.0])
+def test_terms_that_look_at_the_same_maps_share_them_and_change_nothing(perceptual, monkeypatch):
+    objective = replace(OBJECTIVE, perceptual=perceptual, frechet=0.1, adversary=FEATURES)
+    decoder, target, codes = setting()
+    looked, forward = [], Lite.forward
+    monkeypatch.setattr(Lite, "forward", lambda *a: looked.append(1) or forward(*a))
+
+    def steps(shared: bool) -> tuple[list[torch.Tensor], int]:
+        ours = image_loss(objective)
+        assert ours.one_look
+        ours.set_reference(FashionMNIST("validation").subset(torch.arange(20)))
+        ours.one_look = shared
+        looked.clear()
+        found = []
+        for step in (6, 7, 8):
+            output = decoder(codes)
+            loss, terms = ours.loss(target, output, decoder.weight, step)
+            found += [loss.detach(), *terms.values(), torch.autograd.grad(loss, decoder.weight)[0]]
+            found += ours.discriminator_backward(target, output, step).values()
+            ours.discriminator_step(step)
+        return [*found, *ours.discriminator.model.state_dict().values()], len(looked)
+
+    (once, few), (apart, many) = steps(True), steps(False)
+    assert (few, many) == (3 * 2, 3 * 5 if perceptual else 3 * 4)
+    torch.testing.assert_close(once, apart, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": VGGHED()},
+        {"perceptual_stages": 1},
+        {"perceptual_size": 48},
+        {"adversary": replace(FEATURES, augmentation=Augmentation())},
+        {"adversary": ADVERSARIAL},
+        {"adversarial": 0.0},
+        {"perceptual": 0.0},
+    ],
+)
+def test_maps_are_shared_only_where_they_are_the_same(change):
+    objective = replace(OBJECTIVE, **{"adversary": FEATURES, **change})
+    assert not image_loss(objective).one_look
 
 
 def test_discriminator_trains_before_the_decoder_meets_it():

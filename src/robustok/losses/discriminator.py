@@ -4,6 +4,7 @@ None of them mixes the images of a batch, so an image's logits are the same at a
 does where `together` asks for it, as the released one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -129,10 +130,11 @@ class FeatureHeads(nn.Module):
         self.backbone = Lite()
         self.heads = nn.ModuleList(head(LITE0.channels[stage - 1], config) for stage in self.stages)
 
-    def forward(self, images: Images) -> LogitMaps:
-        if self.size is not None:
+    def forward(self, images: Images, maps: Sequence[Tensor] | None = None) -> LogitMaps:
+        """Where the network's `maps` of the images are known already, they are not made again."""
+        if maps is None and self.size is not None:
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
-        maps = self.backbone(images, self.stages[-1]).stages
+        maps = self.backbone(images, self.stages[-1]).stages if maps is None else maps
         logits = [head(maps[stage - 1]) for stage, head in zip(self.stages, self.heads, strict=True)]
         finest = logits[0].shape[-2:]
         return torch.cat([F.interpolate(logit, size=finest) for logit in logits], dim=1)

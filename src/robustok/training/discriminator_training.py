@@ -15,6 +15,7 @@ from torch import Tensor
 from robustok.losses.adversarial import LogitAverages, discriminator_loss, generator_loss, lecam
 from robustok.losses.augmentation import Augmentation, Draw, augment, draw
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, FeatureDiscriminator, PatchGAN
+from robustok.losses.perceptual import FeatureMaps
 from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.distributed import mean
@@ -67,24 +68,46 @@ class DiscriminatorTrainer:
         """True when the decoder has an adversarial loss in this step: never before the discriminator took one."""
         return step >= self.config.gan_start * self.steps and self.disc_started(step - 1)
 
-    def _logits(self, images: Images, purpose: str, step: int, micro: MicroBatch) -> Tensor:
+    def takes_maps(self, size: int | None, stages: int) -> bool:
+        """Whether it judges maps of the frozen Lite0, the first `stages` of them, of images that are only resized."""
+        config = self.config.discriminator
+        return (
+            isinstance(config, FeatureDiscriminator)
+            and config.size == size
+            and max(config.stages) <= stages
+            and self.config.augmentation.probability == 0
+        )
+
+    def _logits(self, images: Images, maps: FeatureMaps | None, purpose: str, step: int, micro: MicroBatch) -> Tensor:
+        if maps is not None:
+            return self.model(images, maps).float()
         generator = stream(self.seed, purpose, step, micro.number)
         changes = draw(self.config.augmentation, micro.size, generator=generator)
         # Drawn for all rows and cut, so that an image is augmented alike on any number of processes.
         return self.model(augment(images, Draw(*(change[micro.rows.own] for change in changes)))).float()
 
-    def generator_loss(self, output: Images, step: int, micro: MicroBatch) -> Scalar:
-        """The adversarial loss of decoded images, by the discriminator as it is before its own step."""
+    def generator_loss(self, output: Images, step: int, micro: MicroBatch, maps: FeatureMaps | None = None) -> Scalar:
+        """The adversarial loss of decoded images, by the discriminator as it is before its own step.
+
+        `maps` are those of the images where it `takes_maps` and they are known already.
+        """
         with autocast(self.device, self.precision):
-            logits = self._logits(output, "augmentation for the decoder", step, micro)
+            logits = self._logits(output, maps, "augmentation for the decoder", step, micro)
         return generator_loss(logits, self.config.kind)
 
-    def backward(self, target: Images, output: Images, step: int, micro: MicroBatch) -> dict[str, Tensor]:
-        """Add the gradient of the discriminator's own loss on real and decoded images."""
+    def backward(
+        self,
+        target: Images,
+        output: Images,
+        step: int,
+        micro: MicroBatch,
+        maps: tuple[FeatureMaps | None, FeatureMaps | None] = (None, None),
+    ) -> dict[str, Tensor]:
+        """Add the gradient of the discriminator's own loss on real and decoded images, whose `maps` may be known."""
         with autocast(self.device, self.precision):
             real, fake = (
-                self._logits(images.detach(), "augmentation for the discriminator", step, micro)
-                for images in (target, output)
+                self._logits(images.detach(), known, "augmentation for the discriminator", step, micro)
+                for images, known in zip((target, output), maps, strict=True)
             )
         loss = discriminator_loss(real, fake, self.config.kind)
         terms = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}

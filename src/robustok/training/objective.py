@@ -90,6 +90,17 @@ class ImageLoss:
         self.discriminator = None
         if config.adversarial:
             self.discriminator = DiscriminatorTrainer(config.adversary, steps, seed, device, precision)
+        # The perceptual term and the discriminator may look at the same maps of the same images: made once, then.
+        self.one_look = (
+            self.perceptual is not None
+            and self.discriminator is not None
+            and isinstance(config.network, EfficientNetLite0)
+            and self.discriminator.takes_maps(config.perceptual_size, config.perceptual_stages)
+        )
+        self.maps: tuple[FeatureMaps | None, FeatureMaps | None] = (
+            None,
+            None,
+        )  # of the target and the output of the last `loss`
 
     @torch.no_grad()
     def set_reference(self, images: ImageSet) -> None:
@@ -135,8 +146,12 @@ class ImageLoss:
         weighted = []
         if self.perceptual is not None:
             maps = self.perceptual.feature_maps(images)
-            if config.perceptual:
-                terms["perceptual"] = self.perceptual(target, maps)
+            with torch.no_grad():
+                real = self.perceptual.feature_maps(target) if config.perceptual else None
+            if real is not None:
+                terms["perceptual"] = self.perceptual(real, maps)
+            if self.one_look:
+                self.maps = (real, tuple(features.detach() for features in maps))
             if config.frechet:
                 assert self.frechet is not None, "set_reference to real images before comparing distributions"
                 features = gather(channel_means(maps), micro.counts) / self.scale
@@ -148,10 +163,12 @@ class ImageLoss:
         # Frechet term is one number of all rows, and `gather` returns its gradient summed over ranks. Weighed before
         # the gradient is taken, both come out alike on all ranks; divided out again, the gradient is in units of the
         # process' own mean, as backward expects. The factor is 1 unless processes have unequal numbers of rows.
-        (gradient,) = torch.autograd.grad(micro.weight * loss, images)
+        judged = self.discriminator is not None and self.discriminator.gan_started(step)
+        (gradient,) = torch.autograd.grad(micro.weight * loss, images, retain_graph=judged and self.one_look)
         gradient, loss = gradient / micro.weight, loss.detach()
-        if self.discriminator is not None and self.discriminator.gan_started(step):
-            terms["adversarial"] = self.discriminator.generator_loss(images, step, micro)
+        if self.discriminator is not None and judged:
+            known = maps if self.one_look else None
+            terms["adversarial"] = self.discriminator.generator_loss(images, step, micro, known)
             (adversarial,) = torch.autograd.grad(terms["adversarial"], images)
             weight = torch.tensor(config.adversarial, device=loss.device)
             if config.adversary.adaptive:
@@ -177,10 +194,14 @@ class ImageLoss:
     def discriminator_backward(
         self, target: Images, output: Images, step: int, micro: MicroBatch | None = None
     ) -> dict[str, Tensor]:
-        """The discriminator's terms, once its gradient has been added; nothing before it starts to train."""
+        """The discriminator's terms, once its gradient has been added; nothing before it starts to train.
+
+        The images are those that `loss` was last given, if it was.
+        """
         if self.discriminator is None or not self.discriminator.disc_started(step):
             return {}
-        return self.discriminator.backward(target, output.detach(), step, micro or whole_batch(len(output)))
+        maps, self.maps = self.maps, (None, None)
+        return self.discriminator.backward(target, output.detach(), step, micro or whole_batch(len(output)), maps)
 
     def discriminator_step(self, step: int) -> dict[str, Tensor]:
         """Take the discriminator's optimizer step; nothing before it starts to train."""
