@@ -49,6 +49,9 @@ class Digits:
     def quantize(self, latents: Tensor) -> Quantized:
         return Quantized(latents, latents[..., 0].long(), latents.new_zeros(()))
 
+    def decode(self, codes: Tensor) -> Tensor:
+        raise AssertionError
+
     def fingerprint(self) -> str:
         return "tokenizer"
 

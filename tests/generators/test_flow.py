@@ -119,8 +119,14 @@ def test_a_learned_field_and_its_samples_are_those_of_the_mixture():
     x = noised(mixture.sample(1000, seed=1000), torch.randn(1000, 1, 2, generator=generator), t)
     true = mixture.velocity(x, t)
     assert (velocity(x, t) - true).square().mean() < 0.05 * true.square().mean()
-    learned = SimpleNamespace(**{name: getattr(GENERATOR, name) for name in ("latent_shape", "device", "fingerprint")})
-    learned.no_label, learned.velocity = 0, lambda x, t, labels: velocity(x, t)
+
+    class Learned(SimpleNamespace):
+        no_label = 0
+
+        def velocity(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            return velocity(x, t)
+
+    learned = Learned(**{name: getattr(GENERATOR, name) for name in ("latent_shape", "device", "fingerprint")})
     samples = sample_latents(learned, labels(4000, 0), FlowSampling(method="heun", steps=20), seed=0, batch_size=4000)
     variance = torch.tensor([1 + 0.36, 0.36])  # that of the means, and that of the parts
     assert (samples.mean(0)).abs().max() < 0.1
