@@ -120,7 +120,7 @@ def test_one_pass_of_our_model_gives_what_sampling_step_by_step_sees():
     class Stepwise:
         """The same model without its parallel pass."""
 
-        codebook_size, tokens_per_image, no_label, blocks, device = 9, 12, 3, (1,) * 12, torch.device("cpu")
+        codebook_size, tokens_per_image, null_class, blocks, device = 9, 12, 3, (1,) * 12, torch.device("cpu")
         predictor, fingerprint = staticmethod(model.predictor), staticmethod(model.fingerprint)
 
     (places, at_once), *rest = forced_logits(model, tokens, labels, sampling)

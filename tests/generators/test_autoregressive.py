@@ -95,7 +95,7 @@ def test_shares_of_withheld_labels_and_random_orders():
         model.loss(tokens, labels, model.draw(len(labels), order_share=0.3, generator=seeded(5))) for _ in range(2)
     ]
     assert torch.equal(*losses)  # nothing but the generator decides
-    withheld = model.labels == model.no_label
+    withheld = model.labels == model.null_class
     assert torch.equal(model.labels[~withheld], labels[~withheld])
     permuted = (model.orders != torch.arange(6)).any(dim=1)
     assert torch.equal(model.orders.sort(dim=1).values, torch.arange(6).expand(b, 6))

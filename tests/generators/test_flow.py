@@ -17,8 +17,10 @@ from robustok.generators.flow_matching import TrainingTimes, coefficients, draw_
 from robustok.generators.noise import noise_stream
 
 GENERATOR = MixtureGenerator(MIXTURE)
-NOBODY = GENERATOR.no_label
-sample_latents, predict_latents = (partial(made, no_label=True) for made in (flow.sample_latents, flow.predict_latents))
+NOBODY = GENERATOR.null_class
+sample_latents, predict_latents = (
+    partial(made, null_class=True) for made in (flow.sample_latents, flow.predict_latents)
+)
 
 
 def labels(count: int, label: int = NOBODY) -> Tensor:
@@ -121,7 +123,7 @@ def test_a_learned_field_and_its_samples_are_those_of_the_mixture():
     assert (velocity(x, t) - true).square().mean() < 0.05 * true.square().mean()
 
     class Learned(SimpleNamespace):
-        no_label = 0
+        null_class = 0
 
         def velocity(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
             return velocity(x, t)

@@ -147,7 +147,7 @@ class Evaluate(Sampled, View, Shared):
                         **how,
                     )
                 case ["generator", "tokenizer", "reference"]:
-                    labels = balanced_labels(self.count, generator.no_label)
+                    labels = balanced_labels(self.count, generator.null_class)
                     how |= {"keep": keep, "progress": tell}
                     if self.against:
                         before = models.tokenizer_of(self.against, device, self.fields)

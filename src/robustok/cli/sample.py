@@ -54,7 +54,7 @@ class Sample(Sampled, Shared):
         _, tokenizer, generator = self.opened()
         sampling = self.sampling(generator)
         check_fit(generator, tokenizer, sampling)
-        classes = self.labels or range(generator.no_label)
+        classes = self.labels or range(generator.null_class)
         labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
         former = self._former_images()
         with Progress("sampling", len(labels), quiet=self.quiet) as progress:

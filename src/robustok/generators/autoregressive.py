@@ -109,7 +109,7 @@ class AutoregressiveModel(Pretrained):
         return (1,) * self.config.tokens
 
     @property
-    def no_label(self) -> int:
+    def null_class(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
 
@@ -157,7 +157,7 @@ class AutoregressiveModel(Pretrained):
     def loss(self, tokens: Tokens, labels: Labels, draw: TrainingDraw) -> Scalar:
         """Mean cross entropy of all tokens, in the orders and without the labels that `draw` says."""
         orders = draw.orders.to(tokens.device)
-        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label), orders)
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.null_class), orders)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.gather(1, orders).flatten())
 
     def predictor(self, labels: Labels) -> Predictor:

@@ -91,7 +91,7 @@ def generator_check(
             generator,
             tokenizer,
             reference,
-            balanced_labels(count, generator.no_label),
+            balanced_labels(count, generator.null_class),
             extract(tokenizer.device),
             sampling=sampling,
             seed=seed,
@@ -108,7 +108,7 @@ def sample_preview(
     """A preview of generators: `count` samples as one picture, from the same random numbers every time."""
 
     def preview(generator: Any) -> dict[str, Picture]:
-        labels = balanced_labels(count, generator.no_label)
+        labels = balanced_labels(count, generator.null_class)
         return {"samples": torch.cat(list(decoded(tokenizer, sample_together(generator, labels, sampling, seed))))}
 
     return preview
