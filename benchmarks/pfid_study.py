@@ -180,7 +180,7 @@ def tokens_and_errors(tokenizer: Tokenizer, images: Iterator[Tensor]) -> tuple[T
     for part in images:
         latents = tokenizer.encode(part)
         tokens.append(tokenizer.quantize(latents).tokens)
-        placed = tokenizer.quantizer.place(latents)
+        placed = tokenizer.quantizer.project(latents)
         errors.append((placed - tokenizer.lookup(tokens[-1])).square().sum(dim=-1).mean())
     return torch.cat(tokens), float(torch.stack(errors).mean().sqrt())
 

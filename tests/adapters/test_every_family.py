@@ -120,14 +120,14 @@ def test_main_training_with_perturbation_of_every_discrete_family(name, tmp_path
         MAIN, tokenizer=None, perturbation=Perturbation(alpha=1.0, beta=1.0, delta=3), semantic=0.0, precision="fp32"
     )
     stage = TokenizerStage(config, tokenizer=given)
-    stage.observe(images())
+    stage.set_reference(images())
     batch = images().images(torch.arange(8))
     clean = stage.model.quantize(stage.model.encode(batch))
     # what the decoder sees: other codes than the image's own, with a gradient that reaches the encoder
     near = NeighbourTable()(stage.model.codebook, 3)
     noisy = near[clean.tokens, torch.zeros_like(clean.tokens)]
     latents = stage.model.encode(batch)
-    seen = stage.model.pass_through(latents, stage.model.lookup(noisy))
+    seen = stage.model.straight_through(latents, stage.model.lookup(noisy))
     torch.testing.assert_close(seen, stage.model.lookup(noisy), rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(seen.square().sum(), latents)
     assert gradient.abs().sum() > 0

@@ -11,7 +11,7 @@ from robustok.generators.flow_matching import flow_losses
 def loaded(parity):
     meta, io = parity("lightningdit")
     how = meta["sampling"]
-    guided = {"guidance": how["cfg_scale"], "guided_channels": 3, "guided_to": 1 - how["cfg_interval_start"]}
+    guided = {"guidance": how["cfg_scale"], "guided_channels": 3, "guidance_high": 1 - how["cfg_interval_start"]}
     shifted = {"steps": how["num_steps"] - 1, "shift": 1 / how["timestep_shift"]}
     model = LightningDiT.from_checkpoint(weights_file("lightningdit"), heads=meta["config"]["num_heads"])
     return model, io, meta, guided, shifted

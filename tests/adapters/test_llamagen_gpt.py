@@ -58,7 +58,7 @@ def test_greedy_generation(gpt):
             latest = tokens[:, i : i + 1].repeat(2, 1)
     for name in (name for name in io if "_interval" in name):
         scale, interval = name.removeprefix("greedy_tokens_cfg").replace("p", ".").split("_interval")
-        config = Sampling(top_k=1, guidance=float(scale), guided=int(interval) + 2)
+        config = Sampling(top_k=1, guidance=float(scale), guided_steps=int(interval) + 2)
         assert torch.equal(sample_tokens(model, labels, config, seed=0), io[name])
 
 

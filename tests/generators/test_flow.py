@@ -167,7 +167,7 @@ def test_the_grid_is_even_shifted_or_cut():
 
 def test_guidance_is_an_extrapolation_within_its_interval_and_channels():
     x, some = torch.randn(2, 1, 2, generator=Generator().manual_seed(0)), torch.tensor([0, 2])
-    config = FlowSampling(guidance=3.0, guided_from=0.2, guided_to=0.7)
+    config = FlowSampling(guidance=3.0, guidance_low=0.2, guidance_high=0.7)
     field, t = guided_field(GENERATOR, some, config), torch.full((2,), 0.5)
     labelled, unlabelled = GENERATOR.velocity(x, t, some), GENERATOR.velocity(x, t, labels(2))
     expected = unlabelled + 3 * (labelled - unlabelled)
@@ -237,12 +237,12 @@ def test_a_prediction_is_guided_and_asks_once():
 
     generator, some = Counted(MIXTURE), torch.tensor([0, 2])
     how = {"seed": 0, "start": MIXTURE.sample(2, seed=1), "level": 0.5}
-    config = FlowSampling(guidance=3.0, guided_to=0.6)
+    config = FlowSampling(guidance=3.0, guidance_high=0.6)
     x = predict_latents(generator, some, config, **how)
     assert asked == [4]  # with and without the label
     plain = [predict_latents(generator, y, FlowSampling(), **how) for y in (some, labels(2))]
     torch.testing.assert_close(x, plain[1] + 3 * (plain[0] - plain[1]))
-    torch.testing.assert_close(predict_latents(generator, some, replace(config, guided_to=0.4), **how), plain[0])
+    torch.testing.assert_close(predict_latents(generator, some, replace(config, guidance_high=0.4), **how), plain[0])
     assert torch.equal(predict_latents(generator, some, config, **how | {"level": 0.0}), how["start"])
     with pytest.raises(ValueError, match="level is -0.1; it is a noise level between 0 and 1, that is 1 - sigma"):
         predict_latents(generator, some, config, **how | {"level": -0.1})
@@ -289,8 +289,8 @@ def test_wrong_labels_channels_and_exploding_generators_are_refused():
         ({"diffusion": "constant"}, "diffusion is 'constant'; choose from 'linear', 'decreasing'"),
         ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
         ({"guidance": math.nan}, "guidance is nan; choose 1 for none, more for stronger"),
-        ({"guided_from": 0.8, "guided_to": 0.2}, "the first not above the second; not 0.8 and 0.2"),
-        ({"guided_to": 1.5}, "noise levels between 0 and 1, the first not above the second; not 0.0 and 1.5"),
+        ({"guidance_low": 0.8, "guidance_high": 0.2}, "the first not above the second; not 0.8 and 0.2"),
+        ({"guidance_high": 1.5}, "noise levels between 0 and 1, the first not above the second; not 0.0 and 1.5"),
         ({"guided_channels": 0}, "guided_channels is 0; choose at least 1, or None for all"),
         ({"shift": 0.0}, "shift is 0.0, which must be above 0; 1 makes equal steps"),
         ({"last": 1.0}, "last is 1.0; it is a noise level between 0 and 1"),

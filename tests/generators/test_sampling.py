@@ -63,7 +63,7 @@ def test_guidance_schedules():
     assert guidance_scales(Sampling(guidance=3.0, schedule="linear"), 4) == [1, 1.5, 2, 2.5]
     assert guidance_scales(Sampling(guidance=4.0, schedule="ramp"), 4) == [1, 2, 3, 4]
     assert guidance_scales(Sampling(guidance=4.0, schedule="ramp"), 1) == [1]
-    assert guidance_scales(Sampling(guidance=3.0, guided=2), 4) == [3, 3, 1, 1]
+    assert guidance_scales(Sampling(guidance=3.0, guided_steps=2), 4) == [3, 3, 1, 1]
     cosine = guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=2.0), 4)
     assert cosine == pytest.approx([1 + 2 * (1 - math.cos(math.pi * s * s / 16)) for s in range(4)])
     assert guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=0.0), 3) == [5, 5, 5]
@@ -265,7 +265,7 @@ def one_block_at_a_time(model: Any, labels: Tensor, config: Sampling, keep: Tens
 GUIDED = {
     "constant": Sampling(guidance=3.0),
     "power-cosine": Sampling(guidance=3.0, schedule="power-cosine", power=1.5),
-    "ends": Sampling(guidance=3.0, guided=2),
+    "ends": Sampling(guidance=3.0, guided_steps=2),
 }
 
 
@@ -326,7 +326,7 @@ def test_progress_counts_images(transformer):
         ({"top_p": 0.0}, "top_p is 0.0; it is a probability above 0, or 1 for all codes"),
         ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
         ({"power": -1.0}, "power is -1.0, which must be 0 or more"),
-        ({"guided": -1}, "guided is -1; choose a number of predictions, or 0 for all"),
+        ({"guided_steps": -1}, "guided_steps is -1; choose a number of predictions, or 0 for all"),
     ],
 )
 def test_a_wrong_config_says_so(fields, message):

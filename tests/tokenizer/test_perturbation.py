@@ -225,7 +225,7 @@ def test_released_quantization_and_ranking_are_reproduced(parity, space):
     everywhere = torch.ones_like(quantized.tokens, dtype=torch.bool)
     ranked = [
         replace_as_released(
-            quantizer.place(latents),
+            quantizer.project(latents),
             quantized.tokens,
             quantizer.codebook.detach(),
             k,

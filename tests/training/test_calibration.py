@@ -55,7 +55,7 @@ def stepped(
 ) -> TokenizerStage:
     if stage is None:
         stage = TokenizerStage(config)
-        stage.observe(IMAGES)
+        stage.set_reference(IMAGES)
     for step in range(first, steps):
         stage.step(training_batch(IMAGES, LOOP.batch_size, LOOP.seed, step), step)
     return stage
@@ -111,7 +111,7 @@ def test_pilots_that_cannot_be_are_refused(wrong, message):
 
 
 def test_calibrating_asks_for_images():
-    with pytest.raises(ValueError, match="takes a pilot generator of some images; observe them first"):
+    with pytest.raises(ValueError, match="takes a pilot generator of some images; give them to set_reference first"):
         calibrate(PILOT, tokenizer(), None, seed=0)
     with pytest.raises(ValueError, match="cannot be calibrated on 64 images"):
         calibrate(PILOT, tokenizer(), images(64), seed=0)

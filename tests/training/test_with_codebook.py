@@ -168,7 +168,7 @@ def test_a_large_codebook_starts_from_more_images_than_a_batch(images):
     stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer)))
     with pytest.raises(ValueError, match="k-means places 400 codes on at least as many latents, not 256"):
         stage.step(batch(images), 0)
-    stage.observe(images)
+    stage.set_reference(images)
     assert stage.step(batch(images), 0)["codebook_perplexity"] > 50
 
 

@@ -24,7 +24,7 @@ class Sample(Sampled, Shared):
     Image i depends on the seed and i alone.
 
     Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power; or how latents
-    are: --steps, --method, --guidance, --guided-to, --shift. Unless set, as published if that is known.
+    are: --steps, --method, --guidance, --guidance-high, --shift. Unless set, as published if that is known.
     """
 
     group = "Use"

@@ -40,8 +40,8 @@ class FlowSampling:
     steps: int = 50  # from pure noise to the data; heun asks the generator twice a step
     method: Literal["euler", "heun", "heun-but-last", "sde"] = "euler"  # heun-but-last: EDM's, Euler at the last step
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
-    guided_from: float = 0.0  # lowest noise level with guidance
-    guided_to: float = 1.0  # highest noise level with guidance; less than 1 keeps samples diverse
+    guidance_low: float = 0.0  # lowest noise level with guidance
+    guidance_high: float = 1.0  # highest noise level with guidance; less than 1 keeps samples diverse
     guided_channels: int | None = None  # only the first channels of a latent are guided; None: all (SiT's code: 3)
     shift: float = 1.0  # above 1: smaller steps near noise, as latents with many channels like it
     interpolant: Interpolant = "linear"  # the path that is followed; any generator can follow both
@@ -60,10 +60,10 @@ class FlowSampling:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
-        if not 0 <= self.guided_from <= self.guided_to <= 1:
+        if not 0 <= self.guidance_low <= self.guidance_high <= 1:
             raise ValueError(
-                "guided_from and guided_to are noise levels between 0 and 1, the first not above the second; "
-                f"not {self.guided_from} and {self.guided_to}"
+                "guidance_low and guidance_high are noise levels between 0 and 1, the first not above the second; "
+                f"not {self.guidance_low} and {self.guidance_high}"
             )
         if self.guided_channels is not None and self.guided_channels < 1:
             raise ValueError(f"guided_channels is {self.guided_channels}; choose at least 1, or None for all")
@@ -95,7 +95,7 @@ def guided_field(generator: GeneratorLike, labels: Labels, config: FlowSampling)
         return field(x, x.new_full((len(x),), t)).float()
 
     def guided(x: Latents, t: float) -> Latents:
-        if config.guidance == 1 or not config.guided_from <= t <= config.guided_to:
+        if config.guidance == 1 or not config.guidance_low <= t <= config.guidance_high:
             return velocity(x, t, labels)
         labelled, unlabelled = velocity(x.repeat(2, 1, 1), t, torch.cat([labels, null_classes])).chunk(2)
         scales = x.new_full((x.shape[2],), config.guidance)

@@ -30,7 +30,7 @@ class Sampling:
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
     schedule: Schedule = "constant"  # how the scale gets from 1 to g
     power: float = 1.0  # of power-cosine: above 1 the scale rises later, below 1 earlier
-    guided: int = 0  # only so many predictions are guided, from the first; 0: all
+    guided_steps: int = 0  # only so many predictions are guided, from the first; 0: all
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -45,8 +45,8 @@ class Sampling:
             raise ValueError(f"schedule is {self.schedule!r}; choose from {', '.join(map(repr, get_args(Schedule)))}")
         if not 0 <= self.power < math.inf:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
-        if self.guided < 0:
-            raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
+        if self.guided_steps < 0:
+            raise ValueError(f"guided_steps is {self.guided_steps}; choose a number of predictions, or 0 for all")
 
 
 class LabelDraw(NamedTuple):
@@ -79,7 +79,7 @@ def guidance_scales(config: Sampling, n: int) -> list[float]:
             case "power-cosine":
                 return (1 - math.cos(math.pi * (s / n) ** config.power)) / 2
 
-    guided = config.guided or n
+    guided = config.guided_steps or n
     return [1 + (config.guidance - 1) * rise(s) if s < guided else 1.0 for s in range(n)]
 
 

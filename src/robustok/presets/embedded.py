@@ -116,7 +116,7 @@ def continuous() -> Demo:
             times=TrainingTimes(distribution="logit-normal"),
             ema_decay=0.995,
         ),
-        post=replace(discrete.post, sampling=FlowSampling(steps=12, guidance=2.0, guided_to=0.8)),
+        post=replace(discrete.post, sampling=FlowSampling(steps=12, guidance=2.0, guidance_high=0.8)),
         duration="about 18 minutes on two CPU cores",
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustok.data.latent_cache import LatentCache
 from robustok.data.loading import cached_batch
-from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, random_order_fraction
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.flow_matching import TrainingTimes
@@ -102,9 +102,13 @@ class GeneratorStage:
         config = self.config
         match self.model:
             case AutoregressiveModel() if self.model.config.order == "random":
-                return {"order_share": order_share(step / config.loop.steps, config.order_start, config.order_end)}
+                return {
+                    "random_order_fraction": random_order_fraction(
+                        step / config.loop.steps, config.order_start, config.order_end
+                    )
+                }
             case AutoregressiveModel():
-                return {"order_share": 0.0}
+                return {"random_order_fraction": 0.0}
             case DiffusionTransformerModel():
                 return {"times": config.times}
         return {}

@@ -44,8 +44,8 @@ class TokenizerStage:
     """The tokenizer, its losses, their optimizers and the weight average.
 
     A given `tokenizer` is an `nn.Module` of any family, whose `encode` passes gradients on; those of its weights that
-    ask for a gradient change. `observe` the images that will be trained on first, where the objective has a Frechet
-    term, where a batch has few latents for the number of codes, and for `averaged`.
+    ask for a gradient change. `set_reference` to the images that will be trained on first, where the objective has a
+    Frechet term, where a batch has few latents for the number of codes, and for `averaged`.
     """
 
     PARTS = ("model", "optimizer", "ema", "image_loss", "latents")  # of its state
@@ -72,7 +72,7 @@ class TokenizerStage:
         self.image_loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
         self._images: ImageSet | None = None
 
-    def observe(self, images: ImageSet) -> None:
+    def set_reference(self, images: ImageSet) -> None:
         """Take what is needed of the images before training starts."""
         self.image_loss.set_reference(images)
         self._images = images
@@ -165,7 +165,7 @@ def train_tokenizer(
     loop = config.loop
     rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = TokenizerStage(config, device, tokenizer)
-    stage.observe(images)
+    stage.set_reference(images)
 
     def batches(step: int) -> Images:
         return training_batch(images, loop.batch_size, loop.seed, step, rows)

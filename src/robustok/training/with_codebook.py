@@ -195,14 +195,14 @@ class WithCodebook:
         if isinstance(p, ReleasedPerturbation):
             assert isinstance(model, Tokenizer)  # __init__ has seen to it
             _, delta = p.at(step / self.config.loop.steps)
-            placed = model.quantizer.place(z).detach()
+            placed = model.quantizer.project(z).detach()
             noisy = replace_as_released(placed, quantized.tokens, self.codebook.detach(), delta, drawn)
         else:
             noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
         if p.latent_space == "stopped":
             kept = ~drawn.chosen.any(dim=1)[:, None, None]
             return torch.where(kept, quantized.codes, model.lookup(noisy).detach())
-        return model.pass_through(z, model.lookup(noisy))
+        return model.straight_through(z, model.lookup(noisy))
 
     def _near(self, step: int) -> Neighbours:
         """The neighbours of every code, as many as this step draws from."""

@@ -46,7 +46,7 @@ def test_the_chosen_code_is_the_nearest_of_the_codebook(config):
     quantizer = build_quantizer(config)
     latents = 2 * random(3, 50, config.width)
     quantized = quantizer(latents)
-    assert torch.equal(quantized.tokens, nearest_code(quantizer.place(latents), quantizer.codebook))
+    assert torch.equal(quantized.tokens, nearest_code(quantizer.project(latents), quantizer.codebook))
     torch.testing.assert_close(quantized.codes, quantizer.lookup(quantized.tokens))
     assert quantized.loss.shape == ()
 
@@ -58,10 +58,10 @@ def test_gradients_pass_straight_to_the_latents_where_they_are_placed(config):
     (quantizer(latents).codes * weights).sum().backward()
     through = latents.grad.clone()
     latents.grad = None
-    (quantizer.place(latents) * weights).sum().backward()
+    (quantizer.project(latents) * weights).sum().backward()
     torch.testing.assert_close(through, latents.grad)
     other = quantizer.lookup(torch.zeros(2, 5, dtype=torch.int64))  # as perturbation does: codes of other tokens
-    passed = quantizer.pass_through(quantizer.place(latents), other)
+    passed = quantizer.straight_through(quantizer.project(latents), other)
     torch.testing.assert_close(passed, other)
     latents.grad = None
     (passed * weights).sum().backward()
@@ -83,7 +83,7 @@ def test_fsq_reaches_every_level_and_no_other_and_zero_stays_zero(level):
     assert tokens.unique().tolist() == list(range(level))
     assert (tokens[0, :-2].diff() >= 0).all()  # rising
     assert tokens[0, -2:].tolist() == [0, level - 1]
-    torch.testing.assert_close(quantizer.place(torch.zeros(1, 1, 1)), torch.zeros(1, 1, 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(quantizer.project(torch.zeros(1, 1, 1)), torch.zeros(1, 1, 1), atol=1e-6, rtol=0)
     assert quantizer(torch.zeros(1, 1, 1)).loss == 0
 
 
