@@ -154,7 +154,7 @@ def test_post_training_changes_the_decoder_alone_and_its_export_loads_back(name,
     else:
         drawn = cache.plain(torch.arange(32)) + 0.1
     held_out = HeldOut(given, drawn, Reference.of(seen, extract()).stats, extract())
-    short = replace(POST, loop=replace(POST.loop, steps=3), check_every=1)
+    short = replace(POST, loop=replace(POST.loop, steps=3), validate_every=1)
     result = train_decoder(short, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)
     assert result.step > 0  # a decoder with random weights is easily improved on
     before, after = given.to_state(), result.tokenizer.to_state()

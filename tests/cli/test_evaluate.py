@@ -183,7 +183,7 @@ def test_validation_images_are_read_as_the_others_are(unlabelled, tmp_path, caps
     """A window and labels are of the images that are trained on; broken ones are left out of both."""
     seen = []
     monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lambda *a, **k: None)
-    monkeypatch.setattr(validation, "tokenizer_check", lambda images, **k: seen.append(len(images)))
+    monkeypatch.setattr(validation, "tokenizer_validation", lambda images, **k: seen.append(len(images)))
     words = ["train-tokenizer", "smoke", "--images", str(unlabelled / "broken.parquet"), "--out", str(tmp_path)]
     words += ["--validation", str(unlabelled / "broken.parquet"), "--upscale", "--window", "1", *QUICK]
     with warnings.catch_warnings():

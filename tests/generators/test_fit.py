@@ -52,7 +52,7 @@ def test_it_is_remembered_in_its_folder_and_by_those_saved_on_the_way(tmp_path):
         model.save_pretrained(tmp_path / "early")
         return {}
 
-    made = train_generator(TOKENS, cache(tmp_path), tmp_path / "run", check=keep, check_every=1, quiet=True)
+    made = train_generator(TOKENS, cache(tmp_path), tmp_path / "run", validate=keep, validate_every=1, quiet=True)
     own = tokenizer().fingerprint()
     early, late = (AutoregressiveModel.from_pretrained(tmp_path / name) for name in ("early", "run"))
     assert made.trained_on == early.trained_on == late.trained_on == own

@@ -8,6 +8,8 @@ import pytest
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.training.decoder_stage import PostTraining
+from robustok.training.loop import Loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ def test_a_field_is_known_by_the_name_that_it_had_before():
     told = {"guided_from": 0.1, "guided_to": 0.5}
     assert from_plain(FlowSampling, told) == FlowSampling(guidance_low=0.1, guidance_high=0.5)
     assert from_plain(Sampling | FlowSampling, {"type": "Sampling", "guided": 3}) == Sampling(guided_steps=3)
+    loop = to_plain(Loop(steps=2, batch_size=2))
+    assert from_plain(PostTraining, {"loop": loop, "check_every": 7}).validate_every == 7
     with pytest.raises(ValueError, match="guided_to is not a field of FlowSampling"):
         from_plain(FlowSampling, {"guided_to": 0.5, "guidance_high": 0.6})
     with pytest.raises(ValueError, match="sampling.guided is not a field of VQ; choose from"):

@@ -16,6 +16,7 @@ FORMER = {  # fields by the names that they had up to version 0.1, in files writ
     "guided_from": "guidance_low",
     "guided_to": "guidance_high",
     "guided": "guided_steps",
+    "check_every": "validate_every",
 }
 
 
