@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
+from robustok.backbones.vgg import LPIPSVGG
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import from_plain, to_plain
@@ -133,6 +134,7 @@ def test_a_field_is_known_by_the_name_that_it_had_before():
     assert from_plain(Sampling | FlowSampling, {"type": "Sampling", "guided": 3}) == Sampling(guided_steps=3)
     loop = to_plain(Loop(steps=2, batch_size=2))
     assert from_plain(PostTraining, {"loop": loop, "check_every": 7}).validate_every == 7
+    assert from_plain(LPIPSVGG, {"heads": "random"}) == LPIPSVGG(lin_layers="random")
     with pytest.raises(ValueError, match="guided_to is not a field of FlowSampling"):
         from_plain(FlowSampling, {"guided_to": 0.5, "guidance_high": 0.6})
     with pytest.raises(ValueError, match="sampling.guided is not a field of VQ; choose from"):

@@ -17,6 +17,7 @@ FORMER = {  # fields by the names that they had up to version 0.1, in files writ
     "guided_to": "guidance_high",
     "guided": "guided_steps",
     "check_every": "validate_every",
+    "heads": "lin_layers",
 }
 
 
