@@ -27,7 +27,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
-from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
+from robustok.tokenizer.perturbation import NeighborTable, Perturbation
 from robustok.tokenizer.protocol import as_module, codebook_of
 from robustok.training.decoder_stage import HeldOut, train_decoder
 from robustok.training.tokenizer_training import TokenizerStage
@@ -124,7 +124,7 @@ def test_main_training_with_perturbation_of_every_discrete_family(name, tmp_path
     batch = images().images(torch.arange(8))
     clean = stage.model.quantize(stage.model.encode(batch))
     # what the decoder sees: other codes than the image's own, with a gradient that reaches the encoder
-    near = NeighbourTable()(stage.model.codebook, 3)
+    near = NeighborTable()(stage.model.codebook, 3)
     noisy = near[clean.tokens, torch.zeros_like(clean.tokens)]
     latents = stage.model.encode(batch)
     seen = stage.model.straight_through(latents, stage.model.lookup(noisy))

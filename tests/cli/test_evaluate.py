@@ -215,13 +215,13 @@ def test_a_tokenizer_without_a_codebook(scores, place, capsys):
     config = AutoencoderConfig(image_size=SIDE, encoder=part, decoder=part, bottleneck=Plain(width=4))
     Autoencoder(config).save_pretrained(place / "continuous")
     words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
-    found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
+    found, other = (values(scores(*words, *more)) for more in ((), ("--neighbors-in", "ours.npz")))
     assert found.keys() == {"rfid", "rfid_pfid_images", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
     assert found["ifid"] != other["ifid"]
     assert found["pfid"] == other["pfid"]
     assert main(["evaluate", *words, *QUICK]) == 0
     assert "pfid_cell, alpha 0.9, strength 0.1" in capsys.readouterr().out
-    assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbours-in", "ours", *QUICK]) == 2
+    assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbors-in", "ours", *QUICK]) == 2
     assert "iFID is of latents, and this tokenizer makes codes" in capsys.readouterr().err
 
 

@@ -65,7 +65,7 @@ USUAL: dict[str, tuple[Values, Values]] = {  # what is typically typed, and what
     "images": (IMAGES, NO_IMAGES),
     "generated": ((*IMAGES, "flat.npz"), NO_IMAGES),
     "validation": (IMAGES, NO_IMAGES),
-    "neighbours-in": (IMAGES, NO_IMAGES),
+    "neighbors-in": (IMAGES, NO_IMAGES),
     "reference": ((*IMAGES, "flat.npz", "reference.safetensors"), (*NO_IMAGES, "published.npz", "published.pt")),
     "tokenizer": (("tokenizer",), ("continuous", *NO_MODELS)),
     "against": (("tokenizer",), NO_MODELS),

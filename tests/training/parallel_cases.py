@@ -153,7 +153,7 @@ class Trained(NamedTuple):
     terms: list[dict[str, Tensor]]
     half: Any  # the stage's state after half of the steps
     state: Any  # and at the end
-    rebuilt: int  # how often the neighbour table was built
+    rebuilt: int  # how often the neighbor table was built
 
 
 def train(case: str, steps: range, start: Any = None) -> Trained:

@@ -195,7 +195,7 @@ def test_an_implicit_codebook_is_trained_with_perturbation_and_scored(images, tm
     assert scores["rfid"] > 0
 
 
-def test_a_fixed_codebook_has_its_neighbours_computed_once(images):
+def test_a_fixed_codebook_has_its_neighbors_computed_once(images):
     config = replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=FSQ(levels=(4, 3, 3))))
     stage = TokenizerStage(config)
     for step in range(8):

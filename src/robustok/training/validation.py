@@ -31,7 +31,7 @@ from robustok.training.shared_sampling import sample_together
 
 OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are logged
 OF_GENERATOR = ("gfid", "precision", "recall")
-LEAST = 6  # samples, so that each has the neighbours that precision, density and the like ask for
+LEAST = 6  # samples, so that each has the neighbors that precision, density and the like ask for
 
 
 def tokenizer_validation(

@@ -1,4 +1,4 @@
-"""Quantizers with implicit codebooks: tokens and back, nearest codes, closed forms, gradients, neighbours."""
+"""Quantizers with implicit codebooks: tokens and back, nearest codes, closed forms, gradients, neighbors."""
 
 import math
 from itertools import product
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.perturbation import NeighbourTable, neighbours, perturb
+from robustok.tokenizer.perturbation import NeighborTable, neighbors, perturb
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, Quantizer, build_quantizer, nearest_code
 from robustok.tokenizer.quantizers.binary import entropies, entropy
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -149,11 +149,11 @@ def test_the_entropy_term_spreads_latents_over_the_codes():
 
 
 @kinds
-def test_neighbours_are_the_nearest_codes_and_the_table_is_built_once(config):
+def test_neighbors_are_the_nearest_codes_and_the_table_is_built_once(config):
     codebook = build_quantizer(config).codebook
     k = len(codebook)
     delta = min(5, k - 1)
-    table = NeighbourTable()
+    table = NeighborTable()
     near = table(codebook, delta)
     distances = torch.cdist(codebook, codebook).fill_diagonal_(torch.inf)
     torch.testing.assert_close(distances.gather(1, near), distances.sort(dim=1).values[:, :delta])
@@ -165,17 +165,17 @@ def test_neighbours_are_the_nearest_codes_and_the_table_is_built_once(config):
     assert ((noisy != tokens).sum(dim=1) == 4).all()
 
 
-def test_a_binary_code_s_nearest_neighbours_differ_in_one_bit():
-    near = neighbours(build_quantizer(BSQ(bits=7)).codebook, 7)
+def test_a_binary_code_s_nearest_neighbors_differ_in_one_bit():
+    near = neighbors(build_quantizer(BSQ(bits=7)).codebook, 7)
     flipped = torch.arange(128)[:, None] ^ 1 << torch.arange(7)
     assert torch.equal(near.sort(dim=1).values, flipped.sort(dim=1).values)
 
 
-def test_neighbours_of_many_codes_are_found_some_at_a_time(monkeypatch):
+def test_neighbors_of_many_codes_are_found_some_at_a_time(monkeypatch):
     codebook = build_quantizer(FSQ(levels=(5, 5, 5))).codebook + 1e-3 * random(125, 3, seed=7)
-    whole = neighbours(codebook, 9)
+    whole = neighbors(codebook, 9)
     monkeypatch.setattr("robustok.tokenizer.perturbation.DISTANCES", 8 * 125)
-    assert torch.equal(neighbours(codebook, 9), whole)
+    assert torch.equal(neighbors(codebook, 9), whole)
 
 
 @pytest.mark.parametrize("config", [FSQ(levels=(4, 3)), LFQ(bits=4), BSQ(bits=4)], ids=str)
