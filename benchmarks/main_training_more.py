@@ -72,7 +72,7 @@ def post_training(config: TokenizerTraining, guidance: float, steps: int, pairs:
         objective=replace(config.objective, adversary=adversary),
         optim=Optim(lr=config.optim.lr / 10, warmup=steps // 10, final_lr_fraction=0.05),
         ema_decay=0.98,
-        check_every=math.ceil(steps / 3),
+        validate_every=math.ceil(steps / 3),
         sampling=Sampling(guidance=guidance),
         sigma=0.7,
         pairs=pairs,

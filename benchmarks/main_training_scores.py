@@ -24,7 +24,7 @@ from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.seeding import derive
 from robustok.shapes import Features, Labels, Pixels, Tokens, to_pixels
-from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.perturbation import neighbors
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.objective import Objective
 from robustok.training.pretrained import perceptual_network
@@ -155,7 +155,7 @@ def reconstruction(tokenizer: Tokenizer, judge: Judge) -> dict[str, Any]:
     """rFID and the cells of pFID on the same images, and how the codes are used."""
     tokens = tokens_of(tokenizer, judge.validation, judge.chosen)
     cells = grid(len(tokenizer.codebook))
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells))
+    near = neighbors(tokenizer.codebook, max(cell.delta for cell in cells))
     blocks = [
         [noisy for _, noisy in perturbed(part, near, cells, seed=0, block=block)]
         for block, part in enumerate(tokens.split(BLOCK))

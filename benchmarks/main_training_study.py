@@ -67,7 +67,9 @@ def train_arm_tokenizer(config: TokenizerTraining, judge: Judge, folder: Path, n
         return {}
 
     every = max(1, judge.size.tokenizer_steps // LOOKS)
-    tokenizer = train_tokenizer(config, judge.train, folder / "tokenizer", check=check, check_every=every, quiet=True)
+    tokenizer = train_tokenizer(
+        config, judge.train, folder / "tokenizer", validate=check, validate_every=every, quiet=True
+    )
     notes.once("tokens_of", tokenizer.fingerprint)
     return tokenizer
 
@@ -138,7 +140,9 @@ def train_arm_generator(tokenizer: Tokenizer, judge: Judge, seed: int, folder: P
     notes.once("settings", lambda: to_plain(config))
 
     def train() -> float:
-        generator = train_generator(config, cache, folder / "generator", check=check, check_every=every, quiet=True)
+        generator = train_generator(
+            config, cache, folder / "generator", validate=check, validate_every=every, quiet=True
+        )
         rows = torch.arange(len(judge.validation))
         return nats(generator, tokens_in(tokenizer, judge.validation, rows), judge.validation.labels)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from robustok.data.images import FashionMNIST
 from robustok.presets import demo
 from robustok.runtime.seeding import stream
-from robustok.tokenizer.perturbation import NeighbourTable, draw, draw_as_released, replace_as_released, replace_tokens
+from robustok.tokenizer.perturbation import NeighborTable, draw, draw_as_released, replace_as_released, replace_tokens
 from robustok.training.tokenizer_training import TokenizerStage
 
 REPEAT = 7
@@ -39,7 +39,7 @@ def perturbing(k: int, d: int, b: int, n: int, delta: int, drift: float) -> dict
     codebook = F.normalize(torch.randn(k, d, generator=generator), dim=1)
     latents = F.normalize(torch.randn(b, n, d, generator=generator), dim=-1)
     tokens = torch.randint(k, (b, n), generator=generator)
-    table = NeighbourTable()
+    table = NeighborTable()
 
     def ours() -> None:
         nonlocal codebook
@@ -51,7 +51,7 @@ def perturbing(k: int, d: int, b: int, n: int, delta: int, drift: float) -> dict
         replace_as_released(latents, tokens, codebook, delta, drawn)
 
     def rebuilt() -> None:
-        NeighbourTable()(codebook, delta)
+        NeighborTable()(codebook, delta)
 
     ours()
     return {"ours": ours, "released": lambda: released(0.1), "rebuilding the table": rebuilt}
@@ -87,7 +87,7 @@ def main() -> None:
         )
 
     def rebuilt() -> None:
-        NeighbourTable()(stage.model.codebook, delta)
+        NeighborTable()(stage.model.codebook, delta)
 
     taken = milliseconds({"step": lambda: stage.step(images, late), "ours": ours, "rebuilding the table": rebuilt})
     print(f"the demo's step, {b} images of {n} tokens, K = {main_training.tokenizer.quantizer.codebook_size}")

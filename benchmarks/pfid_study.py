@@ -31,7 +31,7 @@ from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.seeding import derive
 from robustok.shapes import Features, Pixels, Tokens, to_pixels
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.perturbation import Perturbation, neighbours
+from robustok.tokenizer.perturbation import Perturbation, neighbors
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.generator_training import GeneratorTraining, train_generator
@@ -42,7 +42,7 @@ from robustok.training.tokenizer_training import TokenizerTraining, train_tokeni
 
 SIDE, TRAIN, CHOOSING = 28, 20_000, 5_000  # pixels; training images; others, which choose the guidance
 RECONSTRUCTED, PERTURBED, CHOSEN_BY, GENERATED = 3_000, 1_400, 1_400, 2_500  # images of each score
-SURFACE_ALPHA, SURFACE_DELTAS = 0.9, 8  # the surface: from 1 neighbour to half of the codes
+SURFACE_ALPHA, SURFACE_DELTAS = 0.9, 8  # the surface: from 1 neighbor to half of the codes
 GUIDANCE = (1.0, 1.5, 2.5)
 OFF = Perturbation(beta=0.0)
 
@@ -63,7 +63,7 @@ def vq(size: int, width: int = 16) -> VQ:
 
 
 def disturbed(size: int) -> Perturbation:
-    """The same share of the codes as neighbours at every size."""
+    """The same share of the codes as neighbors at every size."""
     return Perturbation(alpha=1.0, beta=0.5, delta=size // 25)
 
 
@@ -180,7 +180,7 @@ def tokens_and_errors(tokenizer: Tokenizer, images: Iterator[Tensor]) -> tuple[T
     for part in images:
         latents = tokenizer.encode(part)
         tokens.append(tokenizer.quantize(latents).tokens)
-        placed = tokenizer.quantizer.place(latents)
+        placed = tokenizer.quantizer.project(latents)
         errors.append((placed - tokenizer.lookup(tokens[-1])).square().sum(dim=-1).mean())
     return torch.cat(tokens), float(torch.stack(errors).mean().sqrt())
 
@@ -227,7 +227,7 @@ def perturbed_scores(tokenizer: Tokenizer, judge: Judge, cells: Sequence[Cell]) 
     clean = torch.cat(list(decoded(tokenizer, tokens)))
     clean_features = judge.extract(clean)
     real = judge.statistics(to_pixels(part) for part in batches(judge.validation, indices))
-    near = neighbours(tokenizer.codebook, max(cell.delta for cell in cells))
+    near = neighbors(tokenizer.codebook, max(cell.delta for cell in cells))
     blocks = [
         dict(enumerate(noisy for _, noisy in perturbed(part, near, cells, seed=0, block=block)))
         for block, part in enumerate(tokens.split(BLOCK))

@@ -91,7 +91,7 @@ class GrowingCache(KVCache):
 @torch.no_grad()
 def plain_loop(model: AutoregressiveModel, labels: Tensor) -> Tensor:
     """Tokens drawn as RAR's own code does: both halves throughout, modulations at every step for every image."""
-    both = torch.cat([labels, torch.full_like(labels, model.no_label)])
+    both = torch.cat([labels, torch.full_like(labels, model.null_class)])
     caches, tokens = [GrowingCache(0) for _ in model.layers], labels.new_empty(len(labels), 0)
     places = model._places(model._raster(labels.device))
     assert model.steps is not None, "a RAR is modulated"

@@ -133,7 +133,7 @@ def without_files(config: Any) -> Any:
     """The same with random weights wherever published ones would be read."""
     changes = {}
     for name, value in ((field.name, getattr(config, field.name)) for field in fields(config) if field.init):
-        if name in ("weights", "heads") and isinstance(value, str):
+        if name in ("weights", "lin_layers") and isinstance(value, str):
             changes[name] = "random"
         elif is_dataclass(value):
             changes[name] = without_files(value)

@@ -76,7 +76,7 @@ def test_post_training_changes_the_decoder_alone(tokenizer, generator, tmp_path)
         objective=Objective(perceptual=0.0, adversarial=0.0),
         optim=Optim(lr=1e-2),
         ema_decay=0.5,
-        check_every=3,
+        validate_every=3,
     )
     images = robustok.data.FashionMNIST("train").subset(torch.arange(60))
     options = {"sigma": 0.7, "config": config, "pairs": 40, "held_out": 20, "features": brightness}

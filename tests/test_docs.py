@@ -284,7 +284,7 @@ def test_published_guidance_of_lightningdit_is_in_a_row(config):
     rows = [
         line for line in (MODELS / "lightningdit.md").read_text(encoding="utf-8").splitlines() if "`hustvl/" in line
     ]
-    assert any(f"| {config.guidance:g} " in row and f"| {config.guided_to:g} " in row for row in rows)
+    assert any(f"| {config.guidance:g} " in row and f"| {config.guidance_high:g} " in row for row in rows)
 
 
 @pytest.mark.parametrize(

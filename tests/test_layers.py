@@ -81,7 +81,7 @@ def test_rotary_scores_depend_on_the_distance_along_each_axis():
     assert (score((1.0, 2.0), (3.0, 7.0)) - score((2.0, 1.0), (7.0, 3.0))).abs() > 1e-2
 
 
-def test_rotation_turns_pairs_of_neighbours_by_their_angles():
+def test_rotation_turns_pairs_of_neighbors_by_their_angles():
     x, angles = random(1, 1, 1, 4), torch.tensor([[0.3, -2.0]])
     as_complex = torch.view_as_complex(x.view(2, 2)) * torch.polar(torch.ones(2), angles[0])
     torch.testing.assert_close(rotate(x, rotation(angles)).flatten(), torch.view_as_real(as_complex).flatten())

@@ -44,7 +44,7 @@ from robustok.training.generator_training import GeneratorTraining, train_genera
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
-from robustok.training.validation import generator_check, sample_preview, tokenizer_check
+from robustok.training.validation import generator_validation, sample_preview, tokenizer_validation
 from tests.adapters.test_every_family import MAKE, made
 from tests.standin import OnStandin, needed, setup
 from tests.training.continuous import Patches
@@ -170,11 +170,13 @@ def stopped_and_resumed(train: Callable[[], Any], patch: pytest.MonkeyPatch) -> 
 def test_main_training_is_looked_at_and_resumed(kind, device, tmp_path, monkeypatch):
     config = replace(MAINS[kind], loop=SHORT)
     looked = (
-        tokenizer_check(images(8), count=6, pfid_images=3, features=colors(device)) if kind == "perturbed" else None
+        tokenizer_validation(images(8), count=6, pfid_images=3, features=colors(device))
+        if kind == "perturbed"
+        else None
     )
 
     def train() -> Any:
-        return train_tokenizer(config, images(), tmp_path, device=device, check=looked, check_every=2, quiet=True)
+        return train_tokenizer(config, images(), tmp_path, device=device, validate=looked, validate_every=2, quiet=True)
 
     trained = stopped_and_resumed(train, monkeypatch)
     assert isinstance(trained.last_layer.data, OnStandin)
@@ -195,10 +197,10 @@ def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, m
         config = replace(config, tokenizer=replace(made, bottleneck=Plain(width=8)), perturbation=LatentMixing())
     elif kind == "expansion":
         config = replace(config, tokenizer=replace(made, bottleneck=VarianceExpansion(width=8)))
-    looked = tokenizer_check(images(8), count=6, pfid_images=3, features=colors(device))
+    looked = tokenizer_validation(images(8), count=6, pfid_images=3, features=colors(device))
 
     def train() -> Any:
-        return train_tokenizer(config, images(), tmp_path, device=device, check=looked, check_every=2, quiet=True)
+        return train_tokenizer(config, images(), tmp_path, device=device, validate=looked, validate_every=2, quiet=True)
 
     trained = stopped_and_resumed(train, monkeypatch)
     assert robustok.load_tokenizer(tmp_path).fingerprint() == trained.fingerprint()
@@ -211,7 +213,7 @@ def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, mon
     chosen: Any = {"rar": GENERATOR.generator, "llama": LLAMA, "flow": FLOW}[kind]
     sampling = FlowSampling(steps=2) if kind == "flow" else Sampling()
     extract = colors(device)
-    looked = generator_check(
+    looked = generator_validation(
         source, Reference.of(images(), extract), sampling=sampling, count=12, features=extract, batch_size=6
     )
     shown = sample_preview(source, sampling=sampling, count=3)
@@ -222,8 +224,8 @@ def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, mon
             cached,
             tmp_path / "run",
             device=device,
-            check=looked,
-            check_every=2,
+            validate=looked,
+            validate_every=2,
             preview=shown,
             quiet=True,
         )
@@ -239,7 +241,7 @@ def test_post_training_is_resumed(kind, device, tmp_path, monkeypatch):
     how = replace(
         POST,
         loop=SHORT,
-        check_every=2,
+        validate_every=2,
         objective=ASKED if kind == "tokens" else PLAIN,
         sampling=Sampling() if kind == "tokens" else FlowSampling(steps=2),
         pair_mode="one-pass" if kind == "one-pass" else "sdedit",

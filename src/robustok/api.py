@@ -53,14 +53,14 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
     """One image per label, on the CPU; image i depends on (seed, i) alone, and any whole number is a seed.
 
     `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...) or, for latents, of
-    `FlowSampling` (steps, method, guidance, guided_to, shift ...); unless given they are as the generator's authors
+    `FlowSampling` (steps, method, guidance, guidance_high, shift ...); unless given they are as the generator's authors
     published, where that is known. Both models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError
     for a generator that was trained on another tokenizer, and for labels that it does not know.
     """
     tokenizer, generator = _ready(tokenizer, generator)
     check_fit(generator, tokenizer)
     settings = _settings(default_sampling(generator), sampling)
-    drawn = sample_together(generator, _labels(labels, generator.no_label), settings, seed)
+    drawn = sample_together(generator, _labels(labels, generator.null_class), settings, seed)
     return torch.cat(list(decoded(tokenizer, drawn)))
 
 
@@ -91,7 +91,7 @@ def score_generator(
     """
     tokenizer, generator = _ready(tokenizer, generator)
     how = {"sampling": default_sampling(generator)} | _counts(options)
-    known = _labels(labels, generator.no_label)
+    known = _labels(labels, generator.null_class)
     for one in reference if isinstance(reference, list | tuple) else [reference]:
         if not isinstance(one, Reference):
             raise ValueError(f"{_shown(one)} is no reference; make one of real images: Reference.of(images, extractor)")
@@ -164,7 +164,7 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str | Path | int | float | None) else f"a {type(value).__name__}"
 
 
-def _labels(labels: Any, no_label: int) -> Labels:
+def _labels(labels: Any, null_class: int) -> Labels:
     """Class numbers, on the CPU. Raises ValueError for none, and for what is no class."""
     try:
         numbers = [operator.index(label) for label in labels]
@@ -172,8 +172,8 @@ def _labels(labels: Any, no_label: int) -> Labels:
         raise ValueError(f"labels are {labels!r}; give the numbers of classes, such as [0, 1]") from error
     if not numbers:
         raise ValueError("labels are empty; give the number of at least one class, such as [0, 1]")
-    if unknown := sorted({label for label in numbers if not 0 <= label <= no_label}):
-        raise ValueError(f"labels go from 0 to {no_label - 1}, and {no_label} is for no label; not {unknown[0]}")
+    if unknown := sorted({label for label in numbers if not 0 <= label <= null_class}):
+        raise ValueError(f"labels go from 0 to {null_class - 1}, and {null_class} is for no label; not {unknown[0]}")
     return torch.tensor(numbers)
 
 

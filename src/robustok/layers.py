@@ -165,7 +165,7 @@ class Rotation(NamedTuple):
 
 
 def rotation(angles: Float[Tensor, "*heads n pairs"]) -> Rotation:
-    """By these angles: one for each pair of neighbouring channels."""
+    """By these angles: one for each pair of neighboring channels."""
     angles = angles.repeat_interleave(2, dim=-1)
     return Rotation(angles.cos(), angles.sin())
 
@@ -180,7 +180,7 @@ def axial_angles(places: Float[Tensor, "n axes"], e: int, base: float = 10_000) 
 
 
 def rotate(x: Heads, by: Rotation) -> Heads:
-    """Each pair of neighbouring channels turned by its angle."""
+    """Each pair of neighboring channels turned by its angle."""
     turned = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
     return (x * by.cos + turned * by.sin).to(x.dtype)
 

@@ -4,7 +4,7 @@ Axes, in the order in which they appear:
 
     b  images in a batch          c  channels, always 3 (RGB)      h w  height and width in pixels
     n  tokens of an image         d  width of a code               k    codes in the codebook
-    m  neighbours of a code       f  width of a feature
+    m  neighbors of a code       f  width of a feature
 
 Pixel values are floats in [-1, 1] (`Images`) wherever something is learnt and uint8 (`Pixels`) wherever
 something is scored or saved; `to_pixels` is the one place where they are rounded.
@@ -22,7 +22,7 @@ Latents: TypeAlias = Float[Tensor, "b n d"]
 Tokens: TypeAlias = Int[Tensor, "b n"]
 TokenMask: TypeAlias = Bool[Tensor, "b n"]
 Codebook: TypeAlias = Float[Tensor, "k d"]
-Neighbours: TypeAlias = Int[Tensor, "k m"]
+Neighbors: TypeAlias = Int[Tensor, "k m"]
 Labels: TypeAlias = Int[Tensor, " b"]
 Features: TypeAlias = Float[Tensor, "b f"]
 Scalar: TypeAlias = Float[Tensor, ""]

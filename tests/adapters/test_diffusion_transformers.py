@@ -37,14 +37,14 @@ def test_velocities(published, fixture):
     model, io, meta = published(fixture)
     as_there = grid if io["x"].ndim == 4 else lambda x: x
     x = sequence(io["x"]) if io["x"].ndim == 4 else io["x"]
-    nobody = torch.full_like(io["y"], model.no_label)
+    nobody = torch.full_like(io["y"], model.null_class)
     for name, labels in (("velocity", io["y"]), ("velocity_null", nobody)):
         native = DiffusionTransformerModel.forward(model, x, io["t"], labels)
         assert_as_published(as_there(native), io, meta, name)
         ours = native if fixture == "maetok_sit" else -native
         t = io["t"] if fixture == "maetok_sit" else 1 - io["t"]
         torch.testing.assert_close(model.velocity(x, t, labels), ours, atol=1e-5, rtol=1e-5)
-    assert model.no_label == meta["config"]["num_classes"]
+    assert model.null_class == meta["config"]["num_classes"]
     assert (makes(model), lacking(model)) == ("latents", [])
 
 

@@ -27,7 +27,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
-from robustok.tokenizer.perturbation import NeighbourTable, Perturbation
+from robustok.tokenizer.perturbation import NeighborTable, Perturbation
 from robustok.tokenizer.protocol import as_module, codebook_of
 from robustok.training.decoder_stage import HeldOut, train_decoder
 from robustok.training.tokenizer_training import TokenizerStage
@@ -120,14 +120,14 @@ def test_main_training_with_perturbation_of_every_discrete_family(name, tmp_path
         MAIN, tokenizer=None, perturbation=Perturbation(alpha=1.0, beta=1.0, delta=3), semantic=0.0, precision="fp32"
     )
     stage = TokenizerStage(config, tokenizer=given)
-    stage.observe(images())
+    stage.set_reference(images())
     batch = images().images(torch.arange(8))
     clean = stage.model.quantize(stage.model.encode(batch))
     # what the decoder sees: other codes than the image's own, with a gradient that reaches the encoder
-    near = NeighbourTable()(stage.model.codebook, 3)
+    near = NeighborTable()(stage.model.codebook, 3)
     noisy = near[clean.tokens, torch.zeros_like(clean.tokens)]
     latents = stage.model.encode(batch)
-    seen = stage.model.pass_through(latents, stage.model.lookup(noisy))
+    seen = stage.model.straight_through(latents, stage.model.lookup(noisy))
     torch.testing.assert_close(seen, stage.model.lookup(noisy), rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(seen.square().sum(), latents)
     assert gradient.abs().sum() > 0
@@ -154,7 +154,7 @@ def test_post_training_changes_the_decoder_alone_and_its_export_loads_back(name,
     else:
         drawn = cache.plain(torch.arange(32)) + 0.1
     held_out = HeldOut(given, drawn, Reference.of(seen, extract()).stats, extract())
-    short = replace(POST, loop=replace(POST.loop, steps=3), check_every=1)
+    short = replace(POST, loop=replace(POST.loop, steps=3), validate_every=1)
     result = train_decoder(short, given, pairs, seen, tmp_path / "run", held_out=held_out, quiet=True)
     assert result.step > 0  # a decoder with random weights is easily improved on
     before, after = given.to_state(), result.tokenizer.to_state()

@@ -11,7 +11,7 @@ from robustok.generators.flow_matching import flow_losses
 def loaded(parity):
     meta, io = parity("lightningdit")
     how = meta["sampling"]
-    guided = {"guidance": how["cfg_scale"], "guided_channels": 3, "guided_to": 1 - how["cfg_interval_start"]}
+    guided = {"guidance": how["cfg_scale"], "guided_channels": 3, "guidance_high": 1 - how["cfg_interval_start"]}
     shifted = {"steps": how["num_steps"] - 1, "shift": 1 / how["timestep_shift"]}
     model = LightningDiT.from_checkpoint(weights_file("lightningdit"), heads=meta["config"]["num_heads"])
     return model, io, meta, guided, shifted
@@ -21,7 +21,7 @@ def loaded(parity):
 def test_guidance_of_three_channels_below_a_noise_level(parity):
     model, io, meta, guided, _ = loaded(parity)
     x, labels = sequence(io["x"]), io["y"]
-    nobody = torch.full_like(labels, model.no_label)
+    nobody = torch.full_like(labels, model.null_class)
     for name, t in (("velocity_cfg_tlow", 0.05), ("velocity_cfg_thigh", 0.6)):
         first = -grid(guided_field(model, labels, FlowSampling(**guided))(x, 1 - t))
         unlabelled = -grid(model.velocity(x, torch.full((len(x),), 1 - t), nobody))

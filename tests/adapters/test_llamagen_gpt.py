@@ -28,7 +28,7 @@ def test_teacher_forced_logits_and_loss(gpt):
     tokens, labels = io["tokens"], io["labels"]
     # the original also computes logits after the last token, which nobody uses
     torch.testing.assert_close(model(tokens, labels), io["teacher_forced_logits"][:, :-1], **CLOSE)
-    nobody = torch.full_like(labels, model.no_label)
+    nobody = torch.full_like(labels, model.null_class)
     torch.testing.assert_close(model(tokens, nobody), io["teacher_forced_logits_null"][:, :-1], **CLOSE)
     model.train()
     torch.testing.assert_close(model(tokens, labels), io["train_logits"], **CLOSE)
@@ -50,7 +50,7 @@ def test_greedy_generation(gpt):
         tag = f"cfg{scale}".replace(".", "p")
         tokens = sample_tokens(model, labels, Sampling(top_k=1, guidance=scale), seed=0)
         assert torch.equal(tokens, io[f"greedy_tokens_{tag}"])
-        predict, latest = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)])), None
+        predict, latest = model.predictor(torch.cat([labels, torch.full_like(labels, model.null_class)])), None
         for i in range(model.tokens_per_image):
             labelled, unlabelled = predict(latest)[:, 0].chunk(2)
             guided = guide(labelled, unlabelled, scale)
@@ -58,7 +58,7 @@ def test_greedy_generation(gpt):
             latest = tokens[:, i : i + 1].repeat(2, 1)
     for name in (name for name in io if "_interval" in name):
         scale, interval = name.removeprefix("greedy_tokens_cfg").replace("p", ".").split("_interval")
-        config = Sampling(top_k=1, guidance=float(scale), guided=int(interval) + 2)
+        config = Sampling(top_k=1, guidance=float(scale), guided_steps=int(interval) + 2)
         assert torch.equal(sample_tokens(model, labels, config, seed=0), io[name])
 
 

@@ -13,7 +13,7 @@ def loaded(parity, interpolant="linear"):
     meta, io = parity("maetok_sit")
     heads, how = meta["config"]["num_heads"], meta["sampling"]
     model = MAETokSiT.from_checkpoint(weights_file("maetok_sit"), heads=heads, interpolant=interpolant)
-    interval = {"guided_from": how["guidance_low"], "guided_to": how["guidance_high"]}
+    interval = {"guidance_low": how["guidance_low"], "guidance_high": how["guidance_high"]}
     return model, io, meta, {"guidance": how["cfg_scale"]}, interval
 
 

@@ -40,7 +40,7 @@ class Recorded:
     def __init__(self, model: AutoregressiveModel):
         self.model, self.logits = model, []
         self.codebook_size, self.tokens_per_image = model.codebook_size, model.tokens_per_image
-        self.no_label, self.device, self.fingerprint = model.no_label, model.device, model.fingerprint
+        self.null_class, self.device, self.fingerprint = model.null_class, model.device, model.fingerprint
         self.blocks = model.blocks
 
     def predictor(self, labels: Tensor) -> Callable[[Tensor | None], Tensor]:
@@ -68,7 +68,7 @@ def test_teacher_forced_logits_and_loss(rar):
     close = {"atol": 1e-4, "rtol": 1e-4}  # the fixture's own
     # RAR also computes logits after the last token, which nobody uses
     torch.testing.assert_close(model(tokens, labels), io["raster_logits"][:, :-1], **close)
-    nobody = torch.full_like(labels, model.no_label)
+    nobody = torch.full_like(labels, model.null_class)
     torch.testing.assert_close(model(tokens, nobody), io["raster_logits_uncond"][:, :-1], **close)
     permuted = model(tokens, labels, orders)
     torch.testing.assert_close(permuted, io["permuted_logits"][:, :-1], **close)

@@ -58,7 +58,7 @@ def test_what_its_training_asks_for(parity):
     assert_as_published(model.semantic_features(io["image"]), io, meta, "semantic_features")
     latents = model.encode(io["image"])
     quantized = model.quantize(latents)
-    placed, codes = model.quantizer.place(latents), model.lookup(quantized.tokens)
+    placed, codes = model.quantizer.project(latents), model.lookup(quantized.tokens)
     taught = F.linear(model.semantic_features(io["image"]), model.to_code.weight.flatten(1), model.to_code.bias)
     products, match = taught @ quantized.codes.mean(dim=1).T, torch.arange(len(latents))
     terms = {  # as the released training weighs them
@@ -144,7 +144,7 @@ def test_perturbed_codes_pass_their_gradient_to_the_latents(parity):
     model, io, _ = loaded(parity)
     latents = model.encode(io["image"]).detach().requires_grad_()
     codes = model.lookup(io["codes"])
-    passed = model.pass_through(latents, codes)
+    passed = model.straight_through(latents, codes)
     torch.testing.assert_close(passed, codes)
     passed.square().sum().backward()
     assert latents.grad.abs().sum() > 0

@@ -15,7 +15,7 @@ from robustok.cli.models import fields_of
 from robustok.generators.llama import Llama
 
 SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--quiet"]
-SMALL = ["--preset", "demo", "--loop.steps", "2", "--loop.batch_size", "4", "--check_every", "1", "--quiet"]
+SMALL = ["--preset", "demo", "--loop.steps", "2", "--loop.batch_size", "4", "--validate_every", "1", "--quiet"]
 
 
 @pytest.fixture(scope="module")

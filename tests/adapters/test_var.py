@@ -46,7 +46,7 @@ def test_teacher_forced_logits(parity):
     config = meta["config"]
     assert (makes(model), lacking(model)) == ("tokens", [])
     assert model.blocks == tuple(side**2 for side in config["patch_nums"])
-    assert (model.tokens_per_image, model.no_label) == (tokens.shape[1], config["num_classes"])
+    assert (model.tokens_per_image, model.null_class) == (tokens.shape[1], config["num_classes"])
     assert (model.config.heads, model.config.depth) == (config["num_heads"], config["depth"])
 
 
@@ -59,7 +59,11 @@ def test_greedy_generation(parity):
         config = Sampling(top_k=1, guidance=1 + cfg, schedule="ramp")
         tokens = sample_tokens(model, labels, config, seed=0)
         assert torch.equal(tokens, io[f"gen_tokens_{tag}"])
-        predict, latest, seen = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)])), None, []
+        predict, latest, seen = (
+            model.predictor(torch.cat([labels, torch.full_like(labels, model.null_class)])),
+            None,
+            [],
+        )
         for scale, part in zip(guidance_scales(config, len(model.blocks)), tokens.split(model.blocks, 1), strict=True):
             guided = guide(*predict(latest).flatten(0, 1).chunk(2), scale)
             seen.append(guided.softmax(dim=1).unflatten(0, part.shape))
@@ -162,7 +166,7 @@ def test_it_learns_and_its_codes_stay():
     assert losses[0] == pytest.approx(math.log(12), abs=0.5)
     assert losses[-1] < losses[0] / 2
     assert torch.equal(model.quantizer.embedding, tokenizer.quantizer.embedding)
-    nobody = torch.full_like(labels, model.no_label)
+    nobody = torch.full_like(labels, model.null_class)
     generator = torch.Generator().manual_seed(2)
     withheld = torch.rand(4, generator=generator) < 0.5
     logits = model(tokens, torch.where(withheld, nobody, labels))

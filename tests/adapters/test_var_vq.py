@@ -109,7 +109,7 @@ def test_gradients_reach_latents_codebook_and_smoothing(parity):
     model.quantize(latents).loss.backward()
     for weight in (model.quantizer.embedding, model.quantizer.smooth[0].weight):
         assert weight.grad.abs().sum() > 0
-    passed = model.pass_through(latents, quantized.codes.detach())
+    passed = model.straight_through(latents, quantized.codes.detach())
     torch.testing.assert_close(passed, quantized.codes)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.perturbation import neighbors
 from robustok.tokenizer.quantizer import Quantized, nearest_code
 
 
@@ -16,9 +16,9 @@ class Erring:
     device = torch.device("cpu")
 
     def __init__(self, images: Tensor, codebook: Tensor, alpha: float, delta: int, blocks: tuple[int, ...] = ()):
-        self.images, self.codebook_size, self.no_label = images, len(codebook), len(images)
+        self.images, self.codebook_size, self.null_class = images, len(codebook), len(images)
         self.tokens_per_image, self.blocks = images.shape[1], blocks or (1,) * images.shape[1]
-        p = torch.zeros(len(codebook), len(codebook)).scatter(1, neighbours(codebook, delta), alpha / delta)
+        p = torch.zeros(len(codebook), len(codebook)).scatter(1, neighbors(codebook, delta), alpha / delta)
         self.logits = (p + (1 - alpha) * torch.eye(len(codebook)) + 1e-12).log()
 
     def predictor(self, labels: Tensor):

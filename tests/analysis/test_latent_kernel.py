@@ -12,7 +12,7 @@ from robustok.analysis.imitation import imitate, imitation_grid
 from robustok.analysis.latent_kernel import Embedded, views
 from robustok.analysis.projection import principal_plane
 from robustok.evaluation.metrics.pfid import Cell, grid
-from robustok.tokenizer.perturbation import neighbours, perturb
+from robustok.tokenizer.perturbation import neighbors, perturb
 
 
 def mmd(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> float:
@@ -138,7 +138,7 @@ CELLS = tuple(Cell(alpha, delta) for alpha in (0.1, 0.4, 0.7, 1.0) for delta in 
 @pytest.mark.parametrize(("phases", "views"), [(0.3, {"joint", "image", "codes"}), (1.0, {"joint", "image"})])
 def test_the_perturbation_that_a_generator_is_comes_out_as_the_nearest(phases, views):
     codebook, truth, count = circle(), Cell(0.7, 120), 300
-    near = neighbours(codebook, truth.delta)
+    near = neighbors(codebook, truth.delta)
     made = perturb(world(count, 3, phases), near, truth.alpha, 1.0, generator=torch.Generator().manual_seed(9))
     targets, seen = {"noisy": made, "clean": world(count, 4, phases)}, []
     found = imitate(

@@ -33,7 +33,7 @@ class Missing:
     Its paths are straight: x = (1 - t) (base + s k e) + t e, so e - base - s k e is the velocity everywhere.
     """
 
-    latent_shape, no_label, device = (16, 3), 20, torch.device("cpu")
+    latent_shape, null_class, device = (16, 3), 20, torch.device("cpu")
 
     def __init__(self, latents: Tensor, s: float):
         stats = ChannelStats.of(latents)
@@ -54,7 +54,7 @@ def analysis(s: float, *, classes: bool = True) -> LatentAnalysis:
     if not classes:
         pictures = images.images(torch.arange(len(images)))
         images.images = lambda indices: pictures[indices]
-        images.labels = torch.full_like(images.labels, Missing.no_label)
+        images.labels = torch.full_like(images.labels, Missing.null_class)
     first = torch.arange(20) * 12
     generator = Missing(Colors().encode(images.images(first)), s)
     with pytest.MonkeyPatch.context() as patch:

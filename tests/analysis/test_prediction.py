@@ -12,7 +12,7 @@ from robustok.analysis.departures import code_steps, departures, typical_distanc
 from robustok.analysis.prediction import forced_logits, free_running, teacher_forcing
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
-from robustok.tokenizer.perturbation import neighbours, perturb
+from robustok.tokenizer.perturbation import neighbors, perturb
 
 LINE = torch.arange(64.0)[:, None] ** 1.001  # codes on a line, no two gaps equal
 
@@ -29,9 +29,9 @@ def test_ranks_on_a_line():
     assert steps.distance.tolist() == [1, 3, 15, 2, 12, 15]
 
 
-def test_ranks_agree_with_the_neighbour_table():
+def test_ranks_agree_with_the_neighbor_table():
     codebook = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
-    near = neighbours(codebook, 40)
+    near = neighbors(codebook, 40)
     start = torch.arange(100)
     for column in (0, 9, 39):
         assert (code_steps(start, near[:, column], codebook).rank == column + 1).all()
@@ -63,7 +63,7 @@ def test_departures_counted_by_hand():
 @pytest.mark.parametrize(("alpha", "delta"), [(0.7, 10), (0.25, 3), (1.0, 40)])
 def test_departures_of_a_perturbation_are_its_alpha_and_delta(alpha, delta):
     real = draw(200, 32)
-    noisy = perturb(real, neighbours(LINE, delta), alpha, 1.0, generator=torch.Generator().manual_seed(1))
+    noisy = perturb(real, neighbors(LINE, delta), alpha, 1.0, generator=torch.Generator().manual_seed(1))
     found = departures(noisy, real, LINE)
     assert found.alpha == round(alpha * 32) / 32  # exactly, in every image
     assert found.interval == pytest.approx((found.alpha, found.alpha))
@@ -120,7 +120,7 @@ def test_one_pass_of_our_model_gives_what_sampling_step_by_step_sees():
     class Stepwise:
         """The same model without its parallel pass."""
 
-        codebook_size, tokens_per_image, no_label, blocks, device = 9, 12, 3, (1,) * 12, torch.device("cpu")
+        codebook_size, tokens_per_image, null_class, blocks, device = 9, 12, 3, (1,) * 12, torch.device("cpu")
         predictor, fingerprint = staticmethod(model.predictor), staticmethod(model.fingerprint)
 
     (places, at_once), *rest = forced_logits(model, tokens, labels, sampling)

@@ -50,7 +50,7 @@ def test_what_is_made_equal_no_longer_differs():
         assert scores[name][0] == pytest.approx(scores[name][1], rel=0.02), name
     assert (
         scores["equal delta"][0] > 1.2 * scores["equal delta"][1]
-    )  # as many neighbours reach farther among fewer codes
+    )  # as many neighbors reach farther among fewer codes
     assert scores["pFID"] == [pytest.approx(pfid_variants.pfid(m)) for m in (small, large)]
 
 
@@ -60,7 +60,7 @@ def test_a_strength_between_two_cells_is_interpolated():
         assert pfid_variants.at_strength(surface, lambda cell: cell["delta"], wanted) == pytest.approx(distance)
 
 
-def test_the_surface_goes_from_one_neighbour_to_half_of_the_codes():
+def test_the_surface_goes_from_one_neighbor_to_half_of_the_codes():
     deltas = [cell.delta for cell in surface_cells(4096)]
     assert (deltas[0], deltas[-1], len(deltas)) == (1, 2048, 8)
     ratios = [b / a for a, b in pairwise(deltas[3:])]

@@ -354,7 +354,7 @@ def test_from_a_folder_of_images_to_scores(tmp_path, capsys):
 
     both = ["--tokenizer", at("tok"), "--generator", at("gen")]
     argv = ["post-train", "--preset", "smoke", *both, "--images", photos, "--out", at("better"), "--control", *quick]
-    assert main([*argv, *typed(*short, *plain, "check_every", "2"), "--sigma", "0.5"]) == 0
+    assert main([*argv, *typed(*short, *plain, "validate_every", "2"), "--sigma", "0.5"]) == 0
     for folder, sigma in (("better", 0.5), ("better/control", 1.0)):
         assert json.loads((tmp_path / folder / "config.json").read_text())["post_training"]["sigma"] == sigma
 

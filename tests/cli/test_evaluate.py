@@ -183,7 +183,7 @@ def test_validation_images_are_read_as_the_others_are(unlabelled, tmp_path, caps
     """A window and labels are of the images that are trained on; broken ones are left out of both."""
     seen = []
     monkeypatch.setattr("robustok.training.tokenizer_training.train_tokenizer", lambda *a, **k: None)
-    monkeypatch.setattr(validation, "tokenizer_check", lambda images, **k: seen.append(len(images)))
+    monkeypatch.setattr(validation, "tokenizer_validation", lambda images, **k: seen.append(len(images)))
     words = ["train-tokenizer", "smoke", "--images", str(unlabelled / "broken.parquet"), "--out", str(tmp_path)]
     words += ["--validation", str(unlabelled / "broken.parquet"), "--upscale", "--window", "1", *QUICK]
     with warnings.catch_warnings():
@@ -215,13 +215,13 @@ def test_a_tokenizer_without_a_codebook(scores, place, capsys):
     config = AutoencoderConfig(image_size=SIDE, encoder=part, decoder=part, bottleneck=Plain(width=4))
     Autoencoder(config).save_pretrained(place / "continuous")
     words = ["--tokenizer", "continuous", "--images", "real", "--pfid-images", "8"]
-    found, other = (values(scores(*words, *more)) for more in ((), ("--neighbours-in", "ours.npz")))
+    found, other = (values(scores(*words, *more)) for more in ((), ("--neighbors-in", "ours.npz")))
     assert found.keys() == {"rfid", "rfid_pfid_images", "pfid", "pfid_cell", "ifid", "psnr", "ssim"}
     assert found["ifid"] != other["ifid"]
     assert found["pfid"] == other["pfid"]
     assert main(["evaluate", *words, *QUICK]) == 0
     assert "pfid_cell, alpha 0.9, strength 0.1" in capsys.readouterr().out
-    assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbours-in", "ours", *QUICK]) == 2
+    assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbors-in", "ours", *QUICK]) == 2
     assert "iFID is of latents, and this tokenizer makes codes" in capsys.readouterr().err
 
 

@@ -42,7 +42,7 @@ def test_doctor_lists_what_to_fetch_by_hand(tmp_path, monkeypatch):
     row = rows["DINOv2 ViT-B/14"]
     assert row.startswith("download https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth")
     assert f"(346 MB) to {tmp_path / 'dinov2_vitb14_pretrain.pth'}; SHA-256 0b8b82f8" in row
-    assert row.endswith("licence Apache-2.0")
+    assert row.endswith("license Apache-2.0")
     assert "SHA-256 unknown" in rows["DINO ViT-S/16"]
     (tmp_path / "dino_deitsmall16_pretrain.pth").touch()
     assert "DINO ViT-S/16" not in dict(machine.to_fetch())

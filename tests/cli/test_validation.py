@@ -9,23 +9,32 @@ from tests.training.tiny import extract  # features of 48 numbers, whose distanc
 from robustok.cli import images, main, validation
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
-from robustok.training.validation import tokenizer_check
+from robustok.training.validation import tokenizer_validation
 
 EMBEDDED = ["--images", "fashion-mnist", "--device", "cpu", "--quiet"]
-SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--check-every", "1"]
+SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--validate-every", "1"]
 
 
 def test_training_is_watched_told_and_the_best_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = images.images_of
     monkeypatch.setattr(images, "images_of", lambda *a, **k: whole(*a, **k).subset(torch.arange(60)))
     monkeypatch.setattr(
-        validation, "tokenizer_check", lambda *a, **k: tokenizer_check(*a, **k | {"features": extract()})
+        validation, "tokenizer_validation", lambda *a, **k: tokenizer_validation(*a, **k | {"features": extract()})
     )
     monkeypatch.setattr(validation, "extractor", lambda *a: extract())
     tokenizer, generator = str(tmp_path / "tokenizer"), str(tmp_path / "generator")
     narrow = ["--tokenizer.encoder.channels", "[8, 16]", "--tokenizer.decoder.channels", "[8, 16]"]
     plain = ["--objective.perceptual", "0", "--objective.adversarial", "0", "--semantic", "0"]
-    looks = ["--validation", "fashion-mnist", "--check-images", "6", "--pfid-images", "2", "--tracker", "tensorboard"]
+    looks = [
+        "--validation",
+        "fashion-mnist",
+        "--validate-images",
+        "6",
+        "--pfid-images",
+        "2",
+        "--tracker",
+        "tensorboard",
+    ]
     assert main(["train-tokenizer", "smoke", "--out", tokenizer, *EMBEDDED, *SHORT, *narrow, *plain, *looks]) == 0
     assert [row["step"] for row in MetricsLog(tokenizer).rows() if "pfid" in row] == [1, 2]
     assert (
@@ -34,7 +43,7 @@ def test_training_is_watched_told_and_the_best_kept(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "tokenizer" / "tensorboard").iterdir())
 
     small = ["--generator.width", "32", "--generator.heads", "1", "--generator.depth", "1", "--loop.preview_every", "2"]
-    looks = ["--reference", "fashion-mnist", "--check-images", "6"]
+    looks = ["--reference", "fashion-mnist", "--validate-images", "6"]
     monkeypatch.setattr(
         validation, "scored_images", lambda *a, **k: whole("fashion-mnist", 32).subset(torch.arange(20))
     )

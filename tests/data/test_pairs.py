@@ -59,7 +59,7 @@ class Digits:
 class Counter:
     """A generator of codes 5 to 9 alone, so that one sees which tokens are its own."""
 
-    tokens_per_image, codebook_size, no_label, device = N, CODES, 3, torch.device("cpu")
+    tokens_per_image, codebook_size, null_class, device = N, CODES, 3, torch.device("cpu")
     blocks = (1,) * N
 
     def __init__(self, name: str = "counter", stop_after: float = math.inf):
@@ -125,7 +125,7 @@ def test_a_group_keeps_the_same_positions_and_draws_no_others(unchecked):
     tokens, asked = generated(model.eval(), cache, torch.arange(b), **how), []
     keep = torch.cat([uniforms(derive(5, "pairs, keep"), [mask_group(i)], n) < sigma for i in range(b)])
     assert torch.equal(tokens[keep], own[keep])
-    plain = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)]))
+    plain = model.predictor(torch.cat([labels, torch.full_like(labels, model.null_class)]))
     latest, numbers = None, uniforms(noise, range(b), n)
     for place in range(n):
         logits = guide(*plain(latest)[:, 0].chunk(2), 2.0)
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused(make, tmp_path):
 class Still:
     """A generator of latents whose velocity is the noise level: from level t, all numbers fall by t^2 / 2."""
 
-    latent_shape, no_label, device = (16, 12), 10, torch.device("cpu")
+    latent_shape, null_class, device = (16, 12), 10, torch.device("cpu")
 
     def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         return t[:, None, None].expand_as(latents)

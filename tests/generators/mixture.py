@@ -48,7 +48,7 @@ class MixtureGenerator:
         return self.mixture.means.device
 
     @property
-    def no_label(self) -> int:
+    def null_class(self) -> int:
         return len(self.mixture.means)
 
     def fingerprint(self) -> str:
@@ -56,7 +56,7 @@ class MixtureGenerator:
 
     def velocity(self, latents: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         parts = len(self.mixture.means)
-        only = (labels[:, None] == torch.arange(parts)) | (labels[:, None] == self.no_label)
+        only = (labels[:, None] == torch.arange(parts)) | (labels[:, None] == self.null_class)
         return self.mixture.velocity(latents, t, only=only)
 
 

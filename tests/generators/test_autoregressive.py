@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, random_order_fraction
 from robustok.generators.sampling import Sampling, sample_tokens
 
 RASTER = Autoregressive(codebook_size=7, tokens=6, classes=3, width=16, depth=2, heads=2, order="raster")
@@ -68,7 +68,9 @@ def test_an_ignorant_model_loses_log_k():
     model = build(RAR)
     model.head.weight.data.zero_()
     model.head.bias.data.zero_()
-    loss = model.loss(some_tokens(4), torch.zeros(4).long(), model.draw(4, order_share=0.5, generator=seeded(0)))
+    loss = model.loss(
+        some_tokens(4), torch.zeros(4).long(), model.draw(4, random_order_fraction=0.5, generator=seeded(0))
+    )
     assert loss.item() == pytest.approx(math.log(7))
 
 
@@ -92,10 +94,11 @@ def test_shares_of_withheld_labels_and_random_orders():
     model, b = Witness(replace(RAR, label_dropout=0.2)), 1000
     tokens, labels = some_tokens(b), torch.arange(b) % 3
     losses = [
-        model.loss(tokens, labels, model.draw(len(labels), order_share=0.3, generator=seeded(5))) for _ in range(2)
+        model.loss(tokens, labels, model.draw(len(labels), random_order_fraction=0.3, generator=seeded(5)))
+        for _ in range(2)
     ]
     assert torch.equal(*losses)  # nothing but the generator decides
-    withheld = model.labels == model.no_label
+    withheld = model.labels == model.null_class
     assert torch.equal(model.labels[~withheld], labels[~withheld])
     permuted = (model.orders != torch.arange(6)).any(dim=1)
     assert torch.equal(model.orders.sort(dim=1).values, torch.arange(6).expand(b, 6))
@@ -104,19 +107,21 @@ def test_shares_of_withheld_labels_and_random_orders():
     first_places = model.orders[permuted, 0].bincount(minlength=6) / permuted.sum()
     assert (first_places - 1 / 6).abs().max() < 4 * math.sqrt(1 / 6 * 5 / 6 / permuted.sum())
     for share in (0.0, 1.0):
-        model.loss(tokens, labels, model.draw(len(labels), order_share=share, generator=seeded(5)))
+        model.loss(tokens, labels, model.draw(len(labels), random_order_fraction=share, generator=seeded(5)))
         assert ((model.orders != torch.arange(6)).any(dim=1).float().mean() > 0.99) == bool(share)
 
 
 def test_a_raster_model_refuses_other_orders():
-    with pytest.raises(ValueError, match="order_share is 0.5, but .* order='raster' cannot learn other orders; set"):
-        build(RASTER).draw(2, order_share=0.5, generator=seeded(0))
+    with pytest.raises(
+        ValueError, match="random_order_fraction is 0.5, but .* order='raster' cannot learn other orders; set"
+    ):
+        build(RASTER).draw(2, random_order_fraction=0.5, generator=seeded(0))
 
 
-def test_order_share_falls_from_one_to_zero():
+def test_random_order_fraction_falls_from_one_to_zero():
     steps = {0: 1, 124: 1, 125: 1, 150: 0.6, 187.5: 0, 250: 0}  # thousands, as RAR counts them
-    assert [order_share(step / 250) for step in steps] == pytest.approx(list(steps.values()))
-    assert [order_share(x, start=0.5, end=0.5) for x in (0.4, 0.5, 0.6)] == [1, 0, 0]
+    assert [random_order_fraction(step / 250) for step in steps] == pytest.approx(list(steps.values()))
+    assert [random_order_fraction(x, start=0.5, end=0.5) for x in (0.4, 0.5, 0.6)] == [1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +157,10 @@ def test_it_learns_what_each_class_looks_like(config):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     looks, labels = some_tokens(3, seed=1), torch.arange(24) % 3
     for step in range(120):
-        share = order_share(step / 120) if config.order == "random" else 0.0
-        loss = model.loss(looks[labels], labels, model.draw(len(labels), order_share=share, generator=seeded(step)))
+        share = random_order_fraction(step / 120) if config.order == "random" else 0.0
+        loss = model.loss(
+            looks[labels], labels, model.draw(len(labels), random_order_fraction=share, generator=seeded(step))
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -162,7 +162,7 @@ def test_the_loss_draws_noise_levels_and_withholds_labels():
         for _ in range(2)
     ]
     assert torch.equal(*losses)  # nothing but the generator decides
-    withheld = model.labels == model.no_label
+    withheld = model.labels == model.null_class
     assert torch.equal(model.labels[~withheld], labels[~withheld])
     assert abs(withheld.float().mean() - 0.2) < 4 * math.sqrt(0.2 * 0.8 / b)
     assert abs(model.t.logit().mean() - 1) < 4 / math.sqrt(b)

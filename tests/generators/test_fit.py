@@ -52,7 +52,7 @@ def test_it_is_remembered_in_its_folder_and_by_those_saved_on_the_way(tmp_path):
         model.save_pretrained(tmp_path / "early")
         return {}
 
-    made = train_generator(TOKENS, cache(tmp_path), tmp_path / "run", check=keep, check_every=1, quiet=True)
+    made = train_generator(TOKENS, cache(tmp_path), tmp_path / "run", validate=keep, validate_every=1, quiet=True)
     own = tokenizer().fingerprint()
     early, late = (AutoregressiveModel.from_pretrained(tmp_path / name) for name in ("early", "run"))
     assert made.trained_on == early.trained_on == late.trained_on == own
@@ -209,7 +209,7 @@ def test_names_that_agree_or_tell_nothing_are_no_reason_to_warn(names, of_pets):
 class Still:
     """Of another author, who told no names."""
 
-    no_label = 2
+    null_class = 2
 
 
 def test_a_cache_of_an_earlier_version_tells_no_names(tmp_path):
@@ -236,13 +236,13 @@ def test_the_label_that_stands_for_none_is_no_class(of_pets):
         predict_latents(of_pets, labels, how, seed=0, start=torch.zeros(2, 16, 12), level=0.5)
     with pytest.raises(ValueError, match=words):
         api.sample(of_pets, Patches(), [0, 2])
-    assert sample_latents(of_pets, labels, how, seed=0, no_label=True).shape == (2, 16, 12)
+    assert sample_latents(of_pets, labels, how, seed=0, null_class=True).shape == (2, 16, 12)
     with pytest.raises(ValueError, match="labels go from 0 to 1, and 2 is for no label; not 3"):
-        sample_latents(of_pets, labels + 1, how, seed=0, no_label=True)
+        sample_latents(of_pets, labels + 1, how, seed=0, null_class=True)
     model = AutoregressiveModel(TOKENS.generator).eval()
     with pytest.raises(ValueError, match="knows 10 classes: labels go from 0 to 9; not 10"):
         sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0)
-    assert sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0, no_label=True).shape == (2, 16)
+    assert sample_tokens(model, torch.tensor([9, 10]), Sampling(), seed=0, null_class=True).shape == (2, 16)
 
 
 def test_what_knows_a_tokenizer_by_its_earlier_fingerprint_still_fits_it(tmp_path):

@@ -17,8 +17,10 @@ from robustok.generators.flow_matching import TrainingTimes, coefficients, draw_
 from robustok.generators.noise import noise_stream
 
 GENERATOR = MixtureGenerator(MIXTURE)
-NOBODY = GENERATOR.no_label
-sample_latents, predict_latents = (partial(made, no_label=True) for made in (flow.sample_latents, flow.predict_latents))
+NOBODY = GENERATOR.null_class
+sample_latents, predict_latents = (
+    partial(made, null_class=True) for made in (flow.sample_latents, flow.predict_latents)
+)
 
 
 def labels(count: int, label: int = NOBODY) -> Tensor:
@@ -119,8 +121,14 @@ def test_a_learned_field_and_its_samples_are_those_of_the_mixture():
     x = noised(mixture.sample(1000, seed=1000), torch.randn(1000, 1, 2, generator=generator), t)
     true = mixture.velocity(x, t)
     assert (velocity(x, t) - true).square().mean() < 0.05 * true.square().mean()
-    learned = SimpleNamespace(**{name: getattr(GENERATOR, name) for name in ("latent_shape", "device", "fingerprint")})
-    learned.no_label, learned.velocity = 0, lambda x, t, labels: velocity(x, t)
+
+    class Learned(SimpleNamespace):
+        null_class = 0
+
+        def velocity(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            return velocity(x, t)
+
+    learned = Learned(**{name: getattr(GENERATOR, name) for name in ("latent_shape", "device", "fingerprint")})
     samples = sample_latents(learned, labels(4000, 0), FlowSampling(method="heun", steps=20), seed=0, batch_size=4000)
     variance = torch.tensor([1 + 0.36, 0.36])  # that of the means, and that of the parts
     assert (samples.mean(0)).abs().max() < 0.1
@@ -159,7 +167,7 @@ def test_the_grid_is_even_shifted_or_cut():
 
 def test_guidance_is_an_extrapolation_within_its_interval_and_channels():
     x, some = torch.randn(2, 1, 2, generator=Generator().manual_seed(0)), torch.tensor([0, 2])
-    config = FlowSampling(guidance=3.0, guided_from=0.2, guided_to=0.7)
+    config = FlowSampling(guidance=3.0, guidance_low=0.2, guidance_high=0.7)
     field, t = guided_field(GENERATOR, some, config), torch.full((2,), 0.5)
     labelled, unlabelled = GENERATOR.velocity(x, t, some), GENERATOR.velocity(x, t, labels(2))
     expected = unlabelled + 3 * (labelled - unlabelled)
@@ -229,12 +237,12 @@ def test_a_prediction_is_guided_and_asks_once():
 
     generator, some = Counted(MIXTURE), torch.tensor([0, 2])
     how = {"seed": 0, "start": MIXTURE.sample(2, seed=1), "level": 0.5}
-    config = FlowSampling(guidance=3.0, guided_to=0.6)
+    config = FlowSampling(guidance=3.0, guidance_high=0.6)
     x = predict_latents(generator, some, config, **how)
     assert asked == [4]  # with and without the label
     plain = [predict_latents(generator, y, FlowSampling(), **how) for y in (some, labels(2))]
     torch.testing.assert_close(x, plain[1] + 3 * (plain[0] - plain[1]))
-    torch.testing.assert_close(predict_latents(generator, some, replace(config, guided_to=0.4), **how), plain[0])
+    torch.testing.assert_close(predict_latents(generator, some, replace(config, guidance_high=0.4), **how), plain[0])
     assert torch.equal(predict_latents(generator, some, config, **how | {"level": 0.0}), how["start"])
     with pytest.raises(ValueError, match="level is -0.1; it is a noise level between 0 and 1, that is 1 - sigma"):
         predict_latents(generator, some, config, **how | {"level": -0.1})
@@ -281,8 +289,8 @@ def test_wrong_labels_channels_and_exploding_generators_are_refused():
         ({"diffusion": "constant"}, "diffusion is 'constant'; choose from 'linear', 'decreasing'"),
         ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
         ({"guidance": math.nan}, "guidance is nan; choose 1 for none, more for stronger"),
-        ({"guided_from": 0.8, "guided_to": 0.2}, "the first not above the second; not 0.8 and 0.2"),
-        ({"guided_to": 1.5}, "noise levels between 0 and 1, the first not above the second; not 0.0 and 1.5"),
+        ({"guidance_low": 0.8, "guidance_high": 0.2}, "the first not above the second; not 0.8 and 0.2"),
+        ({"guidance_high": 1.5}, "noise levels between 0 and 1, the first not above the second; not 0.0 and 1.5"),
         ({"guided_channels": 0}, "guided_channels is 0; choose at least 1, or None for all"),
         ({"shift": 0.0}, "shift is 0.0, which must be above 0; 1 makes equal steps"),
         ({"last": 1.0}, "last is 1.0; it is a noise level between 0 and 1"),

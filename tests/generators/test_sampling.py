@@ -29,7 +29,7 @@ from robustok.generators.sampling import (
 class Markov:
     """Four codes, three tokens; a token's logits depend on the one before (the first's on the label) by a table."""
 
-    codebook_size, tokens_per_image, no_label, device = 4, 3, 2, torch.device("cpu")
+    codebook_size, tokens_per_image, null_class, device = 4, 3, 2, torch.device("cpu")
     blocks = (1, 1, 1)
 
     def __init__(self):
@@ -63,7 +63,7 @@ def test_guidance_schedules():
     assert guidance_scales(Sampling(guidance=3.0, schedule="linear"), 4) == [1, 1.5, 2, 2.5]
     assert guidance_scales(Sampling(guidance=4.0, schedule="ramp"), 4) == [1, 2, 3, 4]
     assert guidance_scales(Sampling(guidance=4.0, schedule="ramp"), 1) == [1]
-    assert guidance_scales(Sampling(guidance=3.0, guided=2), 4) == [3, 3, 1, 1]
+    assert guidance_scales(Sampling(guidance=3.0, guided_steps=2), 4) == [3, 3, 1, 1]
     cosine = guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=2.0), 4)
     assert cosine == pytest.approx([1 + 2 * (1 - math.cos(math.pi * s * s / 16)) for s in range(4)])
     assert guidance_scales(Sampling(guidance=5.0, schedule="power-cosine", power=0.0), 3) == [5, 5, 5]
@@ -116,7 +116,7 @@ def test_filters_keep_what_the_originals_keep(parity, name):
 class Pyramid:
     """Blocks of 1, 4 and 9 tokens of five codes; logits depend on label, place and the sum of the latest block."""
 
-    codebook_size, tokens_per_image, no_label, device, blocks = 5, 14, 2, torch.device("cpu"), (1, 4, 9)
+    codebook_size, tokens_per_image, null_class, device, blocks = 5, 14, 2, torch.device("cpu"), (1, 4, 9)
 
     def predictor(self, labels: Tensor):
         read = [0]
@@ -251,7 +251,7 @@ def build(kind: str) -> Any:
 
 def one_block_at_a_time(model: Any, labels: Tensor, config: Sampling, keep: Tensor, given: Tensor, seed: int) -> Tensor:
     """Tokens as they are defined: every block is predicted, whether it is kept or not, with both halves throughout."""
-    predict = model.predictor(torch.cat([labels, torch.full_like(labels, model.no_label)]))
+    predict = model.predictor(torch.cat([labels, torch.full_like(labels, model.null_class)]))
     numbers, latest, blocks = uniforms(seed, range(len(labels)), model.tokens_per_image), None, []
     parts = (x.split(model.blocks, dim=1) for x in (keep, given, numbers))
     for scale, kept, own, uniform in zip(guidance_scales(config, len(model.blocks)), *parts, strict=True):
@@ -265,7 +265,7 @@ def one_block_at_a_time(model: Any, labels: Tensor, config: Sampling, keep: Tens
 GUIDED = {
     "constant": Sampling(guidance=3.0),
     "power-cosine": Sampling(guidance=3.0, schedule="power-cosine", power=1.5),
-    "ends": Sampling(guidance=3.0, guided=2),
+    "ends": Sampling(guidance=3.0, guided_steps=2),
 }
 
 
@@ -326,7 +326,7 @@ def test_progress_counts_images(transformer):
         ({"top_p": 0.0}, "top_p is 0.0; it is a probability above 0, or 1 for all codes"),
         ({"guidance": -1.0}, "guidance is -1.0; choose 1 for none, more for stronger"),
         ({"power": -1.0}, "power is -1.0, which must be 0 or more"),
-        ({"guided": -1}, "guided is -1; choose a number of predictions, or 0 for all"),
+        ({"guided_steps": -1}, "guided_steps is -1; choose a number of predictions, or 0 for all"),
     ],
 )
 def test_a_wrong_config_says_so(fields, message):
@@ -346,7 +346,7 @@ def test_wrong_arguments_say_so():
         with pytest.raises(ValueError, match="labels go from 0 to 1; not (3|-1)"):
             sample_tokens(Markov(), wrong, Sampling(), seed=0)
         with pytest.raises(ValueError, match="labels go from 0 to 1, and 2 is for no label; not (3|-1)"):
-            sample_tokens(Markov(), wrong, Sampling(), seed=0, no_label=True)
+            sample_tokens(Markov(), wrong, Sampling(), seed=0, null_class=True)
     with pytest.raises(ValueError, match="keep and tokens go together; give both or neither"):
         sample_tokens(Markov(), labels, Sampling(), seed=0, tokens=tokens)
     with pytest.raises(ValueError, match=r"tokens are \(2, 4\), but 2 labels of 3 tokens were asked for"):

@@ -47,7 +47,7 @@ def test_epochs_follow_the_images_there_are(images, batch):
     assert config.pairs == images - max(2, images // 10)
     assert config.loop.batch_size == batch
     assert config.loop.steps == EPOCHS * (config.pairs // batch)
-    assert 1 <= config.check_every <= config.loop.steps
+    assert 1 <= config.validate_every <= config.loop.steps
 
 
 def test_epochs_follow_the_pairs_asked_for():

@@ -126,7 +126,7 @@ def losses(stage: Any, batches: Any) -> list[float]:
 def test_smoke_twins_of_main_training_train(name: str):
     config, pictures = recipe(f"{name}-smoke", TOKENIZERS), images(64)
     stage = TokenizerStage(config)
-    stage.observe(pictures)
+    stage.set_reference(pictures)
     assert stage.image_loss.discriminator is not None
     before = [weight.clone() for weight in stage.image_loss.discriminator.model.parameters()]
     assert all(map(math.isfinite, losses(stage, lambda step: training_batch(pictures, 16, 0, step))))

@@ -97,7 +97,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_is_pushed_is_loaded_by_its_name(kind: str, hub: Hub):
     model = MODELS[kind]()
-    assert push_to_hub(model, NAME, private=True, licence="mit") == f"https://hub/{NAME}/commit/0a1b"
+    assert push_to_hub(model, NAME, private=True, license="mit") == f"https://hub/{NAME}/commit/0a1b"
     assert hub.made == {"repository": NAME, "private": True}
     assert hub.files(NAME) == ["README.md", "config.json", "model.safetensors"]
     noun = "generator" if "generator" in kind else "tokenizer"
@@ -155,8 +155,8 @@ def test_of_a_run_only_what_is_finished_is_uploaded(hub: Hub, tmp_path: Path):
     assert models.load_tokenizer(NAME).config == ours().config
 
 
-def test_the_card_tells_scores_recipe_data_and_licences(tmp_path: Path):
-    card = model_card(run_folder(tmp_path / "run"), Card(name=NAME, licence="apache-2.0"))
+def test_the_card_tells_scores_recipe_data_and_licenses(tmp_path: Path):
+    card = model_card(run_folder(tmp_path / "run"), Card(name=NAME, license="apache-2.0"))
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
         "library_name": "robustok",
@@ -169,7 +169,7 @@ def test_the_card_tells_scores_recipe_data_and_licences(tmp_path: Path):
         "| pFID | 3.5 |  | 5 | features lite0, reference (name fashion-mnist, count 10); seeds 0 |",
         "These are the weights of step 400, chosen by pFID.",
         '      "lr": 0.002',
-        "Trained on images: name fashion-mnist, split train, count 55000, hash ab12. Their licence: MIT.",
+        "Trained on images: name fashion-mnist, split train, count 55000, hash ab12. Their license: MIT.",
         "Weights: apache-2.0.",
         '  "image_size": 8,',
     ):
@@ -185,8 +185,8 @@ def test_a_card_says_what_is_not_known(tmp_path: Path):
         "# plain",
         "None were recorded with the model.",
         "The decoder was tuned after training: sigma 0.7, after 1.5.",
-        "The images are not recorded with the model. Their licence: not stated.",
-        "The licence of the weights was not stated.",
+        "The images are not recorded with the model. Their license: not stated.",
+        "The license of the weights was not stated.",
     ):
         assert f"\n{line}\n" in card
     assert "license" not in card.split("---")[1]
@@ -198,7 +198,7 @@ def test_a_card_of_ones_own_is_saved_state(hub: Hub, tmp_path: Path, capsys: pyt
     folder = run_folder(tmp_path / "run")
     assert main(["push", str(folder), NAME, "--card", "--license", "mit", "--data-license", "CC0-1.0"]) == 0
     assert capsys.readouterr().out == f"model card: {folder / 'README.md'}\n"
-    assert "Their licence: CC0-1.0." in (folder / "README.md").read_text()
+    assert "Their license: CC0-1.0." in (folder / "README.md").read_text()
     assert not hub.root.exists()
     (folder / "README.md").write_text("my own words")
     assert main(["push", str(folder), NAME, "--private"]) == 0

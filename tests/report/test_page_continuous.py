@@ -31,7 +31,7 @@ def continuous(run_copy: Path) -> Path:
         record("pfid_cell", 100 * alpha + 1000 * s, alpha=alpha, strength=s, **how)
         for alpha, s in product((0.9, 0.8, 0.7, 0.6, 0.5), (0.1, 0.2, 0.3))
     ]
-    records += [record("pfid", 270.0, **how), record("ifid", 333.0, neighbours_among=2000)]
+    records += [record("pfid", 270.0, **how), record("ifid", 333.0, neighbors_among=2000)]
     write_json(run_copy / "scores.json", records)
     return run_copy
 
@@ -62,7 +62,7 @@ def test_summary_says_what_was_done_to_latents(continuous):
     assert "from latents that the generator had sampled back from noise level 0.3" in said
     assert "On the same generated latents gFID fell" in said
     config = read_json(continuous / "config.json")
-    config["main"]["perturbation"] = {"alpha": 0.8, "beta": 0.5, "strength": 0.4, "neighbours": 8}
+    config["main"]["perturbation"] = {"alpha": 0.8, "beta": 0.5, "strength": 0.4, "neighbors": 8}
     write_json(continuous / "config.json", config)
     said = summary(read_run(continuous)).replace("\N{NO-BREAK SPACE}", " ")
     assert "80 % of the latents were moved up to 40 % of the way to one of the 8 nearest" in said

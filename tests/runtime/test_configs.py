@@ -5,7 +5,12 @@ from typing import Any, Literal
 
 import pytest
 
+from robustok.backbones.vgg import LPIPSVGG
+from robustok.generators.flow import FlowSampling
+from robustok.generators.sampling import Sampling
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.training.decoder_stage import PostTraining
+from robustok.training.loop import Loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +125,17 @@ def test_errors_name_the_place_and_the_nearest_name(kind: Any, data: Any, messag
 def test_what_json_cannot_hold_is_refused(value: Any, message: str):
     with pytest.raises(ValueError, match=message):
         to_plain(Model(encoder=Encoder(depth=1), anything=value))
+
+
+def test_a_field_is_known_by_the_name_that_it_had_before():
+    """Of Sampling and FlowSampling, as files of version 0.1 have them."""
+    told = {"guided_from": 0.1, "guided_to": 0.5}
+    assert from_plain(FlowSampling, told) == FlowSampling(guidance_low=0.1, guidance_high=0.5)
+    assert from_plain(Sampling | FlowSampling, {"type": "Sampling", "guided": 3}) == Sampling(guided_steps=3)
+    loop = to_plain(Loop(steps=2, batch_size=2))
+    assert from_plain(PostTraining, {"loop": loop, "check_every": 7}).validate_every == 7
+    assert from_plain(LPIPSVGG, {"heads": "random"}) == LPIPSVGG(lin_layers="random")
+    with pytest.raises(ValueError, match="guided_to is not a field of FlowSampling"):
+        from_plain(FlowSampling, {"guided_to": 0.5, "guidance_high": 0.6})
+    with pytest.raises(ValueError, match="sampling.guided is not a field of VQ; choose from"):
+        from_plain(VQ, {"guided": 3}, "sampling")

@@ -31,7 +31,7 @@ def test_seed_purpose_number_of_positions_and_each_position_matter():
         assert draw(*one) != draw(*other), (one, other)
 
 
-def test_neighbouring_steps_are_unrelated():
+def test_neighboring_steps_are_unrelated():
     numbers = torch.stack([torch.rand(2000, generator=stream(0, "noise", step)) for step in range(20)])
     correlation = torch.corrcoef(numbers) - torch.eye(20)
     assert correlation.abs().max() < 5 / 2000**0.5  # five standard deviations of 190 correlations

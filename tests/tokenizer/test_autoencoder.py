@@ -148,7 +148,7 @@ def test_nothing_hidden_is_the_whole_image(part):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_an_image_does_not_see_its_neighbours_in_the_batch(part):
+def test_an_image_does_not_see_its_neighbors_in_the_batch(part):
     model = autoencoder(part)
     torch.testing.assert_close(model(images())[1:2], model(images()[1:2]), atol=1e-5, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Latent perturbation: exact counts, real neighbours, the schedule, and the released code's numbers."""
+"""Latent perturbation: exact counts, real neighbors, the schedule, and the released code's numbers."""
 
 import pytest
 import torch
@@ -6,13 +6,13 @@ import torch.nn.functional as F
 
 from robustok.tokenizer.perturbation import (
     Draw,
-    NeighbourTable,
+    NeighborTable,
     Perturbation,
     ReleasedPerturbation,
     chosen_tokens,
     draw,
     draw_as_released,
-    neighbours,
+    neighbors,
     perturb,
     replace_as_released,
 )
@@ -27,29 +27,29 @@ def codebook(k: int = 32, d: int = 4) -> torch.Tensor:
     return F.normalize(torch.randn(k, d, generator=seeded(0)), dim=1)
 
 
-def test_neighbours_are_the_nearest_others_in_order():
+def test_neighbors_are_the_nearest_others_in_order():
     codes = codebook()
-    near = neighbours(codes, 5)
+    near = neighbors(codes, 5)
     for code in range(len(codes)):
         distances = (codes - codes[code]).norm(dim=1)
         others = [i for i in distances.argsort().tolist() if i != code]
         assert near[code].tolist() == others[:5]
 
 
-def test_a_code_is_not_its_own_neighbour_even_beside_a_twin():
+def test_a_code_is_not_its_own_neighbor_even_beside_a_twin():
     codes = torch.tensor([[0.0], [0.0], [1.0]])
-    assert neighbours(codes, 1).flatten().tolist() == [1, 0, 0]
+    assert neighbors(codes, 1).flatten().tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("delta", [0, 32])
-def test_more_neighbours_than_codes_are_refused(delta):
+def test_more_neighbors_than_codes_are_refused(delta):
     with pytest.raises(ValueError, match=f"delta = {delta} .* among 32 has 1 to 31"):
-        neighbours(codebook(), delta)
+        neighbors(codebook(), delta)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.1), (0.5, 0.5), (0.3, 1.0), (0.06, 0.26), (0.0, 1.0), (1.0, 0.0)])
-def test_exactly_the_shares_are_replaced_by_neighbours(alpha, beta):
-    near = neighbours(codebook(), 6)
+def test_exactly_the_shares_are_replaced_by_neighbors(alpha, beta):
+    near = neighbors(codebook(), 6)
     tokens = torch.randint(32, (10, 16), generator=seeded(1))
     noisy = perturb(tokens, near, alpha, beta, generator=seeded(2))
     changed = noisy != tokens
@@ -59,7 +59,7 @@ def test_exactly_the_shares_are_replaced_by_neighbours(alpha, beta):
     assert (near[tokens] == noisy[:, :, None]).any(dim=2)[changed].all()
 
 
-def test_every_image_place_and_neighbour_is_drawn_equally_often():
+def test_every_image_place_and_neighbor_is_drawn_equally_often():
     rounds, b, n, m = 4000, 5, 4, 3
     chosen, rank = torch.zeros(b, n), torch.zeros(m)
     generator = seeded(3)
@@ -108,7 +108,7 @@ def test_the_released_draw_says_when_it_perturbs_nothing():
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_gives_others():
-    near, tokens = neighbours(codebook(), 6), torch.zeros(8, 16, dtype=torch.long)
+    near, tokens = neighbors(codebook(), 6), torch.zeros(8, 16, dtype=torch.long)
     first, again, other = (perturb(tokens, near, 1.0, 0.5, generator=seeded(s)) for s in (4, 4, 5))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_tokens_and_another_gives_others():
 def test_a_fraction_outside_0_to_1_is_refused(name):
     shares = {"alpha": 0.5, "beta": 0.5} | {name: 1.5}
     with pytest.raises(ValueError, match=f"{name} is a fraction from 0 to 1, not 1.5"):
-        perturb(torch.zeros(2, 2, dtype=torch.long), neighbours(codebook(), 1), **shares, generator=seeded(0))
+        perturb(torch.zeros(2, 2, dtype=torch.long), neighbors(codebook(), 1), **shares, generator=seeded(0))
 
 
 @pytest.mark.parametrize(
@@ -153,20 +153,20 @@ def test_annealing_in_no_time_is_a_step():
 
 
 def test_table_is_rebuilt_only_when_the_codebook_moves():
-    codes, table = codebook(), NeighbourTable(tolerance=0.05)
-    assert torch.equal(table(codes, 6), neighbours(codes, 6))
-    assert torch.equal(table(codes + 1e-4, 3), neighbours(codes, 3))
+    codes, table = codebook(), NeighborTable(tolerance=0.05)
+    assert torch.equal(table(codes, 6), neighbors(codes, 6))
+    assert torch.equal(table(codes + 1e-4, 3), neighbors(codes, 3))
     assert table.rebuilt == 1
     moved = codes.clone()
     moved[7] = codes[20] + 0.01
-    assert torch.equal(table(moved, 6), neighbours(moved, 6))
+    assert torch.equal(table(moved, 6), neighbors(moved, 6))
     assert table.rebuilt == 2
-    assert torch.equal(table(moved, 9), neighbours(moved, 9))
+    assert torch.equal(table(moved, 9), neighbors(moved, 9))
     assert table.rebuilt == 3
 
 
 def test_a_restored_table_is_the_one_that_was_saved():
-    codes, table, restored = codebook(), NeighbourTable(), NeighbourTable()
+    codes, table, restored = codebook(), NeighborTable(), NeighborTable()
     table(codes, 6)
     drifted = codes + 1e-3 * torch.randn(codes.shape, generator=seeded(6))
     restored.load_state_dict(table.state_dict())
@@ -174,8 +174,8 @@ def test_a_restored_table_is_the_one_that_was_saved():
     assert torch.equal(before["built_from"], again["built_from"])
     assert before["delta"] == again["delta"] == 6
     assert torch.equal(restored(drifted, 6), table(drifted, 6))
-    restored.load_state_dict(NeighbourTable().state_dict())
-    assert torch.equal(restored(drifted, 6), neighbours(drifted, 6))
+    restored.load_state_dict(NeighborTable().state_dict())
+    assert torch.equal(restored(drifted, 6), neighbors(drifted, 6))
 
 
 def test_released_code_draws_from_the_first_images():
@@ -225,7 +225,7 @@ def test_released_quantization_and_ranking_are_reproduced(parity, space):
     everywhere = torch.ones_like(quantized.tokens, dtype=torch.bool)
     ranked = [
         replace_as_released(
-            quantizer.place(latents),
+            quantizer.project(latents),
             quantized.tokens,
             quantizer.codebook.detach(),
             k,
@@ -233,7 +233,7 @@ def test_released_quantization_and_ranking_are_reproduced(parity, space):
         ).flatten()
         for rank in range(k)
     ]
-    assert torch.equal(torch.stack(ranked, dim=1), io[f"{space}_neighbours_sorted"])
+    assert torch.equal(torch.stack(ranked, dim=1), io[f"{space}_neighbors_sorted"])
 
 
 def test_published_schedule_is_reproduced(parity):

@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_the_chosen_code_is_the_nearest(normalized):
     quantizer = VectorQuantizer(VQ(codebook_size=20, width=5, normalized=normalized))
     latents = random(3, 7, 5)
-    placed = quantizer.place(latents)
+    placed = quantizer.project(latents)
     distances = torch.cdist(placed, quantizer.codebook.detach().expand(3, -1, -1))
     quantized = quantizer(latents)
     assert torch.equal(quantized.tokens, distances.argmin(dim=-1))
@@ -75,7 +75,7 @@ def test_k_means_finds_separate_clusters():
     quantizer.init_kmeans(points, generator=seeded(4), rounds=20)
     assert len(nearest_code(centres, quantizer.codebook.detach()).unique()) >= 5
     # no code is left on nothing
-    assert code_use(nearest_code(quantizer.place(points), quantizer.codebook.detach()), 6)["codebook_use"] == 1
+    assert code_use(nearest_code(quantizer.project(points), quantizer.codebook.detach()), 6)["codebook_use"] == 1
 
 
 def test_k_means_refuses_fewer_latents_than_codes():
@@ -89,7 +89,7 @@ def test_dead_codes_move_onto_latents_of_the_step():
     dead, latents = torch.arange(8) >= 4, random(1, 4, 3, seed=5)
     assert quantizer.reset_dead_codes(dead, latents, generator=seeded(6)).tolist() == [4, 5, 6, 7]
     assert torch.equal(quantizer.embedding[:4], before[:4])
-    assert all((quantizer.place(latents) == quantizer.embedding[i]).all(dim=-1).any() for i in range(4, 8))
+    assert all((quantizer.project(latents) == quantizer.embedding[i]).all(dim=-1).any() for i in range(4, 8))
     few = quantizer.reset_dead_codes(dead, latents[:, :3], generator=seeded(6))
     assert few.tolist() == [4, 5, 6]  # as many as there are latents
 

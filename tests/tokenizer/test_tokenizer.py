@@ -51,7 +51,7 @@ def test_images_become_tokens_and_images_again(part, n):
 
 
 @pytest.mark.parametrize("part", [CONV, SHARED, FEWER])
-def test_an_image_does_not_see_its_neighbours_in_the_batch(part):
+def test_an_image_does_not_see_its_neighbors_in_the_batch(part):
     model = tokenizer(part).eval()
     images = torch.randn(3, 3, 16, 16)
     torch.testing.assert_close(model(images)[1:2], model(images[1:2]), atol=1e-5, rtol=1e-5)

@@ -73,7 +73,7 @@ def main(quantizer: Any, batch: int, count: int, perturbation: Any = None) -> tu
     stage = TokenizerStage(shortened(config, batch, count))
     stage.latents.teacher, stage.image_loss.perceptual = Small(), Perceptual(Small(), 2)
     stage.latents.table.tolerance = 0.005  # so that it is built anew some times
-    stage.observe(images())
+    stage.set_reference(images())
     return stage, lambda step, rows: training_batch(images(), batch, 0, step, rows)
 
 
@@ -153,7 +153,7 @@ class Trained(NamedTuple):
     terms: list[dict[str, Tensor]]
     half: Any  # the stage's state after half of the steps
     state: Any  # and at the end
-    rebuilt: int  # how often the neighbour table was built
+    rebuilt: int  # how often the neighbor table was built
 
 
 def train(case: str, steps: range, start: Any = None) -> Trained:

@@ -27,7 +27,7 @@ def watched(folder: Path, values: list[dict[str, float]], by: str = "auto", **ch
         count[0] = done
         return values[done - 1]
 
-    train(folder, stage, config, check=check, check_every=1, model=lambda: Kept(float(count[0])))
+    train(folder, stage, config, validate=check, validate_every=1, model=lambda: Kept(float(count[0])))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_best_model_is_kept_with_what_it_was_chosen_by(by, values, step, tmp
 
 def test_scores_that_were_checked_are_kept_with_their_protocol(tmp_path: Path):
     score = Score(metric="pfid", value=3.0, images=8, protocol={"features": "lite0"})
-    train(tmp_path, check=lambda done: [score], model=Kept)
+    train(tmp_path, validate=lambda done: [score], model=Kept)
     assert read_json(tmp_path / "best" / "scores.json") == [score.to_plain()]
     assert read_json(tmp_path / "best" / "run.json") == read_json(tmp_path / "run.json")
     assert rows(tmp_path)[-1]["pfid"] == 3.0
@@ -87,7 +87,7 @@ def test_the_best_so_far_outlives_a_stop_and_another_score_starts_anew(tmp_path:
             return values[done - 1]
 
         model = lambda: Kept(float(last[0]))  # noqa: E731
-        run(stage, made, config, tmp_path, name="toy", check=check, check_every=1, model=model, quiet=True)
+        run(stage, made, config, tmp_path, name="toy", validate=check, validate_every=1, model=model, quiet=True)
 
     with pytest.raises(ValueError, match="no more"):
         part(2, "pfid")
@@ -150,6 +150,6 @@ def test_the_log_says_what_share_of_the_time_went_into_evaluation(tmp_path: Path
         return {"gray": torch.zeros(3, 2, 2)}
 
     config = replace(LOOP, steps=12, log_every=6, preview_every=3)
-    train(tmp_path, Timed(lambda step: {"l1": 1.0}), config, check=check, check_every=6, preview=preview)
+    train(tmp_path, Timed(lambda step: {"l1": 1.0}), config, validate=check, validate_every=6, preview=preview)
     logged = [(row["seconds"], row["evaluation_share"]) for row in MetricsLog(tmp_path).rows()]
     assert logged == [(16.0, 4 / 16), (33.0, 9 / 33)]  # 12 + 3 + 1 s; 24 + 2 * 3 + 3, the last preview to come

@@ -9,7 +9,7 @@ from tests.training.tiny import LOOP, MAIN, generator, images, tokenizer
 from robustok.analysis.departures import departures
 from robustok.data.loading import training_batch
 from robustok.runtime.configs import from_plain, to_plain
-from robustok.tokenizer.perturbation import Perturbation, neighbours, perturb
+from robustok.tokenizer.perturbation import Perturbation, neighbors, perturb
 from robustok.training.calibration import Calibrated, calibrate, departing, pilot_tokens
 from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
@@ -21,7 +21,7 @@ IMAGES = images(128)
 def test_departures_give_back_the_perturbation_that_they_come_from():
     codebook = torch.randn(32, 8, generator=torch.Generator().manual_seed(2))
     tokens = torch.randint(32, (400, 16), generator=torch.Generator().manual_seed(0))
-    noisy = perturb(tokens, neighbours(codebook, 9), 0.25, 1.0, generator=torch.Generator().manual_seed(1))
+    noisy = perturb(tokens, neighbors(codebook, 9), 0.25, 1.0, generator=torch.Generator().manual_seed(1))
     alpha, delta = departing(noisy, tokens, codebook)
     assert alpha == pytest.approx(0.25)  # 4 of 16 tokens
     assert delta == 9
@@ -55,7 +55,7 @@ def stepped(
 ) -> TokenizerStage:
     if stage is None:
         stage = TokenizerStage(config)
-        stage.observe(IMAGES)
+        stage.set_reference(IMAGES)
     for step in range(first, steps):
         stage.step(training_batch(IMAGES, LOOP.batch_size, LOOP.seed, step), step)
     return stage
@@ -111,7 +111,7 @@ def test_pilots_that_cannot_be_are_refused(wrong, message):
 
 
 def test_calibrating_asks_for_images():
-    with pytest.raises(ValueError, match="takes a pilot generator of some images; observe them first"):
+    with pytest.raises(ValueError, match="takes a pilot generator of some images; give them to set_reference first"):
         calibrate(PILOT, tokenizer(), None, seed=0)
     with pytest.raises(ValueError, match="cannot be calibrated on 64 images"):
         calibrate(PILOT, tokenizer(), images(64), seed=0)

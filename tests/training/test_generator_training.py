@@ -26,9 +26,11 @@ def test_a_tiny_run_learns_what_is_in_the_cache(tmp_path):
 def test_orders_are_permuted_first_and_raster_at_the_end(monkeypatch):
     shares, draw = [], AutoregressiveModel.draw
 
-    def told(self: AutoregressiveModel, b: int, *, order_share: float, generator: torch.Generator) -> TrainingDraw:
-        shares.append(order_share)
-        return draw(self, b, order_share=order_share, generator=generator)
+    def told(
+        self: AutoregressiveModel, b: int, *, random_order_fraction: float, generator: torch.Generator
+    ) -> TrainingDraw:
+        shares.append(random_order_fraction)
+        return draw(self, b, random_order_fraction=random_order_fraction, generator=generator)
 
     monkeypatch.setattr(AutoregressiveModel, "draw", told)
     stage = GeneratorStage(replace(GENERATOR, loop=replace(GENERATOR.loop, steps=8)))
@@ -66,6 +68,6 @@ def test_a_cache_of_another_tokenizer_is_refused(tmp_path):
         encode_images(tokenizer(seed=9), images(), tmp_path / "tokens")
 
 
-def test_order_shares_outside_the_training_are_refused():
+def test_order_fractions_outside_the_training_are_refused():
     with pytest.raises(ValueError, match="order_start and order_end are fractions of training"):
         GeneratorTraining(generator=GENERATOR.generator, loop=GENERATOR.loop, order_start=0.8, order_end=0.5)

@@ -157,7 +157,7 @@ def test_dropout_differs_from_step_to_step_and_looking_changes_nothing(straight:
     def look(done: int) -> dict[str, float]:
         return {"noise": float(torch.rand(()))}
 
-    train(tmp_path, check=look, check_every=1)
+    train(tmp_path, validate=look, validate_every=1)
     assert same(final(straight), final(tmp_path))
     assert len({row["noise"] for row in rows(tmp_path)}) == LOOP.steps
 
@@ -191,7 +191,7 @@ def test_rows_hold_the_mean_since_the_last_row_and_what_checks_found(tmp_path: P
         return {"psnr": 20.0 + done}
 
     stage = Constant(lambda step: {"l1": float(step), "late": float(step) if step % 3 else float("nan")})
-    train(tmp_path, stage, config, check=check, check_every=2)
+    train(tmp_path, stage, config, validate=check, validate_every=2)
     assert rows(tmp_path) == [
         {"step": 2, "psnr": 22.0},
         {"step": 3, "l1": 1.0, "late": 1.5, "skipped": 0.0},
@@ -349,7 +349,7 @@ def test_a_failed_save_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.M
 def test_plain_lines_tell_what_happens(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     stage = Constant(lambda step: {"l1": 0.5, "a": 1.0, "b": 2.0, "c": 3.0, "unseen": 4.0, "skipped": 0.0})
     for _ in range(2):
-        run(stage, batches, LOOP, tmp_path, name="toy", check=lambda done: {"psnr": 21.0})
+        run(stage, batches, LOOP, tmp_path, name="toy", validate=lambda done: {"psnr": 21.0})
     lines = capsys.readouterr().out.splitlines()
     progress = r"toy: \d+/12, [\d.e+]+ images/s, \d+ s left  l1 0.5 a 1 b 2 c 3"
     assert all(re.fullmatch(progress, line) for line in lines[:-3])

@@ -22,7 +22,7 @@ def stepped(config: Any, steps: int, stage: Any = None, first: int = 0) -> Any:
     """A stage after some steps."""
     if stage is None:
         stage = TokenizerStage(config)
-        stage.observe(images())
+        stage.set_reference(images())
     for step in range(first, steps):
         stage.step(training_batch(images(), LOOP.batch_size, LOOP.seed, step), step)
     return stage
@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_before_at_or_after_the_change_of_phase_ends_the_same
     straight = stepped(SHORT, 8)
     state = stepped(SHORT, stopped_at).state_dict()
     resumed = TokenizerStage(SHORT)
-    resumed.observe(images())
+    resumed.set_reference(images())
     resumed.load_state_dict(state)
     stepped(SHORT, 8, resumed, first=stopped_at)
     assert equal(straight.model.state_dict(), resumed.model.state_dict())
@@ -163,7 +163,7 @@ def test_a_continuous_tokenizer_has_two_phases_too():
     assert equal(stage.model.state_dict(), clean.model.state_dict())  # nothing is perturbed yet
     others, decoder = weights(averaged, False), weights(averaged, True)
     resumed = TokenizerStage(config)
-    resumed.observe(images())
+    resumed.set_reference(images())
     resumed.load_state_dict(stage.state_dict())
     stepped(config, 6, stage, first=4)
     for module in (stage.model, averaged):
@@ -172,7 +172,7 @@ def test_a_continuous_tokenizer_has_two_phases_too():
     drawn = stage.latents.draw(16, 7)
     assert drawn["chosen"].all()  # annealed, it would be half of the tokens
     again = TokenizerStage(config)
-    again.observe(images())
+    again.set_reference(images())
     again.load_state_dict(stepped(config, 6, resumed, first=4).state_dict())
     assert equal(
         stepped(config, 8, again, first=6).model.state_dict(), stepped(config, 8, stage, first=6).model.state_dict()
@@ -216,7 +216,7 @@ def test_what_of_a_given_decoder_was_not_to_learn_does_not_in_the_second_phase_e
     given = tokenizer()
     held = given.decoder.get_parameter("embed.weight").requires_grad_(False)
     stage = TokenizerStage(replace(SHORT, tokenizer=None), tokenizer=given)
-    stage.observe(images())
+    stage.set_reference(images())
     stepped(SHORT, 6, stage)
     assert torch.equal(stage.model.decoder.get_parameter("embed.weight"), held)
     assert not stage.model.encoder.get_parameter("out.weight").requires_grad

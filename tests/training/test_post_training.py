@@ -69,7 +69,7 @@ def test_a_decoder_that_only_gets_worse_is_given_up(tmp_path):
 
 
 def test_training_on_pairs_brings_decoded_tokens_nearer_to_their_images(tmp_path):
-    config = replace(POST, loop=replace(POST.loop, steps=40, log_every=1), check_every=40)
+    config = replace(POST, loop=replace(POST.loop, steps=40, log_every=1), validate_every=40)
     run_post(tmp_path, config)
     rows = [row for row in MetricsLog(tmp_path / "run").rows() if "l2" in row]
     assert sum(r["l2"] for r in rows[-5:]) < 0.7 * sum(r["l2"] for r in rows[:5])
@@ -119,8 +119,8 @@ def test_images_that_moved_are_still_those_of_the_pairs(tmp_path):
 
 
 def test_it_is_never_run_unchecked():
-    with pytest.raises(ValueError, match="checked at least every some steps"):
-        PostTraining(loop=POST.loop, check_every=0)
+    with pytest.raises(ValueError, match="validated at least every some steps"):
+        PostTraining(loop=POST.loop, validate_every=0)
 
 
 def test_demo_library_and_command_line_take_one_road():

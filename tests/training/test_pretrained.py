@@ -109,7 +109,7 @@ def test_a_file_of_unknown_hash_is_taken_as_it_is(tmp_path: Path):
     torch.save({"a": torch.ones(1)}, tmp_path / "cache" / "net.pth")
     file = WeightFile(title="a net", names=("net.pth",), url="http://127.0.0.1:9/", sha256=None, size=1)
     assert weights_at("published", file)["a"] == 1
-    assert file.about() == "SHA-256 unknown, licence unknown"
+    assert file.about() == "SHA-256 unknown, license unknown"
 
 
 def test_lpips_in_training_is_the_metric(tmp_path: Path):

@@ -43,7 +43,7 @@ def test_a_start_afresh_is_not_made_beside_what_another_run_left(tmp_path: Path)
     """The save is gone, as the error advises; its best model and previews would stand beside the new ones."""
 
     def trained(steps: int) -> None:
-        options = {"check": lambda done: {"pfid": 1.0}, "model": Remembered, "check_every": 2}
+        options = {"validate": lambda done: {"pfid": 1.0}, "model": Remembered, "validate_every": 2}
         look = {"preview": lambda done: {"gray": torch.zeros(3, 2, 2)}}
         train(tmp_path, config=replace(LOOP, steps=steps, preview_every=2), **options, **look)
 

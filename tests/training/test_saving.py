@@ -181,9 +181,9 @@ def test_whatever_cannot_be_written_is_the_error(file: str, tmp_path: Path, monk
         blocked.write_text("in the way")
     else:
         blocked.mkdir()
-    options = {"preview": lambda done: {"gray": torch.zeros(3, 2, 2)}, "check": lambda done: {"pfid": 1.0}}
+    options = {"preview": lambda done: {"gray": torch.zeros(3, 2, 2)}, "validate": lambda done: {"pfid": 1.0}}
     with pytest.raises(OSError, match=file):
-        train(tmp_path / "place", config=replace(LOOP, preview_every=2), **options, check_every=3, model=Kept)
+        train(tmp_path / "place", config=replace(LOOP, preview_every=2), **options, validate_every=3, model=Kept)
 
 
 def fill(folder: Path) -> None:

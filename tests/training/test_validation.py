@@ -24,7 +24,7 @@ from robustok.runtime.seeding import spread
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import run
 from robustok.training.tokenizer_training import train_tokenizer
-from robustok.training.validation import OF_TOKENIZER, generator_check, sample_preview, tokenizer_check
+from robustok.training.validation import OF_TOKENIZER, generator_validation, sample_preview, tokenizer_validation
 
 SEEN = {"count": 24, "pfid_images": 6, "features": extract()}
 
@@ -39,24 +39,26 @@ def values(scores: list[Score]) -> dict[str, float]:
 
 
 def test_a_look_at_a_tokenizer_is_its_scores_on_images_spread_over_the_set():
-    found = tokenizer_check(images(), **SEEN)(tokenizer(), 100)
+    found = tokenizer_validation(images(), **SEEN)(tokenizer(), 100)
     some = images().subset(spread(24, 64))
     scores = {s.metric: s for s in score_tokenizer(tokenizer(), some, extract(), pfid_images=6)}
     assert [score.metric for score in found] == ["rfid", "rfid_pfid_images", "pfid", "psnr"]
     assert [score.images for score in found] == [24, 6, 6, 24]
     assert {str(score.protocol["precision"]) for score in found} == {"float32"}
     assert [score.to_plain() for score in found] == [scores[score.metric].to_plain() for score in found]
-    assert values(tokenizer_check(images(), **SEEN)(tokenizer(), 200)) == values(found)
+    assert values(tokenizer_validation(images(), **SEEN)(tokenizer(), 200)) == values(found)
 
 
 def test_a_small_set_is_looked_at_as_a_whole():
-    (rfid, same, pfid, _) = tokenizer_check(images(8), count=100, pfid_images=50, features=extract())(tokenizer(), 1)
+    (rfid, same, pfid, _) = tokenizer_validation(images(8), count=100, pfid_images=50, features=extract())(
+        tokenizer(), 1
+    )
     assert (rfid.images, same.images, pfid.images) == (8, 8, 8)
 
 
 def test_a_look_at_a_generator_is_its_scores_for_all_classes_alike():
     how = {"sampling": Sampling(), "count": 20}
-    found = generator_check(tokenizer(), reference(), **how, features=extract(), seed=3)(generator(), 100)
+    found = generator_validation(tokenizer(), reference(), **how, features=extract(), seed=3)(generator(), 100)
     labels = torch.arange(20) % 10
     scores = score_generator(generator(), tokenizer(), reference(), labels, extract(), sampling=Sampling(), seed=3)
     assert [score.metric for score in found] == ["gfid", "precision", "recall"]
@@ -74,12 +76,12 @@ def test_previews_are_the_same_samples_at_every_look():
     ("make", "message"),
     [
         (
-            lambda: tokenizer_check(images(), count=10, pfid_images=1),
+            lambda: tokenizer_validation(images(), count=10, pfid_images=1),
             "pfid_images is 1 of 10 images; a distance needs 2",
         ),
-        (lambda: tokenizer_check(images(), count=10, pfid_images=11), "pfid_images is 11 of 10 images"),
+        (lambda: tokenizer_validation(images(), count=10, pfid_images=11), "pfid_images is 11 of 10 images"),
         (
-            lambda: generator_check(None, reference(), sampling=Sampling(), count=5),
+            lambda: generator_validation(None, reference(), sampling=Sampling(), count=5),
             "count is 5; take 6 samples or more",
         ),
     ],
@@ -91,8 +93,8 @@ def test_too_few_images_are_refused(make: Any, message: str):
 
 def test_the_tokenizer_with_the_lowest_pfid_is_kept_and_can_be_loaded(tmp_path: Path):
     config = replace(MAIN, loop=replace(LOOP, save_every=0))
-    looked = tokenizer_check(images(), **SEEN)
-    train_tokenizer(config, images(), tmp_path, check=looked, check_every=2, quiet=True)
+    looked = tokenizer_validation(images(), **SEEN)
+    train_tokenizer(config, images(), tmp_path, validate=looked, validate_every=2, quiet=True)
     rows = {row["step"]: row for row in MetricsLog(tmp_path).rows() if "pfid" in row}
     assert list(rows) == [2, 4, 6, 8]
     best = min(rows, key=lambda step: rows[step]["pfid"])
@@ -109,11 +111,11 @@ def test_the_tokenizer_with_the_lowest_pfid_is_kept_and_can_be_loaded(tmp_path: 
 
 
 def test_the_generator_with_the_lowest_gfid_is_kept_and_can_be_loaded(tmp_path: Path):
-    looked = generator_check(tokenizer(), reference(), sampling=Sampling(), count=20, features=extract())
+    looked = generator_validation(tokenizer(), reference(), sampling=Sampling(), count=20, features=extract())
     shown = sample_preview(tokenizer(), sampling=Sampling(), count=3)
     config = replace(GENERATOR, loop=replace(LOOP, save_every=0, preview_every=8))
     folder = tmp_path / "run"
-    train_generator(config, tokens_of(tmp_path), folder, check=looked, check_every=4, preview=shown, quiet=True)
+    train_generator(config, tokens_of(tmp_path), folder, validate=looked, validate_every=4, preview=shown, quiet=True)
     rows = {row["step"]: row["gfid"] for row in MetricsLog(folder).rows() if "gfid" in row}
     best = min(rows, key=rows.__getitem__)
     assert list(rows) == [4, 8]
@@ -138,7 +140,7 @@ class Idle:
 def watch(folder: Path) -> None:
     """Two looks at the same tokenizer."""
     model = tokenizer()
-    check = tokenizer_check(images(), **SEEN)
+    check = tokenizer_validation(images(), **SEEN)
     loop = replace(LOOP, steps=2, log_every=2)
     run(
         Idle(),
@@ -146,8 +148,8 @@ def watch(folder: Path) -> None:
         loop,
         folder,
         name="idle",
-        check=lambda done: check(model, done),
-        check_every=1,
+        validate=lambda done: check(model, done),
+        validate_every=1,
         model=lambda: model,
         quiet=True,
     )

@@ -168,7 +168,7 @@ def test_a_large_codebook_starts_from_more_images_than_a_batch(images):
     stage = TokenizerStage(replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer)))
     with pytest.raises(ValueError, match="k-means places 400 codes on at least as many latents, not 256"):
         stage.step(batch(images), 0)
-    stage.observe(images)
+    stage.set_reference(images)
     assert stage.step(batch(images), 0)["codebook_perplexity"] > 50
 
 
@@ -195,7 +195,7 @@ def test_an_implicit_codebook_is_trained_with_perturbation_and_scored(images, tm
     assert scores["rfid"] > 0
 
 
-def test_a_fixed_codebook_has_its_neighbours_computed_once(images):
+def test_a_fixed_codebook_has_its_neighbors_computed_once(images):
     config = replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=FSQ(levels=(4, 3, 3))))
     stage = TokenizerStage(config)
     for step in range(8):

@@ -71,7 +71,7 @@ POST = PostTraining(
     objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARIAL, disc_start=0.0, gan_start=0.0)),
     optim=Optim(lr=1e-3),
     ema_decay=0.5,
-    check_every=4,
+    validate_every=4,
 )
 
 

@@ -45,7 +45,7 @@ class DiffusersDiT(nn.Module):
         config = transformer.config
         self.side, self.channels = int(config.sample_size), int(config.in_channels)
         self.latent_shape = (self.side**2, self.channels)
-        self.no_label = int(config.num_embeds_ada_norm)
+        self.null_class = int(config.num_embeds_ada_norm)
         self.prediction = scheduler.config.get("prediction_type", "flow")
         if self.prediction not in ("epsilon", "v_prediction", "sample", "flow"):
             raise ValueError(

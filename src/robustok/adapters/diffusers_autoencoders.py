@@ -145,7 +145,7 @@ class DiffusersVQ(DiffusersTokenizer):
         loss = F.mse_loss(codes, latents.detach()) + 0.25 * F.mse_loss(latents, codes.detach())
         return Quantized(straight_through(latents, codes.detach()), tokens, loss)
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
         """`codes` going forward, `latents` going backward."""
         return straight_through(latents, codes.detach())
 

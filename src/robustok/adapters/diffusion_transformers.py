@@ -136,8 +136,8 @@ class LightningDiT(PublishedTransformer):
     marks = (*MARKS, "x_embedder.proj.weight", OPTIONS)
     times, direction = TrainingTimes(distribution="logit-normal"), 1.0
     published: ClassVar = {  # by the configs of the authors' `reproductions`, not reproduced here: FID of 50,000 images
-        name: FlowSampling(steps=249, guidance=guidance, guided_to=guided_to, guided_channels=3, shift=1 / 0.3)
-        for name, guidance, guided_to in (
+        name: FlowSampling(steps=249, guidance=guidance, guidance_high=guidance_high, guided_channels=3, shift=1 / 0.3)
+        for name, guidance, guidance_high in (
             ("XL/1, 800 epochs", 6.7, 0.875),  # gFID 1.35; 2.17 without guidance
             ("XL/1, 64 epochs", 10.0, 0.9),  # gFID 2.11; 5.14 without guidance
         )
@@ -157,6 +157,6 @@ class MAETokSiT(PublishedTransformer):
     # At 256 pixels FID 2.31 without and 1.67 with guidance, at 512 pixels 2.79 and 1.69, not reproduced here. With
     # which settings is not said; these are those of the README's only command, which samples a SoftVQ model.
     published: ClassVar = {
-        "guided": FlowSampling(method="sde", steps=250, guidance=1.75, guided_to=0.7),
+        "guided": FlowSampling(method="sde", steps=250, guidance=1.75, guidance_high=0.7),
         "unguided": FlowSampling(method="sde", steps=250),
     }

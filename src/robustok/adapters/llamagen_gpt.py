@@ -8,7 +8,7 @@ here, and where a file is for 384 pixels, measured on its images after they were
   its query and key are multiplied by zero, so that all look at it alike;
 - the weights tell neither how many tokens an image has (rotary positions need no table) nor the number of heads:
   published files are named after the pixels, 16 to a token, and heads are known for the published widths;
-- their guidance interval k guides the first k + 2 tokens: `Sampling(guided=k + 2)`;
+- their guidance interval k guides the first k + 2 tokens: `Sampling(guided_steps=k + 2)`;
 - they train with dropout (0.1) of embeddings, attention and MLP; `loss` here only drops labels.
 """
 

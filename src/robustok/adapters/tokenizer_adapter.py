@@ -62,9 +62,9 @@ class CodebookAdapter(TokenizerAdapter):
     def lookup(self, tokens: Tokens) -> Latents:
         return self.quantizer.lookup(tokens)
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
         """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
-        return self.quantizer.pass_through(self.quantizer.place(latents), codes)
+        return self.quantizer.straight_through(self.quantizer.project(latents), codes)
 
     def forward(self, images: Images) -> Images:
         """Reconstructions."""

@@ -148,7 +148,7 @@ class VAR(Adapter):
     def __init__(self, config: VARConfig):
         super().__init__()
         c, codes, blocks = config.width, config.codes, config.codes.blocks
-        self.config, self.no_label = config, config.classes  # the label of an image of unknown class
+        self.config, self.null_class = config, config.classes  # the label of an image of unknown class
         self.codebook_size, self.tokens_per_image, self.blocks = codes.codebook_size, sum(blocks), blocks
         self.word = nn.Linear(codes.width, c)
         self.label_embedding = nn.Embedding(config.classes + 1, c)  # the last one stands for no label
@@ -188,7 +188,7 @@ class VAR(Adapter):
 
     def loss(self, tokens: Tokens, labels: Labels, draw: LabelDraw) -> Scalar:
         """Mean cross entropy of all tokens, without the labels that `draw` withholds."""
-        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label))
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.null_class))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def predictor(self, labels: Labels) -> Predictor:

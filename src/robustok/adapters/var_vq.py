@@ -181,7 +181,7 @@ class VARTokenizer(ConvTokenizer):
         *_, whole = self.quantizer.sums(tokens)
         return to_sequence(whole)
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
         return straight_through(latents, codes)
 
     @classmethod

@@ -31,7 +31,7 @@ class LabeledImages(Protocol):
 def check_models(generator: GeneratorLike, tokenizer: TokenizerLike, sampling: Any, images: LabeledImages) -> None:
     """Raises ValueError for a generator of another tokenizer or of other classes; images of no class are of any."""
     check_fit(generator, tokenizer, sampling)
-    if (images.labels != generator.no_label).any():
+    if (images.labels != generator.null_class).any():
         check_classes(generator, images.labels, getattr(images, "classes", None))
 
 

@@ -18,7 +18,7 @@ from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.evaluation.scores.intervals import Interval
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Latents, Tokens
-from robustok.tokenizer.perturbation import neighbours, perturb
+from robustok.tokenizer.perturbation import neighbors, perturb
 
 ALPHAS = tuple(i / 10 for i in range(1, 11))
 DELTAS = (10, 25, 180, 360, 720)  # of 4096 codes, in proportion at others; beside those of pFID
@@ -89,7 +89,7 @@ def imitate(
     All cells share their random numbers: a larger alpha replaces what a smaller one replaces, and more.
     """
     cells = cells or imitation_grid(len(codebook))
-    near = neighbours(codebook, max(cell.delta for cell in cells)).cpu()
+    near = neighbors(codebook, max(cell.delta for cell in cells)).cpu()
 
     def perturbed(cell: Cell) -> Tokens:
         return perturb(tokens.cpu(), near[:, : cell.delta], cell.alpha, 1.0, generator=stream(seed, "imitation"))

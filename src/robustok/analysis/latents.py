@@ -104,7 +104,7 @@ def analyze_latents(
     returns, generated = [], own
     ways: dict[str, Callable[..., Latents]] = {"one pass": predict_latents, "sampled": sample_latents}
     for (how, follow), level in product(ways.items(), LEVELS):
-        given = {"seed": seed, "start": own, "level": level, "no_label": True, "batch_size": batch_size}
+        given = {"seed": seed, "start": own, "level": level, "null_class": True, "batch_size": batch_size}
         with evaluating(generator):
             generated = follow(generator, images.labels[chosen], sampling, **given)
         returns.append(returned(how, level, generated))

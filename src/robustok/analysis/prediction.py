@@ -90,7 +90,7 @@ def forced_logits(
     """
     scales = torch.tensor(guidance_scales(sampling, len(generator.blocks)), device=tokens.device)
     guided = bool((scales != 1).any())
-    asked = torch.cat([labels, torch.full_like(labels, generator.no_label)]) if guided else labels
+    asked = torch.cat([labels, torch.full_like(labels, generator.null_class)]) if guided else labels
 
     def twice(given: Tensor) -> Tensor:
         return given.repeat(2, 1) if guided else given
@@ -142,7 +142,7 @@ def free_running(
             labels,
             sampling,
             seed=derive(seed, "analysis, free"),
-            no_label=True,
+            null_class=True,
             keep=(torch.arange(tokens.shape[1], device=tokens.device) < first).expand(tokens.shape),
             tokens=tokens,
             batch_size=batch_size,

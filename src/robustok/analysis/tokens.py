@@ -26,7 +26,7 @@ from robustok.layers import check_float32
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Pixels, Tokens, to_pixels
-from robustok.tokenizer.perturbation import neighbours, perturb
+from robustok.tokenizer.perturbation import neighbors, perturb
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 SHOWN = 300  # points of each set in the plane
@@ -114,7 +114,7 @@ def analyze(
         "perturbed": sorted(grid(k))[len(grid(k)) // 2],
         "perturbed as departing": Cell(forced.sampled.alpha, min(forced.sampled.delta or 1, k - 1)),
     }
-    near = neighbours(codebook, max(cell.delta for cell in cells.values())).cpu()
+    near = neighbors(codebook, max(cell.delta for cell in cells.values())).cpu()
     perturbed = {  # by the random numbers of the grid
         name: perturb(own, near[:, : cell.delta], cell.alpha, 1.0, generator=stream(seed, "imitation"))
         for name, cell in cells.items()

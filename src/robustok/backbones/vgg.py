@@ -34,7 +34,7 @@ VGG16 = WeightFile(
     url="https://s3.amazonaws.com/pytorch/models/vgg16-397923af.pth",  # its first address; torchvision caches it, too
     sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     size=553_433_881,
-    licence="BSD-3-Clause",
+    license="BSD-3-Clause",
 )
 LIN_LAYERS = WeightFile(
     title="the lin layers of LPIPS 0.1 on VGG-16",
@@ -42,7 +42,7 @@ LIN_LAYERS = WeightFile(
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
     sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
     size=7_289,
-    licence="BSD-2-Clause",
+    license="BSD-2-Clause",
 )
 
 

@@ -48,7 +48,7 @@ class Analyze(Sampled, View, Verbose):
 
         device, tokenizer, generator = self.opened()
         tuned = tokenizer_of(self.tuned, device, self.fields) if self.tuned else None
-        images = self._images(tokenizer.image_size, generator.no_label)
+        images = self._images(tokenizer.image_size, generator.null_class)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.sampling(generator)
         check_fit(generator, tokenizer, how["sampling"])
@@ -64,7 +64,7 @@ class Analyze(Sampled, View, Verbose):
             result = analyze(tokenizer, generator, images, tuned=tuned, features=space, **how)
             self._finish(text(result.analysis), result.analysis.to_plain(), lambda: page(result))
 
-    def _images(self, size: int, no_label: int) -> Any:
+    def _images(self, size: int, null_class: int) -> Any:
         """The real images. Those without classes get the label that stands for none, and a warning says so.
 
         Raises ValueError for images of more classes than the generator knows.
@@ -78,13 +78,13 @@ class Analyze(Sampled, View, Verbose):
             if view.labels is not None:
                 raise
             images, why = images_of(self.images, size, view.scored(), split="validation"), str(error)
-        if len(images.classes) == 1 < no_label:
+        if len(images.classes) == 1 < null_class:
             warnings.warn(f"the generator is asked for images of no class: {why}", stacklevel=2)
-            images.labels.fill_(no_label)
-        elif len(images.classes) > no_label:
+            images.labels.fill_(null_class)
+        elif len(images.classes) > null_class:
             raise ValueError(
-                f"the generator knows {no_label} classes, and the images in {self.images} have {len(images.classes)}; "
-                "give images of the classes that it was trained on, or add --labels none"
+                f"the generator knows {null_class} classes, and the images in {self.images} have "
+                f"{len(images.classes)}; give images of the classes that it was trained on, or add --labels none"
             )
         return images
 

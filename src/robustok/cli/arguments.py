@@ -109,9 +109,9 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checks(View):
+class ValidationOptions(View):
     """Options of a model's validation while it trains, on images that are read alike."""
 
-    check_every: Count | None = None  # steps between two validations; a tenth of them all unless given
-    check_images: Count = 2000  # images of a validation
-    check_features: str | None = None  # feature space of its distances; lite0, or that of a file of statistics
+    validate_every: Count | None = None  # steps between two validations; a tenth of them all unless given
+    validate_images: Count = 2000  # images of a validation
+    validate_features: str | None = None  # feature space of its distances; lite0, or that of a file of statistics

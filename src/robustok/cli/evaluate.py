@@ -56,9 +56,9 @@ class Evaluate(Sampled, View, Shared):
     lpips: bool = False  # also the LPIPS of reconstructions
     count: Count = 5000  # images to generate, all classes equally often
     pfid_images: Count | None = None  # images that each cell of pFID perturbs, and of iFID; all unless given
-    # images among which iFID looks for neighbours, for example the training set, as its paper does; those of pFID
+    # images among which iFID looks for neighbors, for example the training set, as its paper does; those of pFID
     # unless given
-    neighbours_in: ScoredImages | None = None
+    neighbors_in: ScoredImages | None = None
     sample_size: Count = 2000  # images of each set, at most, for precision, recall, density, coverage, KID and MIND
     # side in pixels at which the images of folders are scored, center crops as ADM's; that of the first image of
     # --generated unless given
@@ -141,13 +141,13 @@ class Evaluate(Sampled, View, Shared):
                         shown,
                         extractors,
                         pfid_images=self.pfid_images,
-                        neighbors_in=opened(self.neighbours_in),
+                        neighbors_in=opened(self.neighbors_in),
                         lpips=LPIPS(device=device) if self.lpips else None,
                         progress=tell,
                         **how,
                     )
                 case ["generator", "tokenizer", "reference"]:
-                    labels = balanced_labels(self.count, generator.no_label)
+                    labels = balanced_labels(self.count, generator.null_class)
                     how |= {"keep": keep, "progress": tell}
                     if self.against:
                         before = models.tokenizer_of(self.against, device, self.fields)

@@ -160,7 +160,7 @@ def ready(weights: WeightFile | HubModel) -> str:
 
 
 def to_fetch() -> list[tuple[str, str]]:
-    """Every file of weights that is not here: from where to where, how large, its hash and licence."""
+    """Every file of weights that is not here: from where to where, how large, its hash and license."""
     wanted = {weights.title: weights for weights in (SPACES | NETWORKS).values() if weights.located() is None}
     rows = [(title, f"{weights.remedy()}; {weights.about()}") for title, weights in wanted.items()]
     return rows or [("nothing", "all weights are here")]

@@ -32,8 +32,8 @@ class Push(Command):
         from robustok.publishing.model_card import Card, write_card
         from robustok.publishing.push import push_to_hub
 
-        licences = {"licence": self.license, "data_licence": self.data_license}
+        licenses = {"license": self.license, "data_license": self.data_license}
         if self.card:
-            print(f"model card: {write_card(self.folder, Card(name=self.name, **licences))}")
+            print(f"model card: {write_card(self.folder, Card(name=self.name, **licenses))}")
             return
-        print(push_to_hub(self.folder, self.name, private=self.private, **licences))
+        print(push_to_hub(self.folder, self.name, private=self.private, **licenses))

@@ -24,7 +24,7 @@ class Sample(Sampled, Shared):
     Image i depends on the seed and i alone.
 
     Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power; or how latents
-    are: --steps, --method, --guidance, --guided-to, --shift. Unless set, as published if that is known.
+    are: --steps, --method, --guidance, --guidance-high, --shift. Unless set, as published if that is known.
     """
 
     group = "Use"
@@ -54,7 +54,7 @@ class Sample(Sampled, Shared):
         _, tokenizer, generator = self.opened()
         sampling = self.sampling(generator)
         check_fit(generator, tokenizer, sampling)
-        classes = self.labels or range(generator.no_label)
+        classes = self.labels or range(generator.null_class)
         labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
         former = self._former_images()
         with Progress("sampling", len(labels), quiet=self.quiet) as progress:

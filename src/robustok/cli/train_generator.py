@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from robustok.cli.arguments import Checks, Count, Folder, Images, ReferenceName, TokenizerName, which
+from robustok.cli.arguments import Count, Folder, Images, ReferenceName, TokenizerName, ValidationOptions, which
 from robustok.cli.kinds import Training
 from robustok.names import GENERATORS, RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainGenerator(Checks, Training):
+class TrainGenerator(ValidationOptions, Training):
     """Stage 2: a generator of a tokenizer's tokens or latents.
 
     Reads a tokenizer, and images or a cache of them; encodes images once into OUT/tokens or OUT/latents, then trains on
@@ -27,7 +27,7 @@ class TrainGenerator(Checks, Training):
     cache: Folder | None = None
     # real images, or statistics of such as for evaluate, to which gFID is watched, by which best/ is chosen
     reference: ReferenceName | None = None
-    check_images: Count = 1000  # images of a validation
+    validate_images: Count = 1000  # images of a validation
 
     @staticmethod
     def start(preset: str = "demo") -> Any:
@@ -58,10 +58,10 @@ class TrainGenerator(Checks, Training):
         classes = int(cache.labels.max()) + 1 if images is None else len(images.classes)
         config = self.settings(replace(preset, generator=fitting(preset.generator, tokenizer, classes)))
         sampling = stage(self.preset, "post").sampling if self.preset in RUNS else None
-        checks = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self)
+        validating = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self)
         with alone_in(self.out):
             if images is not None:
                 with Progress("encoding", len(images), quiet=self.quiet) as progress:
                     cache = encode_images(tokenizer, images, self.out / kind_of(tokenizer), progress=progress.update)
-            train_generator(config, cache, self.out, device=device, quiet=self.quiet, **checks)
+            train_generator(config, cache, self.out, device=device, quiet=self.quiet, **validating)
         self.say(f"generator: {self.out}")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from robustok.cli.arguments import Checks, Count, Images, Model, which
+from robustok.cli.arguments import Count, Images, Model, ValidationOptions, which
 from robustok.cli.kinds import Training
 from robustok.names import TOKENIZERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizer(Checks, Training):
+class TrainTokenizer(ValidationOptions, Training):
     """Stage 1: a tokenizer, with latent perturbation.
 
     Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained further.
@@ -28,7 +28,7 @@ class TrainTokenizer(Checks, Training):
     tokenizer: Model | None = None
     # other images, whose rFID, pFID and PSNR are watched, and by whose pFID best/ is chosen
     validation: Images | None = None
-    pfid_images: Count = 500  # of --check-images, those of pFID, each decoded 15 times
+    pfid_images: Count = 500  # of --validate-images, those of pFID, each decoded 15 times
 
     @staticmethod
     def start(preset: str = "demo") -> Any:
@@ -58,6 +58,6 @@ class TrainTokenizer(Checks, Training):
         config = self.settings(preset)
         size = (given or config.tokenizer).image_size
         images = images_of(self.images, size, self)
-        checks = of_tokenizer(self.validation, size, config.loop.steps, self, self.pfid_images)
-        train_tokenizer(config, images, self.out, tokenizer=given, device=device, quiet=self.quiet, **checks)
+        validating = of_tokenizer(self.validation, size, config.loop.steps, self, self.pfid_images)
+        train_tokenizer(config, images, self.out, tokenizer=given, device=device, quiet=self.quiet, **validating)
         self.say(f"tokenizer: {self.out}")

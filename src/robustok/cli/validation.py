@@ -2,36 +2,36 @@
 
 from typing import Any
 
-from robustok.cli.arguments import Checks
+from robustok.cli.arguments import ValidationOptions
 from robustok.cli.images import images_of, is_npz, is_statistics, scored_images
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.reference import Reference, read_reference
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.protocol import codebook_of
-from robustok.training.validation import generator_check, sample_preview, tokenizer_check
+from robustok.training.validation import generator_validation, sample_preview, tokenizer_validation
 
-VALIDATIONS = 10  # of a model while it trains, unless --check-every says otherwise
+VALIDATIONS = 10  # of a model while it trains, unless --validate-every says otherwise
 
 
-def of_tokenizer(name: str | None, size: int, steps: int, typed: Checks, pfid_images: int) -> dict[str, Any]:
-    """The check of a tokenizer of that image size on the images of a name, and how often; nothing without a name."""
+def of_tokenizer(name: str | None, size: int, steps: int, typed: ValidationOptions, pfid_images: int) -> dict[str, Any]:
+    """The validation of a tokenizer of that image size on the images of a name, how often; nothing without a name."""
     if name is None:
         return {}
     images = images_of(name, size, typed.scored(own_labels=False), split="validation")
-    check = tokenizer_check(
+    validate = tokenizer_validation(
         images,
-        count=typed.check_images,
-        pfid_images=min(pfid_images, typed.check_images),
-        features=typed.check_features or "lite0",
+        count=typed.validate_images,
+        pfid_images=min(pfid_images, typed.validate_images),
+        features=typed.validate_features or "lite0",
     )
-    return {"check": check, "check_every": _every(typed, steps)}
+    return {"validate": validate, "validate_every": _every(typed, steps)}
 
 
 def of_generator(
-    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: Checks
+    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: ValidationOptions
 ) -> dict[str, Any]:
-    """Samples to look at, and with the name of a reference the check of a generator and how often.
+    """Samples to look at, and with the name of a reference the validation of a generator and how often.
 
     `sampling` is how a preset samples its generator. Where it says nothing, or the tokenizer takes a generator of the
     other kind, samples are drawn plainly, without guidance.
@@ -41,14 +41,16 @@ def of_generator(
     preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
     if name is None:
         return preview
-    extract = extractor(typed.check_features or usual_space(name), tokenizer.device)
+    extract = extractor(typed.validate_features or usual_space(name), tokenizer.device)
     if is_statistics(name):
         reference = read_reference(name, extract)
     else:
         size = None if is_npz(name) else tokenizer.image_size
         reference = Reference.of(scored_images(name, size, typed.scored(own_labels=False)), extract)
-    check = generator_check(tokenizer, reference, sampling=sampling, count=typed.check_images, features=extract)
-    return {"check": check, "check_every": _every(typed, steps), **preview}
+    validate = generator_validation(
+        tokenizer, reference, sampling=sampling, count=typed.validate_images, features=extract
+    )
+    return {"validate": validate, "validate_every": _every(typed, steps), **preview}
 
 
 def usual_space(reference: str | None) -> str:
@@ -58,5 +60,5 @@ def usual_space(reference: str | None) -> str:
     return str(Reference.load(reference).space["features"]) if reference.endswith(".safetensors") else "inception"
 
 
-def _every(checks: Checks, steps: int) -> int:
-    return checks.check_every or max(1, steps // VALIDATIONS)
+def _every(validating: ValidationOptions, steps: int) -> int:
+    return validating.validate_every or max(1, steps // VALIDATIONS)

@@ -18,7 +18,6 @@ from robustok.data.images import ImageSet, Indices
 from robustok.data.latent_cache import LatentCache, as_read, as_stored
 from robustok.data.shards import read_shards, write_shards
 from robustok.generators.fit import check_classes, check_fit
-from robustok.generators.flow import FlowSampling
 from robustok.generators.generate import AnySampling, sample
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike
@@ -141,7 +140,7 @@ def check_pair_mode(mode: PairMode, sampling: AnySampling) -> None:
     """Raises ValueError for one-pass pairs of tokens, and for a mode that is not known."""
     if mode not in ("sdedit", "one-pass"):
         raise ValueError(f"pair_mode is {mode!r}; choose 'sdedit' or 'one-pass'")
-    if mode == "one-pass" and not isinstance(sampling, FlowSampling):
+    if mode == "one-pass" and sampling.makes == "tokens":
         raise ValueError("pair_mode is 'one-pass', which is for latents: tokens have no mean; leave it at 'sdedit'")
 
 

@@ -16,7 +16,7 @@ from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels
 from robustok.tokenizer.latent_perturbation import channel_std, interpolate_noise
-from robustok.tokenizer.perturbation import chosen_tokens, neighbours, perturb
+from robustok.tokenizer.perturbation import chosen_tokens, neighbors, perturb
 from robustok.tokenizer.protocol import codebook_of
 
 ROWS = 4  # images of each class in a grid
@@ -85,7 +85,7 @@ def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
     generator = stream(seed, "pictures")
     if (codebook := codebook_of(tokenizer)) is not None:
         cell = grid(len(codebook))[-2]
-        noisy = perturb(own, neighbours(codebook, cell.delta), cell.alpha, 1.0, generator=generator)
+        noisy = perturb(own, neighbors(codebook, cell.delta), cell.alpha, 1.0, generator=generator)
         return noisy, f"{cell.alpha:.0%} of the tokens replaced by one of the {cell.delta} nearest codes"
     alpha, strength = NOISE
     chosen = chosen_tokens(len(own), own.shape[1], alpha, 1.0, generator=generator)

@@ -154,7 +154,7 @@ def train_demo_generator(config: Demo, tokenizer: Any, cache: LatentCache, folde
 
     quarter = max(1, config.generator.loop.steps // 4)
     return train_generator(
-        config.generator, cache, folder, check=keep, check_every=quarter, preview=preview, quiet=quiet
+        config.generator, cache, folder, validate=keep, validate_every=quarter, preview=preview, quiet=quiet
     )
 
 

@@ -49,7 +49,7 @@ class Autoregressive:
             raise ValueError(f"label_dropout is {self.label_dropout}; it is a share, choose one between 0 and 1")
 
 
-def order_share(done: float, start: float = 0.5, end: float = 0.75) -> float:
+def random_order_fraction(done: float, start: float = 0.5, end: float = 0.75) -> float:
     """Share of images to train in random order when a share `done` of the training is over.
 
     1 until `start`, then linearly down to 0 at `end` (RAR sec. 3.2; steps 125,000 and 187,500 of 250,000).
@@ -109,7 +109,7 @@ class AutoregressiveModel(Pretrained):
         return (1,) * self.config.tokens
 
     @property
-    def no_label(self) -> int:
+    def null_class(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
 
@@ -135,29 +135,29 @@ class AutoregressiveModel(Pretrained):
         x = self._transform(x + self._places(orders), modulations)
         return self.head(x[:, 1:])
 
-    def draw(self, b: int, *, order_share: float = 0.0, generator: torch.Generator) -> TrainingDraw:
+    def draw(self, b: int, *, random_order_fraction: float = 0.0, generator: torch.Generator) -> TrainingDraw:
         """What a training step on `b` images draws: labels are withheld with probability `label_dropout`.
 
-        Each image comes with probability `order_share` in an order drawn at random instead of in raster order. Raises
-        ValueError where the model knows raster order only.
+        Each image comes with probability `random_order_fraction` in an order drawn at random instead of in raster
+        order. Raises ValueError where the model knows raster order only.
         """
-        if order_share > 0 and self.targets is None:
+        if random_order_fraction > 0 and self.targets is None:
             raise ValueError(
-                f"order_share is {order_share}, but a model with order='raster' cannot learn other orders; "
-                "set order_share to 0 or build the model with order='random'"
+                f"random_order_fraction is {random_order_fraction}, but a model with order='raster' cannot learn "
+                "other orders; set random_order_fraction to 0 or build the model with order='random'"
             )
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(b, *shape, generator=generator, device=generator.device)
 
         withheld = uniform() < self.config.label_dropout
-        permuted, permutations = uniform(1) < order_share, uniform(self.config.tokens).argsort(1)
+        permuted, permutations = uniform(1) < random_order_fraction, uniform(self.config.tokens).argsort(1)
         return TrainingDraw(withheld, torch.where(permuted, permutations, self._raster(generator.device)))
 
     def loss(self, tokens: Tokens, labels: Labels, draw: TrainingDraw) -> Scalar:
         """Mean cross entropy of all tokens, in the orders and without the labels that `draw` says."""
         orders = draw.orders.to(tokens.device)
-        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label), orders)
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.null_class), orders)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.gather(1, orders).flatten())
 
     def predictor(self, labels: Labels) -> Predictor:

@@ -189,7 +189,7 @@ class DiffusionTransformerModel(Pretrained):
         return self.config.tokens, self.config.channels
 
     @property
-    def no_label(self) -> int:
+    def null_class(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
 
@@ -214,7 +214,7 @@ class DiffusionTransformerModel(Pretrained):
         return _from_patches(x, config.side, config.patch, config.channels) if grid else x[..., : config.channels]
 
     def velocity(self, latents: Latents, t: Times, labels: Labels) -> Latents:
-        """The mean of noise - data at noise level t (b,) in [0, 1] of these labels (`no_label`: of any class).
+        """The mean of noise - data at noise level t (b,) in [0, 1] of these labels (`null_class`: of any class).
 
         Raises ValueError for another t, as it would be one of diffusion's discrete steps.
         """
@@ -231,7 +231,7 @@ class DiffusionTransformerModel(Pretrained):
         """Mean squared error of the velocity, and of its direction as the model's authors weigh it."""
         interpolant = self.config.interpolant
         return flow_matching_loss(
-            self, latents, labels, draw, no_label=self.no_label, interpolant=interpolant, direction=self.direction
+            self, latents, labels, draw, null_class=self.null_class, interpolant=interpolant, direction=self.direction
         )
 
 

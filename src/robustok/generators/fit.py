@@ -72,14 +72,14 @@ def _form(model: Any) -> tuple[Made, str]:
     return "latents", "" if shape is None else f"latents of shape {tuple(shape)}"
 
 
-def check_labels(generator: Any, labels: Labels, *, no_label: bool = False) -> None:
-    """Raises ValueError for labels that are none of the generator's classes; `no_label` says that its own is one."""
-    classes = generator.no_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() < classes + no_label:
-        extra = f", and {classes} is for no label" if no_label else ""
+def check_labels(generator: Any, labels: Labels, *, null_class: bool = False) -> None:
+    """Raises ValueError for labels that are none of the generator's classes; `null_class` says that its own is one."""
+    classes = generator.null_class
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes + null_class:
+        extra = f", and {classes} is for no label" if null_class else ""
         raise ValueError(
             f"the generator knows {classes} classes: labels go from 0 to {classes - 1}{extra}; not "
-            f"{_few(labels[(labels < 0) | (labels >= classes + no_label)].unique().tolist())}"
+            f"{_few(labels[(labels < 0) | (labels >= classes + null_class)].unique().tolist())}"
         )
 
 
@@ -94,10 +94,10 @@ def check_classes(generator: Any, labels: Labels, names: Sequence[str] | None) -
             f"the images have no labels ({int(labels.min())}), the generator needs them; tell their classes"
         )
     classes = int(labels.max()) + 1 if len(labels) else 0
-    if classes > generator.no_label:
+    if classes > generator.null_class:
         raise ValueError(
-            f"the generator knows {generator.no_label} classes, the images have {classes}; give images of its classes, "
-            "or a generator made for as many (classes)"
+            f"the generator knows {generator.null_class} classes, the images have {classes}; give images of its "
+            "classes, or a generator made for as many (classes)"
         )
     known = getattr(generator, "class_names", None)
     if not known or not names or all(name.isdecimal() for name in known) or all(name.isdecimal() for name in names):

@@ -40,8 +40,8 @@ class FlowSampling:
     steps: int = 50  # from pure noise to the data; heun asks the generator twice a step
     method: Literal["euler", "heun", "heun-but-last", "sde"] = "euler"  # heun-but-last: EDM's, Euler at the last step
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
-    guided_from: float = 0.0  # lowest noise level with guidance
-    guided_to: float = 1.0  # highest noise level with guidance; less than 1 keeps samples diverse
+    guidance_low: float = 0.0  # lowest noise level with guidance
+    guidance_high: float = 1.0  # highest noise level with guidance; less than 1 keeps samples diverse
     guided_channels: int | None = None  # only the first channels of a latent are guided; None: all (SiT's code: 3)
     shift: float = 1.0  # above 1: smaller steps near noise, as latents with many channels like it
     interpolant: Interpolant = "linear"  # the path that is followed; any generator can follow both
@@ -60,10 +60,10 @@ class FlowSampling:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
-        if not 0 <= self.guided_from <= self.guided_to <= 1:
+        if not 0 <= self.guidance_low <= self.guidance_high <= 1:
             raise ValueError(
-                "guided_from and guided_to are noise levels between 0 and 1, the first not above the second; "
-                f"not {self.guided_from} and {self.guided_to}"
+                "guidance_low and guidance_high are noise levels between 0 and 1, the first not above the second; "
+                f"not {self.guidance_low} and {self.guidance_high}"
             )
         if self.guided_channels is not None and self.guided_channels < 1:
             raise ValueError(f"guided_channels is {self.guided_channels}; choose at least 1, or None for all")
@@ -88,16 +88,16 @@ def guided_field(generator: GeneratorLike, labels: Labels, config: FlowSampling)
     Guidance moves the velocity away from that without a label (Ho & Salimans 2022, eq. 6), within an interval of
     noise levels only (Kynkaanniemi et al. 2024).
     """
-    no_labels = torch.full_like(labels, generator.no_label)
+    null_classes = torch.full_like(labels, generator.null_class)
 
     def velocity(x: Latents, t: float, labels: Labels) -> Latents:
         field = along(lambda x, t: generator.velocity(x, t, labels), "linear", config.interpolant)
         return field(x, x.new_full((len(x),), t)).float()
 
     def guided(x: Latents, t: float) -> Latents:
-        if config.guidance == 1 or not config.guided_from <= t <= config.guided_to:
+        if config.guidance == 1 or not config.guidance_low <= t <= config.guidance_high:
             return velocity(x, t, labels)
-        labelled, unlabelled = velocity(x.repeat(2, 1, 1), t, torch.cat([labels, no_labels])).chunk(2)
+        labelled, unlabelled = velocity(x.repeat(2, 1, 1), t, torch.cat([labels, null_classes])).chunk(2)
         scales = x.new_full((x.shape[2],), config.guidance)
         if config.guided_channels is not None:
             scales[config.guided_channels :] = 1
@@ -160,7 +160,7 @@ def sample_latents(
     first: int = 0,
     start: Latents | None = None,
     level: float = 1.0,
-    no_label: bool = False,
+    null_class: bool = False,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Latents:
@@ -169,14 +169,14 @@ def sample_latents(
     Image i is drawn with noise that depends on (seed, first + i) alone. With `start`, latents of real images, each is
     noised to `level` and followed from there (SDEdit; Meng et al. 2021): level 0 gives `start` back, 1 ignores it; it
     is 1 - sigma for a preservation ratio sigma. `progress` is told how many images are done. Labels are below
-    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for a level
-    outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
+    `generator.null_class`, which stands for no class; `null_class` lets it be one of them. Raises ValueError for a
+    level outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
     """
 
     def follow(field: Field, x: Latents, draw: Draw) -> Latents:
         return deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
 
-    return _from_noised(follow, generator, labels, config, seed, first, start, level, no_label, batch_size, progress)
+    return _from_noised(follow, generator, labels, config, seed, first, start, level, null_class, batch_size, progress)
 
 
 @torch.no_grad()
@@ -189,7 +189,7 @@ def predict_latents(
     start: Latents,
     level: float,
     first: int = 0,
-    no_label: bool = False,
+    null_class: bool = False,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Latents:
@@ -203,7 +203,7 @@ def predict_latents(
     def predict(field: Field, x: Latents, draw: Draw) -> Latents:
         return endpoints(x, field(x, level), coefficients(x.new_full((1,), level), config.interpolant))[0]
 
-    return _from_noised(predict, generator, labels, config, seed, first, start, level, no_label, batch_size, progress)
+    return _from_noised(predict, generator, labels, config, seed, first, start, level, null_class, batch_size, progress)
 
 
 def _from_noised(
@@ -215,12 +215,12 @@ def _from_noised(
     first: int,
     start: Latents | None,
     level: float,
-    no_label: bool,
+    null_class: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
 ) -> Latents:
     """What `finish` makes of latents at noise level `level`, batch by batch; `sample_latents` says the rest."""
-    _check(generator, labels, config, start, level, no_label)
+    _check(generator, labels, config, start, level, null_class)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)
     device, batches = generator.device, []
@@ -250,11 +250,11 @@ def _check(
     config: FlowSampling,
     start: Latents | None,
     level: float,
-    no_label: bool,
+    null_class: bool,
 ) -> None:
     check_float32(generator)
     n, d = generator.latent_shape
-    check_labels(generator, labels, no_label=no_label)
+    check_labels(generator, labels, null_class=null_class)
     if (config.guided_channels or 0) > d:
         raise ValueError(f"guided_channels is {config.guided_channels}, but the latents have {d}; use None for all")
     if not 0 <= level <= 1:

@@ -202,12 +202,12 @@ def flow_matching_loss(
     labels: Labels,
     draw: FlowDraw,
     *,
-    no_label: int,
+    null_class: int,
     interpolant: Interpolant,
     direction: float = 0.0,
 ) -> Scalar:
     """Weighted mean error of a class-conditional field, plus `direction` times that of its direction."""
-    labels = labels.masked_fill(draw.withheld.to(labels.device), no_label)
+    labels = labels.masked_fill(draw.withheld.to(labels.device), null_class)
     noise = draw.noise.to(latents)
     losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, draw.t, interpolant)
     return (draw.weights.to(latents.device) * (losses.error + direction * losses.direction)).mean()

@@ -92,7 +92,7 @@ class LlamaModel(Pretrained):
         return (1,) * self.config.tokens
 
     @property
-    def no_label(self) -> int:
+    def null_class(self) -> int:
         """The label of an image of unknown class."""
         return self.config.classes
 
@@ -110,7 +110,7 @@ class LlamaModel(Pretrained):
 
     def loss(self, tokens: Tokens, labels: Labels, draw: LabelDraw) -> Scalar:
         """Mean cross entropy of all tokens, without the labels that `draw` withholds."""
-        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.no_label))
+        logits = self(tokens, labels.masked_fill(draw.withheld.to(labels.device), self.null_class))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def predictor(self, labels: Labels) -> Predictor:

@@ -26,7 +26,7 @@ class GeneratorLike(Protocol):
     """
 
     @property
-    def no_label(self) -> int: ...
+    def null_class(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
     def fingerprint(self) -> str: ...
@@ -59,4 +59,4 @@ def lacking(generator: object) -> list[str]:
     """What a model has not that a generator of its kind has; nothing for a generator."""
     of_tokens = ["codebook_size", "tokens_per_image", "blocks", "predictor"]
     own = of_tokens if makes(generator) == "tokens" else ["latent_shape", "velocity"]
-    return [name for name in ("no_label", "device", "fingerprint", *own) if not hasattr(generator, name)]
+    return [name for name in ("null_class", "device", "fingerprint", *own) if not hasattr(generator, name)]

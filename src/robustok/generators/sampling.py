@@ -30,7 +30,7 @@ class Sampling:
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
     schedule: Schedule = "constant"  # how the scale gets from 1 to g
     power: float = 1.0  # of power-cosine: above 1 the scale rises later, below 1 earlier
-    guided: int = 0  # only so many predictions are guided, from the first; 0: all
+    guided_steps: int = 0  # only so many predictions are guided, from the first; 0: all
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -45,8 +45,8 @@ class Sampling:
             raise ValueError(f"schedule is {self.schedule!r}; choose from {', '.join(map(repr, get_args(Schedule)))}")
         if not 0 <= self.power < math.inf:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
-        if self.guided < 0:
-            raise ValueError(f"guided is {self.guided}; choose a number of predictions, or 0 for all")
+        if self.guided_steps < 0:
+            raise ValueError(f"guided_steps is {self.guided_steps}; choose a number of predictions, or 0 for all")
 
 
 class LabelDraw(NamedTuple):
@@ -79,7 +79,7 @@ def guidance_scales(config: Sampling, n: int) -> list[float]:
             case "power-cosine":
                 return (1 - math.cos(math.pi * (s / n) ** config.power)) / 2
 
-    guided = config.guided or n
+    guided = config.guided_steps or n
     return [1 + (config.guidance - 1) * rise(s) if s < guided else 1.0 for s in range(n)]
 
 
@@ -129,7 +129,7 @@ def sample_tokens(
     first: int = 0,
     keep: TokenMask | None = None,
     tokens: Tokens | None = None,
-    no_label: bool = False,
+    null_class: bool = False,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
@@ -137,12 +137,12 @@ def sample_tokens(
 
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
     given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
-    `generator.no_label`, which stands for no class; `no_label` lets it be one of them. Raises ValueError for others.
+    `generator.null_class`, which stands for no class; `null_class` lets it be one. Raises ValueError for others.
     """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
     n, device = generator.tokens_per_image, generator.device
-    check_labels(generator, labels, no_label=no_label)
+    check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
     scales = guidance_scales(config, len(generator.blocks))
@@ -172,7 +172,7 @@ def _sample_batch(
     Where the scale is 1 there is no unlabelled half. Where one begins or ends, all tokens so far are read anew, in one
     go, too.
     """
-    both = torch.cat([labels, torch.full_like(labels, generator.no_label)])
+    both = torch.cat([labels, torch.full_like(labels, generator.null_class)])
     result, whole = labels.new_empty(uniform.shape), _kept_whole(generator.blocks, kept)
     predict, guided, read, start = None, False, 0, 0
     finite = torch.ones((), dtype=torch.bool, device=uniform.device)  # asked once, for asking waits for a GPU

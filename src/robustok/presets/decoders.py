@@ -66,7 +66,7 @@ def post(sigma: float, epochs_of_pairs: int, pairs: int = PAIRS) -> PostTraining
         objective=varied(objective(), adversary={"optim": optim, "disc_start": 0.0, "gan_start": 0.0}),
         optim=Optim(lr=1.2e-4, warmup=epoch, final_lr_fraction=5e-5 / 2.4e-4),
         ema_decay=0.999,
-        check_every=5 * epoch,
+        validate_every=5 * epoch,
         sampling=Sampling(temperature=1.02, guidance=6.0, schedule="power-cosine", power=1.15),
         sigma=sigma,
         pairs=pairs,

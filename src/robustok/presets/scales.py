@@ -76,7 +76,7 @@ def tiny(paper: TokenizerTraining | GeneratorTraining | PostTraining) -> Any:
             else:
                 small |= {"statistics_images": 64}
         case PostTraining():
-            small |= {"check_every": 5, "pairs": 32, "held_out": 16, "objective": images}
+            small |= {"validate_every": 5, "pairs": 32, "held_out": 16, "objective": images}
         case GeneratorTraining(generator=network):
             size = {"tokens": 16, "classes": 10, "width": 64, "depth": 2, "heads": 1}
             size |= {"codebook_size": 64} if isinstance(network, Autoregressive | Llama) else {}

@@ -1,4 +1,4 @@
-"""The README.md of a model folder: what it is, how to load it, its scores by their protocol, recipe, data, licence."""
+"""The README.md of a model folder: what it is, how to load it, its scores by their protocol, recipe, data, license."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, write_bytes
 
 CARD, SCORES, RUN = "README.md", "scores.json", "run.json"
-DATA_LICENCES = {"fashion-mnist": "MIT", "fluent": "MIT"}  # of image sets by the name they give themselves
+DATA_LICENSES = {"fashion-mnist": "MIT", "fluent": "MIT"}  # of image sets by the name they give themselves
 PARTS = ("pfid_cell",)  # scores that another is the mean of
 KINDS = {
     "tokenizer": "discrete image tokenizer",
@@ -31,8 +31,8 @@ class Card:
     """Facts of a model that its folder does not know."""
 
     name: str = ""  # what the model is called: owner/name on the hub, which is also how the card says to load it
-    licence: str | None = None  # of the weights: an identifier of the hub, such as apache-2.0
-    data_licence: str | None = None  # of the images it was trained on
+    license: str | None = None  # of the weights: an identifier of the hub, such as apache-2.0
+    data_license: str | None = None  # of the images it was trained on
 
 
 def write_card(folder: str | Path, card: Card = Card()) -> Path:
@@ -69,7 +69,7 @@ def model_card(folder: str | Path, card: Card = Card()) -> str:
         run=run,
         recipe={name: value for name, value in run.items() if name not in ("images", "tokens", "latents")},
         images=run.get("images") or cached.get("images"),
-        known=DATA_LICENCES,
+        known=DATA_LICENSES,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"  # what is not known leaves no gap
 

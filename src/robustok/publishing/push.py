@@ -18,21 +18,21 @@ def push_to_hub(
     repository: str,
     *,
     private: bool = False,
-    licence: str | None = None,
-    data_licence: str | None = None,
+    license: str | None = None,
+    data_license: str | None = None,
 ) -> str:
     """Upload a model and return its address. It gets a model card, README.md, unless its folder has one.
 
     `model` is a folder that a run or `save_pretrained` wrote, or a model with `save_pretrained`; `repository` is
-    `owner/name`, made if it is not there, which `load_tokenizer` and `load_generator` then take. `licence` is that of
-    the weights, `data_licence` that of the images, where they are not known. Of a run's folder the model, its scores,
+    `owner/name`, made if it is not there, which `load_tokenizer` and `load_generator` then take. `license` is that of
+    the weights, `data_license` that of the images, where they are not known. Of a run's folder the model, its scores,
     its recipe and the discriminator (to begin post-training with) are uploaded: never what a run goes on from, nor
     tokens, pairs or previews. Raises ValueError for another folder or name, without the extra `hub`, and when the hub
     refuses.
     """
     if not REPOSITORY.fullmatch(repository):
         raise ValueError(f"{repository!r} is no name of a repository; write it as owner/name")
-    card = Card(name=repository, licence=licence, data_licence=data_licence)
+    card = Card(name=repository, license=license, data_license=data_license)
     if isinstance(model, str | Path):
         described(Path(model))
         return _upload(Path(model), repository, private, card)

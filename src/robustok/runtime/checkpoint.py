@@ -1,6 +1,6 @@
 """Files that are whole or not there: model folders and resume files, tensors and JSON, never pickles.
 
-Every write goes to a neighbour (`name.partial`), is forced to the disk and then renamed over the old file, so
+Every write goes to a neighbor (`name.partial`), is forced to the disk and then renamed over the old file, so
 that whoever kills the process at any moment, or fills the disk, finds the old file or the new one.
 """
 
@@ -232,7 +232,7 @@ def trouble(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A neighbour to write to, which becomes `path` when the block ends well and disappears otherwise."""
+    """A neighbor to write to, which becomes `path` when the block ends well and disappears otherwise."""
     partial = path.with_name(path.name + PARTIAL)
     try:
         if path.exists() and not path.is_file():  # /dev/null would become a file

@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 LARGEST = 2**63 - 1  # of whole numbers other than seeds
+FORMER = {  # fields by the names that they had up to version 0.1, in files written then
+    "guided_from": "guidance_low",
+    "guided_to": "guidance_high",
+    "guided": "guided_steps",
+    "check_every": "validate_every",
+    "heads": "lin_layers",
+}
 
 
 def to_plain(config: Any) -> Any:
@@ -93,8 +100,10 @@ def _from_fields(kind: type, data: Any, where: str) -> Any:
         raise ValueError(f"{_at(where)} {given!r}{_nearest(given, [kind.__name__])}")
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    for name in values:
-        if name not in fields:
+    for name in list(values):
+        if name not in fields and FORMER.get(name) in fields and FORMER[name] not in values:
+            values[FORMER[name]] = values.pop(name)
+        elif name not in fields:
             raise ValueError(f"{_join(where, name)} is not a field of {kind.__name__}{_nearest(name, fields)}")
     for name, field in fields.items():
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -34,7 +34,7 @@ class WeightFile:
     url: str
     sha256: str | None  # None: unknown, so that only names and shapes of what it holds can be checked
     size: int  # bytes, roughly where the hash is unknown
-    licence: str = "unknown"
+    license: str = "unknown"
 
     def located(self) -> Path | None:
         """The file on this machine; None when it is not here."""
@@ -47,8 +47,8 @@ class WeightFile:
         return f"download {self.url} ({self.size / 1e6:.3g} MB) to {cache_folder() / self.names[0]}"
 
     def about(self) -> str:
-        """Words that tell it apart, and under which licence it is."""
-        return f"SHA-256 {self.sha256 or 'unknown'}, licence {self.licence}"
+        """Words that tell it apart, and under which license it is."""
+        return f"SHA-256 {self.sha256 or 'unknown'}, license {self.license}"
 
     def path(self) -> Path:
         """The file, downloaded if need be. Raises ValueError when it cannot be had, or is not the published one."""
@@ -84,7 +84,7 @@ class HubModel:
 
     title: str  # what it is
     repository: str  # owner/name
-    licence: str = "unknown"
+    license: str = "unknown"
 
     def located(self) -> Path | None:
         """The folder that it lies in on this machine; None when it does not."""
@@ -105,8 +105,8 @@ class HubModel:
         )
 
     def about(self) -> str:
-        """The licence under which it is; the hub's client checks what it downloads."""
-        return f"licence {self.licence}"
+        """The license under which it is; the hub's client checks what it downloads."""
+        return f"license {self.license}"
 
     def path(self) -> Path:
         """The folder, downloaded if need be. Raises ValueError when it cannot be had."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Generator, Tensor
 
-from robustok.shapes import Codebook, Latents, Neighbours, TokenMask, Tokens
+from robustok.shapes import Codebook, Latents, Neighbors, TokenMask, Tokens
 
 # What perturbed images teach encoder and codebook. joint: as much as clean ones. stopped: nothing, only the decoder
 # learns from them. frozen: nothing, and no image does any more: in a first phase everything is trained, clean; in a
@@ -101,9 +101,9 @@ def check_fractions(config: object, *names: str) -> None:
 
 
 def check_delta(delta: int) -> None:
-    """Raises ValueError unless there is a neighbour to draw."""
+    """Raises ValueError unless there is a neighbor to draw."""
     if delta < 1:
-        raise ValueError(f"perturbation delta counts neighbours and is at least 1, not {delta}")
+        raise ValueError(f"perturbation delta counts neighbors and is at least 1, not {delta}")
 
 
 def check_annealing(start: float, end: float) -> None:
@@ -131,29 +131,29 @@ def second_phase(perturbation: Any, steps: int) -> int:
     return math.ceil(perturbation.freeze_from * steps - 1e-9) if frozen else steps
 
 
-def neighbours(codebook: Codebook, delta: int) -> Neighbours:
+def neighbors(codebook: Codebook, delta: int) -> Neighbors:
     """For each code the `delta` others nearest to it in Euclidean distance, the nearest first: (k, delta).
 
     Distances are held for some codes at a time: 2^18 codes against each other would be 256 GiB.
     """
     k = len(codebook)
     if not 1 <= delta < k:
-        raise ValueError(f"delta = {delta} neighbours were asked for; a code among {k} has 1 to {k - 1} of them")
+        raise ValueError(f"delta = {delta} neighbors were asked for; a code among {k} has 1 to {k - 1} of them")
     codebook = codebook.detach().float()
     table = torch.empty(k, delta, dtype=torch.int64, device=codebook.device)
     rows = max(1, DISTANCES // k)
     for first in range(0, k, rows):
         distances = torch.cdist(codebook[first : first + rows], codebook)
-        distances[:, first:].fill_diagonal_(torch.inf)  # a code is not its own neighbour
+        distances[:, first:].fill_diagonal_(torch.inf)  # a code is not its own neighbor
         table[first : first + rows] = distances.topk(delta, largest=False, sorted=True).indices
     return table
 
 
 class Draw(NamedTuple):
-    """Which tokens are replaced, and by which of their neighbours: drawn before any token is known."""
+    """Which tokens are replaced, and by which of their neighbors: drawn before any token is known."""
 
     chosen: TokenMask  # (b, n)
-    rank: Tensor  # (b, n), column of the neighbour table
+    rank: Tensor  # (b, n), column of the neighbor table
 
 
 def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
@@ -186,12 +186,12 @@ def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Gener
     return images & places
 
 
-def replace_tokens(tokens: Tokens, near: Neighbours, draw: Draw) -> Tokens:
-    """The drawn tokens replaced by the neighbours drawn for them."""
+def replace_tokens(tokens: Tokens, near: Neighbors, draw: Draw) -> Tokens:
+    """The drawn tokens replaced by the neighbors drawn for them."""
     return torch.where(draw.chosen, near[tokens, draw.rank], tokens)
 
 
-def perturb(tokens: Tokens, near: Neighbours, alpha: float, beta: float, *, generator: Generator) -> Tokens:
+def perturb(tokens: Tokens, near: Neighbors, alpha: float, beta: float, *, generator: Generator) -> Tokens:
     """Tokens with some replaced by codes near them, as a generator errs (paper, sec. 4.2).
 
     Exactly round(beta b) images, and in each exactly round(alpha n) tokens, drawn at random (`chosen_tokens`); each
@@ -231,11 +231,11 @@ def replace_as_released(latents: Latents, tokens: Tokens, codebook: Codebook, de
     return torch.where(draw.chosen, near.gather(2, draw.rank[:, :, None])[:, :, 0], tokens)
 
 
-class NeighbourTable:
-    """The neighbours of a codebook that is being trained, computed anew only once the codebook has moved.
+class NeighborTable:
+    """The neighbors of a codebook that is being trained, computed anew only once the codebook has moved.
 
     A table lookup replaces the search in every step. The table is rebuilt when some code has moved by more
-    than `tolerance` of the mean distance to the furthest neighbour kept, since it was built. Its state is the
+    than `tolerance` of the mean distance to the furthest neighbor kept, since it was built. Its state is the
     codebook that it was built from, so that a resumed run has the same table as an uninterrupted one.
     """
 
@@ -243,12 +243,12 @@ class NeighbourTable:
         self.tolerance = tolerance
         self.rebuilt = 0  # how many times, for benchmarks and tests
         self._built_from: Tensor | None = None
-        self._width = 0  # neighbours of each code
+        self._width = 0  # neighbors of each code
         self._table: Tensor | None = None  # None until it is asked for: only then is the codebook's device known
         self._reach = 0.0
 
-    def __call__(self, codebook: Codebook, delta: int) -> Neighbours:
-        """(k, delta) neighbours on the codebook's device; a table built for a larger delta serves a smaller one."""
+    def __call__(self, codebook: Codebook, delta: int) -> Neighbors:
+        """(k, delta) neighbors on the codebook's device; a table built for a larger delta serves a smaller one."""
         codebook = codebook.detach()
         if self._built_from is not None and (self._table is None or self._table.device != codebook.device):
             self._build(self._built_from.to(codebook.device), self._width)
@@ -263,7 +263,7 @@ class NeighbourTable:
 
     def _build(self, codebook: Codebook, delta: int) -> None:
         self._built_from, self._width = codebook.clone(), delta
-        self._table = neighbours(codebook, delta)
+        self._table = neighbors(codebook, delta)
         self._reach = float((codebook - codebook[self._table[:, -1]]).norm(dim=1).mean())
         self.rebuilt += 1
 

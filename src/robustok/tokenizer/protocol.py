@@ -12,7 +12,7 @@ from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.quantizer import Quantized
 
 ASKED = ("image_size", "tokens_per_image", "decoder", "device", "last_layer", "fingerprint", "save_pretrained")
-ASKED_OF_CODES = ("quantize", "lookup", "pass_through")
+ASKED_OF_CODES = ("quantize", "lookup", "straight_through")
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ class TokenizerLike(Protocol):
     # With a codebook:
     def quantize(self, latents: Latents) -> Quantized: ...
     def lookup(self, tokens: Tokens) -> Latents: ...
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents: ...  # `codes`, its gradient to the latents
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents: ...  # `codes`, its gradient to the latents
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:

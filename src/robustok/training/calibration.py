@@ -63,7 +63,9 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     Raises ValueError for no images or less than 100, or for a codebook of two codes, where nothing can be told apart.
     """
     if images is None:
-        raise ValueError("a calibrated perturbation takes a pilot generator of some images; observe them first")
+        raise ValueError(
+            "a calibrated perturbation takes a pilot generator of some images; give them to set_reference first"
+        )
     codebook = codebook_of(tokenizer)
     assert codebook is not None, "only codes are perturbed by a calibrated perturbation"
     if len(images) < 100 or len(codebook) < 3:

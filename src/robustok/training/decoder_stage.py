@@ -54,7 +54,7 @@ class PostTraining:
     pairs: int = 20_000  # real images that the generator makes pairs of, or as many as there are
     held_out: int = 2_000  # images that decide which decoder is kept
     features: str | None = None  # space in which they decide; None: lite0 at the images' own size, 64 to 224 pixels
-    check_every: int = 500  # steps between looks at held-out images
+    validate_every: int = 500  # steps between validations on held-out images
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     fresh_discriminator: bool = False  # begin with a new discriminator even where main training left its own
     warm_up: float = 0.25  # share of training in which a discriminator that is not given learns before it charges
@@ -72,9 +72,10 @@ class PostTraining:
             raise ValueError(f"pairs is {self.pairs}; post-training needs at least 1, better some thousands")
         if self.held_out < 2:
             raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
-        if self.check_every < 1:
+        if self.validate_every < 1:
             raise ValueError(
-                f"check_every is {self.check_every}; post-training can hurt, so it is checked at least every some steps"
+                f"validate_every is {self.validate_every}; post-training can hurt, so it is "
+                "validated at least every some steps"
             )
 
 
@@ -259,8 +260,8 @@ def train_decoder(
                 "discriminator": discriminator is not None,
             },
             preview=lambda done: {"before_and_after": held_out.picture(stage.ema.module)},
-            check=lambda done: stage.evaluate(held_out, done),
-            check_every=config.check_every,
+            validate=lambda done: stage.evaluate(held_out, done),
+            validate_every=config.validate_every,
             first=first,
             quiet=quiet,
         )

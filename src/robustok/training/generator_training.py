@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustok.data.latent_cache import LatentCache
 from robustok.data.loading import cached_batch
-from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, order_share
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, random_order_fraction
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.flow_matching import TrainingTimes
@@ -102,9 +102,13 @@ class GeneratorStage:
         config = self.config
         match self.model:
             case AutoregressiveModel() if self.model.config.order == "random":
-                return {"order_share": order_share(step / config.loop.steps, config.order_start, config.order_end)}
+                return {
+                    "random_order_fraction": random_order_fraction(
+                        step / config.loop.steps, config.order_start, config.order_end
+                    )
+                }
             case AutoregressiveModel():
-                return {"order_share": 0.0}
+                return {"random_order_fraction": 0.0}
             case DiffusionTransformerModel():
                 return {"times": config.times}
         return {}
@@ -153,18 +157,18 @@ def train_generator(
     *,
     generator: Any = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Validation] | None = None,
-    check_every: int = 0,
+    validate: Callable[[Any, int], Validation] | None = None,
+    validate_every: int = 0,
     preview: Callable[[Any], Mapping[str, Picture]] | None = None,
     quiet: bool = False,
 ) -> Any:
     """Train a generator on cached tokens or latents; the averaged weights go to `folder` and are returned.
 
     It is a new one as the config says, or a copy of the given `generator`, which may be one of `robustok.adapters`.
-    `check(model, steps taken)` gives values for the log every `check_every` steps, `preview(model)` pictures as often
-    as the loop says, both of the averaged model. A run that was stopped goes on. The generator remembers whose tokens
-    or latents they were (`trained_on`) and what the classes are called (`class_names`). Raises ValueError when what the
-    cache holds does not fit the generator, or is of another tokenizer than what the given one was trained on before.
+    `validate(model, steps taken)` gives values for the log every `validate_every` steps, `preview(model)` pictures as
+    often as the loop says, both of the averaged model. A run that was stopped goes on. The generator remembers whose
+    tokens or latents they were (`trained_on`) and what the classes are called (`class_names`). Raises ValueError when
+    what the cache holds does not fit the generator, or is of another tokenizer than what the given one was trained on.
     """
     loop = config.loop
     rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
@@ -187,8 +191,8 @@ def train_generator(
             | {cache.kind: {"tokenizer": cache.fingerprint, "images": cache.images}}
             | ({} if generator is None else {"from": generator.fingerprint()}),
             preview=None if preview is None else lambda done: preview(stage.averaged()),
-            check=None if check is None else lambda done: check(stage.averaged(), done),
-            check_every=check_every,
+            validate=None if validate is None else lambda done: validate(stage.averaged(), done),
+            validate_every=validate_every,
             model=stage.averaged,
             quiet=quiet,
         )

@@ -38,7 +38,7 @@ from robustok.training.previews import Picture, as_image, write_previews
 from robustok.training.saving import RUN, Best, Saves, values_of
 
 FORMER = {"looking": "evaluation_seconds"}  # counts by the names that older saves have
-Validation: TypeAlias = Mapping[str, float] | Sequence[Score]  # what a check found
+Validation: TypeAlias = Mapping[str, float] | Sequence[Score]  # what a validation found
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class Loop:
     log_every: int = 50  # steps between rows of metrics.jsonl, which hold the mean since the last row
     save_every: int = 500  # steps between saves to go on from; 0: at the end only
     keep_last: int = 1  # saves that are kept, the last ones
-    keep_best: str = "auto"  # name in metrics.jsonl by which best/ is chosen; auto: pfid, else gfid, if checked; none
+    keep_best: str = "auto"  # name in metrics.jsonl by which best/ is chosen; auto: pfid, else gfid, if validated; none
     tracker: tuple[TrackerName, ...] = ()  # where metrics also go: tensorboard, wandb, trackio
     preview_every: int = 0  # steps between preview pictures; 0: none
     max_skipped: int = 10  # steps without finite loss, in a row, after which the run stops
@@ -135,8 +135,8 @@ def run(
     name: str,
     describe: Mapping[str, Any] | None = None,
     preview: Callable[[int], Mapping[str, Picture]] | None = None,
-    check: Callable[[int], Validation] | None = None,
-    check_every: int = 0,
+    validate: Callable[[int], Validation] | None = None,
+    validate_every: int = 0,
     model: Callable[[], Any] | None = None,
     first: Callable[[], Mapping[str, float]] | None = None,
     quiet: bool = False,
@@ -147,12 +147,12 @@ def run(
     name        what the run is called on the screen
     describe    the run's whole configuration as JSON values; a run with another one is not continued
     preview     pictures by name, for `previews/{name}_{step}.png`, every `config.preview_every` steps and at the end
-    check       values by name, or scores, for `metrics.jsonl`, every `check_every` steps and at the end
+    validate    values by name, or scores, for `metrics.jsonl`, every `validate_every` steps and at the end
     model       the model as it would be used, with `save_pretrained`, asked for when it is the best so far;
                 it goes to `best/`
     first       values by name of what a new run begins with, row 0 of `metrics.jsonl`; not called by one that goes on
 
-    `preview`, `check` (with the number of steps taken) and `model` are called on every process. Writes `run.json`, too.
+    `preview`, `validate` (with the steps taken) and `model` are called on every process. Writes `run.json`, too.
 
     Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError when
     the folder holds another run or another process trains in it, RuntimeError when `config.max_skipped` steps in a row
@@ -183,12 +183,12 @@ def run(
                 done, due = counts.done, partial(_due, counts.done, config.steps)
                 # A row for the log: losses every so often, scores every so often, and the model if they are the best.
                 row: dict[str, float] = counts.row() if due(config.log_every) else {}
-                checked = _evaluated(check, counts, progress) if check and due(check_every) else {}
-                if row := row | values_of(checked) | (_pace(counts, progress) if row else {}):
-                    best.consider(row, checked, done, files)
+                validated = _evaluated(validate, counts, progress) if validate and due(validate_every) else {}
+                if row := row | values_of(validated) | (_pace(counts, progress) if row else {}):
+                    best.consider(row, validated, done, files)
                     files.now(partial(log.write, done, row))
                     trackers.write(done, row)
-                if due(config.log_every) and (check is None or due(check_every)):
+                if due(config.log_every) and (validate is None or due(validate_every)):
                     best.check_known(row)
                 # Pictures, and a save to go on from.
                 if preview and config.preview_every and due(config.preview_every):
@@ -253,14 +253,14 @@ def _pace(counts: _Counts, progress: Progress) -> dict[str, float]:
     return pace
 
 
-def _evaluated(check: Callable[[int], Validation], counts: _Counts, progress: Progress) -> Validation:
+def _evaluated(validate: Callable[[int], Validation], counts: _Counts, progress: Progress) -> Validation:
     """Call the validation callback; say what it found, and what evaluation costs."""
     with counts.evaluating():
-        checked = check(counts.done)
-    if values := values_of(checked):
+        validated = validate(counts.done)
+    if values := values_of(validated):
         fraction = f"{counts.evaluation_seconds / counts.seconds:.0%} of the time so far went into evaluation"
         progress.say(f"at step {counts.done}: {in_words(values)} ({fraction})")
-    return checked
+    return validated
 
 
 def _previewed(

@@ -29,7 +29,7 @@ DINO_S16 = WeightFile(
     url="https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
     sha256=None,
     size=87_000_000,
-    licence="Apache-2.0",
+    license="Apache-2.0",
 )
 DINOV2_B14 = WeightFile(
     title="DINOv2 ViT-B/14",
@@ -37,7 +37,7 @@ DINOV2_B14 = WeightFile(
     url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
     sha256="0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
     size=346_378_731,
-    licence="Apache-2.0",
+    license="Apache-2.0",
 )
 FROM_NOTHING = 1e-6  # standard deviation that mask and latent tokens start with in the released tokenizer
 

@@ -44,8 +44,8 @@ class TokenizerStage:
     """The tokenizer, its losses, their optimizers and the weight average.
 
     A given `tokenizer` is an `nn.Module` of any family, whose `encode` passes gradients on; those of its weights that
-    ask for a gradient change. `observe` the images that will be trained on first, where the objective has a Frechet
-    term, where a batch has few latents for the number of codes, and for `averaged`.
+    ask for a gradient change. `set_reference` to the images that will be trained on first, where the objective has a
+    Frechet term, where a batch has few latents for the number of codes, and for `averaged`.
     """
 
     PARTS = ("model", "optimizer", "ema", "image_loss", "latents")  # of its state
@@ -72,7 +72,7 @@ class TokenizerStage:
         self.image_loss = ImageLoss(config.objective, steps, seed, self.device, config.precision)
         self._images: ImageSet | None = None
 
-    def observe(self, images: ImageSet) -> None:
+    def set_reference(self, images: ImageSet) -> None:
         """Take what is needed of the images before training starts."""
         self.image_loss.set_reference(images)
         self._images = images
@@ -149,8 +149,8 @@ def train_tokenizer(
     *,
     tokenizer: TokenizerLike | None = None,
     device: str | torch.device = "cpu",
-    check: Callable[[Any, int], Validation] | None = None,
-    check_every: int = 0,
+    validate: Callable[[Any, int], Validation] | None = None,
+    validate_every: int = 0,
     quiet: bool = False,
 ) -> Any:
     """Train a tokenizer on images; the averaged weights go to `folder` and are returned.
@@ -158,14 +158,14 @@ def train_tokenizer(
     It is a new one as the config says, or a copy of the given `tokenizer`, which may be one of `robustok.adapters`. The
     latents of robustok's own one without a codebook are standardized at the end, by `config.statistics_images` images.
 
-    Beside it, `folder/discriminator` keeps the discriminator for post-training. `check(tokenizer, steps taken)` gives
-    values for the log every `check_every` steps, of the averaged weights. A run that was stopped goes on. Raises
-    ValueError for a tokenizer of another kind than the config's perturbation.
+    Beside it, `folder/discriminator` keeps the discriminator for post-training. `validate(tokenizer, steps taken)`
+    gives values for the log every `validate_every` steps, of the averaged weights. A run that was stopped goes on.
+    Raises ValueError for a tokenizer of another kind than the config's perturbation.
     """
     loop = config.loop
     rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = TokenizerStage(config, device, tokenizer)
-    stage.observe(images)
+    stage.set_reference(images)
 
     def batches(step: int) -> Images:
         return training_batch(images, loop.batch_size, loop.seed, step, rows)
@@ -180,8 +180,8 @@ def train_tokenizer(
             describe={"stage": without_performance(config), "images": images.describe()}
             | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
             preview=lambda done: reconstructions(stage.ema.module, images),
-            check=None if check is None else lambda done: check(stage.averaged(), done),
-            check_every=check_every,
+            validate=None if validate is None else lambda done: validate(stage.averaged(), done),
+            validate_every=validate_every,
             model=stage.averaged,
             quiet=quiet,
         )

@@ -1,7 +1,7 @@
-"""Validation while a model trains: checks and previews to give to `train_tokenizer` and `train_generator`.
+"""Validation while a model trains: validations and previews to give to `train_tokenizer` and `train_generator`.
 
-    check = tokenizer_check(validation, count=2000, pfid_images=500)
-    train_tokenizer(config, images, folder, check=check, check_every=1000)
+    validate = tokenizer_validation(validation, count=2000, pfid_images=500)
+    train_tokenizer(config, images, folder, validate=validate, validate_every=1000)
 
 They score the averaged weights by the functions of `robustok.evaluation`, on all processes together. What it costs is
 set by the number of images: a tokenizer decodes `count` of them once and `pfid_images` 15 times, a generator samples
@@ -31,10 +31,10 @@ from robustok.training.shared_sampling import sample_together
 
 OF_TOKENIZER = ("rfid", "rfid_pfid_images", "pfid", "psnr")  # of all scores, those that are logged
 OF_GENERATOR = ("gfid", "precision", "recall")
-LEAST = 6  # samples, so that each has the neighbours that precision, density and the like ask for
+LEAST = 6  # samples, so that each has the neighbors that precision, density and the like ask for
 
 
-def tokenizer_check(
+def tokenizer_validation(
     images: ImageSet,
     *,
     count: int = 2000,
@@ -43,7 +43,7 @@ def tokenizer_check(
     seed: int = 0,
     batch_size: int = 125,
 ) -> Callable[[Any, int], list[Score]]:
-    """A check of tokenizers: rFID, pFID and PSNR of up to `count` of the images, which nothing should be trained on.
+    """A validation of tokenizers: rFID, pFID and PSNR of up to `count` of the images, that nothing is trained on.
 
     pFID is of `pfid_images` of those, of which there is an rFID, too. All are spread over the set, and the same
     every time.
@@ -54,7 +54,7 @@ def tokenizer_check(
     some = images.subset(spread(count, len(images)))
     extract = _extractor(features)
 
-    def check(tokenizer: Any, done: int) -> list[Score]:
+    def validate(tokenizer: Any, done: int) -> list[Score]:
         scores = score_tokenizer(
             tokenizer,
             some,
@@ -65,10 +65,10 @@ def tokenizer_check(
         )
         return _selected(scores, OF_TOKENIZER)
 
-    return check
+    return validate
 
 
-def generator_check(
+def generator_validation(
     tokenizer: Any,
     reference: Reference,
     *,
@@ -78,7 +78,7 @@ def generator_check(
     seed: int = 0,
     batch_size: int = 125,
 ) -> Callable[[Any, int], list[Score]]:
-    """A check of generators: gFID, precision and recall of `count` samples, of every class equally many.
+    """A validation of generators: gFID, precision and recall of `count` samples, of every class equally many.
 
     The tokenizer decodes them. Sample i starts from the same random numbers every time.
     """
@@ -86,12 +86,12 @@ def generator_check(
         raise ValueError(f"count is {count}; take {LEAST} samples or more, better a thousand")
     extract = _extractor(features)
 
-    def check(generator: Any, done: int) -> list[Score]:
+    def validate(generator: Any, done: int) -> list[Score]:
         scores = score_generator(
             generator,
             tokenizer,
             reference,
-            balanced_labels(count, generator.no_label),
+            balanced_labels(count, generator.null_class),
             extract(tokenizer.device),
             sampling=sampling,
             seed=seed,
@@ -99,7 +99,7 @@ def generator_check(
         )
         return _selected(scores, OF_GENERATOR)
 
-    return check
+    return validate
 
 
 def sample_preview(
@@ -108,7 +108,7 @@ def sample_preview(
     """A preview of generators: `count` samples as one picture, from the same random numbers every time."""
 
     def preview(generator: Any) -> dict[str, Picture]:
-        labels = balanced_labels(count, generator.no_label)
+        labels = balanced_labels(count, generator.null_class)
         return {"samples": torch.cat(list(decoded(tokenizer, sample_together(generator, labels, sampling, seed))))}
 
     return preview

@@ -17,10 +17,10 @@ from robustok.data.images import ImageSet
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.seeding import stream
-from robustok.shapes import Codebook, Images, Latents, Neighbours, Scalar
+from robustok.shapes import Codebook, Images, Latents, Neighbors, Scalar
 from robustok.tokenizer.perturbation import (
     Draw,
-    NeighbourTable,
+    NeighborTable,
     Perturbation,
     ReleasedPerturbation,
     draw,
@@ -64,7 +64,7 @@ class Encoded(NamedTuple):
 
 
 class WithCodebook:
-    """A tokenizer's codebook in training: its neighbour table, how long codes lie idle, the semantic head."""
+    """A tokenizer's codebook in training: its neighbor table, how long codes lie idle, the semantic head."""
 
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
@@ -80,7 +80,7 @@ class WithCodebook:
             teacher = semantic_teacher(config.teacher)
             self.teacher = teacher.network.to(device)
             self.head = SemanticHead(teacher.width, self.codebook.shape[1]).to(device)
-        self.table = NeighbourTable()
+        self.table = NeighborTable()
         self.steps_unused = torch.zeros(len(self.codebook), dtype=torch.int32, device=device)  # steps since last chosen
         self._warned = False
 
@@ -195,17 +195,17 @@ class WithCodebook:
         if isinstance(p, ReleasedPerturbation):
             assert isinstance(model, Tokenizer)  # __init__ has seen to it
             _, delta = p.at(step / self.config.loop.steps)
-            placed = model.quantizer.place(z).detach()
+            placed = model.quantizer.project(z).detach()
             noisy = replace_as_released(placed, quantized.tokens, self.codebook.detach(), delta, drawn)
         else:
             noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
         if p.latent_space == "stopped":
             kept = ~drawn.chosen.any(dim=1)[:, None, None]
             return torch.where(kept, quantized.codes, model.lookup(noisy).detach())
-        return model.pass_through(z, model.lookup(noisy))
+        return model.straight_through(z, model.lookup(noisy))
 
-    def _near(self, step: int) -> Neighbours:
-        """The neighbours of every code, as many as this step draws from."""
+    def _near(self, step: int) -> Neighbors:
+        """The neighbors of every code, as many as this step draws from."""
         _, delta = self.perturbation.at(step / self.config.loop.steps)
         return self.table(self.codebook, delta)
 

@@ -127,7 +127,7 @@ class WithoutCodebook:
     def _disturbed(
         self, latents: Latents, everyone: Latents, drawn: Mapping[str, Tensor], micro: MicroBatch
     ) -> Latents:
-        """The latents disturbed, by statistics and with neighbours of `everyone`: the micro-batch on all ranks."""
+        """The latents disturbed, by statistics and with neighbors of `everyone`: the micro-batch on all ranks."""
         of_micro = slice(micro.start, micro.start + micro.size)
         draw = LatentDraw(*(drawn[name][of_micro].to(self.device) for name in LatentDraw._fields))
         if not draw.chosen.any():

@@ -1,4 +1,4 @@
-"""iFID's neighbours: closed form, brute force, and the same whatever they are looked for in."""
+"""iFID's neighbors: closed form, brute force, and the same whatever they are looked for in."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def points(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_midpoints_of_pairs():
-    """Pairs 1 apart, the pairs 10 apart: everybody's neighbour is the other one of the pair."""
+    """Pairs 1 apart, the pairs 10 apart: everybody's neighbor is the other one of the pair."""
     latents = torch.tensor([0.0, 1.0, 11.0, 12.0, 22.0, 23.0])[:, None, None].expand(6, 2, 3)
     nearest = Nearest(latents, torch.arange(6))
     nearest.show(latents, torch.arange(6))
@@ -36,7 +36,7 @@ def test_chunks_find_what_brute_force_finds(held, size, monkeypatch):
     assert torch.equal(nearest.midpoints(), torch.lerp(latents, latents[apart.argmin(dim=1)], 0.5))
 
 
-def test_neighbours_are_found_far_from_zero():
+def test_neighbors_are_found_far_from_zero():
     latents = points(50, 4, 3)
     far = latents + torch.tensor([300.0, -1000.0, 0.0])
     one, other = Nearest(latents, torch.arange(50)), Nearest(far, torch.arange(50))
@@ -68,7 +68,7 @@ def test_another_set_may_hold_the_same_images():
     assert torch.equal(nearest.midpoints(), latents)
 
 
-def test_one_image_has_no_neighbour():
+def test_one_image_has_no_neighbor():
     latents = points(1, 2, 2)
     nearest = Nearest(latents, torch.arange(1))
     nearest.show(latents, torch.arange(1))

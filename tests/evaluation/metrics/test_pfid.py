@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustok.evaluation.metrics.pfid import ALPHAS, grid, perturbed
-from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.perturbation import neighbors
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,17 @@ def test_exactly_alpha_of_the_tokens_move_to_near_codes():
     generator = torch.Generator().manual_seed(0)
     codebook = torch.randn(1024, 4, generator=generator)
     tokens = torch.randint(1024, (50, 40), generator=generator)
-    near = neighbours(codebook, 20)
+    near = neighbors(codebook, 20)
     for cell, noisy in perturbed(tokens, near, grid(1024), seed=3, block=0):
         moved = noisy != tokens
         assert (moved.sum(dim=1) == round(cell.alpha * 40)).all()
-        allowed = neighbours(codebook, cell.delta)[tokens]  # a smaller delta is a prefix of the larger
+        allowed = neighbors(codebook, cell.delta)[tokens]  # a smaller delta is a prefix of the larger
         assert (allowed == noisy[..., None]).any(dim=-1)[moved].all()
 
 
 def test_cells_blocks_and_seeds_draw_their_own_numbers():
     tokens = torch.zeros(4, 64, dtype=torch.int64)
-    near = neighbours(torch.randn(1024, 4, generator=torch.Generator().manual_seed(0)), 20)
+    near = neighbors(torch.randn(1024, 4, generator=torch.Generator().manual_seed(0)), 20)
 
     def all_cells(seed, block):
         return [noisy for _, noisy in perturbed(tokens, near, grid(1024), seed=seed, block=block)]

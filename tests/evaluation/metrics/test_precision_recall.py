@@ -55,7 +55,7 @@ def test_rows_in_memory_do_not_matter(monkeypatch):
     assert (precision_recall(generated=a, real=b), density_coverage(generated=a, real=b)) == at_once
 
 
-def test_refuses_what_has_no_neighbours(unchecked):
+def test_refuses_what_has_no_neighbors(unchecked):
     with pytest.raises(ValueError, match="too few generated images, 3; give 4 or more"):
         precision_recall(generated=cloud(3), real=cloud(9))
     with pytest.raises(ValueError, match="too few real images, 1; give 22 or more"):
@@ -70,7 +70,7 @@ def test_refuses_what_has_no_neighbours(unchecked):
         density_coverage(generated=cloud(9), real=torch.ones(9, 5))
 
 
-def test_density_takes_neighbours_of_real_images_only():
+def test_density_takes_neighbors_of_real_images_only():
     """One image in the middle of all: it lies in balls that are counted by hand."""
     real, one = cloud(30), cloud(30).mean(dim=0, keepdim=True)
     radii = torch.cdist(real.double(), real.double()).kthvalue(6, dim=1).values

@@ -53,7 +53,7 @@ def test_generator_is_scored_on_its_samples(images):
 class Still:
     """A generator of latents that the noise becomes unchanged."""
 
-    latent_shape, no_label, device = (4, 1), 2, torch.device("cpu")
+    latent_shape, null_class, device = (4, 1), 2, torch.device("cpu")
 
     def velocity(self, latents, t, labels):
         return 0 * latents

@@ -25,7 +25,7 @@ from robustok.runtime.checkpoint import read_json, write_json
 class Still:
     """A generator of latents that the noise becomes unchanged."""
 
-    latent_shape, no_label, device = (4, 1), 2, torch.device("cpu")
+    latent_shape, null_class, device = (4, 1), 2, torch.device("cpu")
 
     def velocity(self, latents, t, labels):
         return 0 * latents

@@ -16,7 +16,7 @@ from robustok.evaluation.scores.score import Score
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.seeding import spread
 from robustok.shapes import to_images, to_pixels
-from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.perturbation import neighbors
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_pfid_cells_are_distances_of_perturbed_reconstructions(scores, images):
     tokenizer, count = Blocks(), BLOCK + 10
     chosen = images.pixels[spread(count, len(images))]
     tokens = tokenizer.quantize(tokenizer.encode(to_images(chosen))).tokens
-    near = neighbours(tokenizer.codebook, 6)
+    near = neighbors(tokenizer.codebook, 6)
     by_block = [
         dict(enumerate(perturbed(part, near, grid(CODES), seed=0, block=number)))
         for number, part in enumerate(tokens.split(BLOCK))

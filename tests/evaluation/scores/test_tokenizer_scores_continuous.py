@@ -75,8 +75,8 @@ def test_ifid_is_the_distance_of_midpoints(scores, images):
 def test_protocol_says_how(scores):
     by_metric = {score.metric: score for score in scores}
     assert by_metric["pfid"].protocol["kind"] == by_metric["pfid_cell"].protocol["kind"] == "latent noise"
-    assert by_metric["ifid"].protocol["neighbours_among"] == COUNT
-    assert by_metric["ifid"].protocol["neighbour_weight"] == 0.5
+    assert by_metric["ifid"].protocol["neighbors_among"] == COUNT
+    assert by_metric["ifid"].protocol["neighbor_weight"] == 0.5
     assert "kind" not in by_metric["rfid"].protocol
     assert (by_metric["pfid"].seeds, by_metric["ifid"].seeds) == ((0,), ())
     for metric in ("pfid", "ifid"):
@@ -124,7 +124,7 @@ def test_the_scale_of_latents_changes_nothing(scores, images):
 
 
 def test_batches_and_memory_do_not_change_scores(scores, images, monkeypatch):
-    monkeypatch.setattr(tokenizer_scores, "HELD", 1)  # bytes: a block at a time looks for its neighbours
+    monkeypatch.setattr(tokenizer_scores, "HELD", 1)  # bytes: a block at a time looks for its neighbors
     seen = []
     again = score_tokenizer(
         Grays(), images, shades, pfid_images=COUNT, batch_size=33, progress=lambda *both: seen.append(both)
@@ -133,7 +133,7 @@ def test_batches_and_memory_do_not_change_scores(scores, images, monkeypatch):
         assert (one.metric, one.protocol) == (other.metric, other.protocol)
         assert one.value == pytest.approx(other.value, rel=1e-9)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    # all and their reconstructions; cells, scale, neighbours sought and midpoints; neighbours shown, twice
+    # all and their reconstructions; cells, scale, neighbors sought and midpoints; neighbors shown, twice
     assert seen[-1] == (2 * len(images) + 18 * COUNT + 2 * COUNT,) * 2
 
 
@@ -142,14 +142,14 @@ def test_seed_changes_only_what_is_random(scores, images):
         assert (one.value == other.value) == (not one.metric.startswith("pfid"))
 
 
-def test_neighbours_in_another_set(scores, images):
+def test_neighbors_in_another_set(scores, images):
     other = Noise(400, seed=5)  # of other images
     found = score_tokenizer(Grays(), images, shades, pfid_images=COUNT, neighbors_in=other)
     latents, shown = (Grays().encode(to_images(pixels)) for pixels in (chosen(images), other.pixels))
     near = shown[torch.cdist(latents.double().flatten(1), shown.double().flatten(1)).argmin(dim=1)]
     assert value(found, "ifid") == pytest.approx(distance(chosen(images), (latents + near) / 2), rel=1e-6)
     (score,) = (score for score in found if score.metric == "ifid")
-    assert score.protocol["neighbours_among"] == {"name": "noise", "count": 400, "hash": "abc"}
+    assert score.protocol["neighbors_among"] == {"name": "noise", "count": 400, "hash": "abc"}
     assert value(found, "pfid") == value(scores, "pfid")
 
 

@@ -1,4 +1,4 @@
-"""Quantizers with implicit codebooks: tokens and back, nearest codes, closed forms, gradients, neighbours."""
+"""Quantizers with implicit codebooks: tokens and back, nearest codes, closed forms, gradients, neighbors."""
 
 import math
 from itertools import product
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.perturbation import NeighbourTable, neighbours, perturb
+from robustok.tokenizer.perturbation import NeighborTable, neighbors, perturb
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, Quantizer, build_quantizer, nearest_code
 from robustok.tokenizer.quantizers.binary import entropies, entropy
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -46,7 +46,7 @@ def test_the_chosen_code_is_the_nearest_of_the_codebook(config):
     quantizer = build_quantizer(config)
     latents = 2 * random(3, 50, config.width)
     quantized = quantizer(latents)
-    assert torch.equal(quantized.tokens, nearest_code(quantizer.place(latents), quantizer.codebook))
+    assert torch.equal(quantized.tokens, nearest_code(quantizer.project(latents), quantizer.codebook))
     torch.testing.assert_close(quantized.codes, quantizer.lookup(quantized.tokens))
     assert quantized.loss.shape == ()
 
@@ -58,10 +58,10 @@ def test_gradients_pass_straight_to_the_latents_where_they_are_placed(config):
     (quantizer(latents).codes * weights).sum().backward()
     through = latents.grad.clone()
     latents.grad = None
-    (quantizer.place(latents) * weights).sum().backward()
+    (quantizer.project(latents) * weights).sum().backward()
     torch.testing.assert_close(through, latents.grad)
     other = quantizer.lookup(torch.zeros(2, 5, dtype=torch.int64))  # as perturbation does: codes of other tokens
-    passed = quantizer.pass_through(quantizer.place(latents), other)
+    passed = quantizer.straight_through(quantizer.project(latents), other)
     torch.testing.assert_close(passed, other)
     latents.grad = None
     (passed * weights).sum().backward()
@@ -83,7 +83,7 @@ def test_fsq_reaches_every_level_and_no_other_and_zero_stays_zero(level):
     assert tokens.unique().tolist() == list(range(level))
     assert (tokens[0, :-2].diff() >= 0).all()  # rising
     assert tokens[0, -2:].tolist() == [0, level - 1]
-    torch.testing.assert_close(quantizer.place(torch.zeros(1, 1, 1)), torch.zeros(1, 1, 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(quantizer.project(torch.zeros(1, 1, 1)), torch.zeros(1, 1, 1), atol=1e-6, rtol=0)
     assert quantizer(torch.zeros(1, 1, 1)).loss == 0
 
 
@@ -149,11 +149,11 @@ def test_the_entropy_term_spreads_latents_over_the_codes():
 
 
 @kinds
-def test_neighbours_are_the_nearest_codes_and_the_table_is_built_once(config):
+def test_neighbors_are_the_nearest_codes_and_the_table_is_built_once(config):
     codebook = build_quantizer(config).codebook
     k = len(codebook)
     delta = min(5, k - 1)
-    table = NeighbourTable()
+    table = NeighborTable()
     near = table(codebook, delta)
     distances = torch.cdist(codebook, codebook).fill_diagonal_(torch.inf)
     torch.testing.assert_close(distances.gather(1, near), distances.sort(dim=1).values[:, :delta])
@@ -165,17 +165,17 @@ def test_neighbours_are_the_nearest_codes_and_the_table_is_built_once(config):
     assert ((noisy != tokens).sum(dim=1) == 4).all()
 
 
-def test_a_binary_code_s_nearest_neighbours_differ_in_one_bit():
-    near = neighbours(build_quantizer(BSQ(bits=7)).codebook, 7)
+def test_a_binary_code_s_nearest_neighbors_differ_in_one_bit():
+    near = neighbors(build_quantizer(BSQ(bits=7)).codebook, 7)
     flipped = torch.arange(128)[:, None] ^ 1 << torch.arange(7)
     assert torch.equal(near.sort(dim=1).values, flipped.sort(dim=1).values)
 
 
-def test_neighbours_of_many_codes_are_found_some_at_a_time(monkeypatch):
+def test_neighbors_of_many_codes_are_found_some_at_a_time(monkeypatch):
     codebook = build_quantizer(FSQ(levels=(5, 5, 5))).codebook + 1e-3 * random(125, 3, seed=7)
-    whole = neighbours(codebook, 9)
+    whole = neighbors(codebook, 9)
     monkeypatch.setattr("robustok.tokenizer.perturbation.DISTANCES", 8 * 125)
-    assert torch.equal(neighbours(codebook, 9), whole)
+    assert torch.equal(neighbors(codebook, 9), whole)
 
 
 @pytest.mark.parametrize("config", [FSQ(levels=(4, 3)), LFQ(bits=4), BSQ(bits=4)], ids=str)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from robustok.runtime.seeding import stream
-from robustok.shapes import Neighbours, Tokens
+from robustok.shapes import Neighbors, Tokens
 from robustok.tokenizer.perturbation import perturb
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -41,7 +41,7 @@ def grid(codebook_size: int) -> tuple[Cell, ...]:
 
 
 def perturbed(
-    tokens: Tokens, near: Neighbours, cells: Sequence[Cell], *, seed: int, block: int
+    tokens: Tokens, near: Neighbors, cells: Sequence[Cell], *, seed: int, block: int
 ) -> Iterator[tuple[Cell, Tokens]]:
     """The same tokens perturbed as each cell says, one cell after the other.
 

@@ -32,7 +32,7 @@ from robustok.runtime.distributed import from_main, gather_objects, rank, world_
 from robustok.runtime.seeding import spread
 from robustok.runtime.words import counted
 from robustok.shapes import Codebook, Images, Latents, Pixels
-from robustok.tokenizer.perturbation import neighbours
+from robustok.tokenizer.perturbation import neighbors
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 
 ALONE = "one image has no Frechet distance, so rFID, pFID and iFID are left out; give two or more to have them"
@@ -83,7 +83,7 @@ def score_tokenizer(
     else:
         noise = _codes_replaced(codebook, seed) if codebook is not None else _noise_added(run, seed)
     among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
-    ifid = {"neighbours_among": among, "neighbour_weight": WEIGHT}
+    ifid = {"neighbors_among": among, "neighbor_weight": WEIGHT}
     seen = [FeatureAccumulator(extract, noise.cells, noise.protocol, ifid, seed) for extract in spaces]
     of_pixels, of_codes = PixelAccumulator(lpips), None if codebook is None else CodeAccumulator(len(codebook))
 
@@ -175,7 +175,7 @@ class _Noise(NamedTuple):
 def _codes_replaced(codebook: Codebook, seed: int) -> _Noise:
     """pFID as published."""
     cells = grid(len(codebook))
-    near = neighbours(codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
+    near = neighbors(codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
     return _Noise(cells, lambda tokens, block: perturbed(tokens, near, cells, seed=seed, block=block), {})
 
 

@@ -57,7 +57,7 @@ class BinarySphericalQuantizer(nn.Module):
         self.across = alone  # a batch may be worked off in several places; then set from there
         self.register_buffer("codebook", all_signs(config.bits) / config.bits**0.5, persistent=False)
 
-    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents on the unit sphere."""
         return F.normalize(latents.float(), dim=-1)
 
@@ -65,7 +65,7 @@ class BinarySphericalQuantizer(nn.Module):
         config = self.config
         side = config.bits**-0.5
         with torch.autocast(latents.device.type, enabled=False):
-            latents = self.place(latents)
+            latents = self.project(latents)
             codes, tokens = side * signs(latents.detach()), to_tokens(latents.detach())
             loss = latents.new_zeros(())
             if config.entropy:
@@ -73,10 +73,10 @@ class BinarySphericalQuantizer(nn.Module):
                 up = torch.sigmoid(2 * side * latents.flatten(0, 1) / config.temperature)
                 of_each, of_all = entropies(up, config.group, self.across)
                 loss = config.entropy * (of_each - config.diversity * of_all)
-        return Quantized(self.pass_through(latents, codes), tokens, loss)
+        return Quantized(self.straight_through(latents, codes), tokens, loss)
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, the gradient to the latents on the sphere (as `place` returns them)."""
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, the gradient to the latents on the sphere (as `project` returns them)."""
         return straight_through(latents, codes)
 
     def lookup(self, tokens: Tokens) -> Latents:

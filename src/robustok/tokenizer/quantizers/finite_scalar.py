@@ -60,7 +60,7 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("codebook", (numbers - levels // 2) / (levels // 2), persistent=False)
 
-    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents bounded so that rounding gives each of L levels (paper, appendix A.1), in [-1, 1].
 
         Even L have no level in the middle: they are shifted down by half a level, and the tanh aside so that 0
@@ -73,14 +73,14 @@ class FiniteScalarQuantizer(nn.Module):
 
     def forward(self, latents: Latents) -> Quantized:
         with torch.autocast(latents.device.type, enabled=False):
-            latents = self.place(latents)
+            latents = self.project(latents)
             integers = (latents.detach() * self.half_width).round()
         tokens = ((integers.long() + self.half_width) * self.basis).sum(dim=-1)
-        codes = self.pass_through(latents, integers / self.half_width)
+        codes = self.straight_through(latents, integers / self.half_width)
         return Quantized(codes, tokens, latents.new_zeros(()))
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, the gradient to the bounded `latents` (as `place` returns them)."""
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, the gradient to the bounded `latents` (as `project` returns them)."""
         return straight_through(latents, codes)
 
     def lookup(self, tokens: Tokens) -> Latents:

@@ -69,14 +69,14 @@ class LookupFreeQuantizer(nn.Module):
         self.across = alone  # a batch may be worked off in several places; then set from there
         self.register_buffer("codebook", all_signs(config.bits), persistent=False)
 
-    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents as they are."""
         return latents.float()
 
     def forward(self, latents: Latents) -> Quantized:
         config = self.config
         with torch.autocast(latents.device.type, enabled=False):
-            latents = self.place(latents)
+            latents = self.project(latents)
             codes, tokens = signs(latents.detach()), to_tokens(latents.detach())
             loss = config.commitment * F.mse_loss(latents, codes)
             if config.entropy:
@@ -84,9 +84,9 @@ class LookupFreeQuantizer(nn.Module):
                 up = torch.sigmoid(4 * latents.flatten(0, 1) / config.temperature)
                 of_each, of_all = entropies(up, config.group, self.across)
                 loss = loss + config.entropy * (of_each - config.diversity * of_all)
-        return Quantized(self.pass_through(latents, codes), tokens, loss)
+        return Quantized(self.straight_through(latents, codes), tokens, loss)
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
         """`codes` going forward, the gradient to the latents."""
         return straight_through(latents, codes)
 

@@ -27,9 +27,9 @@ class Quantizer(Protocol):
 
     @property
     def codebook(self) -> Codebook: ...
-    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]: ...  # to where codes are compared
+    def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]: ...  # to where codes are compared
     def __call__(self, latents: Latents) -> Quantized: ...
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents: ...  # latents as `place` returns them
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents: ...  # latents as `project` returns them
     def lookup(self, tokens: Tokens) -> Latents: ...
 
 

@@ -69,20 +69,20 @@ class VectorQuantizer(nn.Module):
         """The codes as the decoder gets them: (k, d), of length 1 if normalized."""
         return F.normalize(self.embedding, dim=-1) if self.config.normalized else self.embedding
 
-    def place(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents where they are compared with codes: on the unit sphere if the codebook is."""
         return F.normalize(latents.float(), dim=-1) if self.config.normalized else latents.float()
 
     def forward(self, latents: Latents) -> Quantized:
         with torch.autocast(latents.device.type, enabled=False):  # near codes differ by less than bf16 resolves
-            latents, codebook = self.place(latents), self.codebook
+            latents, codebook = self.project(latents), self.codebook
             tokens = nearest_code(latents.detach(), codebook.detach())
         codes = F.embedding(tokens, codebook)
         loss = F.mse_loss(codes, latents.detach()) + self.config.commitment * F.mse_loss(latents, codes.detach())
-        return Quantized(self.pass_through(latents, codes), tokens, loss)
+        return Quantized(self.straight_through(latents, codes), tokens, loss)
 
-    def pass_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the configured gradient to `latents` (as `place` returns them)."""
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, with the configured gradient to `latents` (as `project` returns them)."""
         codes = codes.detach()
         return rotate(latents, codes) if self.config.gradient == "rotation" else straight_through(latents, codes)
 
@@ -93,7 +93,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def init_kmeans(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
         """Place the codes by k-means on the latents of some images, at least as many as there are codes."""
-        points = self.place(latents)
+        points = self.project(latents)
         k = self.config.codebook_size
         if len(points) < k:
             raise ValueError(
@@ -110,14 +110,14 @@ class VectorQuantizer(nn.Module):
             sums = torch.zeros_like(means).index_add_(0, owner, points)
             counts = torch.bincount(owner, minlength=k)
             empty = counts == 0
-            means = self.place(sums / counts.clamp_min(1)[:, None])
+            means = self.project(sums / counts.clamp_min(1)[:, None])
             means[empty] = draw(int(empty.sum()))
         self.embedding.copy_(means)
 
     @torch.no_grad()
     def reset_dead_codes(self, dead: Bool[Tensor, " k"], latents: Latents, *, generator: Generator) -> Tensor:
         """Place dead codes on random latents of the step, as many as there are latents; returns which (m)."""
-        points = self.place(latents).flatten(0, 1)
+        points = self.project(latents).flatten(0, 1)
         moved = dead.nonzero().flatten()[: len(points)]
         chosen = torch.randperm(len(points), generator=generator)[: len(moved)].to(points.device)
         self.embedding[moved] = points[chosen]

@@ -23,7 +23,7 @@ WEIGHTS = WeightFile(
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     size=95_628_359,
-    licence="Apache-2.0",
+    license="Apache-2.0",
 )
 
 

@@ -122,21 +122,21 @@ class VisionModel:
 
 
 CLIP = VisionModel(
-    hub=HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14", licence="MIT"),
+    hub=HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14", license="MIT"),
     kind="CLIPVision",
     view=View(side=256, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), patch=14),
     unused=r"text_model\.|text_projection|visual_projection|logit_scale|.*position_ids$",
     settings={"hidden_act": "gelu"},
 )
 SIGLIP2 = VisionModel(
-    hub=HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256", licence="Apache-2.0"),
+    hub=HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256", license="Apache-2.0"),
     kind="SiglipVision",
     view=View(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch=16),
     extra=0,
     unused=r"text_model\.|logit_scale|logit_bias|.*position_ids$",
 )
 MAE = VisionModel(
-    hub=HubModel(title="MAE ViT-L/16", repository="facebook/vit-mae-large", licence="CC-BY-NC-4.0"),
+    hub=HubModel(title="MAE ViT-L/16", repository="facebook/vit-mae-large", license="CC-BY-NC-4.0"),
     kind="ViTMAE",
     view=View(side=224, patch=16),
     features=class_token_of_all,
@@ -145,7 +145,7 @@ MAE = VisionModel(
     settings={"mask_ratio": 0.0, "layer_norm_eps": 1e-6},  # as trained; the hub's configuration says 1e-12
 )
 CONVNEXTV2 = VisionModel(
-    hub=HubModel(title="ConvNeXt V2-B", repository="facebook/convnextv2-base-22k-224", licence="CC-BY-NC-4.0"),
+    hub=HubModel(title="ConvNeXt V2-B", repository="facebook/convnextv2-base-22k-224", license="CC-BY-NC-4.0"),
     kind="ConvNextV2",
     view=View(side=224),
     features=average,
@@ -153,7 +153,7 @@ CONVNEXTV2 = VisionModel(
     unused=r"classifier\.",
 )
 DINOV2 = VisionModel(
-    hub=HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large", licence="Apache-2.0"),
+    hub=HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large", license="Apache-2.0"),
     kind="Dinov2",
     view=View(side=256, patch=14),
     positions="embeddings.position_embeddings",
