@@ -9,12 +9,12 @@ from robustok.runtime.checkpoint import load_model, load_resume
 from robustok.runtime.logging import MetricsLog
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src"
+ROOT = HERE.parents[1]
 
 
 def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words)]
-    paths = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
