@@ -240,7 +240,7 @@ def test_a_tokenizer_that_cannot_decode_what_is_drawn_is_refused(models, tmp_pat
     config = TokenizerConfig(image_size=SIDE, encoder=part, decoder=part, quantizer=VQ(codebook_size=8, width=4))
     Tokenizer(config).save_pretrained(tmp_path / "smaller")
     for name, words in (
-        ("continuous", "makes 4 tokens of 16 codes, the tokenizer latents of shape (4, 4)"),
+        ("continuous", "makes 4 tokens of 16 codes, the tokenizer makes latents of shape (4, 4)"),
         ("smaller", "of 16 codes"),
     ):
         both = ["--generator", str(place / "generator"), "--tokenizer", str(tmp_path / name)]
