@@ -340,7 +340,7 @@ def test_published_generators_of_latents_are_sampled(name, device):
 def test_models_of_diffusers_are_sampled_scored_and_tuned(device, tmp_path, monkeypatch):
     monkeypatch.setattr(DiffusersAutoencoder, "save_pretrained", lambda *_, **__: None)  # diffusers asks for addresses
     pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
-    from test_diffusers_models import pipeline, vq_model
+    from tests.adapters.test_diffusers import pipeline, vq_model
 
     pipe = pipeline(side=32)
     pipe.vae.to(device)

@@ -233,7 +233,7 @@ def test_released_quantization_and_ranking_are_reproduced(parity, space):
         ).flatten()
         for rank in range(k)
     ]
-    assert torch.equal(torch.stack(ranked, dim=1), io[f"{space}_neighbors_sorted"])
+    assert torch.equal(torch.stack(ranked, dim=1), io[f"{space}_neighbours_sorted"])
 
 
 def test_published_schedule_is_reproduced(parity):
