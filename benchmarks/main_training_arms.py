@@ -17,7 +17,7 @@ from robustok.training.objective import Objective
 from robustok.training.optim import Optim
 from robustok.training.tokenizer_training import TokenizerTraining
 
-CODES = 512
+CODES = 1024
 FIRST = "two phases"  # the arm whose clean first phase, and whose pilot generator, the others in two phases share
 SAVED = 250  # steps between saves of a tokenizer, of which one is where the second phase begins
 
@@ -26,11 +26,11 @@ SAVED = 250  # steps between saves of a tokenizer, of which one is where the sec
 class Size:
     """How large the problem is, and how many images each score takes."""
 
-    side: int = 28
+    side: int = 32
     train: int = 55_000  # training images, at most
     validation: int = 10_000  # images that gFID is measured against, every class equally often
     held_out: int = 5_000  # of the training images, every class equally often; they choose the guidance
-    tokenizer_steps: int = 3_000
+    tokenizer_steps: int = 2_000
     generator_steps: int = 1_600
     classifier_steps: int = 1_200
     looked_at: int = 500  # held-out images of a tokenizer's validation loss
@@ -50,12 +50,12 @@ class Arm:
     imitates: Literal["", "departures", "latents"] = ""  # what of a pilot generator alpha and delta are measured on
 
 
-TWO_PHASES = Perturbation(alpha=0.3, beta=1.0, delta=20, latent_space="frozen", freeze_from=0.75)
+TWO_PHASES = Perturbation(alpha=0.3, beta=1.0, delta=40, latent_space="frozen", freeze_from=0.75)
 ARMS = {
     "none": Arm(perturbation=Perturbation(beta=0.0)),
-    "paper": Arm(perturbation=Perturbation(alpha=1.0, beta=0.1, delta=12)),
-    "half of the images": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=20)),
-    "stopped": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=20, latent_space="stopped")),
+    "paper": Arm(perturbation=Perturbation(alpha=1.0, beta=0.1, delta=25)),
+    "half of the images": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=40)),
+    "stopped": Arm(perturbation=Perturbation(alpha=1.0, beta=0.5, delta=40, latent_space="stopped")),
     "two phases": Arm(perturbation=TWO_PHASES),
     "two phases, clean": Arm(perturbation=replace(TWO_PHASES, beta=0.0)),
     "two phases, as it departs": Arm(perturbation=TWO_PHASES, imitates="departures"),
@@ -67,18 +67,18 @@ QUEUE: tuple[tuple[str, int], ...] = (
     ("none", 0),
     ("two phases", 0),
     ("two phases, clean", 0),
-    ("two phases, as it samples", 0),
-    ("paper", 0),
-    ("two phases, as it departs", 0),
     ("none", 1),
     ("two phases", 1),
     ("two phases, clean", 1),
+    ("paper", 0),
     ("none", 2),
     ("two phases", 2),
     ("two phases, clean", 2),
+    ("two phases, as it samples", 0),
     ("paper", 1),
     ("paper", 2),
     ("stopped", 0),
+    ("two phases, as it departs", 0),
     ("half of the images", 0),
     ("two phases, as it samples", 1),
     ("two phases, as it samples", 2),
@@ -94,7 +94,7 @@ QUEUE: tuple[tuple[str, int], ...] = (
 
 
 def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
-    encoder, decoder = (Conv(stem=2, channels=width, blocks=1, attention=False) for width in ((16, 64), (32, 96)))
+    part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     adversary = Adversarial(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
         optim=Optim(lr=5e-4, betas=(0.5, 0.9)),
@@ -105,27 +105,29 @@ def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
     return TokenizerTraining(
         tokenizer=TokenizerConfig(
             image_size=size.side,
-            encoder=encoder,
+            encoder=part,
             quantizer=VQ(codebook_size=CODES, width=16),
-            decoder=decoder,
+            decoder=part,
             channels=1,
         ),
         loop=Loop(
-            steps=size.tokenizer_steps, batch_size=16, seed=seed, save_every=SAVED, keep_last=99, keep_best="none"
+            steps=size.tokenizer_steps, batch_size=32, seed=seed, save_every=SAVED, keep_last=99, keep_best="none"
         ),
         perturbation=arm.perturbation,
-        objective=Objective(l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=3, adversarial=0.5, adversary=adversary),
+        objective=Objective(
+            l1=1.0, l2=1.0, perceptual=1.0, perceptual_stages=4, adversarial=0.5, frechet=0.5, adversary=adversary
+        ),
         semantic=arm.semantic,
         semantic_size=64,
         optim=Optim(lr=2e-3, warmup=50, final_lr_fraction=0.05),
-        ema_decay=0.99,
+        ema_decay=0.995,
     )
 
 
 def generator_training(tokens: int, size: Size, seed: int) -> GeneratorTraining:
     return GeneratorTraining(
         generator=Autoregressive(
-            codebook_size=CODES, tokens=tokens, classes=10, width=96, depth=2, heads=3, order="raster"
+            codebook_size=CODES, tokens=tokens, classes=10, width=128, depth=2, heads=4, order="raster"
         ),
         loop=Loop(steps=size.generator_steps, batch_size=64, seed=seed, save_every=200, keep_best="none"),
         optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_fraction=0.05),
