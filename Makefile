@@ -3,7 +3,8 @@
 # make docs   the pages, into build/docs; a warning is an error
 # make fuzz   2,000 random command lines and 500 damaged files; SEED=1 for others
 # make release-check   sdist and wheel, checked, installed and run where there is no checkout; needs the network
-# All first make an environment in .venv; PYTHON=python3.12 picks the interpreter that it is made with.
+# All first make an environment in .venv: demo with what robustok needs, the others with linters, peers and extras too.
+# PYTHON=python3.12 picks the interpreter that it is made with.
 
 PYTHON ?= python3
 OUT    ?= runs/demo
@@ -19,7 +20,7 @@ WHEEL_LIMIT := 40000000
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/installed
+demo: .venv/core
 	.venv/bin/robustok demo --out $(OUT)
 
 test: lint
@@ -49,8 +50,12 @@ lint: .venv/installed
 	.venv/bin/mypy
 
 # --without-pip and pip's --python: some distributions ship Python without ensurepip.
-.venv/installed: pyproject.toml constraints.txt
+.venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python .venv/bin/python install -c constraints.txt -e .
+	@touch $@
+
+.venv/installed: .venv/core
 	$(PYTHON) -m pip --python .venv/bin/python install -c constraints.txt -e '.[dev]'
 	@touch $@
 

@@ -29,14 +29,15 @@ def write_pictures(
     *,
     real: ImageSet,
     before: Any,
-    after: Any,
-    drawn: Tensor,
-    labels: Tensor,
     seed: int,
+    after: Any = None,
+    drawn: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> None:
     """Write the grids and `images.json`, which tells the report what each shows.
 
-    `drawn` are generated tokens or latents with their `labels`; the tokenizers `before` and `after` decode them.
+    `drawn` are generated tokens or latents with their `labels`; the tokenizers `before` and `after` decode them. While
+    there are none yet, the grids are of real images.
     """
     classes, entries = len(real.classes), list[dict[str, Any]]()
 
@@ -50,11 +51,14 @@ def write_pictures(
     originals = real.images(shown)
     own = encoded(before, originals)
     noisy, how = disturbed(before, own, seed)
-    generated = drawn[one_of_each(labels, classes, ROWS)]
-    same = "The same latents" if drawn.is_floating_point() else "The same tokens"
     add("real", "Real", "Validation images, one class in each column.", to_pixels(originals))
     add("reconstructed", "Reconstructed", "Encoded and decoded by the tokenizer.", pixels(before, own))
     add("perturbed", "Perturbed", f"{how}, then decoded.", pixels(before, noisy))
+    if drawn is None or labels is None:
+        write_json(folder / "images.json", {"grids": entries})
+        return
+    generated = drawn[one_of_each(labels, classes, ROWS)]
+    same = "The same latents" if drawn.is_floating_point() else "The same tokens"
     add("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, generated))
     add("generated_after", "Generated, after", f"{same}, post-trained decoder.", pixels(after, generated))
     first, second = pixels(before, drawn), pixels(after, drawn)

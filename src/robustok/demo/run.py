@@ -46,8 +46,9 @@ OUTLINE = """robustok demo, seed {seed}: the whole method on {pictures}, in {dur
   3. {generator} is trained on its {latents}
   4. samples are drawn
   5. the tokenizer's decoder is tuned for the generator, and once more on clean latents, as a control
-  6. the same samples are decoded before and after, and scored; a page shows it all
-Everything goes to {out}. Stop it whenever you like: the same command goes on."""
+  6. the same samples are decoded before and after, and scored
+Everything goes to {out}; {out}/report.html shows what is there so far, anew after every stage.
+Stop it whenever you like: the same command goes on."""
 
 
 @alone_in_its("out")
@@ -58,14 +59,14 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     tunes the decoder for as many steps on clean latents (sigma = 1), to tell what the generator's latents bought.
     """
     out = Path(out)
-    state = RunState(out, {"demo": config.settings(), "control": control}, quiet)
+    state = RunState(out, {"demo": config.settings(), "control": control}, quiet, lambda: show(state, out))
     called = words(config)
     state.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out, **called))
     write_json(out / "config.json", to_plain(config))
     images, extract = DemoImages.of(config), lite0()
 
     with state.stage("tokenizer", f"1/6 Main training of the tokenizer, {called['how']}"):
-        tokenizer = train_tokenizer(config.main, images.train, out / "tokenizer", quiet=quiet)
+        tokenizer = train_demo_tokenizer(config, images, state, out, quiet=quiet)
     with state.stage("tokenizer_scores", "2/6 Scores of the tokenizer: rFID, pFID and its 15 cells"):
         reference = reference_of(images, out, extract)
         state.scores("floor", lambda: [floor(config, images, reference, extract)])
@@ -118,10 +119,34 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             seed=config.seed,
         )
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)
-    write_json(out / "scores.json", [score.to_plain() for score in all_scores])
-    page = write_report(out)
+    page = show(state, out, all_scores)
     state.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")
     return all_scores
+
+
+def show(state: RunState, out: Path, scores: list[Score] | None = None) -> Path:
+    """Write the scores, unless given those that there are so far, and the page of all that is there; return its path.
+
+    A demo whose scores are complete already, and that goes on, leaves them alone meanwhile.
+    """
+    if scores is not None or not state.has("generation"):
+        write_json(out / "scores.json", [score.to_plain() for score in scores or state.all_scores()])
+    return write_report(out)
+
+
+def train_demo_tokenizer(config: Demo, images: DemoImages, state: RunState, out: Path, *, quiet: bool) -> Any:
+    """Train the tokenizer; at each tenth of the way pictures of what it makes of images go to the page."""
+
+    def look(tokenizer: Any, step: int) -> dict[str, float]:
+        if not state.has("generation"):
+            write_pictures(out / "images", real=images.scored, before=tokenizer, seed=config.seed)
+        show(state, out)
+        return {}
+
+    tenth = max(1, config.main.loop.steps // 10)
+    return train_tokenizer(
+        config.main, images.train, out / "tokenizer", validate=look, validate_every=tenth, quiet=quiet
+    )
 
 
 def words(config: Demo) -> dict[str, str]:

@@ -16,13 +16,15 @@ STATE = "diary.json"
 
 
 class RunState:
-    """Runs stages, tells about them, and remembers their time and scores.
+    """Runs stages, tells about them, and remembers their time and scores; `show` is called after each stage.
 
     Raises ValueError when the folder holds a demo with other settings.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], quiet: bool = False):
-        self.path, self.quiet = folder / STATE, quiet
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], quiet: bool = False, show: Callable[[], object] | None = None
+    ):
+        self.path, self.quiet, self.show = folder / STATE, quiet, show
         self.console = Console(highlight=False, soft_wrap=True)
         self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
         if self.path.exists():
@@ -51,6 +53,12 @@ class RunState:
             self.content["peak_rss_gib"] = max(self.content["peak_rss_gib"], peak_rss_gib())
             write_json(self.path, self.content)
             self.say(f"{name}: {clock(seconds[name])}", style="dim")
+        if self.show is not None:
+            self.show()
+
+    def has(self, name: str) -> bool:
+        """Whether scores of that name are there."""
+        return name in self.content["scores"]
 
     def scores(self, name: str, compute: Callable[[], Sequence[Score]]) -> list[Score]:
         """Scores that are computed once; a demo that goes on reads them back."""
