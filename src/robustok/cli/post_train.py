@@ -65,8 +65,13 @@ class PostTrain(Training):
             features=self.features,
             quiet=self.quiet,
         )
+        if result.tries:
+            said = ", ".join(f"{one.sigma:g} {one.distance:.4g} at step {one.steps}" for one in result.tries)
+            self.say(f"held-out distance by sigma, in short tries: {said}")
         for folder, trained in ((self.out, result.tuned), (self.out / "control", result.control)):
             if trained is not None:
                 kept = f"of step {trained.step}" if trained.step else "the original one, for none was better"
                 change = f"{trained.before:.4g} -> {trained.after:.4g}"
                 self.say(f"{folder}: held-out distance {change}, decoder kept: {kept}")
+                for space, why in trained.worse_in.items():
+                    self.say(f"{folder}: the best decoder is worse in {space}, and so was not kept: {why}")

@@ -139,6 +139,7 @@ def run(
     validate_every: int = 0,
     model: Callable[[], Any] | None = None,
     first: Callable[[], Mapping[str, float]] | None = None,
+    enough: Callable[[int], bool] | None = None,
     quiet: bool = False,
 ) -> None:
     """Train `stage` for `config.steps` steps, going on from the last save in `folder` if there is one.
@@ -151,8 +152,9 @@ def run(
     model       the model as it would be used, with `save_pretrained`, asked for when it is the best so far;
                 it goes to `best/`
     first       values by name of what a new run begins with, row 0 of `metrics.jsonl`; not called by one that goes on
+    enough      whether to end here, saved, before all steps are taken; asked before the first step and after each
 
-    `preview`, `validate` (with the steps taken) and `model` are called on every process. Writes `run.json`, too.
+    `preview`, `validate`, `enough` (with the steps taken) and `model` are called on every process. Writes `run.json`.
 
     Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError when
     the folder holds another run or another process trains in it, RuntimeError when `config.max_skipped` steps in a row
@@ -164,6 +166,7 @@ def run(
     saves = Saves(folder, {"loop": decisive, **(describe or {})}, config.keep_last)
     with alone_in(folder), Writer() as files, Stopping(quiet=quiet) as stopping, Threads() as threads:
         counts = _begin(stage, saves, files, first)
+        ended = enough is not None and enough(counts.done)
         if config.steps == counts.done == counts.skipped:
             raise _lost(counts, {}, name, folder)
         best, log = Best(folder, config.keep_best, model, counts.best), MetricsLog(folder)
@@ -172,7 +175,7 @@ def run(
             left = config.steps - counts.done
             progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
         with Trackers(config.tracker if is_main() else (), folder, saves.settings, counts.done) as trackers, progress:
-            for batch in prefetched(batches, counts.done, config.steps):
+            for batch in prefetched(batches, counts.done, counts.done if ended else config.steps):
                 # The step, and what all processes agree on after it.
                 torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
                 terms = stage.step(batch, counts.done)
@@ -190,20 +193,21 @@ def run(
                     trackers.write(done, row)
                 if due(config.log_every) and (validate is None or due(validate_every)):
                     best.check_known(row)
+                ended = enough is not None and enough(done)
                 # Pictures, and a save to go on from.
                 if preview and config.preview_every and due(config.preview_every):
                     trackers.pictures(done, _previewed(preview, counts, folder, files))
                 threads.after_step(progress.say)
-                if due(config.save_every) or stopped:
+                if due(config.save_every) or stopped or ended:
                     files.now(log.sync)
                     counts.best = best.so_far
                     saves.save({"stage": stage.state_dict(), "counts": asdict(counts)}, done, files)
                 progress.update(done, dict(islice(((n, v) for n, v in values.items() if n != "skipped"), 4)))
-                if stopped:
+                if stopped or ended:
                     break
         files.wait()
         files.raise_if(_agreed({}, files.failed, None)[1])
-    if counts.done < config.steps:
+    if counts.done < config.steps and not ended:
         progress.say(f"stopped by {signal.Signals(stopped).name} after step {counts.done}, which is saved")
         stop(stopped)
 
