@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robustok.backbones.vgg_hed import VGGHED
+from robustok.backbones.vgg import VGGHED
 from robustok.demo.config import Demo
 from robustok.presets import continuous, demo
 from robustok.training.post_training import PostTraining

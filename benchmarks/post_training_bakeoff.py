@@ -25,9 +25,9 @@ from post_training_arms import ARMS, CORNERS, ORIGINAL, SPACES, Size, configured
 from torch import Tensor
 
 from robustok import load_generator, load_tokenizer
-from robustok.analysis.color import color_statistics, wasserstein
-from robustok.analysis.spectrum import bands, decibels, radial_power
+from robustok.analysis.image_statistics import bands, color_statistics, decibels, radial_power, wasserstein
 from robustok.data.images import FashionMNIST
+from robustok.data.latent_cache import encode_images
 from robustok.demo.config import Demo
 from robustok.demo.run import train_demo_generator
 from robustok.evaluation.decoding import decoded
@@ -42,8 +42,9 @@ from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.tensor_files import read_tensors
 from robustok.shapes import Pixels, to_pixels
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.held_out import HeldOut
-from robustok.training.post_training import SAMPLES, encode, post_train
+from robustok.training.post_training import SAMPLES, post_train
 from robustok.training.shared_sampling import sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
@@ -111,7 +112,7 @@ class Models:
         there = (where / "config.json").exists()
         train = judge.train
         self.tokenizer = load_tokenizer(where) if there else train_tokenizer(self.preset.main, train, where, quiet=True)
-        self.cache = encode(self.tokenizer, train, self.folder)
+        self.cache = encode_images(self.tokenizer, train, self.folder / kind_of(self.tokenizer))
         where = self.folder / "generator"
         if (where / "config.json").exists():
             self.generator = load_generator(where)

@@ -13,7 +13,7 @@ from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.scores.reference import Reference
 from robustok.shapes import to_pixels
-from robustok.tokenizer.tokenizer import codes_of
+from robustok.tokenizer.protocol import codes_of
 from robustok.training import post_training
 from robustok.training.decoder_stage import train_decoder
 from robustok.training.held_out import HeldOut, Witness
