@@ -20,6 +20,8 @@ asked of pairs are pixels and features of their real images (L1, L2, perceptual)
 the pairs, too, or in arms called *free* at free samples. The step that is kept is chosen by held-out training images
 in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a seed decode the
 same samples, and validation images score them, which chose nothing.
+
+What was tried before, shorter: [tried.md](tried.md).
 """
 
 
@@ -58,7 +60,7 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
             (
                 arm,
                 len(runs),
-                *(over(runs, gain(space), "{:+.1%}") for space in spaces),
+                *(gained(runs, space) for space in spaces),
                 ", ".join(str(run["step"]) for run in runs),
                 over(runs, lambda r: r["seconds"]["cpu"], "{:.0f}"),
             )
@@ -90,7 +92,7 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         ),
     )
     if CLEAN in arms:
-        yield "\nThe clean control is trained as long on images' own tokens: what is not in it, the generator's bought."
+        yield "\nThe clean control is trained as long on images' own tokens; what it lacks, the generator's bought."
     for run in (run for runs in arms.values() for run in runs if run.get("tries")):
         yield f"\n### Tries of {run['arm']}, seed {run['seed']}\n"
         rows = ((t["sigma"], t["steps"], f"{t['distance']:.1f}", f"{t['seconds']:.0f}") for t in run["tries"])
@@ -111,6 +113,15 @@ def gain(space: str) -> Callable[[Result], float]:
         return scores["change"] / (scores["gfid"] - scores["change"])
 
     return share
+
+
+def gained(runs: Sequence[Result], space: str) -> str:
+    """The gain in a space, with its interval: over seeds, or of one seed over images."""
+    if len(runs) > 1:
+        return over(runs, gain(space), "{:+.1%}")
+    scores = runs[0]["scores"][space]
+    low, high = (end / (scores["gfid"] - scores["change"]) for end in scores["interval"])
+    return f"{gain(space)(runs[0]):+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 def over(runs: Sequence[Result], value: Callable[[Result], float], form: str) -> str:

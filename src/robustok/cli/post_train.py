@@ -24,8 +24,8 @@ class PostTrain(Training):
     other people (robustok doctor). Sigma is then 0.7, or 0.9 for tokenizers of other families; other families are
     sampled as published, where that is known. One image in ten is held out, up to the preset's number.
 
-    demo and smoke have a tenth of main training's learning rate, an L1 and a Frechet term; the paper has half of that
-    rate and neither term.
+    demo has half of main training's learning rate as the paper, but also an L1 and a Frechet term; smoke and continuous
+    have a tenth of it.
     """
 
     preset: Annotated[str, which(DECODERS)] | None = None
