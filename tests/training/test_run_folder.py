@@ -18,7 +18,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from robustok.runtime.checkpoint import load_resume
 from robustok.runtime.locking import TRAINING, claim
-from robustok.training.loop import RESUME, run
+from robustok.training.loop import run
+from robustok.training.saving import RESUME
 
 
 @pytest.fixture(scope="module")
