@@ -98,7 +98,7 @@ def configured(arm: str, preset: Demo, size: Size, seed: int) -> PostTraining:
         pairs=size.pairs,
         free_samples=size.free_samples,
         held_out=size.held_out,
-        check_every=max(1, size.steps // 2),
+        validate_every=max(1, size.steps // 2),
     )
     return ARMS[arm](base)
 

@@ -175,7 +175,8 @@ def smoke(full: Demo | None = None) -> Demo:
         full or demo(),
         main={"loop": {"steps": 40, "preview_every": 40}},
         generator={"loop": {"steps": 24, "save_every": 160, "preview_every": 160}},
-        post={"loop": {"steps": 10, "preview_every": 100}, "validate_every": 5, "pairs": 128, "held_out": 200} | CAREFUL,
+        post={"loop": {"steps": 10, "preview_every": 100}, "validate_every": 5, "pairs": 128, "held_out": 200}
+        | CAREFUL,
         train_images=2048,
         reference=500,
         scored=250,

@@ -86,7 +86,9 @@ class PostTraining:
         if self.held_out < 2:
             raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
         if self.patience < 0:
-            raise ValueError(f"patience is {self.patience}; it is a number of validations, 0 for training to the last step")
+            raise ValueError(
+                f"patience is {self.patience}; it is a number of validations, 0 for training to the last step"
+            )
         if self.free_samples and self.free_samples < self.loop.batch_size:
             raise ValueError(
                 f"free_samples is {self.free_samples}; give 0, or at least the {self.loop.batch_size} of a batch, "
