@@ -8,6 +8,7 @@ rate, its losses, its free samples; only its pairs are fewer.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut)
             seconds = round(time.monotonic() - began, 1)
             tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
             rows = [vars(one) for one in tries]
-            from_main(lambda rows=rows: write_json(path, rows))
+            from_main(partial(write_json, path, rows))
     return replace(config, sigma=_best(tries)[0]), tries
 
 
