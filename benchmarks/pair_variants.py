@@ -35,7 +35,8 @@ from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import from_plain
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
-from robustok.training.decoder_stage import HeldOut, train_decoder
+from robustok.training.decoder_stage import train_decoder
+from robustok.training.held_out import HeldOut
 from robustok.training.optim import autocast
 
 SPREAD = 0.2  # mixed levels: a third of the pairs each at sigma - SPREAD, sigma and sigma + SPREAD

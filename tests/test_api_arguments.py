@@ -100,7 +100,8 @@ def test_other_things_than_models_and_images_are_refused(models, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": "most"}, "sigma is 'most'; it should be of type float"),
+        ({"sigma": "most"}, "sigma is 'most'; it should be float or tuple or 'auto'"),
+        ({"sigma": (0.9, 0.5)}, "two of them, the first not above the second, or auto"),
         ({"sigma": math.nan}, "sigma is nan; it is a share"),
         ({"sigma": -0.1}, "sigma is -0.1; it is a share"),
         ({"pairs": 0}, "pairs is 0; post-training needs at least 1"),

@@ -105,7 +105,7 @@ def post_train(
     folder: str | Path,
     *,
     config: PostTraining | None = None,
-    sigma: float | None = None,
+    sigma: float | tuple[float, float] | str | None = None,
     sampling: Sampling | FlowSampling | None = None,
     pairs: int | None = None,
     held_out: int | None = None,
@@ -114,8 +114,9 @@ def post_train(
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
     `pairs` of the images, or as many as there are, are paired with tokens or latents of which the generator made all
-    but a share `sigma`; 0.9 or so suits a decoder that was trained without perturbation. `held_out` of the images, as
-    many of every class as it has, are left out of it and decide which decoder is kept, in the space of `features`:
+    but a share `sigma`; 0.9 or so suits a decoder that was trained without perturbation, two numbers give pairs of
+    shares from the first to the second, "auto" finds out by short tries on held-out images. `held_out` of the images,
+    as many of every class as it has, are left out of it and decide which decoder is kept, in the space of `features`:
     lite0 at the images' own size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it
     was stopped, it goes on.
 

@@ -29,7 +29,8 @@ from robustok.generators.sampling import Sampling
 from robustok.runtime.seeding import stream
 from robustok.tokenizer.perturbation import NeighborTable, Perturbation
 from robustok.tokenizer.protocol import as_module, codebook_of
-from robustok.training.decoder_stage import HeldOut, train_decoder
+from robustok.training.decoder_stage import train_decoder
+from robustok.training.held_out import HeldOut
 from robustok.training.tokenizer_training import TokenizerStage
 
 SIDE, CODES = 32, 24

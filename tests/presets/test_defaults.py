@@ -22,7 +22,8 @@ def test_a_small_tokenizer_of_robustok_s_own_is_tuned_as_on_the_embedded_images(
     config = post_training_for(tokenizer(), generator(), 50_000)
     assert config == replace(post_small(), held_out=2_000)
     assert post_training_for(tokenizer(), generator(), 600).held_out == 60
-    assert (config.loop.steps, config.sigma, config.sampling) == (1000, 0.7, Sampling(guidance=2.0))
+    assert (config.loop.steps, config.sigma, config.sampling) == (2000, 0.7, Sampling(guidance=2.0))
+    assert (config.validate_every, config.patience) == (250, 3)
 
 
 @pytest.mark.parametrize("source", ["published", "large"])

@@ -21,7 +21,8 @@ from robustok.presets.defaults import looking_at
 from robustok.shapes import to_pixels
 from robustok.tokenizer.encoder import to_map, to_sequence
 from robustok.training import post_training
-from robustok.training.decoder_stage import HeldOut, train_decoder
+from robustok.training.decoder_stage import train_decoder
+from robustok.training.held_out import HeldOut
 from robustok.training.post_training import PostTraining, post_train
 
 SIDE = 256

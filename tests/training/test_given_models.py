@@ -16,8 +16,9 @@ from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.decoder_stage import HeldOut, train_decoder
+from robustok.training.decoder_stage import train_decoder
 from robustok.training.generator_training import GeneratorStage, train_generator
+from robustok.training.held_out import HeldOut
 from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 FLOW = replace(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.training.tiny import MAIN
 from torch import nn
 
 from robustok.backbones.lite import Lite
@@ -158,8 +159,49 @@ def test_another_kind_of_discriminator_is_refused(tmp_path):
 def test_senseless_settings_are_refused():
     with pytest.raises(ValueError, match="disc_start and gan_start"):
         Adversarial(disc_start=0.5, gan_start=0.2)
-    with pytest.raises(ValueError, match="one of l1, l2 and perceptual"):
+    with pytest.raises(ValueError, match="one of them is more"):
+        Objective(l1=0.0, l2=0.0, perceptual=0.0, adversarial=0.0)
+    with pytest.raises(ValueError, match=r"the adversarial term is alone, .* set adversary.adaptive to False"):
         Objective(l1=0.0, l2=0.0, perceptual=0.0)
+    with pytest.raises(ValueError, match=r"no term between an image and its reconstruction; give l1, l2 or perceptual"):
+        replace(MAIN, objective=replace(MAIN.objective, l1=0.0, l2=0.0, perceptual=0.0, frechet=1.0))
+
+
+def test_free_rows_are_judged_as_a_distribution_and_the_others_by_their_targets():
+    """In one pass the gradient is the sum of two: pairs without the terms of distributions, free rows with them alone.
+
+    The adaptive weight is off, for it balances all terms.
+    """
+    adversary = replace(ADVERSARIAL, adaptive=False)
+    whole = replace(OBJECTIVE, l1=0.0, frechet=0.5, adversary=adversary)
+    images = FashionMNIST("train").subset(torch.arange(16))
+    target, decoder = images.images(torch.arange(16)), nn.Conv2d(3, 3, 1)
+    near, free = target * 0.9, target.flip(0) * 0.5
+
+    def gradient(objective: Objective, output: torch.Tensor, free: bool) -> tuple[torch.Tensor, dict]:
+        ours = image_loss(objective)
+        ours.set_reference(images)
+        decoder.zero_grad()
+        loss, terms = ours.loss(target, decoder(output), decoder.weight, step=9, free=free)
+        loss.backward()
+        return decoder.weight.grad.clone(), terms
+
+    both, terms = gradient(whole, torch.cat([near, free]), free=True)
+    pairs, of_pairs = gradient(replace(whole, adversarial=0.0, frechet=0.0), near, free=False)
+    judged, of_free = gradient(replace(whole, l2=0.0, perceptual=0.0), free, free=True)
+    torch.testing.assert_close(both, pairs + judged, rtol=1e-4, atol=1e-5)
+    for name, term in (of_pairs | of_free).items():
+        torch.testing.assert_close(terms[name], term, rtol=1e-4, atol=1e-6)
+    assert of_pairs.keys() == {"l2", "perceptual"}
+
+
+def test_the_discriminator_tells_free_rows_from_real_images():
+    ours, seen = image_loss(), []
+    ours.discriminator.backward = lambda target, output, *_: seen.append((target, output)) or {}
+    target, free = torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)
+    ours.discriminator_backward(target, torch.cat([target, free]), 9, free=True)
+    assert torch.equal(seen[0][0], target)
+    assert torch.equal(seen[0][1], free)
 
 
 FRECHET = Objective(perceptual=0.0, perceptual_stages=3, adversarial=0.0, frechet=0.5)

@@ -16,6 +16,7 @@ from robustok.runtime.checkpoint import load_model
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.decoder_stage import DecoderStage, PostTraining, train_decoder
+from robustok.training.held_out import HeldOut
 from robustok.training.post_training import post_train
 from robustok.training.shared_sampling import sampled_in
 
@@ -155,3 +156,78 @@ def test_held_out_images_are_left_out_or_given_and_decide_alike(tmp_path):
     assert itself.tuned.before == given.tuned.before == again.tuned.before
     assert itself.tuned.after == given.tuned.after == again.tuned.after
     assert not (tmp_path / "c" / "held_out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("distances", "looks", "best"), [([5, 6, 7, 4], 3, 0), ([5, 4, 5, 3, 6, 3, 2], 6, 3), ([9, 8, 7, 6, 5, 4], 6, 5)]
+)
+def test_it_ends_when_looks_find_no_better_decoder(distances, looks, best, tmp_path):
+    """Two in a row without a better one; called again, it takes no step more."""
+    config = replace(POST, loop=replace(POST.loop, steps=5), validate_every=1, patience=2)
+    check, told = held_out(), iter(distances)
+    check.__class__ = type("Told", (HeldOut,), {"__call__": lambda *_: float(next(told))})
+    for _ in range(2):
+        result = train_decoder(
+            config, tokenizer(), pairs(tmp_path), images(), tmp_path / "run", held_out=check, quiet=True
+        )
+        rows = MetricsLog(tmp_path / "run").rows()
+        assert [row["heldout_fd"] for row in rows if "heldout_fd" in row] == distances[:looks]
+        assert (result.step, result.after, result.last) == (best, distances[best], distances[looks - 1])
+
+
+def test_pairs_of_a_range_have_shares_from_one_end_to_the_other(tmp_path):
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=42, held_out=8, sigma=(0.5, 0.9))
+    result = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
+    saved = json.loads((tmp_path / "config.json").read_text())["post_training"]
+    assert saved["sigma"] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    made = [Pairs(tmp_path / "pairs" / f"sigma_{share}") for share in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    assert [len(own) for own in made] == [9, 9, 8, 8, 8]
+    together = Pairs(*(tmp_path / "pairs" / f"sigma_{share}" for share in (0.5, 0.6, 0.7, 0.8, 0.9)))
+    assert len(together) == 42
+    assert torch.equal(together.batch(torch.arange(9, 18)).generated, made[1].batch(torch.arange(9)).generated)
+    assert result.tuned.before > 0
+
+
+def test_free_samples_are_drawn_once_of_every_class_and_trained_on(tmp_path):
+    """What they are makes a difference to the decoder, and without terms of pairs they are all that is decoded."""
+    free_only = replace(POST.objective, l1=0.0, l2=0.0, perceptual=0.0)
+    short = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, precision="fp32")
+    found = {}
+    for name, config in {
+        "pairs": short,
+        "both": replace(short, free_samples=20),
+        "free": replace(short, free_samples=20, objective=free_only),
+    }.items():
+        where = tmp_path / name
+        post_train(config, tokenizer(), generator(), images(), where, control=name != "pairs", quiet=True)
+        assert (where / "free_samples.safetensors").exists() == (name != "pairs")
+        terms = MetricsLog(where).rows()[1]
+        assert ("l2" in terms) == (name != "free")
+        found[name] = terms["frechet"]
+    assert found["both"] == pytest.approx(found["free"], rel=1e-4)  # of the same samples, with pairs and without
+    assert found["both"] != pytest.approx(found["pairs"], rel=1e-4)
+    assert "l2" not in MetricsLog(tmp_path / "free" / "control").rows()[1]  # the same terms, of clean pairs
+    assert not list(tmp_path.glob("*/control/free_samples.safetensors"))
+    with pytest.raises(ValueError, match=r"free_samples is 20; give as many tokens or latents as `free`"):
+        train_decoder(
+            replace(short, free_samples=20), tokenizer(), pairs(tmp_path), images(), tmp_path, held_out=held_out()
+        )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"sigma": 1.5}, "sigma is 1.5; it is a share between 0 and 1, or two of them"),
+        ({"sigma": (0.9, 0.5)}, "the first not above the second, or auto"),
+        ({"patience": -1}, "patience is -1; it is a number of validations"),
+        ({"free_samples": 3}, "free_samples is 3; give 0, or at least the 16 of a batch"),
+        ({"free_samples": -1}, "free_samples is -1; give 0, or"),
+        (
+            {"objective": replace(POST.objective, adversarial=0.0, frechet=0.0), "free_samples": 16},
+            "free_samples are for the adversarial and the Frechet term",
+        ),
+    ],
+)
+def test_senseless_settings_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        replace(POST, **setting)

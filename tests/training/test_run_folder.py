@@ -16,8 +16,10 @@ from tests.training.toy import LOOP, Constant, Toy, ends_at, final, rows, same, 
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
+from robustok.runtime.checkpoint import load_resume
 from robustok.runtime.locking import TRAINING, claim
 from robustok.training.loop import run
+from robustok.training.saving import RESUME
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,14 @@ def on_two_ranks_together(rank: int, folder: Path) -> None:
 def test_the_processes_of_one_run_hold_its_folder_together(tmp_path: Path):
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(on_two_ranks_together, (tmp_path,), nprocs=2, start_method="forkserver")
+
+
+def test_a_run_that_has_had_enough_ends_there_and_goes_on_from_there(straight, tmp_path):
+    """In two parts it is the same as in one; asked again where it is enough already, no step is taken."""
+    parts = tmp_path / "parts"
+    for _ in range(2):
+        train(parts, enough=lambda done: done >= 5)
+        assert load_resume(parts / RESUME)["counts"]["done"] == 5
+    train(parts)
+    assert rows(parts) == rows(straight)
+    assert same(final(parts), final(straight))

@@ -23,9 +23,10 @@ from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.decoder_stage import HeldOut, PostTraining, TrainedDecoder, train_decoder
+from robustok.training.decoder_stage import PostTraining, TrainedDecoder, train_decoder
 from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.held_out import HeldOut
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim

@@ -20,8 +20,9 @@ class Demo(Configurable, Verbose):
 
     Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.
 
-    Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), post-training has a
-    tenth of main training's learning rate (paper: half), losses an L1 and a Frechet term (paper: none).
+    Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), losses have an L1 and a
+    Frechet term (paper: none); of continuous latents and in short runs post-training has a tenth of main training's
+    learning rate (paper: half).
     """
 
     group = "Start here"

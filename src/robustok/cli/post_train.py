@@ -24,8 +24,8 @@ class PostTrain(Training):
     other people (robustok doctor). Sigma is then 0.7, or 0.9 for tokenizers of other families; other families are
     sampled as published, where that is known. One image in ten is held out, up to the preset's number.
 
-    demo and smoke have a tenth of main training's learning rate, an L1 and a Frechet term; the paper has half of that
-    rate and neither term.
+    demo has half of main training's learning rate as the paper, but also an L1 and a Frechet term; smoke and continuous
+    have a tenth of it.
     """
 
     preset: Annotated[str, which(DECODERS)] | None = None
@@ -65,8 +65,13 @@ class PostTrain(Training):
             features=self.features,
             quiet=self.quiet,
         )
+        if result.tries:
+            said = ", ".join(f"{one.sigma:g} {one.distance:.4g} at step {one.steps}" for one in result.tries)
+            self.say(f"held-out distance by sigma, in short tries: {said}")
         for folder, trained in ((self.out, result.tuned), (self.out / "control", result.control)):
             if trained is not None:
                 kept = f"of step {trained.step}" if trained.step else "the original one, for none was better"
                 change = f"{trained.before:.4g} -> {trained.after:.4g}"
                 self.say(f"{folder}: held-out distance {change}, decoder kept: {kept}")
+                for space, why in trained.worse_in.items():
+                    self.say(f"{folder}: the best decoder is worse in {space}, and so was not kept: {why}")

@@ -153,16 +153,19 @@ class Pair(NamedTuple):
 
 
 class Pairs:
-    """What `make_pairs` left in a folder; `sigma` is the share that is real, `fingerprint` the tokenizer's.
+    """What `make_pairs` left in folders, one for each sigma, the share that is real.
 
+    `sigma` is that share, or a list of them where there are several folders; `fingerprint` the tokenizer's,
     `mode` says what the generator did with noised latents, `precision` in which it computed (None: it was not told, or
     nothing was sampled), `image_set` what the set of images said of itself.
     """
 
-    def __init__(self, folder: str | Path):
-        """Raises ValueError if the folder is incomplete."""
-        manifest, tensors = read_shards(Path(folder), "pairs")
-        self.sigma: float = manifest["sigma"]
+    def __init__(self, *folders: str | Path):
+        """Raises ValueError if a folder is incomplete."""
+        manifests, several = zip(*(read_shards(Path(folder), "pairs") for folder in folders), strict=True)
+        manifest, tensors = manifests[0], {name: torch.cat([one[name] for one in several]) for name in several[0]}
+        shares = [one["sigma"] for one in manifests]
+        self.sigma: float | list[float] = shares[0] if len(shares) == 1 else shares
         self.fingerprint: str = manifest["tokenizer"]
         self.image_set: dict[str, Any] | None = manifest.get("image_set")
         self.mode: PairMode = manifest.get("pair_mode", manifest.get("touch", "sdedit"))  # of older folders: "touch"

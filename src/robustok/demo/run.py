@@ -1,6 +1,5 @@
 """The demo itself, read from top to bottom: tokenizer, scores, generator, post-training and its controls, report."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,10 @@ from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
 from robustok.tokenizer.protocol import kind_of
-from robustok.training.decoder_stage import HeldOut, TrainedDecoder
+from robustok.training.decoder_stage import TrainedDecoder
 from robustok.training.generator_training import train_generator
-from robustok.training.post_training import post_train
+from robustok.training.held_out import HeldOut
+from robustok.training.post_training import clean, post_train
 from robustok.training.shared_sampling import sample_together, sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
@@ -80,11 +80,12 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         drawn = samples_to_score(generator, labels, config, out / "samples.safetensors", quiet)
     tuned = dict[str, TrainedDecoder[Any]]()
     held_out: ImageSet | HeldOut = images.held_out
-    for name, sigma in [("post_training", config.post.sigma)] + ([("control", 1.0)] if control else []):
-        title = "the generator's latents" if sigma < 1 else "clean latents, as a control"
-        with state.stage(name, f"5/6 Post-training of the decoder on {title} (sigma = {sigma})"):
+    posts = {"post_training": config.post} | ({"control": clean(config.post)} if control else {})
+    for name, post in posts.items():
+        title = "clean latents, as a control" if name == "control" else "the generator's latents"
+        with state.stage(name, f"5/6 Post-training of the decoder on {title} (sigma = {post.sigma})"):
             result = post_train(
-                replace(config.post, sigma=sigma),
+                post,
                 tokenizer,
                 generator,
                 images.train,
@@ -214,7 +215,10 @@ def tell_spaces(state: RunState, scores: list[Score], held_out: set[str]) -> Non
 def tell_tuned(state: RunState, result: TrainedDecoder[Any], name: str) -> None:
     """Print which decoder was kept."""
     kept = f"held-out distance {result.before:.1f} -> {result.after:.1f}, decoder of step {result.step} kept"
-    if result.step == 0:
+    if result.worse_in:
+        why = "; ".join(f"{space}: {words}" for space, words in result.worse_in.items())
+        kept = f"the best decoder is worse in another space, so the original is kept ({why})"
+    elif result.step == 0:
         kept = (
             f"no decoder was better on held-out images than the original ({result.before:.1f}), which is kept; try a "
             "larger sigma, a lower learning rate, or fewer steps"

@@ -88,7 +88,33 @@ def held_out(run: Run) -> Markup | None:
         kind="dense",
     )
     figure = part("box", "large", [part("legend", _names(stages)), part("figure", "", chart)])
-    return part("box", "beside", [figure, table])
+    return part("box", "beside", [figure, table, *([tries] if (tries := _tries(run)) else [])])
+
+
+def _tries(run: Run) -> Table | None:
+    """The short tries by which sigma chose itself."""
+    if not run.tries:
+        return None
+    places = decimals(max(one["distance"] for one in run.tries))
+    return Table(
+        columns=[
+            Column("Sigma", kind="n"),
+            Column("Steps", kind="n"),
+            "Held-out distance",
+            Column("Seconds", kind="n"),
+        ],
+        rows=[
+            [
+                Cell(f"{one['sigma']:g}", kind="n"),
+                Cell(f"{one['steps']:,}", kind="n"),
+                number(one["distance"], places),
+                f"{one['seconds']:.0f}",
+            ]
+            for one in run.tries
+        ],
+        caption="Short tries that chose sigma; the better half went on",
+        kind="dense",
+    )
 
 
 def _small(run: Run, stages: list[str], name: str) -> Markup | None:

@@ -6,6 +6,7 @@ ablation.json                 the same, each protocol with "arm" (perturbed, unp
                               gfid_before, "generator_share" (the fraction of the generator's steps taken)
 {stage}/metrics.jsonl         rows of logged values, for each of `STAGES`
 {stage}/config.json, run.json what the stage trained, and how
+post_training/tries/tries.json  the short tries that chose sigma, if it was to choose itself
 images/images.json            {"grids": [{"file": "real.png", ...the fields of `Grid`}]}
 """
 
@@ -28,6 +29,7 @@ STAGES = {
     "control": "Control",
 }
 IMAGES, HELD_OUT = "images", "heldout_fd"
+TRIES = "post_training/tries/tries.json"
 SMALL = 96  # side up to which images are magnified
 GROUPS = ("overview", "pairs", "changed")
 
@@ -89,6 +91,7 @@ class Run:
     ablation: list[Record] = field(default_factory=list)  # records whose protocol names an arm
     metrics: dict[str, list[Row]] = field(default_factory=dict)  # stage -> rows, by step
     grids: list[Grid] = field(default_factory=list)
+    tries: list[Record] = field(default_factory=list)  # of sigma, where post-training chose it
     missing: list[str] = field(default_factory=list)  # one sentence each
 
     def score(self, metric: str, **protocol: Any) -> Record | None:
@@ -115,7 +118,10 @@ class Run:
         return "latents" if noisy or self.setting("tokenizer.model.kind") == "autoencoder" else "tokens"
 
     def chosen_step(self, stage: str) -> float | None:
-        """The step of the kept decoder: the first one at which the held-out check is lowest."""
+        """The step of the kept decoder: the one it names, or the first at which the held-out check is lowest."""
+        said = self.setting(f"{stage}.model.post_training.step")
+        if said is not None:
+            return float(said)
         points = self.series(stage, HELD_OUT)
         return min(points, key=lambda point: point[1])[0] if points else None
 
@@ -171,6 +177,7 @@ def read_run(folder: Path) -> Run:
         metrics={stage: rows for stage in STAGES if (rows := reader.rows(stage))},
         stage_configs={stage: settings for stage in STAGES if (settings := reader.settings(stage))},
         grids=list(reader.grids()),
+        tries=reader.read(TRIES, list, needed=False),
         missing=reader.missing,
     )
 

@@ -126,7 +126,10 @@ def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
                 return from_plain(kind, data, where)
             except ValueError:
                 continue
-    wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    wanted = " or ".join(
+        ", ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", str(kind))
+        for kind in kinds
+    )
     raise ValueError(f"{_at(where)} {data!r}; it should be {wanted}")
 
 

@@ -11,11 +11,8 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import reduce
-from itertools import chain
-from operator import add, itemgetter
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +20,16 @@ from torch import Tensor, nn
 from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.data.pairs import PairMode, Pairs, check_pair_mode
-from robustok.evaluation.features.extractor import Extractor, outputs
-from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.generators.fit import fingerprints
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32
-from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
+from robustok.runtime.distributed import from_main
 from robustok.runtime.locking import alone_in_its
-from robustok.shapes import Images, to_pixels
-from robustok.tokenizer.protocol import TokenizerLike, as_module, codes_of, decoding_with
+from robustok.runtime.seeding import derive
+from robustok.shapes import Images
+from robustok.tokenizer.protocol import TokenizerLike, as_module, codes_of
+from robustok.training.held_out import HeldOut
 from robustok.training.loop import Loop, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.objective import ImageLoss, Objective
@@ -49,12 +46,17 @@ class PostTraining:
     loop: Loop  # how long, and how often to log, save and preview
     sampling: Sampling | FlowSampling = field(default_factory=Sampling)  # of the generator: pairs, held-out samples
     sampling_precision: Precision = "auto"  # in which the generator computes these; bf16 where the hardware has it
-    sigma: float = 0.7  # share of a pair that stays real: of its tokens, or 1 - the noise level of SDEdit
+    # share of a pair that stays real: of its tokens, or 1 - the noise level of SDEdit; two numbers: equally many pairs
+    # of several shares from the first to the second; auto: the best of some shares, by short tries on held-out images
+    sigma: float | tuple[float, float] | Literal["auto"] = 0.7
     pair_mode: PairMode = "sdedit"  # of latents: sampled from the noised ones on; one-pass: their conditional mean
     pairs: int = 20_000  # real images that the generator makes pairs of, or as many as there are
+    free_samples: int = 0  # of the generator, which adversarial and Frechet term judge; 0: they judge the pairs
     held_out: int = 2_000  # images that decide which decoder is kept
     features: str | None = None  # space in which they decide; None: lite0 at the images' own size, 64 to 224 pixels
+    witnesses: tuple[str, ...] = ()  # other spaces; a decoder that is worse in one of them, beyond noise, is not kept
     validate_every: int = 500  # steps between validations on held-out images
+    patience: int = 0  # validations without a better decoder, in a row, after which training ends; 0: after all steps
     objective: Objective = field(default_factory=Objective)  # what is asked of decoded images
     fresh_discriminator: bool = False  # begin with a new discriminator even where main training left its own
     warm_up: float = 0.25  # share of training in which a discriminator that is not given learns before it charges
@@ -64,14 +66,39 @@ class PostTraining:
     performance: Performance = field(default_factory=Performance)  # how it is computed
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "warm_up"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, choose one between 0 and 1")
+        match self.sigma:
+            case float() | int():
+                known = 0 <= self.sigma <= 1
+            case (float() | int() as low, float() | int() as high):
+                known = 0 <= low <= high <= 1
+            case other:
+                known = other == "auto"
+        if not known:
+            raise ValueError(
+                f"sigma is {self.sigma}; it is a share between 0 and 1, or two of them, the first not above the "
+                "second, or auto"
+            )
+        if not 0 <= self.warm_up <= 1:
+            raise ValueError(f"warm_up is {self.warm_up}; it is a share, choose one between 0 and 1")
         check_pair_mode(self.pair_mode, self.sampling)
         if self.pairs < 1:
             raise ValueError(f"pairs is {self.pairs}; post-training needs at least 1, better some thousands")
         if self.held_out < 2:
             raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
+        if self.patience < 0:
+            raise ValueError(
+                f"patience is {self.patience}; it is a number of validations, 0 for training to the last step"
+            )
+        if self.free_samples and self.free_samples < self.loop.batch_size:
+            raise ValueError(
+                f"free_samples is {self.free_samples}; give 0, or at least the {self.loop.batch_size} of a batch, "
+                "better some thousands"
+            )
+        if self.free_samples and not (self.objective.adversarial or self.objective.frechet):
+            raise ValueError(
+                "free_samples are for the adversarial and the Frechet term, and the objective has neither; give one of "
+                "them a weight, or leave free_samples at 0"
+            )
         if self.validate_every < 1:
             raise ValueError(
                 f"validate_every is {self.validate_every}; post-training can hurt, so it is "
@@ -97,22 +124,27 @@ class DecoderStage(Generic[AnyOne]):
         self.image_loss = ImageLoss(
             config.objective, config.loop.steps, config.loop.seed, self.device, config.precision
         )
-        self.first_distance = self.best_distance = float("inf")
-        self.best_step = 0
+        self.first_distance = self.best_distance = self.last_distance = float("inf")
+        self.best_step, self.validations_since = 0, 0
         self.best = copy.deepcopy(self.ema.module.state_dict())
 
-    def step(self, batch: tuple[Tensor, Images], step: int) -> dict[str, Tensor]:
-        """One step on (tokens (b n) or latents (b n d) that the generator made, the real images (b 3 h w))."""
+    def step(self, batch: tuple[Tensor, Images] | tuple[Tensor, Images, Tensor], step: int) -> dict[str, Tensor]:
+        """One step on (tokens (b n) or latents (b n d) that the generator made, the real images (b 3 h w)).
+
+        A third part are as many tokens or latents that it sampled freely.
+        """
         config, accumulation = self.config, Accumulation(self.optimizer)
         micro_batches = micro_batches_here(len(batch[1]), config.loop.batch_size, config.optim.micro_batches)
-        for (generated, images), micro in split(batch, micro_batches):
+        for (generated, images, *others), micro in split(batch, micro_batches):
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-            codes = codes_of(self.tokenizer, generated)
+            free = bool(others)
+            decoded = torch.cat([generated, *others] if self.config.objective.of_pairs or not free else others)
+            codes = codes_of(self.tokenizer, decoded)
             with autocast(self.device, config.precision):
                 output = self.tokenizer.decode(codes).float()
-            loss, terms = self.image_loss.loss(images, output, self.tokenizer.last_layer, step, micro)
+            loss, terms = self.image_loss.loss(images, output, self.tokenizer.last_layer, step, micro, free=free)
             accumulation.backward(loss, terms, micro)
-            accumulation.add(self.image_loss.discriminator_backward(images, output, step, micro), micro)
+            accumulation.add(self.image_loss.discriminator_backward(images, output, step, micro, free=free), micro)
         return accumulation.step(
             step, self.ema, self.decoder, discriminator_step=lambda: self.image_loss.discriminator_step(step)
         )
@@ -120,10 +152,16 @@ class DecoderStage(Generic[AnyOne]):
     def evaluate(self, distance: Callable[[nn.Module], float], done: int) -> dict[str, float]:
         """Measure the averaged decoder on held-out images and keep it if it is the best so far."""
         now = distance(self.ema.module)
+        self.last_distance = now
+        self.validations_since += 1
         if now < self.best_distance:
-            self.best_distance, self.best_step = now, done
+            self.best_distance, self.best_step, self.validations_since = now, done, 0
             self.best = {name: weight.clone() for name, weight in self.ema.module.state_dict().items()}
         return {"heldout_fd": now, "best_heldout_fd": self.best_distance}
+
+    def out_of_patience(self) -> bool:
+        """Whether so many validations in a row found no better decoder that nothing is to be expected of more steps."""
+        return 0 < self.config.patience <= self.validations_since
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -134,7 +172,9 @@ class DecoderStage(Generic[AnyOne]):
             "best": {
                 "first": self.first_distance,
                 "distance": self.best_distance,
+                "last": self.last_distance,
                 "step": self.best_step,
+                "validations_since": self.validations_since,
                 "decoder": self.best,
             },
         }
@@ -147,44 +187,7 @@ class DecoderStage(Generic[AnyOne]):
         best = state["best"]
         self.first_distance, self.best_distance = best["first"], best["distance"]
         self.best_step, self.best = best["step"], best["decoder"]
-
-
-class HeldOut:
-    """How far a decoder's images of freely sampled tokens or latents are from images that no decoder was trained on."""
-
-    def __init__(self, tokenizer: TokenizerLike, generated: Tensor, reference: FeatureStats, extract: Extractor):
-        self.tokenizer, self.generated, self.reference, self.extract = tokenizer, generated, reference, extract
-
-    @torch.no_grad()
-    def __call__(self, decoder: nn.Module, batch_size: int = 250) -> float:
-        """The Frechet distance of the decoded images to the reference; infinite for a decoder that has collapsed.
-
-        Several processes share the images.
-        """
-        numbered = list(enumerate(self.generated.split(batch_size)))[rank() :: world_size()]
-        with decoding_with(self.tokenizer, decoder):
-            own = [(number, self._stats(generated)) for number, generated in numbered]
-        parts = [stats for _, stats in sorted(chain(*gather_objects(own)), key=itemgetter(0))]
-
-        def distance() -> float:
-            try:
-                return frechet_distance(reduce(add, parts), self.reference)
-            except ValueError:  # all images alike, or features that are not finite
-                return math.inf
-
-        return from_main(distance)
-
-    def _stats(self, generated: Tensor) -> FeatureStats:
-        pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
-        return FeatureStats.of(outputs(self.extract, pixels).features)
-
-    @torch.no_grad()
-    def picture(self, decoder: nn.Module, count: int = 8) -> Images:
-        """The first images as the original decoder makes them, above those that `decoder` makes."""
-        codes = codes_of(self.tokenizer, self.generated[:count])
-        before = self.tokenizer.decode(codes)
-        with decoding_with(self.tokenizer, decoder):
-            return torch.cat([before, self.tokenizer.decode(codes)]).clamp(-1, 1)
+        self.last_distance, self.validations_since = best.get("last", math.inf), best.get("validations_since", 0)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,8 @@ class TrainedDecoder(Generic[AnyOne]):
     step: int  # at which it was best; 0: none was better than the original
     before: float  # held-out distance of the original decoder
     after: float  # held-out distance of the decoder that was kept
+    last: float  # held-out distance of the decoder of the last step, kept or not
+    worse_in: dict[str, str] = field(default_factory=dict)  # spaces for whose sake the best was not kept, and why
 
 
 @alone_in_its("folder")
@@ -206,17 +211,23 @@ def train_decoder(
     folder: str | Path,
     *,
     held_out: HeldOut,
+    free: Tensor | None = None,
     discriminator: str | Path | None = None,
     device: str | torch.device = "cpu",
+    until: int | None = None,
     name: str = "post-training",
     quiet: bool = False,
 ) -> TrainedDecoder[AnyOne]:
     """Train a tokenizer's decoder on pairs of generated tokens or latents and the `images` they came from.
 
-    `discriminator` is the folder of one to begin with; without it a fresh one learns before it charges. The
-    tokenizer with the best decoder goes to `folder`. A run that was stopped goes on. Raises ValueError for pairs of
-    another tokenizer or of other images.
+    `free` are `config.free_samples` tokens or latents that the generator sampled freely. `discriminator` is the folder
+    of one to begin with; without it a fresh one learns before it charges. The tokenizer with the best decoder goes to
+    `folder`: that of the lowest held-out distance, unless it is worse in a space that bears witness, for then the
+    original stays. A run that was stopped goes on, and so does one that was to end after `until` steps. Raises
+    ValueError for pairs of another tokenizer or of other images.
     """
+    if config.free_samples != (0 if free is None else len(free)):
+        raise ValueError(f"free_samples is {config.free_samples}; give as many tokens or latents as `free`")
     if pairs.fingerprint not in fingerprints(tokenizer):
         raise ValueError(
             f"the pairs were made with tokenizer {pairs.fingerprint}, not with {tokenizer.fingerprint()}; "
@@ -241,10 +252,13 @@ def train_decoder(
         stage.first_distance = stage.best_distance
         return look
 
-    def batches(step: int) -> tuple[Tensor, Images]:
+    def batches(step: int) -> tuple[Tensor, Images] | tuple[Tensor, Images, Tensor]:
         chosen = batch_indices(len(pairs), loop.batch_size, loop.seed, step)
         pair = pairs.batch(chosen[rows])
-        return pair.generated, images.images(pair.images)
+        if free is None:
+            return pair.generated, images.images(pair.images)
+        others = batch_indices(len(free), loop.batch_size, derive(loop.seed, "free samples"), step)
+        return pair.generated, images.images(pair.images), free[others[rows]].to(pair.generated.dtype)
 
     with config.performance.tf32_matmul():
         run(
@@ -263,17 +277,29 @@ def train_decoder(
             validate=lambda done: stage.evaluate(held_out, done),
             validate_every=config.validate_every,
             first=first,
+            enough=lambda done: (until is not None and done >= until) or stage.out_of_patience(),
             quiet=quiet,
         )
+    return _kept(stage, tokenizer, Path(folder), held_out, {**of_pairs, **decided})
+
+
+def _kept(
+    stage: DecoderStage[AnyOne], tokenizer: AnyOne, folder: Path, held_out: HeldOut, about: dict[str, Any]
+) -> TrainedDecoder[AnyOne]:
+    """The best decoder, or the original where that is worse in another space; saved, with what led to it."""
     tuned = copy.deepcopy(tokenizer)
-    as_module(tuned).to(device).eval().requires_grad_(False)
+    as_module(tuned).to(stage.device).eval().requires_grad_(False)
+    original = copy.deepcopy(tuned.decoder.state_dict())
     tuned.decoder.load_state_dict(stage.best)
-    about = {
-        **of_pairs,
-        **decided,
-        "step": stage.best_step,
+    worse = held_out.worse_in(tuned.decoder) if stage.best_step else {}
+    step, after = (0, stage.first_distance) if worse else (stage.best_step, stage.best_distance)
+    if worse:
+        tuned.decoder.load_state_dict(original)
+    about |= {
+        "step": step,
         "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
-        "after": stage.best_distance if math.isfinite(stage.best_distance) else None,
+        "after": after if math.isfinite(after) else None,
     }
+    about |= {"worse_in": worse, "refused_step": stage.best_step} if worse else {}
     from_main(lambda: tuned.save_pretrained(folder, post_training=about))
-    return TrainedDecoder(tuned, stage.best_step, stage.first_distance, stage.best_distance)
+    return TrainedDecoder(tuned, step, stage.first_distance, after, stage.last_distance, worse)

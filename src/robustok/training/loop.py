@@ -139,6 +139,7 @@ def run(
     validate_every: int = 0,
     model: Callable[[], Any] | None = None,
     first: Callable[[], Mapping[str, float]] | None = None,
+    enough: Callable[[int], bool] = lambda done: False,
     quiet: bool = False,
 ) -> None:
     """Train `stage` for `config.steps` steps, going on from the last save in `folder` if there is one.
@@ -148,15 +149,14 @@ def run(
     describe    the run's whole configuration as JSON values; a run with another one is not continued
     preview     pictures by name, for `previews/{name}_{step}.png`, every `config.preview_every` steps and at the end
     validate    values by name, or scores, for `metrics.jsonl`, every `validate_every` steps and at the end
-    model       the model as it would be used, with `save_pretrained`, asked for when it is the best so far;
-                it goes to `best/`
+    model       the model as it would be used, for `best/`, asked for when it is the best so far
     first       values by name of what a new run begins with, row 0 of `metrics.jsonl`; not called by one that goes on
+    enough      whether to end here, saved, before all steps are taken; asked before the first step and after each
 
-    `preview`, `validate` (with the steps taken) and `model` are called on every process. Writes `run.json`, too.
-
-    Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError when
-    the folder holds another run or another process trains in it, RuntimeError when `config.max_skipped` steps in a row
-    or all steps were skipped, OSError when a file cannot be written; what was saved before stays.
+    `preview`, `validate`, `enough` (with the steps taken) and `model` are called on every process. Writes `run.json`.
+    Ctrl-C or SIGTERM ends the step, saves, and then raises KeyboardInterrupt or exits with 143. Raises ValueError where
+    the folder holds another run or another process trains in it, RuntimeError after `config.max_skipped` skipped steps
+    in a row or where all were, OSError where a file cannot be written; what was saved before stays.
     """
     folder, quiet = Path(folder), quiet or not is_main()
     check_installed(config.tracker)
@@ -164,15 +164,14 @@ def run(
     saves = Saves(folder, {"loop": decisive, **(describe or {})}, config.keep_last)
     with alone_in(folder), Writer() as files, Stopping(quiet=quiet) as stopping, Threads() as threads:
         counts = _begin(stage, saves, files, first)
+        last = counts.done if (ended := enough(counts.done)) else config.steps
         if config.steps == counts.done == counts.skipped:
             raise _lost(counts, {}, name, folder)
         best, log = Best(folder, config.keep_best, model, counts.best), MetricsLog(folder)
         progress = Progress(name, config.steps, images_per_step=config.batch_size, start=counts.done, quiet=quiet)
-        if counts.done:
-            left = config.steps - counts.done
-            progress.say(f"going on after step {counts.done}" if left else f"already finished, {counts.done} steps")
+        _say_where(counts.done, last, progress)
         with Trackers(config.tracker if is_main() else (), folder, saves.settings, counts.done) as trackers, progress:
-            for batch in prefetched(batches, counts.done, config.steps):
+            for batch in prefetched(batches, counts.done, last):
                 # The step, and what all processes agree on after it.
                 torch.manual_seed(derive(config.seed, "step", counts.done, rank()))
                 terms = stage.step(batch, counts.done)
@@ -190,22 +189,29 @@ def run(
                     trackers.write(done, row)
                 if due(config.log_every) and (validate is None or due(validate_every)):
                     best.check_known(row)
+                ended = enough(done)
                 # Pictures, and a save to go on from.
                 if preview and config.preview_every and due(config.preview_every):
                     trackers.pictures(done, _previewed(preview, counts, folder, files))
                 threads.after_step(progress.say)
-                if due(config.save_every) or stopped:
+                if due(config.save_every) or stopped or ended:
                     files.now(log.sync)
                     counts.best = best.so_far
                     saves.save({"stage": stage.state_dict(), "counts": asdict(counts)}, done, files)
                 progress.update(done, dict(islice(((n, v) for n, v in values.items() if n != "skipped"), 4)))
-                if stopped:
+                if stopped or ended:
                     break
         files.wait()
         files.raise_if(_agreed({}, files.failed, None)[1])
-    if counts.done < config.steps:
+    if counts.done < config.steps and not ended:
         progress.say(f"stopped by {signal.Signals(stopped).name} after step {counts.done}, which is saved")
         stop(stopped)
+
+
+def _say_where(done: int, last: int, progress: Progress) -> None:
+    """Print where a run that was begun before stands."""
+    if done:
+        progress.say(f"going on after step {done}" if done < last else f"already finished, {done} steps")
 
 
 def _begin(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from robustok.backbones.lite import EfficientNetLite0
@@ -40,16 +41,24 @@ class Objective:
     adversary: Adversarial = field(default_factory=Adversarial)  # of the adversarial term
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("l1", "l2", "perceptual", "adversarial")}
-        if min(*weights.values(), self.frechet) < 0 or self.l1 + self.l2 + self.perceptual == 0:
+        weights = {name: getattr(self, name) for name in ("l1", "l2", "perceptual", "adversarial", "frechet")}
+        if min(weights.values()) < 0 or max(weights.values()) == 0:
+            raise ValueError(f"the weights of the image terms are 0 or more, and one of them is more, not {weights}")
+        if not (self.of_pairs or self.frechet) and self.adversary.adaptive:
             raise ValueError(
-                f"the weights of the image terms are 0 or more, and one of l1, l2 and perceptual is more, not {weights}"
+                "the adversarial term is alone, and its adaptive weight balances it against the other terms; give "
+                "another a weight, or set adversary.adaptive to False"
             )
         if isinstance(self.network, VGGHED) and self.perceptual_stages > HED_STAGES:
             raise ValueError(
                 f"perceptual_stages is {self.perceptual_stages}, but VGGHED has {HED_STAGES} maps; "
                 f"ask for 1 to {HED_STAGES}"
             )
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether there is a term between an image and its target."""
+        return bool(self.l1 or self.l2 or self.perceptual)
 
 
 class PrecomputedGradient(torch.autograd.Function):
@@ -70,6 +79,11 @@ class PrecomputedGradient(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return outer * gradient, None, None
+
+
+def _split(output: Tensor, targets: int, free: bool) -> tuple[Tensor, Tensor]:
+    """Rows that have a target, and those whose distribution is judged: the last ones where they are free, else all."""
+    return (output[:-targets], output[-targets:]) if free else (output, output)
 
 
 class ImageLoss:
@@ -129,46 +143,57 @@ class ImageLoss:
         self.frechet.to(self.device)
 
     def loss(
-        self, target: Images, output: Images, last_layer: Tensor, step: int, micro: MicroBatch | None = None
+        self,
+        target: Images,
+        output: Float[Tensor, "rows 3 h w"],
+        last_layer: Tensor,
+        step: int,
+        micro: MicroBatch | None = None,
+        *,
+        free: bool = False,
     ) -> tuple[Scalar, dict[str, Tensor]]:
         """(weighted sum, terms by name) of decoded images; `last_layer` is the decoder's last weight.
 
         The images are this process' rows of a micro-batch, or a batch of their own. The adaptive weight is that of the
         whole micro-batch; the Frechet term that of all micro-batches so far, and its average moves once a step.
+        `free`: as many of the output's last rows as there are targets belong to none of them. The terms of
+        distributions, adversarial and Frechet, are then of these, those between an image and its target of the others.
         """
-        config, micro = self.config, micro or whole_batch(len(output))
+        config, micro = self.config, micro or whole_batch(len(target))
         images = output.detach().requires_grad_()  # where the networks' backward passes end, see PrecomputedGradient
+        paired, judged = _split(images, len(target), free)
         terms = {}
         if config.l1:
-            terms["l1"] = l1(target, images)
+            terms["l1"] = l1(target, paired)
         if config.l2:
-            terms["l2"] = l2(target, images)
+            terms["l2"] = l2(target, paired)
         weighted = []
         if self.perceptual is not None:
             maps = self.perceptual.feature_maps(images)
+            own = tuple(each[-len(judged) :] for each in maps)
             with torch.no_grad():
                 real = self.perceptual.feature_maps(target) if config.perceptual else None
             if real is not None:
-                terms["perceptual"] = self.perceptual(real, maps)
+                terms["perceptual"] = self.perceptual(real, tuple(each[: len(paired)] for each in maps))
             if self.one_look:
-                self.maps = (real, tuple(features.detach() for features in maps))
+                self.maps = (real, tuple(features.detach() for features in own))
             if config.frechet:
                 assert self.frechet is not None, "set_reference to real images before comparing distributions"
-                features = gather(channel_means(maps), micro.counts) / self.scale
+                features = gather(channel_means(own), micro.counts) / self.scale
                 terms["frechet"] = self.frechet(features, first=micro.number == 0).float()
                 weighted.append(config.frechet * relative(terms["frechet"]))
         weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
-        loss = torch.stack(weighted).sum()
+        loss = torch.stack(weighted or [images.sum() * 0]).sum()
         # Every other term is a mean over this process' rows, which `weight` makes a part of the mean over all rows. The
         # Frechet term is one number of all rows, and `gather` returns its gradient summed over ranks. Weighed before
         # the gradient is taken, both come out alike on all ranks; divided out again, the gradient is in units of the
         # process' own mean, as backward expects. The factor is 1 unless processes have unequal numbers of rows.
-        judged = self.discriminator is not None and self.discriminator.gan_started(step)
-        (gradient,) = torch.autograd.grad(micro.weight * loss, images, retain_graph=judged and self.one_look)
+        charged = self.discriminator is not None and self.discriminator.gan_started(step)
+        (gradient,) = torch.autograd.grad(micro.weight * loss, images, retain_graph=charged and self.one_look)
         gradient, loss = gradient / micro.weight, loss.detach()
-        if self.discriminator is not None and judged:
-            known = maps if self.one_look else None
-            terms["adversarial"] = self.discriminator.generator_loss(images, step, micro, known)
+        if self.discriminator is not None and charged:
+            known = own if self.one_look else None
+            terms["adversarial"] = self.discriminator.generator_loss(judged, step, micro, known)
             (adversarial,) = torch.autograd.grad(terms["adversarial"], images)
             weight = torch.tensor(config.adversarial, device=loss.device)
             if config.adversary.adaptive:
@@ -192,16 +217,24 @@ class ImageLoss:
         return adaptive_weight(mean(weight * pull), mean(weight * counter))
 
     def discriminator_backward(
-        self, target: Images, output: Images, step: int, micro: MicroBatch | None = None
+        self,
+        target: Images,
+        output: Float[Tensor, "rows 3 h w"],
+        step: int,
+        micro: MicroBatch | None = None,
+        *,
+        free: bool = False,
     ) -> dict[str, Tensor]:
         """The discriminator's terms, once its gradient has been added; nothing before it starts to train.
 
-        The images are those that `loss` was last given, if it was.
+        The images are those that `loss` was last given, if it was. `free` as there: what it tells from real images are
+        then the rows that belong to none of them.
         """
         if self.discriminator is None or not self.discriminator.disc_started(step):
             return {}
         maps, self.maps = self.maps, (None, None)
-        return self.discriminator.backward(target, output.detach(), step, micro or whole_batch(len(output)), maps)
+        judged = _split(output.detach(), len(target), free)[1]
+        return self.discriminator.backward(target, judged, step, micro or whole_batch(len(target)), maps)
 
     def discriminator_step(self, step: int) -> dict[str, Tensor]:
         """Take the discriminator's optimizer step; nothing before it starts to train."""

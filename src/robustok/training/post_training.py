@@ -1,26 +1,35 @@
 """Post-training from two finished models and images: held-out samples, pairs, the decoder, and its control."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
 
 from robustok.data.images import ImageSet, hold_out
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import Pairs, make_pairs
+from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
+from robustok.runtime.seeding import derive
 from robustok.tokenizer.protocol import kind_of
-from robustok.training.decoder_stage import AnyOne, HeldOut, TrainedDecoder, train_decoder
+from robustok.training.choosing_sigma import Try, choose_sigma
+from robustok.training.decoder_stage import AnyOne, TrainedDecoder, train_decoder
 from robustok.training.decoder_stage import PostTraining as PostTraining
+from robustok.training.held_out import HeldOut, Witness
 from robustok.training.objective import Objective
 from robustok.training.optim import autocast
 from robustok.training.shared_sampling import sampled
 
 SAMPLES = "held_out.safetensors"  # in a run's folder: what decoders are compared by
+FREE = "free_samples.safetensors"  # what they are trained on, beside the pairs
+SHARES = 5  # that pairs of a range of sigma have, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class PostTrainingResult(Generic[AnyOne]):
     tuned: TrainedDecoder[AnyOne]
     control: TrainedDecoder[AnyOne] | None
     held_out: HeldOut  # what decided, to be given to another post-training that shall be compared with this one
+    tries: list[Try] = field(default_factory=list)  # by which `sigma="auto"` was chosen
 
 
 @alone_in_its("folder")
@@ -66,31 +76,32 @@ def post_train(
     """
     check_fit(generator, tokenizer, config.sampling)
     check_classes(generator, images.labels, images.classes)
-    folder, device, seed = Path(folder), tokenizer.device, config.loop.seed
+    folder, device = Path(folder), tokenizer.device
     discriminator = None if config.fresh_discriminator else discriminator
     config = config if discriminator is not None else _warmed_up(config)
+
+    def drawn(name: str, labels: Tensor, purpose: str) -> Tensor:
+        how: dict[str, Any] = {"precision": config.sampling_precision, "quiet": quiet, "purpose": purpose}
+        return sampled(folder / name, generator, labels, config.sampling, config.loop.seed, **how)
+
     if isinstance(held_out, HeldOut):
         train, check = images, held_out
     else:
         extract = extractor(features or config.features or deciding_space(tokenizer.image_size), device)
         train, held = hold_out(images, config.held_out) if held_out is None else (images, held_out)
-        drawn = sampled(
-            folder / SAMPLES,
-            generator,
-            held.labels,
-            config.sampling,
-            seed,
-            purpose="held-out samples",
-            precision=config.sampling_precision,
-            quiet=quiet,
-        )
-        check = HeldOut(tokenizer, drawn, Reference.of(held, extract).stats, extract)
+        witnesses = [Witness(space, Reference.of(held, space)) for space in _spaces(config, device)]
+        generated = drawn(SAMPLES, held.labels, "held-out samples")
+        check = HeldOut(tokenizer, generated, Reference.of(held, extract).stats, extract, witnesses)
     if cache is None:
         with Progress("encoding", len(train), quiet=quiet) as progress:
             cache = encode_images(tokenizer, train, folder / kind_of(tokenizer), progress=progress.update)
 
-    def tuned(config: PostTraining, where: Path) -> TrainedDecoder[AnyOne]:
+    def tuned(config: PostTraining, where: Path, check: HeldOut, until: int | None = None) -> TrainedDecoder[AnyOne]:
         pairs = _pairs(config, generator, cache, where / "pairs", min(config.pairs, len(train)), quiet)
+        free = None
+        if config.free_samples:
+            rows = torch.arange(config.free_samples) * len(train) // config.free_samples
+            free = drawn(FREE, train.labels.sort().values[rows], "free samples")
         return train_decoder(
             config,
             tokenizer,
@@ -98,16 +109,30 @@ def post_train(
             train,
             where,
             held_out=check,
+            free=free,
             discriminator=discriminator,
             device=device,
-            name="post-training" if config.sigma < 1 else "control",
+            until=until,
+            name="post-training" if config.sigma != 1 else "control",
             quiet=quiet,
         )
 
-    clean = replace(config, sigma=1.0)
-    return PostTrainingResult(
-        tuned(config, folder), tuned(clean, folder / "control") if control else None, held_out=check
-    )
+    tries: list[Try] = []
+    if config.sigma == "auto":
+        config, tries = choose_sigma(config, tuned, folder, check)
+    result = tuned(config, folder, check)
+    other = tuned(clean(config), folder / "control", check) if control else None
+    return PostTrainingResult(result, other, held_out=check, tries=tries)
+
+
+def clean(config: PostTraining) -> PostTraining:
+    """As long on images' own tokens or latents, nothing generated: the control, for what the generator's bought."""
+    return replace(config, sigma=1.0, free_samples=0)
+
+
+def _spaces(config: PostTraining, device: torch.device) -> list[Extractor]:
+    """The other spaces, in which a decoder must not be worse."""
+    return [extractor(name, device) for name in config.witnesses]
 
 
 def _pairs(
@@ -118,22 +143,37 @@ def _pairs(
     count: int,
     quiet: bool,
 ) -> Pairs:
-    """The pairs of a config, made in the precision that it says."""
-    with (
-        Progress(f"pairs at sigma {config.sigma:g}", count, quiet=quiet) as progress,
-        autocast(generator.device, config.sampling_precision),
-    ):
-        return make_pairs(
-            generator,
-            cache,
-            folder,
-            sigma=config.sigma,
-            sampling=config.sampling,
-            count=count,
-            seed=config.loop.seed,
-            mode=config.pair_mode,
-            progress=progress.update,
-        )
+    """The pairs of a config, made in the precision that it says; of a range of sigma, equally many of each share."""
+
+    def made(sigma: float, count: int, folder: Path, seed: int) -> Pairs:
+        with (
+            Progress(f"pairs at sigma {sigma:g}", count, quiet=quiet) as progress,
+            autocast(generator.device, config.sampling_precision),
+        ):
+            return make_pairs(
+                generator,
+                cache,
+                folder,
+                sigma=sigma,
+                sampling=config.sampling,
+                count=count,
+                seed=seed,
+                mode=config.pair_mode,
+                progress=progress.update,
+            )
+
+    match config.sigma:
+        case "auto":
+            raise ValueError("sigma is auto, which post_train resolves; pairs need a number")
+        case low, high:
+            shares = torch.linspace(low, high, SHARES, dtype=torch.float64).tolist()
+            counts = [len(part) for part in torch.arange(count).tensor_split(SHARES) if len(part)]
+            folders = [folder / f"sigma_{share:.4g}" for share in shares[: len(counts)]]
+            for i, (share, own, where) in enumerate(zip(shares, counts, folders, strict=False)):
+                made(share, own, where, derive(config.loop.seed, "pairs of a range", i))
+            return Pairs(*folders)
+        case sigma:
+            return made(sigma, count, folder, config.loop.seed)
 
 
 def _warmed_up(config: PostTraining) -> PostTraining:

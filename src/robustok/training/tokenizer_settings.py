@@ -54,6 +54,10 @@ class TokenizerTraining:
             raise ValueError(
                 f"statistics_images is {self.statistics_images}; mean and scale need at least 1, better some thousands"
             )
+        if not self.objective.of_pairs:
+            raise ValueError(
+                "the objective has no term between an image and its reconstruction; give l1, l2 or perceptual a weight"
+            )
         self._check_kind()
 
     def _check_kind(self) -> None:

@@ -1,0 +1,219 @@
+"""Which way of post-training a decoder gains most, also where nothing was trained? Arms of the same steps and samples.
+
+    python benchmarks/post_training_bakeoff.py run runs/post_training docs/studies/post_training --seed 0
+    python benchmarks/post_training_bakeoff.py run runs/post_training docs/studies/post_training --arm "paired"
+    python benchmarks/post_training_bakeoff.py page docs/studies/post_training
+
+`run` works off the arms, or what is left of them: one JSON file for each corner, arm and seed, written once all of it
+has been measured. The first folder keeps the models: `tokens_0` is the demo of seed 0 as far as its samples, and may
+be a folder that `robustok demo --seed 0` left. Every decoder of a corner and seed decodes the same samples. The scored
+images choose nothing: the step that is kept is chosen on held-out training images.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import post_training_page
+import torch
+from main_training_scores import Notes
+from main_training_study import circumstances, claimed
+from post_training_arms import ARMS, CORNERS, ORIGINAL, SPACES, Size, configured, file_name, queue
+from torch import Tensor
+
+from robustok import load_generator, load_tokenizer
+from robustok.analysis.image_statistics import bands, color_statistics, decibels, radial_power, wasserstein
+from robustok.data.images import FashionMNIST
+from robustok.data.latent_cache import encode_images
+from robustok.demo.config import Demo
+from robustok.demo.run import train_demo_generator
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.extractor import Extractor
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
+from robustok.evaluation.scores.difference import paired_difference
+from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
+from robustok.evaluation.scores.reference import Reference
+from robustok.generators.sampling import balanced_labels
+from robustok.runtime.checkpoint import write_json
+from robustok.runtime.configs import to_plain
+from robustok.runtime.tensor_files import read_tensors
+from robustok.shapes import Pixels, to_pixels
+from robustok.tokenizer.protocol import kind_of
+from robustok.training.held_out import HeldOut
+from robustok.training.post_training import SAMPLES, post_train
+from robustok.training.shared_sampling import sampled
+from robustok.training.tokenizer_training import train_tokenizer
+
+BLOCK = 250
+
+
+class Judge:
+    """The images, the feature spaces and the references that the arms of all corners are measured by."""
+
+    def __init__(self, size: Size, folder: Path, side: int, spaces: dict[str, Extractor] | None = None):
+        everything, validation = FashionMNIST("train", side), FashionMNIST("validation", side)
+        self.size = size
+        self.train = everything.subset(torch.arange(size.train))
+        self.held = everything.subset(torch.arange(len(everything) - size.held_out, len(everything)))
+        self.validation = validation.subset(torch.arange(size.reference))
+        self.spaces = spaces or {name: extractor(name) for name in SPACES}
+        self.references = {name: self._reference(folder, name) for name in self.spaces}
+        rows = torch.arange(min(size.scored, size.reference))
+        self.real = torch.cat([to_pixels(self.validation.images(part)) for part in rows.split(BLOCK)])
+
+    def _reference(self, folder: Path, name: str) -> Reference:
+        path = folder / f"reference_{name}.safetensors"
+        if not path.exists():
+            Reference.of(self.validation, self.spaces[name]).save(path)
+        return Reference.load(path)
+
+    def streams(self, pixels: Pixels) -> dict[str, FeatureStream]:
+        """What every space sees of images."""
+        streams = {name: FeatureStream(space.describe()) for name, space in self.spaces.items()}
+        for part, rows in zip(pixels.split(BLOCK), torch.arange(len(pixels)).split(BLOCK), strict=True):
+            for name, space in self.spaces.items():
+                streams[name].add(extracted(space, part), rows)
+        return streams
+
+    def scores(self, before: dict[str, FeatureStream], after: dict[str, FeatureStream]) -> dict[str, Any]:
+        """In every space the distance, its paired change, and what is real and covered of the images."""
+        scores = {}
+        for name, reference in self.references.items():
+            change = paired_difference(before[name], after[name], reference)
+            sets = {"generated": after[name].sample, "real": reference.sample}
+            scores[name] = {
+                "gfid": change.after,
+                "change": change.value,
+                "interval": change.interval,
+                **precision_recall(**sets)._asdict(),
+                **density_coverage(**sets)._asdict(),
+            }
+        return scores
+
+    def to_the_eye(self, pixels: Pixels) -> dict[str, Any]:
+        """How far colors are from the real ones' (Wasserstein, CIELAB), and how much detail is missing (decibels)."""
+        colors = wasserstein(color_statistics(pixels), color_statistics(self.real))
+        spectrum = decibels(radial_power(pixels), radial_power(self.real))
+        detail = [float(spectrum[band].mean()) for band in bands(len(spectrum))]
+        return {"color": float(colors.mean()), "detail": detail}
+
+
+class Models:
+    """A corner's tokenizer, generator and samples of one seed, which all its arms share."""
+
+    def __init__(self, corner: str, preset: Demo, seed: int, judge: Judge, runs: Path):
+        self.folder = runs / file_name(corner, seed)
+        self.preset, self.judge = preset.with_seed(seed), judge
+        where = self.folder / "tokenizer"
+        there = (where / "config.json").exists()
+        train = judge.train
+        self.tokenizer = load_tokenizer(where) if there else train_tokenizer(self.preset.main, train, where, quiet=True)
+        self.cache = encode_images(self.tokenizer, train, self.folder / kind_of(self.tokenizer))
+        where = self.folder / "generator"
+        if (where / "config.json").exists():
+            self.generator = load_generator(where)
+        else:
+            self.generator = train_demo_generator(self.preset, self.tokenizer, self.cache, where, quiet=True)
+        scored = balanced_labels(judge.size.scored, 10)
+        self.samples = self._sampled("samples.safetensors", scored, "scored samples")
+        self.before = judge.streams(self.pixels(self.tokenizer))
+        space = judge.spaces[SPACES[0]]
+        generated = self._sampled(SAMPLES, judge.held.labels, "held-out samples")
+        self.held_out = HeldOut(self.tokenizer, generated, Reference.of(judge.held, space).stats, space)
+
+    def _sampled(self, name: str, labels: Tensor, purpose: str) -> Tensor:
+        """What a demo left in the folder, as many of it as are asked for, or drawn now."""
+        path, post = self.folder / name, self.preset.post
+        if path.exists():
+            (drawn,) = read_tensors(path).values()
+            return (drawn if drawn.is_floating_point() else drawn.long())[: len(labels)]
+        how: dict[str, Any] = {"purpose": purpose, "precision": post.sampling_precision, "quiet": True}
+        return sampled(path, self.generator, labels, post.sampling, self.preset.seed, **how)
+
+    def pixels(self, tokenizer: Any) -> Pixels:
+        return torch.cat(list(decoded(tokenizer, self.samples)))
+
+
+def run_arm(corner: str, arm: str, seed: int, models: Models, runs: Path, results: Path) -> None:
+    """Post-train one arm and measure it; what was finished before is not done again."""
+    print(f"{corner}, {arm}, seed {seed}", flush=True)
+    judge, name = models.judge, file_name(corner, arm, seed)
+    notes = Notes(runs / name / "measured.json")
+    notes.add("circumstances", circumstances())
+    config = configured(arm, models.preset, judge.size, seed)
+    tokenizer, about = models.tokenizer, {"step": 0}
+    if arm != ORIGINAL:
+        began, clock = time.process_time(), time.monotonic()
+        result = post_train(
+            config,
+            models.tokenizer,
+            models.generator,
+            judge.train,
+            runs / name,
+            held_out=models.held_out,
+            cache=models.cache,
+            discriminator=models.folder / "tokenizer" / "discriminator",
+            quiet=True,
+        )
+        tuned = result.tuned
+        seconds = {"cpu": time.process_time() - began, "clock": time.monotonic() - clock}
+        about = {"step": tuned.step, "before": tuned.before, "after": tuned.after, "last": tuned.last}
+        about["tries"] = [vars(one) for one in result.tries]
+        notes.once("seconds", lambda: seconds)  # of a run that was stopped, what was left of it
+        tokenizer = tuned.tokenizer
+    pixels = models.pixels(tokenizer)
+    notes.once("scores", lambda: judge.scores(models.before, judge.streams(pixels)))
+    notes.once("to_the_eye", lambda: judge.to_the_eye(pixels))
+    spaces = {space: extract.describe() for space, extract in judge.spaces.items()}
+    about |= {"corner": corner, "arm": arm, "seed": seed, "size": vars(judge.size), "spaces": spaces}
+    write_json(results / f"{name}.json", about | {"settings": to_plain(config)} | notes.values)
+
+
+def run(
+    runs: Path, results: Path, size: Size, work: Sequence[tuple[str, str, int]], spaces: Any = None, presets: Any = None
+) -> None:
+    """Work off what is not finished, leaving to others what they work on."""
+    results.mkdir(parents=True, exist_ok=True)
+    made: dict[tuple[str, int], Models] = {}
+    for corner, arm, seed in work:
+        name = file_name(corner, arm, seed)
+        if (results / f"{name}.json").exists():
+            continue
+        with claimed(runs / name) as free:
+            if not free:
+                continue
+            if (corner, seed) not in made:
+                preset = (presets or CORNERS)[corner]()
+                judge = Judge(size, runs, preset.main.tokenizer.image_size, spaces)
+                made[corner, seed] = Models(corner, preset, seed, judge, runs)
+            run_arm(corner, arm, seed, made[corner, seed], runs, results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    running = verbs.add_parser("run", help="train and measure what is left of the arms")
+    running.add_argument("runs", type=Path, help="folder of models and samples, which stays out of the repository")
+    running.add_argument("results", type=Path, help="folder of one JSON file for each corner, arm and seed")
+    running.add_argument("--corner", choices=list(CORNERS), default="tokens")
+    running.add_argument("--arm", choices=list(ARMS), action="append", help="only these; may be given again")
+    running.add_argument("--seed", type=int, default=0)
+    running.set_defaults(
+        do=lambda a: run(
+            a.runs, a.results, Size(), [work for work in queue(a.corner, a.seed) if not a.arm or work[1] in a.arm]
+        )
+    )
+    page = verbs.add_parser("page", help="write README.md beside the JSON files")
+    page.add_argument("results", type=Path)
+    page.set_defaults(do=lambda a: post_training_page.write(a.results))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    chosen = parser.parse_args()
+    chosen.do(chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""`sigma="auto"`: the share of a pair that stays real is chosen by short tries, judged by held-out images.
+
+Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): all shares are tried for some steps, the better half
+goes on for as many again, and so on until one is left. A try is the beginning of the run that is to come: its learning
+rate, its losses, its free samples; only its pairs are fewer.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from robustok.runtime.checkpoint import read_json, write_json
+from robustok.runtime.distributed import from_main
+from robustok.training.decoder_stage import PostTraining, TrainedDecoder
+from robustok.training.held_out import HeldOut
+
+SIGMAS = (0.5, 0.7, 0.8, 0.9)  # from much of the generator to little (arXiv 2509.12474: 0.7 to 0.95, by the decoder)
+ONE_IN = 40  # steps of a run, that each share is tried in the first round; with pairs and looks, a fifth of its time
+TRIES = "tries"  # in a run's folder: theirs, and what they found
+
+Tune = Callable[[PostTraining, Path, HeldOut, int], TrainedDecoder[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """One share of a pair, tried for some steps."""
+
+    sigma: float
+    steps: int
+    distance: float  # held-out distance of its decoder
+    before: float  # that of the original
+    seconds: float  # since the try before, pairs and looks included
+
+
+def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut) -> tuple[PostTraining, list[Try]]:
+    """The config with the share that held-out images chose, and the tries. Those that were finished are not repeated.
+
+    `tune` trains a decoder as a config says, in a folder, judged by held-out images, and stops after some steps.
+    """
+    path = folder / TRIES / "tries.json"
+    tries = [Try(**row) for row in from_main(lambda: read_json(path) if path.exists() else [])]
+    first = max(1, config.loop.steps // ONE_IN)
+    judge = check.of_first(max(2, first * config.loop.batch_size))
+    for steps, left in _rounds(SIGMAS, first, tries):
+        for sigma in left:
+            if any((one.sigma, one.steps) == (sigma, steps) for one in tries):
+                continue
+            began = time.monotonic()
+            how = _short(config, sigma, first)
+            found = tune(how, folder / TRIES / f"sigma_{sigma:g}", judge, steps)
+            seconds = round(time.monotonic() - began, 1)
+            tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
+            rows = [vars(one) for one in tries]
+            from_main(partial(write_json, path, rows))
+    return replace(config, sigma=_best(tries)[0]), tries
+
+
+def _rounds(sigmas: tuple[float, ...], first: int, tries: list[Try]) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """(steps, shares) of each round; whoever works it off appends to `tries`, by which the next one is chosen."""
+    steps = first
+    while len(sigmas) > 1:
+        yield steps, sigmas
+        of_round = [one for one in tries if one.steps == steps]
+        sigmas, steps = _best(of_round)[: len(sigmas) // 2], 2 * steps
+
+
+def _best(tries: list[Try]) -> tuple[float, ...]:
+    """The shares of the longest tries, the lowest distance first."""
+    longest = max(one.steps for one in tries)
+    return tuple(one.sigma for one in sorted(tries, key=lambda one: one.distance) if one.steps == longest)
+
+
+def _short(config: PostTraining, sigma: float, first: int) -> PostTraining:
+    """A run as the config says, of whose steps only those of the tries are ever taken."""
+    longest, halvings = first, len(SIGMAS)
+    while halvings > 2:
+        longest, halvings = 2 * longest, halvings // 2
+    pairs = min(config.pairs, longest * config.loop.batch_size)
+    loop = replace(config.loop, preview_every=0)
+    return replace(config, sigma=sigma, pairs=pairs, loop=loop, validate_every=first, patience=0, witnesses=())

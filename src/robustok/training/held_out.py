@@ -1,0 +1,112 @@
+"""What decides which decoder is kept: held-out images, beside what decoders make of freely sampled tokens or latents.
+
+One space decides. Others bear witness: a decoder that is nearer in the one and farther in another has learned the
+first network's taste, not to make better images.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from itertools import chain
+from operator import add, itemgetter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustok.evaluation.features.extractor import Extractor, outputs
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.scores.difference import paired_difference
+from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
+from robustok.evaluation.scores.reference import Reference
+from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
+from robustok.shapes import Images, to_pixels
+from robustok.tokenizer.protocol import TokenizerLike, codes_of, decoding_with
+
+BATCH = 250  # images that are decoded at once
+
+
+class Witness(NamedTuple):
+    """Another feature space, with the held-out images in it."""
+
+    extract: Extractor
+    reference: Reference
+
+
+class HeldOut:
+    """How far a decoder's images of freely sampled tokens or latents are from images that no decoder was trained on."""
+
+    def __init__(
+        self,
+        tokenizer: TokenizerLike,
+        generated: Tensor,
+        reference: FeatureStats,
+        extract: Extractor,
+        witnesses: Sequence[Witness] = (),
+    ):
+        self.tokenizer, self.generated, self.reference, self.extract = tokenizer, generated, reference, extract
+        self.witnesses = witnesses
+
+    def of_first(self, count: int) -> "HeldOut":
+        """The same by the first so many samples: for less time, with more noise, without witnesses."""
+        return HeldOut(self.tokenizer, self.generated[:count], self.reference, self.extract)
+
+    @torch.no_grad()
+    def __call__(self, decoder: nn.Module, batch_size: int = BATCH) -> float:
+        """The Frechet distance of the decoded images to the reference; infinite for a decoder that has collapsed.
+
+        Several processes share the images.
+        """
+        numbered = list(enumerate(self.generated.split(batch_size)))[rank() :: world_size()]
+        with decoding_with(self.tokenizer, decoder):
+            own = [(number, self._stats(generated)) for number, generated in numbered]
+        parts = [stats for _, stats in sorted(chain(*gather_objects(own)), key=itemgetter(0))]
+
+        def distance() -> float:
+            try:
+                return frechet_distance(reduce(add, parts), self.reference)
+            except ValueError:  # all images alike, or features that are not finite
+                return math.inf
+
+        return from_main(distance)
+
+    def _stats(self, generated: Tensor) -> FeatureStats:
+        pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
+        return FeatureStats.of(outputs(self.extract, pixels).features)
+
+    @torch.no_grad()
+    def worse_in(self, decoder: nn.Module) -> dict[str, str]:
+        """By name the other spaces in which a decoder is worse than the original beyond the noise, and by how much.
+
+        The same samples are decoded with both and compared image by image, see `paired_difference`.
+        """
+        worse = {}
+        before = self._streams(self.tokenizer.decoder)
+        for witness, one, other in zip(self.witnesses, before, self._streams(decoder), strict=True):
+
+            def words(witness: Witness = witness, one: FeatureStream = one, other: FeatureStream = other) -> str:
+                change = paired_difference(one, other, witness.reference)
+                return change.in_words() if change.value > 0 and not change.within_noise else ""
+
+            if found := from_main(words):
+                worse[witness.extract.name] = found
+        return worse
+
+    def _streams(self, decoder: nn.Module) -> list[FeatureStream]:
+        """The features of a decoder's images in the other spaces; on the main process those of all processes."""
+        streams = [FeatureStream(witness.extract.describe()) for witness in self.witnesses]
+        numbered = list(enumerate(self.generated.split(BATCH)))[rank() :: world_size()] if streams else []
+        with decoding_with(self.tokenizer, decoder):
+            for number, generated in numbered:
+                pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
+                for witness, stream in zip(self.witnesses, streams, strict=True):
+                    stream.add(extracted(witness.extract, pixels), torch.arange(len(pixels)) + BATCH * number)
+        return [stream.gather() for stream in streams]
+
+    @torch.no_grad()
+    def picture(self, decoder: nn.Module, count: int = 8) -> Images:
+        """The first images as the original decoder makes them, above those that `decoder` makes."""
+        codes = codes_of(self.tokenizer, self.generated[:count])
+        before = self.tokenizer.decode(codes)
+        with decoding_with(self.tokenizer, decoder):
+            return torch.cat([before, self.tokenizer.decode(codes)]).clamp(-1, 1)

@@ -1,0 +1,105 @@
+"""The post-training bake-off: a tiny one runs to its end, goes on, and its page says what it can and cannot prove."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import post_training_arms as arms
+import post_training_bakeoff as bakeoff
+import post_training_page
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.training.tiny import GENERATOR, MAIN, POST
+
+from robustok.demo.config import Demo
+from robustok.evaluation.features.extractor import CustomExtractor
+
+TINY = arms.Size(steps=4, pairs=32, free_samples=32, held_out=50, scored=60, train=200, reference=60)
+SOME = (arms.ORIGINAL, arms.CLEAN, "paired, sigma 0.5 to 0.9", "free, discriminator", "paired and free both")
+
+
+def coarse(pixels: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(pixels[:, :1].float(), 8).flatten(1)
+
+
+def tiny() -> Demo:
+    return Demo(main=MAIN, generator=GENERATOR, post=POST)
+
+
+def result(folder: Path, arm: str) -> dict[str, Any]:
+    return json.loads((folder / f"{arms.file_name('tokens', arm, 0)}.json").read_text())
+
+
+def test_a_tiny_bakeoff_measures_every_arm_once_on_the_same_samples(tmp_path, monkeypatch):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    space = {"lite0": CustomExtractor(coarse, "lite0")}
+    work = [("tokens", arm, 0) for arm in SOME]
+    bakeoff.run(runs, results, TINY, work, space, {"tokens": tiny})
+    original = result(results, arms.ORIGINAL)
+    assert original["scores"]["lite0"]["change"] == 0
+    for arm in SOME[1:]:
+        found = result(results, arm)
+        scores = found["scores"]["lite0"]
+        assert scores["gfid"] - scores["change"] == pytest.approx(original["scores"]["lite0"]["gfid"])
+        assert (scores["change"] == 0) == (found["step"] == 0)
+        assert found["seconds"]["cpu"] > 0
+        assert found["circumstances"][0]["torch"] == torch.__version__
+    assert result(results, arms.CLEAN)["settings"]["sigma"] == 1.0
+    monkeypatch.setattr(bakeoff, "run_arm", lambda *_: pytest.fail("a finished arm is not computed again"))
+    bakeoff.run(runs, results, TINY, work, space, {"tokens": tiny})
+    post_training_page.write(results)
+    page = (results / "README.md").read_text()
+    assert "One seed, 0: intervals are over images, and one seed proves nothing about the next one." in page
+    assert all(f"| {arm} | 1 | " in page for arm in SOME[1:])
+
+
+@pytest.mark.parametrize("corner", arms.CORNERS)
+def test_every_arm_is_a_setting_of_every_corner_it_is_run_in(corner):
+    preset, seen = arms.CORNERS[corner](), {}
+    for _, arm, _ in arms.queue(corner, 0):
+        config = arms.configured(arm, preset, arms.Size(), 0)
+        assert config.loop.steps == arms.Size().steps
+        if arm != arms.ORIGINAL:
+            assert config not in seen.values(), f"{arm} is another arm once more"
+            seen[arm] = config
+    assert replace(seen["paired"], sigma=0.5) == seen["paired, sigma 0.5"]
+    assert ("paired, one pass" in seen) == corner.startswith("latents")
+
+
+def invented(arm: str, seed: int, change: float) -> dict[str, Any]:
+    scores = {"gfid": 100 + change, "change": change, "interval": [change - 1, change + 1]}
+    scores |= {"precision": 0.75, "recall": 0.5, "density": 1.0, "coverage": 0.25}
+    return {
+        "corner": "tokens",
+        "arm": arm,
+        "seed": seed,
+        "step": 4,
+        "scores": {"lite0": scores, "lite2": scores, "vgg-hed": scores},
+        "to_the_eye": {"color": 1.5, "detail": [0.0, 0.0, -2.5]},
+        "seconds": {"cpu": 60.0},
+        "circumstances": [{"commit": "0123", "cpu": "a CPU", "threads": 1}],
+        "tries": [{"sigma": 0.7, "steps": 5, "distance": 12.34, "seconds": 6.0}] if "auto" in arm else [],
+    }
+
+
+def test_the_page_gives_means_and_intervals_over_seeds(tmp_path):
+    for arm, changes in {"original": (0, 0), "paired": (-20, -30), "paired, sigma auto": (-10, -10)}.items():
+        for seed, change in enumerate(changes):
+            (tmp_path / f"{arms.file_name(arm, seed)}.json").write_text(json.dumps(invented(arm, seed, change)))
+    post_training_page.write(tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "Seeds 0, 1: mean, and its 95 % interval over seeds (Student's t) in brackets." in page
+    assert "| paired | 2 | -25.0% [-88.5%, +38.5%] |" in page  # 12.706 * 7.07 / sqrt(2)
+    assert "| paired | 25.0% [25.0%, 25.0%] | 1.50 [1.50, 1.50] | -2.50 [-2.50, -2.50] |" in page
+    assert "| 0.7 | 5 | 12.3 | 6 |" in page
+    assert page.count("a CPU, threads 1") == 1
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="broken"):
+        post_training_page.write(tmp_path)
+
+
+def test_a_page_without_results_says_so(tmp_path):
+    post_training_page.write(tmp_path)
+    assert "No arm is finished yet." in (tmp_path / "README.md").read_text()

@@ -1,0 +1,78 @@
+"""`sigma="auto"`: successive halving on held-out images, recorded, and not repeated."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.tiny import POST, generator, held_out, images, tokenizer
+
+from robustok.data.pairs import Pairs
+from robustok.runtime.checkpoint import load_resume
+from robustok.training.choosing_sigma import SIGMAS, choose_sigma
+from robustok.training.decoder_stage import TrainedDecoder
+from robustok.training.post_training import post_train
+
+AUTO = replace(POST, loop=replace(POST.loop, steps=400), sigma="auto", pairs=10_000)
+
+
+class Tuner:
+    """Decoders whose held-out distance is a function of sigma and steps."""
+
+    def __init__(self, **distances: float):
+        self.distances, self.asked = {float(k[1:]) / 10: v for k, v in distances.items()}, []
+
+    def __call__(self, config: Any, folder: Path, check: Any, until: int) -> TrainedDecoder[Any]:
+        self.asked.append((config.sigma, until))
+        self.config, self.looked_at = config, len(check.generated)
+        last = self.distances[config.sigma] * (1 if until == 10 else 1 + config.sigma)
+        return TrainedDecoder(tokenizer(), until, 9.0, min(9.0, last), last)
+
+
+def test_the_better_half_goes_on_and_the_best_of_the_longest_tries_is_chosen(tmp_path):
+    tune = Tuner(s5=3.0, s7=4.0, s8=2.0, s9=5.0)
+    config, tries = choose_sigma(AUTO, tune, tmp_path, held_out())
+    assert SIGMAS == (0.5, 0.7, 0.8, 0.9)
+    assert tune.asked == [(0.5, 10), (0.7, 10), (0.8, 10), (0.9, 10), (0.8, 20), (0.5, 20)]
+    assert config == replace(AUTO, sigma=0.8)  # 3.6, where 0.5 has 4.5
+    assert [(one.sigma, one.steps, one.before) for one in tries] == [(*asked, 9.0) for asked in tune.asked]
+    steps = sum(steps for _, steps in tune.asked[:4]) + 2 * 10  # the second round goes on from the first
+    assert steps <= AUTO.loop.steps / 4
+    assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (20 * 16, 10, 0)
+
+
+def test_finished_tries_are_read_back_and_others_go_on(tmp_path):
+    whole = choose_sigma(AUTO, Tuner(s5=3.0, s7=4.0, s8=2.0, s9=5.0), tmp_path, held_out())
+    again = Tuner()
+    assert choose_sigma(AUTO, again, tmp_path, held_out()) == whole
+    assert not again.asked
+    path = tmp_path / "tries" / "tries.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:5]))
+    rest = Tuner(s5=3.0)
+    assert choose_sigma(AUTO, rest, tmp_path, held_out())[0] == whole[0]
+    assert rest.asked == [(0.5, 20)]
+
+
+@pytest.mark.parametrize("worst", SIGMAS)
+def test_a_share_that_was_best_too_early_is_dropped(worst, tmp_path):
+    """What is worse than the original counts as what it is: distances are the tries' own, not the best so far."""
+    distances = {f"s{sigma * 10:.0f}": 20.0 + (5 if sigma == worst else 0) for sigma in SIGMAS}
+    config, tries = choose_sigma(AUTO, Tuner(**distances), tmp_path, held_out())
+    assert config.sigma != worst
+    assert all(one.distance > one.before for one in tries)
+
+
+def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path):
+    config = replace(POST, loop=replace(POST.loop, steps=8), sigma="auto", pairs=16, held_out=16)
+    result = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True, control=True)
+    saved = json.loads((tmp_path / "config.json").read_text())["post_training"]
+    assert len(result.tries) == 6
+    chosen = min(result.tries[4:], key=lambda one: one.distance)
+    assert saved["sigma"] == Pairs(tmp_path / "pairs").sigma == chosen.sigma
+    assert json.loads((tmp_path / "tries" / "tries.json").read_text()) == [vars(one) for one in result.tries]
+    counts = load_resume(tmp_path / "tries" / f"sigma_{chosen.sigma:g}" / "resume.safetensors")["counts"]
+    assert counts["done"] == 2
+    again = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
+    assert again.tries == result.tries
+    assert again.tuned.after == result.tuned.after

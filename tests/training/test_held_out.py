@@ -1,0 +1,89 @@
+"""Other spaces bear witness: a decoder that is worse in one of them, beyond the noise, is not kept, and it is told."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.training.tiny import POST, coarse, generator, held_out, images, pairs, tokenizer
+from torch import nn
+
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.scores.reference import Reference
+from robustok.shapes import to_pixels
+from robustok.tokenizer.protocol import codes_of
+from robustok.training import post_training
+from robustok.training.decoder_stage import train_decoder
+from robustok.training.held_out import HeldOut, Witness
+from robustok.training.post_training import post_train
+
+
+def negative(pixels: torch.Tensor) -> torch.Tensor:
+    return 255 - coarse(pixels)
+
+
+def brighter(decoder: nn.Module, by: float) -> nn.Module:
+    """One whose images are the decoder's and something on top."""
+    other = copy.deepcopy(decoder)
+    with torch.no_grad():
+        [bias for bias in other.parameters() if bias.shape == (3,)][-1].add_(by)
+    return other
+
+
+def judged_by(images_of_witness: torch.Tensor) -> HeldOut:
+    """Held-out images as everywhere, and a witness whose real images are others."""
+    check, space = held_out(), CustomExtractor(coarse, "witness")
+    features = space(images_of_witness)
+    real = Reference(stats=FeatureStats.of(features), sample=features, images={}, space=space.describe())
+    check.witnesses = [Witness(space, real)]
+    return check
+
+
+def decoded(check: HeldOut, by: float) -> torch.Tensor:
+    source = tokenizer()
+    with torch.no_grad():
+        return to_pixels(source.decode(codes_of(source, check.generated)) + by)
+
+
+def test_a_decoder_is_worse_where_its_images_are_farther_off_beyond_the_noise():
+    check = judged_by(decoded(held_out(), 0.2))
+    original = check.tokenizer.decoder
+    assert check.worse_in(brighter(original, 0.1)) == {}
+    assert check.worse_in(original) == {}
+    worse = check.worse_in(brighter(original, -0.3))
+    assert worse.keys() == {"witness"}
+    space, real = check.witnesses[0]
+    before, after = (frechet_distance(FeatureStats.of(space(decoded(check, by))), real.stats) for by in (0.0, -0.3))
+    assert worse["witness"].startswith(f"{before:.4g} to {after:.4g} ")
+    assert "beyond the noise" in worse["witness"]
+    assert check.tokenizer.decoder is original
+
+
+def test_the_original_is_kept_where_the_spaces_disagree(tmp_path):
+    """The witness' real images are what the original makes, so that every other decoder is worse."""
+    check = judged_by(decoded(held_out(), 0.0))
+    result = train_decoder(POST, tokenizer(), pairs(tmp_path), images(), tmp_path / "run", held_out=check, quiet=True)
+    assert result.step == 0
+    assert result.after == result.before > result.last
+    assert "worse, beyond the noise" in result.worse_in["witness"]
+    source = tokenizer()
+    assert all(torch.equal(source.state_dict()[name], own) for name, own in result.tokenizer.state_dict().items())
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())["post_training"]
+    assert (saved["step"], saved["worse_in"]) == (0, result.worse_in)
+    assert saved["refused_step"] > 0
+
+
+def test_witnesses_are_named_by_the_config_and_see_the_held_out_images(tmp_path, monkeypatch):
+    real = post_training.extractor
+    spaces = {"negative": CustomExtractor(negative, "negative"), "coarse": CustomExtractor(coarse, "coarse")}
+    monkeypatch.setattr(post_training, "extractor", lambda name, device: spaces.get(name) or real(name, device))
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=16, witnesses=("negative",))
+    found = post_train(config, tokenizer(), generator(), images(), tmp_path, features="coarse", quiet=True)
+    (witness,) = found.held_out.witnesses
+    assert witness.extract.name == "negative"
+    torch.testing.assert_close(255 - witness.reference.stats.mean, found.held_out.reference.mean)
+    assert not found.held_out.of_first(4).witnesses
+    with pytest.raises(ValueError, match="there is no feature space 'nowhere'"):
+        post_train(replace(config, witnesses=("nowhere",)), tokenizer(), generator(), images(), tmp_path / "b")
