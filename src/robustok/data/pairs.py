@@ -163,7 +163,8 @@ class Pairs:
     def __init__(self, *folders: str | Path):
         """Raises ValueError if a folder is incomplete."""
         manifests, several = zip(*(read_shards(Path(folder), "pairs") for folder in folders), strict=True)
-        manifest, tensors = manifests[0], {name: torch.cat([one[name] for one in several]) for name in several[0]}
+        with torch.autocast("cpu", enabled=False):  # which does not join half precision
+            manifest, tensors = manifests[0], {name: torch.cat([one[name] for one in several]) for name in several[0]}
         shares = [one["sigma"] for one in manifests]
         self.sigma: float | list[float] = shares[0] if len(shares) == 1 else shares
         self.fingerprint: str = manifest["tokenizer"]
