@@ -76,3 +76,12 @@ def test_latents_are_decoded_as_they_are_and_a_decoder_can_be_lent():
     with decoding_with(tokenizer, other.decoder):
         assert torch.equal(tokenizer.decode(latents), other.decode(latents))
     assert torch.equal(tokenizer.decode(latents), own)
+
+
+def test_latents_are_cached_under_autocast_too(tmp_path):
+    """In half precision, which autocast does not join on a CPU."""
+    images = FashionMNIST("train").subset(torch.arange(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = encode_images(Patches(), images, tmp_path / "a", batch_size=4)
+    plain = encode_images(Patches(), images, tmp_path / "b")
+    torch.testing.assert_close(cache.plain(torch.arange(6)), plain.plain(torch.arange(6)), rtol=0.05, atol=0.05)

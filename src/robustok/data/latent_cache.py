@@ -179,8 +179,11 @@ def _encode_views(
         seen = images.images(part).unsqueeze(1) if crops == 1 else five_crops(images, part, ZOOM)
         if images.flip:
             seen = torch.stack([seen, seen.flip(-1)], dim=2).flatten(1, 2)
-        batches.append(torch.stack([encode(view) for view in seen.unbind(1)], dim=1))
-    return {name: torch.cat(batches), "labels": images.labels[indices]}
+        views = [encode(view) for view in seen.unbind(1)]
+        with torch.autocast("cpu", enabled=False):  # which does not join half precision
+            batches.append(torch.stack(views, dim=1))
+    with torch.autocast("cpu", enabled=False):
+        return {name: torch.cat(batches), "labels": images.labels[indices]}
 
 
 def _begun_with(folder: str | Path, tokenizer: Any) -> str:
