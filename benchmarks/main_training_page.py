@@ -95,7 +95,9 @@ def problem(found: Sequence[Result]) -> Iterator[str]:
             f"a classifier of the data that nothing was trained in (accuracy {about['accuracy']:.1%}, seed "
             f"{about['seed']})"
             if "accuracy" in about
-            else "the network of the perceptual and the adversarial loss, too"
+            else "the network of the perceptual, the adversarial and the Fréchet term, too"
+            if name == "lite0"
+            else "a network from a package, that nothing was trained in"
         )
         yield f"- `{name}`: {what}"
     where = sorted(
