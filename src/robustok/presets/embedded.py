@@ -91,7 +91,7 @@ def demo() -> Demo:
             validate_every=250,
         ),
         pfid_images=2_000,
-        duration="about 17 minutes on two CPU cores",
+        duration="about half an hour on one CPU core, less on two",
     )
 
 
