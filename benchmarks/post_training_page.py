@@ -67,6 +67,7 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
             for arm, runs in tuned.items()
         ),
     )
+    yield "\nSeconds are of the process that ended an arm: of one that was stopped in between, what was left of it."
     yield "\n### Recall and coverage\n"
     names = [(space, metric) for space in spaces for metric in ("recall", "coverage")]
     yield from table(
