@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robustok.adapters.adapter import Adapter
 from robustok.runtime.checkpoint import fingerprint
-from robustok.shapes import Codebook, Images, Latents, Tokens
-from robustok.tokenizer.quantizer import VQ, Quantized, VectorQuantizer
-from robustok.tokenizer.tokenizer import check_size
+from robustok.shapes import Images, Latents
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer
+from robustok.tokenizer.tokenizer import WithQuantizer, check_size
 
 
 class TokenizerAdapter(Adapter):
@@ -47,28 +47,8 @@ class TokenizerAdapter(Adapter):
         return fingerprint(weights | {name: torch.tensor(value) for name, value in fields.items()})
 
 
-class CodebookAdapter(TokenizerAdapter):
+class CodebookAdapter(WithQuantizer, TokenizerAdapter):
     """A `TokenizerLike` with a codebook, once a family adds a `quantizer`, too."""
-
-    quantizer: Any  # a VectorQuantizer, or what has as much of it as is used here
-
-    @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.codebook
-
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        return self.quantizer.lookup(tokens)
-
-    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the gradient to the latents, as `encode` gives them."""
-        return self.quantizer.straight_through(self.quantizer.project(latents), codes)
-
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
 
 
 def last_layer(decoder: nn.Module) -> Tensor:

@@ -1,7 +1,7 @@
 """The parts assembled: encode, quantize, lookup, decode."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from robustok.runtime.pretrained import Pretrained, without_decoder
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
+from robustok.tokenizer.protocol import TokenizerLike
 from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, Quantized, build_quantizer
 
 
@@ -39,7 +40,31 @@ def check_size(images: Images, side: int) -> None:
         )
 
 
-class Tokenizer(Pretrained):
+class WithQuantizer:
+    """What a `quantizer` brings to any tokenizer: codes, and the way of images through them."""
+
+    quantizer: Any  # a quantizer of `robustok.tokenizer.quantizers`, or what has as much of it as is used here
+
+    @property
+    def codebook(self) -> Codebook:
+        return self.quantizer.codebook
+
+    def quantize(self, latents: Latents) -> Quantized:
+        return self.quantizer(latents)
+
+    def lookup(self, tokens: Tokens) -> Latents:
+        return self.quantizer.lookup(tokens)
+
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, with the quantizer's gradient to the latents, as `encode` gives them."""
+        return self.quantizer.straight_through(self.quantizer.project(latents), codes)
+
+    def forward(self: TokenizerLike, images: Images) -> Images:
+        """Reconstructions."""
+        return self.decode(self.quantize(self.encode(images)).codes)
+
+
+class Tokenizer(WithQuantizer, Pretrained):
     """Images to discrete tokens and back.
 
     encode: Images (b 3 h w) in [-1, 1] -> Latents (b n d); quantize: Latents -> Quantized;
@@ -59,10 +84,6 @@ class Tokenizer(Pretrained):
         self.decoder: nn.Module = build_decoder(config.decoder, config.image_size, width, config.channels)
 
     @property
-    def codebook(self) -> Codebook:
-        return self.quantizer.codebook
-
-    @property
     def device(self) -> torch.device:
         return self.codebook.device
 
@@ -73,16 +94,6 @@ class Tokenizer(Pretrained):
     def encode(self, images: Images) -> Latents:
         check_size(images, self.image_size)
         return self.encoder(images)
-
-    def quantize(self, latents: Latents) -> Quantized:
-        return self.quantizer(latents)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        return self.quantizer.lookup(tokens)
-
-    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, with the quantizer's gradient to the latents, as `encode` gives them."""
-        return self.quantizer.straight_through(self.quantizer.project(latents), codes)
 
     def decode(self, codes: Latents) -> Images:
         return self.decoder(codes)
@@ -101,7 +112,3 @@ class Tokenizer(Pretrained):
         if not isinstance(self.config.quantizer, VQ):
             return ()
         return (fingerprint(without_decoder(self) | {"codebook": self.codebook}),)
-
-    def forward(self, images: Images) -> Images:
-        """Reconstructions."""
-        return self.decode(self.quantize(self.encode(images)).codes)
