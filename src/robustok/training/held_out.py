@@ -5,7 +5,7 @@ first network's taste, not to make better images.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from operator import add, itemgetter
@@ -20,7 +20,7 @@ from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
 from robustok.evaluation.scores.reference import Reference
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
-from robustok.shapes import Images, to_pixels
+from robustok.shapes import Images, Pixels, to_pixels
 from robustok.tokenizer.protocol import TokenizerLike, codes_of, decoding_with
 
 BATCH = 250  # images that are decoded at once
@@ -57,9 +57,10 @@ class HeldOut:
 
         Several processes share the images.
         """
-        numbered = list(enumerate(self.generated.split(batch_size)))[rank() :: world_size()]
-        with decoding_with(self.tokenizer, decoder):
-            own = [(number, self._stats(generated)) for number, generated in numbered]
+        own = [
+            (number, FeatureStats.of(outputs(self.extract, pixels).features))
+            for number, pixels in self._decoded(decoder, batch_size)
+        ]
         parts = [stats for _, stats in sorted(chain(*gather_objects(own)), key=itemgetter(0))]
 
         def distance() -> float:
@@ -70,9 +71,12 @@ class HeldOut:
 
         return from_main(distance)
 
-    def _stats(self, generated: Tensor) -> FeatureStats:
-        pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
-        return FeatureStats.of(outputs(self.extract, pixels).features)
+    def _decoded(self, decoder: nn.Module, batch_size: int = BATCH) -> Iterator[tuple[int, Pixels]]:
+        """This process's batches of the samples as a decoder makes them, each with its number."""
+        for number, generated in list(enumerate(self.generated.split(batch_size)))[rank() :: world_size()]:
+            with decoding_with(self.tokenizer, decoder):
+                pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
+            yield number, pixels
 
     @torch.no_grad()
     def worse_in(self, decoder: nn.Module) -> dict[str, str]:
@@ -95,12 +99,9 @@ class HeldOut:
     def _streams(self, decoder: nn.Module) -> list[FeatureStream]:
         """The features of a decoder's images in the other spaces; on the main process those of all processes."""
         streams = [FeatureStream(witness.extract.describe()) for witness in self.witnesses]
-        numbered = list(enumerate(self.generated.split(BATCH)))[rank() :: world_size()] if streams else []
-        with decoding_with(self.tokenizer, decoder):
-            for number, generated in numbered:
-                pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
-                for witness, stream in zip(self.witnesses, streams, strict=True):
-                    stream.add(extracted(witness.extract, pixels), torch.arange(len(pixels)) + BATCH * number)
+        for number, pixels in self._decoded(decoder) if streams else ():
+            for witness, stream in zip(self.witnesses, streams, strict=True):
+                stream.add(extracted(witness.extract, pixels), torch.arange(len(pixels)) + BATCH * number)
         return [stream.gather() for stream in streams]
 
     @torch.no_grad()
