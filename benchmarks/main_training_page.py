@@ -1,7 +1,7 @@
 """The page of the main-training study, from its JSON files: tables by arm, and what is still missing."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,9 +245,9 @@ def change(arms: dict[str, dict[int, Result]], arm: str, value: Callable[[Result
     return f"{mean:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
-def table(columns: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> Iterator[str]:
+def table(columns: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield f"| {' | '.join(columns)} |"
+    yield f"| {' | '.join(map(str, columns))} |"
     yield "|" + "---|" * len(columns)
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(map(str, row))} |"

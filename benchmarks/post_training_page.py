@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from main_training_page import table
 from post_training_arms import ARMS, CLEAN, CORNERS, ORIGINAL, SPACES
 
 from robustok.evaluation.scores.intervals import seeds_interval
@@ -144,11 +145,3 @@ def circumstances(found: Sequence[Result]) -> Iterator[str]:
             if told not in known:
                 known.append(told)
                 yield f"- {told}"
-
-
-def table(head: Sequence[Any], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
-    """A table of Markdown."""
-    yield f"| {' | '.join(map(str, head))} |"
-    yield "|" + " --- |" * len(head)
-    for row in rows:
-        yield f"| {' | '.join(map(str, row))} |"

@@ -54,14 +54,11 @@ class Blocks(Grays):
         return self.codebook[tokens]
 
 
-class Noise:
-    """Images of four noisy quarters, sorted by brightness."""
+class InMemory:
+    """Images that are there as pixels (b 3 h w)."""
 
-    def __init__(self, count: int, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
-        means = torch.rand(count, 1, 2, 2, generator=generator).sort(dim=0).values * 200 + 20
-        noise = torch.randn(count, 3, SIDE, SIDE, generator=generator) * 8
-        self.pixels = (quarters(means) + noise).clamp(0, 255).to(torch.uint8)
+    def __init__(self, pixels: torch.Tensor):
+        self.pixels = pixels
 
     def __len__(self):
         return len(self.pixels)
@@ -71,6 +68,16 @@ class Noise:
 
     def describe(self):
         return {"name": "noise", "count": len(self), "hash": "abc"}
+
+
+class Noise(InMemory):
+    """Images of four noisy quarters, sorted by brightness."""
+
+    def __init__(self, count: int, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        means = torch.rand(count, 1, 2, 2, generator=generator).sort(dim=0).values * 200 + 20
+        noise = torch.randn(count, 3, SIDE, SIDE, generator=generator) * 8
+        super().__init__((quarters(means) + noise).clamp(0, 255).to(torch.uint8))
 
 
 def shades(pixels: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.evaluation.scored import SIDE, Grays
+from tests.evaluation.scored import SIDE, Grays, InMemory
 
 from robustok.data.npz import NpzImages
 from robustok.data.sources import open_images
@@ -14,22 +14,12 @@ from robustok.evaluation.scores.difference import unlike
 from robustok.evaluation.scores.image_scores import score_image_set
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
-from robustok.shapes import to_images
 
 
-class Noise:
+class Noise(InMemory):
     def __init__(self, count: int, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        self.pixels = torch.randint(256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def images(self, indices):
-        return to_images(self.pixels[indices])
-
-    def describe(self):
-        return {"name": "noise", "count": len(self), "hash": "abc"}
+        super().__init__(torch.randint(256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator))
 
 
 def colors(pixels):
@@ -127,17 +117,11 @@ def test_two_sides_are_not_compared_in_silence(tmp_path, space):
     assert "side '72' once and '96' the other time" in [str(entry) for entry in unlike(scores[0], other[0])]
 
 
-class ArrayImages:
+class ArrayImages(InMemory):
     known_range = True
 
     def __init__(self, pixels):
-        self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def images(self, indices):
-        return to_images(self.pixels[indices])
+        super().__init__(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
     def describe(self):
         return {"name": "array"}

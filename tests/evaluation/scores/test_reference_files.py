@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.evaluation.scored import InMemory
 
 from robustok.data.npz import NpzImages
 from robustok.evaluation.features.extractor import Outputs
@@ -8,23 +9,13 @@ from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.scores.feature_stream import stream_of
 from robustok.evaluation.scores.image_scores import score_features
 from robustok.evaluation.scores.reference import Reference, read_reference
-from robustok.shapes import to_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
 
 
-class Images:
+class Images(InMemory):
     def __init__(self, pixels: np.ndarray):
-        self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def images(self, indices):
-        return to_images(self.pixels[indices])
-
-    def describe(self):
-        return {"name": "noise", "count": len(self), "hash": "abc"}
+        super().__init__(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 class Quarters:
