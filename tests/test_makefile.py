@@ -1,5 +1,6 @@
 """What `make` would run, told by `make --dry-run` with another Python: nothing is installed here."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,8 +15,10 @@ def dry_run(target: str, folder: Path) -> str:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         if not (folder / name).exists():
             shutil.copy(ROOT / name, folder / name)
-    words = ["make", "--dry-run", "PYTHON=some-python", target]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
+    words = ["make", "--dry-run", "--no-print-directory", "PYTHON=some-python", target]
+    # A `make` above this one, as in `make test`, hands its own options down in the environment.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
