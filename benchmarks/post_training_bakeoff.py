@@ -25,7 +25,6 @@ from post_training_arms import ARMS, CORNERS, ORIGINAL, SPACES, Size, configured
 from torch import Tensor
 
 from robustok import load_generator, load_tokenizer
-from robustok.analysis.image_statistics import bands, color_statistics, decibels, radial_power, wasserstein
 from robustok.data.images import FashionMNIST
 from robustok.data.latent_cache import encode_images
 from robustok.demo.config import Demo
@@ -33,6 +32,7 @@ from robustok.demo.run import train_demo_generator
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.image_statistics import bands, color_statistics, decibels, radial_power, wasserstein
 from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted

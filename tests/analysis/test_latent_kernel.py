@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.analysis.halves import half_interval, halves, other_halves
 from robustok.analysis.imitation import imitate, imitation_grid
 from robustok.analysis.latent_kernel import Embedded, views
 from robustok.analysis.projection import principal_plane
 from robustok.evaluation.metrics.pfid import Cell, grid
+from robustok.evaluation.scores.halves import halves
 from robustok.tokenizer.perturbation import neighbors, perturb
 
 
@@ -28,20 +28,6 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def everything(count: int) -> Tensor:
     return torch.ones(1, count, dtype=torch.bool)
-
-
-def test_halves_are_halves_and_their_spread_is_that_of_the_mean():
-    chosen = halves(101, count=400)
-    assert (chosen[:200].sum(dim=1) == 50).all()
-    assert (chosen ^ chosen[other_halves(400)]).all()
-    values = normal(101).double()
-    means = torch.stack([values[half].mean() for half in chosen])
-    low, high = half_interval(0.0, means)
-    assert high == pytest.approx(1.96 * float(values.std()) / math.sqrt(101), rel=0.12)  # of 400 halves: 3 sigma
-    assert low == -high
-    assert not torch.equal(halves(101, seed=1), halves(101, seed=2))
-    with pytest.raises(ValueError, match="at least 4"):
-        halves(3)
 
 
 def test_the_three_views_are_gaussian_kernels():

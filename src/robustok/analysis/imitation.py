@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustok.analysis.halves import half_interval, halves, other_halves
 from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
 from robustok.evaluation.metrics.pfid import Cell, grid
+from robustok.evaluation.scores.halves import half_interval, halves, other_halves
 from robustok.evaluation.scores.intervals import Interval
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Latents, Tokens

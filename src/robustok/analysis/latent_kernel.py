@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from robustok.analysis.halves import Halves
+from robustok.evaluation.scores.halves import Halves
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Latents
 

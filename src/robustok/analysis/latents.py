@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from robustok.analysis.halves import half_interval, halves
 from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
 from robustok.analysis.imitation import Imitation, nearest_cells
 from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
 from robustok.evaluation.decoding import evaluating
 from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.scores.halves import half_interval, halves
 from robustok.evaluation.scores.intervals import Interval
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.protocol import GeneratorLike

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from robustok.analysis.effects import Change, Effect
 from robustok.analysis.findings import cell_name, range_names, standing
 from robustok.analysis.imitation import Imitation
 from robustok.analysis.latents import LatentAnalysis
 from robustok.analysis.tokens import Analysis
+from robustok.evaluation.scores.effects import Change, Effect
 from robustok.report.scores import heat
 from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import ALPHA, DELTA, MINUS, number, percent

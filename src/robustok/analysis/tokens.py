@@ -10,16 +10,16 @@ from torch import Tensor
 
 from robustok.analysis.code_usage import CodeUsage, code_usage
 from robustok.analysis.departures import Departures, departures
-from robustok.analysis.effects import Change, Effect, compare
 from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
-from robustok.analysis.image_statistics import ImageStatistics, image_statistics
 from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
 from robustok.analysis.projection import principal_plane
 from robustok.evaluation.decoding import decoded, evaluating
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
+from robustok.evaluation.metrics.image_statistics import ImageStatistics, image_statistics
 from robustok.evaluation.metrics.pfid import Cell, grid
+from robustok.evaluation.scores.effects import Change, Effect, compare
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32

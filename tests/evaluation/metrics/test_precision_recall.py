@@ -86,7 +86,9 @@ def test_what_is_outside_is_what_precision_leaves(unchecked):
     assert 1 - float(near.outside.double().mean()) == pytest.approx(
         precision_recall(generated=made, real=real).precision
     )
-    wanted = torch.cdist(made.double(), real.double()).amin(dim=1) / math.sqrt(5)
+    apart = torch.cdist(made.double(), real.double())
+    wanted = apart.amin(dim=1) / math.sqrt(5)
+    assert torch.equal(near.nearest, apart.argmin(dim=1))
     torch.testing.assert_close(near.distance, wanted)
     with pytest.raises(ValueError, match="the same extractor"):
         nearness(generated=cloud(10)[:, :4], real=cloud(10))

@@ -7,7 +7,7 @@ Distances are squared and in float64. Time grows with the square of the number o
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from robustok.evaluation.metrics.checks import Generated, Real, check_sets
@@ -24,6 +24,7 @@ class PrecisionRecall(NamedTuple):
 class Nearness(NamedTuple):
     outside: Bool[Tensor, " generated"]  # in no real image's ball: 1 - precision is their fraction
     distance: Float64[Tensor, " generated"]  # to the nearest real image, in root mean square over the features
+    nearest: Int[Tensor, " generated"]  # index of that real image
 
 
 class DensityCoverage(NamedTuple):
@@ -63,12 +64,14 @@ def density_coverage(*, generated: Generated, real: Real, k: int = 5) -> Density
 def nearness(*, generated: Generated, real: Real, k: int = 3) -> Nearness:
     """Each generated image against the real ones and their balls, which are those of `precision_recall`."""
     _check(generated, real, 0, k)
-    radii, outside, distance = _radii(real, k), [], []
+    radii, outside, distance, nearest = _radii(real, k), [], [], []
     for rows in generated.split(ROWS):
         squares = _distances(rows, real)
         outside.append(~(squares <= radii).any(dim=1))
-        distance.append((squares.amin(dim=1) / real.shape[1]).sqrt())
-    return Nearness(torch.cat(outside), torch.cat(distance))
+        least = squares.min(dim=1)
+        distance.append((least.values / real.shape[1]).sqrt())
+        nearest.append(least.indices)
+    return Nearness(torch.cat(outside), torch.cat(distance), torch.cat(nearest))
 
 
 def _inside(points: Float[Tensor, "b f"], of: Float[Tensor, "other f"], k: int) -> Bool[Tensor, " b"]:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.analysis.effects import NUMBERS, compare
-from robustok.analysis.image_statistics import ImageStatistics
+from robustok.evaluation.scores.effects import NUMBERS, ImageStatistics, compare, image_statistics
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -50,3 +49,20 @@ def test_changes_are_paired():
     assert change.values["outside"] == 0
     alone = effects[1].intervals["color"]
     assert high - low < 0.2 * (alone[1] - alone[0])
+
+
+def test_statistics_do_not_depend_on_batches():
+    pixels = torch.randint(256, (70, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+    class Means:
+        name = "means"
+
+        def __call__(self, part: Tensor) -> Tensor:
+            return part.float().mean(dim=(2, 3))
+
+        def describe(self) -> dict:
+            return {"features": "means"}
+
+    one, many = image_statistics([pixels], Means()), image_statistics(pixels.split(13), Means())
+    for a, b in zip(one, many, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

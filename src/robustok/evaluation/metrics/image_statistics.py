@@ -1,15 +1,12 @@
-"""Statistics of a set of images, image by image: features, colors as the eye tells them apart, power spectra."""
+"""Statistics of a set of images, image by image: colors as the eye tells them apart, and power spectra."""
 
-from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor, outputs
-from robustok.shapes import Features, Pixels
+from robustok.shapes import Pixels
 
 # IEC 61966-2-1: linear sRGB to CIE XYZ; its white is D65. A color is divided by white's X, Y, Z, the rows' sums.
 TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
@@ -17,26 +14,6 @@ DELTA = 6 / 29  # CIE 15: below its cube the cube root goes over into a line
 LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709
 OCTAVES = 3  # bands from the finest on; what is coarser is the last band
 EPSILON = 1e-12  # of the square of the pixel range: far below the rounding of uint8, which has 1.3e-6
-BLOCK = 32  # images whose colors and spectra are computed at once
-
-
-class ImageStatistics(NamedTuple):
-    """Some kilobytes an image."""
-
-    features: Features
-    colors: Float64[Tensor, "b 6"]
-    spectra: Float64[Tensor, "b r"]
-
-
-def image_statistics(pixels: Iterable[Tensor], extract: Extractor) -> ImageStatistics:
-    """The statistics of batches of Pixels (b 3 h w)."""
-    features, colors, spectra = [], [], []
-    for batch in pixels:
-        features.append(outputs(extract, batch).features.cpu())
-        for part in batch.split(BLOCK):
-            colors.append(color_statistics(part).cpu())
-            spectra.append(radial_power(part).cpu())
-    return ImageStatistics(torch.cat(features), torch.cat(colors), torch.cat(spectra))
 
 
 def to_lab(pixels: Pixels) -> Float64[Tensor, "b 3 h w"]:

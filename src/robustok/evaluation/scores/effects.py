@@ -4,7 +4,7 @@ Every set of images is compared with the same real images; a set of other real i
 is wrong. The same tokens decoded by two decoders are compared pair by pair.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,13 +12,35 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from robustok.analysis.halves import half_interval, halves
-from robustok.analysis.image_statistics import ImageStatistics, bands, decibels, wasserstein
+from robustok.evaluation.features.extractor import Extractor, outputs
+from robustok.evaluation.metrics.image_statistics import bands, color_statistics, decibels, radial_power, wasserstein
 from robustok.evaluation.metrics.precision_recall import Nearness, nearness
+from robustok.evaluation.scores.halves import half_interval, halves
 from robustok.evaluation.scores.intervals import Interval
+from robustok.shapes import Features
 
+BLOCK = 32  # images whose colors and spectra are computed at once
 # in this order; octaves of detail in decibels follow by name
 NUMBERS = ("outside", "distance", "color", "contrast", "detail", "coarse_db", "middle_db", "fine_db")
+
+
+class ImageStatistics(NamedTuple):
+    """Some kilobytes an image."""
+
+    features: Features
+    colors: Float64[Tensor, "b 6"]
+    spectra: Float64[Tensor, "b r"]
+
+
+def image_statistics(pixels: Iterable[Tensor], extract: Extractor) -> ImageStatistics:
+    """The statistics of batches of Pixels (b 3 h w)."""
+    features, colors, spectra = [], [], []
+    for batch in pixels:
+        features.append(outputs(extract, batch).features.cpu())
+        for part in batch.split(BLOCK):
+            colors.append(color_statistics(part).cpu())
+            spectra.append(radial_power(part).cpu())
+    return ImageStatistics(torch.cat(features), torch.cat(colors), torch.cat(spectra))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +65,17 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """The tuned decoder's numbers less the original one's, on the same tokens."""
+    """A decoder's numbers less the first one's, on the same tokens."""
 
     images: str
+    decoder: str
     values: dict[str, float]
     intervals: dict[str, Interval]  # 95 %, over images, each with both decoders
 
 
 class Effects(NamedTuple):
     effects: tuple[Effect, ...]  # other real images first
-    changes: tuple[Change, ...]  # of every set that both decoders made
+    changes: tuple[Change, ...]  # of every set that several decoders made: each against the first of them
 
 
 def compare(
@@ -60,7 +83,8 @@ def compare(
 ) -> Effects:
     """Sets of images, by their name and their decoder's, beside the same real ones.
 
-    `other` real images say what there is to expect. Raises ValueError for a set of another size than theirs.
+    `other` real images say what there is to expect; of several decoders the original is given first. Raises ValueError
+    for a set of another size than theirs.
     """
     chosen = halves(len(other.features), seed=seed)
     everything = torch.ones_like(chosen[:1])
@@ -88,12 +112,14 @@ def compare(
             shifts=tuple((these.colors.mean(dim=0) - real.colors.mean(dim=0)).tolist()),
             spectrum=tuple(decibels(these.spectra, real.spectra).tolist()),
         )
+    first: dict[str, str] = {}
     changes = []
-    for images in (name for name, decoder in found if decoder == "tuned" and (name, "original") in found):
-        before, after = (images, "original"), (images, "tuned")
-        change = {name: found[after].values[name] - found[before].values[name] for name in NUMBERS}
-        paired = _intervals(change, of_halves[after] - of_halves[before])
-        changes.append(Change(images=images, values=change, intervals=paired))
+    for images, decoder in made:
+        if (original := first.setdefault(images, decoder)) != decoder:
+            before, after = (images, original), (images, decoder)
+            change = {name: found[after].values[name] - found[before].values[name] for name in NUMBERS}
+            paired = _intervals(change, of_halves[after] - of_halves[before])
+            changes.append(Change(images=images, decoder=decoder, values=change, intervals=paired))
     return Effects(tuple(found.values()), tuple(changes))
 
 

@@ -7,11 +7,10 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from robustok.analysis.image_statistics import (
+from robustok.evaluation.metrics.image_statistics import (
     bands,
     color_statistics,
     decibels,
-    image_statistics,
     radial_power,
     to_lab,
     wasserstein,
@@ -101,20 +100,3 @@ def test_spectra_of_other_shapes_are_refused():
         radial_power(torch.zeros(1, 3, 16, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="4 x 4; crop"):
         radial_power(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
-
-
-def test_statistics_do_not_depend_on_batches():
-    pixels = torch.randint(256, (70, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-
-    class Means:
-        name = "means"
-
-        def __call__(self, part: Tensor) -> Tensor:
-            return part.float().mean(dim=(2, 3))
-
-        def describe(self) -> dict:
-            return {"features": "means"}
-
-    one, many = image_statistics([pixels], Means()), image_statistics(pixels.split(13), Means())
-    for a, b in zip(one, many, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
