@@ -95,6 +95,17 @@ def _scores() -> Iterator[dict[str, object]]:
         yield record(f"precision_{when}", precision, **fd, **sampled)
         yield record(f"recall_{when}", recall, **fd, **sampled)
         yield record(f"kid_{when}", distance, **fd, **sampled)
+    for name, values, ends in (
+        ("off_manifold", (0.298, 0.257, 0.226, 0.061), [-0.09, -0.05]),
+        ("color", (0.25, 0.24, 0.31, 0.12), [0.02, 0.1]),
+        ("contrast", (0.5, 0.52, 0.51, 0.1), [-0.03, 0.05]),
+        ("detail", (3.2, 2.4, 2.1, 0.1), [-1.3, -0.9]),
+        ("fine_detail", (-2.74, -2.07, -1.88, 0.02), [0.7, 1.0]),
+    ):
+        for when, value in zip(("before", "control", "after", "floor"), values, strict=True):
+            yield record(f"{name}_{when}", value, images=2000, features="vgg-hed")
+        change = values[2] - values[0]
+        yield record(f"{name}_difference", change, ends, images=2000, **{"from": "before", "to": "after"})
     yield record("psnr", 22.43)
     yield record("ssim", 0.8312)
     yield record("codebook_use", 0.9727)

@@ -17,9 +17,8 @@ from robustok.analysis.projection import principal_plane
 from robustok.evaluation.decoding import decoded, evaluating
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
-from robustok.evaluation.metrics.image_statistics import ImageStatistics, image_statistics
 from robustok.evaluation.metrics.pfid import Cell, grid
-from robustok.evaluation.scores.effects import Change, Effect, compare
+from robustok.evaluation.scores.effects import Change, Effect, ImageStatistics, compare, image_statistics
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustok.data.images import ImageSet
+from robustok.demo.effects import Seen
 from robustok.evaluation.decoding import decoded, encoded
 from robustok.evaluation.metrics.pfid import grid
 from robustok.runtime.checkpoint import write_bytes, write_json
@@ -20,7 +21,8 @@ from robustok.tokenizer.perturbation import chosen_tokens, neighbors, perturb
 from robustok.tokenizer.protocol import codebook_of
 
 ROWS = 4  # images of each class in a grid
-CHANGED = 20  # images that post-training changed most
+SHOWN = 6  # images that came nearest to real ones by post-training, and as many that went away from them
+WIDE = 40  # side in pixels up to which two such images share a row
 NOISE = (0.5, 0.2)  # fraction of the latents that are disturbed in the picture, and the noise's in each
 
 
@@ -33,17 +35,21 @@ def write_pictures(
     after: Any = None,
     drawn: Tensor | None = None,
     labels: Tensor | None = None,
+    seen: Seen | None = None,
 ) -> None:
     """Write the grids and `images.json`, which tells the report what each shows.
 
     `drawn` are generated tokens or latents with their `labels`; the tokenizers `before` and `after` decode them. While
-    there are none yet, the grids are of real images.
+    there are none yet, the grids are of real images. `seen` tells which of them post-training brought nearest to real
+    ones.
     """
     classes, entries = len(real.classes), list[dict[str, Any]]()
 
     def add(name: str, title: str, caption: str, images: Pixels, group: str = "overview") -> None:
         how: dict[str, Any] = (
-            {"columns": classes, "labels": real.classes} if group != "changed" else {"columns": len(images) // 2}
+            {"columns": 6 if images.shape[-1] <= WIDE else 3}
+            if group == "changed"
+            else {"columns": classes, "labels": real.classes}
         )
         entries.append(write_grid(folder, name, title, caption, images, group=group, **how))
 
@@ -65,14 +71,18 @@ def write_pictures(
     few = one_of_each(labels, classes, 1)
     rows = "Upper row: original decoder. Lower row: post-trained decoder."
     add("pairs", f"{same}, both decoders", rows, torch.cat([first[few], second[few]]), group="pairs")
-    change = (first.float() - second.float()).square().flatten(1).mean(dim=1)
-    most = change.topk(min(CHANGED, len(change))).indices
-    for start in range(0, len(most), CHANGED // 2):
-        part = most[start : start + CHANGED // 2]
-        title = "Changed most by post-training" if start == 0 else "Changed most, continued"
-        caption = f"Of {len(change)} generated images, by mean squared pixel difference. Upper row: before. "
-        both = torch.cat([first[part], second[part]])
-        add(f"changed_{start:02d}", title, caption + "Lower row: after.", both, group="changed")
+    if seen is not None:
+        order = seen.nearer.argsort(descending=True)
+        for name, title, some in (
+            ("nearer", "Came nearest to real images", order[:SHOWN]),
+            ("farther", "Went farthest from them", order.flip(0)[:SHOWN]),
+        ):
+            of_real = to_pixels(real.images(seen.nearest[some]))
+            triplets = torch.stack([first[some], second[some], of_real], dim=1).flatten(0, 1)
+            caption = f"Before, after, and the real image nearest to it in {seen.space}, in which nothing was trained. "
+            moved = ", ".join(f"{-change:+.0%}" for change in seen.nearer[some].tolist())
+            caption += f"Distance to the nearest real image, of {len(order)} looked at: {moved}."
+            add(name, title, caption, triplets, group="changed")
     write_json(folder / "images.json", {"grids": entries})
 
 

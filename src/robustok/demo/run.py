@@ -9,6 +9,7 @@ from torch import Tensor
 from robustok.data.images import ImageSet
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.demo.config import Demo, DemoImages
+from robustok.demo.effects import see
 from robustok.demo.pictures import write_pictures
 from robustok.demo.run_state import RunState
 from robustok.demo.scores import (
@@ -110,6 +111,8 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
         tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
         tell_spaces(state, scores, set(SPACES) - trained_in(config))
+        seen = see(config, decoders, drawn, images, how)
+        state.scores("effects", lambda: seen.scores)
         write_pictures(
             out / "images",
             real=images.scored,
@@ -117,6 +120,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             after=tuned["post_training"].tokenizer,
             drawn=drawn,
             labels=labels,
+            seen=seen,
             seed=config.seed,
         )
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)

@@ -7,7 +7,8 @@ from robustok.report.run import Grid
 
 WIDTH, GAP, TALLEST = 1000, 20, 420  # room beside a section's heading on a laptop screen, in pixels
 READABLE = 64  # side of a cell on the screen below which figures do not share a line
-SIDE_BY_SIDE = {"overview": 1, "pairs": 2, "changed": 3}  # figures that share a line at most
+TALL = 1600  # of figures that are looked at one by one
+SIDE_BY_SIDE = {"overview": 1, "pairs": 2, "changed": 1}  # figures that share a line at most
 
 
 def gallery(grids: list[Grid]) -> Markup | None:
@@ -29,4 +30,5 @@ def _room(abreast: int) -> int:
 def _scale(grid: Grid, room: int) -> int:
     """Pixels of the screen that a pixel of the image becomes, along each side."""
     width, height = grid.size
-    return max(1, min(room // width, TALLEST // height)) if grid.small else 1
+    tallest = TALLEST if grid.group != "changed" else TALL
+    return max(1, min(room // width, tallest // height)) if grid.small else 1

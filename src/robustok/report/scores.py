@@ -41,6 +41,24 @@ OF_GENERATED = {  # metric without its _before, _control or _after: name, how to
     "coverage": ("Coverage", "higher is better"),
     "kid": ("KID", "kernel distance, lower is better"),
 }
+Written = Callable[[float, bool], str]  # a value, or with True a change, with its sign
+
+
+def _percent(value: float, signed: bool) -> str:
+    return signed_percent(value) if signed else percent(value)
+
+
+def _decimal(value: float, signed: bool) -> str:
+    return ("+" if signed and value > 0 else "") + number(value, 2)
+
+
+EYE: dict[str, tuple[str, Written, str, str]] = {  # metric: unit, how it is written, falling and rising in words
+    "off_manifold": ("like no real image", _percent, "fewer such images", "more such images"),
+    "color": ("distance of mean colors, Delta E", _decimal, "colors nearer to real ones", "colors farther from them"),
+    "contrast": ("distance of their spread, Delta E", _decimal, "contrast nearer", "contrast farther"),
+    "detail": ("distance of spectra, dB", _decimal, "detail nearer to real images'", "detail farther from theirs"),
+    "fine_detail": ("power in the finest octave, dB", _decimal, "less of it", "more of it"),
+}
 FRACTIONS = ("precision", "recall", "density", "coverage")
 FIGURES: dict[str, tuple[str, Callable[[float], str], str]] = {  # metric: name, how it is written, note
     "psnr": ("PSNR", lambda value: f"{number(value)} dB", "higher is better"),
@@ -140,6 +158,31 @@ def spaces(run: Run) -> Table | None:
     columns: list[Column | str] = ["Generated images, in each feature space", *shown, change_column]
     caption = "The space that was trained in, and those that were not"
     return Table(columns=columns, rows=rows, caption=caption, kind="dense")
+
+
+def effects(run: Run) -> Table | None:
+    """What an eye sees of generated images under each decoder, measured, and what changed in words."""
+    shown = [decoder for decoder in VARIANTS if run.score(f"off_manifold_{decoder}")]
+    if "before" not in shown or "after" not in shown:
+        return None
+    rows: list[list[Entry]] = []
+    for metric, (unit, written, less, more) in EYE.items():
+        values = run.values(metric)
+        paired = run.score(f"{metric}_difference", **{"from": "before", "to": "after"})
+        ends = paired["interval"] if paired else None
+        words = "within the noise" if not ends or ends[0] <= 0 <= ends[1] else less if ends[1] < 0 else more
+        span = f"{written(ends[0], True)} to {written(ends[1], True)}" if ends else ""
+        known = [None if value is None else written(value, False) for value in (values[name] for name in shown)]
+        real = run.value(f"{metric}_floor")
+        head = Cell(metric_named(metric).label, unit)
+        rows.append([head, *known, None if real is None else written(real, False), Cell(words, span)])
+    columns: list[Column | str] = [
+        "Generated images",
+        *shown,
+        Column("Real", "other real images", kind="quiet"),
+        Column("What changed", "paired 95 %", kind="value"),
+    ]
+    return Table(columns=columns, rows=rows, caption="What an eye would say, measured", kind="dense")
 
 
 def figures(run: Run) -> Markup | None:

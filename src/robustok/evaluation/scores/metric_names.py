@@ -33,8 +33,21 @@ METRICS = {  # in the order of a system table's columns
     "lpips": Metric("LPIPS", "lower"),
     "psnr": Metric("PSNR", "higher"),
     "ssim": Metric("SSIM", "higher"),
+    "off_manifold": Metric("Off the manifold", "lower"),
+    "color": Metric("Color", "lower"),
+    "contrast": Metric("Contrast", "lower"),
+    "detail": Metric("Detail", "lower"),
+    "fine_detail": Metric("Finest detail", ""),
     "codebook_use": Metric("Codebook use", "higher"),
     "codebook_perplexity": Metric("Perplexity", "higher"),
+}
+
+EFFECTS = {  # numbers of `scores.effects` that become scores: name there, metric
+    "outside": "off_manifold",
+    "color": "color",
+    "contrast": "contrast",
+    "detail": "detail",
+    "fine_db": "fine_detail",
 }
 
 

@@ -1,0 +1,74 @@
+"""What an eye would say of generated images under each decoder, and which of them came nearer to real ones."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustok.data.images import ImageSet
+from robustok.demo.config import Demo, DemoImages
+from robustok.demo.scores import SPACES, trained_in
+from robustok.evaluation.decoding import decoded
+from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.precision_recall import nearness
+from robustok.evaluation.scores.effects import ImageStatistics, compare, image_statistics
+from robustok.evaluation.scores.metric_names import EFFECTS
+from robustok.evaluation.scores.score import Score
+from robustok.shapes import to_pixels
+
+LOOKED_AT = 2_000  # generated images, and as many real ones
+BATCH = 250
+
+
+class Seen(NamedTuple):
+    """What was found in the first generated images."""
+
+    scores: list[Score]
+    nearer: Tensor  # (b,) by how much of its way to the nearest real image post-training brought each
+    nearest: Tensor  # (b,) the real image nearest to each after it, an index of the scored images
+    space: str  # feature space of both, in which nothing was trained
+
+
+def see(config: Demo, decoders: Mapping[str, Any], drawn: Tensor, images: DemoImages, how: dict[str, Any]) -> Seen:
+    """Compare what decoders named before, control and after make of the same tokens or latents with real images.
+
+    Off the manifold is meant in a feature space that nothing was trained in. Other real images, of the training set,
+    tell what is left where nothing is wrong.
+    """
+    count = min(LOOKED_AT, len(drawn), len(images.scored), len(images.train))
+    held_out = [name for name in SPACES if name not in trained_in(config)]
+    extract = extractor(held_out[-1])
+
+    def photos(of: ImageSet) -> ImageStatistics:
+        return image_statistics((to_pixels(of.images(part)) for part in torch.arange(count).split(BATCH)), extract)
+
+    real, other = photos(images.scored), photos(images.train)
+    made = {
+        ("generated", name): image_statistics(decoded(model, drawn[:count]), extract)
+        for name, model in decoders.items()
+    }
+    found = compare(real, other, made, seed=config.seed)
+    about = {**how, **extract.describe(), "held_out": True}
+    scores = [
+        score
+        for effect in found.effects
+        for score in _records(effect.values, effect.intervals, effect.decoder or "floor", count, about)
+    ]
+    for change in found.changes:
+        ends = {"from": next(iter(decoders)), "to": change.decoder, "tokens": "the same"}
+        scores += _records(change.values, change.intervals, "difference", count, about | ends)
+    before, after = (
+        nearness(generated=made["generated", name].features, real=real.features) for name in ("before", "after")
+    )
+    nearer = 1 - after.distance / before.distance.clamp_min(1e-12)
+    return Seen(scores, nearer, after.nearest, extract.name)
+
+
+def _records(
+    values: Mapping[str, float], intervals: Mapping[str, Any], suffix: str, count: int, about: dict[str, Any]
+) -> list[Score]:
+    return [
+        Score(metric=f"{metric}_{suffix}", value=values[name], interval=intervals[name], images=count, protocol=about)
+        for name, metric in EFFECTS.items()
+    ]
