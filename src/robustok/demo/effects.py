@@ -25,8 +25,9 @@ class Seen(NamedTuple):
     """What was found in the first generated images."""
 
     scores: list[Score]
-    nearer: Tensor  # (b,) by how much of its way to the nearest real image post-training brought each
-    nearest: Tensor  # (b,) the real image nearest to each after it, an index of the scored images
+    before: Tensor  # (b,) distance of each to the nearest real image, original decoder
+    after: Tensor  # (b,) the same, post-trained decoder
+    nearest: Tensor  # (b,) that real image, an index of the scored images
     space: str  # feature space of both, in which nothing was trained
 
 
@@ -61,8 +62,7 @@ def see(config: Demo, decoders: Mapping[str, Any], drawn: Tensor, images: DemoIm
     before, after = (
         nearness(generated=made["generated", name].features, real=real.features) for name in ("before", "after")
     )
-    nearer = 1 - after.distance / before.distance.clamp_min(1e-12)
-    return Seen(scores, nearer, after.nearest, extract.name)
+    return Seen(scores, before.distance, after.distance, after.nearest, extract.name)
 
 
 def _records(

@@ -72,7 +72,7 @@ def write_pictures(
     rows = "Upper row: original decoder. Lower row: post-trained decoder."
     add("pairs", f"{same}, both decoders", rows, torch.cat([first[few], second[few]]), group="pairs")
     if seen is not None:
-        order = seen.nearer.argsort(descending=True)
+        order = (seen.after - seen.before).argsort()
         for name, title, some in (
             ("nearer", "Came nearest to real images", order[:SHOWN]),
             ("farther", "Went farthest from them", order.flip(0)[:SHOWN]),
@@ -80,8 +80,9 @@ def write_pictures(
             of_real = to_pixels(real.images(seen.nearest[some]))
             triplets = torch.stack([first[some], second[some], of_real], dim=1).flatten(0, 1)
             caption = f"Before, after, and the real image nearest to it in {seen.space}, in which nothing was trained. "
-            moved = ", ".join(f"{-change:+.0%}" for change in seen.nearer[some].tolist())
-            caption += f"Distance to the nearest real image, of {len(order)} looked at: {moved}."
+            moved = (seen.after[some] / seen.before[some].clamp_min(1e-12) - 1).tolist()
+            caption += f"{len(order)} were looked at; the distance of these to the nearest real image changed by "
+            caption += ", ".join(f"{change:+.0%}" for change in moved) + "."
             add(name, title, caption, triplets, group="changed")
     write_json(folder / "images.json", {"grids": entries})
 
