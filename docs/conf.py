@@ -1,13 +1,19 @@
-"""The pages as a site: `make docs`. Markdown by MyST, the reference from docstrings, the theme furo."""
+"""The pages as a site: `make docs`. Markdown and notebooks by MyST, the reference from docstrings, the theme furo."""
 
 import re
 
 import robustok
 
 project, author, release = "robustok", "The robustok authors", robustok.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme, html_title = "furo", "robustok"
 html_copy_source = False
+
+nb_execution_mode = "force"  # notebooks are run as they are built, each in a folder of its own
+nb_execution_in_temp = True
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # parts of the README begin below its first level

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ from robustok.training.post_training import PostTraining
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "docs" / "models"
 OF_ROOT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES = [*OF_ROOT, *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))  # run as they are by `make docs`
+PAGES = [*OF_ROOT, *sorted((ROOT / "docs").rglob("*.md")), *NOTEBOOKS]
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 OURS = (Tokenizer, AutoregressiveModel, DiffusionTransformerModel)
@@ -43,9 +45,24 @@ LOADERS = (robustok.load_tokenizer, robustok.load_generator)
 MAKERS = ("load_tokenizer", "load_generator", "post_train", "tokenizer_of", "generator_of", "from_checkpoint", "to")
 
 
+def text_of(page: Path) -> str:
+    """A page as Markdown; a notebook's cells of code are blocks."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            language, code = ("bash", source[7:]) if source.startswith("%%bash\n") else ("python", source)
+            source = f"```{language}\n{code}\n```"
+        parts.append(source)
+    return "\n\n".join(parts)
+
+
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), re.DOTALL)
 
 
 def names_of(config: type) -> set[str]:
@@ -208,7 +225,7 @@ def test_the_commands_of_a_page_are_understood(page):
 @EACH
 def test_what_a_page_has_made_and_run_is_there(page):
     """`make` has the target, `benchmarks` the script."""
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"^make ([\w-]+)", "".join(blocks(page, "bash")), re.MULTILINE)) <= set(targets)
     for script in re.findall(r"python ((?:benchmarks|docs)/\w+\.py)", text):
@@ -217,14 +234,14 @@ def test_what_a_page_has_made_and_run_is_there(page):
 
 @EACH
 def test_tests_that_a_page_names_are_there(page):
-    for path, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", page.read_text(encoding="utf-8")):
+    for path, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", text_of(page)):
         assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), f"{page.name} names {path}::{name}"
 
 
 @EACH
 def test_what_a_page_takes_of_another_is_there(page):
     """The markers of an include, which the site is built with."""
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     for target, options in re.findall(r"```{include} (\S+)\n(.*?)```", text, re.DOTALL):
         whole = (page.parent / target).read_text(encoding="utf-8")
         places = [
@@ -238,13 +255,22 @@ def test_every_page_is_in_the_index():
     docs = ROOT / "docs"
     index = (docs / "index.md").read_text(encoding="utf-8")
     listed = {line for tree in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in tree.split("\n")}
-    named = {path for line in listed if line and line[0] != ":" for path in docs.glob(f"{line}.md")}
-    assert {docs / "index.md"} | named == set(docs.rglob("*.md"))
+    pages = [line for line in listed if line and line[0] != ":"]
+    named = {path for line in pages for ending in ("md", "ipynb") for path in docs.glob(f"{line}.{ending}")}
+    assert {docs / "index.md"} | named == {*docs.rglob("*.md"), *NOTEBOOKS}
+
+
+def test_notebooks_are_kept_without_what_they_printed():
+    """The build makes it anew; what is kept would be of another version."""
+    assert len(NOTEBOOKS) == 3
+    for page in NOTEBOOKS:
+        cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if "outputs" in cell)
 
 
 @EACH
 def test_links_of_a_page_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#:]+)\)", text_of(page)):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
@@ -271,8 +297,8 @@ def test_published_numbers_are_those_of_the_presets(family, name):
     rows = [
         line
         for page in sorted(MODELS.glob("*.md"))
-        if entry.weights.partition(":")[0] in page.read_text(encoding="utf-8")
-        for line in page.read_text(encoding="utf-8").splitlines()
+        if entry.weights.partition(":")[0] in text_of(page)
+        for line in text_of(page).splitlines()
         if line.startswith("|") and f"`{file}`" in line
     ]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
