@@ -11,7 +11,7 @@ html_copy_source = False
 
 nb_execution_mode = "force"  # notebooks are run as they are built, each in a folder of its own
 nb_execution_in_temp = True
-nb_execution_timeout = 900
+nb_execution_timeout = 3600  # for a cell; a busy machine is slow
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
