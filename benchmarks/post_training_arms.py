@@ -58,6 +58,10 @@ ARMS: dict[str, Change] = {
     "paired": with_sigma(0.7),
     CLEAN: with_lr(HALF, lambda config: replace(config, sigma=1.0, free_samples=0)),
     "paired, sigma 0.5": with_sigma(0.5),
+    "paired, sigma 0.5, float32": lambda config: replace(
+        with_sigma(0.5)(config), precision="float32", sampling_precision="float32"
+    ),
+    "paired, sigma 0.3": with_sigma(0.3),
     "paired, sigma 0.8": with_sigma(0.8),
     "paired, sigma 0.9": with_sigma(0.9),
     "paired, sigma 0.5 to 0.9": with_sigma((0.5, 0.9)),
