@@ -59,7 +59,7 @@ ARMS: dict[str, Change] = {
     CLEAN: with_lr(HALF, lambda config: replace(config, sigma=1.0, free_samples=0)),
     "paired, sigma 0.5": with_sigma(0.5),
     "paired, sigma 0.5, float32": lambda config: replace(
-        with_sigma(0.5)(config), precision="float32", sampling_precision="float32"
+        with_sigma(0.5)(config), precision="fp32", sampling_precision="fp32"
     ),
     "paired, sigma 0.3": with_sigma(0.3),
     "paired, sigma 0.8": with_sigma(0.8),
