@@ -31,7 +31,7 @@ def post_small() -> PostTraining:
     for images of 32 pixels. Not yet run.
     """
     longer = {"steps": 2000, "log_every": 20}
-    return varied(demo().post, loop=longer, ema_decay=0.99, pairs=20_000, held_out=2_000, patience=3)
+    return varied(demo().post, loop=longer, sigma=0.7, ema_decay=0.99, pairs=20_000, held_out=2_000, patience=3)
 
 
 def looking_at(side: int, post: PostTraining) -> PostTraining:

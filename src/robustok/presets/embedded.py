@@ -30,7 +30,7 @@ from robustok.training.post_training import PostTraining
 from robustok.training.tokenizer_training import TokenizerTraining
 
 # Post-training at a tenth of main training's learning rate, as the short runs and those of latents were measured.
-CAREFUL = {"optim": {"lr": 2e-4}, "witnesses": ()}
+CAREFUL = {"sigma": 0.7, "optim": {"lr": 2e-4}, "witnesses": ()}
 
 
 def demo() -> Demo:
@@ -78,7 +78,7 @@ def demo() -> Demo:
         post=PostTraining(
             loop=Loop(steps=500, batch_size=32, log_every=10, save_every=100, preview_every=250),
             sampling=Sampling(guidance=2.0),
-            sigma=0.7,
+            sigma=0.5,
             pairs=4_000,
             objective=replace(
                 objective,
