@@ -69,6 +69,7 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         ),
     )
     yield "\nSeconds are of the process that ended an arm: of one that was stopped in between, what was left of it."
+    yield from against(arms, CLEAN, spaces)
     yield "\n### Recall and coverage\n"
     names = [(space, metric) for space in spaces for metric in ("recall", "coverage")]
     yield from table(
@@ -99,6 +100,28 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         yield f"\n### Tries of {run['arm']}, seed {run['seed']}\n"
         rows = ((t["sigma"], t["steps"], f"{t['distance']:.1f}", f"{t['seconds']:.0f}") for t in run["tries"])
         yield from table(("sigma", "steps", "held-out distance", "seconds"), rows)
+
+
+def against(arms: dict[str, list[Result]], rival: str, spaces: Sequence[str]) -> Iterator[str]:
+    """gFID of each arm against a rival's, seed by seed: mean, interval, and in how many seeds it is lower."""
+    of_rival = {run["seed"]: run for run in arms.get(rival, ())}
+    rows = []
+    for arm, runs in arms.items():
+        shared = [run for run in runs if run["seed"] in of_rival and arm not in (ORIGINAL, rival)]
+        if not shared:
+            continue
+        cells = []
+        for space in spaces:
+
+            def change(run: Result, space: str = space) -> float:
+                return run["scores"][space]["gfid"] / of_rival[run["seed"]]["scores"][space]["gfid"] - 1
+
+            lower = sum(change(run) < 0 for run in shared)
+            cells.append(f"{over(shared, change, '{:+.1%}')}; lower in {lower} of {len(shared)}")
+        rows.append((arm, *cells))
+    if rows:
+        yield f"\n### gFID against the {rival}, seed by seed\n"
+        yield from table(("arm", *spaces), rows)
 
 
 def seeds_in_words(seeds: Sequence[int]) -> str:
