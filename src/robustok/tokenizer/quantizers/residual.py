@@ -5,6 +5,7 @@ An image of n latents has n tokens of each level, all of the first level first, 
 generators, caches, pairs and scores take it. With a codebook for each level, tokens of level i are numbered from i K on,
 so that a token tells its level. vector-quantize-pytorch 1.32 gives the same tokens, codes, losses of each level and, with
 a codebook for each, the same averages in every step; with a shared one it averages after each level, here after all.
+Its codes pass the decoder's gradient on once for each level, which makes it so many times larger; here it is itself.
 """
 
 from collections.abc import Iterator, Sequence
