@@ -28,7 +28,7 @@ from robustok.tokenizer.perturbation import (
     replace_as_released,
     replace_tokens,
 )
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 from robustok.tokenizer.quantizer import (
     AnyQuantizer,
     BinarySphericalQuantizer,
@@ -85,7 +85,7 @@ class WithCodebook:
             teacher = semantic_teacher(config.teacher)
             self.teacher = teacher.network.to(device)
             self.head = SemanticHead(teacher.width, self.codebook.shape[1]).to(device)
-        self.table = NeighborTable()
+        self.table = NeighborTable(books=books_of(model))
         self.steps_unused = torch.zeros(len(self.codebook), dtype=torch.int32, device=device)  # steps since last chosen
         self._warned = False
 
@@ -261,7 +261,9 @@ def _remedy(quantizer: AnyQuantizer | None) -> str:
         case SimVectorQuantizer():
             return "take fewer codes of the SimVQ, or train longer"
         case LearnedCodes():
-            return "set the quantizer's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
+            return (
+                "set the quantizer's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
+            )
         case FiniteScalarQuantizer():
             return "take fewer levels or channels of the FSQ, or train longer"
         case LookupFreeQuantizer() | BinarySphericalQuantizer():

@@ -40,7 +40,10 @@ class MultiScaleVQ:
     smoothing: float = 0.5  # fraction of a smoothed map that the convolution made (quant_resi)
     commitment: float = 0.25  # weight of the latents' pull towards the sums so far
     revive_after: int = 100  # training steps without use after which a code is placed anew; 0 = never
-    deciding: ClassVar[tuple[str, ...]] = ("scales", "smoothing")  # fields that decide the tokens and that no weight tells
+    deciding: ClassVar[tuple[str, ...]] = (
+        "scales",
+        "smoothing",
+    )  # fields that decide the tokens and that no weight tells
 
     def __post_init__(self) -> None:
         if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
