@@ -35,9 +35,7 @@ def test_departures_in_several_codebooks_are_ranked_in_each():
     noisy = perturb(tokens, near, 0.25, 1.0, generator=torch.Generator().manual_seed(1))
     assert departing(noisy, tokens, books, books=2) == (pytest.approx(0.25), 9)
     assert departing(noisy, tokens, books)[1] > 12  # codes of the other one lie between
-    astray = torch.where(
-        tokens < 32, tokens + 32, tokens
-    )  # as a generator may, in the wrong codebook: as far as can be
+    astray = torch.where(tokens < 32, tokens + 32, tokens)  # in the wrong codebook: as far as can be
     assert departing(astray, tokens, books, books=2)[1] == 31
 
 

@@ -1,4 +1,4 @@
-"""Codes as moving averages of their latents: closed forms; `test_peer.py` holds the course to another implementation."""
+"""Codes as moving averages of their latents: closed forms; `test_peer.py` has the numbers of another."""
 
 import pytest
 import torch

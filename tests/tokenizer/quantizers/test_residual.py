@@ -156,9 +156,7 @@ def test_perturbation_leaves_alone_what_it_did_not_draw():
     assert changed.sum(dim=1).tolist() == [24] * 4  # half of 48
     assert changed.unflatten(1, (3, 16)).any(dim=2).all()  # of every level some
     moved = (quantizer.lookup(noisy) - quantizer.lookup(tokens)).abs().amax(dim=2) > 1e-6
-    assert torch.equal(
-        moved, changed.unflatten(1, (3, 16)).any(dim=1)
-    )  # where a token of any level errs, and nowhere else
+    assert torch.equal(moved, changed.unflatten(1, (3, 16)).any(dim=1))  # where a token of any level errs, only there
 
 
 PART = Conv(channels=(8, 16), blocks=1, stem=4, attention=False)

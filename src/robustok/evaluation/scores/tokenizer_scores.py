@@ -80,10 +80,10 @@ def score_tokenizer(
         run.expect(3 * sum(len(block.positions) for block in run.own) + run.searched(neighbors_in))
     if not spaces:
         noise = _Noise((), lambda tokens, block: iter(()), {})
+    elif codebook is not None:
+        noise = _codes_replaced(codebook, books_of(tokenizer), seed)
     else:
-        noise = (
-            _codes_replaced(codebook, books_of(tokenizer), seed) if codebook is not None else _noise_added(run, seed)
-        )
+        noise = _noise_added(run, seed)
     among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
     ifid = {"neighbors_among": among, "neighbor_weight": WEIGHT}
     seen = [FeatureAccumulator(extract, noise.cells, noise.protocol, ifid, seed) for extract in spaces]

@@ -1,7 +1,7 @@
 """VAR's multi-scale VQ (Tian et al. 2024, arXiv 2404.02905): a map of latents as token maps of growing size.
 
 A residual quantizer whose levels are maps from coarse to fine. Tokens are all maps one after another, the coarsest
-first, each in raster order: with sides 1, 2, 4 and 8 an image of 64 latents has 1 + 4 + 16 + 64 = 85 tokens, and a token
+first, each in raster order: with sides 1, 2, 4 and 8 an image of 64 latents has 1 + 4 + 16 + 64 = 85 tokens, and one
 that errs at a coarse scale moves the whole image. What one might not expect:
 
 - codes are not normalized; the one codebook serves all scales;

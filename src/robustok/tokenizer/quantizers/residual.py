@@ -1,11 +1,15 @@
-"""Residual VQ: each level codes what those before it have left over (SoundStream, Zeghidour et al. 2021, arXiv 2107.03312,
-algorithm 1; RQ-VAE of images, Lee et al. 2022, arXiv 2203.01941, which shares one codebook among all levels).
+"""Residual VQ: each level codes what those before it have left over.
+
+SoundStream (Zeghidour et al. 2021, arXiv 2107.03312, algorithm 1) has a codebook for each level, RQ-VAE (Lee et al.
+2022, arXiv 2203.01941), which is of images, shares one among all levels.
 
 An image of n latents has n tokens of each level, all of the first level first, coarse to fine: one axis of tokens, as
-generators, caches, pairs and scores take it. With a codebook for each level, tokens of level i are numbered from i K on,
-so that a token tells its level. vector-quantize-pytorch 1.32 gives the same tokens, codes, losses of each level and, with
-a codebook for each, the same averages in every step; with a shared one it averages after each level, here after all.
-Its codes pass the decoder's gradient on once for each level, which makes it so many times larger; here it is itself.
+generators, caches, pairs and scores take it. With a codebook for each level, tokens of level i are numbered from i K
+on, so that a token tells its level.
+
+vector-quantize-pytorch 1.32 gives the same tokens, codes, losses of each level and, with a codebook for each, the same
+averages in every step; with a shared one it averages after each level, here after all. Its codes pass the decoder's
+gradient on once for each level, which makes it so many times larger; here it is itself.
 """
 
 from collections.abc import Iterator, Sequence
