@@ -230,6 +230,20 @@ def test_averages_that_codes_follow_are_of_the_whole_batch_and_are_resumed(image
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-3, rtol=1e-3)
 
 
+def test_training_a_given_tokenizer_further_goes_on_from_its_averaged_codes(images):
+    stage = TokenizerStage(with_quantizer(KINDS["averages"]))
+    for step in range(3):
+        stage.step(batch(images), step)
+    given = stage.ema.module.requires_grad_(True)
+    stage = TokenizerStage(replace(TINY, tokenizer=None), tokenizer=given)
+    before = stage.model.quantizer
+    last = before.averages.sums / before.averages.counts[:, None]
+    stage.latents.start(batch(images), whole_batch(16).rows, images)
+    now = before.averages.sums / before.averages.counts[:, None]
+    torch.testing.assert_close(now, given.quantizer.embedding, atol=1e-3, rtol=1e-3)
+    assert (last - now).abs().max() > 1e-2  # the codes of the last step
+
+
 def test_codes_of_a_level_have_neighbors_and_replacements_in_their_own_codebook(images):
     stage = TokenizerStage(with_quantizer(KINDS["residual, own averages"]))
     seen = []

@@ -101,6 +101,8 @@ class WithCodebook:
         And of more `images` where those are few for the number of codes.
         """
         quantizer = _learned(self.model)
+        if quantizer is not None and not self.fresh:
+            quantizer.align()
         if not self.fresh or quantizer is None:
             return
         least = LATENTS_PER_CODE[0] * len(self.steps_unused)

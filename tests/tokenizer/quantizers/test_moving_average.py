@@ -48,6 +48,20 @@ def test_a_code_that_is_placed_anew_begins_as_one_latent():
     assert all((points == quantizer.embedding[code]).all(dim=1).any() for code in (4, 5))
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_averages_are_aligned_to_codes_that_were_put_elsewhere(normalized):
+    torch.manual_seed(0)
+    quantizer, latents = build_quantizer(EMAVQ(codebook_size=6, width=3, normalized=normalized)), torch.randn(1, 8, 3)
+    quantizer.follow(*quantizer.clusters(quantizer(latents).tokens, latents))
+    counts, codes = quantizer.averages.counts.clone(), quantizer.project(torch.randn(6, 3))
+    quantizer.embedding.data.copy_(codes)
+    quantizer.align()
+    nothing = torch.zeros(6)
+    quantizer.follow(nothing, nothing[:, None].expand(6, 3))  # a step without latents
+    torch.testing.assert_close(quantizer.embedding.detach(), codes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(quantizer.averages.counts, 0.99 * counts)
+
+
 def test_it_is_vq_but_for_the_codebook_loss():
     torch.manual_seed(0)
     plain, averaged = (build_quantizer(kind(codebook_size=6, width=3)) for kind in (VQ, EMAVQ))

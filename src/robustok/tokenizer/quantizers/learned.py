@@ -98,8 +98,8 @@ class LearnedCodes(nn.Module):
     ) -> None:
         """Place the codes by k-means on the latents of some images, which have at least as many tokens as codes."""
         points = self.points(latents).flatten(0, 1)
-        how = {"generator": generator, "rounds": rounds, "per_code": per_code}
-        self._put(slice(None), kmeans(points, len(self.embedding), self.project, **how))
+        means = kmeans(points, len(self.embedding), self.project, generator=generator, rounds=rounds, per_code=per_code)
+        self._put(slice(None), means)
 
     @torch.no_grad()
     def reset_dead_codes(self, dead: Bool[Tensor, " k"], latents: Latents, *, generator: Generator) -> Tensor:
@@ -129,6 +129,11 @@ class LearnedCodes(nn.Module):
         """Move the codes as a step's `clusters` move their averages; once a step, of the whole batch."""
         assert self.averages is not None, "these codes learn by gradients"
         self.embedding.copy_(self.project(self.averages.update(counts, sums)))
+
+    def align(self) -> None:
+        """Let averages be of the codes as they are: averaged weights, say, have codes between those of many steps."""
+        if self.averages is not None:
+            self.averages.align(self.embedding.detach())
 
     def _put(self, which: Tensor | slice, points: Tensor) -> None:
         self.embedding[which] = points

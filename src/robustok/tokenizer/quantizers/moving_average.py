@@ -36,8 +36,15 @@ class ClusterAverages(nn.Module):
         self.counts[which] = 1.0
         self.sums[which] = codes
 
+    def align(self, codes: Codebook) -> None:
+        """As many latents as before, whose averages the codes are."""
+        self.sums.copy_(codes * self._divisors())
+
     def update(self, counts: Float[Tensor, " k"], sums: Float[Tensor, "k d"]) -> Codebook:
         """Take in a step's counts and sums; returns where the codes are now (equations 6 to 8)."""
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        return self.sums / smoothed(self.counts.unflatten(0, (self.books, -1))).flatten()[:, None]
+        return self.sums / self._divisors()
+
+    def _divisors(self) -> Float[Tensor, "k 1"]:
+        return smoothed(self.counts.unflatten(0, (self.books, -1))).flatten()[:, None]

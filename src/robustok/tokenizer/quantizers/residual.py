@@ -134,7 +134,8 @@ class Residual(LearnedCodes):
 
         Levels that share a codebook get as large a part of it, one after another, as they have of the tokens.
         """
-        whole, how = self.whole(latents.float()), {"generator": generator, "rounds": rounds, "per_code": per_code}
+        how: dict[str, Any] = {"generator": generator, "rounds": rounds, "per_code": per_code}
+        whole = self.whole(latents.float())
         total, blocks = torch.zeros_like(whole), self.config.tokens_per_level(latents.shape[1])
         for level in range(self.levels):
             first, last = (len(self.embedding) * sum(blocks[:end]) // sum(blocks) for end in (level, level + 1))

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustok.shapes import Codebook, Latents, Tokens
 from robustok.tokenizer.quantizers.learned import LearnedCodes, check_codebook, nearest_code
+from robustok.tokenizer.quantizers.moving_average import ClusterAverages
 from robustok.tokenizer.quantizers.quantized import Quantized, straight_through
 
 
@@ -61,7 +62,7 @@ class NearestCode:
     """What every quantizer does that takes for each latent the nearest code of a `codebook`."""
 
     config: Any  # with `commitment` and `gradient`
-    averages: nn.Module | None  # which the codes follow in the place of a codebook loss
+    averages: ClusterAverages | None  # which the codes follow in the place of a codebook loss
 
     @property
     def codebook(self) -> Codebook:
