@@ -167,6 +167,7 @@ def test_a_stopped_demo_goes_on(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(demo_run, "generation_scores", stop)
     with pytest.raises(KeyboardInterrupt):
         run_demo(MINI, tmp_path, quiet=True)
+    monkeypatch.undo()
     run_demo(MINI, tmp_path, quiet=True)
     pick = {r["metric"]: r["value"] for r in reversed(records(tmp_path)) if r["metric"] in WANTED}
     whole = {r["metric"]: r["value"] for r in reversed(records(finished)) if r["metric"] in WANTED}
