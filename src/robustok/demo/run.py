@@ -179,7 +179,7 @@ def train_demo_generator(config: Demo, tokenizer: Any, cache: LatentCache, folde
     assert network is not None, "the demo trains a generator of its own"
     labels = balanced_labels(20, network.classes)
     if cache.codebook_size is not None:
-        sizes = {"codebook_size": cache.codebook_size, "tokens": cache.tokens_per_image}
+        sizes: dict[str, Any] = {"codebook_size": cache.codebook_size, "tokens": cache.tokens_per_image}
         training = replace(training, generator=replace(network, **sizes))
 
     def preview(model: Any) -> dict[str, Tensor]:
