@@ -174,7 +174,7 @@ def diffusers(out: Path) -> tuple[Any, Any, FlowSampling]:
 @torch.no_grad()
 def start_codebook(tokenizer: LlamaGenVQ, train: ImageSet) -> None:
     """The codes of an untrained tokenizer, put on latents of real images."""
-    latents = torch.cat([tokenizer.encode(train.images(rows)).flatten(0, 1) for rows in torch.arange(256).split(64)])
+    latents = torch.cat([tokenizer.encode(train.images(rows)) for rows in torch.arange(256).split(64)])
     tokenizer.quantizer.init_kmeans(latents, generator=stream(SEED, "codes"))
 
 

@@ -38,7 +38,7 @@ from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
 from robustok.tokenizer.encoder import ViT
 from robustok.tokenizer.latent_perturbation import LatentMixing
 from robustok.tokenizer.perturbation import ReleasedPerturbation
-from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
+from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
 from robustok.training import loop
 from robustok.training.generator_training import GeneratorTraining, train_generator
 from robustok.training.objective import Objective
@@ -79,6 +79,10 @@ QUANTIZERS = {
     "fsq": FSQ(levels=(5, 3, 3)),
     "lfq": LFQ(bits=5, group=5),
     "bsq": BSQ(bits=5),
+    "averages": EMAVQ(codebook_size=32, width=8, revive_after=1),
+    "linear map": SimVQ(codebook_size=32, width=8),
+    "residual": ResidualVQ(codebook_size=16, width=8, levels=2, shared=False, revive_after=1, decay=0.9),
+    "scales": MultiScaleVQ(scales=(1, 2, 4), codebook_size=32, width=8, revive_after=1),
 }
 PLAIN = Objective(perceptual=0.0, adversarial=0.0)
 VIT = ViT(patch=8, width=32, depth=1, heads=1)

@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file
 from tests.adapters.parity import assert_as_published, grid, published_keys, sequence, weights_file
 
-from robustok.adapters.var_vq import SCALES_512, Codes, MultiScale, VARTokenizer, VARTokenizerConfig
+from robustok.adapters.var_vq import SCALES_512, Codes, VARTokenizer, VARTokenizerConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.tokenizer.protocol import as_module, codebook_of
+from robustok.tokenizer.quantizer import MultiScale
 
 
 def loaded(parity):

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,10 @@ def test_parts_that_do_not_fit_are_refused():
     tokenizer, generator, images = parts()
     with pytest.raises(ValueError, match="another codebook"):
         analyze(tokenizer, generator, images, tuned=Patches(seed=1), features=colors)
+    tokenizer.quantizer = SimpleNamespace(books=2)
+    with pytest.raises(ValueError, match="has a codebook for each level.*whose levels share theirs"):
+        analyze(tokenizer, generator, images, features=colors)
+    del tokenizer.quantizer
     images.labels = images.labels + 1
     with pytest.raises(ValueError, match="the generator knows 20 classes, the images have 21"):
         analyze(tokenizer, generator, images, features=colors)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,3 +212,13 @@ def test_the_demo_in_color_is_of_scenes_and_as_many_tokens(gray):
     assert generator.classes == len(images.train.classes)
     assert tokenizer.encoder.tokens(tokenizer.image_size) == generator.tokens
     assert images.train.images(torch.tensor([0])).shape == (1, 3, tokenizer.image_size, tokenizer.image_size)
+
+
+@pytest.mark.parametrize(("codes", "tokens"), [(32, 16), (64, 21)])
+def test_the_generator_is_made_for_the_tokens_of_whatever_quantizer(unchecked, monkeypatch, tmp_path, codes, tokens):
+    asked = []
+    monkeypatch.setattr(run, "train_generator", lambda training, *_, **__: asked.append(training))
+    cache = SimpleNamespace(codebook_size=codes, tokens_per_image=tokens)
+    run.train_demo_generator(MINI, None, cache, tmp_path, quiet=True)
+    assert (asked[0].generator.codebook_size, asked[0].generator.tokens) == (codes, tokens)
+    assert (asked[0] == MINI.generator) == (codes == 32)  # nothing changes for the preset's own tokenizer

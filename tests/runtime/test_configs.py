@@ -8,7 +8,8 @@ import pytest
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.configs import comments, from_plain, to_plain
+from robustok.tokenizer.quantizer import EMAVQ
 from robustok.training.decoder_stage import PostTraining
 from robustok.training.loop import Loop
 
@@ -139,3 +140,9 @@ def test_a_field_is_known_by_the_name_that_it_had_before():
         from_plain(FlowSampling, {"guided_to": 0.5, "guidance_high": 0.6})
     with pytest.raises(ValueError, match="sampling.guided is not a field of VQ; choose from"):
         from_plain(VQ, {"guided": 3}, "sampling")
+
+
+def test_fields_that_a_config_takes_from_another_are_explained_too():
+    told = comments(EMAVQ)
+    assert told["decay"].startswith("of the averages")
+    assert told["codebook_size"] == "number of codes, K"

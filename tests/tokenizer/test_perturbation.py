@@ -36,6 +36,15 @@ def test_neighbors_are_the_nearest_others_in_order():
         assert near[code].tolist() == others[:5]
 
 
+def test_of_several_codebooks_each_code_has_its_neighbors_in_its_own():
+    one, other = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0))
+    near = neighbors(torch.cat([one, other]), 5, books=2)
+    assert torch.equal(near, torch.cat([neighbors(one, 5), 12 + neighbors(other, 5)]))
+    assert torch.equal(NeighborTable(books=2)(torch.cat([one, other]), 5), near)
+    with pytest.raises(ValueError, match="a code among 12 has 1 to 11"):
+        neighbors(torch.cat([one, other]), 12, books=2)
+
+
 def test_a_code_is_not_its_own_neighbor_even_beside_a_twin():
     codes = torch.tensor([[0.0], [0.0], [1.0]])
     assert neighbors(codes, 1).flatten().tolist() == [1, 0, 0]

@@ -72,7 +72,7 @@ def test_k_means_finds_separate_clusters():
     centres = F.normalize(torch.eye(6), dim=1)
     points = centres.repeat(50, 1) + 0.01 * random(300, 6, seed=3)
     quantizer = VectorQuantizer(VQ(codebook_size=6, width=6))
-    quantizer.init_kmeans(points, generator=seeded(4), rounds=20)
+    quantizer.init_kmeans(points[None], generator=seeded(4), rounds=20)
     assert len(nearest_code(centres, quantizer.codebook.detach()).unique()) >= 5
     # no code is left on nothing
     assert code_use(nearest_code(quantizer.project(points), quantizer.codebook.detach()), 6)["codebook_use"] == 1
@@ -80,7 +80,7 @@ def test_k_means_finds_separate_clusters():
 
 def test_k_means_refuses_fewer_latents_than_codes():
     with pytest.raises(ValueError, match="k-means places 6 codes on at least as many latents, not 5"):
-        VectorQuantizer(VQ(codebook_size=6, width=3)).init_kmeans(random(5, 3), generator=seeded(0))
+        VectorQuantizer(VQ(codebook_size=6, width=3)).init_kmeans(random(1, 5, 3), generator=seeded(0))
 
 
 def test_dead_codes_move_onto_latents_of_the_step():

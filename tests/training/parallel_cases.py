@@ -25,7 +25,7 @@ from robustok.runtime.writing import snapshot
 from robustok.shapes import to_images
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
-from robustok.tokenizer.quantizer import BSQ, LFQ, VQ
+from robustok.tokenizer.quantizer import BSQ, EMAVQ, LFQ, VQ, ResidualVQ
 from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage, GeneratorTraining
 from robustok.training.micro_batch import micro_batches_of, own_rows
@@ -124,6 +124,10 @@ CASES = {
     ),
     "tokenizer, lfq": partial(main, LFQ(bits=6, group=3), 12, 2),
     "tokenizer, bsq, uneven parts": partial(main, BSQ(bits=6, group=2), 13, 1),
+    "tokenizer, averaged codes, uneven parts": partial(main, EMAVQ(codebook_size=40, width=8, revive_after=2), 13, 2),
+    "tokenizer, residual, averaged codes": partial(
+        main, ResidualVQ(codebook_size=16, width=8, levels=2, shared=False, decay=0.9, revive_after=2), 12, 1
+    ),
     "tokenizer, two phases, uneven parts": partial(main, VQ(codebook_size=16, width=8), 13, 2, TWO_PHASES),
     "autoencoder": partial(autoencoder, LatentNoise(beta=0.5), 12, 1),
     "autoencoder, uneven parts": partial(autoencoder, LatentMixing(beta=0.5), 13, 2),

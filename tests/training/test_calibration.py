@@ -28,6 +28,17 @@ def test_departures_give_back_the_perturbation_that_they_come_from():
     assert departing(tokens, tokens, codebook) == (0.0, 1)
 
 
+def test_departures_in_several_codebooks_are_ranked_in_each():
+    books = torch.randn(64, 8, generator=torch.Generator().manual_seed(2))  # two of 32 codes, among each other
+    tokens = torch.randint(64, (400, 16), generator=torch.Generator().manual_seed(0))
+    near = neighbors(books, 9, books=2)
+    noisy = perturb(tokens, near, 0.25, 1.0, generator=torch.Generator().manual_seed(1))
+    assert departing(noisy, tokens, books, books=2) == (pytest.approx(0.25), 9)
+    assert departing(noisy, tokens, books)[1] > 12  # codes of the other one lie between
+    astray = torch.where(tokens < 32, tokens + 32, tokens)  # in the wrong codebook: as far as can be
+    assert departing(astray, tokens, books, books=2)[1] == 31
+
+
 def test_departures_are_those_that_an_analysis_of_the_generator_finds():
     codebook = tokenizer().codebook.detach()
     drawn, real = torch.randint(32, (2, 100, 16), generator=torch.Generator().manual_seed(0))

@@ -1,5 +1,6 @@
 """Main training: what the decoder sees, what is left clean, and the course of a tiny run."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
-from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ
+from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.loop import Loop
 from robustok.training.micro_batch import whole_batch
@@ -172,27 +173,100 @@ def test_a_large_codebook_starts_from_more_images_than_a_batch(images):
     assert stage.step(batch(images), 0)["codebook_perplexity"] > 50
 
 
-@pytest.mark.parametrize(
-    "quantizer", [FSQ(levels=(4, 3, 3)), LFQ(bits=5), BSQ(bits=5)], ids=lambda quantizer: type(quantizer).__name__
-)
-def test_an_implicit_codebook_is_trained_with_perturbation_and_scored(images, tmp_path, quantizer):
-    config = replace(
-        TINY,
-        tokenizer=replace(TINY.tokenizer, quantizer=quantizer),
-        loop=replace(TINY.loop, steps=25),
-        ema_decay=0.8,
-    )
+SMALL = {"codebook_size": 32, "width": 8}
+KINDS = {
+    "implicit levels": FSQ(levels=(4, 3, 3)),
+    "implicit bits": LFQ(bits=5),
+    "implicit sphere": BSQ(bits=5),
+    "averages": EMAVQ(**SMALL, decay=0.9),
+    "linear map": SimVQ(**SMALL),
+    "residual": ResidualVQ(**SMALL, levels=2),
+    "residual, own averages": ResidualVQ(codebook_size=16, width=8, levels=2, shared=False, decay=0.9),
+    "scales": MultiScaleVQ(**SMALL, scales=(1, 2, 4)),
+}
+
+
+def with_quantizer(quantizer) -> TokenizerTraining:
+    return replace(TINY, tokenizer=replace(TINY.tokenizer, quantizer=quantizer))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_quantizer_is_trained_with_perturbation_and_scored(images, tmp_path, kind):
+    config = replace(with_quantizer(KINDS[kind]), loop=replace(TINY.loop, steps=25), ema_decay=0.8)
     tokenizer = train_tokenizer(config, images, tmp_path, quiet=True)
     rows = MetricsLog(tmp_path).rows()
     first, last = (sum(row["l2"] for row in part) for part in (rows[:5], rows[-5:]))
     assert last < 0.8 * first
     assert rows[-1]["codebook_use"] > 0.5
-    assert "dead_codes" not in rows[-1]  # nothing to revive
+    placed = not kind.startswith("implicit") and kind != "linear map"  # else there is nothing to revive
+    assert ("dead_codes" in rows[-1]) == placed
     again = Tokenizer.from_pretrained(tmp_path)
     assert again.fingerprint() == tokenizer.fingerprint()
     scores = {s.metric: s.value for s in score_tokenizer(again, images, coarse, pfid_images=16)}
     assert scores["pfid"] > 0
     assert scores["rfid"] > 0
+
+
+@pytest.mark.parametrize("kind", ["averages", "residual, own averages"])
+def test_averages_that_codes_follow_are_of_the_whole_batch_and_are_resumed(images, kind):
+    """In one piece, in micro-batches, and stopped after each step: codes move alike."""
+    x, found = batch(images), []
+    for micro_batches, stopping in ((1, False), (4, False), (1, True)):
+        config = with_quantizer(KINDS[kind])
+        stage = TokenizerStage(replace(config, optim=replace(config.optim, micro_batches=micro_batches)))
+        for step in range(3):
+            stage.step(x, step)
+            if stopping:
+                state = copy.deepcopy(stage.state_dict())
+                stage = TokenizerStage(config)
+                stage.load_state_dict(state)
+        assert stage.model.quantizer.embedding.grad is None
+        found.append(stage.model.quantizer.averages)
+    before = TokenizerStage(config).model.quantizer.averages
+    whole, parts, resumed = found
+    assert (whole.counts - before.counts).abs().max() > 0.1
+    for name in ("counts", "sums"):
+        assert torch.equal(getattr(whole, name), getattr(resumed, name))
+        torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-3, rtol=1e-3)
+
+
+def test_training_a_given_tokenizer_further_goes_on_from_its_averaged_codes(images):
+    stage = TokenizerStage(with_quantizer(KINDS["averages"]))
+    for step in range(3):
+        stage.step(batch(images), step)
+    given = stage.ema.module.requires_grad_(True)
+    stage = TokenizerStage(replace(TINY, tokenizer=None), tokenizer=given)
+    before = stage.model.quantizer
+    last = before.averages.sums / before.averages.counts[:, None]
+    stage.latents.start(batch(images), whole_batch(16).rows, images)
+    now = before.averages.sums / before.averages.counts[:, None]
+    torch.testing.assert_close(now, given.quantizer.embedding, atol=1e-3, rtol=1e-3)
+    assert (last - now).abs().max() > 1e-2  # the codes of the last step
+
+
+def test_codes_of_a_level_have_neighbors_and_replacements_in_their_own_codebook(images):
+    stage = TokenizerStage(with_quantizer(KINDS["residual, own averages"]))
+    seen = []
+    stage.model.lookup, lookup = (lambda tokens: seen.append(tokens) or lookup(tokens)), stage.model.lookup
+    stage.step(batch(images), 0)
+    near = stage.latents.table(stage.model.codebook, 4)
+    assert torch.equal(near // 16, (torch.arange(32) // 16)[:, None].expand(-1, 4))
+    assert torch.equal(seen[0] // 16, (torch.arange(32) // 16).expand(16, -1))  # 16 tokens of each level
+
+
+@pytest.mark.parametrize("kind", ["residual", "scales"])
+def test_levels_are_not_perturbed_as_the_released_code_ranks_codes(kind):
+    config = replace(with_quantizer(KINDS[kind]), perturbation=ReleasedPerturbation(beta=0.5, delta=4))
+    with pytest.raises(ValueError, match="as robustok's own quantizers place them, one token for each.*take Perturb"):
+        TokenizerStage(config)
+
+
+def test_an_idle_linear_map_has_a_remedy_of_its_own(images):
+    stage, x = TokenizerStage(with_quantizer(KINDS["linear map"])), batch(images)
+    stage.step(x, 0)
+    stage.latents.steps_unused[:] = 1000
+    with pytest.warns(CodebookWarning, match="take fewer codes of the SimVQ"):
+        stage.step(x[:1].expand(16, -1, -1, -1).contiguous(), 200)
 
 
 def test_a_fixed_codebook_has_its_neighbors_computed_once(images):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from robustok.adapters.adapter import Adapter
 from robustok.adapters.model_names import located
 from robustok.adapters.published_generators import PublishedGenerator
-from robustok.adapters.var_vq import SMOOTHING, Codes, MultiScale, VARTokenizer
+from robustok.adapters.var_vq import SMOOTHING, Codes, VARTokenizer
 from robustok.adapters.vqgan import CODES
 from robustok.generators.protocol import Logits, Predictor
 from robustok.generators.sampling import LabelDraw, Sampling
@@ -39,6 +39,7 @@ from robustok.layers import MLP, KVCache, Modulation, modulate
 from robustok.runtime.renaming import State, count, sizes
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
+from robustok.tokenizer.quantizer import MultiScale
 
 Embedded: TypeAlias = Float[Tensor, "b l c"]
 Label: TypeAlias = Float[Tensor, "b 1 c"]

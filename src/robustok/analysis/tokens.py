@@ -26,7 +26,7 @@ from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Pixels, Tokens, to_pixels
 from robustok.tokenizer.perturbation import neighbors, perturb
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 
 SHOWN = 300  # points of each set in the plane
 EXAMPLES = 12  # images of each set
@@ -198,6 +198,11 @@ def _check(tokenizer: TokenizerLike, generator: GeneratorLike, tuned: TokenizerL
         check_float32(model)
     codebook = codebook_of(tokenizer)
     assert codebook is not None, "a generator of tokens fits no other"
+    if books_of(tokenizer) > 1:
+        raise ValueError(
+            "this tokenizer has a codebook for each level, and ranks and distances are those of codes in one; analyze "
+            "one whose levels share theirs (--tokenizer.quantizer.shared true), or take robustok evaluate"
+        )
     other = codebook if tuned is None else codebook_of(tuned)
     if other is None or not torch.equal(other.cpu(), codebook.cpu()):
         raise ValueError(

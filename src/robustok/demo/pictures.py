@@ -18,7 +18,7 @@ from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels
 from robustok.tokenizer.latent_perturbation import channel_std, interpolate_noise
 from robustok.tokenizer.perturbation import chosen_tokens, neighbors, perturb
-from robustok.tokenizer.protocol import codebook_of
+from robustok.tokenizer.protocol import books_of, codebook_of
 
 ROWS = 4  # images of each class in a grid
 SHOWN = 6  # images that came nearest to real ones by post-training, and as many that went away from them
@@ -99,8 +99,8 @@ def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
     """Tokens or latents of images disturbed as a middling cell of pFID does it, and how, in words."""
     generator = stream(seed, "pictures")
     if (codebook := codebook_of(tokenizer)) is not None:
-        cell = grid(len(codebook))[-2]
-        noisy = perturb(own, neighbors(codebook, cell.delta), cell.alpha, 1.0, generator=generator)
+        cell = grid(len(codebook) // books_of(tokenizer))[-2]
+        noisy = perturb(own, neighbors(codebook, cell.delta, books_of(tokenizer)), cell.alpha, 1.0, generator=generator)
         return noisy, f"{cell.alpha:.0%} of the tokens replaced by one of the {cell.delta} nearest codes"
     alpha, strength = NOISE
     chosen = chosen_tokens(len(own), own.shape[1], alpha, 1.0, generator=generator)

@@ -1,5 +1,6 @@
 """The demo itself, read from top to bottom: tokenizer, scores, generator, post-training and its controls, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,16 @@ def words(config: Demo) -> dict[str, str]:
 
 
 def train_demo_generator(config: Demo, tokenizer: Any, cache: LatentCache, folder: Path, *, quiet: bool) -> Any:
-    """The generator; what it was after each quarter of its training stays in `folder/step_N`."""
-    assert config.generator.generator is not None, "the demo trains a generator of its own"
-    labels = balanced_labels(20, config.generator.generator.classes)
+    """The generator; what it was after each quarter of its training stays in `folder/step_N`.
+
+    Its codes and tokens are those of the tokenizer, whatever quantizer that has.
+    """
+    training, network = config.generator, config.generator.generator
+    assert network is not None, "the demo trains a generator of its own"
+    labels = balanced_labels(20, network.classes)
+    if cache.codebook_size is not None:
+        sizes: dict[str, Any] = {"codebook_size": cache.codebook_size, "tokens": cache.tokens_per_image}
+        training = replace(training, generator=replace(network, **sizes))
 
     def preview(model: Any) -> dict[str, Tensor]:
         drawn = sample_together(model, labels, config.post.sampling, derive(config.seed, "preview"))
@@ -182,10 +190,8 @@ def train_demo_generator(config: Demo, tokenizer: Any, cache: LatentCache, folde
         model.save_pretrained(folder / f"step_{step}")
         return {}
 
-    quarter = max(1, config.generator.loop.steps // 4)
-    return train_generator(
-        config.generator, cache, folder, validate=keep, validate_every=quarter, preview=preview, quiet=quiet
-    )
+    quarter = max(1, training.loop.steps // 4)
+    return train_generator(training, cache, folder, validate=keep, validate_every=quarter, preview=preview, quiet=quiet)
 
 
 def floor(config: Demo, images: DemoImages, reference: Reference, extract: Extractor) -> Score:

@@ -88,7 +88,8 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
 
 def comments(kind: type) -> dict[str, str]:
     """The comment of each field of a dataclass, which is its help: behind it, or above it in lines of its own."""
-    found = re.findall(r"((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$", inspect.getsource(kind), re.MULTILINE)
+    text = "".join(inspect.getsource(base) for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base))
+    found = re.findall(r"((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$", text, re.MULTILINE)
     return {name: behind or " ".join(re.findall(r"# (.*)", above)) for above, name, behind in found if above or behind}
 
 

@@ -131,11 +131,15 @@ def second_phase(perturbation: Any, steps: int) -> int:
     return math.ceil(perturbation.freeze_from * steps - 1e-9) if frozen else steps
 
 
-def neighbors(codebook: Codebook, delta: int) -> Neighbors:
+def neighbors(codebook: Codebook, delta: int, books: int = 1) -> Neighbors:
     """For each code the `delta` others nearest to it in Euclidean distance, the nearest first: (k, delta).
 
-    Distances are held for some codes at a time: 2^18 codes against each other would be 256 GiB.
+    Of several codebooks of equal size, one below the other, each code has its neighbors in its own. Distances are held
+    for some codes at a time: 2^18 codes against each other would be 256 GiB.
     """
+    if books > 1:
+        parts = codebook.chunk(books)
+        return torch.cat([book * len(part) + neighbors(part, delta) for book, part in enumerate(parts)])
     k = len(codebook)
     if not 1 <= delta < k:
         raise ValueError(f"delta = {delta} neighbors were asked for; a code among {k} has 1 to {k - 1} of them")
@@ -239,8 +243,8 @@ class NeighborTable:
     codebook that it was built from, so that a resumed run has the same table as an uninterrupted one.
     """
 
-    def __init__(self, tolerance: float = 0.05):
-        self.tolerance = tolerance
+    def __init__(self, tolerance: float = 0.05, books: int = 1):
+        self.tolerance, self.books = tolerance, books
         self.rebuilt = 0  # how many times, for benchmarks and tests
         self._built_from: Tensor | None = None
         self._width = 0  # neighbors of each code
@@ -263,7 +267,7 @@ class NeighborTable:
 
     def _build(self, codebook: Codebook, delta: int) -> None:
         self._built_from, self._width = codebook.clone(), delta
-        self._table = neighbors(codebook, delta)
+        self._table = neighbors(codebook, delta, self.books)
         self._reach = float((codebook - codebook[self._table[:, -1]]).norm(dim=1).mean())
         self.rebuilt += 1
 

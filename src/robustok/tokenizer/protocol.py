@@ -53,6 +53,11 @@ def codebook_of(tokenizer: object) -> Codebook | None:
     return getattr(tokenizer, "codebook", None)
 
 
+def books_of(tokenizer: object) -> int:
+    """How many codebooks of equal size lie one below the other in a tokenizer's: a code's neighbors are in its own."""
+    return getattr(getattr(tokenizer, "quantizer", None), "books", 1)
+
+
 def kind_of(tokenizer: object) -> Literal["tokens", "latents"]:
     """What generators of a tokenizer model: its tokens, or its latents where there is no codebook."""
     return "latents" if codebook_of(tokenizer) is None else "tokens"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.runtime.checkpoint import fingerprint
@@ -12,7 +13,7 @@ from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
 from robustok.tokenizer.protocol import TokenizerLike
-from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, Quantized, build_quantizer
+from robustok.tokenizer.quantizer import BSQ, FSQ, LFQ, VQ, AnyVQ, Quantized, build_quantizer, tokens_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class TokenizerConfig:
 
     image_size: int = 256  # side of an image in pixels
     encoder: ViT | Conv = field(default_factory=ViT)  # image -> latent
-    quantizer: VQ | FSQ | LFQ | BSQ = field(default_factory=VQ)  # latent -> code
+    quantizer: AnyVQ = field(default_factory=VQ)  # latent -> code
     decoder: ViT | Conv = field(default_factory=ViT)  # code -> image
     channels: Literal[1, 3] = 3  # that the decoder makes; 1 for gray images, which then cannot come out tinted
 
@@ -29,6 +30,7 @@ class TokenizerConfig:
         made, read = (part.tokens(self.image_size) for part in (self.encoder, self.decoder))
         if made != read:
             raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
+        tokens_of(self.quantizer, made)  # or it says what does not fit
 
 
 def check_size(images: Images, side: int) -> None:
@@ -52,7 +54,7 @@ class WithQuantizer:
     def quantize(self, latents: Latents) -> Quantized:
         return self.quantizer(latents)
 
-    def lookup(self, tokens: Tokens) -> Latents:
+    def lookup(self, tokens: Tokens) -> Float[Tensor, "b _ d"]:
         return self.quantizer.lookup(tokens)
 
     def straight_through(self, latents: Latents, codes: Latents) -> Latents:
@@ -68,7 +70,7 @@ class Tokenizer(WithQuantizer, Pretrained):
     """Images to discrete tokens and back.
 
     encode: Images (b 3 h w) in [-1, 1] -> Latents (b n d); quantize: Latents -> Quantized;
-    lookup: Tokens (b n) -> codes (b n d); decode: codes -> Images, not clamped.
+    lookup: Tokens (b n) -> codes (b n d), of several levels their sum; decode: codes -> Images, not clamped.
     """
 
     kind, config_type = "tokenizer", TokenizerConfig
@@ -77,7 +79,7 @@ class Tokenizer(WithQuantizer, Pretrained):
         super().__init__()
         self.config = config
         self.image_size = config.image_size
-        self.tokens_per_image = config.encoder.tokens(config.image_size)
+        self.tokens_per_image = tokens_of(config.quantizer, config.encoder.tokens(config.image_size))
         width = config.quantizer.width
         self.encoder = build_encoder(config.encoder, config.image_size, width)
         self.quantizer = build_quantizer(config.quantizer)
@@ -103,12 +105,14 @@ class Tokenizer(WithQuantizer, Pretrained):
 
         Of weights alone, not of what is computed from them: that has other last digits on another device.
         """
-        if isinstance(config := self.config.quantizer, VQ):
-            return fingerprint(without_decoder(self) | {"normalized": torch.tensor(config.normalized)})
-        return fingerprint(without_decoder(self) | {"codebook": self.codebook})  # no weight, since it is implicit
+        config, weights = self.config.quantizer, without_decoder(self)
+        if isinstance(config, FSQ | LFQ | BSQ):
+            return fingerprint(weights | {"codebook": self.codebook})  # no weight, since it is implicit
+        given = {name: torch.tensor(getattr(config, name)) for name in config.deciding}
+        return fingerprint({name: w for name, w in weights.items() if ".averages." not in name} | given)
 
     def earlier_fingerprints(self) -> tuple[str, ...]:
         """What `fingerprint` was up to version 0.1 where it is another now: of generators and caches made then."""
-        if not isinstance(self.config.quantizer, VQ):
+        if type(self.config.quantizer) is not VQ:
             return ()
         return (fingerprint(without_decoder(self) | {"codebook": self.codebook}),)

@@ -13,7 +13,7 @@ from robustok.generators.sampling import draw
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import DISTANCES, Perturbation
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 
 BLOCK = 250  # images encoded at a time
 
@@ -79,7 +79,8 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     tokens, labels = _tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
     pilot = _pilot(config, tokens, labels, len(codebook), len(images.classes), seed)
     tokens, labels = _tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
-    return departing(pilot_tokens(pilot, tokens, labels, seed=seed), tokens, codebook.detach())
+    drawn = pilot_tokens(pilot, tokens, labels, seed=seed)
+    return departing(drawn, tokens, codebook.detach(), books=books_of(tokenizer))
 
 
 @torch.no_grad()
@@ -95,21 +96,23 @@ def pilot_tokens(pilot: AutoregressiveModel, tokens: Tokens, labels: Labels, *, 
     return torch.cat(drawn)
 
 
-def departing(drawn: Tokens, real: Tokens, codebook: Codebook) -> tuple[float, int]:
+def departing(drawn: Tokens, real: Tokens, codebook: Codebook, *, books: int = 1) -> tuple[float, int]:
     """The (alpha, delta) of the perturbation that departs as often as `drawn` do from `real` tokens, and as far.
 
     alpha is the fraction that differs. Replacements drawn uniformly from the delta nearest codes have the median rank
-    (delta + 1) / 2, so delta is twice the median rank of what differs, less one; 1 where nothing does.
+    (delta + 1) / 2, so delta is twice the median rank of what differs, less one; 1 where nothing does. Of several
+    codebooks, one below the other, ranks are those in the real code's own.
     """
-    differs = drawn != real
+    differs, size = drawn != real, len(codebook) // books
+    book = torch.arange(len(codebook), device=codebook.device) // size
     start, end = real[differs], drawn[differs]
     ranks = []
     for a, b in zip(*(part.split(max(1, DISTANCES // len(codebook))) for part in (start, end)), strict=True):
-        distances = torch.cdist(codebook[a], codebook)
+        distances = torch.cdist(codebook[a], codebook).masked_fill(book[a][:, None] != book, torch.inf)
         nearer = distances < distances.gather(1, b[:, None])
         ranks.append(nearer.scatter(1, a[:, None], True).sum(dim=1))  # the code itself, and with it ranks from 1 on
     median = float(torch.cat(ranks).double().quantile(0.5)) if len(start) else 1.0
-    return float(differs.double().mean()), min(round(2 * median - 1), len(codebook) - 1)
+    return float(differs.double().mean()), min(round(2 * median - 1), size - 1)
 
 
 def _tokens(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:

@@ -28,14 +28,17 @@ from robustok.tokenizer.perturbation import (
     replace_as_released,
     replace_tokens,
 )
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 from robustok.tokenizer.quantizer import (
     AnyQuantizer,
     BinarySphericalQuantizer,
     FiniteScalarQuantizer,
+    LearnedCodes,
     LookupFreeQuantizer,
+    MultiScale,
     Quantized,
-    VectorQuantizer,
+    ResidualQuantizer,
+    SimVectorQuantizer,
     code_use,
 )
 from robustok.tokenizer.tokenizer import Tokenizer
@@ -69,10 +72,12 @@ class WithCodebook:
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         self.perturbation: Perturbation | ReleasedPerturbation = now(config.perturbation)
-        if isinstance(self.perturbation, ReleasedPerturbation) and not isinstance(model, Tokenizer):
+        several = isinstance(_quantizer(model), ResidualQuantizer | MultiScale)
+        if isinstance(self.perturbation, ReleasedPerturbation) and (several or not isinstance(model, Tokenizer)):
+            kind = type(_quantizer(model) if several else model).__name__
             raise ValueError(
-                "ReleasedPerturbation ranks codes by distance to latents as robustok's own quantizers place them, "
-                f"which a {type(model).__name__} does not tell; take Perturbation"
+                "ReleasedPerturbation ranks codes by distance to latents as robustok's own quantizers place them, one "
+                f"token for each, which a {kind} does not tell; take Perturbation"
             )
         self.fresh = config.tokenizer is not None  # then the codes are placed before the first step
         self.head: nn.Module = nn.Module()
@@ -80,7 +85,7 @@ class WithCodebook:
             teacher = semantic_teacher(config.teacher)
             self.teacher = teacher.network.to(device)
             self.head = SemanticHead(teacher.width, self.codebook.shape[1]).to(device)
-        self.table = NeighborTable()
+        self.table = NeighborTable(books=books_of(model))
         self.steps_unused = torch.zeros(len(self.codebook), dtype=torch.int32, device=device)  # steps since last chosen
         self._warned = False
 
@@ -96,9 +101,11 @@ class WithCodebook:
         And of more `images` where those are few for the number of codes.
         """
         quantizer = _learned(self.model)
+        if quantizer is not None and not self.fresh:
+            quantizer.align()
         if not self.fresh or quantizer is None:
             return
-        least, most = (per_code * len(self.steps_unused) for per_code in LATENTS_PER_CODE)
+        least = LATENTS_PER_CODE[0] * len(self.steps_unused)
         generator = stream(self.config.loop.seed, "k-means")
         missing = math.ceil(least / self.model.tokens_per_image) - rows.of
         if missing > 0 and images is not None:
@@ -111,9 +118,7 @@ class WithCodebook:
             latents = torch.cat(
                 [self.model.encode(piece.to(self.device, memory_format=torch.channels_last)) for piece in pieces]
             )
-        latents = in_places(latents, *rows).flatten(0, 1)
-        latents = latents[torch.randperm(len(latents), generator=generator)[:most].to(self.device)]
-        quantizer.init_kmeans(latents, generator=generator)
+        quantizer.init_kmeans(in_places(latents, *rows), generator=generator, per_code=LATENTS_PER_CODE[1])
 
     def draw(self, b: int, step: int) -> dict[str, Tensor]:
         """Which tokens of this step are perturbed, and how far: drawn for the whole batch at once."""
@@ -153,6 +158,8 @@ class WithCodebook:
         """Reset dead codes where they are learned, log how many are used, and warn when too few are."""
         tokens, latents = (torch.cat(tensors) for tensors in zip(*kept, strict=True))
         quantizer, learned, loop = _quantizer(self.model), _learned(self.model), self.config.loop
+        if learned is not None and learned.averages is not None:
+            learned.follow(*(world_size() * mean(part) for part in learned.clusters(tokens, latents)))
         tokens = in_places(tokens, *rows)
         self.steps_unused += 1
         self.steps_unused[tokens.flatten()] = 0
@@ -240,10 +247,10 @@ def _quantizer(tokenizer: TokenizerLike) -> AnyQuantizer | None:
     return tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
 
 
-def _learned(tokenizer: TokenizerLike) -> VectorQuantizer | None:
+def _learned(tokenizer: TokenizerLike) -> LearnedCodes | None:
     """The quantizer whose codes may be placed anew: it has learned ones, and they ask for a gradient."""
     quantizer = _quantizer(tokenizer)
-    if isinstance(quantizer, VectorQuantizer) and quantizer.embedding.requires_grad:
+    if isinstance(quantizer, LearnedCodes) and quantizer.embedding.requires_grad:
         return quantizer
     return None
 
@@ -251,10 +258,14 @@ def _learned(tokenizer: TokenizerLike) -> VectorQuantizer | None:
 def _remedy(quantizer: AnyQuantizer | None) -> str:
     """What helps when many codes lie idle."""
     match quantizer:
-        case VectorQuantizer() if not quantizer.embedding.requires_grad:
+        case LearnedCodes() if not quantizer.embedding.requires_grad:
             return "they are frozen, so let them learn, or train on more images"
-        case VectorQuantizer():
-            return "set the VQ's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
+        case SimVectorQuantizer():
+            return "take fewer codes of the SimVQ, or train longer"
+        case LearnedCodes():
+            return (
+                "set the quantizer's revive_after to 100 or less, lower its codebook_size, width or the learning rate"
+            )
         case FiniteScalarQuantizer():
             return "take fewer levels or channels of the FSQ, or train longer"
         case LookupFreeQuantizer() | BinarySphericalQuantizer():

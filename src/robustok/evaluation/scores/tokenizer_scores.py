@@ -33,7 +33,7 @@ from robustok.runtime.seeding import spread
 from robustok.runtime.words import counted
 from robustok.shapes import Codebook, Images, Latents, Pixels
 from robustok.tokenizer.perturbation import neighbors
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 
 ALONE = "one image has no Frechet distance, so rFID, pFID and iFID are left out; give two or more to have them"
 
@@ -80,8 +80,10 @@ def score_tokenizer(
         run.expect(3 * sum(len(block.positions) for block in run.own) + run.searched(neighbors_in))
     if not spaces:
         noise = _Noise((), lambda tokens, block: iter(()), {})
+    elif codebook is not None:
+        noise = _codes_replaced(codebook, books_of(tokenizer), seed)
     else:
-        noise = _codes_replaced(codebook, seed) if codebook is not None else _noise_added(run, seed)
+        noise = _noise_added(run, seed)
     among = run.for_pfid if neighbors_in is None else neighbors_in.describe()
     ifid = {"neighbors_among": among, "neighbor_weight": WEIGHT}
     seen = [FeatureAccumulator(extract, noise.cells, noise.protocol, ifid, seed) for extract in spaces]
@@ -172,10 +174,10 @@ class _Noise(NamedTuple):
     protocol: dict[str, Any]
 
 
-def _codes_replaced(codebook: Codebook, seed: int) -> _Noise:
-    """pFID as published."""
-    cells = grid(len(codebook))
-    near = neighbors(codebook, max(cell.delta for cell in cells)).cpu()  # where `encoded` leaves tokens
+def _codes_replaced(codebook: Codebook, books: int, seed: int) -> _Noise:
+    """pFID as published; of several codebooks, in each."""
+    cells = grid(len(codebook) // books)
+    near = neighbors(codebook, max(cell.delta for cell in cells), books).cpu()  # where `encoded` leaves tokens
     return _Noise(cells, lambda tokens, block: perturbed(tokens, near, cells, seed=seed, block=block), {})
 
 

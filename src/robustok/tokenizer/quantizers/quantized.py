@@ -15,7 +15,7 @@ class Quantized(NamedTuple):
     """What every quantizer returns."""
 
     codes: Tensor  # (b, n, d), gradients pass through to the latents
-    tokens: Tensor  # (b, n)
+    tokens: Tensor  # (b, n); of several levels (b, tokens of all levels), the first level's first
     loss: Tensor  # scalar: what the quantizer asks of latents and codes, as its file says
 
 
@@ -30,7 +30,7 @@ class Quantizer(Protocol):
     def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]: ...  # to where codes are compared
     def __call__(self, latents: Latents) -> Quantized: ...
     def straight_through(self, latents: Latents, codes: Latents) -> Latents: ...  # latents as `project` returns them
-    def lookup(self, tokens: Tokens) -> Latents: ...
+    def lookup(self, tokens: Tokens) -> Float[Tensor, "b _ d"]: ...
 
 
 def straight_through(latents: Latents, codes: Latents) -> Latents:

@@ -1,14 +1,16 @@
 """VQ: the nearest code of a learnt codebook (van den Oord et al. 2017, arXiv 1711.00937)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from robustok.shapes import Codebook, Latents, Tokens
+from robustok.tokenizer.quantizers.learned import LearnedCodes, check_codebook, nearest_code
+from robustok.tokenizer.quantizers.moving_average import ClusterAverages
 from robustok.tokenizer.quantizers.quantized import Quantized, straight_through
 
 
@@ -22,22 +24,22 @@ class VQ:
     commitment: float = 0.25  # weight of the latents' pull towards their codes
     gradient: Literal["straight-through", "rotation"] = "straight-through"  # how it passes the rounding
     revive_after: int = 100  # training steps without use after which a code is placed anew; 0 = never
+    deciding: ClassVar[tuple[str, ...]] = ("normalized",)  # fields that decide the tokens and that no weight tells
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 2:
-            raise ValueError(f"a codebook has at least 2 codes, not {self.codebook_size}")
-        if self.width < 1 or self.commitment < 0 or self.revive_after < 0:
-            raise ValueError(
-                "a codebook's width is at least 1 and its commitment and revive_after at least 0, "
-                f"not {self.width}, {self.commitment} and {self.revive_after}"
-            )
+        check_codebook(self.codebook_size, self.width, self.commitment, self.revive_after)
 
 
-def nearest_code(latents: Float[Tensor, "... d"], codebook: Codebook) -> Int[Tensor, "..."]:
-    """Index of the codebook entry nearest to each latent; the lower index where two are equally near."""
-    # |z - e|^2 without |z|^2, which is the same for every code: one matrix product instead of a difference
-    scores = latents @ codebook.T - 0.5 * codebook.square().sum(dim=1)
-    return scores.argmax(dim=-1)
+@dataclass(frozen=True, kw_only=True)
+class EMAVQ(VQ):
+    """VQ whose codes are moving averages of their latents (arXiv 1711.00937, appendix A.1), as in VQ-VAE-2."""
+
+    decay: float = 0.99  # of the averages, in a step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay is {self.decay}; it is between 0 and 1, for example 0.99; for none take VQ")
 
 
 def rotate(latents: Latents, codes: Latents) -> Latents:
@@ -56,29 +58,28 @@ def rotate(latents: Latents, codes: Latents) -> Latents:
     return norm_q / norm_z * (latents - 2 * along(r) * r + 2 * along(z) * q)
 
 
-class VectorQuantizer(nn.Module):
-    """The nearest code of a learnt codebook."""
+class NearestCode:
+    """What every quantizer does that takes for each latent the nearest code of a `codebook`."""
 
-    def __init__(self, config: VQ):
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Parameter(torch.randn(config.codebook_size, config.width) / config.width**0.5)
+    config: Any  # with `commitment` and `gradient`
+    averages: ClusterAverages | None  # which the codes follow in the place of a codebook loss
 
     @property
     def codebook(self) -> Codebook:
-        """The codes as the decoder gets them: (k, d), of length 1 if normalized."""
-        return F.normalize(self.embedding, dim=-1) if self.config.normalized else self.embedding
+        raise NotImplementedError
 
     def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Latents where they are compared with codes: on the unit sphere if the codebook is."""
-        return F.normalize(latents.float(), dim=-1) if self.config.normalized else latents.float()
+        """Latents where they are compared with codes."""
+        return latents.float()
 
     def forward(self, latents: Latents) -> Quantized:
         with torch.autocast(latents.device.type, enabled=False):  # near codes differ by less than bf16 resolves
             latents, codebook = self.project(latents), self.codebook
             tokens = nearest_code(latents.detach(), codebook.detach())
         codes = F.embedding(tokens, codebook)
-        loss = F.mse_loss(codes, latents.detach()) + self.config.commitment * F.mse_loss(latents, codes.detach())
+        loss = self.config.commitment * F.mse_loss(latents, codes.detach())
+        if self.averages is None:
+            loss = F.mse_loss(codes, latents.detach()) + loss
         return Quantized(self.straight_through(latents, codes), tokens, loss)
 
     def straight_through(self, latents: Latents, codes: Latents) -> Latents:
@@ -90,35 +91,19 @@ class VectorQuantizer(nn.Module):
         """Codes of tokens: (b, n, d)."""
         return F.embedding(tokens, self.codebook)
 
-    @torch.no_grad()
-    def init_kmeans(self, latents: Float[Tensor, "m d"], *, generator: Generator, rounds: int = 10) -> None:
-        """Place the codes by k-means on the latents of some images, at least as many as there are codes."""
-        points = self.project(latents)
-        k = self.config.codebook_size
-        if len(points) < k:
-            raise ValueError(
-                f"k-means places {k} codes on at least as many latents, not {len(points)}; "
-                "start from more images or choose a smaller codebook"
-            )
 
-        def draw(count: int) -> Tensor:
-            return points[torch.randperm(len(points), generator=generator)[:count].to(points.device)]
+class VectorQuantizer(NearestCode, LearnedCodes):
+    """The nearest code of a learnt codebook."""
 
-        means = draw(k)
-        for _ in range(rounds):
-            owner = nearest_code(points, means)
-            sums = torch.zeros_like(means).index_add_(0, owner, points)
-            counts = torch.bincount(owner, minlength=k)
-            empty = counts == 0
-            means = self.project(sums / counts.clamp_min(1)[:, None])
-            means[empty] = draw(int(empty.sum()))
-        self.embedding.copy_(means)
+    def __init__(self, config: VQ):
+        super().__init__(config.codebook_size, config.width, decay=config.decay if isinstance(config, EMAVQ) else 0.0)
+        self.config = config
 
-    @torch.no_grad()
-    def reset_dead_codes(self, dead: Bool[Tensor, " k"], latents: Latents, *, generator: Generator) -> Tensor:
-        """Place dead codes on random latents of the step, as many as there are latents; returns which (m)."""
-        points = self.project(latents).flatten(0, 1)
-        moved = dead.nonzero().flatten()[: len(points)]
-        chosen = torch.randperm(len(points), generator=generator)[: len(moved)].to(points.device)
-        self.embedding[moved] = points[chosen]
-        return moved
+    @property
+    def codebook(self) -> Codebook:
+        """The codes as the decoder gets them: (k, d), of length 1 if normalized."""
+        return F.normalize(self.embedding, dim=-1) if self.config.normalized else self.embedding
+
+    def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Latents where they are compared with codes: on the unit sphere if the codebook is."""
+        return F.normalize(latents.float(), dim=-1) if self.config.normalized else latents.float()
