@@ -55,7 +55,7 @@ def density_coverage(*, generated: Generated, real: Real, k: int = 5) -> Density
     balls = 0
     covered = []
     for rows, radius in zip(real.split(ROWS), radii.split(ROWS), strict=True):
-        within = _distances(rows, generated) < radius[:, None]
+        within = squared_distances(rows, generated) < radius[:, None]
         balls += int(within.sum())
         covered.append(within.any(dim=1))
     return DensityCoverage(density=balls / (k * len(generated)), coverage=_fraction(torch.cat(covered)))
@@ -66,7 +66,7 @@ def nearness(*, generated: Generated, real: Real, k: int = 3) -> Nearness:
     _check(generated, real, 0, k)
     radii, outside, distance, nearest = _radii(real, k), [], [], []
     for rows in generated.split(ROWS):
-        squares = _distances(rows, real)
+        squares = squared_distances(rows, real)
         outside.append(~(squares <= radii).any(dim=1))
         least = squares.min(dim=1)
         distance.append((least.values / real.shape[1]).sqrt())
@@ -77,20 +77,20 @@ def nearness(*, generated: Generated, real: Real, k: int = 3) -> Nearness:
 def _inside(points: Float[Tensor, "b f"], of: Float[Tensor, "other f"], k: int) -> Bool[Tensor, " b"]:
     """Points that lie in the ball of any image of the set."""
     radii = _radii(of, k)
-    return torch.cat([(_distances(rows, of) <= radii).any(dim=1) for rows in points.split(ROWS)])
+    return torch.cat([(squared_distances(rows, of) <= radii).any(dim=1) for rows in points.split(ROWS)])
 
 
 def _radii(features: Features, k: int) -> Float64[Tensor, " b"]:
     """Squared distance of each image to the k-th nearest other one of its set."""
     radii = []
     for start in range(0, len(features), ROWS):
-        distances = _distances(features[start : start + ROWS], features)
+        distances = squared_distances(features[start : start + ROWS], features)
         distances.diagonal(start).fill_(torch.inf)  # the image itself is none of its neighbors
         radii.append(distances.kthvalue(k, dim=1).values)
     return torch.cat(radii)
 
 
-def _distances(a: Float[Tensor, "a f"], b: Float[Tensor, "b f"]) -> Float64[Tensor, "a b"]:
+def squared_distances(a: Float[Tensor, "a f"], b: Float[Tensor, "b f"]) -> Float64[Tensor, "a b"]:
     """Squared Euclidean distances."""
     a, b = a.double(), b.double()
     squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
