@@ -27,7 +27,7 @@ from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 SIDE, QUICK = 16, ["--quiet", "--device", "cpu"]
-SAMPLED = {"precision", "recall", "density", "coverage", "kid", "mind"}
+SAMPLED = {"precision", "recall", "density", "coverage", "kid", "mind", "vendi"}
 
 
 def smooth(count: int, seed: int) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_statistics_alone_give_the_distance_alone(place, capsys, monkeypatch):
         warnings.simplefilter("default")
         assert main(["evaluate", *words]) == 0
     told = capsys.readouterr()
-    assert [record["metric"] for record in json.loads(told.out)] == ["fid"]
+    assert [record["metric"] for record in json.loads(told.out)] == ["fid", "vendi"]
     assert told.err.startswith("robustok: the reference has statistics only, so precision")
     assert told.err.count("\n") == 1
 

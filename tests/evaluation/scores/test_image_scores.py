@@ -7,11 +7,14 @@ from tests.evaluation.scored import Classes, Noise, shades
 from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.metrics.inception_score import ClassStats
+from robustok.evaluation.metrics.memorization import auth_percent, data_copying
 from robustok.evaluation.metrics.pfid import BLOCK
+from robustok.evaluation.metrics.vendi import vendi_score
 from robustok.evaluation.scores.feature_stream import stream_of
 from robustok.evaluation.scores.image_scores import score_image_set, score_images, score_pixels
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
+from robustok.runtime.seeding import stream as random_stream
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def test_floor_is_the_distance_of_two_real_sets(images):
 def test_generated_pixels(images):
     reference, pixels = Reference.of(images, shades), Noise(90, seed=1).pixels
     scores = score_pixels(pixels.split(20), reference, shades, suffix="_before", seeds=(4,), protocol={"guidance": 2.0})
-    names = ("gfid", "precision", "recall", "density", "coverage", "kid", "mind")
+    names = ("gfid", "precision", "recall", "density", "coverage", "kid", "mind", "vendi")
     assert [score.metric for score in scores] == [f"{name}_before" for name in names]
     assert all(score.images == 90 and score.seeds == (4,) for score in scores)
     assert all(score.protocol["guidance"] == 2.0 for score in scores)
@@ -54,7 +57,7 @@ def test_refuses_floats_as_pixels(images, unchecked):
 def test_a_set_of_images_has_all_that_the_space_gives(images):
     reference, other = Reference.of(images, Classes()), Noise(300, seed=1)
     scores = score_image_set(other, reference, Classes())
-    names = ("fid", "sfid", "inception_score", "precision", "recall", "density", "coverage", "kid", "mind")
+    names = ("fid", "sfid", "inception_score", "precision", "recall", "density", "coverage", "kid", "mind", "vendi")
     assert tuple(score.metric for score in scores) == names
     assert scores[0].value == score_images(other, reference, Classes()).value
     spatial = [FeatureStats.of(Classes().outputs(source.pixels).spatial) for source in (images, other)]
@@ -81,7 +84,7 @@ def test_one_reference_for_each_space(images):
         score_image_set(images, references[:1], [shades, Classes()])
 
 
-FID = {"fid", "kid", "mind", "density", "coverage"}
+FID = {"fid", "kid", "mind", "density", "coverage", "vendi"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_sample_of_one_image_leaves_the_distance_without_an_interval(images):
     reference = Reference.of(images, shades)
     with pytest.warns(UserWarning, match="give 4 or more.* give 2 or more"):
         scores = score_image_set(Noise(40, seed=1), reference, shades, keep=1)
-    assert [(s.metric, s.interval) for s in scores] == [("fid", None), ("density", None), ("coverage", None)]
+    assert [(s.metric, s.interval) for s in scores] == [(n, None) for n in ("fid", "density", "coverage", "vendi")]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
@@ -128,3 +131,37 @@ def test_batches_of_any_size_give_one_distance(batch_size):
     assert frechet_distance(reference.stats, stream.stats) == pytest.approx(
         frechet_distance(whole.stats, other.stats), rel=1e-9
     )
+
+
+def test_memory_of_training_images(images):
+    """The three numbers are those of the metrics, of all training images, whatever the size of the samples."""
+    train, made, real = (Noise(count, seed=seed) for count, seed in ((400, 3), (200, 1), (300, 2)))
+    beside = Reference.of(real, shades).with_train(Reference.of(train, shades, keep=400))
+    scores = {score.metric: score for score in score_image_set(made, beside, shades)}
+    sets = {"generated": shades(made.pixels), "train": shades(train.pixels)}
+    assert scores["vendi"].value == pytest.approx(vendi_score(sets["generated"]))
+    assert scores["authpct"].value == pytest.approx(auth_percent(**sets))
+    held_out = {"generated": shades(real.pixels), "train": sets["train"]}
+    assert scores["authpct_held_out"].value == pytest.approx(auth_percent(**held_out))
+    copying = data_copying(**sets, held_out=shades(real.pixels), generator=random_stream(0, "C_T"))
+    assert scores["c_t"].value == pytest.approx(copying)
+    low, high = scores["authpct"].interval or (0, 0)
+    assert 0 < low < scores["authpct"].value < high < 100
+    assert scores["c_t"].protocol["train"]["count"] == 400
+    copies = {s.metric: s.value for s in score_image_set(train, beside, shades)}
+    assert copies["authpct"] == 0
+    assert copies["c_t"] < -10
+    assert "authpct" not in {score.metric for score in score_image_set(made, Reference.of(real, shades), shades)}
+
+
+def test_memory_takes_all_training_images_and_others_that_are_held_out():
+    train, made = Noise(60, seed=3), Noise(50, seed=1)
+    reference, some = Reference.of(made, shades), Reference.of(train, shades, keep=59)
+    with pytest.raises(ValueError, match="training images are 60, and features of 59 are kept.*--sample-size"):
+        reference.with_train(some)
+    with pytest.raises(ValueError, match="computed with features 'shades', the images to score with 'classes'"):
+        reference.with_train(Reference.of(train, Classes()))
+    same = Reference.of(train, shades)
+    with pytest.warns(UserWarning, match="C_T left out, for C_T compares with held-out images"):
+        scores = score_image_set(made, same.with_train(same), shades)
+    assert {"authpct", "c_t"} & {score.metric for score in scores} == {"authpct"}

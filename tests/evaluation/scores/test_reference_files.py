@@ -84,7 +84,7 @@ def test_statistics_alone_have_no_precision(tmp_path, adm):
     other = stream_of(Images(PIXELS // 2), Quarters())
     with pytest.warns(UserWarning, match="reference has statistics only, so precision, recall.* make a reference"):
         scores = score_features(other, reference)
-    assert [score.metric for score in scores] == ["gfid"]
+    assert [score.metric for score in scores] == ["gfid", "vendi"]
     low, high = scores[0].interval
     assert low < scores[0].value < high
 

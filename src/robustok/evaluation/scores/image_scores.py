@@ -15,13 +15,16 @@ from torch import Tensor
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.image_source import ImageSource, Progress
 from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractors
+from robustok.evaluation.metrics.checks import Generated, Real
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.metrics.inception_score import SPLIT
 from robustok.evaluation.metrics.kernel_distance import kernel_distance
+from robustok.evaluation.metrics.memorization import CELLS, COMPONENTS, auth_percent, data_copying
 from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.metrics.sliced_wasserstein import DIRECTIONS, mind
+from robustok.evaluation.metrics.vendi import vendi_score
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, feature_stream, stream_of
-from robustok.evaluation.scores.intervals import fraction_interval
+from robustok.evaluation.scores.intervals import Interval, fraction_interval
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Distance, Score
 from robustok.runtime.distributed import from_main
@@ -104,10 +107,11 @@ def score_features(
     protocol: Mapping[str, Any] | None = None,
 ) -> list[Score]:
     """The Frechet distance of all images, called `metric`; with what the feature space has for it sFID and the
-    Inception Score; of samples precision and recall, density and coverage, the kernel distance and MIND.
+    Inception Score; of samples precision and recall, density and coverage, the kernel distance, MIND and Vendi score.
 
-    Precision alone of these is a mean over generated images, and so has an interval; what the others would be with
-    other images, only other seeds tell. `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how
+    Of a reference `with_train` also AuthPct, of the held-out images, too, and C_T: does the generator copy? Precision
+    and AuthPct are means over images, and so have an interval; what the others would be with other images, only other
+    seeds tell. `suffix` ends their names ("_before" makes "gfid_before"); `protocol` adds how
     the images were generated. What the reference has no sample for, and what takes more images than there are, is left
     out with a warning.
     """
@@ -119,7 +123,7 @@ def score_features(
         Score(
             metric=f"{name}{suffix}",
             value=value,
-            interval=fraction_interval(value, how["generated_sample"]) if name == "precision" else None,
+            interval=_interval(name, value, how),
             images=generated.stats.count,
             seeds=seeds,
             protocol={**about, **how},
@@ -152,6 +156,22 @@ def _of_all(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
         yield "inception_score", score.mean, {"splits": f"{SPLIT} consecutive images", "std": score.std}
 
 
+def _interval(name: str, value: float, how: Mapping[str, Any]) -> Interval | None:
+    """That of a mean over images, each of which counts or does not."""
+    whole, sample = {
+        "precision": (1, "generated_sample"),
+        "authpct": (100, "generated_sample"),
+        "authpct_held_out": (100, "reference_sample"),
+    }.get(name, (0, ""))
+    if not whole:
+        return None
+    low, high = fraction_interval(value / whole, how[sample])
+    return whole * low, whole * high
+
+
+Measures = dict[str, tuple[Callable[[], dict[str, float]], dict[str, Any]]]  # what, how to have it, its protocol
+
+
 def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Value]:
     """Scores of the samples, image by image."""
     one, other = generated.sample, reference.sample
@@ -161,21 +181,11 @@ def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Valu
             "left out; make a reference from its images to have them",
             stacklevel=4,
         )
-        return
     sampled = {"generated_sample": len(one), "reference_sample": len(other), "samples": SAMPLES}
-    both = {"generated": one, "real": other}
-    measures: dict[str, tuple[Callable[[], dict[str, float]], dict[str, Any]]] = {
-        "precision and recall": (lambda: precision_recall(**both, k=3)._asdict(), {"k": 3, "balls": "closed"}),
-        "density and coverage": (lambda: density_coverage(**both, k=5)._asdict(), {"k": 5, "balls": "open"}),
-        "the kernel distance": (
-            lambda: {"kid": kernel_distance(**both)},
-            {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
-        ),
-        "MIND": (
-            lambda: {"mind": mind(generated=one, real=other, generator=random_stream(0, "MIND"))},
-            {"directions": DIRECTIONS},
-        ),
-    }
+    measures = _of_both(one, other) if len(other) else {}
+    measures["the Vendi score"] = lambda: {"vendi": vendi_score(one)}, {"kernel": "cosine", "order": 1}
+    if reference.train is not None:
+        measures |= _of_memory(one, reference, reference.train)
     missing: dict[str, list[str]] = {}  # why: what
     for names, (measure, how) in measures.items():
         try:
@@ -186,3 +196,37 @@ def _of_samples(generated: FeatureStream, reference: Reference) -> Iterator[Valu
     if missing:
         left_out = "; ".join(f"{' and '.join(names)} left out, for {why}" for why, names in missing.items())
         warnings.warn(f"what these images tell is given, but {left_out}", stacklevel=4)
+
+
+def _of_both(one: Generated, other: Real) -> Measures:
+    """What two samples tell of each other."""
+    both = {"generated": one, "real": other}
+    return {
+        "precision and recall": (lambda: precision_recall(**both, k=3)._asdict(), {"k": 3, "balls": "closed"}),
+        "density and coverage": (lambda: density_coverage(**both, k=5)._asdict(), {"k": 5, "balls": "open"}),
+        "the kernel distance": (
+            lambda: {"kid": kernel_distance(**both)},
+            {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
+        ),
+        "MIND": (
+            lambda: {"mind": mind(**both, generator=random_stream(0, "MIND"))},
+            {"directions": DIRECTIONS},
+        ),
+    }
+
+
+def _of_memory(one: Generated, reference: Reference, train: Reference) -> Measures:
+    """What a sample and held-out images tell of the images that the generator was trained on."""
+    other, known = reference.sample, train.sample
+    about = {"train": train.images}
+
+    def copying() -> dict[str, float]:
+        if not len(other) or reference.images.get("hash") == train.images.get("hash"):
+            raise ValueError("C_T compares with held-out images; give a reference of such, not of the training images")
+        return {"c_t": data_copying(generated=one, held_out=other, train=known, generator=random_stream(0, "C_T"))}
+
+    def authentic() -> dict[str, float]:
+        held_out = {"authpct_held_out": auth_percent(generated=other, train=known)} if len(other) else {}
+        return {"authpct": auth_percent(generated=one, train=known)} | held_out
+
+    return {"AuthPct": (authentic, about), "C_T": (copying, about | {"cells": CELLS, "components": COMPONENTS})}

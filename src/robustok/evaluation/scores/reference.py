@@ -8,7 +8,7 @@ own images where it has some.
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ class Reference:
     images: dict[str, Any]  # what the images are, their hash among it
     space: dict[str, Any]  # what the features are
     spatial: FeatureStats | None = None  # of the spatial features, for sFID, where the space has them
+    train: "Reference | None" = None  # the images that a generator was trained on, see `with_train`; not saved
 
     @classmethod
     def of(
@@ -63,6 +64,21 @@ class Reference:
         stream = stream_of(images, features, keep=keep, batch_size=batch_size, progress=progress)
         about: dict[str, Any] = {"space": stream.space, "spatial": stream.spatial}
         return from_main(lambda: cls(stats=stream.stats, sample=stream.sample, images=images.describe(), **about))
+
+    def with_train(self, train: "Reference") -> "Reference":
+        """The same, with the images that a generator was trained on: scores then tell of memorization, too.
+
+        `train` holds the features of all of them: `Reference.of(images, features, keep=len(images))`. Raises ValueError
+        for one that holds some only, since copies of the others would go unseen, and for one of another feature space.
+        """
+        self.check_space(train.space)
+        if len(train.sample) < max(2, train.stats.count):
+            raise ValueError(
+                f"the training images are {train.stats.count or 'an unknown number'}, and features of "
+                f"{len(train.sample)} are kept, so copies of the others would go unseen; give the images themselves, "
+                "or a reference that keeps all of them (--sample-size)"
+            )
+        return replace(self, train=train)
 
     def check_space(self, space: dict[str, Any]) -> None:
         """Raises ValueError when features of another space, or of another side, are scored against this reference.
