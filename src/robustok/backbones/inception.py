@@ -48,7 +48,8 @@ class Inception(nn.Module):
 
     Made from a state dict by its published key names; channel counts are read from the tensors. Nothing in it is
     trained or saved: weights are buffers outside the state dict, train mode equals eval mode. Gradients flow to the
-    images. It runs in float32, under autocast too. Raises ValueError when keys are missing or left over.
+    images. It runs in its weights' format, float32, under autocast too. Raises ValueError when keys are missing or left
+    over.
     """
 
     classifier: Tensor
@@ -84,8 +85,9 @@ class Inception(nn.Module):
 
     def forward(self, images: Images) -> InceptionFeatures:
         with torch.autocast(images.device.type, enabled=False):
-            x = resize_like_tensorflow(images.to(self.classifier.dtype), SIDE)
-            x = (x * 127.5 - 0.5) / 128  # trained on (pixel - 128) / 128
+            dtype = self.classifier.dtype  # in half precision a pixel would move by as much as resizing does
+            x = resize_like_tensorflow(images.to(torch.promote_types(dtype, torch.float32)), SIDE)
+            x = ((x * 127.5 - 0.5) / 128).to(dtype)  # trained on (pixel - 128) / 128
             x = self.middle(self.stem(x.contiguous(memory_format=torch.channels_last)))
             # Of the block mixed_6 the first branch is named mixed_6/conv, and its channels come first.
             spatial = x[:, :SPATIAL].permute(0, 2, 3, 1).flatten(1)

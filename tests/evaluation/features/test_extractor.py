@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.evaluation.scored import Noise
 
 from robustok.backbones.lite import Lite
 from robustok.evaluation.features.extractor import (
@@ -8,11 +9,15 @@ from robustok.evaluation.features.extractor import (
     Extractor,
     NetworkExtractor,
     Outputs,
+    from_numpy,
     outputs,
     resize,
 )
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.features.spaces.embedded import lite0
+from robustok.evaluation.scores.difference import unlike
+from robustok.evaluation.scores.image_scores import score_image_set, score_images
+from robustok.evaluation.scores.reference import Reference
 from robustok.shapes import to_images
 
 
@@ -198,3 +203,130 @@ def test_refuses_what_is_no_features(pixels, made, what, unchecked):
     for extract in (Wrong(), lambda pixels: made):
         with pytest.raises(ValueError, match=f"made {what} from 6 images; an extractor returns floats of shape .6, f"):
             outputs(extractor(extract), pixels)
+
+
+# Other formats, and compiled
+
+
+def test_features_in_half_precision_are_those_in_full_to_rounding(pixels):
+    half, whole = extractor("lite0@32", dtype="bfloat16"), lite0(32)
+    features, wanted = half(pixels), whole(pixels)
+    assert features.dtype == torch.float32
+    gap = float((features - wanted).norm() / wanted.norm())
+    assert 0 < gap < 30 * 2.0**-8, "some tens of layers, each of which rounds"
+    assert half.describe() == whole.describe() | {"dtype": "bfloat16"}
+    assert extractor("lite0@32").describe() == whole.describe(), "full precision goes without saying"
+    assert torch.equal(lite0(32)(pixels), wanted), "nor do extractors share what was converted"
+
+
+class Means(torch.nn.Module):
+    """A network of one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("matrix", torch.linspace(-1, 1, 12).view(3, 4))
+
+    def forward(self, pixels: torch.Tensor) -> Outputs:
+        return Outputs(pixels.to(self.matrix.dtype).mean(dim=(2, 3)) @ self.matrix)
+
+
+def means() -> NetworkExtractor:
+    return NetworkExtractor(Means(), {"features": "means"})
+
+
+def test_a_compiled_extractor_gives_the_same_and_says_so(pixels):
+    fast = means().faster(compile="eager")  # translates as inductor does, and runs without a C++ compiler
+    torch.testing.assert_close(fast(pixels), means()(pixels))
+    assert fast.describe() == {"features": "means", "compiled": "eager"}
+    with pytest.raises(ValueError, match="means could not be compiled by nonsense .* score without compiling"):
+        means().faster(compile="nonsense")(pixels)
+
+
+def test_scores_of_other_formats_are_not_compared():
+    images, others = Noise(12), Noise(12, seed=1)
+    narrow = means().faster("float16")
+    spaces = {"plain": means(), "half": means().faster("bfloat16"), "fast": means().faster(compile="eager")}
+    references = {name: Reference.of(images, space) for name, space in spaces.items()}
+    with pytest.raises(ValueError, match="with dtype 'float32', the images to score with 'bfloat16'; compute both"):
+        score_images(others, references["plain"], spaces["half"])
+    with pytest.raises(ValueError, match="with compiled 'eager', the images to score with 'no'"):
+        score_images(others, references["fast"], spaces["plain"])
+    plain, half = (score_images(others, references[name], spaces[name]) for name in ("plain", "half"))
+    assert plain.value != half.value
+    assert plain.value == pytest.approx(score_images(others, Reference.of(images, narrow), narrow).value, rel=1e-2)
+    assert [str(found) for found in unlike(plain, half)] == ["dtype None once and 'bfloat16' the other time"]
+
+
+def test_formats_are_of_networks_by_name(pixels):
+    with pytest.raises(ValueError, match="no format 'int8' for features; choose float32, bfloat16, float16"):
+        extractor("lite0", dtype="int8")
+    for custom in (InNumpy(), lambda pixels: pixels.float().mean(dim=(2, 3)), lite0(32)):
+        with pytest.raises(ValueError, match="computes as it is made; dtype and compile are for spaces by name"):
+            extractor(custom, dtype="bfloat16")
+        with pytest.raises(ValueError, match="computes as it is made"):
+            extractor(custom, compile="inductor")
+
+
+# Functions of arrays
+
+
+def blocks_of(images: np.ndarray) -> np.ndarray:
+    """Mean colors of the quarters of images (n h w 3)."""
+    n, h, w, _ = images.shape
+    return images.reshape(n, 2, h // 2, 2, w // 2, 3).mean(axis=(2, 4)).reshape(n, 12)
+
+
+def test_a_function_of_arrays_is_an_extractor(pixels):
+    seen = []
+
+    def watched(images):
+        seen.append((images.dtype.name, images.shape, images.flags.writeable))
+        return blocks_of(images)
+
+    extract = from_numpy(watched)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 2).permute(0, 2, 3, 1).flatten(1)
+    torch.testing.assert_close(extract(pixels), wanted)
+    assert seen == [("uint8", (6, 40, 40, 3), True)]
+    assert extract.describe() == {"features": "watched"}
+    floats = from_numpy(blocks_of, "colors", floats=True)
+    torch.testing.assert_close(floats(pixels), wanted / 255)
+    assert floats.name == "colors"
+
+
+def test_scores_in_a_space_of_arrays_are_those_of_the_same_function_of_tensors():
+    def colors(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 2).permute(0, 2, 3, 1).flatten(1)
+
+    scores = []
+    for space in (from_numpy(blocks_of, "colors"), CustomExtractor(colors)):
+        scores.append(
+            {s.metric: s.value for s in score_image_set(Noise(60, seed=1), Reference.of(Noise(80), space), space)}
+        )
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda images: images.mean(axis=(1, 2, 3)),
+            r"made a \(6,\) array of float64 .* floats of shape \(6, features\)",
+        ),
+        (lambda images: images[:3].mean(axis=(1, 2)), r"made a \(3, 3\) array"),
+        (lambda images: images.max(axis=(1, 2)), r"made a \(6, 3\) array of uint8"),
+        (lambda images: images.mean(axis=(1, 2)).tolist(), "made a list"),
+        (
+            lambda images: images.mean(axis=(1, 2)) * np.array([[np.nan]] * 2 + [[1]] * 4),
+            "NaN or infinity from 2 of 6 im",
+        ),
+        (lambda images: images.mean(axis=(1, 2)) * 1e60, "NaN or infinity from 6 of 6 images"),
+    ],
+)
+def test_what_a_function_of_arrays_may_not_return(pixels, function, message, unchecked):
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=message):
+        from_numpy(function)(pixels)
+
+
+def test_a_function_of_arrays_is_a_function(unchecked):
+    with pytest.raises(ValueError, match="'lite0' is no function; give one from images"):
+        from_numpy("lite0")

@@ -1,6 +1,7 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.runtime.words import counted
+from robustok.runtime.words import counted, reason
 from robustok.shapes import Features, Images, Pixels
 
 FULL = 16  # images from which on the batch size does not matter
+PLAIN = {"dtype": "float32", "compiled": "no"}  # what protocols that do not say so mean
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # that networks compute in
 
 
 @runtime_checkable
@@ -84,7 +87,8 @@ def checked(name: str, made: object, count: int) -> Features:
 class NetworkExtractor:
     """Features that a frozen network makes of pixels, `batch_size` images at a time, on its device and in float32.
 
-    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. `limits` are those within which
+    `network(pixels)` returns `Outputs`; `about` is what a score's protocol says of it. `faster` computes in another
+    format, or compiled. `limits` are those within which
     the network looks at images at their own size; streams and scores tell the side that was used. Batches are filled up
     to a multiple of 16: in smaller ones convolutions add up in another order, and a score would change in its sixth
     digit with the number of images that happen to come together.
@@ -102,6 +106,25 @@ class NetworkExtractor:
         self.name, self.limits = str(about["features"]), limits
         self.about, self.batch_size, self.device = about, batch_size, torch.device(device)
         self.network = network.to(self.device).eval()
+        self.backend = ""  # of torch.compile
+
+    def faster(self, dtype: str = "float32", compile: str | None = None) -> "NetworkExtractor":
+        """This extractor from now on in half precision, or compiled by a backend of `torch.compile`, or both.
+
+        Weights and what is computed are then in that format, images are resized before in float32 and features come as
+        float32. The protocol says either, so that scores which differ in it are not compared. Raises ValueError for a
+        format that is none of `DTYPES`.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"there is no format {dtype!r} for features; choose {', '.join(DTYPES)}")
+        self.network.to(DTYPES[dtype])
+        self.backend = compile or ""
+        told = {"dtype": dtype, "compiled": compile or PLAIN["compiled"]}
+        self.about = self.about | {name: value for name, value in told.items() if value != PLAIN[name]}
+        with self._compiling():
+            if compile:
+                self.network.compile(backend=compile)
+        return self
 
     def __call__(self, pixels: Tensor) -> Features:
         return self.outputs(pixels).features
@@ -114,8 +137,24 @@ class NetworkExtractor:
         return found if self.limits is None else found._replace(side=side_within(pixels, *self.limits))
 
     def _network(self, pixels: Pixels) -> Outputs:
-        made: Outputs = self.network(pixels.to(self.device))
-        return made
+        with self._compiling():
+            made: Outputs = self.network(pixels.to(self.device))
+        return Outputs(*(None if x is None else x.float() for x in made[:3]))  # type: ignore[arg-type]
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """Raises ValueError where there is no such backend, no compiler here, or a network too hard for it."""
+        if not self.backend:
+            yield
+            return
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            yield
+        except TorchDynamoException as error:
+            raise ValueError(
+                f"{self.name} could not be compiled by {self.backend} ({reason(error)}); score without compiling"
+            ) from error
 
     def describe(self) -> dict[str, Any]:
         return dict(self.about)
@@ -131,10 +170,32 @@ class CustomExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        return checked(self.name, self.function(pixels), len(pixels))
+        made = checked(self.name, self.function(pixels), len(pixels))
+        if bad := int((~made.isfinite().all(dim=1)).sum()):
+            raise ValueError(f"{self.name} made NaN or infinity from {bad} of {counted(len(pixels), 'image')}")
+        return made
 
     def describe(self) -> dict[str, Any]:
         return {"features": self.name}
+
+
+def from_numpy(
+    function: Callable[[np.ndarray], np.ndarray], name: str | None = None, *, floats: bool = False
+) -> CustomExtractor:
+    """An extractor of a function of arrays: images (n h w 3), uint8 or `floats` in [0, 1], to features (n d).
+
+    As scikit-image, OpenCV or your own code take images. It is named after the function unless told, for protocols; it
+    gets an array of its own, 50 images at a time. Features are floats of any size, each image's from that image alone.
+    While it is used, ValueError is raised for what is no float array of shape (n, d), and for NaN and infinity.
+    """
+    if not callable(function):
+        raise ValueError(f"{function!r} is no function; give one from images (n h w 3) to features (n d)")
+
+    def features(pixels: Pixels) -> Any:
+        images = pixels.permute(0, 2, 3, 1).cpu().numpy().copy()
+        return function(images.astype(np.float32) / 255 if floats else images)
+
+    return CustomExtractor(features, name or str(getattr(function, "__name__", type(function).__name__)))
 
 
 def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:

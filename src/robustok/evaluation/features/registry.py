@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 
 from robustok.backbones.lite import LITE1, LITE2
-from robustok.evaluation.features.extractor import CustomExtractor, Extractor
+from robustok.evaluation.features.extractor import CustomExtractor, Extractor, NetworkExtractor
 from robustok.evaluation.features.spaces.embedded import LITE0_SIDES, lite0, lite_space, vgg_hed_space
 from robustok.evaluation.features.spaces.inception import inception_space
 from robustok.evaluation.features.spaces.vision import VISION_MODELS, vision_space
@@ -29,12 +29,21 @@ def deciding_space(side: int) -> str:
     return "lite0" if side <= least else f"lite0@{min(side, most)}"
 
 
-def extractor(features: FeatureSpace, device: torch.device | str = "cpu") -> Extractor:
+def extractor(
+    features: FeatureSpace, device: torch.device | str = "cpu", *, dtype: str = "float32", compile: str | None = None
+) -> Extractor:
     """The extractor that a name or a function stands for; an extractor is returned as it is.
 
     A name is one of `SPACES`, or one with weights of your own: "inception:/path/to/weights.pth"; "lite0@224" is lite0
-    at 224 pixels rather than 64. Raises ValueError for any other, and when the weights cannot be had.
+    at 224 pixels rather than 64. A function is of Pixels (b 3 h w); one of arrays comes by `from_numpy`. `dtype` and
+    `compile` are those of `NetworkExtractor.faster`. Raises ValueError for any other name, when the weights cannot be
+    had, and for a function that is to compute in another format.
     """
+    if dtype != "float32" or compile:
+        found = extractor(features, device)
+        if not isinstance(found, NetworkExtractor) or found is features:
+            raise ValueError(f"{found.name} computes as it is made; dtype and compile are for spaces by name")
+        return found.faster(dtype, compile)
     if isinstance(features, Extractor):
         return features
     if callable(features):

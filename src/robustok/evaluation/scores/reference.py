@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robustok.evaluation.features.extractor import Extractor, outputs
+from robustok.evaluation.features.extractor import PLAIN, Extractor, outputs
 from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
@@ -93,10 +93,11 @@ class Reference:
                         f"{self.space[name]} pixels, those to score at {space[name]}; give both at one size"
                     )
                 continue
-            if self.space.get(name) != space.get(name):
+            own, other = (about.get(name, PLAIN.get(name)) for about in (self.space, space))
+            if own != other:
                 raise ValueError(
-                    f"the reference was computed with {name} {self.space.get(name)!r}, the images to score "
-                    f"with {space.get(name)!r}; compute both with the same extractor"
+                    f"the reference was computed with {name} {own!r}, the images to score "
+                    f"with {other!r}; compute both with the same extractor"
                 )
 
     def save(self, path: str | Path) -> None:

@@ -183,7 +183,8 @@ class VisionSpace(nn.Module):
         self.view, self.model, self.features = view, model, features
 
     def forward(self, pixels: Tensor) -> Outputs:
-        return Outputs(self.features(self.model, self.view(pixels)).float())
+        images = self.view(pixels).to(next(self.model.parameters()).dtype)
+        return Outputs(self.features(self.model, images).float())
 
 
 def vision_space(
