@@ -9,88 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.cli.evaluated import QUICK, SAMPLED, SIDE, values
 
-from robustok.cli import main, scoring, validation
+from robustok.cli import main, validation
 from robustok.cli.evaluate import Evaluate
 from robustok.cli.options import options_of
 from robustok.cli.verbs import VERBS
-from robustok.data import ImageFolder
-from robustok.evaluation.features.extractor import CustomExtractor
-from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
-from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.quantizer import VQ
-from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
-SIDE, QUICK = 16, ["--quiet", "--device", "cpu"]
-SAMPLED = {"precision", "recall", "density", "coverage", "kid", "mind", "vendi"}
-
-
-def smooth(count: int, seed: int) -> np.ndarray:
-    """Images of four random colors, one in each quarter."""
-    quarters = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
-    return quarters.repeat(SIDE // 2, axis=1).repeat(SIDE // 2, axis=2)
-
-
-def cheap(name, device="cpu"):
-    """Stands in for `extractor`: what is called lite0 are the colors of the four quarters, which costs nothing."""
-    return extractor(CustomExtractor(quarters, "lite0") if name == "lite0" else name, device)
-
-
-def quarters(pixels: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 2).flatten(1)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr(scoring, "extractor", cheap)
-    monkeypatch.setattr("robustok.evaluation.features.registry.extractor", cheap)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Two sets of images as folders and npz files, a reference, two tokenizers of the same tokens, a generator."""
-    place = tmp_path_factory.mktemp("evaluate")
-    for name, count, seed in (("ours", 20, 1), ("real", 30, 2)):
-        (place / name).mkdir()
-        for i, image in enumerate(smooth(count, seed)):
-            Image.fromarray(image).save(place / name / f"{i:02d}.png")
-        np.savez(place / f"{name}.npz", smooth(count, seed))
-    torch.manual_seed(0)
-    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
-    config = TokenizerConfig(image_size=SIDE, encoder=part, decoder=part, quantizer=VQ(codebook_size=16, width=4))
-    tokenizer = Tokenizer(config)
-    tokenizer.save_pretrained(place / "tokenizer")
-    with torch.no_grad():
-        for parameter in tokenizer.decoder.parameters():
-            parameter.mul_(1.1)
-    tokenizer.save_pretrained(place / "better")
-    Tokenizer(config).save_pretrained(place / "stranger")
-    model = Autoregressive(codebook_size=16, tokens=tokenizer.tokens_per_image, classes=2, width=32, heads=1, depth=1)
-    AutoregressiveModel(model).save_pretrained(place / "generator")
-    Reference.of(ImageFolder(place / "real", SIDE), cheap("lite0")).save(place / "real.safetensors")
-    return place
-
-
-@pytest.fixture
-def scores(place, capsys, monkeypatch):
-    """The records that `robustok evaluate` prints."""
-    monkeypatch.chdir(place)
-
-    def records(*words):
-        capsys.readouterr()
-        assert main(["evaluate", "--json", *words, *QUICK]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    return records
-
-
-def values(records):
-    return {record["metric"]: record["value"] for record in records}
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 # Images
@@ -271,12 +202,6 @@ def test_only_the_main_process_prints_and_writes(place, capsys, monkeypatch):
     assert not (place / "nothing.json").exists()
 
 
-def test_fdr_is_of_the_spaces_it_is_defined_for(place, capsys, monkeypatch):
-    monkeypatch.chdir(place)
-    assert main(["evaluate", "--generated", "ours", "--reference", "real", "--fdr", *QUICK]) == 2
-    assert "--fdr is a mean over feature spaces; name some: --features inception,dinov2" in capsys.readouterr().err
-
-
 def test_two_decoders_are_compared_in_words(place, capsys, monkeypatch):
     difference = Score(metric="gfid_difference", value=-1.0, images=5, protocol={"in_words": "10 to 9: lower"})
     monkeypatch.setattr(Evaluate, "_scores", lambda command: [difference])
@@ -338,6 +263,23 @@ def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path)
         ("--generated ours --reference real --size 32", "are smaller than the crop of 32 pixels"),
         ("--generated ours --reference real --against better", "--against compares two tokenizers on the tokens of"),
         ("--tokenizer real --images real", "real holds no model"),
+        ("--tokenizer tokenizer --images real --train real", "--train is for generated images: give --generator or"),
+        ("--tokenizer tokenizer --images real --fdr", "--fdr is for generated images: give --generator or"),
+        ("--generated ours --reference real --nearest n.png", "--nearest FILE.png shows images of --train, so give"),
+        (
+            "--generated ours --reference real --train real.safetensors --nearest n.png",
+            "--nearest FILE.png shows images",
+        ),
+        (
+            "--generated ours --reference real --train ours --nearest n.jpg",
+            "--nearest FILE.png shows images of --train",
+        ),
+        ("--generated ours --reference {features}", "{features} names no files of statistics; {features} is for such"),
+        ("--generated ours --reference real --dtype int8", "argument --dtype: invalid choice: 'int8'"),
+        (
+            "--generated ours --reference real --dtype bfloat16",
+            "lite0 computes as it is made; dtype and compile are for",
+        ),
         ("--generated ours --reference real --out real.npz", "real.npz is there already and holds no records"),
     ],
 )

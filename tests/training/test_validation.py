@@ -1,5 +1,6 @@
 """Scores while training: those of `robustok.evaluation`, on few images, the same on any number of processes."""
 
+import math
 import multiprocessing
 from dataclasses import replace
 from functools import cache
@@ -13,6 +14,8 @@ from tests.training.tiny import cache as tokens_of
 from torch.multiprocessing.spawn import start_processes
 
 from robustok import models
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.evaluation.scores.fdr6 import IMAGENET_256
 from robustok.evaluation.scores.generator_scores import score_generator
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
@@ -23,8 +26,16 @@ from robustok.runtime.logging import MetricsLog
 from robustok.runtime.seeding import spread
 from robustok.training.generator_training import train_generator
 from robustok.training.loop import run
+from robustok.training.saving import values_of
 from robustok.training.tokenizer_training import train_tokenizer
-from robustok.training.validation import OF_TOKENIZER, generator_validation, sample_preview, tokenizer_validation
+from robustok.training.validation import (
+    OF_TOKENIZER,
+    first_at_or_below,
+    generator_validation,
+    sample_preview,
+    steps_to,
+    tokenizer_validation,
+)
 
 SEEN = {"count": 24, "pfid_images": 6, "features": extract()}
 
@@ -61,8 +72,62 @@ def test_a_look_at_a_generator_is_its_scores_for_all_classes_alike():
     found = generator_validation(tokenizer(), reference(), **how, features=extract(), seed=3)(generator(), 100)
     labels = torch.arange(20) % 10
     scores = score_generator(generator(), tokenizer(), reference(), labels, extract(), sampling=Sampling(), seed=3)
-    assert [score.metric for score in found] == ["gfid", "precision", "recall"]
+    assert [score.metric for score in found] == ["gfid", "precision", "recall", "mind"]
     assert values(found).items() <= values(scores).items()
+
+
+def test_a_look_in_several_spaces_is_the_scores_of_each_and_their_mean_over_imagenet():
+    spaces = [CustomExtractor(extract(), name) for name in ("lite0", *IMAGENET_256)]
+    references = [Reference.of(images(), space) for space in spaces]
+    check = generator_validation(tokenizer(), references, sampling=Sampling(), count=20, features=spaces, fdr=True)
+    found = check(generator(), 100)
+    logged = values_of(found)
+    (plain,) = (s for s in generator_validation(
+        tokenizer(), references[0], sampling=Sampling(), count=20, features=spaces[0])(generator(), 1)
+        if s.metric == "gfid")  # fmt: skip
+    assert [name for name in logged if name.startswith(("gfid", "fdr"))] == [
+        "gfid",
+        *(f"gfid_{name}" for name in IMAGENET_256),
+        "fdr6",
+    ]
+    assert logged["gfid"] == plain.value
+    wanted = sum(plain.value / normalizer for normalizer in IMAGENET_256.values()) / 6  # the features are all the same
+    assert logged["fdr6"] == pytest.approx(wanted)
+    assert {f"mind_{name}" for name in IMAGENET_256} < logged.keys()
+    with pytest.raises(ValueError, match="FDr is a mean over inception, .*; name some of these as features"):
+        generator_validation(tokenizer(), references[0], sampling=Sampling(), features="lite0", fdr=True)
+
+
+ROWS = [{"step": 0, "loss": 5.0}, {"step": 30, "gfid": 7.0}, {"step": 10, "gfid": 9.0}, {"step": 20, "gfid": math.nan},
+        {"step": 40, "gfid": 2.0}, {"step": 50, "gfid": 3.0}, {"step": 60, "gfid": 1.5}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [(9.0, (10, 9.0, 0)), (8.0, (30, 7.0, 20)), (2.0, (40, 2.0, 30)), (1.9, (60, 1.5, 50)), (1.4, None)],
+)
+def test_the_first_look_at_or_below_a_value(value: float, wanted: tuple[int, float, int] | None):
+    """By steps and not by lines, without interpolation; whether it rises again does not matter."""
+    assert first_at_or_below(ROWS, value) == wanted
+
+
+def test_steps_and_epochs_until_a_gfid_are_scores_of_its_protocol():
+    about = {"features": "lite0", "sampling": {"guidance": 2.0}, "interval": "95 %"}
+    gfid = Score(metric="gfid", value=3.0, images=500, seeds=(4,), protocol=about)
+    reached = first_at_or_below(ROWS, 2)
+    assert reached is not None
+    steps, epochs = steps_to(reached, 2.0, gfid, batch_size=64, images=1280, every=10)
+    assert (steps.metric, steps.value, steps.images, steps.seeds) == ("steps_to_gfid", 40, 500, (4,))
+    assert (epochs.metric, epochs.value) == ("epochs_to_gfid", 2.0)
+    shared = {
+        "features": "lite0",
+        "sampling": {"guidance": 2.0},
+        "of": "gfid",
+        "at_or_below": 2.0,
+        "validated_every": 10,
+    }
+    assert epochs.protocol == shared
+    assert steps.protocol == shared | {"batch_size": 64}
 
 
 def test_previews_are_the_same_samples_at_every_look():

@@ -23,6 +23,17 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def values(text: str) -> tuple[float, ...]:
+    """`2` or `5,2.5` as numbers above 0. Raises ValueError."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < value < float("inf") for value in found):
+        raise ValueError(f"{_short(text)} are no values; write numbers above 0 like 5,2.5")
+    return found
+
+
 def seed(text: str) -> int:
     """A seed: any whole number, as Python and the settings of training take it. Raises ValueError."""
     if not re.fullmatch(r"-?\d{1,1000}", text, re.ASCII):
@@ -85,6 +96,16 @@ Fields: TypeAlias = Annotated[tuple[str, ...], Option("NAME=VALUE", help=FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Features:
+    """Options of how features are computed."""
+
+    # number format of the networks; in half precision distances shift by some percent, so scores of one format only are
+    # compared
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False  # compile the networks, for many images on a GPU; the protocol says so
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
     """Options of how images are read."""
 
@@ -115,3 +136,25 @@ class ValidationOptions(View):
     validate_every: Count | None = None  # steps between two validations; a tenth of them all unless given
     validate_images: Count = 2000  # images of a validation
     validate_features: str | None = None  # feature space of its distances; lite0, or that of a file of statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorValidation(ValidationOptions):
+    """Options of a generator's validation."""
+
+    validate_images: Count = 1000  # images of a validation
+    validate_features: (
+        Annotated[
+            str,
+            Option(
+                "NAME,...",
+                help=f"spaces of its scores, of which the first decides, one or several of {A_SPACE}; lite0, or that "
+                "of a file of statistics",
+            ),
+        ]
+        | None
+    ) = None
+    # also FDr6 and MIND at every validation, in the six spaces of FDr6 or in those of --validate-features
+    fdr: bool = False
+    # gFID, or several, of which the first step is told at which a validation finds as little or less
+    gfid_below: Annotated[tuple[float, ...], Option("VALUE,...", values)] | None = None

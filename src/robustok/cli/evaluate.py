@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from robustok.cli.arguments import (
     A_SPACE,
     Count,
+    Features,
     Folder,
     GeneratorName,
     OutFile,
@@ -23,13 +25,14 @@ SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Sampled, View, Shared):
+class Evaluate(Sampled, Features, View, Shared):
     """Scores of a tokenizer, of a generator, or of images.
 
     --tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook.
 
-    --generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND; in the space
-    inception also sFID and the Inception Score. Settings say how the generator is sampled, as for sample.
+    --generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND, Vendi score; in the
+    space inception also sFID and the Inception Score; with --train AuthPct and C_T, which tell of copies. Settings say
+    how the generator is sampled, as for sample.
 
     --generated and --reference: the same of any two sets of images.
 
@@ -47,19 +50,29 @@ class Evaluate(Sampled, View, Shared):
     # images to score: a folder, or an npz (arr_0: uint8, images x height x width x 3)
     generated: ScoredImages | None = None
     # what they are scored against: real images (folder, npz, fashion-mnist, fluent), or statistics of such, which
-    # `robustok reference`, ADM, clean-fid, pytorch-fid or torch-fidelity wrote (.safetensors, .npz, .pt)
+    # `robustok reference`, ADM, clean-fid, pytorch-fid or torch-fidelity wrote (.safetensors, .npz, .pt); {features} in
+    # its name stands for the feature space
     reference: ReferenceName | None = None
+    # the images that the generator was trained on, all of them, or a reference that keeps all: does it copy them?
+    # --reference is then of held-out images
+    train: Annotated[str, Option("IMAGES|FILE")] | None = None
+    # picture of generated images and below each its nearest one of --train, which are images then
+    nearest: Annotated[Path, Option("FILE.png", writes="file")] | None = None
     # another tokenizer of the same tokens: compare both decoders, image by image
     against: Folder | None = None
     features: Annotated[str, Option("NAME,...", help=SPACES)] | None = None
-    fdr: bool = False  # also the mean of the distances in several spaces, each over that of ImageNet at 256 pixels
+    # FDr6 and MIND in its six spaces (inception, dinov2, clip, siglip2, mae, convnextv2), or in those of --features:
+    # the mean of the distances, each over that of ImageNet at 256 pixels
+    fdr: bool = False
     lpips: bool = False  # also the LPIPS of reconstructions
     count: Count = 5000  # images to generate, all classes equally often
     pfid_images: Count | None = None  # images that each cell of pFID perturbs, and of iFID; all unless given
     # images among which iFID looks for neighbors, for example the training set, as its paper does; those of pFID
     # unless given
     neighbors_in: ScoredImages | None = None
-    sample_size: Count = 2000  # images of each set, at most, for precision, recall, density, coverage, KID and MIND
+    # images of each set, at most, for precision, recall, density, coverage, KID, MIND, Vendi score, AuthPct and C_T;
+    # training images all count
+    sample_size: Count = 2000
     # side in pixels at which the images of folders are scored, center crops as ADM's; that of the first image of
     # --generated unless given
     size: Count | None = None
@@ -93,10 +106,19 @@ class Evaluate(Sampled, View, Shared):
 
     def _given(self) -> list[str]:
         """Names of what was given to score. Raises ValueError where that is not enough, or too much."""
+        from robustok.cli.images import is_statistics
+
         if self.typed and not self.generator:
             self.over(self.start())  # a misspelt option is told from a setting
             raise ValueError(f"--{self.typed[0][0]} says how a --generator is sampled, and there is none")
         given = [n for n in ("generator", "tokenizer", "generated", "images", "reference") if getattr(self, n)]
+        for name in ("train", "fdr"):
+            if getattr(self, name) and "reference" not in given:
+                raise ValueError(f"--{name} is for generated images: give --generator or --generated, and --reference")
+        if self.nearest and (not self.train or is_statistics(self.train) or self.nearest.suffix != ".png"):
+            raise ValueError(
+                "--nearest FILE.png shows images of --train, so give the images there, not their statistics"
+            )
         if self.against and given != ["generator", "tokenizer", "reference"]:
             raise ValueError("--against compares two tokenizers on the tokens of a --generator, with a --reference")
         if given in (["tokenizer", "images"], ["generator", "tokenizer", "reference"], ["generated", "reference"]):
@@ -110,6 +132,7 @@ class Evaluate(Sampled, View, Shared):
         """Every score of what was given."""
         from robustok.cli import images, models, scoring
         from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
+        from robustok.evaluation.scores.fdr6 import fdr_of
         from robustok.evaluation.scores.score import of_system
         from robustok.generators.fit import check_fit
         from robustok.generators.sampling import balanced_labels
@@ -128,11 +151,15 @@ class Evaluate(Sampled, View, Shared):
             return None if name is None else images.scored_images(name, size, view)
 
         shown = opened(self.images or self.generated)
-        extractors = scoring.extractors_of(self.features, self.reference, device, fdr=self.fdr)
+        speed: dict[str, Any] = {"dtype": self.dtype, "compiled": self.compile}
+        extractors = scoring.extractors_of(self.features, self.reference, device, fdr=self.fdr, **speed)
         references: list[Any] = []
+        side = 0
         if self.reference is not None:
             side = size or images.own_size(self.generated or "", self.broken)
             references = scoring.references_of(self.reference, extractors, side, view, keep=keep, quiet=self.quiet)
+            if self.train:
+                references = scoring.with_train(self.train, references, extractors, side, view, quiet=self.quiet)
         with scoring.told("scoring", quiet=self.quiet) as tell:
             match given:
                 case ["tokenizer", "images"]:
@@ -161,7 +188,38 @@ class Evaluate(Sampled, View, Shared):
                         )
                 case _:
                     scores = image_scores.score_image_set(shown, references, extractors, keep=keep, progress=tell)
-        scores = [*scores, *(scoring.over_imagenet(scores) if self.fdr and self.reference else ())]
+        if self.nearest:
+            self._show_nearest(shown, generator, tokenizer, references[0].train, extractors[0], side, how)
+        scores = [*scores, *(fdr_of(scores) if self.fdr else ())]
         names = (self.generator, self.tokenizer, self.generated)
         name = self.name or " + ".join(str(part) for part in names if part)
         return of_system(scores, name=name, tokenizer=tokenizer, generator=generator)
+
+    def _show_nearest(
+        self, shown: Any, generator: Any, tokenizer: Any, train: Any, extract: Any, side: int, how: dict[str, Any]
+    ) -> None:
+        """The picture of some generated images, spread over their set or of every class in turn, in the first space."""
+        import torch
+
+        from robustok.cli import images, scoring
+        from robustok.evaluation.decoding import decoded
+        from robustok.evaluation.features.image_source import pixels_of
+        from robustok.generators.generate import sample
+        from robustok.generators.sampling import balanced_labels
+        from robustok.runtime.distributed import is_main
+        from robustok.runtime.seeding import spread
+
+        assert self.nearest is not None
+        assert self.train is not None
+        if not is_main():
+            return
+        if generator is None:
+            pixels = pixels_of(shown.images(spread(scoring.NEAREST, len(shown))))
+        else:
+            labels = balanced_labels(min(self.count, scoring.NEAREST), generator.null_class)
+            drawn = sample(generator, labels, how["sampling"], seed=self.seed, batch_size=len(labels))
+            pixels = torch.cat(list(decoded(tokenizer, drawn)))
+        size = None if images.is_npz(self.train) else side
+        opened = images.scored_images(self.train, size, self.scored(), split="train")
+        scoring.write_nearest(self.nearest, pixels, train, opened, extract)
+        self.say(f"nearest training images: {self.nearest}")

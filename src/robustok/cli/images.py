@@ -41,10 +41,12 @@ def images_of(
     )
 
 
-def scored_images(name: str, size: int | None, view: View) -> ImageSource:
+def scored_images(
+    name: str, size: int | None, view: View, *, split: Literal["train", "validation"] = "validation"
+) -> ImageSource:
     """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
     if not is_npz(name):
-        return images_of(name, size or own_size(name, view.broken), view, split="validation")
+        return images_of(name, size or own_size(name, view.broken), view, split=split)
     images = NpzImages(name)
     if size not in (None, images.size):
         raise ValueError(

@@ -6,14 +6,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
-from robustok.cli.arguments import A_SPACE, Count, Device, OutFile, ScoredName, View
+from robustok.cli.arguments import A_SPACE, Count, Device, Features, OutFile, ScoredName, View
 from robustok.cli.help import table
 from robustok.cli.options import Option, Shared
 from robustok.runtime.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference(View, Shared):
+class Reference(Features, View, Shared):
     """Statistics of real images, to score others against.
 
     Reads images. Writes one file with the mean and covariance of their features and a sample of them, and says what it
@@ -46,7 +46,8 @@ class Reference(View, Shared):
             raise ValueError(
                 f"{out} does not end in .safetensors, by which it is known as a reference; give another --out"
             )
-        extract = extractor(self.features, device_of(self.device))
+        compiled = "inductor" if self.compile else None
+        extract = extractor(self.features, device_of(self.device), dtype=self.dtype, compile=compiled)
         size = self.size or (None if is_npz(self.images) else size_of(self.images))
         images = scored_images(self.images, size, self.scored())
         about, space, sample = images.describe(), extract.describe(), min(len(images), self.sample_size)

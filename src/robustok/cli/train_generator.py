@@ -3,19 +3,20 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from robustok.cli.arguments import Count, Folder, Images, ReferenceName, TokenizerName, ValidationOptions, which
+from robustok.cli.arguments import Folder, GeneratorValidation, Images, ReferenceName, TokenizerName, which
 from robustok.cli.kinds import Training
 from robustok.names import GENERATORS, RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainGenerator(ValidationOptions, Training):
+class TrainGenerator(GeneratorValidation, Training):
     """Stage 2: a generator of a tokenizer's tokens or latents.
 
     Reads a tokenizer, and images or a cache of them; encodes images once into OUT/tokens or OUT/latents, then trains on
     those: an autoregressive transformer on tokens, a diffusion transformer on latents where there is no codebook.
 
-    Writes model.safetensors, config.json, metrics.jsonl, previews/ and best/ into --out.
+    Writes model.safetensors, config.json, metrics.jsonl, previews/ and best/ into --out; with --gfid-below also
+    steps_to_gfid.json, records for compare and the page.
 
     generator.codebook_size, .tokens and .channels follow from the tokenizer, generator.classes from the images.
     """
@@ -25,9 +26,9 @@ class TrainGenerator(ValidationOptions, Training):
     images: Images | None = None
     # instead of images: a folder that encode wrote for this tokenizer
     cache: Folder | None = None
-    # real images, or statistics of such as for evaluate, to which gFID is watched, by which best/ is chosen
+    # real images, or statistics of such as for evaluate, to which gFID is watched, by which best/ is chosen; {features}
+    # in a file's name stands for the feature space
     reference: ReferenceName | None = None
-    validate_images: Count = 1000  # images of a validation
 
     @staticmethod
     def start(preset: str = "demo") -> Any:
@@ -49,6 +50,9 @@ class TrainGenerator(ValidationOptions, Training):
         from robustok.training.generator_training import train_generator
 
         self.check_apart()
+        for option, given in (("gfid-below", self.gfid_below), ("fdr", self.fdr)):
+            if given and self.reference is None:
+                raise ValueError(f"--{option} is about validations of the generator, so give a --reference for these")
         device, tokenizer, _ = self.opened()
         preset = self.chosen()
         if (self.images is None) == (self.cache is None):
@@ -65,3 +69,33 @@ class TrainGenerator(ValidationOptions, Training):
                     cache = encode_images(tokenizer, images, self.out / kind_of(tokenizer), progress=progress.update)
             train_generator(config, cache, self.out, device=device, quiet=self.quiet, **validating)
         self.say(f"generator: {self.out}")
+        if self.gfid_below:
+            self._tell_steps(config.loop.batch_size, len(cache.labels), validating["validate_every"])
+
+    def _tell_steps(self, batch_size: int, images: int, every: int) -> None:
+        """Say, and write as records, at which steps the log first has a gFID as low as --gfid-below."""
+        from robustok.evaluation.scores.score import Score
+        from robustok.runtime.checkpoint import read_json, write_json
+        from robustok.runtime.distributed import is_main
+        from robustok.runtime.logging import MetricsLog
+        from robustok.training.saving import BEST
+        from robustok.training.validation import STEPS_FILE, first_at_or_below, steps_to
+
+        if not is_main():
+            return
+        kept = self.out / BEST / "scores.json"
+        known = [Score.from_plain(plain) for plain in read_json(kept)] if kept.is_file() else []
+        unknown = Score(metric="gfid", value=0.0, images=self.validate_images, protocol={})  # where none is kept
+        gfid = next((score for score in known if score.metric == "gfid"), unknown)
+        rows = [row for row in MetricsLog(self.out).rows() if "gfid" in row]
+        records: list[Score] = []
+        for value in self.gfid_below or ():
+            if reached := first_at_or_below(rows, value):
+                steps, epochs = steps_to(reached, value, gfid, batch_size=batch_size, images=images, every=every)
+                records += [steps, epochs]
+                told = f"first at {value:g} or below at step {reached.step:,} ({epochs.value:.3g} epochs), "
+                self.say(f"gFID {told}where it was {reached.value:.4g}; validated every {every:,} steps")
+            else:
+                low = min(rows, key=lambda row: float(row["gfid"]), default={"gfid": float("nan"), "step": 0})
+                self.say(f"gFID never at {value:g} or below; lowest {low['gfid']:.4g}, at step {low['step']:,}")
+        write_json(self.out / STEPS_FILE, [score.to_plain() for score in records])

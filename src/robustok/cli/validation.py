@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from robustok.cli.arguments import ValidationOptions
-from robustok.cli.images import images_of, is_npz, is_statistics, scored_images
-from robustok.evaluation.features.registry import extractor
-from robustok.evaluation.scores.reference import Reference, read_reference
+from robustok.cli.arguments import GeneratorValidation, ValidationOptions
+from robustok.cli.images import images_of
+from robustok.cli.scoring import extractors_of, references_of
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
 from robustok.tokenizer.protocol import codebook_of
@@ -29,7 +28,7 @@ def of_tokenizer(name: str | None, size: int, steps: int, typed: ValidationOptio
 
 
 def of_generator(
-    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: ValidationOptions
+    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: GeneratorValidation
 ) -> dict[str, Any]:
     """Samples to look at, and with the name of a reference the validation of a generator and how often.
 
@@ -41,23 +40,17 @@ def of_generator(
     preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
     if name is None:
         return preview
-    extract = extractor(typed.validate_features or usual_space(name), tokenizer.device)
-    if is_statistics(name):
-        reference = read_reference(name, extract)
-    else:
-        size = None if is_npz(name) else tokenizer.image_size
-        reference = Reference.of(scored_images(name, size, typed.scored(own_labels=False)), extract)
+    extracts = extractors_of(typed.validate_features, name, tokenizer.device, fdr=typed.fdr)
+    view = typed.scored(own_labels=False)
     validate = generator_validation(
-        tokenizer, reference, sampling=sampling, count=typed.validate_images, features=extract
+        tokenizer,
+        references_of(name, extracts, tokenizer.image_size, view),
+        sampling=sampling,
+        count=typed.validate_images,
+        features=extracts,
+        fdr=typed.fdr,
     )
     return {"validate": validate, "validate_every": _every(typed, steps), **preview}
-
-
-def usual_space(reference: str | None) -> str:
-    """The feature space to score in unless told: that of a file of statistics, else the embedded one."""
-    if reference is None or not is_statistics(reference):
-        return "lite0"
-    return str(Reference.load(reference).space["features"]) if reference.endswith(".safetensors") else "inception"
 
 
 def _every(validating: ValidationOptions, steps: int) -> int:

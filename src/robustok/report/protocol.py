@@ -10,7 +10,7 @@ from robustok.report.scores import DISTANCES
 from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import BLANK, count, duration, number
 
-OTHERS = ("psnr", "ssim", "codebook_use", "codebook_perplexity")
+OTHERS = ("psnr", "ssim", "codebook_use", "codebook_perplexity", "steps_to_gfid")
 
 
 def costs(run: Run) -> Table | None:

@@ -5,6 +5,7 @@ scores.json                   a list of records (`Record`)
 ablation.json                 the same, each protocol with "arm" (perturbed, unperturbed), "seed" and, for
                               gfid_before, "generator_share" (the fraction of the generator's steps taken)
 {stage}/metrics.jsonl         rows of logged values, for each of `STAGES`
+generator/steps_to_gfid.json  steps and epochs until gFID fell below a value, where that was asked for
 {stage}/config.json, run.json what the stage trained, and how
 post_training/tries/tries.json  the short tries that chose sigma, if it was to choose itself
 images/images.json            {"grids": [{"file": "real.png", ...the fields of `Grid`}]}
@@ -21,6 +22,7 @@ from typing import Any
 from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
+from robustok.training.validation import STEPS_FILE
 
 STAGES = {
     "tokenizer": "Main training",
@@ -168,7 +170,8 @@ def read_run(folder: Path) -> Run:
         )
     reader = _Reader(folder)
     config = reader.read("config.json", dict)
-    records = [*reader.records("scores.json"), *reader.records("ablation.json", needed=False)]
+    needless = ("ablation.json", f"generator/{STEPS_FILE}")
+    records = [*reader.records("scores.json"), *(r for file in needless for r in reader.records(file, needed=False))]
     return Run(
         name=folder.resolve().name,
         config=config,

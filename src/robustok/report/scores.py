@@ -40,6 +40,7 @@ OF_GENERATED = {  # metric without its _before, _control or _after: name, how to
     "density": ("Density", "higher is better"),
     "coverage": ("Coverage", "higher is better"),
     "kid": ("KID", "kernel distance, lower is better"),
+    "vendi": ("Vendi score", "effective number of different images, higher is better"),
 }
 Written = Callable[[float, bool], str]  # a value, or with True a change, with its sign
 
@@ -65,6 +66,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], str], str]] = {  # metric: name,
     "ssim": ("SSIM", lambda value: number(value, 3), "at most 1"),
     "codebook_use": ("Codebook use", percent, "of all codes"),
     "codebook_perplexity": ("Perplexity", lambda value: number(value, 0), "effective number of codes"),
+    "steps_to_gfid": ("Steps to gFID", count, "of the generator"),
     "seconds_total": ("Time", duration, "stages and scores"),
     "peak_rss_gib": ("Memory", lambda value: f"{number(value)} GiB", "at its peak"),
 }
@@ -193,6 +195,8 @@ def figures(run: Run) -> Markup | None:
         notes["codebook_use"] = f"{count(dead)} dead code{'s' * (dead != 1)}"
     if codes is not None:
         notes["codebook_perplexity"] = f"of at most {count(codes)}"
+    if (steps := run.score("steps_to_gfid")) and "at_or_below" in steps["protocol"]:
+        notes["steps_to_gfid"] = f"until a validation found {steps['protocol']['at_or_below']:g} or less"
     shown = [
         (name, written(value), notes.get(metric, note))
         for metric, (name, written, note) in FIGURES.items()

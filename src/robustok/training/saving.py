@@ -167,10 +167,14 @@ class Best:
 
 
 def values_of(checked: Mapping[str, float] | Sequence[Score]) -> dict[str, float]:
-    """Values of what was checked, by name."""
+    """Values of what was checked, by name; of scores in several feature spaces all but the first name theirs."""
     if isinstance(checked, Mapping):
         return dict(checked)
-    return {score.metric: score.value for score in checked}
+    values: dict[str, float] = {}
+    for score in checked:
+        name = score.metric
+        values[name if name not in values else f"{name}_{score.protocol.get('features')}"] = score.value
+    return values
 
 
 def deciding(settings: Any) -> Any:

@@ -1,11 +1,14 @@
 """FDr: Frechet distances of several feature spaces on one scale, each over that of the validation set, and their mean.
 
-A single space hides what it does not see, and can be trained against. In six spaces the mean is called FDr6.
+A single space hides what it does not see, and can be trained against. In six spaces the mean is called FDr6
+(arXiv 2604.28190). What others call MIND6 is MIND in the same six, one number each, of which no mean is published.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from robustok.evaluation.scores.metric_names import variant_of
 from robustok.evaluation.scores.score import Score
 
 IMAGENET_256 = {  # distance of ImageNet's validation images from the training images, at 256 pixels
@@ -57,3 +60,17 @@ def fdr(distances: Sequence[Score], normalizers: Mapping[str, float] = IMAGENET_
             "spaces": {space: dict(score.protocol) for space, score in by_space.items()},
         },
     )
+
+
+def fdr_of(scores: Sequence[Score]) -> list[Score]:
+    """The mean of each decoder's distances over those of ImageNet at 256 pixels: of all `fid` and `gfid` in its spaces.
+
+    Distances in other spaces, the embedded ones, do not belong to it and are left out.
+    """
+    distances: dict[str, list[Score]] = {}
+    for score in scores:
+        metric, variant = variant_of(score.metric)
+        if metric in ("fid", "gfid") and score.protocol["features"] in IMAGENET_256:
+            distances.setdefault(variant, []).append(score)
+    means = ((variant, fdr(found)) for variant, found in distances.items())
+    return [replace(mean, metric=f"{mean.metric}_{variant}") if variant else mean for variant, mean in means]

@@ -7,28 +7,30 @@ those of one process, see `robustok.evaluation.scores.tokenizer_scores`.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.features.image_source import ImageSource, Progress
-from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractors
+from robustok.evaluation.features.image_source import ImageSource, Progress, pixels_of
+from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractor, extractors
 from robustok.evaluation.metrics.checks import Generated, Real
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.metrics.inception_score import SPLIT
 from robustok.evaluation.metrics.kernel_distance import kernel_distance
-from robustok.evaluation.metrics.memorization import CELLS, COMPONENTS, auth_percent, data_copying
+from robustok.evaluation.metrics.memorization import CELLS, COMPONENTS, auth_percent, data_copying, nearest
 from robustok.evaluation.metrics.precision_recall import density_coverage, precision_recall
 from robustok.evaluation.metrics.sliced_wasserstein import DIRECTIONS, mind
 from robustok.evaluation.metrics.vendi import vendi_score
-from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, feature_stream, stream_of
+from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, FeatureStream, extracted, feature_stream, stream_of
 from robustok.evaluation.scores.intervals import Interval, fraction_interval
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Distance, Score
 from robustok.runtime.distributed import from_main
 from robustok.runtime.seeding import stream as random_stream
+from robustok.shapes import Pixels
 
 
 def score_images(
@@ -82,6 +84,32 @@ def score_pixels(
     stream = feature_stream(generated, features, keep=keep)
     how: dict[str, Any] = {"metric": metric, "suffix": suffix, "seeds": seeds, "protocol": protocol}
     return from_main(lambda: score_features(stream, reference, **how))
+
+
+class NearestImages(NamedTuple):
+    """Of each generated image the nearest training image."""
+
+    pixels: Pixels  # (b 3 h w), of the training images
+    indices: Int[Tensor, " b"]  # in their set
+    distances: Float64[Tensor, " b"]  # between the features
+
+
+def nearest_images(
+    generated: Pixels, train: Reference, images: ImageSource, features: FeatureSpace = "lite0"
+) -> NearestImages:
+    """The nearest training image beside each generated one, by the distance of features: does the generator copy?
+
+    `train` is the reference of `images`, of all of them, as `Reference.with_train` asks for. Raises ValueError where it
+    is of other images, or of another feature space.
+    """
+    extract = extractor(features)
+    train.check_space(extract.describe())
+    if len(train.sample) != len(images) or train.images != images.describe():
+        raise ValueError(f"the training images are {images.describe()}, and the reference is of {train.images}")
+    own = extracted(extract, generated).features.cpu()
+    found = nearest(own, train.sample)
+    distances = (own.double() - train.sample[found].double()).norm(dim=1)
+    return NearestImages(pixels_of(images.images(found)), found, distances)
 
 
 def with_references(
@@ -209,7 +237,7 @@ def _of_both(one: Generated, other: Real) -> Measures:
             {"kernel": "cubic", "estimate": "unbiased, of the whole samples"},
         ),
         "MIND": (
-            lambda: {"mind": mind(**both, generator=random_stream(0, "MIND"))},
+            lambda: {"mind": mind(generated=one, real=other, generator=random_stream(0, "MIND"))},
             {"directions": DIRECTIONS},
         ),
     }
