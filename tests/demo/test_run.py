@@ -141,7 +141,7 @@ def test_the_folder_holds_what_the_report_shows(finished):
         assert (finished / name / "metrics.jsonl").is_file()
         assert (finished / name / "model.safetensors").is_file()
     grids = json.loads((finished / "images" / "images.json").read_text())["grids"]
-    assert {grid["group"] for grid in grids} == {"overview", "pairs", "changed"}
+    assert {grid["group"] for grid in grids} == {"overview", "pairs", "changed", "nearest"}
     assert all((finished / "images" / grid["file"]).is_file() for grid in grids)
     page = (finished / "report.html").read_text()
     assert "gFID" in page

@@ -255,6 +255,7 @@ def _grids(folder: Path) -> None:
     for i in (8, 10):
         moved = np.concatenate([blurred(garments[i : i + 1], 0.8, 45), blurred(garments[i : i + 1], 0.4, 8)])
         add(moved, f"changed_{i}.png", "Changed most", "Above: before. Below: after.", "changed")
+    add(pair, "nearest.png", "Nearest training images", "Above: generated. Below: trained on.", "nearest")
     (folder / "images.json").write_text(json.dumps({"grids": grids}))
 
 

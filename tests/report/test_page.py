@@ -16,12 +16,14 @@ from robustok.report.images import gallery
 from robustok.report.page import write_report
 from robustok.report.run import GROUPS, Grid, read_run
 from robustok.report.text import BLANK
+from robustok.training.validation import STEPS_FILE
 
 SECTIONS = [
     "scores",
     "images",
     "pairs",
     "changed",
+    "nearest",
     "pfid",
     "ablation",
     "losses",
@@ -120,7 +122,7 @@ def test_a_reader_who_cannot_see_it_is_told(page: Page):
     assert len(page.all("h1")) == 1
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert len(page.all("img")) == 8
+    assert len(page.all("img")) == 9
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg.get("role") == "img" or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -194,6 +196,17 @@ def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     assert (shades[values.index(max(values))], shades[values.index(min(values))]) == ("#e8924a", "#fdf7ec")
 
 
+def test_steps_until_a_gfid_are_told_where_they_were_asked_for(page: Page, run_copy: Path):
+    assert "Steps to gFID" not in page.text
+    about = {"features": "lite0", "at_or_below": 40.0, "validated_every": 100}
+    record = {"metric": "steps_to_gfid", "value": 1200.0, "images": 1000, "seeds": [0], "protocol": about}
+    (run_copy / "generator" / STEPS_FILE).write_text(json.dumps([record]))
+    told = read(run_copy).text
+    assert "Steps to gFID" in told
+    assert "1,200" in told
+    assert "until a validation found 40 or less" in told
+
+
 def test_ablation_is_told_by_seed_and_by_fraction_of_the_generator_steps(html: str, run_folder: Path):
     table = rows(html, "The same budget with and without")
     shares = [f"gFID after {share} of the generator steps" for share in ("a quarter", "half", "all")]
@@ -258,8 +271,8 @@ def test_damage_is_named_and_the_rest_is_shown(run_copy: Path):
     assert "config.json holds a list where a dict belongs." in page.text
     assert "The image real.png is not there." in page.text
     assert "The image perturbed.png is not a PNG file." in page.text
-    assert page.sections == ["images", "pairs", "changed", "losses", "codebook", "heldout", "configuration", "sources"]
-    assert len(page.all("img")) == 6
+    assert page.sections == ["images", "pairs", "changed", "nearest", *SECTIONS[7:10], *SECTIONS[12:]]
+    assert len(page.all("img")) == 7
 
 
 def test_a_score_without_a_number_is_named(tmp_path: Path):

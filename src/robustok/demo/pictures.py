@@ -10,19 +10,22 @@ from PIL import Image
 from torch import Tensor
 
 from robustok.data.images import ImageSet
+from robustok.data.latent_cache import LatentCache
 from robustok.demo.effects import Seen
 from robustok.evaluation.decoding import decoded, encoded
+from robustok.evaluation.metrics.memorization import nearest
 from robustok.evaluation.metrics.pfid import grid
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels
 from robustok.tokenizer.latent_perturbation import channel_std, interpolate_noise
 from robustok.tokenizer.perturbation import chosen_tokens, neighbors, perturb
-from robustok.tokenizer.protocol import books_of, codebook_of
+from robustok.tokenizer.protocol import books_of, codebook_of, codes_of
 
 ROWS = 4  # images of each class in a grid
 SHOWN = 6  # images that came nearest to real ones by post-training, and as many that went away from them
 WIDE = 40  # side in pixels up to which two such images share a row
+ALIKE, BLOCK = 10, 2000  # images most like training images; of these, how many are looked up at once
 NOISE = (0.5, 0.2)  # fraction of the latents that are disturbed in the picture, and the noise's in each
 
 
@@ -36,12 +39,15 @@ def write_pictures(
     drawn: Tensor | None = None,
     labels: Tensor | None = None,
     seen: Seen | None = None,
+    train: ImageSet | None = None,
+    cache: LatentCache | None = None,
 ) -> None:
     """Write the grids and `images.json`, which tells the report what each shows.
 
     `drawn` are generated tokens or latents with their `labels`; the tokenizers `before` and `after` decode them. While
     there are none yet, the grids are of real images. `seen` tells which of them post-training brought nearest to real
-    ones.
+    ones. `train` are the images that the generator was trained on, `cache` their tokens or latents: beside generated
+    images the most like them are shown.
     """
     classes, entries = len(real.classes), list[dict[str, Any]]()
 
@@ -49,6 +55,8 @@ def write_pictures(
         how: dict[str, Any] = (
             {"columns": 6 if images.shape[-1] <= WIDE else 3}
             if group == "changed"
+            else {"columns": len(images) // 2}
+            if group == "nearest"
             else {"columns": classes, "labels": real.classes}
         )
         entries.append(write_grid(folder, name, title, caption, images, group=group, **how))
@@ -84,7 +92,27 @@ def write_pictures(
             caption += f"{len(order)} were looked at; the distance of these to the nearest real image changed by "
             caption += ", ".join(f"{change:+.0%}" for change in moved) + "."
             add(name, title, caption, triplets, group="changed")
+    if train is not None and cache is not None:
+        alike, nearest_images = most_alike(before, drawn, train, cache)
+        caption = f"Of {len(drawn)} generated images those whose latents are nearest to a training image's, of all "
+        caption += f"{len(train):,}. Upper row: post-trained decoder. Lower row: the training image."
+        add("nearest", "Nearest training images", caption, torch.cat([second[alike], nearest_images]), group="nearest")
     write_json(folder / "images.json", {"grids": entries})
+
+
+def most_alike(
+    tokenizer: Any, drawn: Tensor, train: ImageSet, cache: LatentCache, count: int = ALIKE
+) -> tuple[Tensor, Pixels]:
+    """Indices of the generated images that are nearest to a training image, and these: is there a copy?
+
+    By the distance of latents, or of the codes of tokens, which are there of all training images; the most alike first.
+    """
+    own = codes_of(tokenizer, drawn).flatten(1).cpu()
+    known = [codes_of(tokenizer, cache.plain(at)).flatten(1).cpu() for at in torch.arange(len(train)).split(BLOCK)]
+    whole = torch.cat(known)
+    found = nearest(own, whole)
+    order = (own - whole[found]).square().sum(dim=1).argsort()[:count]
+    return order, to_pixels(train.images(found[order]))
 
 
 def one_of_each(labels: Tensor, classes: int, rows: int) -> Tensor:

@@ -122,6 +122,8 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             drawn=drawn,
             labels=labels,
             seen=seen,
+            train=images.train,
+            cache=cache,
             seed=config.seed,
         )
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)

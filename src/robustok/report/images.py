@@ -8,7 +8,7 @@ from robustok.report.run import Grid
 WIDTH, GAP, TALLEST = 1000, 20, 420  # room beside a section's heading on a laptop screen, in pixels
 READABLE = 64  # side of a cell on the screen below which figures do not share a line
 TALL = 1600  # of figures that are looked at one by one
-SIDE_BY_SIDE = {"overview": 1, "pairs": 2, "changed": 1}  # figures that share a line at most
+SIDE_BY_SIDE = {"overview": 1, "pairs": 2, "changed": 1, "nearest": 1}  # figures that share a line at most
 
 
 def gallery(grids: list[Grid]) -> Markup | None:

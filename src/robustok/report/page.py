@@ -49,6 +49,7 @@ def sections(run: Run) -> dict[str, Sequence[Any]]:
         "images": images["overview"],
         "pairs": [effects(run), *images["pairs"]],
         "changed": images["changed"],
+        "nearest": images["nearest"],
         "pfid": [heat_map(run)],
         "ablation": ablation(run),
         "losses": losses(run),

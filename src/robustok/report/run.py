@@ -33,7 +33,7 @@ STAGES = {
 IMAGES, HELD_OUT = "images", "heldout_fd"
 TRIES = "post_training/tries/tries.json"
 SMALL = 96  # side up to which images are magnified
-GROUPS = ("overview", "pairs", "changed")
+GROUPS = ("overview", "pairs", "changed", "nearest")
 
 Record = dict[str, Any]  # {"metric", "value", "interval", "images", "seeds", "protocol": {...}}
 Row = dict[str, float]  # {"step", name: value, ...}
@@ -46,7 +46,7 @@ class Grid:
     png: bytes
     title: str
     caption: str = ""
-    group: str = "overview"  # overview, pairs (the same tokens side by side) or changed (most by post-training)
+    group: str = "overview"  # overview, pairs (of the same tokens), changed (most), nearest (training images)
     columns: int = 1  # cells in a row
     cell: int = 32  # side of a cell in pixels
     labels: tuple[str, ...] = ()  # what each column shows, where that is one thing
