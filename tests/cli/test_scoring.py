@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.evaluated import QUICK, SAMPLED, SIDE, quarters, smooth, values
+from tests.evaluation.scored import Noise
 
-from robustok.cli import main, scoring
+from robustok.cli import images, main, scoring
+from robustok.cli.arguments import View
 from robustok.data import ImageFolder
 from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.scores.fdr6 import IMAGENET_256
@@ -64,7 +66,7 @@ def test_fdr_is_of_the_spaces_it_is_defined_for(place, capsys, monkeypatch):
 # Copies
 
 
-def test_does_the_generator_copy(scores, place, tmp_path):
+def test_does_the_generator_copy(scores, place, tmp_path, capsys):
     """Of copies AuthPct is 0 and C_T far below 0; the picture shows each above itself."""
     for name, count, seed in (("held-out", 120, 5), ("trained-on", 150, 6), ("fresh", 90, 7)):
         np.savez(place / f"{name}.npz", smooth(count, seed))
@@ -83,10 +85,15 @@ def test_does_the_generator_copy(scores, place, tmp_path):
         rows = np.asarray(image).reshape(4, SIDE, 10 * SIDE, 3)
     assert (rows[0] == rows[1]).all()
     assert (rows[2] == rows[3]).all()
+    assert main(["evaluate", "--generated", "copies.npz", *against, "--nearest", str(picture), *QUICK]) == 2
+    assert "nearest.png is there already; remove it, or give another --nearest" in capsys.readouterr().err
     whole, some = str(tmp_path / "whole.safetensors"), str(tmp_path / "some.safetensors")
     for out, more in ((whole, ["--sample-size", "150"]), (some, ["--sample-size", "149"])):
         assert main(["reference", "--images", str(place / "trained-on.npz"), "--out", out, *more, *QUICK]) == 0
     assert values(scores("--generated", "fresh.npz", *against[:2], "--train", whole)) == pytest.approx(fresh)
+    capsys.readouterr()
+    assert main(["evaluate", "--generated", "fresh.npz", *against[:2], "--train", some, *QUICK]) == 2
+    assert "training images are 150, and features of 149 are kept" in capsys.readouterr().err
 
 
 def test_the_nearest_images_of_a_generators_samples(scores, place, tmp_path):
@@ -100,3 +107,20 @@ def test_the_nearest_images_of_a_generators_samples(scores, place, tmp_path):
         rows = np.asarray(image).reshape(4, SIDE, 10, SIDE, 3).swapaxes(1, 2).reshape(40, SIDE, SIDE, 3)
     known = {bytes(np.asarray(Image.open(file)).tobytes()) for file in (place / "ours").iterdir()}
     assert {row.tobytes() for row in (*rows[10:20], *rows[30:])} <= known
+
+
+def test_what_was_trained_on_is_the_training_part_of_an_embedded_set(monkeypatch):
+    parts = []
+
+    def opened(name, size, view, *, split="validation"):
+        parts.append((name, split))
+        return Noise(8)
+
+    monkeypatch.setattr(scoring, "scored_images", opened)
+    spaces = [CustomExtractor(quarters, "lite0")]
+    references = scoring.references_of("fluent", spaces, 32, View())
+    (reference,) = scoring.with_train("fluent", references, spaces, 32, View(), quiet=True)
+    assert parts == [("fluent", "validation"), ("fluent", "train")]
+    assert reference.train is not None
+    sets = [images.scored_images("fashion-mnist", 32, View(), split=split) for split in ("train", "validation")]
+    assert [one.describe()["split"] for one in sets] == ["train", "validation"]

@@ -89,6 +89,9 @@ class TrainGenerator(GeneratorValidation, Training):
         gfid = next((score for score in known if score.metric == "gfid"), unknown)
         rows = [row for row in MetricsLog(self.out).rows() if "gfid" in row]
         records: list[Score] = []
+        if not rows:
+            self.say(f"no validation is in the log of {self.out}, which was trained without one, so no gFID is known")
+            return
         for value in self.gfid_below or ():
             if reached := first_at_or_below(rows, value):
                 steps, epochs = steps_to(reached, value, gfid, batch_size=batch_size, images=images, every=every)
@@ -96,6 +99,7 @@ class TrainGenerator(GeneratorValidation, Training):
                 told = f"first at {value:g} or below at step {reached.step:,} ({epochs.value:.3g} epochs), "
                 self.say(f"gFID {told}where it was {reached.value:.4g}; validated every {every:,} steps")
             else:
-                low = min(rows, key=lambda row: float(row["gfid"]), default={"gfid": float("nan"), "step": 0})
+                low = min(rows, key=lambda row: float(row["gfid"]))
                 self.say(f"gFID never at {value:g} or below; lowest {low['gfid']:.4g}, at step {low['step']:,}")
-        write_json(self.out / STEPS_FILE, [score.to_plain() for score in records])
+        if records:
+            write_json(self.out / STEPS_FILE, [score.to_plain() for score in records])

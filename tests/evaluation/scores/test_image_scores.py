@@ -1,4 +1,5 @@
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,6 +160,9 @@ def test_memory_takes_all_training_images_and_others_that_are_held_out():
     reference, some = Reference.of(made, shades), Reference.of(train, shades, keep=59)
     with pytest.raises(ValueError, match="training images are 60, and features of 59 are kept.*--sample-size"):
         reference.with_train(some)
+    published = replace(some, stats=FeatureStats.published(some.stats.mean, some.stats.covariance))
+    with pytest.raises(ValueError, match="training images are an unknown number, and features of 59 are kept"):
+        reference.with_train(published)
     with pytest.raises(ValueError, match="computed with features 'shades', the images to score with 'classes'"):
         reference.with_train(Reference.of(train, Classes()))
     same = Reference.of(train, shades)

@@ -72,7 +72,7 @@ class Reference:
         for one that holds some only, since copies of the others would go unseen, and for one of another feature space.
         """
         self.check_space(train.space)
-        if len(train.sample) < max(2, train.stats.count):
+        if not train.stats.count or len(train.sample) < train.stats.count:
             raise ValueError(
                 f"the training images are {train.stats.count or 'an unknown number'}, and features of "
                 f"{len(train.sample)} are kept, so copies of the others would go unseen; give the images themselves, "
