@@ -14,6 +14,7 @@ from robustok.data import ImageFolder
 from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.scores.fdr6 import IMAGENET_256
 from robustok.evaluation.scores.reference import Reference
+from robustok.runtime.weights import HubModel
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -51,15 +52,23 @@ def test_fdr_is_of_the_spaces_it_is_defined_for(place, capsys, monkeypatch):
     assert main([*words, "--features", "lite0"]) == 2
     assert "--features names none of these; leave out --features" in capsys.readouterr().err
 
+    tried = []
+
     def missing(name, *_, **__):
+        tried.append(name)
         if name in ("clip", "mae"):
-            raise ValueError(f"{name} is not here; put it there")
+            raise ValueError(f"{name} could not be downloaded")
         return CustomExtractor(quarters, name)
 
     monkeypatch.setattr(scoring, "extractor", missing)
+    monkeypatch.setattr(HubModel, "located", lambda hub: None if "mae" in hub.repository else place)
     assert main(words) == 2
     told = capsys.readouterr().err
-    assert "2 of the six spaces of FDr6 cannot be had: clip: clip is not here; put it there; mae: mae is not" in told
+    assert (
+        "2 of the six spaces of FDr6 cannot be had: clip: clip could not be downloaded; mae: MAE ViT-L/16 is not h"
+        in told
+    )
+    assert "mae" not in tried, "one download that failed is enough"
     assert "or score in those that are here: --features inception,dinov2,siglip2,convnextv2" in told
 
 

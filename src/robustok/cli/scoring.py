@@ -16,7 +16,7 @@ from robustok.cli.images import is_npz, is_statistics, scored_images
 from robustok.demo.pictures import write_grid
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.image_source import ImageSource
-from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.features.registry import extractor, published_weights
 from robustok.evaluation.scores.fdr6 import IMAGENET_256
 from robustok.evaluation.scores.feature_stream import KEPT
 from robustok.evaluation.scores.image_scores import nearest_images
@@ -67,6 +67,10 @@ def extractors_of(
     found: dict[str, Extractor] = {}
     missing: dict[str, str] = {}
     for name in dict.fromkeys(several):
+        weights = published_weights(name)
+        if missing and weights is not None and weights.located() is None:  # one download that failed is enough
+            missing[name] = f"{weights.title} is not here; {weights.remedy()}"
+            continue
         try:
             found[name] = extractor(name, device, dtype=dtype, compile="inductor" if compiled else None)
         except ValueError as error:

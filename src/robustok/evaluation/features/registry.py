@@ -10,9 +10,10 @@ import torch
 from robustok.backbones.lite import LITE1, LITE2
 from robustok.evaluation.features.extractor import CustomExtractor, Extractor, NetworkExtractor
 from robustok.evaluation.features.spaces.embedded import LITE0_SIDES, lite0, lite_space, vgg_hed_space
-from robustok.evaluation.features.spaces.inception import inception_space
+from robustok.evaluation.features.spaces.inception import WEIGHTS, inception_space
 from robustok.evaluation.features.spaces.vision import VISION_MODELS, vision_space
 from robustok.names import IN_PACKAGES, SPACES
+from robustok.runtime.weights import HubModel, WeightFile
 from robustok.shapes import Features, Pixels
 
 FeatureSpace: TypeAlias = Extractor | Callable[[Pixels], Features] | str
@@ -70,6 +71,11 @@ def extractor(
         f"{', '.join(IN_PACKAGES)} also with weights of your own (inception:/path/to/weights.pth), or give a function "
         "from pixels to features"
     )
+
+
+def published_weights(name: str) -> WeightFile | HubModel | None:
+    """The published weights that a space is made of, here or not; None for one in a package and an unknown one."""
+    return WEIGHTS if name == "inception" else VISION_MODELS[name].hub if name in VISION_MODELS else None
 
 
 def extractors(features: FeatureSpaces, device: torch.device | str = "cpu") -> list[Extractor]:
