@@ -30,8 +30,10 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, sample_latents
-from robustok.generators.llama import Llama, LlamaModel
-from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.generators.generate import sample
+from robustok.generators.llama import Llama
+from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import DinoDiscriminator, FeatureDiscriminator
 from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
@@ -40,7 +42,7 @@ from robustok.tokenizer.latent_perturbation import LatentMixing
 from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
 from robustok.training import loop
-from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.generator_training import GeneratorTraining, build_generator, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
@@ -48,7 +50,7 @@ from robustok.training.validation import generator_validation, sample_preview, t
 from tests.adapters.test_every_family import MAKE, made
 from tests.standin import OnStandin, needed, setup
 from tests.training.continuous import Patches
-from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST, generator, images, tokenizer
+from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, MASKED, POST, generator, images, tokenizer
 
 pytestmark = needed
 SHORT = replace(LOOP, steps=4, batch_size=8, log_every=1, save_every=2, preview_every=4)
@@ -210,12 +212,12 @@ def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, m
     assert robustok.load_tokenizer(tmp_path).fingerprint() == trained.fingerprint()
 
 
-@pytest.mark.parametrize("kind", ["rar", "llama", "flow"])
+@pytest.mark.parametrize("kind", ["rar", "llama", "masked", "flow"])
 def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, monkeypatch):
     source: Any = Patches().to(device) if kind == "flow" else tokenizer().to(device)
     cached = encode_images(source, images(), tmp_path / "cache")
-    chosen: Any = {"rar": GENERATOR.generator, "llama": LLAMA, "flow": FLOW}[kind]
-    sampling = FlowSampling(steps=2) if kind == "flow" else Sampling()
+    chosen: Any = {"rar": GENERATOR.generator, "llama": LLAMA, "masked": MASKED.generator, "flow": FLOW}[kind]
+    sampling: Any = {"flow": FlowSampling(steps=2), "masked": MaskedSampling(steps=3)}.get(kind, Sampling())
     extract = colors(device)
     looked = generator_validation(
         source, Reference.of(images(), extract), sampling=sampling, count=12, features=extract, batch_size=6
@@ -305,13 +307,18 @@ def pairs_of(maker: Any, source: Any, sampling: Any, folder: Path) -> None:
     make_pairs(maker, cached, folder / "pairs", sigma=0.5, sampling=sampling, count=8, seed=0)
 
 
-@pytest.mark.parametrize(("kind", "how"), [*(("rar", how) for how in SAMPLINGS), ("llama", "top-k, guided")])
+@pytest.mark.parametrize(
+    ("kind", "how"), [*(("rar", how) for how in SAMPLINGS), ("llama", "top-k, guided"), ("masked", "top-k, guided")]
+)
 def test_generators_of_tokens_are_sampled_scored_and_paired(kind, how, device, tmp_path):
     sampling, source = SAMPLINGS[how], tokenizer().to(device)
-    maker: Any = generator() if kind == "rar" else LlamaModel(LLAMA).eval()
-    on_cpu = sample_tokens(maker, torch.arange(4), sampling, seed=0)
+    maker: Any = (
+        generator() if kind == "rar" else build_generator(LLAMA if kind == "llama" else MASKED.generator).eval()
+    )
+    sampling = MaskedSampling(top_k=3, guidance=2.0, steps=3) if kind == "masked" else sampling
+    on_cpu = sample(maker, torch.arange(4), sampling, seed=0)
     maker = maker.to(device)
-    here = sample_tokens(maker, torch.arange(4), sampling, seed=0)
+    here = sample(maker, torch.arange(4), sampling, seed=0)
     assert type(here) is Tensor
     assert torch.equal(on_cpu, here)
     extract = colors(device)

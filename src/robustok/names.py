@@ -1,6 +1,7 @@
 """Names that are typed, of runs and of feature spaces, where help finds them without torch."""
 
-RUNS = ("demo", "smoke", "continuous", "continuous-smoke")  # of `presets`, on the embedded images
+# of `presets`, on the embedded images
+RUNS = ("demo", "smoke", "masked", "masked-smoke", "continuous", "continuous-smoke")
 TOKENIZERS = (  # of `presets.tokenizers`, on ImageNet, as are those that follow
     "robustok_imagenet256",
     "robustok_unperturbed",

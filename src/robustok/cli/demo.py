@@ -28,10 +28,12 @@ class Demo(Configurable, Verbose):
     group = "Start here"
     resumes = True
     latent: Literal["discrete", "continuous"] = "discrete"  # what the generator models
+    generator: Literal["autoregressive", "masked"] = "autoregressive"  # how it draws tokens: in order, or filling in
     preset: Literal["default", "short", "smoke"] = "default"  # which run
     # fashion-mnist: gray clothes at 32 pixels; fluent: emoji in scenes, in color at 64 pixels
     images: Literal["fashion-mnist", "fluent"] = "fashion-mnist"
-    # folder to write to; runs/demo, runs/continuous or runs/corners unless given, with -fluent behind it for fluent
+    # folder to write to; runs/demo, runs/masked, runs/continuous or runs/corners unless given, with -fluent behind it
+    # for fluent
     out: Folder | None = None
     seed: OwnSeed | None = None
     no_control: bool = False  # leave out the control: the decoder tuned as long on clean latents
@@ -41,11 +43,19 @@ class Demo(Configurable, Verbose):
     seeds: Numbers | None = None
 
     @staticmethod
-    def start(preset: str = "default", latent: str = "discrete", images: str = "fashion-mnist") -> Any:
+    def start(
+        preset: str = "default",
+        latent: str = "discrete",
+        images: str = "fashion-mnist",
+        generator: str = "autoregressive",
+    ) -> Any:
         """The demo of a name, for tokens or for continuous latents, of gray images or of colored ones."""
         from robustok import presets
 
-        name = "_".join(["continuous"] * (latent == "continuous") + [preset] * (preset != "default"))
+        if (latent, generator) == ("continuous", "masked"):
+            raise ValueError("a masked generator fills in tokens; leave out --generator masked or --latent continuous")
+        kind = "continuous" if latent == "continuous" else "masked" if generator == "masked" else ""
+        name = "_".join([kind] * bool(kind) + [preset] * (preset != "default"))
         demo = getattr(presets, name or "demo")()
         return presets.in_color(demo) if images == "fluent" else demo
 
@@ -58,7 +68,8 @@ class Demo(Configurable, Verbose):
         from robustok.runtime.places import check_writable
 
         self._check_seeds()
-        own = "runs/corners" if self.corners else DEFAULT_OUT[self.latent]
+        masked = self.generator == "masked"
+        own = "runs/corners" if self.corners else "runs/masked" if masked else DEFAULT_OUT[self.latent]
         out = self.out or Path(own + "-fluent" * (self.images == "fluent"))
         check_writable(out, "folder")
         if self.corners:
@@ -80,6 +91,8 @@ class Demo(Configurable, Verbose):
             raise ValueError("--seeds are those of --ablate and --corners; add one of them, or give one --seed")
         if self.ablate and self.corners:
             raise ValueError("--ablate and --corners are two tables; ask for one at a time")
+        if self.corners and self.generator == "masked":
+            raise ValueError("--corners is of an autoregressive generator and of a diffusion; leave out --generator")
         if several and (self.no_control or self.seed is not None):
             name = "--ablate" if self.ablate else "--corners"
             raise ValueError(

@@ -6,9 +6,7 @@ from robustok.cli.arguments import ValidationOptions
 from robustok.cli.images import images_of, is_npz, is_statistics, scored_images
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.reference import Reference, read_reference
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
-from robustok.tokenizer.protocol import codebook_of
+from robustok.generators.generate import AnySampling
 from robustok.training.validation import generator_validation, sample_preview, tokenizer_validation
 
 VALIDATIONS = 10  # of a model while it trains, unless --validate-every says otherwise
@@ -29,15 +27,12 @@ def of_tokenizer(name: str | None, size: int, steps: int, typed: ValidationOptio
 
 
 def of_generator(
-    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: ValidationOptions
+    name: str | None, tokenizer: Any, sampling: AnySampling, steps: int, typed: ValidationOptions
 ) -> dict[str, Any]:
     """Samples to look at, and with the name of a reference the validation of a generator and how often.
 
-    `sampling` is how a preset samples its generator. Where it says nothing, or the tokenizer takes a generator of the
-    other kind, samples are drawn plainly, without guidance.
+    `sampling` is how the generator is sampled.
     """
-    wanted = FlowSampling if codebook_of(tokenizer) is None else Sampling
-    sampling = sampling if isinstance(sampling, wanted) else wanted()
     preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
     if name is None:
         return preview

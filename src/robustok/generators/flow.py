@@ -37,6 +37,7 @@ class FlowSampling:
     """How a generator's velocity is followed from noise to latents. Noise levels are in [0, 1], 1 is pure noise."""
 
     makes: ClassVar[Made] = "latents"
+    asks: ClassVar[str] = "velocity"  # the method of a generator that is sampled so
     steps: int = 50  # from pure noise to the data; heun asks the generator twice a step
     method: Literal["euler", "heun", "heun-but-last", "sde"] = "euler"  # heun-but-last: EDM's, Euler at the last step
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none

@@ -10,7 +10,9 @@ from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import TrainingTimes
+from robustok.generators.masked import Masked
 from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import FeatureDiscriminator
 from robustok.presets.scales import varied
@@ -92,6 +94,21 @@ def demo() -> Demo:
         ),
         pfid_images=2_000,
         duration="about half an hour on one CPU core, less on two",
+    )
+
+
+def masked() -> Demo:
+    """`robustok demo --generator masked`: the same tokens, filled in by a masked generator in 8 steps. Not yet run."""
+    discrete = demo()
+    return replace(
+        discrete,
+        generator=replace(
+            discrete.generator,
+            generator=Masked(codebook_size=1024, tokens=64, classes=10, width=192, depth=4, heads=3),
+            loop=replace(discrete.generator.loop, steps=1280, save_every=320, preview_every=320),
+        ),
+        post=replace(discrete.post, sampling=MaskedSampling(steps=8, guidance=3.0)),
+        duration=Demo.duration,
     )
 
 
@@ -183,6 +200,16 @@ def smoke(full: Demo | None = None) -> Demo:
         pfid_images=100,
         duration="under 90 seconds",
     )
+
+
+def masked_short() -> Demo:
+    """`robustok demo --generator masked --preset short`: a fifth of the training."""
+    return short(masked())
+
+
+def masked_smoke() -> Demo:
+    """`robustok demo --generator masked --preset smoke`: the same path, a few steps of everything."""
+    return smoke(masked())
 
 
 def continuous_short() -> Demo:

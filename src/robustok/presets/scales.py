@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
-from robustok.generators.autoregressive import Autoregressive
+from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
 from robustok.losses.discriminator import DinoDiscriminator
 from robustok.tokenizer.encoder import ViT
@@ -79,7 +79,7 @@ def tiny(paper: TokenizerTraining | GeneratorTraining | PostTraining) -> Any:
             small |= {"validate_every": 5, "pairs": 32, "held_out": 16, "objective": images}
         case GeneratorTraining(generator=network):
             size = {"tokens": 16, "classes": 10, "width": 64, "depth": 2, "heads": 1}
-            size |= {"codebook_size": 64} if isinstance(network, Autoregressive | Llama) else {}
+            size |= {"codebook_size": 64} if not isinstance(network, DiffusionTransformer) else {}
             size |= {"hidden": 128} if isinstance(network, Llama) else {}
             small = {"generator": size, "ema_decay": min(paper.ema_decay, 0.9)}
     return varied(
