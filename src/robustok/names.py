@@ -1,7 +1,7 @@
 """Names that are typed, of runs and of feature spaces, where help finds them without torch."""
 
 # of `presets`, on the embedded images
-RUNS = ("demo", "smoke", "masked", "masked-smoke", "continuous", "continuous-smoke")
+RUNS = ("demo", "smoke", "masked", "masked-smoke", "continuous", "continuous-smoke", "rae", "rae-smoke")
 TOKENIZERS = (  # of `presets.tokenizers`, on ImageNet, as are those that follow
     "robustok_imagenet256",
     "robustok_unperturbed",

@@ -16,7 +16,7 @@ from robustok.cli.arguments import (
     TokenizerName,
     View,
 )
-from robustok.cli.kinds import Sampled
+from robustok.cli.kinds import Sampled, samplings_with
 from robustok.cli.options import Option, Shared
 
 SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of a file of statistics, else lite0"
@@ -94,7 +94,8 @@ class Evaluate(Sampled, View, Shared):
     def _given(self) -> list[str]:
         """Names of what was given to score. Raises ValueError where that is not enough, or too much."""
         if self.typed and not self.generator:
-            self.over(self.start())  # a misspelt option is told from a setting
+            if not samplings_with(self.typed[0][0]):
+                self.over(self.start())  # a misspelt option is told from a setting
             raise ValueError(f"--{self.typed[0][0]} says how a --generator is sampled, and there is none")
         given = [n for n in ("generator", "tokenizer", "generated", "images", "reference") if getattr(self, n)]
         if self.against and given != ["generator", "tokenizer", "reference"]:

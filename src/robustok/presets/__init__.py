@@ -13,6 +13,9 @@ from robustok.presets.embedded import (
     masked,
     masked_short,
     masked_smoke,
+    rae,
+    rae_short,
+    rae_smoke,
     short,
     smoke,
 )
@@ -26,6 +29,9 @@ __all__ = [
     "masked",
     "masked_short",
     "masked_smoke",
+    "rae",
+    "rae_short",
+    "rae_smoke",
     "short",
     "smoke",
 ]

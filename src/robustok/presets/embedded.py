@@ -17,9 +17,10 @@ from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import FeatureDiscriminator
 from robustok.presets.scales import varied
 from robustok.tokenizer.autoencoder import AutoencoderConfig
-from robustok.tokenizer.bottleneck import KL
+from robustok.tokenizer.bottleneck import KL, Plain
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.latent_perturbation import LatentNoise
+from robustok.tokenizer.frozen_encoder import FrozenLite0
+from robustok.tokenizer.latent_perturbation import AddedNoise, LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
@@ -148,6 +149,28 @@ def continuous() -> Demo:
     )
 
 
+def rae() -> Demo:
+    """`robustok demo --latent rae`: the map of a frozen EfficientNet-Lite0 is the latent, 64 of 40 channels (RAE).
+
+    The decoder learns alone, on latents with noise of many scales. The losses see with the same network. Not yet run.
+    """
+    kl = continuous()
+    encoder, generator = FrozenLite0(side=64, stages=3), kl.generator.generator
+    assert isinstance(generator, DiffusionTransformer), "it is the one of continuous"
+    assert isinstance(kl.main.tokenizer, AutoencoderConfig), "as is this"
+    bottleneck = Plain(width=encoder.width)
+    return replace(
+        kl,
+        main=replace(
+            kl.main,
+            tokenizer=replace(kl.main.tokenizer, encoder=encoder, bottleneck=bottleneck),
+            perturbation=AddedNoise(),
+        ),
+        generator=replace(kl.generator, generator=replace(generator, channels=encoder.width)),
+        duration=Demo.duration,
+    )
+
+
 def in_color(gray: Demo) -> Demo:
     """`robustok demo --images fluent`: a demo on scenes of 64 pixels in color, of as many tokens.
 
@@ -157,11 +180,12 @@ def in_color(gray: Demo) -> Demo:
     assert main.tokenizer is not None, "the demo trains a tokenizer of its own"
     assert generator.generator is not None, "the demo trains a generator of its own"
     part = Conv(stem=4, channels=(64, 128), blocks=1, attention=False)
+    own = {"encoder": part} if isinstance(main.tokenizer.encoder, Conv) else {}
     return replace(
         gray,
         main=replace(
             main,
-            tokenizer=replace(main.tokenizer, image_size=64, encoder=part, decoder=part, channels=3),
+            tokenizer=varied(main.tokenizer, image_size=64, decoder=part, channels=3, **own),
             loop=replace(main.loop, steps=main.loop.steps * 3 // 5),
         ),
         generator=replace(generator, generator=replace(generator.generator, classes=8)),
@@ -220,3 +244,13 @@ def continuous_short() -> Demo:
 def continuous_smoke() -> Demo:
     """`robustok demo --latent continuous --preset smoke`: the same path, a few steps of everything."""
     return varied(smoke(continuous()), post={"sampling": {"steps": 6}})
+
+
+def rae_short() -> Demo:
+    """`robustok demo --latent rae --preset short`: a fifth of the training."""
+    return short(rae())
+
+
+def rae_smoke() -> Demo:
+    """`robustok demo --latent rae --preset smoke`: the same path, a few steps of everything."""
+    return varied(smoke(rae()), main={"statistics_images": 500}, post={"sampling": {"steps": 6}})
