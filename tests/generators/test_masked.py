@@ -51,7 +51,7 @@ def test_the_loss_never_sees_what_is_masked():
     model, labels, masked = build(), torch.tensor([0, 1]), torch.zeros(2, 6, dtype=torch.bool)
     masked[0, :4] = masked[1, 2] = True
     tokens, seen = some_tokens(2), []
-    model._transform = lambda given, labels: seen.append(given) or torch.zeros(2, 6, 16)
+    model.predict_masked = lambda given, labels: seen.append(given) or torch.zeros(2, 6, 7)
     model.loss(tokens, labels, drawn(masked))
     assert torch.equal(seen[0], torch.where(masked, MASK, tokens))
 

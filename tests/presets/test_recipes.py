@@ -21,6 +21,7 @@ from robustok.data.loading import cached_batch, training_batch
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
+from robustok.generators.masked import Masked
 from robustok.names import scaled
 from robustok.presets import recipes
 from robustok.presets.decoders import post_robustok
@@ -100,7 +101,7 @@ def built(part: Any) -> None:
                 semantic_teacher(part)
             case TokenizerConfig() | AutoencoderConfig():
                 recipes.build(part)
-            case Autoregressive() | Llama() | DiffusionTransformer():
+            case Autoregressive() | Llama() | Masked() | DiffusionTransformer():
                 build_generator(part)
             case _:
                 raise AssertionError(part)

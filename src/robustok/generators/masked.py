@@ -100,7 +100,10 @@ class MaskedModel(Pretrained):
 
     def predict_masked(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of every token, given the label and those that are not masked; `codebook_size` stands for the mask."""
-        return self.head(self._transform(tokens, labels))
+        x = torch.cat([self.label_embedding(labels).unsqueeze(1), self.token_embedding(tokens)], dim=1) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x[:, 1:]))
 
     forward = predict_masked
 
@@ -119,14 +122,11 @@ class MaskedModel(Pretrained):
         """Mean cross entropy of the masked tokens, without the labels that `draw` withholds."""
         masked, weight = draw.masked.to(tokens.device), draw.weight.to(tokens.device)
         labels = labels.masked_fill(draw.withheld.to(labels.device), self.null_class)
-        x = self._transform(tokens.masked_fill(masked, self.codebook_size), labels)
+        logits = self.predict_masked(tokens.masked_fill(masked, self.codebook_size), labels)
         lost = F.cross_entropy(
-            self.head(x[masked]).float(), tokens[masked], reduction="none", label_smoothing=self.config.label_smoothing
+            logits.flatten(0, 1).float(),
+            tokens.flatten(),
+            reduction="none",
+            label_smoothing=self.config.label_smoothing,
         )
-        return (lost * weight[masked.nonzero()[:, 0]].to(lost)).sum() / len(tokens)
-
-    def _transform(self, tokens: Tokens, labels: Labels) -> Float[Tensor, "b n c"]:
-        x = torch.cat([self.label_embedding(labels).unsqueeze(1), self.token_embedding(tokens)], dim=1) + self.positions
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x[:, 1:])
+        return (lost.view(tokens.shape) * masked * weight[:, None].to(lost)).sum() / len(tokens)

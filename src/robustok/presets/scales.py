@@ -10,7 +10,10 @@ from robustok.backbones.vgg import LPIPSVGG
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
 from robustok.losses.discriminator import DinoDiscriminator
+from robustok.tokenizer.autoencoder import AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import ViT
+from robustok.tokenizer.frozen_encoder import FrozenDINOv2
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.post_training import PostTraining
 from robustok.training.tokenizer_training import TokenizerTraining
@@ -71,6 +74,12 @@ def tiny(paper: TokenizerTraining | GeneratorTraining | PostTraining) -> Any:
             inner = {"quantizer": {"codebook_size": 64, "width": 8}} if codebook else {"bottleneck": {"width": 8}}
             small |= {"tokenizer": {"image_size": 32, "encoder": part, "decoder": part, **inner}}
             small |= {"start": TINY_DINOV2, "objective": images}
+            if paper.tokenizer is not None and isinstance(paper.tokenizer.encoder, FrozenDINOv2):
+                frozen = FrozenDINOv2(network=TINY_DINOV2)
+                whole = AutoencoderConfig(
+                    image_size=32, encoder=frozen, bottleneck=Plain(width=frozen.width), decoder=TINY_PART
+                )
+                small |= {"tokenizer": whole, "start": None}
             if codebook:
                 small |= {"perturbation": {"delta": 4}, "teacher": TINY_DINOV2, "semantic_size": 32}
             else:

@@ -80,7 +80,10 @@ class LatentMixing:
 
 @dataclass(frozen=True, kw_only=True)
 class AddedNoise:
-    """Sampling errors imitated by Gaussian noise of many scales that is added (RAE: Zheng et al. 2025, 2510.11690)."""
+    """Sampling errors imitated by Gaussian noise of many scales that is added (RAE: Zheng et al. 2025, 2510.11690).
+
+    Their paper has scales of a half-normal distribution, as here; their code draws them evenly from 0 to tau.
+    """
 
     alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
     beta: float = 1.0  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
