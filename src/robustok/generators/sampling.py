@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -152,7 +152,7 @@ def sample_tokens(
     def finish(labels: Labels, uniform: Float[Tensor, "b n"], kept: Kept | None) -> Tokens:
         return _sample_batch(generator, labels, config, scales, uniform, kept)
 
-    how = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
+    how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
     n = generator.tokens_per_image
     return in_batches(finish, generator, labels, n, **how, batch_size=batch_size, progress=progress)
 

@@ -8,7 +8,7 @@ Where some tokens are an image's own, sampling begins at the first step that lea
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -83,7 +83,7 @@ def sample_masked(
     def finish(labels: Labels, uniform: Float[Tensor, "b u"], kept: Kept | None) -> Tokens:
         return _sample_batch(generator, labels, config, uniform.view(len(labels), config.steps, 2, n), kept)
 
-    how = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
+    how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
     numbers = config.steps * 2 * n
     return in_batches(finish, generator, labels, numbers, **how, batch_size=batch_size, progress=progress)
 

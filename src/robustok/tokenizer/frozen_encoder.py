@@ -75,7 +75,8 @@ class FrozenEncoder(nn.Module):
         match config:
             case FrozenLite0(stages=stages):
                 lite = Lite()
-                lite.stages, lite.head = lite.stages[:stages], nn.Identity()
+                lite.stages = lite.stages[:stages]
+                del lite.head
                 self.network: nn.Module = lite
             case FrozenDINOv2(network=network):
                 empty = {name: torch.zeros(shape.shape) for name, shape in shapes(network).items()}
