@@ -38,7 +38,8 @@ from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import DinoDiscriminator, FeatureDiscriminator
 from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
 from robustok.tokenizer.encoder import ViT
-from robustok.tokenizer.latent_perturbation import LatentMixing
+from robustok.tokenizer.frozen_encoder import FrozenLite0
+from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing
 from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
 from robustok.training import loop
@@ -195,12 +196,16 @@ def test_a_given_tokenizer_of_every_family_is_trained_on(name, device, tmp_path)
     train_tokenizer(config, images(), tmp_path, tokenizer=made(name), device=device, quiet=True)
 
 
-@pytest.mark.parametrize("kind", ["kl", "plain and mixed", "expansion"])
+@pytest.mark.parametrize("kind", ["kl", "plain and mixed", "expansion", "frozen"])
 def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, monkeypatch):
     config, made = replace(AUTOENCODER, loop=SHORT, objective=PLAIN), AUTOENCODER.tokenizer
     assert made is not None
     if kind == "plain and mixed":
         config = replace(config, tokenizer=replace(made, bottleneck=Plain(width=8)), perturbation=LatentMixing())
+    elif kind == "frozen":
+        encoder = FrozenLite0(side=32, stages=3)
+        made = replace(made, encoder=encoder, bottleneck=Plain(width=encoder.width))
+        config = replace(config, tokenizer=made, perturbation=AddedNoise(), mask_ratio_max=0.0)
     elif kind == "expansion":
         config = replace(config, tokenizer=replace(made, bottleneck=VarianceExpansion(width=8)))
     looked = tokenizer_validation(images(8), count=6, pfid_images=3, features=colors(device))

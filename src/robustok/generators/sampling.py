@@ -181,16 +181,16 @@ def in_batches(
     check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
-    if keep is not None and tokens is not None and (unknown := tokens[keep] >= generator.codebook_size).any():
-        raise ValueError(
-            f"tokens hold code {int(tokens[keep][unknown][0])}, but the generator knows {generator.codebook_size}; "
-            "give tokens of the tokenizer that it was trained on"
-        )
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
         uniform = uniforms(seed, range(first + part.start, first + part.stop), numbers).to(device)
         kept = None if keep is None or tokens is None else Kept(keep[part].to(device), tokens[part].to(device))
+        if kept is not None and (unknown := kept.tokens[kept.keep] >= generator.codebook_size).any():
+            raise ValueError(
+                f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "
+                f"{generator.codebook_size}; give tokens of the tokenizer that it was trained on"
+            )
         with cast_once(generator):
             batch = finish(labels[part].to(device), uniform, kept)
         batches.append(batch.to(labels.device))
