@@ -108,7 +108,7 @@ def test_other_things_than_models_and_images_are_refused(models, tmp_path):
         ({"pairs": 1.5}, "pairs is 1.5; it should be of type int"),
         ({"held_out": -3}, "held_out is -3; a distance needs at least 2 images"),
         ({"config": {"loop": {}}}, "config is .*; give a PostTraining"),
-        ({"sampling": "greedy"}, "sampling is 'greedy'; give a Sampling or a FlowSampling"),
+        ({"sampling": "greedy"}, "sampling is 'greedy'; give a Sampling, a MaskedSampling or a FlowSampling"),
         ({"features": "lite9"}, "there is no feature space 'lite9'; choose lite0"),
         ({"features": "lite0@16"}, "Lite0 looks at 32 pixels or more, not 16"),
         ({"images": [1, 2]}, "a list is no set of images"),

@@ -30,17 +30,20 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, sample_latents
-from robustok.generators.llama import Llama, LlamaModel
-from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.generators.generate import sample
+from robustok.generators.llama import Llama
+from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import DinoDiscriminator, FeatureDiscriminator
 from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
 from robustok.tokenizer.encoder import ViT
-from robustok.tokenizer.latent_perturbation import LatentMixing
+from robustok.tokenizer.frozen_encoder import FrozenLite0
+from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing
 from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
 from robustok.training import loop
-from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.generator_training import GeneratorTraining, build_generator, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
@@ -48,7 +51,7 @@ from robustok.training.validation import generator_validation, sample_preview, t
 from tests.adapters.test_every_family import MAKE, made
 from tests.standin import OnStandin, needed, setup
 from tests.training.continuous import Patches
-from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST, generator, images, tokenizer
+from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, MASKED, POST, generator, images, tokenizer
 
 pytestmark = needed
 SHORT = replace(LOOP, steps=4, batch_size=8, log_every=1, save_every=2, preview_every=4)
@@ -193,12 +196,16 @@ def test_a_given_tokenizer_of_every_family_is_trained_on(name, device, tmp_path)
     train_tokenizer(config, images(), tmp_path, tokenizer=made(name), device=device, quiet=True)
 
 
-@pytest.mark.parametrize("kind", ["kl", "plain and mixed", "expansion"])
+@pytest.mark.parametrize("kind", ["kl", "plain and mixed", "expansion", "frozen"])
 def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, monkeypatch):
     config, made = replace(AUTOENCODER, loop=SHORT, objective=PLAIN), AUTOENCODER.tokenizer
     assert made is not None
     if kind == "plain and mixed":
         config = replace(config, tokenizer=replace(made, bottleneck=Plain(width=8)), perturbation=LatentMixing())
+    elif kind == "frozen":
+        encoder = FrozenLite0(side=32, stages=3)
+        made = replace(made, encoder=encoder, bottleneck=Plain(width=encoder.width))
+        config = replace(config, tokenizer=made, perturbation=AddedNoise(), mask_ratio_max=0.0)
     elif kind == "expansion":
         config = replace(config, tokenizer=replace(made, bottleneck=VarianceExpansion(width=8)))
     looked = tokenizer_validation(images(8), count=6, pfid_images=3, features=colors(device))
@@ -210,12 +217,12 @@ def test_autoencoder_training_is_looked_at_and_resumed(kind, device, tmp_path, m
     assert robustok.load_tokenizer(tmp_path).fingerprint() == trained.fingerprint()
 
 
-@pytest.mark.parametrize("kind", ["rar", "llama", "flow"])
+@pytest.mark.parametrize("kind", ["rar", "llama", "masked", "flow"])
 def test_generator_training_is_looked_at_and_resumed(kind, device, tmp_path, monkeypatch):
     source: Any = Patches().to(device) if kind == "flow" else tokenizer().to(device)
     cached = encode_images(source, images(), tmp_path / "cache")
-    chosen: Any = {"rar": GENERATOR.generator, "llama": LLAMA, "flow": FLOW}[kind]
-    sampling = FlowSampling(steps=2) if kind == "flow" else Sampling()
+    chosen: Any = {"rar": GENERATOR.generator, "llama": LLAMA, "masked": MASKED.generator, "flow": FLOW}[kind]
+    sampling: Any = {"flow": FlowSampling(steps=2), "masked": MaskedSampling(steps=3)}.get(kind, Sampling())
     extract = colors(device)
     looked = generator_validation(
         source, Reference.of(images(), extract), sampling=sampling, count=12, features=extract, batch_size=6
@@ -305,13 +312,18 @@ def pairs_of(maker: Any, source: Any, sampling: Any, folder: Path) -> None:
     make_pairs(maker, cached, folder / "pairs", sigma=0.5, sampling=sampling, count=8, seed=0)
 
 
-@pytest.mark.parametrize(("kind", "how"), [*(("rar", how) for how in SAMPLINGS), ("llama", "top-k, guided")])
+@pytest.mark.parametrize(
+    ("kind", "how"), [*(("rar", how) for how in SAMPLINGS), ("llama", "top-k, guided"), ("masked", "top-k, guided")]
+)
 def test_generators_of_tokens_are_sampled_scored_and_paired(kind, how, device, tmp_path):
     sampling, source = SAMPLINGS[how], tokenizer().to(device)
-    maker: Any = generator() if kind == "rar" else LlamaModel(LLAMA).eval()
-    on_cpu = sample_tokens(maker, torch.arange(4), sampling, seed=0)
+    maker: Any = (
+        generator() if kind == "rar" else build_generator(LLAMA if kind == "llama" else MASKED.generator).eval()
+    )
+    sampling = MaskedSampling(top_k=3, guidance=2.0, steps=3) if kind == "masked" else sampling
+    on_cpu = sample(maker, torch.arange(4), sampling, seed=0)
     maker = maker.to(device)
-    here = sample_tokens(maker, torch.arange(4), sampling, seed=0)
+    here = sample(maker, torch.arange(4), sampling, seed=0)
     assert type(here) is Tensor
     assert torch.equal(on_cpu, here)
     extract = colors(device)

@@ -26,6 +26,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.generators.fit import check_fit
 from robustok.generators.flow import FlowSampling
+from robustok.generators.generate import AnySampling
 from robustok.generators.protocol import lacking
 from robustok.generators.sampling import Sampling
 from robustok.layers import in_float32
@@ -52,10 +53,11 @@ __all__ = [
 def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:
     """One image per label, on the CPU; image i depends on (seed, i) alone, and any whole number is a seed.
 
-    `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...) or, for latents, of
-    `FlowSampling` (steps, method, guidance, guidance_high, shift ...); unless given they are as the generator's authors
-    published, where that is known. Both models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError
-    for a generator that was trained on another tokenizer, and for labels that it does not know.
+    `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...), for masked ones also
+    of `MaskedSampling` (steps, choice_temperature), or, for latents, of `FlowSampling` (steps, method, guidance,
+    guidance_high, shift ...); unless given they are as the generator's authors published, where that is known. Both
+    models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError for a generator that was trained on
+    another tokenizer, and for labels that it does not know.
     """
     tokenizer, generator = _ready(tokenizer, generator)
     check_fit(generator, tokenizer)
@@ -106,7 +108,7 @@ def post_train(
     *,
     config: PostTraining | None = None,
     sigma: float | tuple[float, float] | str | None = None,
-    sampling: Sampling | FlowSampling | None = None,
+    sampling: AnySampling | None = None,
     pairs: int | None = None,
     held_out: int | None = None,
     features: FeatureSpace | None = None,
@@ -129,7 +131,7 @@ def post_train(
     """
     tokenizer, generator = _ready(tokenizer, generator)
     if not isinstance(sampling, Sampling | FlowSampling | None):
-        raise ValueError(f"sampling is {sampling!r}; give a Sampling or a FlowSampling")
+        raise ValueError(f"sampling is {sampling!r}; give a Sampling, a MaskedSampling or a FlowSampling")
     if not isinstance(config, PostTraining | None):
         raise ValueError(f"config is {config!r}; give a PostTraining, or nothing for the one that suits the models")
     given = {"sigma": sigma, "pairs": pairs, "held_out": held_out}
@@ -178,7 +180,7 @@ def _labels(labels: Any, null_class: int) -> Labels:
     return torch.tensor(numbers)
 
 
-def _settings(usual: Sampling | FlowSampling, given: Mapping[str, Any]) -> Any:
+def _settings(usual: AnySampling, given: Mapping[str, Any]) -> Any:
     """Settings of sampling with some of them changed. Raises ValueError that names the field."""
     changed: dict[str, Any] = {name: _plain(value) for name, value in given.items()}
     with suppress(TypeError):

@@ -12,6 +12,7 @@ from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.fit import check_fit
 from robustok.generators.llama import LlamaModel
+from robustok.generators.masked import MaskedModel
 from robustok.runtime.checkpoint import CONFIG, read_json
 from robustok.runtime.pretrained import Pretrained
 from robustok.tokenizer.autoencoder import Autoencoder
@@ -19,7 +20,7 @@ from robustok.tokenizer.tokenizer import Tokenizer
 
 Role = Literal["tokenizer", "generator"]
 TOKENIZERS: tuple[type[Pretrained], ...] = (Tokenizer, Autoencoder)
-GENERATORS: tuple[type[Pretrained], ...] = (AutoregressiveModel, LlamaModel, DiffusionTransformerModel)
+GENERATORS: tuple[type[Pretrained], ...] = (AutoregressiveModel, LlamaModel, MaskedModel, DiffusionTransformerModel)
 OWN = {model.kind: model for model in (*TOKENIZERS, *GENERATORS)}
 
 

@@ -1,6 +1,7 @@
 """Names that are typed, of runs and of feature spaces, where help finds them without torch."""
 
-RUNS = ("demo", "smoke", "continuous", "continuous-smoke")  # of `presets`, on the embedded images
+# of `presets`, on the embedded images
+RUNS = ("demo", "smoke", "masked", "masked-smoke", "continuous", "continuous-smoke", "rae", "rae-smoke")
 TOKENIZERS = (  # of `presets.tokenizers`, on ImageNet, as are those that follow
     "robustok_imagenet256",
     "robustok_unperturbed",
@@ -9,8 +10,9 @@ TOKENIZERS = (  # of `presets.tokenizers`, on ImageNet, as are those that follow
     "robustok_annealed_to_zero",
     "robustok_reference_code",
     "continuous_imagenet256",
+    "rae_imagenet256",
 )
-GENERATORS = ("rar_b", "rar_l", "llamagen_b", "llamagen_l", "sit_xl", "lightningdit_xl")
+GENERATORS = ("rar_b", "rar_l", "llamagen_b", "llamagen_l", "maskgit", "sit_xl", "lightningdit_xl")
 DECODERS = ("post_robustok", "post_off_the_shelf", "post_reference_code")
 SCALES = ("", "-one_gpu", "-smoke")  # of each of these: the paper's, and two others
 

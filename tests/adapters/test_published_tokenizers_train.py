@@ -7,9 +7,14 @@ import torch
 from tests.adapters.parity import weights_file
 from tests.training.tiny import GENERATOR, MAIN, POST
 
+from robustok.adapters.published_generators import default_sampling
 from robustok.adapters.var import VAR
+from robustok.cli.models import fitting
 from robustok.data.images import FashionMNIST
 from robustok.data.latent_cache import encode_images
+from robustok.data.pairs import make_pairs
+from robustok.generators.generate import sample
+from robustok.generators.masked import Masked, MaskedModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.models import load_generator, load_tokenizer
 from robustok.training.decoder_stage import DecoderStage
@@ -66,6 +71,24 @@ def test_main_training_with_perturbation(parity, fixture):
     assert {"quantize.embedding.weight"} <= moved
     assert any(name.startswith("encoder.") for name in moved)
     assert not any(name.startswith("semantic_model.") for name in moved)
+
+
+def test_a_masked_generator_is_trained_on_titoks_tokens_and_fills_in_pairs(parity, tmp_path):
+    tokenizer, _, _ = loaded(parity, "titok_legacy")
+    clothes = FashionMNIST("train", tokenizer.image_size).subset(torch.arange(16))
+    cache = encode_images(tokenizer, clothes, tmp_path / "tokens")
+    small = Masked(codebook_size=1, tokens=1, classes=1, width=32, depth=1, heads=1)
+    shape = fitting(small, tokenizer, classes=10)
+    config = replace(GENERATOR, generator=shape, loop=replace(GENERATOR.loop, steps=3, batch_size=8))
+    generator = train_generator(config, cache, tmp_path / "run", quiet=True)
+    assert isinstance(generator, MaskedModel)
+    sampling = default_sampling(generator)
+    how = {"sigma": 0.5, "sampling": sampling, "count": 12, "seed": 0}
+    pair = make_pairs(generator, cache, tmp_path / "pairs", **how).batch(torch.arange(12))
+    kept = (pair.generated == cache.plain(pair.images)).all(dim=0)
+    assert 0 < kept.sum() < tokenizer.tokens_per_image
+    tokens = sample(generator, torch.tensor([0, 1]), sampling, seed=0)
+    assert tokenizer.decode(tokenizer.lookup(tokens)).shape == (2, 3, tokenizer.image_size, tokenizer.image_size)
 
 
 def test_a_new_var_is_trained_on_its_tokenizers_tokens(parity, tmp_path):

@@ -1,6 +1,7 @@
 """Departures, teacher forcing, free running and code use, of generators that err in a known way."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from robustok.analysis.departures import code_steps, departures, typical_distanc
 from robustok.analysis.prediction import forced_logits, free_running, teacher_forcing
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling, masked_after
 from robustok.tokenizer.perturbation import neighbors, perturb
 
 LINE = torch.arange(64.0)[:, None] ** 1.001  # codes on a line, no two gaps equal
@@ -128,6 +130,33 @@ def test_one_pass_of_our_model_gives_what_sampling_step_by_step_sees():
     assert (places, rest) == (slice(0, 12), [])
     assert [s.start for s, _ in steps] == list(range(12))
     torch.testing.assert_close(torch.cat([logits for _, logits in steps], dim=1), at_once, atol=1e-4, rtol=1e-4)
+
+
+class Filling(Erring):
+    """The same that fills in masks, and remembers which."""
+
+    def __init__(self, *given):
+        Erring.__init__(self, *given)
+        self.masked = []
+
+    def predict_masked(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        self.masked.append(tokens == self.codebook_size)
+        assert torch.equal(tokens[~self.masked[-1]], self.images[labels][~self.masked[-1]])
+        return self.logits[self.images[labels]]
+
+
+def test_a_masked_generator_is_given_as_many_real_tokens_as_it_has_in_sampling():
+    images, labels = draw(20, 16), torch.arange(600) % 20
+    generator, sampling = Filling(images, LINE, 0.7, 10), MaskedSampling(steps=5)
+    forced, _ = teacher_forcing(generator, images[labels], labels, LINE, sampling)
+    assert forced.sampled.alpha == pytest.approx(0.7, abs=4 * math.sqrt(0.7 * 0.3 / (600 * 16)))
+    assert forced.probability == pytest.approx(0.3, abs=1e-6)
+    left = [16, *masked_after(16, 5)]
+    assert [masked.sum(dim=1).unique().tolist() for masked in generator.masked] == [[m] for m in left[:-1]]
+    steps = torch.tensor(forced.step)
+    assert steps.bincount().tolist() == [before - after for before, after in pairwise(left)]
+    assert all(torch.equal(masked[0], steps >= step) for step, masked in enumerate(generator.masked))
+    assert steps.tolist() != sorted(steps.tolist())
 
 
 def test_free_running_after_more_real_tokens_and_at_any_batch_size():

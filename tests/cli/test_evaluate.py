@@ -253,6 +253,10 @@ def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path)
             "--generated ours --reference real --guidance 2",
             "--guidance says how a --generator is sampled, and there is",
         ),
+        (
+            "--tokenizer tokenizer --images ours --latent_noise 0.1",
+            "--latent_noise says how a --generator is sampled, and there is",
+        ),
         ("--generated ours --refrence real", "there is no option or setting --refrence; did you mean --reference?"),
         ("--generated none --reference real", "none is not a folder; wanted a folder of images"),
         ("--generated none.npz --reference real", "none.npz cannot be read as an npz file"),

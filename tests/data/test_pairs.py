@@ -15,7 +15,9 @@ from robustok.data.latent_cache import encode_images
 from robustok.data.pairs import FEW, LARGE_GROUP, SMALL_GROUP, Pairs, generated, make_pairs, mask_group
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.flow import FlowSampling
+from robustok.generators.generate import sample
 from robustok.generators.sampling import Sampling, draw, guide, probabilities, uniforms
+from robustok.generators.unmasking import MaskedSampling, masked_after
 from robustok.runtime.seeding import derive
 from robustok.tokenizer.quantizer import Quantized
 
@@ -210,6 +212,41 @@ def test_what_does_not_fit_is_refused(make, tmp_path):
     stranger.trained_on = "another"
     with pytest.raises(ValueError, match="trained on tokenizer another, not on tokenizer; give that tokenizer, whose"):
         make(stranger, tmp_path)
+
+
+class Filling:
+    """The same that fills in masks."""
+
+    tokens_per_image, codebook_size, null_class, device = N, CODES, 3, torch.device("cpu")
+
+    def __init__(self):
+        self.asked = []
+
+    def predict_masked(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        self.asked.append((tokens == CODES).sum(dim=1).unique().tolist())
+        return torch.tensor([-math.inf] * 5 + [0.0] * 5).expand(len(tokens), N, -1)
+
+    def fingerprint(self) -> str:
+        return "filling"
+
+
+def test_a_masked_generator_fills_in_what_is_not_kept(make, tmp_path):
+    sampling, filling = MaskedSampling(steps=8), Filling()
+    tokens, images, labels = everything(make(filling, tmp_path / "pairs", sampling=sampling, batch_size=50))
+    kept = tokens < 5
+    assert torch.equal(tokens[kept], make.cache.plain(images)[kept])
+    assert len(kept.unique(dim=0)) == 1
+    left = int((~kept[0]).sum())  # a group has as many masked, and takes the steps that leave fewer
+    after = [count for count in masked_after(N, 8) if count < left]
+    assert filling.asked == [[count] for _ in range(3) for count in (left, *after[:-1])]  # three shards
+    wider = everything(make(filling, tmp_path / "wider", sampling=sampling, sigma=0.9))
+    assert torch.equal(wider.generated[kept], tokens[kept])
+    clean = everything(make(filling, tmp_path / "clean", sampling=sampling, sigma=1.0))
+    assert torch.equal(clean.generated, make.cache.plain(images))
+    none = everything(make(filling, tmp_path / "none", sampling=sampling, sigma=0.0))
+    assert torch.equal(none.generated, sample(filling, labels, sampling, seed=derive(3, "pairs, tokens")))
+    again = everything(make(filling, tmp_path / "again", sampling=sampling, batch_size=3))
+    assert torch.equal(again.generated, tokens)
 
 
 class Still:

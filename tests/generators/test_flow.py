@@ -200,6 +200,23 @@ def test_sdedit_keeps_the_distribution_and_less_of_the_start_from_a_higher_level
     assert moved == sorted(moved)
 
 
+@pytest.mark.parametrize("method", ["euler", "sde"])
+def test_noise_is_added_to_what_was_sampled(method):
+    some, config = labels(2000), FlowSampling(method=method, steps=3)
+    noisy, slack = replace(config, latent_noise=0.3), 4 / math.sqrt(4000)
+    clean, all_noisy = (sample_latents(GENERATOR, some, how, seed=4, batch_size=2000) for how in (config, noisy))
+    added = (all_noisy - clean) / 0.3
+    assert abs(added.mean()) < slack
+    assert abs(added.var() - 1) < math.sqrt(2) * slack
+    assert abs((added * noise_stream(4, range(2000), (1, 2))()).mean()) < slack  # not that of the start
+    few = sample_latents(GENERATOR, some[:5], noisy, seed=4, first=3, batch_size=2)
+    torch.testing.assert_close(few, all_noisy[3:8], rtol=1e-4, atol=1e-5)
+    start = MIXTURE.sample(5, seed=1)
+    assert torch.equal(sample_latents(GENERATOR, some[:5], noisy, seed=0, start=start, level=0.0), start)
+    guess, plain = (predict_latents(GENERATOR, some[:5], c, seed=0, start=start, level=0.4) for c in (noisy, config))
+    assert not torch.equal(guess, plain)
+
+
 @pytest.mark.parametrize("interpolant", ["linear", "cosine"])
 def test_a_prediction_is_the_expected_data(interpolant):
     """E[x | x_t], here of a single Gaussian; on the linear path also one Euler step of SDEdit."""

@@ -11,9 +11,12 @@ from tests.training.tiny import generator, tokenizer
 from robustok import presets
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
+from robustok.generators.masked import Masked
 from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.presets.decoders import post_off_the_shelf
 from robustok.presets.defaults import looking_at, post_small, post_training_for
+from robustok.training.generator_training import build_generator
 
 EPOCHS = 10
 
@@ -75,3 +78,9 @@ def test_generators_of_others_are_sampled_as_published():
         DiffusionTransformer(tokens=16, channels=12, classes=10, width=64, depth=1, heads=1)
     )
     assert isinstance(post_training_for(Patches(), flow, 50_000).sampling, FlowSampling)
+
+
+def test_a_masked_generator_is_sampled_as_such_whatever_the_preset():
+    masked = build_generator(Masked(codebook_size=32, tokens=16, classes=10, width=64, depth=1, heads=1))
+    assert post_training_for(tokenizer(), masked, 5_000).sampling == MaskedSampling()
+    assert post_training_for(tokenizer(), masked, 5_000, name="masked").sampling == presets.masked().post.sampling

@@ -21,6 +21,7 @@ from robustok.data.loading import cached_batch, training_batch
 from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
+from robustok.generators.masked import Masked
 from robustok.names import scaled
 from robustok.presets import recipes
 from robustok.presets.decoders import post_robustok
@@ -100,7 +101,7 @@ def built(part: Any) -> None:
                 semantic_teacher(part)
             case TokenizerConfig() | AutoencoderConfig():
                 recipes.build(part)
-            case Autoregressive() | Llama() | DiffusionTransformer():
+            case Autoregressive() | Llama() | Masked() | DiffusionTransformer():
                 build_generator(part)
             case _:
                 raise AssertionError(part)
@@ -111,7 +112,7 @@ def test_every_run_builds_without_memory(name: str):
     config = untrained(recipe(name, ALL))
     stage = getattr(config, "post", config)
     for part in ("tokenizer", "generator", "objective", "teacher", "start"):
-        if hasattr(stage, part) and (part != "teacher" or stage.has_codebook):
+        if getattr(stage, part, None) is not None and (part != "teacher" or stage.has_codebook):
             built(getattr(stage, part))
     assert from_plain(type(config), to_plain(config)) == config
 

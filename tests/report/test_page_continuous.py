@@ -11,6 +11,8 @@ from robustok.report.page import page, summary
 from robustok.report.run import read_run
 from robustok.report.scores import distances, heat_map
 from robustok.runtime.checkpoint import read_json, write_json
+from robustok.runtime.configs import to_plain
+from robustok.tokenizer.latent_perturbation import AddedNoise
 
 
 @pytest.fixture
@@ -53,6 +55,14 @@ def test_heat_map_has_a_column_for_each_strength(continuous):
     assert all(f"s = {s}" in said for s in ("0.1", "0.2", "0.3"))
     values = [float(v) for v in re.findall(r"\d+\.\d", said.split("= 0.9")[1].split("= 0.8")[0])]
     assert values == [190.0, 290.0, 390.0, 290.0]
+
+
+def test_summary_says_that_noise_was_added(continuous):
+    config = read_json(continuous / "config.json")
+    config["main"]["perturbation"] = to_plain(AddedNoise())
+    write_json(continuous / "config.json", config)
+    said = summary(read_run(continuous)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "100 % of the latents were given noise, of standard deviations drawn from |N(0, 0.8²)|" in said
 
 
 def test_summary_says_what_was_done_to_latents(continuous):

@@ -1,10 +1,13 @@
 """Perturbation of latents: exact counts, moments in closed form, neighbors by brute force, gradients."""
 
+import math
+
 import pytest
 import torch
 
 from robustok.tokenizer import latent_perturbation
 from robustok.tokenizer.latent_perturbation import (
+    AddedNoise,
     LatentDraw,
     LatentMixing,
     LatentNoise,
@@ -15,6 +18,7 @@ from robustok.tokenizer.latent_perturbation import (
 )
 
 KINDS = [LatentNoise, LatentMixing]
+ALL = [*KINDS, AddedNoise]
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -29,7 +33,7 @@ def everything(b: int, n: int) -> torch.Tensor:
     return torch.ones(b, n, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.1), (0.5, 0.5), (0.3, 1.0), (0.06, 0.26), (0.0, 1.0), (1.0, 0.0)])
 def test_exactly_the_fractions_are_disturbed(kind, alpha, beta):
     latents = normal(10, 16, 3)
@@ -60,7 +64,7 @@ def test_fractions_are_uniform_up_to_the_strength(kind):
     assert fraction.mean() == pytest.approx(0.2, abs=5 * error)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_a_draw_is_its_seed_alone(kind):
     config = kind()
     first, again, other = (draw_latent(config, 6, 5, 4, 0.0, generator=seeded(s)) for s in (4, 4, 5))
@@ -68,7 +72,7 @@ def test_a_draw_is_its_seed_alone(kind):
     assert not torch.equal(first.how, other.how)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_no_strength_moves_nothing(kind):
     latents = normal(4, 5, 3)
     draw = draw_latent(kind(beta=1.0, strength=0.0), 4, 5, 3, 0.0, generator=seeded(0))
@@ -85,6 +89,30 @@ def test_moments_of_noisy_latents(fraction, gamma):
     ratio = (1 - fraction) ** 2 + fraction**2 * gamma**2
     assert ((noisy.mean(dim=0) - mean) / deviation).abs().max() < 5 * (ratio + 1) ** 0.5 / (b * n) ** 0.5
     assert (noisy.var(dim=0) / deviation**2 / ratio - 1).abs().max() < 6 * (2 / (b * n)) ** 0.5
+
+
+def test_scales_of_added_noise_are_half_normal():
+    """|N(0, tau^2)|: its mean is tau sqrt(2 / pi), its second moment tau^2; 3 in 1000 are beyond 3 tau."""
+    count, config = 20_000, AddedNoise(strength=1.5, anneal_start=0.0, anneal_end=1.0, final_fraction=0.0)
+    for progress, tau in ((0.0, 1.5), (0.5, 0.75)):
+        scales = draw_latent(config, count, 2, 1, progress, generator=seeded(0)).fraction
+        assert scales.min() >= 0
+        assert scales.mean() == pytest.approx(tau * (2 / math.pi) ** 0.5, rel=0.025)  # four standard errors
+        assert scales.square().mean() == pytest.approx(tau**2, rel=0.04)
+        assert (scales > 3 * tau).double().mean() == pytest.approx(0.0027, abs=0.0015)
+    assert AddedNoise().at(1.0) == (1.0, 0.8)
+
+
+def test_added_noise_takes_nothing_away():
+    """Mean m as before, variance (1 + s^2) v, channel by channel; the gradient is that of the latent."""
+    b, n, mean, deviation = 200, 250, torch.tensor([0.0, 5.0, -20.0]), torch.tensor([1.0, 0.1, 4.0])
+    latents = (mean + deviation * normal(b, n, 3)).requires_grad_()
+    draw = LatentDraw(everything(b, n), torch.full((b,), 2.0), normal(b, n, 3, seed=1))
+    noisy = perturb_latents(AddedNoise(), latents, draw)
+    torch.testing.assert_close(noisy - latents, 2 * latents.flatten(0, 1).std(dim=0, correction=0) * draw.how)
+    assert (noisy.flatten(0, 1).var(dim=0) / deviation**2 / 5 - 1).abs().max() < 6 * (2 / (b * n)) ** 0.5
+    (gradient,) = torch.autograd.grad(noisy.sum(), latents)
+    assert torch.equal(gradient, torch.ones_like(latents))
 
 
 def test_scale_and_shift_of_channels_are_out_of_the_question():
@@ -183,5 +211,7 @@ def test_wrong_settings_are_named():
             kind(anneal_end=0.1)
     with pytest.raises(ValueError, match=r"gamma is a standard deviation and at least 0, not -1"):
         LatentNoise(gamma=-1)
+    with pytest.raises(ValueError, match="perturbation strength is a standard deviation and at least 0, not -0.1"):
+        AddedNoise(strength=-0.1)
     with pytest.raises(ValueError, match="neighbors counts latents and is at least 1, not 0"):
         LatentMixing(neighbors=0)

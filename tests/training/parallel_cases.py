@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, POST, TWO_PHASES, images, tokenizer
+from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, MASKED, POST, TWO_PHASES, images, tokenizer
 from torch import Tensor, nn
 
 from robustok.backbones.lite import POOLED
@@ -133,6 +133,8 @@ CASES = {
     "autoencoder, uneven parts": partial(autoencoder, LatentMixing(beta=0.5), 13, 2),
     "autoregressive": partial(generator, AR, 12, 1),
     "autoregressive, uneven parts": partial(generator, AR, 13, 2),
+    "masked, uneven parts": partial(generator, MASKED, 13, 2),
+    "masked, sharded": partial(generator, replace(MASKED, shard=True), 12, 1),
     "diffusion": partial(generator, DIT, 12, 1),
     "diffusion, uneven parts": partial(generator, DIT, 13, 2),
     "autoregressive, sharded": partial(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.training import tiny
-from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, OBJECTIVE, POST, STAGES, images, tokenizer
+from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, MASKED, OBJECTIVE, POST, STAGES, images, tokenizer
 from torch import Tensor
 
 from robustok.runtime.locking import TRAINING, alone_in, claim
@@ -22,16 +22,17 @@ BUILD: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "main": (MAIN, TokenizerStage),
     "autoencoder": (AUTOENCODER, TokenizerStage),
     "generator": (GENERATOR, GeneratorStage),
+    "masked": (MASKED, GeneratorStage),
     "post": (POST, lambda config: DecoderStage(config, tokenizer())),
 }
-OF_IMAGES = [name for name in BUILD if name != "generator"]
+OF_IMAGES = [name for name in BUILD if name not in ("generator", "masked")]
 
 
 def batch(name: str) -> Any:
     random, rows = torch.Generator().manual_seed(0), torch.arange(16)
     tokens = torch.randint(32, (16, 16), generator=random)
     match name:
-        case "generator":
+        case "generator" | "masked":
             return tokens, torch.randint(10, (16,), generator=random)
         case "post":
             return tokens, images().images(rows)

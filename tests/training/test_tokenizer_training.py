@@ -20,7 +20,11 @@ def test_the_perturbation_says_which_kind_is_trained():
     ("config", "changes", "message"),
     [
         (MAIN, {"perturbation": LatentNoise()}, "has a codebook and is not perturbed by LatentNoise; .* Perturbation"),
-        (AUTOENCODER, {"perturbation": Perturbation()}, "has no codebook and .* set perturbation to LatentNoise or"),
+        (
+            AUTOENCODER,
+            {"perturbation": Perturbation()},
+            "has no codebook and .* set perturbation to LatentNoise, .* or Added",
+        ),
         (MAIN, {"mask_ratio_max": 0.5}, "mask_ratio_max is of tokenizers without a codebook"),
         (MAIN, {"statistics_images": 64}, "statistics_images is of tokenizers without a codebook"),
         (AUTOENCODER, {"semantic": 0.2}, "semantic is of tokenizers with a codebook"),

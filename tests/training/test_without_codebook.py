@@ -10,11 +10,13 @@ from tests.training.tiny import coarse
 from robustok import models
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
+from robustok.runtime.checkpoint import read_json
 from robustok.runtime.logging import MetricsLog
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import KL, Plain, VarianceExpansion
 from robustok.tokenizer.encoder import Conv, ViT
-from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
+from robustok.tokenizer.frozen_encoder import FrozenLite0
+from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing, LatentNoise
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
@@ -113,10 +115,43 @@ def test_shares_below_zero_hide_nothing(images):
     assert 0 < hidden.sum() < 20
 
 
+FROZEN = replace(
+    TINY,
+    tokenizer=AutoencoderConfig(
+        image_size=32, encoder=FrozenLite0(side=32, stages=3), bottleneck=Plain(width=40), decoder=CONV
+    ),
+    perturbation=AddedNoise(strength=0.2),
+)
+
+
+def test_of_a_frozen_encoder_only_the_decoder_is_trained_averaged_and_saved(images, tmp_path):
+    stage = TokenizerStage(FROZEN)
+    x, before = batch(images), {name: w.clone() for name, w in stage.model.encoder.weights().items()}
+    clean, seen = stage.model.encode(x), []
+    stage.model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    stage.step(x, 0)
+    stage.step(x, 1)
+    assert (seen[0] - clean).flatten(1).abs().amax(dim=1).min() > 0  # every image has noise
+    torch.testing.assert_close(stage.model.encode(x), clean)
+    assert all(torch.equal(w, before[name]) for name, w in stage.model.encoder.weights().items())
+    assert {name.split(".")[0] for name in stage.optimizer.parameters} == {"decoder"}
+    for saved in (stage.state_dict()["model"], stage.state_dict()["ema"]["module"]):
+        assert not any("encoder" in name for name in saved)
+    with pytest.raises(ValueError, match="patches cannot be masked for a frozen encoder; set mask_ratio_max to 0"):
+        TokenizerStage(replace(FROZEN, mask_ratio_max=0.5))
+    train_tokenizer(FROZEN, images, tmp_path, quiet=True)
+    assert "frozen_encoder" in read_json(tmp_path / "run.json")
+
+
 @pytest.mark.parametrize(
     "config",
-    [TINY, with_bottleneck(KL(width=8)), replace(with_bottleneck(VarianceExpansion(width=8), VIT), mask_ratio_max=0.5)],
-    ids=["plain", "kl", "variance expansion, hidden patches, ViT"],
+    [
+        FROZEN,
+        TINY,
+        with_bottleneck(KL(width=8)),
+        replace(with_bottleneck(VarianceExpansion(width=8), VIT), mask_ratio_max=0.5),
+    ],
+    ids=["frozen", "plain", "kl", "variance expansion, hidden patches, ViT"],
 )
 def test_a_tiny_run_learns_and_leaves_standard_latents(images, tmp_path, config):
     loop = replace(config.loop, steps=60)

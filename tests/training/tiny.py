@@ -13,6 +13,7 @@ from robustok.data.pairs import Pairs, make_pairs
 from robustok.evaluation.features.extractor import CustomExtractor, Extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.masked import Masked
 from robustok.generators.sampling import Sampling
 from robustok.losses.discriminator import PatchGAN
 from robustok.shapes import Features, Pixels
@@ -67,6 +68,7 @@ GENERATOR = GeneratorTraining(
     optim=Optim(lr=1e-3),
     ema_decay=0.9,
 )
+MASKED = replace(GENERATOR, generator=Masked(codebook_size=32, tokens=16, classes=10, width=64, depth=2, heads=1))
 POST = PostTraining(
     loop=LOOP,
     objective=replace(OBJECTIVE, frechet=0.1, adversary=replace(ADVERSARIAL, disc_start=0.0, gan_start=0.0)),
@@ -125,6 +127,10 @@ def run_generator(folder: Path, **options: Any) -> None:
     train_generator(GENERATOR, cache(folder), folder / "run", quiet=True, **options)
 
 
+def run_masked(folder: Path, **options: Any) -> None:
+    train_generator(MASKED, cache(folder), folder / "run", quiet=True, **options)
+
+
 def run_post(folder: Path, config: PostTraining = POST) -> TrainedDecoder:
     return train_decoder(config, tokenizer(), pairs(folder), images(), folder / "run", held_out=held_out(), quiet=True)
 
@@ -138,5 +144,6 @@ STAGES = {
     "two phases": run_two_phases,
     "autoencoder": run_autoencoder,
     "generator": run_generator,
+    "masked": run_masked,
     "post": run_post,
 }

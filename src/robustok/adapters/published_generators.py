@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from robustok.generators.flow import FlowSampling
-from robustok.generators.protocol import makes
+from robustok.generators.generate import AnySampling, plain_sampling
 from robustok.generators.sampling import Sampling
 
 
@@ -30,11 +30,11 @@ def published_generator(generator: Any) -> PublishedGenerator | None:
     return by_name[0] if len(by_name) == 1 else None
 
 
-def default_sampling(generator: Any) -> Sampling | FlowSampling:
+def default_sampling(generator: Any) -> AnySampling:
     """Settings as published for this file, or for this family; else those of a plain draw without guidance."""
     entry = published_generator(generator)
     if entry is not None:
         return entry.sampling
     if isinstance(of_family := getattr(generator, "sampling", None), Sampling | FlowSampling):
         return of_family
-    return FlowSampling() if makes(generator) == "latents" else Sampling()
+    return plain_sampling(generator)

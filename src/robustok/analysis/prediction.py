@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from robustok.analysis.departures import Departures, departures
 from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.generate import sample
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Logits
-from robustok.generators.sampling import Sampling, draw, guidance_scales, probabilities, sample_tokens
-from robustok.runtime.seeding import derive
+from robustok.generators.sampling import Sampling, draw, guidance_scales, probabilities
+from robustok.generators.unmasking import MaskedSampling, masked_after
+from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 
 LOGITS = 2**24  # in memory at once
@@ -23,7 +26,7 @@ Progress = Callable[[int, int], None]  # told how many images are done, and of h
 
 @dataclass(frozen=True, kw_only=True)
 class Forced:
-    """A generator that is given the real tokens before each one it predicts.
+    """A generator that is given the real tokens before each one it predicts; a masked one those of earlier steps.
 
     Probability and rank are those of the real token after guidance and temperature, before top-k and top-p cut.
     """
@@ -75,7 +78,7 @@ def teacher_forcing(
         probability_by_position=tuple(log_p.exp().mean(dim=0).tolist()),
         rank=float(rank.flatten().double().median()),
         top={r: float((rank <= r).double().mean()) for r in TOP if r < k},
-        step=tuple(torch.repeat_interleave(torch.tensor(generator.blocks)).tolist()),
+        step=tuple(_steps(generator, sampling)),
     )
     return forced, drawn
 
@@ -83,12 +86,14 @@ def teacher_forcing(
 @torch.no_grad()
 def forced_logits(
     generator: GeneratorLike, tokens: Tokens, labels: Labels, sampling: Sampling
-) -> Iterator[tuple[slice, Logits]]:
+) -> Iterator[tuple[slice | Tensor, Logits]]:
     """Guided logits of every token given the real ones before it, as (positions, logits of those positions).
 
-    Our own model predicts all positions in one pass, others block by block as in sampling.
+    Our own model predicts all positions in one pass, others block by block as in sampling. A masked generator is given
+    the tokens of earlier steps, as many as sampling has by then, at places drawn at random, the same in all images.
     """
-    scales = torch.tensor(guidance_scales(sampling, len(generator.blocks)), device=tokens.device)
+    steps = sampling.steps if isinstance(sampling, MaskedSampling) else len(generator.blocks)
+    scales = torch.tensor(guidance_scales(sampling, steps), device=tokens.device)
     guided = bool((scales != 1).any())
     asked = torch.cat([labels, torch.full_like(labels, generator.null_class)]) if guided else labels
 
@@ -102,6 +107,12 @@ def forced_logits(
         labeled, unlabeled = logits.float().chunk(2)
         return unlabeled + scale[:, None] * (labeled - unlabeled)
 
+    if isinstance(sampling, MaskedSampling):
+        step = torch.tensor(_steps(generator, sampling), device=tokens.device)
+        for number in step.unique().tolist():
+            given, at = tokens.masked_fill(step >= number, generator.codebook_size), (step == number).nonzero()[:, 0]
+            yield at, combined(generator.predict_masked(twice(given), asked)[:, at], scales[number].expand(len(at)))
+        return
     if isinstance(generator, AutoregressiveModel):
         yield slice(0, tokens.shape[1]), combined(generator(twice(tokens), asked), scales)
         return
@@ -110,6 +121,16 @@ def forced_logits(
         at = slice(start, start + size)
         yield at, combined(predict(latest), scale.expand(size))
         latest, start = twice(tokens[:, at]), at.stop
+
+
+def _steps(generator: GeneratorLike, sampling: Sampling) -> list[int]:
+    """Of each position, the prediction that makes it; a masked generator's positions are made in an order at random."""
+    if not isinstance(sampling, MaskedSampling):
+        return torch.repeat_interleave(torch.tensor(generator.blocks)).tolist()
+    n = generator.tokens_per_image
+    made = torch.tensor([before - after for before, after in pairwise([n, *masked_after(n, sampling.steps)])])
+    order = torch.randperm(n, generator=stream(0, "analysis, order of masks"))
+    return torch.empty(n, dtype=torch.long).scatter(0, order, torch.repeat_interleave(made)).tolist()
 
 
 def free_running(
@@ -137,14 +158,14 @@ def free_running(
         def told(done: int, before: int = number * count) -> None:
             progress(before + done, len(prefixes) * count)
 
-        drawn[first] = sample_tokens(
+        drawn[first] = sample(
             generator,
             labels,
             sampling,
             seed=derive(seed, "analysis, free"),
             null_class=True,
             keep=(torch.arange(tokens.shape[1], device=tokens.device) < first).expand(tokens.shape),
-            tokens=tokens,
+            start=tokens,
             batch_size=batch_size,
             progress=told,
         )

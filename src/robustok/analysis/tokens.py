@@ -19,8 +19,9 @@ from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.evaluation.scores.effects import Change, Effect, ImageStatistics, compare, image_statistics
-from robustok.generators.protocol import GeneratorLike
+from robustok.generators.protocol import GeneratorLike, is_masked
 from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.layers import check_float32
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
@@ -90,7 +91,7 @@ def analyze(
     All numbers have a floor: what the first images are to the others. The two sets have the same classes, as far as
     the images go. `tuned` is the tokenizer with another decoder. Raises ValueError for parts that do not fit together.
     """
-    sampling = sampling or Sampling()
+    sampling = sampling or (MaskedSampling() if is_masked(generator) else Sampling())
     check_models(generator, tokenizer, sampling, images)
     codebook = _check(tokenizer, generator, tuned)
     k = len(codebook)

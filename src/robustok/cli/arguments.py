@@ -56,8 +56,9 @@ def _short(text: str) -> str:
 def which(recipes: tuple[str, ...], *, positional: bool = False) -> Option:
     """The preset of a stage: one on the embedded images, or a recipe on ImageNet in one of three scales."""
     text = (
-        "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path); continuous and "
-        "continuous-smoke are the same without a codebook. On ImageNet (docs/recipes.md), each also with -one_gpu (the "
+        "demo (for two CPU cores; change what you like of it) or smoke (a few steps, to try a path); masked (its "
+        "generator fills in masks), continuous (no codebook) and rae (a frozen pretrained encoder) are the same, and "
+        "so are these with -smoke behind them. On ImageNet (docs/recipes.md), each also with -one_gpu (the "
         f"same batch in parts, for 24 GB) or -smoke behind it: {', '.join(recipes)}"
     )
     return Option("NAME", help=text, choices=(*RUNS, *scaled(recipes)), positional=positional)

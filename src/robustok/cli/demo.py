@@ -7,7 +7,8 @@ from typing import Any, Literal
 from robustok.cli.arguments import Folder, Numbers, OwnSeed
 from robustok.cli.options import Configurable, Verbose
 
-DEFAULT_OUT = {"discrete": "runs/demo", "continuous": "runs/continuous"}
+DEFAULT_OUT = {"discrete": "runs/demo", "continuous": "runs/continuous", "rae": "runs/rae"}
+CORNERS = ("discrete", "continuous")  # each without and with perturbation
 SEEDS = (0, 1, 2)  # of an ablation, unless told
 
 
@@ -27,11 +28,14 @@ class Demo(Configurable, Verbose):
 
     group = "Start here"
     resumes = True
-    latent: Literal["discrete", "continuous"] = "discrete"  # what the generator models
+    # what the generator models; rae: continuous ones too, of a frozen pretrained encoder
+    latent: Literal["discrete", "continuous", "rae"] = "discrete"
+    generator: Literal["autoregressive", "masked"] = "autoregressive"  # how it draws tokens: in order, or filling in
     preset: Literal["default", "short", "smoke"] = "default"  # which run
     # fashion-mnist: gray clothes at 32 pixels; fluent: emoji in scenes, in color at 64 pixels
     images: Literal["fashion-mnist", "fluent"] = "fashion-mnist"
-    # folder to write to; runs/demo, runs/continuous or runs/corners unless given, with -fluent behind it for fluent
+    # folder to write to; runs/demo, runs/masked, runs/continuous, runs/rae or runs/corners unless given, with -fluent
+    # behind it for fluent
     out: Folder | None = None
     seed: OwnSeed | None = None
     no_control: bool = False  # leave out the control: the decoder tuned as long on clean latents
@@ -41,11 +45,19 @@ class Demo(Configurable, Verbose):
     seeds: Numbers | None = None
 
     @staticmethod
-    def start(preset: str = "default", latent: str = "discrete", images: str = "fashion-mnist") -> Any:
+    def start(
+        preset: str = "default",
+        latent: str = "discrete",
+        images: str = "fashion-mnist",
+        generator: str = "autoregressive",
+    ) -> Any:
         """The demo of a name, for tokens or for continuous latents, of gray images or of colored ones."""
         from robustok import presets
 
-        name = "_".join(["continuous"] * (latent == "continuous") + [preset] * (preset != "default"))
+        if latent != "discrete" and generator == "masked":
+            raise ValueError(f"a masked generator fills in tokens; leave out --generator masked or --latent {latent}")
+        kind = latent if latent != "discrete" else "masked" if generator == "masked" else ""
+        name = "_".join([kind] * bool(kind) + [preset] * (preset != "default"))
         demo = getattr(presets, name or "demo")()
         return presets.in_color(demo) if images == "fluent" else demo
 
@@ -58,7 +70,8 @@ class Demo(Configurable, Verbose):
         from robustok.runtime.places import check_writable
 
         self._check_seeds()
-        own = "runs/corners" if self.corners else DEFAULT_OUT[self.latent]
+        masked = self.generator == "masked"
+        own = "runs/corners" if self.corners else "runs/masked" if masked else DEFAULT_OUT[self.latent]
         out = self.out or Path(own + "-fluent" * (self.images == "fluent"))
         check_writable(out, "folder")
         if self.corners:
@@ -80,6 +93,8 @@ class Demo(Configurable, Verbose):
             raise ValueError("--seeds are those of --ablate and --corners; add one of them, or give one --seed")
         if self.ablate and self.corners:
             raise ValueError("--ablate and --corners are two tables; ask for one at a time")
+        if self.corners and (self.generator == "masked" or self.latent == "rae"):
+            raise ValueError("--corners is of the presets demo and continuous; leave out --generator and --latent")
         if several and (self.no_control or self.seed is not None):
             name = "--ablate" if self.ablate else "--corners"
             raise ValueError(
@@ -92,7 +107,7 @@ class Demo(Configurable, Verbose):
 
         if self.typed or self.config:
             raise ValueError("--corners takes the presets as they are, of both kinds; leave out settings and --config")
-        demos = {latent: self.start(self.preset, latent, self.images) for latent in DEFAULT_OUT}
+        demos = {latent: self.start(self.preset, latent, self.images) for latent in CORNERS}
         records = run_factorial(demos, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
         if not self.quiet:
             print(factorial_table(records))

@@ -18,7 +18,7 @@ from robustok.cli.arguments import (
     TokenizerName,
     View,
 )
-from robustok.cli.kinds import Sampled
+from robustok.cli.kinds import Sampled, samplings_with
 from robustok.cli.options import Option, Shared
 
 SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of a file of statistics, else lite0"
@@ -111,7 +111,8 @@ class Evaluate(Sampled, Features, View, Shared):
         from robustok.cli.images import is_statistics
 
         if self.typed and not self.generator:
-            self.over(self.start())  # a misspelt option is told from a setting
+            if not samplings_with(self.typed[0][0]):
+                self.over(self.start())  # a misspelt option is told from a setting
             raise ValueError(f"--{self.typed[0][0]} says how a --generator is sampled, and there is none")
         given = [n for n in ("generator", "tokenizer", "generated", "images", "reference") if getattr(self, n)]
         for name in ("train", "fdr"):

@@ -43,7 +43,23 @@ class Sampled(Models, Configurable):
         """The way a generator is sampled: as published if that is known, under the settings."""
         from robustok.adapters.published_generators import default_sampling
 
-        return self.over(default_sampling(generator))
+        usual = default_sampling(generator)
+        for name, _ in self.typed:
+            if not hasattr(usual, name) and (others := samplings_with(name)):
+                raise ValueError(
+                    f"--{name} is of {' and '.join(others)}, and a {type(generator).__name__} is sampled as "
+                    f"{type(usual).__name__} says; leave it out, or give another kind of generator"
+                )
+        return self.over(usual)
+
+
+def samplings_with(name: str) -> list[str]:
+    """The kinds of sampling that have a setting."""
+    from robustok.generators.flow import FlowSampling
+    from robustok.generators.sampling import Sampling
+    from robustok.generators.unmasking import MaskedSampling
+
+    return [kind.__name__ for kind in (Sampling, MaskedSampling, FlowSampling) if name in kind.__dataclass_fields__]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,11 @@ from typing import Any, Literal
 import torch
 
 from robustok.api import load_generator, load_tokenizer
-from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
-from robustok.generators.llama import Llama
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.distributed import is_main
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
+from robustok.training.generator_training import AnyGenerator
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -50,9 +49,7 @@ def _told(model: Any, name: Path) -> Any:
     return model
 
 
-def fitting(
-    generator: Autoregressive | Llama | DiffusionTransformer, tokenizer: TokenizerLike, classes: int
-) -> Autoregressive | Llama | DiffusionTransformer:
+def fitting(generator: AnyGenerator, tokenizer: TokenizerLike, classes: int) -> AnyGenerator:
     """A preset's generator for what this tokenizer makes; for latents a diffusion transformer of its size.
 
     Raises ValueError for a generator of latents where the tokenizer makes tokens.

@@ -23,8 +23,9 @@ class Sample(Sampled, Shared):
     Writes grid.png and samples.npz (arr_0: uint8, images x height x width x 3, as ADM's; arr_1: labels) into --out.
     Image i depends on the seed and i alone.
 
-    Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power; or how latents
-    are: --steps, --method, --guidance, --guidance-high, --shift. Unless set, as published if that is known.
+    Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power, by a masked
+    generator also --steps, --choice-temperature; or how latents are: --steps, --method, --guidance, --guidance-high,
+    --shift, --latent-noise. Unless set, as published if that is known.
     """
 
     group = "Use"

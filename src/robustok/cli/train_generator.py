@@ -13,7 +13,8 @@ class TrainGenerator(GeneratorValidation, Training):
     """Stage 2: a generator of a tokenizer's tokens or latents.
 
     Reads a tokenizer, and images or a cache of them; encodes images once into OUT/tokens or OUT/latents, then trains on
-    those: an autoregressive transformer on tokens, a diffusion transformer on latents where there is no codebook.
+    those: an autoregressive or masked transformer on tokens, a diffusion transformer on latents where there is no
+    codebook.
 
     Writes model.safetensors, config.json, metrics.jsonl, previews/ and best/ into --out; with --gfid-below also
     steps_to_gfid.json, records for compare and the page.
@@ -43,11 +44,12 @@ class TrainGenerator(GeneratorValidation, Training):
         from robustok.cli.models import fitting
         from robustok.cli.validation import of_generator
         from robustok.data.latent_cache import encode_images
+        from robustok.generators.generate import plain_sampling
         from robustok.presets.recipes import stage
         from robustok.runtime.locking import alone_in
         from robustok.runtime.logging import Progress
         from robustok.tokenizer.protocol import kind_of
-        from robustok.training.generator_training import train_generator
+        from robustok.training.generator_training import MODELS, train_generator
 
         self.check_apart()
         for option, given in (("gfid-below", self.gfid_below), ("fdr", self.fdr)):
@@ -61,7 +63,9 @@ class TrainGenerator(GeneratorValidation, Training):
         images = None if self.images is None else images_of(self.images, tokenizer.image_size, self)
         classes = int(cache.labels.max()) + 1 if images is None else len(images.classes)
         config = self.settings(replace(preset, generator=fitting(preset.generator, tokenizer, classes)))
-        sampling = stage(self.preset, "post").sampling if self.preset in RUNS else None
+        sampling = plain_sampling(MODELS[type(config.generator)])
+        if self.preset in RUNS and type(of_preset := stage(self.preset, "post").sampling) is type(sampling):
+            sampling = of_preset
         validating = of_generator(self.reference, tokenizer, sampling, config.loop.steps, self)
         with alone_in(self.out):
             if images is not None:

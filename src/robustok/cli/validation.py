@@ -5,9 +5,7 @@ from typing import Any
 from robustok.cli.arguments import GeneratorValidation, ValidationOptions
 from robustok.cli.images import images_of
 from robustok.cli.scoring import extractors_of, references_of
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
-from robustok.tokenizer.protocol import codebook_of
+from robustok.generators.generate import AnySampling
 from robustok.training.validation import generator_validation, sample_preview, tokenizer_validation
 
 VALIDATIONS = 10  # of a model while it trains, unless --validate-every says otherwise
@@ -28,15 +26,12 @@ def of_tokenizer(name: str | None, size: int, steps: int, typed: ValidationOptio
 
 
 def of_generator(
-    name: str | None, tokenizer: Any, sampling: Sampling | FlowSampling | None, steps: int, typed: GeneratorValidation
+    name: str | None, tokenizer: Any, sampling: AnySampling, steps: int, typed: GeneratorValidation
 ) -> dict[str, Any]:
     """Samples to look at, and with the name of a reference the validation of a generator and how often.
 
-    `sampling` is how a preset samples its generator. Where it says nothing, or the tokenizer takes a generator of the
-    other kind, samples are drawn plainly, without guidance.
+    `sampling` is how the generator is sampled.
     """
-    wanted = FlowSampling if codebook_of(tokenizer) is None else Sampling
-    sampling = sampling if isinstance(sampling, wanted) else wanted()
     preview: dict[str, Any] = {"preview": sample_preview(tokenizer, sampling=sampling)}
     if name is None:
         return preview

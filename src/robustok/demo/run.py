@@ -28,6 +28,8 @@ from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.image_scores import score_images
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score, of_system
+from robustok.generators.diffusion_transformer import DiffusionTransformer
+from robustok.generators.masked import Masked
 from robustok.generators.sampling import balanced_labels
 from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
@@ -160,9 +162,10 @@ def train_demo_tokenizer(config: Demo, images: DemoImages, state: RunState, out:
 def words(config: Demo) -> dict[str, str]:
     """Names of the parts of a demo."""
     off = config.main.perturbation.beta == 0
+    generators: dict[Any, str] = {DiffusionTransformer: "a diffusion transformer", Masked: "a masked generator"}
     return {
         "tokenizer": "continuous tokenizer" if config.continuous else "tokenizer",
-        "generator": "a diffusion transformer" if config.continuous else "a generator",
+        "generator": generators.get(type(config.generator.generator), "a generator"),
         "latents": "latents" if config.continuous else "tokens",
         "pictures": {
             "fashion-mnist": "28 x 28 pictures of clothes (Fashion-MNIST)",

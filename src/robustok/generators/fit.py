@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from robustok.generators.protocol import Made, makes
+from robustok.generators.protocol import Made
 from robustok.shapes import Labels
 
 NAMED = 5  # classes that are named where their names differ
@@ -54,11 +54,11 @@ def check_fit(generator: Any, other: Any, sampling: Any = None) -> None:
 
 
 def check_sampling(generator: Any, sampling: Any) -> None:
-    """Raises ValueError for settings of the other kind of generator."""
-    if sampling.makes != makes(generator):
+    """Raises ValueError for settings of another kind of generator."""
+    if not hasattr(generator, sampling.asks):
         raise ValueError(
             f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; generators of tokens "
-            "take Sampling, those of latents FlowSampling"
+            "take Sampling, masked ones MaskedSampling, those of latents FlowSampling"
         )
 
 

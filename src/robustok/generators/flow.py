@@ -37,6 +37,7 @@ class FlowSampling:
     """How a generator's velocity is followed from noise to latents. Noise levels are in [0, 1], 1 is pure noise."""
 
     makes: ClassVar[Made] = "latents"
+    asks: ClassVar[str] = "velocity"  # the method of a generator that is sampled so
     steps: int = 50  # from pure noise to the data; heun asks the generator twice a step
     method: Literal["euler", "heun", "heun-but-last", "sde"] = "euler"  # heun-but-last: EDM's, Euler at the last step
     guidance: float = 1.0  # scale g of classifier-free guidance; 1: none
@@ -47,6 +48,7 @@ class FlowSampling:
     interpolant: Interpolant = "linear"  # the path that is followed; any generator can follow both
     diffusion: Literal["linear", "decreasing"] = "linear"  # of sde: its noise is sqrt(2 t), or sqrt(2) sin(pi t / 2)^2
     last: float = 0.04  # of sde: the noise level from which its last step goes to the data without noise
+    latent_noise: float = 0.0  # standard deviation of noise that is added to what was sampled, before it is decoded
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -69,6 +71,8 @@ class FlowSampling:
             raise ValueError(f"guided_channels is {self.guided_channels}; choose at least 1, or None for all")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift is {self.shift}, which must be above 0; 1 makes equal steps")
+        if not 0 <= self.latent_noise < math.inf:
+            raise ValueError(f"latent_noise is {self.latent_noise}; it is a standard deviation, so 0 or more")
         if not 0 < self.last < 1:
             raise ValueError(f"last is {self.last}; it is a noise level between 0 and 1")
 
@@ -236,6 +240,8 @@ def _from_noised(
             x = noised(start[part].to(x), x, torch.full((len(x),), level), config.interpolant)
         with cast_once(generator):
             x = finish(guided_field(generator, labels[part].to(device), config), x, draw)
+        if config.latent_noise:
+            x = x + config.latent_noise * draw()
         if not x.isfinite().all():
             raise ValueError("sampling ended in NaN or infinity; use less guidance, more steps, or other weights")
         batches.append(x.to(labels.device))

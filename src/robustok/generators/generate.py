@@ -1,4 +1,4 @@
-"""Sampling from a generator of either kind: tokens as `sampling` says, latents as `flow` says."""
+"""Sampling from a generator of any kind: tokens as `sampling` or `unmasking` says, latents as `flow` says."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -9,9 +9,16 @@ from robustok.generators.fit import check_sampling
 from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.generators.unmasking import MaskedSampling, sample_masked
 from robustok.shapes import Labels, TokenMask
 
-AnySampling: TypeAlias = Sampling | FlowSampling
+AnySampling: TypeAlias = Sampling | MaskedSampling | FlowSampling
+
+
+def plain_sampling(generator: object) -> AnySampling:
+    """The plain way to sample a generator, or a class of them: no guidance, nothing cut off."""
+    kinds: tuple[type[AnySampling], ...] = (Sampling, MaskedSampling, FlowSampling)
+    return next(kind() for kind in kinds if hasattr(generator, kind.asks))
 
 
 def sample(
@@ -25,19 +32,23 @@ def sample(
     keep: TokenMask | None = None,
     level: float = 1.0,
     one_pass: bool = False,
+    null_class: bool = False,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Tokens (b n) or latents (b n d) of one image per label, on the labels' device.
 
     Image i depends on (seed, first + i) alone. `start` are tokens or latents of real images: tokens stay where `keep`
-    is true, latents are noised to `level` and followed from there, or guessed from there in `one_pass`. `progress` is
-    told how many images are done. Raises ValueError for settings of the other kind of generator, and what
-    `sample_tokens`, `sample_latents` and `predict_latents` raise, which do the work.
+    is true, latents are noised to `level` and followed from there, or guessed from there in `one_pass`. `null_class`
+    lets the generator's own be a label. `progress` is told how many images are done. Raises ValueError for settings of
+    another kind of generator, and what `sample_tokens`, `sample_masked`, `sample_latents` and `predict_latents` raise,
+    which do the work.
     """
     check_sampling(generator, sampling)
-    how: dict[str, Any] = {"seed": seed, "first": first, "progress": progress}
+    how: dict[str, Any] = {"seed": seed, "first": first, "null_class": null_class, "progress": progress}
     how |= {} if batch_size is None else {"batch_size": batch_size}
+    if isinstance(sampling, MaskedSampling):
+        return sample_masked(generator, labels, sampling, keep=keep, tokens=start, **how)
     if isinstance(sampling, Sampling):
         return sample_tokens(generator, labels, sampling, keep=keep, tokens=start, **how)
     follow: Callable[..., Tensor] = predict_latents if one_pass else sample_latents

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ class Sampling:
     """How tokens are drawn from a generator's predictions."""
 
     makes: ClassVar[Made] = "tokens"
+    asks: ClassVar[str] = "predictor"  # the method of a generator that is sampled so
     temperature: float = 1.0  # logits are divided by it
     top_k: int = 0  # draw from the k likeliest codes, and those as likely as the k-th, only; 0: from all
     top_p: float = 1.0  # draw from the likeliest codes that together have this probability; 1: from all
@@ -119,6 +120,13 @@ def balanced_labels(count: int, classes: int) -> Labels:
     return torch.cat([torch.arange(classes).repeat(turns), torch.arange(rest) * classes // max(1, rest)])
 
 
+class Kept(NamedTuple):
+    """Tokens of images (b n), and which of them stay."""
+
+    keep: TokenMask
+    tokens: Tokens
+
+
 @torch.no_grad()
 def sample_tokens(
     generator: GeneratorLike,
@@ -139,20 +147,52 @@ def sample_tokens(
     given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
     `generator.null_class`, which stands for no class; `null_class` lets it be one. Raises ValueError for others.
     """
+    scales = guidance_scales(config, len(generator.blocks))
+
+    def finish(labels: Labels, uniform: Float[Tensor, "b n"], kept: Kept | None) -> Tokens:
+        return _sample_batch(generator, labels, config, scales, uniform, kept)
+
+    how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
+    n = generator.tokens_per_image
+    return in_batches(finish, generator, labels, n, **how, batch_size=batch_size, progress=progress)
+
+
+def in_batches(
+    finish: Callable[[Labels, Float[Tensor, "b u"], Kept | None], Tokens],
+    generator: GeneratorLike,
+    labels: Labels,
+    numbers: int,
+    *,
+    seed: int,
+    first: int,
+    keep: TokenMask | None,
+    tokens: Tokens | None,
+    null_class: bool,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Tokens:
+    """What `finish` makes of labels, so many uniform numbers of each image and what is kept; `sample_tokens` says how.
+
+    Raises ValueError for labels, tokens or a mask of them that do not fit the generator.
+    """
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
     n, device = generator.tokens_per_image, generator.device
     check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
-    scales = guidance_scales(config, len(generator.blocks))
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
-        uniform = uniforms(seed, range(first + part.start, first + part.stop), n).to(device)
-        kept = None if keep is None or tokens is None else (keep[part].to(device), tokens[part].to(device))
+        uniform = uniforms(seed, range(first + part.start, first + part.stop), numbers).to(device)
+        kept = None if keep is None or tokens is None else Kept(keep[part].to(device), tokens[part].to(device))
+        if kept is not None and (unknown := kept.tokens[kept.keep] >= generator.codebook_size).any():
+            raise ValueError(
+                f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "
+                f"{generator.codebook_size}; give tokens of the tokenizer that it was trained on"
+            )
         with cast_once(generator):
-            batch = _sample_batch(generator, labels[part].to(device), config, scales, uniform, kept)
+            batch = finish(labels[part].to(device), uniform, kept)
         batches.append(batch.to(labels.device))
         if progress is not None:
             progress(part.stop)
@@ -165,7 +205,7 @@ def _sample_batch(
     config: Sampling,
     scales: list[float],
     uniform: Float[Tensor, "b n"],
-    kept: tuple[TokenMask, Tokens] | None,
+    kept: Kept | None,
 ) -> Tokens:
     """Tokens (b n): those of a block that is kept whole are read together with what is drawn next, in one go.
 
@@ -180,7 +220,7 @@ def _sample_batch(
         block = slice(start, start + size)
         start = block.stop
         if kept is not None and keep_block:
-            result[:, block] = kept[1][:, block]
+            result[:, block] = kept.tokens[:, block]
             continue
         if predict is None or guided != (scale != 1):
             guided, read = scale != 1, 0
@@ -195,16 +235,16 @@ def _sample_batch(
         finite = finite & p.sum().isfinite()
         tokens = draw(p, uniform[:, block].flatten()).clamp(max=p.shape[1] - 1).view(-1, size)
         if kept is not None:
-            tokens = torch.where(kept[0][:, block], kept[1][:, block], tokens)
+            tokens = torch.where(kept.keep[:, block], kept.tokens[:, block], tokens)
         result[:, block] = tokens
     if not finite:
         raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
     return result
 
 
-def _kept_whole(blocks: Sequence[int], kept: tuple[TokenMask, Tokens] | None) -> list[bool]:
+def _kept_whole(blocks: Sequence[int], kept: Kept | None) -> list[bool]:
     """Of each block, whether all images keep all of its tokens."""
     if kept is None:
         return [False] * len(blocks)
-    everywhere = kept[0].all(dim=0).cpu()  # once: asking block by block would wait for a GPU at each
+    everywhere = kept.keep.all(dim=0).cpu()  # once: asking block by block would wait for a GPU at each
     return [bool(part.all()) for part in everywhere.split(list(blocks))]

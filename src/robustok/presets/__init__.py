@@ -4,6 +4,34 @@
 `generators` and `decoders` are those on ImageNet, each in three sizes; `recipes` knows all of them by name.
 """
 
-from robustok.presets.embedded import continuous, continuous_short, continuous_smoke, demo, in_color, short, smoke
+from robustok.presets.embedded import (
+    continuous,
+    continuous_short,
+    continuous_smoke,
+    demo,
+    in_color,
+    masked,
+    masked_short,
+    masked_smoke,
+    rae,
+    rae_short,
+    rae_smoke,
+    short,
+    smoke,
+)
 
-__all__ = ["continuous", "continuous_short", "continuous_smoke", "demo", "in_color", "short", "smoke"]
+__all__ = [
+    "continuous",
+    "continuous_short",
+    "continuous_smoke",
+    "demo",
+    "in_color",
+    "masked",
+    "masked_short",
+    "masked_smoke",
+    "rae",
+    "rae_short",
+    "rae_smoke",
+    "short",
+    "smoke",
+]

@@ -9,7 +9,10 @@ from robustok.evaluation.features.spaces.embedded import LITE0_SIDES
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
+from robustok.generators.generate import AnySampling
+from robustok.generators.masked import MaskedModel
 from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.presets.decoders import PAIRS, post_off_the_shelf
 from robustok.presets.embedded import demo
 from robustok.presets.recipes import EMBEDDED, stage
@@ -78,7 +81,7 @@ def post_training_for(
     return over(chosen(min(config.pairs, there)))
 
 
-def _sampling(config: PostTraining, generator: Any) -> Sampling | FlowSampling:
+def _sampling(config: PostTraining, generator: Any) -> AnySampling:
     """The preset's for robustok's own generators (of another family, one may derive from them), else as published."""
-    kinds = {Sampling: AutoregressiveModel, FlowSampling: DiffusionTransformerModel}
+    kinds = {Sampling: AutoregressiveModel, MaskedSampling: MaskedModel, FlowSampling: DiffusionTransformerModel}
     return config.sampling if type(generator) is kinds[type(config.sampling)] else default_sampling(generator)

@@ -10,14 +10,17 @@ from robustok.generators.autoregressive import Autoregressive
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import TrainingTimes
+from robustok.generators.masked import Masked
 from robustok.generators.sampling import Sampling
+from robustok.generators.unmasking import MaskedSampling
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import FeatureDiscriminator
 from robustok.presets.scales import varied
 from robustok.tokenizer.autoencoder import AutoencoderConfig
-from robustok.tokenizer.bottleneck import KL
+from robustok.tokenizer.bottleneck import KL, Plain
 from robustok.tokenizer.encoder import Conv
-from robustok.tokenizer.latent_perturbation import LatentNoise
+from robustok.tokenizer.frozen_encoder import FrozenLite0
+from robustok.tokenizer.latent_perturbation import AddedNoise, LatentNoise
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
@@ -95,6 +98,21 @@ def demo() -> Demo:
     )
 
 
+def masked() -> Demo:
+    """`robustok demo --generator masked`: the same tokens, filled in by a masked generator in 8 steps. Not yet run."""
+    discrete = demo()
+    return replace(
+        discrete,
+        generator=replace(
+            discrete.generator,
+            generator=Masked(codebook_size=1024, tokens=64, classes=10, width=192, depth=4, heads=3),
+            loop=replace(discrete.generator.loop, steps=1280, save_every=320, preview_every=320),
+        ),
+        post=replace(discrete.post, sampling=MaskedSampling(steps=8, guidance=3.0)),
+        duration=Demo.duration,
+    )
+
+
 def continuous() -> Demo:
     """The default of `robustok demo --latent continuous`: 64 latents of 8 channels, sized for two CPU cores.
 
@@ -131,6 +149,28 @@ def continuous() -> Demo:
     )
 
 
+def rae() -> Demo:
+    """`robustok demo --latent rae`: the map of a frozen EfficientNet-Lite0 is the latent, 64 of 40 channels (RAE).
+
+    The decoder learns alone, on latents with noise of many scales. The losses see with the same network. Not yet run.
+    """
+    kl = continuous()
+    encoder, generator = FrozenLite0(side=64, stages=3), kl.generator.generator
+    assert isinstance(generator, DiffusionTransformer), "it is the one of continuous"
+    assert isinstance(kl.main.tokenizer, AutoencoderConfig), "as is this"
+    bottleneck = Plain(width=encoder.width)
+    return replace(
+        kl,
+        main=replace(
+            kl.main,
+            tokenizer=replace(kl.main.tokenizer, encoder=encoder, bottleneck=bottleneck),
+            perturbation=AddedNoise(),
+        ),
+        generator=replace(kl.generator, generator=replace(generator, channels=encoder.width)),
+        duration=Demo.duration,
+    )
+
+
 def in_color(gray: Demo) -> Demo:
     """`robustok demo --images fluent`: a demo on scenes of 64 pixels in color, of as many tokens.
 
@@ -140,11 +180,12 @@ def in_color(gray: Demo) -> Demo:
     assert main.tokenizer is not None, "the demo trains a tokenizer of its own"
     assert generator.generator is not None, "the demo trains a generator of its own"
     part = Conv(stem=4, channels=(64, 128), blocks=1, attention=False)
+    own = {"encoder": part} if isinstance(main.tokenizer.encoder, Conv) else {}
     return replace(
         gray,
         main=replace(
             main,
-            tokenizer=replace(main.tokenizer, image_size=64, encoder=part, decoder=part, channels=3),
+            tokenizer=varied(main.tokenizer, image_size=64, decoder=part, channels=3, **own),
             loop=replace(main.loop, steps=main.loop.steps * 3 // 5),
         ),
         generator=replace(generator, generator=replace(generator.generator, classes=8)),
@@ -185,6 +226,16 @@ def smoke(full: Demo | None = None) -> Demo:
     )
 
 
+def masked_short() -> Demo:
+    """`robustok demo --generator masked --preset short`: a fifth of the training."""
+    return short(masked())
+
+
+def masked_smoke() -> Demo:
+    """`robustok demo --generator masked --preset smoke`: the same path, a few steps of everything."""
+    return smoke(masked())
+
+
 def continuous_short() -> Demo:
     """`robustok demo --latent continuous --preset short`: as short as the discrete one, for `--corners`."""
     return short(continuous())
@@ -193,3 +244,13 @@ def continuous_short() -> Demo:
 def continuous_smoke() -> Demo:
     """`robustok demo --latent continuous --preset smoke`: the same path, a few steps of everything."""
     return varied(smoke(continuous()), post={"sampling": {"steps": 6}})
+
+
+def rae_short() -> Demo:
+    """`robustok demo --latent rae --preset short`: a fifth of the training."""
+    return short(rae())
+
+
+def rae_smoke() -> Demo:
+    """`robustok demo --latent rae --preset smoke`: the same path, a few steps of everything."""
+    return varied(smoke(rae()), main={"statistics_images": 500}, post={"sampling": {"steps": 6}})

@@ -7,10 +7,13 @@ from typing import Any, Literal, TypeAlias
 
 from robustok.backbones.dino import DINO, DINOv2
 from robustok.backbones.vgg import LPIPSVGG
-from robustok.generators.autoregressive import Autoregressive
+from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.llama import Llama
 from robustok.losses.discriminator import DinoDiscriminator
+from robustok.tokenizer.autoencoder import AutoencoderConfig
+from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import ViT
+from robustok.tokenizer.frozen_encoder import FrozenDINOv2
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.post_training import PostTraining
 from robustok.training.tokenizer_training import TokenizerTraining
@@ -71,6 +74,12 @@ def tiny(paper: TokenizerTraining | GeneratorTraining | PostTraining) -> Any:
             inner = {"quantizer": {"codebook_size": 64, "width": 8}} if codebook else {"bottleneck": {"width": 8}}
             small |= {"tokenizer": {"image_size": 32, "encoder": part, "decoder": part, **inner}}
             small |= {"start": TINY_DINOV2, "objective": images}
+            if paper.tokenizer is not None and isinstance(paper.tokenizer.encoder, FrozenDINOv2):
+                frozen = FrozenDINOv2(network=TINY_DINOV2)
+                whole = AutoencoderConfig(
+                    image_size=32, encoder=frozen, bottleneck=Plain(width=frozen.width), decoder=TINY_PART
+                )
+                small |= {"tokenizer": whole, "start": None}
             if codebook:
                 small |= {"perturbation": {"delta": 4}, "teacher": TINY_DINOV2, "semantic_size": 32}
             else:
@@ -79,7 +88,7 @@ def tiny(paper: TokenizerTraining | GeneratorTraining | PostTraining) -> Any:
             small |= {"validate_every": 5, "pairs": 32, "held_out": 16, "objective": images}
         case GeneratorTraining(generator=network):
             size = {"tokens": 16, "classes": 10, "width": 64, "depth": 2, "heads": 1}
-            size |= {"codebook_size": 64} if isinstance(network, Autoregressive | Llama) else {}
+            size |= {"codebook_size": 64} if not isinstance(network, DiffusionTransformer) else {}
             size |= {"hidden": 128} if isinstance(network, Llama) else {}
             small = {"generator": size, "ema_decay": min(paper.ema_decay, 0.9)}
     return varied(

@@ -22,6 +22,7 @@ KINDS = {
     "tokenizer": "discrete image tokenizer",
     "autoencoder": "continuous image tokenizer",
     "generator": "class-conditional image generator",
+    "masked generator": "class-conditional image generator that fills in masked tokens",
     "latent generator": "class-conditional generator of continuous latents",
 }
 

@@ -27,18 +27,26 @@ class Pretrained(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the configuration or any weight."""
-        return fingerprint(self.state_dict(), to_plain(self.config))
+        return fingerprint(self.saved_state(), to_plain(self.config))
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """All weights that make the model, by name; a model may have some that are in no `state_dict`."""
+        return self.state_dict()
+
+    def load_saved(self, state: dict[str, Tensor], source: str | Path) -> None:
+        """Take over what `saved_state` gave. Raises ValueError for weights of another model."""
+        load_weights(self, state, source)
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `model.safetensors` and `config.json`, which also keeps what else is said `about` the model."""
-        save_model(folder, self.state_dict(), self.description() | about)
+        save_model(folder, self.saved_state(), self.description() | about)
 
     @classmethod
     def from_pretrained(cls: type[M], folder: str | Path) -> M:
         """The model in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
         state, saved = load_model(folder, cls.kind)
         model = cls(from_plain(cls.config_type, saved["config"]))
-        load_weights(model, state, folder)
+        model.load_saved(state, folder)
         model.recall(saved)
         return model.eval()
 
@@ -56,4 +64,5 @@ class Pretrained(nn.Module):
 
 def without_decoder(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a tokenizer that decide its tokens or latents: all but the decoder's, which may change."""
-    return {name: weight for name, weight in model.state_dict().items() if not name.startswith("decoder.")}
+    state = model.saved_state() if isinstance(model, Pretrained) else model.state_dict()
+    return {name: weight for name, weight in state.items() if not name.startswith("decoder.")}

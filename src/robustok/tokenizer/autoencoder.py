@@ -1,19 +1,23 @@
 """A continuous tokenizer: the encoder and decoder of the discrete one, with a bottleneck in the codebook's place."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.checkpoint import check_weights, fingerprint, load_weights
 from robustok.runtime.pretrained import Pretrained, without_decoder
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.bottleneck import KL, Plain, Posterior, VarianceExpansion, encoder_width, posterior
 from robustok.tokenizer.decoder import build_decoder
 from robustok.tokenizer.encoder import Conv, ViT, build_encoder
+from robustok.tokenizer.frozen_encoder import AnyFrozen, FrozenEncoder
 from robustok.tokenizer.tokenizer import check_size
+
+FROZEN = "encoder.network."  # names of a frozen encoder's weights in a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class AutoencoderConfig:
     """What a continuous tokenizer is built from."""
 
     image_size: int = 256  # side of an image in pixels
-    encoder: ViT | Conv = field(default_factory=ViT)  # image -> latent
+    encoder: ViT | Conv | AnyFrozen = field(default_factory=ViT)  # image -> latent
     bottleneck: Plain | KL | VarianceExpansion = field(default_factory=Plain)  # what a latent passes
     decoder: ViT | Conv = field(default_factory=ViT)  # latent -> image
     channels: Literal[1, 3] = 3  # that the decoder makes; 1 for gray images, which then cannot come out tinted
@@ -30,6 +34,11 @@ class AutoencoderConfig:
         made, read = (part.tokens(self.image_size) for part in (self.encoder, self.decoder))
         if made != read:
             raise ValueError(f"the encoder makes {made} tokens and the decoder reads {read}; choose equal numbers")
+        if isinstance(self.encoder, AnyFrozen) and self.bottleneck != Plain(width=self.encoder.width):
+            raise ValueError(
+                f"the latents of this frozen encoder are its {self.encoder.width} channels as they are, but the "
+                f"bottleneck is {self.bottleneck}; set it to a Plain of width {self.encoder.width}"
+            )
 
 
 class Autoencoder(Pretrained):
@@ -50,7 +59,11 @@ class Autoencoder(Pretrained):
         self.image_size = config.image_size
         self.tokens_per_image = config.encoder.tokens(config.image_size)
         width = config.bottleneck.width
-        self.encoder = build_encoder(config.encoder, config.image_size, encoder_width(config.bottleneck))
+        self.encoder = (
+            FrozenEncoder(config.encoder)
+            if isinstance(config.encoder, AnyFrozen)
+            else build_encoder(config.encoder, config.image_size, encoder_width(config.bottleneck))
+        )
         self.decoder: nn.Module = build_decoder(config.decoder, config.image_size, width, config.channels)
         self.register_buffer("latent_mean", torch.zeros(width))
         self.register_buffer("latent_scale", torch.ones(width))
@@ -92,6 +105,20 @@ class Autoencoder(Pretrained):
             )
         self.latent_mean.add_(mean.to(self.device) * self.latent_scale)
         self.latent_scale.mul_(scale.to(self.device))
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """All weights, those of a frozen encoder among them."""
+        frozen = self.encoder.weights() if isinstance(self.encoder, FrozenEncoder) else {}
+        return self.state_dict() | {f"{FROZEN}{name}": weight for name, weight in frozen.items()}
+
+    def load_saved(self, state: dict[str, Tensor], source: str | Path) -> None:
+        if isinstance(self.encoder, FrozenEncoder):
+            frozen = {name.removeprefix(FROZEN): w for name, w in state.items() if name.startswith(FROZEN)}
+            complaint = f"the frozen encoder in {source} is not that of its config"
+            check_weights(frozen, self.encoder.weights(), complaint, "weights and config must come from the same model")
+            self.encoder.take(frozen)
+            state = {name: weight for name, weight in state.items() if not name.startswith(FROZEN)}
+        load_weights(self, state, source)
 
     def fingerprint(self) -> str:
         """A hash of what decides the latents: the encoder and the statistics. The decoder may change under it."""

@@ -2,11 +2,13 @@
 
 The sibling of `robustok.tokenizer.perturbation`, with the same rate alpha, proportion beta, strength and annealing. A
 diffusion model errs in two ways: it leaves noise behind (`interpolate_noise`; Yang et al. 2025, l-DeTok, arXiv
-2507.15856, eq. 2), and it lands between things that are alike (`mix_neighbors`; the midpoints of iFID, Xu et al. 2026,
-arXiv 2603.05630). Both leave the mean and the scale of the latents out of the question: noise is around each channel's
-own mean and in units of its own standard deviation, as a generator of standardized latents meets it.
+2507.15856, eq. 2; `AddedNoise` takes nothing of the latent away), and it lands between things that are alike
+(`mix_neighbors`; the midpoints of iFID, Xu et al. 2026, arXiv 2603.05630). All leave the mean and the scale of the
+latents out of the question: noise is around each channel's own mean and in units of its own standard deviation, as a
+generator of standardized latents meets it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -76,11 +78,38 @@ class LatentMixing:
         return _at(self, progress)
 
 
-AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing
+@dataclass(frozen=True, kw_only=True)
+class AddedNoise:
+    """Sampling errors imitated by Gaussian noise of many scales that is added (RAE: Zheng et al. 2025, 2510.11690).
+
+    Their paper has scales of a half-normal distribution, as here; their code draws them evenly from 0 to tau.
+    """
+
+    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
+    beta: float = 1.0  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
+    strength: float = 0.8  # tau: an image's noise has the standard deviation |N(0, tau^2)|, in those of the channels
+    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
+    anneal_end: float = 0.6  # fraction of training after which they stay where they are
+    final_fraction: float = 1.0  # what is left of alpha and strength from then on; RAE's do not fall
+    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
+    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
+
+    def __post_init__(self) -> None:
+        _check(self, "alpha", "beta")
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"perturbation strength is a standard deviation and at least 0, not {self.strength}")
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """(alpha, strength) once a fraction `progress` of training is done."""
+        return _at(self, progress)
 
 
-def _check(config: AnyLatentPerturbation) -> None:
-    check_fractions(config, "alpha", "beta", "strength", "anneal_start", "anneal_end", "final_fraction")
+AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing | AddedNoise
+
+
+def _check(config: AnyLatentPerturbation, *fractions: str) -> None:
+    fractions = fractions or ("alpha", "beta", "strength")
+    check_fractions(config, *fractions, "anneal_start", "anneal_end", "final_fraction")
     check_annealing(config.anneal_start, config.anneal_end)
     check_latent_space(config.latent_space, config.freeze_from)
 
@@ -96,7 +125,7 @@ class LatentDraw(NamedTuple):
     """Random numbers of a perturbation, drawn before any latent is known; all of it splits along the batch."""
 
     chosen: TokenMask  # (b, n)
-    fraction: Float[Tensor, " b"]  # of the noise, or of the way to the neighbor
+    fraction: Float[Tensor, " b"]  # of the noise, or of the way to the neighbor; of added noise its scale
     how: Tensor  # the noise itself (b, n, d), or which of the neighbors, as a number in [0, 1) (b, n)
 
 
@@ -112,8 +141,8 @@ def draw_latent(
 ) -> LatentDraw:
     """Images and tokens as `robustok.tokenizer.perturbation.chosen_tokens` draws them.
 
-    Each image has one fraction, uniform in [0, strength]; alpha and strength are those at `progress`, 0 to 1. No image
-    is drawn unless `perturbing`.
+    Each image has one fraction, uniform in [0, strength], of added noise |N(0, strength^2)|; alpha and strength are
+    those at `progress`, 0 to 1. No image is drawn unless `perturbing`.
     """
     alpha, strength = config.at(progress)
     chosen = chosen_tokens(b, n, alpha, config.beta if perturbing else 0.0, generator=generator)
@@ -121,12 +150,16 @@ def draw_latent(
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    fraction = strength * uniform(b)
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=generator.device)
+
     match config:
         case LatentNoise():
-            return LatentDraw(chosen, fraction, torch.randn(b, n, d, generator=generator, device=generator.device))
+            return LatentDraw(chosen, strength * uniform(b), normal(b, n, d))
         case LatentMixing():
-            return LatentDraw(chosen, fraction, uniform(b, n))
+            return LatentDraw(chosen, strength * uniform(b), uniform(b, n))
+        case AddedNoise():
+            return LatentDraw(chosen, strength * normal(b).abs(), normal(b, n, d))
 
 
 def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: LatentDraw) -> Latents:
@@ -143,6 +176,9 @@ def perturb_latents(config: AnyLatentPerturbation, latents: Latents, draw: Laten
             return interpolate_noise(latents, noise, draw.chosen, draw.fraction)
         case LatentMixing():
             return mix_neighbors(latents, draw.chosen, draw.fraction, draw.how, config.neighbors)
+        case AddedNoise():
+            scale = (draw.chosen * draw.fraction[:, None])[:, :, None].to(latents) * channel_std(latents).to(latents)
+            return latents + scale * draw.how.to(latents)
 
 
 def channel_std(latents: Latents) -> Float[Tensor, " d"]:

@@ -21,7 +21,7 @@ from robustok.data.images import ImageSet
 from robustok.data.order import batch_indices
 from robustok.data.pairs import PairMode, Pairs, check_pair_mode
 from robustok.generators.fit import fingerprints
-from robustok.generators.flow import FlowSampling
+from robustok.generators.generate import AnySampling
 from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32
 from robustok.runtime.distributed import from_main
@@ -44,7 +44,7 @@ class PostTraining:
     """Post-training of a decoder for one generator: its pairs, the training itself, and what decides what is kept."""
 
     loop: Loop  # how long, and how often to log, save and preview
-    sampling: Sampling | FlowSampling = field(default_factory=Sampling)  # of the generator: pairs, held-out samples
+    sampling: AnySampling = field(default_factory=Sampling)  # of the generator: pairs, held-out samples
     sampling_precision: Precision = "auto"  # in which the generator computes these; bf16 where the hardware has it
     # share of a pair that stays real: of its tokens, or 1 - the noise level of SDEdit; two numbers: equally many pairs
     # of several shares from the first to the second; auto: the best of some shares, by short tries on held-out images

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from robustok.generators.diffusion_transformer import DiffusionTransformer, Diff
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.flow_matching import TrainingTimes
 from robustok.generators.llama import Llama, LlamaModel
+from robustok.generators.masked import Masked, MaskedModel
 from robustok.layers import Block, check_float32
 from robustok.runtime.distributed import from_main, shard, whole
 from robustok.runtime.locking import alone_in_its
@@ -26,12 +27,21 @@ from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precisi
 from robustok.training.performance import Performance, blocks, without_performance
 from robustok.training.previews import Picture
 
+AnyGenerator: TypeAlias = Autoregressive | Llama | Masked | DiffusionTransformer
+AnyModel: TypeAlias = AutoregressiveModel | LlamaModel | MaskedModel | DiffusionTransformerModel
+MODELS: Mapping[type[AnyGenerator], type[AnyModel]] = {
+    Autoregressive: AutoregressiveModel,
+    Llama: LlamaModel,
+    Masked: MaskedModel,
+    DiffusionTransformer: DiffusionTransformerModel,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTraining:
     """Training of a generator on cached tokens or latents."""
 
-    generator: Autoregressive | Llama | DiffusionTransformer | None = None  # what is trained; None: one that is given
+    generator: AnyGenerator | None = None  # what is trained; None: one that is given
     loop: Loop  # how long, and how often to log, save and preview
     optim: Optim = field(  # RAR's: arXiv 2411.00776, table 9
         default_factory=lambda: Optim(lr=4e-4, betas=(0.9, 0.96), weight_decay=0.03)
@@ -122,23 +132,17 @@ class GeneratorStage:
         self.ema.load_state_dict(state["ema"])
 
 
-def build_generator(
-    config: Autoregressive | Llama | DiffusionTransformer,
-) -> AutoregressiveModel | LlamaModel | DiffusionTransformerModel:
+def build_generator(config: AnyGenerator) -> AnyModel:
     """A new generator, its weights as torch's global generator draws them."""
-    match config:
-        case Autoregressive():
-            return AutoregressiveModel(config)
-        case Llama():
-            return LlamaModel(config)
-    return DiffusionTransformerModel(config)
+    build: Any = MODELS[type(config)]
+    return build(config)
 
 
 def _model(config: GeneratorTraining, given: Any) -> Any:
     """A new generator as the config says, or a copy of the one that is given."""
     match config.generator, given:
-        case Autoregressive() | Llama() | DiffusionTransformer(), None:
-            return build_generator(config.generator)
+        case Autoregressive() | Llama() | Masked() | DiffusionTransformer() as new, None:
+            return build_generator(new)
         case None, nn.Module() if hasattr(given, "loss"):
             check_float32(given)
             own = copy.deepcopy(given)

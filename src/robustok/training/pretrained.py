@@ -21,6 +21,7 @@ from robustok.runtime.weights import WeightFile, weights_at
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.decoder import ViTDecoder
 from robustok.tokenizer.encoder import ViTEncoder
+from robustok.tokenizer.frozen_encoder import FrozenDINOv2, FrozenEncoder
 from robustok.tokenizer.tokenizer import Tokenizer
 
 DINO_S16 = WeightFile(
@@ -84,6 +85,17 @@ def dino_weights(config: DINO | DINOv2) -> dict[str, Tensor]:
     if config.weights == "random":
         return dino.random_weights(config)
     return weights_at(config.weights, DINO_S16 if isinstance(config, DINO) else DINOV2_B14)
+
+
+def fill_frozen_encoder(tokenizer: Autoencoder) -> None:
+    """Give the frozen encoder of a new tokenizer, if it has one, the weights that its config names.
+
+    Raises ValueError when they cannot be had.
+    """
+    encoder = tokenizer.encoder
+    if isinstance(encoder, FrozenEncoder) and isinstance(encoder.config, FrozenDINOv2):
+        network = encoder.config.network
+        encoder.take(dict(VisionTransformer(network, dino_weights(network)).named_buffers()))
 
 
 def begin_with_dinov2(tokenizer: Tokenizer | Autoencoder, config: DINOv2) -> None:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from robustok.backbones.dino import DINOv2
 from robustok.backbones.lite import EfficientNetLite0
 from robustok.tokenizer.autoencoder import AutoencoderConfig
-from robustok.tokenizer.latent_perturbation import LatentMixing, LatentNoise
+from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing, LatentNoise
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.calibration import Calibrated
@@ -15,7 +15,7 @@ from robustok.training.objective import Objective
 from robustok.training.optim import Optim, Precision
 from robustok.training.performance import Performance
 
-AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | LatentNoise | LatentMixing
+AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | LatentNoise | LatentMixing | AddedNoise
 OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
 OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
 
@@ -75,12 +75,12 @@ class TokenizerTraining:
     @property
     def has_codebook(self) -> bool:
         """True when what is trained has a codebook."""
-        return not isinstance(self.perturbation, LatentNoise | LatentMixing)
+        return not isinstance(self.perturbation, LatentNoise | LatentMixing | AddedNoise)
 
 
 def other_kind(perturbation: AnyPerturbation, tokenizer: str, has_codebook: bool) -> str:
     """The message against perturbing a tokenizer as one of the other kind is."""
-    kind, remedy = ("has a", "Perturbation") if has_codebook else ("has no", "LatentNoise or LatentMixing")
+    kind, remedy = ("has a", "Perturbation") if has_codebook else ("has no", "LatentNoise, LatentMixing or AddedNoise")
     return (
         f"a {tokenizer} {kind} codebook and is not perturbed by {type(perturbation).__name__}; set perturbation to "
         f"{remedy}"

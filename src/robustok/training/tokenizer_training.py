@@ -17,11 +17,13 @@ from torch import Tensor
 from robustok.data.images import ImageSet
 from robustok.data.loading import training_batch
 from robustok.layers import check_float32
+from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.distributed import from_main
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
 from robustok.shapes import Images
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
+from robustok.tokenizer.frozen_encoder import FrozenEncoder
 from robustok.tokenizer.protocol import TokenizerLike, as_module, codebook_of
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training.calibration import now
@@ -31,7 +33,7 @@ from robustok.training.objective import ImageLoss
 from robustok.training.optim import EMA, Accumulation, Optimizer, autocast
 from robustok.training.performance import without_performance
 from robustok.training.phases import Phases
-from robustok.training.pretrained import begin_with_dinov2
+from robustok.training.pretrained import begin_with_dinov2, fill_frozen_encoder
 from robustok.training.previews import Picture
 from robustok.training.tokenizer_settings import AnyPerturbation as AnyPerturbation
 from robustok.training.tokenizer_settings import TokenizerTraining as TokenizerTraining
@@ -130,6 +132,8 @@ def _model(config: TokenizerTraining, given: TokenizerLike | None) -> TokenizerL
     match config.tokenizer, given:
         case TokenizerConfig() | AutoencoderConfig() as new, None:
             model: Any = Tokenizer(new) if isinstance(new, TokenizerConfig) else Autoencoder(new)
+            if isinstance(model, Autoencoder):
+                fill_frozen_encoder(model)
             if config.start is not None:
                 begin_with_dinov2(model, config.start)
             return model
@@ -178,6 +182,7 @@ def train_tokenizer(
             Path(folder),
             name="tokenizer",
             describe={"stage": without_performance(config), "images": images.describe()}
+            | _frozen_weights(stage.model)
             | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
             preview=lambda done: reconstructions(stage.ema.module, images),
             validate=None if validate is None else lambda done: validate(stage.averaged(), done),
@@ -190,6 +195,12 @@ def train_tokenizer(
     if stage.image_loss.discriminator is not None:
         from_main(partial(stage.image_loss.discriminator.save, Path(folder) / "discriminator"))
     return trained
+
+
+def _frozen_weights(model: Any) -> dict[str, str]:
+    """What tells the weights of a frozen encoder, which no save of a run holds."""
+    encoder = getattr(model, "encoder", None)
+    return {"frozen_encoder": fingerprint(encoder.weights())} if isinstance(encoder, FrozenEncoder) else {}
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from robustok.evaluation.scores.generator_scores import score_generator
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling, balanced_labels
+from robustok.generators.generate import AnySampling
+from robustok.generators.sampling import balanced_labels
 from robustok.runtime.seeding import spread
 from robustok.training.previews import Picture
 from robustok.training.shared_sampling import sample_together
@@ -76,7 +76,7 @@ def generator_validation(
     tokenizer: Any,
     reference: Reference | Sequence[Reference],
     *,
-    sampling: Sampling | FlowSampling,
+    sampling: AnySampling,
     count: int = 1000,
     features: FeatureSpaces = "lite0",
     fdr: bool = False,
@@ -115,7 +115,7 @@ def generator_validation(
 
 
 def sample_preview(
-    tokenizer: Any, *, sampling: Sampling | FlowSampling, count: int = 20, seed: int = 0
+    tokenizer: Any, *, sampling: AnySampling, count: int = 20, seed: int = 0
 ) -> Callable[[Any], Mapping[str, Picture]]:
     """A preview of generators: `count` samples as one picture, from the same random numbers every time."""
 

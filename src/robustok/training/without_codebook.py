@@ -17,8 +17,9 @@ from robustok.runtime.seeding import spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.bottleneck import bottleneck_loss
-from robustok.tokenizer.encoder import patch_side, patches, random_patch_mask
+from robustok.tokenizer.encoder import Conv, ViT, patch_side, patches, random_patch_mask
 from robustok.tokenizer.latent_perturbation import (
+    AddedNoise,
     LatentDraw,
     LatentMixing,
     LatentNoise,
@@ -50,7 +51,7 @@ class WithoutCodebook:
 
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
-        assert isinstance(config.perturbation, LatentNoise | LatentMixing)
+        assert isinstance(config.perturbation, LatentNoise | LatentMixing | AddedNoise)
         self.perturbation = config.perturbation
         least = min(micro.size for micro in micro_batches_of(config.loop.batch_size, config.optim.micro_batches, 0, 1))
         if isinstance(self.perturbation, LatentMixing) and self.perturbation.beta and least < 2:
@@ -62,10 +63,10 @@ class WithoutCodebook:
         if isinstance(model, Autoencoder):  # trained on latents as they are; standardized anew at the end
             model.latent_mean.zero_()
             model.latent_scale.fill_(1)
-        elif config.mask_ratio_max > 0:
-            raise ValueError(
-                f"patches cannot be masked for the encoder of a {type(model).__name__}; set mask_ratio_max to 0"
-            )
+        hides = isinstance(model, Autoencoder) and isinstance(model.config.encoder, ViT | Conv)
+        if config.mask_ratio_max > 0 and not hides:
+            whose = "a frozen encoder" if isinstance(model, Autoencoder) else f"the encoder of a {type(model).__name__}"
+            raise ValueError(f"patches cannot be masked for {whose}; set mask_ratio_max to 0")
         self.latent_shape = latent_shape(model)
 
     def start(self, batch: Images, rows: BatchRows, images: ImageSet | None) -> None:
@@ -81,6 +82,7 @@ class WithoutCodebook:
         noise = torch.randn(b, n, d, generator=stream(seed, "posterior", step))
         drawn = {"posterior": noise} | disturbed._asdict()
         if config.mask_ratio_max > 0 and isinstance(self.model, Autoencoder):
+            assert isinstance(self.model.config.encoder, ViT | Conv), "others are refused"
             generator = stream(seed, "hidden patches", step)
             uniform = float(torch.rand((), generator=generator))
             ratio = max(0.0, config.mask_ratio_min + uniform * (config.mask_ratio_max - config.mask_ratio_min))
