@@ -237,4 +237,5 @@ class _Modulations:
             assert self.model.steps is not None, "a modulated model embeds its steps"
             labels = self.model.label_embedding(self.labels).unsqueeze(1)
             self.held[modulation] = modulation(labels + self.model.steps[self.start : self.stop])
-        return self.held[modulation][self.label_of, self.first - self.start : self.last - self.start]
+        here = self.held[modulation][:, self.first - self.start : self.last - self.start]
+        return here.index_select(0, self.label_of)

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustok.generators.fit import check_labels
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Made
-from robustok.layers import cast_once
+from robustok.inference import packed
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -151,7 +151,7 @@ def sample_tokens(
         part = slice(start, min(start + batch_size, len(labels)))
         uniform = uniforms(seed, range(first + part.start, first + part.stop), n).to(device)
         kept = None if keep is None or tokens is None else (keep[part].to(device), tokens[part].to(device))
-        with cast_once(generator):
+        with packed(generator):
             batch = _sample_batch(generator, labels[part].to(device), config, scales, uniform, kept)
         batches.append(batch.to(labels.device))
         if progress is not None:
