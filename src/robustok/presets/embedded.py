@@ -91,7 +91,6 @@ def demo() -> Demo:
             validate_every=250,
         ),
         pfid_images=2_000,
-        duration="about half an hour on one CPU core, less on two",
     )
 
 
@@ -127,7 +126,6 @@ def continuous() -> Demo:
             validate_every=100,
             **CAREFUL,
         ),
-        duration="about 18 minutes on two CPU cores",
     )
 
 
@@ -150,7 +148,6 @@ def in_color(gray: Demo) -> Demo:
         generator=replace(generator, generator=replace(generator.generator, classes=8)),
         images="fluent",
         train_images=min(gray.train_images, 20_000),
-        duration=Demo.duration,
     )
 
 
@@ -165,7 +162,6 @@ def short(full: Demo | None = None) -> Demo:
         train_images=20_000,
         scored=2_000,
         pfid_images=250,
-        duration="about 7 minutes on one CPU core",
     )
 
 
@@ -181,7 +177,6 @@ def smoke(full: Demo | None = None) -> Demo:
         reference=500,
         scored=250,
         pfid_images=100,
-        duration="under 90 seconds",
     )
 
 
