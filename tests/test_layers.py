@@ -143,6 +143,17 @@ def test_a_cache_of_blocks_and_single_positions_is_attention_to_all_before(causa
         torch.testing.assert_close(out.float(), wanted, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_last_position_alone_is_the_last_of_all_and_the_cache_has_all(modulated):
+    block, x = randomized(Block(8, 2, qk_norm=True, layer_scale=0.5, modulated=modulated)), random(2, 7, 8)
+    modulation = block.modulation(random(2, 7, 8, seed=1)) if block.modulation else None
+    wanted, cache = block(x, modulation, causal=True), KVCache(7)
+    for start, end in [(0, 3), (3, 4), (4, 7)]:
+        part = None if modulation is None else modulation[:, start:end]
+        out = block(x[:, start:end], part, causal=True, cache=cache, last=True)
+        torch.testing.assert_close(out, wanted[:, end - 1 : end])
+
+
 def test_a_cache_takes_equal_parts_of_memory_and_none_for_a_last_position_alone():
     cache, rooms = KVCache(257), []
     for _ in range(257):

@@ -6,6 +6,7 @@ so a forward pass draws no random numbers.
 
 import copy
 import math
+from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -190,19 +191,27 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width, bias=bias)
 
     def forward(
-        self, x: Sequence, *, causal: bool = False, cache: KVCache | None = None, rotation: Rotation | None = None
-    ) -> Sequence:
+        self,
+        x: Sequence,
+        *,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        rotation: Rotation | None = None,
+        last: bool = False,
+    ) -> Float[Tensor, "b _ c"]:
         """What each position gathers from all others, or with `causal` from itself and those before it.
 
-        With a cache the positions of `x` follow those in it. `rotation` is that of the positions of `x`.
+        With a cache the positions of `x` follow those in it. `rotation` is that of the positions of `x`. `last`: only
+        what the last one gathers, (b 1 c).
         """
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+        q = q[:, :, -1:] if last else q
         x = attend(q, k, v, causal=causal) if cache is None else cache.attend(q, k, v, causal=causal)
-        return self.proj(x.transpose(1, 2).reshape(b, n, c))
+        return self.proj(x.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -269,7 +278,8 @@ class Block(nn.Module):
 
     `layer_scale` is the starting gain of both branches (None: no gain). A `modulated` block is given with its
     input what its own `modulation` made of a condition, so that equal conditions are computed once: shift,
-    scale and gate of the attention, then of the MLP.
+    scale and gate of the attention, then of the MLP. `last` gives the last position alone, (b 1 c), as is asked of a
+    model's last block while it samples: of the others the cache takes keys and values, and nothing else is computed.
     """
 
     def __init__(
@@ -299,14 +309,18 @@ class Block(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         rotation: Rotation | None = None,
-    ) -> Sequence:
+        last: bool = False,
+    ) -> Float[Tensor, "b _ c"]:
         assert (modulation is None) == (self.modulation is None), "modulation goes with a modulated block"
+        attention = partial(self.attention, causal=causal, cache=cache, rotation=rotation, last=last)
         if modulation is None:
-            x = x + self.scale1(self.attention(self.norm1(x), causal=causal, cache=cache, rotation=rotation))
+            branch = self.scale1(attention(self.norm1(x)))
+            x = (x[:, -1:] if last else x) + branch
             return x + self.scale2(self.mlp(self.norm2(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        x1 = modulate(self.norm1(x), shift1, scale1)
-        branch = self.attention(x1, causal=causal, cache=cache, rotation=rotation)
+        branch = attention(modulate(self.norm1(x), shift1, scale1))
+        if last:
+            x, gate1, shift2, scale2, gate2 = (part[:, -1:] for part in (x, gate1, shift2, scale2, gate2))
         x = x + gate1 * self.scale1(branch)
         return x + gate2 * self.scale2(self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
