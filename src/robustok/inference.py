@@ -20,10 +20,10 @@ def packed(model: object) -> Iterator[None]:
     """
     prepared: list[nn.Linear] = []
     if isinstance(model, nn.Module) and not torch.is_grad_enabled():
-        prepared = [part for part in model.modules() if type(part).forward is nn.Linear.forward and _plain(part)]
+        prepared = [part for part in model.modules() if isinstance(part, nn.Linear) and _plain(part)]
     try:
         for part in prepared:
-            part.forward = _prepared(part)  # type: ignore[method-assign]
+            vars(part)["forward"] = _prepared(part)
         yield
     finally:
         for part in prepared:
@@ -31,9 +31,10 @@ def packed(model: object) -> Iterator[None]:
 
 
 def _plain(part: nn.Linear) -> bool:
-    """True for weights that are ordinary tensors, not parts of ones that several processes share."""
+    """True for a map that is torch's own, not prepared yet, of ordinary tensors, not of parts that processes share."""
     weights = [weight for weight in (part.weight, part.bias) if weight is not None]
-    return "forward" not in vars(part) and all(
+    own = type(part).forward is nn.Linear.forward and "forward" not in vars(part)
+    return own and all(
         isinstance(weight, nn.Parameter) and type(weight.data) is Tensor and weight.layout == torch.strided
         for weight in weights
     )
@@ -41,11 +42,12 @@ def _plain(part: nn.Linear) -> bool:
 
 def _prepared(part: nn.Linear) -> Callable[[Tensor], Tensor]:
     """The map of `part`; of an input in another number format than was prepared for, by `part` as it is."""
-    weight, bias, kind = part.weight.detach(), part.bias, part.weight.device.type
+    weight: Tensor = part.weight.detach()
+    kind = weight.device.type
     cast = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
     if cast:
         weight = weight.to(torch.get_autocast_dtype(kind))
-    bias = None if bias is None else bias.detach().to(weight.dtype)
+    bias: Tensor | None = None if part.bias is None else part.bias.detach().to(weight.dtype)
     dtype, product = weight.dtype, partial(F.linear, weight=weight, bias=bias)
     if kind == "cpu" and _can_pack(dtype):
         product = partial(_packed_product, torch.ops.mkldnn._reorder_linear_weight(weight), bias)

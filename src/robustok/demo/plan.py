@@ -52,7 +52,7 @@ def timed(config: Demo, images: DemoImages) -> dict[str, float]:
     main.set_reference(few)
     batch = _batch(real, config.main.loop.batch_size)
     last = config.main.loop.steps - 1  # the discriminator takes part later on
-    ends = [_seconds(lambda step=step: main.step(batch, step)) for step in (min(1, last), last)]
+    ends = [_seconds(partial(main.step, batch, step)) for step in (min(1, last), last)]
     tokenizer: Any = main.averaged()
     own = encoded(tokenizer, real)
 
