@@ -163,7 +163,7 @@ def test_the_terminal_ends_with_what_one_would_quote(finished, monkeypatch, caps
     monkeypatch.setattr(run, "planned", lambda *_: pytest.fail("nothing is left to do"))
     run_demo(MINI, finished)
     told = capsys.readouterr().out
-    assert "At the pace of" not in told
+    assert "At their pace" not in told
     found = {(r["protocol"].get("features"), r["metric"]): r["value"] for r in records(finished)}
     before, after, *held_out, picture, scores, page = told.splitlines()[-7:]
     assert before.startswith(
@@ -188,7 +188,9 @@ def test_the_plan_is_of_what_is_not_over(finished, tmp_path, monkeypatch, capsys
     state = RunState(tmp_path / "half", {"demo": MINI.settings(), "control": True})
     run.tell_plan(state, MINI, DemoImages.of(MINI), tmp_path / "half", True)
     assert state.plan == {"generator": 60 * (1 - 2 / MINI.generator.loop.steps), "post_training": 60, "control": 60}
-    assert "post-training 1:00 min, control 1:00 min: about" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "At their pace" in told
+    assert "post-training 1:00 min, control 1:00 min: about" in told
 
 
 def test_a_stopped_demo_goes_on(finished, tmp_path, monkeypatch):

@@ -228,14 +228,14 @@ def tell_plan(state: RunState, config: Demo, images: DemoImages, out: Path, cont
     over = {name for name in NAMES if there.get(name) or (out / name / "model.safetensors").exists()}
     if state.quiet or {name for name in NAMES if control or name != "control"} <= over:
         return
+    state.say("Timing a few steps of each kind on this machine ...", style="dim")
     began = time.monotonic()
     plan = {name: seconds for name, seconds in planned(config, images, control).items() if name not in over}
     for name, loop in (("tokenizer", config.main.loop), ("generator", config.generator.loop)):
         if name in plan and (rows := MetricsLog(out / name).rows()):
             plan[name] *= max(0.0, 1 - rows[-1]["step"] / loop.steps)
     state.plan = plan
-    took = clock(time.monotonic() - began)
-    state.say(f"At the pace of a few steps of each kind, timed in {took}: {plan_in_words(plan)}.")
+    state.say(f"At their pace, which took {clock(time.monotonic() - began)} to measure: {plan_in_words(plan)}.")
 
 
 def quotable(scores: list[Score], held_out: set[str]) -> list[str]:
