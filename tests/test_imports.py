@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "robustok"
 
-ONE = {"layers", "shapes", "backbones", "runtime"}
+ONE = {"layers", "inference", "shapes", "backbones", "runtime"}
 TWO = {"tokenizer", "losses", "generators"}
 THREE = {"evaluation", "data"}
 FOUR = {"training", "adapters"}
@@ -21,6 +21,7 @@ BELOW = {
     "runtime": set(),
     "names": set(),  # of presets and feature spaces, which help lists without torch
     "layers": {"shapes"},
+    "inference": set(),
     "backbones": {"layers", "shapes"},
     **dict.fromkeys(TWO, ONE - {"runtime"}),
     **dict.fromkeys(THREE, ONE | TWO | {"names"}),

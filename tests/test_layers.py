@@ -15,7 +15,6 @@ from robustok.layers import (
     attend,
     axial_angles,
     build_norm,
-    cast_once,
     modulate,
     rotate,
     rotation,
@@ -144,24 +143,23 @@ def test_a_cache_of_blocks_and_single_positions_is_attention_to_all_before(causa
         torch.testing.assert_close(out.float(), wanted, atol=tolerance, rtol=0)
 
 
-def test_frozen_weights_are_cast_once_and_the_outcome_is_autocasts():
-    block, x = randomized(Block(8, 2)), random(2, 5, 8)
-    block.mlp.fc2.requires_grad_(False)
-    block.attention.requires_grad_(False)
-    before = dict(block.named_parameters())
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        wanted = block(x)
-        with cast_once(block):
-            kinds = {name: weight.dtype for name, weight in block.named_parameters()}
-            assert torch.equal(block(x), wanted)
-    sides = ("weight", "bias")
-    half = {name for name, kind in kinds.items() if kind == torch.bfloat16}
-    assert half == {f"{part}.{name}" for part in ("attention.qkv", "attention.proj", "mlp.fc2") for name in sides}
-    with cast_once(block):  # no autocast
-        assert all(weight is before[name] for name, weight in block.named_parameters())
-    with pytest.raises(KeyError), torch.autocast("cpu", torch.bfloat16), cast_once(block):
-        raise KeyError
-    assert all(weight is before[name] for name, weight in block.named_parameters())
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_last_position_alone_is_the_last_of_all_and_the_cache_has_all(modulated):
+    block, x = randomized(Block(8, 2, qk_norm=True, layer_scale=0.5, modulated=modulated)), random(2, 7, 8)
+    modulation = block.modulation(random(2, 7, 8, seed=1)) if block.modulation else None
+    wanted, cache = block(x, modulation, causal=True), KVCache(7)
+    for start, end in [(0, 3), (3, 4), (4, 7)]:
+        part = None if modulation is None else modulation[:, start:end]
+        out = block(x[:, start:end], part, causal=True, cache=cache, last=True)
+        torch.testing.assert_close(out, wanted[:, end - 1 : end])
+
+
+def test_a_cache_takes_equal_parts_of_memory_and_none_for_a_last_position_alone():
+    cache, rooms = KVCache(257), []
+    for _ in range(257):
+        cache.attend(*(torch.zeros(1, 1, 1, 2) for _ in range(3)), causal=True)
+        rooms.append(cache.room)
+    assert sorted(set(rooms)) == [65, 130, 195, 260]
 
 
 def test_a_block_is_two_residual_branches():

@@ -6,8 +6,7 @@ so a forward pass draws no random numbers.
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -58,36 +57,6 @@ def precision(model: object) -> str:
     return found if found != "float32" or products == "highest" else f"float32, matrix products {products}"
 
 
-@contextmanager
-def cast_once(model: object) -> Iterator[None]:
-    """A context in which a model's frozen linear maps have their weights in autocast's number format, where it is on.
-
-    Autocast casts weights that want no gradient at every call, which of a few rows takes longer than the product. What
-    comes out is the same to the last bit. Without autocast nothing is touched.
-    """
-    kind = torch.device(getattr(model, "device", "cpu")).type
-    frozen: dict[nn.Parameter, nn.Parameter] = {}
-    linear: list[nn.Linear] = []
-    if isinstance(model, nn.Module) and torch.is_autocast_enabled(kind):
-        linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
-        weights = {weight for part in linear for weight in part.parameters(recurse=False)}
-        half = torch.get_autocast_dtype(kind)
-        frozen = {w: nn.Parameter(w.to(half), False) for w in weights if not w.requires_grad}
-    back = {ours: weight for weight, ours in frozen.items()}
-    try:
-        _swap(linear, frozen)
-        yield
-    finally:
-        _swap(linear, back)
-
-
-def _swap(modules: list[nn.Linear], others: dict[nn.Parameter, nn.Parameter]) -> None:
-    """Put other parameters in the place of those named."""
-    for part in modules:
-        for name, weight in list(part.named_parameters(recurse=False)):
-            setattr(part, name, others.get(weight, weight))
-
-
 def _half(module: nn.Module) -> set[str]:
     tensors = (*module.parameters(), *module.buffers())
     return {str(t.dtype) for t in tensors if t.is_floating_point() and t.itemsize < 4}
@@ -96,9 +65,8 @@ def _half(module: nn.Module) -> set[str]:
 class KVCache:
     """Keys and values of the positions so far, for `length` positions of every image at most.
 
-    On a GPU the memory is taken once. On a CPU it is taken for `STEP` positions more whenever it is full, and all of it
-    is multiplied, what is still empty with weights of zero: products with a part of it take several times as long. Keys
-    lie transposed, as the product with queries reads them, for the same reason.
+    On a GPU the memory is taken once. On a CPU it is taken for some `STEP` positions more whenever it is full, and all
+    of it is multiplied, what is still empty with weights of zero: products with a part of it take twice as long.
     """
 
     STEP = 64
@@ -112,20 +80,21 @@ class KVCache:
         cpu, start, self.filled = keys.device.type == "cpu", self.filled, self.filled + keys.shape[2]
         assert self.filled <= self.length, "more positions than the cache was made for"
         if self.filled > self.room:
-            self._take_room(min(self.length, -(-self.filled // self.STEP) * self.STEP) if cpu else self.length, keys)
-        self._keys[..., start : self.filled] = keys.mT
+            self._take_room(keys, -(-self.length // max(1, round(self.length / self.STEP))) if cpu else self.length)
+        self._keys[:, :, start : self.filled] = keys
         self._values[:, :, start : self.filled] = values
         if cpu and (queries.shape[2] == 1 or queries.dtype == torch.bfloat16 or (causal and start)):
-            return _plain_attention(queries, self._keys.mT, self._values, self.filled, causal, scale)
+            return _plain_attention(queries, self._keys, self._values, self.filled, causal, scale)
         here = slice(self.filled)
-        return attend(queries, self._keys[..., here].mT, self._values[:, :, here], causal=causal, scale=scale)
+        return attend(queries, self._keys[:, :, here], self._values[:, :, here], causal=causal, scale=scale)
 
-    def _take_room(self, room: int, like: Heads) -> None:
+    def _take_room(self, like: Heads, step: int) -> None:
+        """Memory for as many steps as are filled now: equal ones, so that none is for a last position alone."""
         b, h, _, e = like.shape
-        keys, values = like.new_zeros(b, h, e, room), like.new_zeros(b, h, room, e)
-        if self.room:
-            keys[..., : self.room], values[:, :, : self.room] = self._keys, self._values
-        self._keys, self._values, self.room = keys, values, room
+        former, self.room = (self._keys, self._values, self.room), -(-self.filled // step) * step
+        self._keys, self._values = (like.new_zeros(b, h, self.room, e) for _ in range(2))
+        if former[2]:
+            self._keys[:, :, : former[2]], self._values[:, :, : former[2]] = former[:2]
 
 
 def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
@@ -222,19 +191,27 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width, bias=bias)
 
     def forward(
-        self, x: Sequence, *, causal: bool = False, cache: KVCache | None = None, rotation: Rotation | None = None
-    ) -> Sequence:
+        self,
+        x: Sequence,
+        *,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        rotation: Rotation | None = None,
+        last: bool = False,
+    ) -> Float[Tensor, "b _ c"]:
         """What each position gathers from all others, or with `causal` from itself and those before it.
 
-        With a cache the positions of `x` follow those in it. `rotation` is that of the positions of `x`.
+        With a cache the positions of `x` follow those in it. `rotation` is that of the positions of `x`. `last`: only
+        what the last one gathers, (b 1 c).
         """
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+        q = q[:, :, -1:] if last else q
         x = attend(q, k, v, causal=causal) if cache is None else cache.attend(q, k, v, causal=causal)
-        return self.proj(x.transpose(1, 2).reshape(b, n, c))
+        return self.proj(x.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -301,7 +278,8 @@ class Block(nn.Module):
 
     `layer_scale` is the starting gain of both branches (None: no gain). A `modulated` block is given with its
     input what its own `modulation` made of a condition, so that equal conditions are computed once: shift,
-    scale and gate of the attention, then of the MLP.
+    scale and gate of the attention, then of the MLP. `last` gives the last position alone, (b 1 c), as is asked of a
+    model's last block while it samples: of the others the cache takes keys and values, and nothing else is computed.
     """
 
     def __init__(
@@ -331,14 +309,18 @@ class Block(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         rotation: Rotation | None = None,
-    ) -> Sequence:
+        last: bool = False,
+    ) -> Float[Tensor, "b _ c"]:
         assert (modulation is None) == (self.modulation is None), "modulation goes with a modulated block"
+        attention = partial(self.attention, causal=causal, cache=cache, rotation=rotation, last=last)
         if modulation is None:
-            x = x + self.scale1(self.attention(self.norm1(x), causal=causal, cache=cache, rotation=rotation))
+            branch = self.scale1(attention(self.norm1(x)))
+            x = (x[:, -1:] if last else x) + branch
             return x + self.scale2(self.mlp(self.norm2(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        x1 = modulate(self.norm1(x), shift1, scale1)
-        branch = self.attention(x1, causal=causal, cache=cache, rotation=rotation)
+        branch = attention(modulate(self.norm1(x), shift1, scale1))
+        if last:
+            x, gate1, shift2, scale2, gate2 = (part[:, -1:] for part in (x, gate1, shift2, scale2, gate2))
         x = x + gate1 * self.scale1(branch)
         return x + gate2 * self.scale2(self.mlp(modulate(self.norm2(x), shift2, scale2)))
 

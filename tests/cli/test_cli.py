@@ -20,6 +20,7 @@ from robustok.cli.evaluate import Evaluate
 from robustok.cli.verbs import VERBS
 from robustok.data import FashionMNIST
 from robustok.evaluation.scores.score import Score
+from robustok.runtime.configs import to_plain
 from robustok.tokenizer.encoder import Conv, ViT
 
 NAMES = [options.name_of(verb) for verb in VERBS]
@@ -92,9 +93,11 @@ def test_a_demo_as_it_is(run_demo):
     assert run_demo.arguments[0] == presets.smoke()
 
 
-def test_other_settings_take_another_time(run_demo):
-    assert main(["demo", "--preset", "smoke", "--post.pairs", "7"]) == 0
-    assert run_demo.arguments[0].duration == "a time that was not measured"
+def test_the_config_that_an_older_demo_left_is_read_without_what_it_says_of_its_time(run_demo, tmp_path):
+    plain = to_plain(replace(presets.smoke(), scored=99)) | {"duration": "about 13 minutes"}
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    assert main(["demo", "--preset", "smoke", "--config", str(tmp_path / "config.json")]) == 0
+    assert run_demo.arguments[0] == replace(presets.smoke(), scored=99)
 
 
 def test_the_ablation(run_ablation, run_demo, tmp_path, capsys):

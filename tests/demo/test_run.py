@@ -15,7 +15,9 @@ from robustok.backbones.vgg import VGGHED
 from robustok.demo import run
 from robustok.demo.ablation import run_ablation
 from robustok.demo.config import Demo, DemoImages
+from robustok.demo.plan import NAMES
 from robustok.demo.run import run_demo
+from robustok.demo.run_state import RunState
 from robustok.demo.scores import SPACES, trained_in
 from robustok.generators.sampling import Sampling
 from robustok.report.page import write_report
@@ -155,6 +157,40 @@ def test_a_finished_demo_is_only_read_again(finished, monkeypatch):
     run_demo(MINI, finished, quiet=True)
     after = [r for r in records(finished) if r["metric"] not in ("seconds", "seconds_total", "peak_rss_gib")]
     assert before == after
+
+
+def test_the_terminal_ends_with_what_one_would_quote(finished, monkeypatch, capsys):
+    monkeypatch.setattr(run, "planned", lambda *_: pytest.fail("nothing is left to do"))
+    run_demo(MINI, finished)
+    told = capsys.readouterr().out
+    assert "At their pace" not in told
+    found = {(r["protocol"].get("features"), r["metric"]): r["value"] for r in records(finished)}
+    before, after, *held_out, picture, scores, page = told.splitlines()[-7:]
+    assert before.startswith(
+        f"before: gFID {found['lite0', 'gfid_before']:.4g} with the original decoder, in lite0, of 40"
+    )
+    for line, space in zip((after, *held_out), SPACES, strict=True):
+        first, last = (found[space, f"gfid_{name}"] for name in ("before", "after"))
+        assert f": {first:.4g} to {last:.4g} (" in line
+        assert "95 % interval of the difference over images, pair by pair" in line
+        assert line.startswith("after: " if space == "lite0" else f"held out, in {space}, where nothing was trained: ")
+    assert Path(picture.removeprefix("picture: ")).is_file()
+    assert (scores, page) == (f"scores: {finished / 'scores.json'}", f"report: {finished / 'report.html'}")
+
+
+def test_the_plan_is_of_what_is_not_over(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "planned", lambda *_: dict.fromkeys(NAMES, 60.0))
+    shutil.copytree(finished, tmp_path / "half")
+    for gone in ("post_training", "control"):
+        (tmp_path / "half" / gone / "model.safetensors").unlink()
+    (tmp_path / "half" / "generator" / "model.safetensors").unlink()
+    (tmp_path / "half" / "generator" / "metrics.jsonl").write_text('{"step": 2}\n')
+    state = RunState(tmp_path / "half", {"demo": MINI.settings(), "control": True})
+    run.tell_plan(state, MINI, DemoImages.of(MINI), tmp_path / "half", True)
+    assert state.plan == {"generator": 60 * (1 - 2 / MINI.generator.loop.steps), "post_training": 60, "control": 60}
+    told = capsys.readouterr().out
+    assert "At their pace" in told
+    assert "post-training 1:00 min, control 1:00 min: about" in told
 
 
 def test_a_stopped_demo_goes_on(finished, tmp_path, monkeypatch):

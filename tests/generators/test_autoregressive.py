@@ -3,12 +3,15 @@
 import math
 from dataclasses import asdict, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel, random_order_fraction
+from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 
 RASTER = Autoregressive(codebook_size=7, tokens=6, classes=3, width=16, depth=2, heads=2, order="raster")
@@ -165,3 +168,23 @@ def test_it_learns_what_each_class_looks_like(config):
         loss.backward()
         optimizer.step()
     assert torch.equal(sample_tokens(model, torch.arange(3), Sampling(guidance=2.0, top_k=1), seed=0), looks)
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveModel, LlamaModel])
+def test_of_positions_that_are_only_read_the_last_block_takes_keys_and_values_alone(kind):
+    """Products with weights, counted: all of every block but the last, of that queries, keys and values; one head."""
+    n, width = 16, 8
+    if kind is AutoregressiveModel:
+        model: Any = kind(Autoregressive(codebook_size=11, tokens=n, classes=3, width=width, depth=3, heads=2))
+        mlp = 8 * width**2
+    else:
+        model = kind(Llama(codebook_size=11, tokens=n, classes=3, width=width, depth=3, heads=2, hidden=24))
+        mlp = 3 * 24 * width
+    predict = model.eval().predictor(torch.tensor([0, 1]))
+    with torch.no_grad():
+        predict(None)
+        with FlopCounterMode(display=False) as counter:
+            predict(torch.zeros(2, 5).long())
+    found = sum(flops for kind, flops in counter.get_flop_counts()["Global"].items() if "bmm" not in str(kind))
+    qkv, rest = 3 * width**2, width**2 + mlp
+    assert found == 2 * 2 * (5 * (2 * (qkv + rest) + qkv) + rest + 11 * width)

@@ -1,6 +1,7 @@
 """Each step of sampling against a hand-computed case, and what a sample may depend on."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustok import inference
 from robustok.adapters.var import VAR, VARConfig
 from robustok.adapters.var_vq import Codes
+from robustok.generators import sampling
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.noise import uniforms
@@ -293,21 +296,23 @@ def test_blocks_that_are_kept_are_read_in_one_go(kind, name, monkeypatch):
         assert asked == [5 if scale == 1 else 10 for scale, here in zip(scales, drawn, strict=True) if here]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["modulated", "llama", "var"])
-def test_frozen_weights_are_cast_once_a_batch_and_draw_what_autocast_draws(kind, monkeypatch):
-    model, labels, config, seen = build(kind), torch.arange(5) % 3, Sampling(guidance=3.0), []
-    predictor = model.predictor
-
-    def watched(labels: Tensor) -> Any:
-        seen.append(model.head.weight.dtype)
-        return predictor(labels)
-
-    with torch.autocast("cpu", torch.bfloat16):
-        wanted = sample_tokens(model, labels, config, seed=7)  # of weights that want a gradient autocast keeps the cast
-        monkeypatch.setattr(model.requires_grad_(False), "predictor", watched)
-        assert torch.equal(sample_tokens(model, labels, config, seed=7), wanted)
-    sample_tokens(model, labels, config, seed=7)
-    assert seen == [torch.bfloat16, torch.float32]
+def test_weights_are_packed_once_a_batch_and_draw_what_plain_ones_draw(kind, dtype, monkeypatch):
+    model, labels, config, packings = build(kind), torch.arange(5) % 3, Sampling(guidance=3.0), []
+    real, half = sampling.packed, dtype == torch.bfloat16
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
+    if half:  # cast alone: oneDNN may round to half precision elsewhere than torch does
+        monkeypatch.setattr(inference, "_can_pack", lambda dtype: False)
+    with monkeypatch.context() as patch, autocast:
+        patch.setattr(sampling, "packed", lambda model: nullcontext())
+        wanted = sample_tokens(model, labels, config, seed=7)
+    monkeypatch.setattr(sampling, "packed", lambda model: (packings.append(model), real(model))[1])
+    for frozen in (False, True):
+        with autocast:
+            drawn = sample_tokens(model.requires_grad_(not frozen), labels, config, seed=7, batch_size=3)
+        assert torch.equal(drawn, wanted)
+    assert len(packings) == 4
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
 
 

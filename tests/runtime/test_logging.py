@@ -76,6 +76,19 @@ def test_slow_work_is_reported_once_a_minute(now: list[float]):
     assert lines(console)[0].endswith("0.1 images/s, 2:45:30 h left")
 
 
+def test_the_time_left_is_at_the_rate_of_the_last_minute(now: list[float]):
+    """Ten times as slow from the middle on, as beside a neighbor, and fast again for the last part."""
+    console = plain()
+    with Progress("t", 1000, console=console) as progress:
+        for done in range(1, 1001):
+            now[0] += 10 if 500 < done <= 700 else 1
+            progress.update(done)
+    told = {int(line.split()[1].split("/")[0]): line for line in lines(console)}
+    assert told[400].endswith("1 images/s, 10:00 min left")
+    assert told[700].endswith("0.1 images/s, 50:00 min left")
+    assert told[900].endswith("1 images/s, 1:40 min left")
+
+
 def test_going_on_counts_speed_from_where_it_started(now: list[float]):
     console = plain()
     with Progress("t", 100, images_per_step=10, start=50, console=console) as progress:

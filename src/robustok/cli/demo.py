@@ -1,6 +1,6 @@
 """`robustok demo`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,6 @@ class Demo(Configurable, Verbose):
         """Run the demo, its ablation, or the 2 x 2 ablation if asked for."""
         from robustok.cli.settings import seeded
         from robustok.demo.ablation import run_ablation
-        from robustok.demo.config import Demo as Config
         from robustok.demo.run import run_demo
         from robustok.runtime.places import check_writable
 
@@ -77,10 +76,7 @@ class Demo(Configurable, Verbose):
         if self.corners:
             self._run_corners(out)
             return
-        preset = self.chosen()
-        config = self.over(preset)
-        if config.with_seed(preset.seed) != preset and config.duration == preset.duration:
-            config = replace(config, duration=Config.duration)  # other settings take another time
+        config = self.over(self.chosen())
         if self.ablate:
             run_ablation(config, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
             return

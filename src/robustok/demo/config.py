@@ -26,7 +26,6 @@ class Demo:
     reference: int = 10_000  # validation images that generated images are scored against
     scored: int = 5_000  # generated images that are scored, and validation images that are reconstructed
     pfid_images: int = 2_000  # of those, how many each cell of pFID perturbs
-    duration: str = "a time that was not measured"  # that all of it takes
 
     def with_seed(self, seed: int) -> "Demo":
         """The same with everything random derived from another seed."""
@@ -46,8 +45,8 @@ class Demo:
         return not self.main.has_codebook
 
     def settings(self) -> dict[str, Any]:
-        """The settings that decide the results, as JSON values: everything but how long it is said to take."""
-        return {name: value for name, value in to_plain(self).items() if name != "duration"}
+        """The settings that decide the results, as JSON values."""
+        return to_plain(self)
 
     @property
     def seed(self) -> int:

@@ -1,5 +1,6 @@
 """The demo itself, read from top to bottom: tokenizer, scores, generator, post-training and its controls, report."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.effects import see
 from robustok.demo.pictures import write_pictures
+from robustok.demo.plan import NAMES, plan_in_words, planned
 from robustok.demo.run_state import RunState
 from robustok.demo.scores import (
     SPACES,
@@ -35,6 +37,7 @@ from robustok.report.page import write_report
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import alone_in_its
+from robustok.runtime.logging import MetricsLog, clock
 from robustok.runtime.seeding import derive
 from robustok.tokenizer.protocol import kind_of
 from robustok.training.decoder_stage import TrainedDecoder
@@ -44,7 +47,7 @@ from robustok.training.post_training import clean, post_train
 from robustok.training.shared_sampling import sample_together, sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
-OUTLINE = """robustok demo, seed {seed}: the whole method on {pictures}, in {duration}.
+OUTLINE = """robustok demo, seed {seed}: the whole method on {pictures}.
   1. a {tokenizer} is trained {how}
   2. rFID and pFID tell how well it will carry a generator
   3. {generator} is trained on its {latents}
@@ -65,9 +68,10 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     out = Path(out)
     state = RunState(out, {"demo": config.settings(), "control": control}, quiet, lambda: show(state, out))
     called = words(config)
-    state.say(OUTLINE.format(seed=config.seed, duration=config.duration, out=out, **called))
+    state.say(OUTLINE.format(seed=config.seed, out=out, **called))
     write_json(out / "config.json", to_plain(config))
     images, extract = DemoImages.of(config), lite0()
+    tell_plan(state, config, images, out, control)
 
     with state.stage("tokenizer", f"1/6 Main training of the tokenizer, {called['how']}"):
         tokenizer = train_demo_tokenizer(config, images, state, out, quiet=quiet)
@@ -113,14 +117,14 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
             scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
         tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
-        tell_spaces(state, scores, set(SPACES) - trained_in(config))
         seen = see(config, decoders, drawn, images, how)
         state.scores("effects", lambda: seen.scores)
+        after = tuned["post_training"].tokenizer
         write_pictures(
             out / "images",
             real=images.scored,
             before=tokenizer,
-            after=tuned["post_training"].tokenizer,
+            after=after,
             drawn=drawn,
             labels=labels,
             seen=seen,
@@ -130,7 +134,9 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         )
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)
     page = show(state, out, all_scores)
-    state.say(f"\nscores: {out / 'scores.json'}\nreport: {page}")
+    quoted = "\n".join(quotable(scores, set(SPACES) - trained_in(config)))
+    picture = out / "images" / "pairs.png"
+    state.say(f"\n{quoted}\npicture: {picture}\nscores: {out / 'scores.json'}\nreport: {page}")
     return all_scores
 
 
@@ -218,13 +224,37 @@ def tell(state: RunState, scores: list[Score], *metrics: str) -> None:
     state.say("   ".join(f"{name} {values[name]:.4g}" for name in metrics if name in values))
 
 
-def tell_spaces(state: RunState, scores: list[Score], held_out: set[str]) -> None:
-    """Print what post-training changed, in each feature space."""
-    for score in scores:
-        how = score.protocol
-        if score.metric == "gfid_difference" and (how["from"], how["to"]) == ("before", "after"):
-            kind = "held out: nothing was trained in it" if how["features"] in held_out else "trained in"
-            state.say(f"gFID in {how['features']} ({kind}): {how['in_words']}")
+def tell_plan(state: RunState, config: Demo, images: DemoImages, out: Path, control: bool) -> None:
+    """Print how long the stages will take here that are not over, and remember it."""
+    there = {"tokenizer_scores": state.has("tokenizer"), "generation_scores": state.has("generation")}
+    there["sampling"] = (out / "samples.safetensors").exists()
+    over = {name for name in NAMES if there.get(name) or (out / name / "model.safetensors").exists()}
+    if state.quiet or {name for name in NAMES if control or name != "control"} <= over:
+        return
+    state.say("Timing a few steps of each kind on this machine ...", style="dim")
+    began = time.monotonic()
+    plan = {name: seconds for name, seconds in planned(config, images, control).items() if name not in over}
+    for name, loop in (("tokenizer", config.main.loop), ("generator", config.generator.loop)):
+        if name in plan and (rows := MetricsLog(out / name).rows()):
+            plan[name] *= max(0.0, 1 - rows[-1]["step"] / loop.steps)
+    state.plan = plan
+    state.say(f"At their pace, which took {clock(time.monotonic() - began)} to measure: {plan_in_words(plan)}.")
+
+
+def quotable(scores: list[Score], held_out: set[str]) -> list[str]:
+    """The lines to quote: before, after, and each space in which nothing was trained."""
+    said = {
+        score.protocol["features"]: score.protocol["in_words"]
+        for score in scores
+        if score.metric == "gfid_difference" and (score.protocol["from"], score.protocol["to"]) == ("before", "after")
+    }
+    before = next(score for score in scores if score.metric == "gfid_before")
+    first = before.protocol["features"]
+    return [
+        f"before: gFID {before.value:.4g} with the original decoder, in {first}, of {before.images} generated images",
+        f"after: {said[first]}",
+        *(f"held out, in {name}, where nothing was trained: {said[name]}" for name in said if name in held_out),
+    ]
 
 
 def tell_tuned(state: RunState, result: TrainedDecoder[Any], name: str) -> None:

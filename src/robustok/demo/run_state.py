@@ -25,6 +25,10 @@ class RunState:
         self, folder: Path, settings: dict[str, Any], quiet: bool = False, show: Callable[[], object] | None = None
     ):
         self.path, self.quiet, self.show = folder / STATE, quiet, show
+        self.plan, self._pace = (
+            dict[str, float](),
+            1.0,
+        )  # seconds that stages will take, and what they took of it lately
         self.console = Console(highlight=False, soft_wrap=True)
         self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
         if self.path.exists():
@@ -52,9 +56,18 @@ class RunState:
             seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
             self.content["peak_rss_gib"] = max(self.content["peak_rss_gib"], peak_rss_gib())
             write_json(self.path, self.content)
-            self.say(f"{name}: {clock(seconds[name])}", style="dim")
+            self.say(f"{name}: {clock(seconds[name])}{self._left(name, time.monotonic() - began)}", style="dim")
         if self.show is not None:
             self.show()
+
+    def _left(self, name: str, taken: float) -> str:
+        """How long the stages after this one will take, at the pace of the latest ones."""
+        names = list(self.plan)
+        if name not in names:
+            return ""
+        self._pace = (self._pace + taken / max(self.plan[name], 1e-9)) / 2
+        left = self._pace * sum(self.plan[later] for later in names[names.index(name) + 1 :])
+        return f", about {clock(left)} to go" if left else ""
 
     def has(self, name: str) -> bool:
         """Whether scores of that name are there."""

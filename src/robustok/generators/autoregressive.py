@@ -176,8 +176,7 @@ class AutoregressiveModel(Pretrained):
                 x = torch.cat([self._prefix(labels), x], dim=1)
             last = first + x.shape[1]
             modulations.of_positions(first, last)
-            x = self._transform(x + places[:, first:last], modulations, caches)
-            return self.head(x[:, -1:])
+            return self.head(self._transform(x + places[:, first:last], modulations, caches))
 
         return predict
 
@@ -199,15 +198,16 @@ class AutoregressiveModel(Pretrained):
         x: Float[Tensor, "b l c"],
         modulations: Callable[[nn.Module], Tensor],
         caches: Iterable[KVCache | None] | None = None,
-    ) -> Float[Tensor, "b l c"]:
-        """All blocks and the last norm; `x` follows what is in the caches."""
+    ) -> Float[Tensor, "b _ c"]:
+        """All blocks and the last norm; `x` follows what is in the caches, and with them only its end comes out."""
         for block, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
             assert isinstance(block, Block)
             parts = None if block.modulation is None else modulations(block.modulation)
-            x = block(x, parts, causal=True, cache=cache)
+            x = block(x, parts, causal=True, cache=cache, last=cache is not None and block is self.layers[-1])
         if self.modulation is None:
             return self.norm(x)
-        scale, shift = modulations(self.modulation).chunk(2, dim=-1)
+        parts = modulations(self.modulation)
+        scale, shift = (parts[:, -1:] if x.shape[1] < parts.shape[1] else parts).chunk(2, dim=-1)
         return modulate(self.norm(x), shift, scale)
 
 
@@ -237,4 +237,5 @@ class _Modulations:
             assert self.model.steps is not None, "a modulated model embeds its steps"
             labels = self.model.label_embedding(self.labels).unsqueeze(1)
             self.held[modulation] = modulation(labels + self.model.steps[self.start : self.stop])
-        return self.held[modulation][self.label_of, self.first - self.start : self.last - self.start]
+        here = self.held[modulation][:, self.first - self.start : self.last - self.start]
+        return here.index_select(0, self.label_of)

@@ -25,7 +25,8 @@ from robustok.generators.flow_matching import (
 )
 from robustok.generators.noise import Draw, noise_stream
 from robustok.generators.protocol import GeneratorLike, Made
-from robustok.layers import cast_once, check_float32
+from robustok.inference import packed
+from robustok.layers import check_float32
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
@@ -238,7 +239,7 @@ def _from_noised(
         x = draw()
         if start is not None:
             x = noised(start[part].to(x), x, torch.full((len(x),), level), config.interpolant)
-        with cast_once(generator):
+        with packed(generator):
             x = finish(guided_field(generator, labels[part].to(device), config), x, draw)
         if config.latent_noise:
             x = x + config.latent_noise * draw()

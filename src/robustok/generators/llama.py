@@ -49,8 +49,11 @@ class LlamaBlock(nn.Module):
         self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Float[Tensor, "b l c"], turn: Rotation, cache: KVCache | None) -> Float[Tensor, "b l c"]:
-        x = x + self.attention(self.norm1(x), causal=True, cache=cache, rotation=turn)
+    def forward(
+        self, x: Float[Tensor, "b l c"], turn: Rotation, cache: KVCache | None, last: bool = False
+    ) -> Float[Tensor, "b _ c"]:
+        branch = self.attention(self.norm1(x), causal=True, cache=cache, rotation=turn, last=last)
+        x = (x[:, -1:] if last else x) + branch
         y = self.norm2(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
@@ -130,8 +133,8 @@ class LlamaModel(Pretrained):
             positions = slice(first, first + x.shape[1])
             turn = Rotation(turns.cos[positions], turns.sin[positions])
             for layer, cache in zip(self.layers, caches, strict=True):
-                x = layer(x, turn, cache)
-            return self.head(self.norm(x[:, -1:]))
+                x = layer(x, turn, cache, last=layer is self.layers[-1])
+            return self.head(self.norm(x))
 
         return predict
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustok.generators.fit import check_labels
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Made
-from robustok.layers import cast_once
+from robustok.inference import packed
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -191,7 +191,7 @@ def in_batches(
                 f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "
                 f"{generator.codebook_size}; give tokens of the tokenizer that it was trained on"
             )
-        with cast_once(generator):
+        with packed(generator):
             batch = finish(labels[part].to(device), uniform, kept)
         batches.append(batch.to(labels.device))
         if progress is not None:

@@ -94,7 +94,6 @@ def demo() -> Demo:
             validate_every=250,
         ),
         pfid_images=2_000,
-        duration="about half an hour on one CPU core, less on two",
     )
 
 
@@ -109,7 +108,6 @@ def masked() -> Demo:
             loop=replace(discrete.generator.loop, steps=1280, save_every=320, preview_every=320),
         ),
         post=replace(discrete.post, sampling=MaskedSampling(steps=8, guidance=3.0)),
-        duration=Demo.duration,
     )
 
 
@@ -145,7 +143,6 @@ def continuous() -> Demo:
             validate_every=100,
             **CAREFUL,
         ),
-        duration="about 18 minutes on two CPU cores",
     )
 
 
@@ -167,7 +164,6 @@ def rae() -> Demo:
             perturbation=AddedNoise(),
         ),
         generator=replace(kl.generator, generator=replace(generator, channels=encoder.width)),
-        duration=Demo.duration,
     )
 
 
@@ -191,7 +187,6 @@ def in_color(gray: Demo) -> Demo:
         generator=replace(generator, generator=replace(generator.generator, classes=8)),
         images="fluent",
         train_images=min(gray.train_images, 20_000),
-        duration=Demo.duration,
     )
 
 
@@ -206,7 +201,6 @@ def short(full: Demo | None = None) -> Demo:
         train_images=20_000,
         scored=2_000,
         pfid_images=250,
-        duration="about 7 minutes on one CPU core",
     )
 
 
@@ -222,7 +216,6 @@ def smoke(full: Demo | None = None) -> Demo:
         reference=500,
         scored=250,
         pfid_images=100,
-        duration="under 90 seconds",
     )
 
 

@@ -19,6 +19,7 @@ FORMER = {  # fields by the names that they had up to version 0.1, in files writ
     "check_every": "validate_every",
     "heads": "lin_layers",
 }
+GONE = {"duration"}  # fields that such files may have and that say nothing any more
 
 
 def to_plain(config: Any) -> Any:
@@ -104,6 +105,8 @@ def _from_fields(kind: type, data: Any, where: str) -> Any:
     for name in list(values):
         if name not in fields and FORMER.get(name) in fields and FORMER[name] not in values:
             values[FORMER[name]] = values.pop(name)
+        elif name not in fields and name in GONE:
+            del values[name]
         elif name not in fields:
             raise ValueError(f"{_join(where, name)} is not a field of {kind.__name__}{_nearest(name, fields)}")
     for name, field in fields.items():

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ import rich.progress
 from rich.console import Console
 
 from robustok.runtime.checkpoint import parse_json, write_bytes
+
+RECENT = 60.0  # seconds whose rate tells how much time is left
 
 
 class MetricsLog:
@@ -53,8 +56,8 @@ class MetricsLog:
 class Progress:
     """Progress of a piece of work: name, bar, images/s, time left and the latest values.
 
-    A live bar on a terminal; elsewhere a plain line at each tenth of the way, and once a minute. As a context
-    manager:
+    Both are at the rate of the last minute, which other processes may have slowed, or left to this one again. A live
+    bar on a terminal; elsewhere a plain line at each tenth of the way, and once a minute. As a context manager:
 
         with Progress("tokenizer", total=1000, images_per_step=64) as progress:
             progress.update(step + 1, {"l1": 0.1})
@@ -73,6 +76,7 @@ class Progress:
         self.name, self.total, self.start, self.images_per_step = name, total, start, images_per_step
         self.console, self.quiet = console or Console(highlight=False, soft_wrap=True), quiet
         self._began = self._spoke = time.monotonic()
+        self._recent = deque([(self._began, start)])  # times and what was done then, the first a minute ago
         self._tenth = 10 * start // max(total, 1)
         self._bar: rich.progress.Progress | None = None
         if self.console.is_terminal and not quiet:
@@ -102,14 +106,19 @@ class Progress:
         """Show that `done` of the total are finished."""
         if self.quiet:
             return
-        seconds = time.monotonic() - self._began
-        left = seconds * (self.total - done) / max(done - self.start, 1)
-        text = f"{self.rate(done):.4g} images/s, {clock(left)} left  {in_words(values or {})}".rstrip()
+        now = time.monotonic()
+        while len(self._recent) > 1 and now - self._recent[1][0] >= RECENT:
+            self._recent.popleft()
+        since, former = self._recent[0]
+        self._recent.append((now, done))
+        each = (now - since) / max(done - former, 1)
+        pace = f"{self.images_per_step / max(each, 1e-9):.4g} images/s, {clock(each * (self.total - done))} left"
+        text = f"{pace}  {in_words(values or {})}".rstrip()
         tenth = 10 * done // max(self.total, 1)
         if self._bar:
             self._bar.update(self._task, completed=done, total=self.total, text=text)
-        elif tenth > self._tenth or time.monotonic() - self._spoke > 60:
-            self._tenth, self._spoke = tenth, time.monotonic()
+        elif tenth > self._tenth or now - self._spoke > 60:
+            self._tenth, self._spoke = tenth, now
             self.console.print(f"{self.name}: {done}/{self.total}, {text}", markup=False)
 
     def say(self, text: str) -> None:
