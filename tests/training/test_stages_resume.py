@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,16 @@ from robustok.training import loop
 
 
 def killed_at(name: str, folder: Path, step: int) -> None:
-    """Run a stage in this process, which dies by SIGKILL after so many steps."""
+    """Run a stage in this process, which dies by SIGKILL after so many steps and its first save."""
     torch.set_num_threads(1)
-    real, seen = loop.prefetched, 0
+    real, seen, saved = loop.prefetched, 0, folder / "run" / "resume.safetensors"
 
     def deadly(*arguments: object) -> object:
         nonlocal seen
         for batch in real(*arguments):  # type: ignore[arg-type]
             if seen == step:
+                while not saved.exists():  # it is written beside the steps, which may be faster
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
             seen += 1
             yield batch
