@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from robustok import presets
-from robustok.cli import main, scoring, validation
+from robustok.cli import main, scoring
 from robustok.data import ImageFolder
 from robustok.evaluation.features import registry
 from robustok.evaluation.features.extractor import CustomExtractor
@@ -29,10 +29,9 @@ from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from robustok.training import post_training
-from robustok.training import validation as checks
 
 SIDE, COUNT = 16, 12
-EXTRACTING = (registry, scoring, validation, checks, post_training)  # modules that ask for an extractor by its name
+EXTRACTING = (registry, scoring, post_training)  # modules that ask for an extractor by its name
 KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
 NARROW = (
     ("tokenizer.encoder.channels", "[4, 8]"),
@@ -218,9 +217,9 @@ def _runs(root: Path) -> None:
             assert main([*argv, "--quiet"]) == 0, told.getvalue()
 
 
-def extractor(name: Any, device: Any = "cpu") -> Any:
+def extractor(name: Any, device: Any = "cpu", **faster: Any) -> Any:
     """Stands in for `registry.extractor`: what is called lite0 are the colors of quarters, which cost nothing."""
-    return usual_extractor(CustomExtractor(_quarters, "lite0") if name == "lite0" else name, device)
+    return usual_extractor(CustomExtractor(_quarters, "lite0") if name == "lite0" else name, device, **faster)
 
 
 def _quarters(pixels: torch.Tensor) -> torch.Tensor:

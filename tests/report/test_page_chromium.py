@@ -112,7 +112,7 @@ def test_nothing_sticks_out_sideways(rendered: Rendered, width: int):
 
 def test_every_image_is_decoded_and_every_section_has_room(rendered: Rendered):
     for measured in rendered.measured.values():
-        assert len(measured["images"]) == 8
+        assert len(measured["images"]) == 9
         assert all(measured["images"])
         assert all(height > 40 for _, height in measured["sections"])
 
