@@ -41,7 +41,7 @@ def demo() -> Demo:
 
     It leaves the paper in these points: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %; its ablation
     finds 0.5 too much); the objective has an L1 and a Frechet term, which the paper's has not; there is no semantic
-    term. How its post-training was chosen: docs/studies/post_training.
+    term; of a pair half is kept (paper: 0.7 to 0.8). How its post-training was chosen: docs/studies/post_training.
     """
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     adversary = Adversarial(
