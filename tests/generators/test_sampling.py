@@ -301,6 +301,7 @@ def test_blocks_that_are_kept_are_read_in_one_go(kind, name, monkeypatch):
 def test_weights_are_packed_once_a_batch_and_draw_what_plain_ones_draw(kind, dtype, monkeypatch):
     model, labels, config, packings = build(kind), torch.arange(5) % 3, Sampling(guidance=3.0), []
     real, half = sampling.packed, dtype == torch.bfloat16
+    together = 5 if half else 3  # in half precision a product may round otherwise with another number of rows
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
     if half:  # cast alone: oneDNN may round to half precision elsewhere than torch does
         monkeypatch.setattr(inference, "_can_pack", lambda dtype: False)
@@ -310,9 +311,9 @@ def test_weights_are_packed_once_a_batch_and_draw_what_plain_ones_draw(kind, dty
     monkeypatch.setattr(sampling, "packed", lambda model: (packings.append(model), real(model))[1])
     for frozen in (False, True):
         with autocast:
-            drawn = sample_tokens(model.requires_grad_(not frozen), labels, config, seed=7, batch_size=3)
+            drawn = sample_tokens(model.requires_grad_(not frozen), labels, config, seed=7, batch_size=together)
         assert torch.equal(drawn, wanted)
-    assert len(packings) == 4
+    assert len(packings) == (2 if half else 4)
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
 
 
