@@ -170,7 +170,8 @@ def rae() -> Demo:
 def in_color(gray: Demo) -> Demo:
     """`robustok demo --images fluent`: a demo on scenes of 64 pixels in color, of as many tokens.
 
-    An image costs main training 2.5 times as much, so it has 60 % of the steps. Not yet run.
+    An image costs main training 2.5 times as much, so it has 60 % of the steps. One seed: gFID 1084 -> 864 in lite0,
+    711 -> 598 in lite2, 2661 -> 2442 in vgg-hed; the generator's objects are blobs still.
     """
     main, generator = gray.main, gray.generator
     assert main.tokenizer is not None, "the demo trains a tokenizer of its own"
