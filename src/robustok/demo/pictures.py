@@ -75,10 +75,9 @@ def write_pictures(
     same = "The same latents" if drawn.is_floating_point() else "The same tokens"
     add("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, generated))
     add("generated_after", "Generated, after", f"{same}, post-trained decoder.", pixels(after, generated))
-    first, second = pixels(before, drawn), pixels(after, drawn)
-    few = one_of_each(labels, classes, 1)
+    few = drawn[one_of_each(labels, classes, 1)]
     rows = "Upper row: original decoder. Lower row: post-trained decoder."
-    add("pairs", f"{same}, both decoders", rows, torch.cat([first[few], second[few]]), group="pairs")
+    add("pairs", f"{same}, both decoders", rows, torch.cat([pixels(before, few), pixels(after, few)]), group="pairs")
     if seen is not None:
         order = (seen.after - seen.before).argsort()
         for name, title, some in (
@@ -86,7 +85,8 @@ def write_pictures(
             ("farther", "Went farthest from them", order.flip(0)[:SHOWN]),
         ):
             of_real = to_pixels(real.images(seen.nearest[some]))
-            triplets = torch.stack([first[some], second[some], of_real], dim=1).flatten(0, 1)
+            both = pixels(before, drawn[some]), pixels(after, drawn[some])
+            triplets = torch.stack([*both, of_real], dim=1).flatten(0, 1)
             caption = f"Before, after, and the real image nearest to it in {seen.space}, in which nothing was trained. "
             moved = (seen.after[some] / seen.before[some].clamp_min(1e-12) - 1).tolist()
             caption += f"{len(order)} were looked at; the distance of these to the nearest real image changed by "
@@ -96,7 +96,8 @@ def write_pictures(
         alike, nearest_images = most_alike(before, drawn, train, cache)
         caption = f"Of {len(drawn)} generated images those whose latents are nearest to a training image's, of all "
         caption += f"{len(train):,}. Upper row: post-trained decoder. Lower row: the training image."
-        add("nearest", "Nearest training images", caption, torch.cat([second[alike], nearest_images]), group="nearest")
+        pairs = torch.cat([pixels(after, drawn[alike]), nearest_images])
+        add("nearest", "Nearest training images", caption, pairs, group="nearest")
     write_json(folder / "images.json", {"grids": entries})
 
 

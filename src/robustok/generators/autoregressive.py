@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.protocol import Logits, Predictor
+from robustok.generators.token_model import TokenModel
 from robustok.layers import Block, KVCache, Modulation, modulate
-from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -64,7 +64,7 @@ class TrainingDraw(NamedTuple):
     orders: Tokens  # places of the tokens in the order in which they come
 
 
-class AutoregressiveModel(Pretrained):
+class AutoregressiveModel(TokenModel):
     """Tokens one after another, as `Autoregressive` says."""
 
     kind, config_type = "generator", Autoregressive
@@ -96,22 +96,9 @@ class AutoregressiveModel(Pretrained):
         return self.start.device
 
     @property
-    def codebook_size(self) -> int:
-        return self.config.codebook_size
-
-    @property
-    def tokens_per_image(self) -> int:
-        return self.config.tokens
-
-    @property
     def blocks(self) -> tuple[int, ...]:
         """One token at a time."""
         return (1,) * self.config.tokens
-
-    @property
-    def null_class(self) -> int:
-        """The label of an image of unknown class."""
-        return self.config.classes
 
     def forward(self, tokens: Tokens, labels: Labels, orders: Tokens | None = None) -> Logits:
         """Logits of each token, given the label and the tokens before it.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from robustok.generators.protocol import Logits, Predictor
 from robustok.generators.sampling import LabelDraw
+from robustok.generators.token_model import TokenModel
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
-from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -58,7 +58,7 @@ class LlamaBlock(nn.Module):
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-class LlamaModel(Pretrained):
+class LlamaModel(TokenModel):
     """Tokens one after another, as `Llama` says: a `GeneratorLike` of tokens."""
 
     config: Llama
@@ -82,22 +82,9 @@ class LlamaModel(Pretrained):
         return self.head.weight.device
 
     @property
-    def codebook_size(self) -> int:
-        return self.config.codebook_size
-
-    @property
-    def tokens_per_image(self) -> int:
-        return self.config.tokens
-
-    @property
     def blocks(self) -> tuple[int, ...]:
         """One token at a time."""
         return (1,) * self.config.tokens
-
-    @property
-    def null_class(self) -> int:
-        """The label of an image of unknown class."""
-        return self.config.classes
 
     def forward(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of each token, given the label and the tokens before it."""

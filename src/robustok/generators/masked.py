@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.protocol import Logits
+from robustok.generators.token_model import TokenModel
 from robustok.generators.unmasking import MaskedSampling
 from robustok.layers import Block
-from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Scalar, TokenMask, Tokens
 
 
@@ -58,7 +58,7 @@ def masked_counts(uniform: Float[Tensor, " b"], n: int) -> Tensor:
     return (n * (math.pi / 2 * uniform.double()).cos()).ceil().long().clamp(1, n)
 
 
-class MaskedModel(Pretrained):
+class MaskedModel(TokenModel):
     """Tokens from tokens of which some are masked, as `Masked` says: a `GeneratorLike` of tokens."""
 
     kind, config_type = "masked generator", Masked
@@ -84,19 +84,6 @@ class MaskedModel(Pretrained):
     @property
     def device(self) -> torch.device:
         return self.positions.device
-
-    @property
-    def codebook_size(self) -> int:
-        return self.config.codebook_size
-
-    @property
-    def tokens_per_image(self) -> int:
-        return self.config.tokens
-
-    @property
-    def null_class(self) -> int:
-        """The label of an image of unknown class."""
-        return self.config.classes
 
     def predict_masked(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of every token, given the label and those that are not masked; `codebook_size` stands for the mask."""
