@@ -1,6 +1,6 @@
 # make demo   the whole method on the embedded images; results in $(OUT)
 # make test   lint, types and tests
-# make docs   the pages, into build/docs, with notebooks run anew; a warning is an error
+# make docs   the pages, into build/docs, with notebooks run anew; a warning or a broken link is an error
 # make fuzz   2,000 random command lines and 500 damaged files; SEED=1 for others
 # make release-check   sdist and wheel, checked, installed and run where there is no checkout; needs the network
 # All first make an environment in .venv: demo with what robustok needs, the others with linters, peers and extras too.
@@ -31,6 +31,7 @@ fuzz: .venv/installed
 
 docs: .venv/installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m sphinx -W --keep-going -b html docs build/docs
+	.venv/bin/python docs/check_links.py build/docs
 
 release-check: .venv/installed
 	rm -rf dist build

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 from types import ModuleType
 from typing import Any
 
@@ -272,6 +273,19 @@ def test_notebooks_are_kept_without_what_they_printed():
 def test_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", text_of(page)):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_a_broken_link_of_the_site_is_found(tmp_path):
+    """`make docs` ends with it, so it must see a page that is not there, an anchor that is not, and nothing else."""
+    (tmp_path / "guides").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<a href="guides/own.html#first-steps"></a><a href="guides/own.html#gone"></a><a href="guides/"></a>'
+        '<a href="lost.html"></a><img src="lost.png"><a href="https://example.org/x"></a><a href="#"></a><b id="here">'
+    )
+    (tmp_path / "guides" / "own.html").write_text('<h1 id="first-steps"></h1><a href="../index.html#here"></a>')
+    (tmp_path / "guides" / "index.html").write_text('<a href="own%2Ehtml">')
+    broken = run_path(str(ROOT / "docs" / "check_links.py"))["broken"]
+    assert broken(tmp_path) == ["index.html: guides/own.html#gone", "index.html: lost.html", "index.html: lost.png"]
 
 
 def test_every_family_has_its_page():
