@@ -117,21 +117,24 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
             scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
         tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
-        seen = see(config, decoders, drawn, images, how)
-        state.scores("effects", lambda: seen.scores)
-        after = tuned["post_training"].tokenizer
-        write_pictures(
-            out / "images",
-            real=images.scored,
-            before=tokenizer,
-            after=after,
-            drawn=drawn,
-            labels=labels,
-            seen=seen,
-            train=images.train,
-            cache=cache,
-            seed=config.seed,
-        )
+
+        def look() -> list[Score]:
+            seen = see(config, decoders, drawn, images, how)
+            write_pictures(
+                out / "images",
+                real=images.scored,
+                before=tokenizer,
+                after=tuned["post_training"].tokenizer,
+                drawn=drawn,
+                labels=labels,
+                seen=seen,
+                train=images.train,
+                cache=cache,
+                seed=config.seed,
+            )
+            return seen.scores
+
+        state.scores("effects", look)  # last, so that where these scores are the pictures are
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)
     page = show(state, out, all_scores)
     quoted = "\n".join(quotable(scores, set(SPACES) - trained_in(config)))
