@@ -117,30 +117,40 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
             scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
         tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
-
-        def look() -> list[Score]:
-            seen = see(config, decoders, drawn, images, how)
-            write_pictures(
-                out / "images",
-                real=images.scored,
-                before=tokenizer,
-                after=tuned["post_training"].tokenizer,
-                drawn=drawn,
-                labels=labels,
-                seen=seen,
-                train=images.train,
-                cache=cache,
-                seed=config.seed,
-            )
-            return seen.scores
-
-        state.scores("effects", look)  # last, so that where these scores are the pictures are
+        # Computed after the pictures are written, so where these scores are the pictures are.
+        state.scores("effects", lambda: see_and_show(config, decoders, drawn, images, cache, how, out))
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)
     page = show(state, out, all_scores)
     quoted = "\n".join(quotable(scores, set(SPACES) - trained_in(config)))
     picture = out / "images" / "pairs.png"
     state.say(f"\n{quoted}\npicture: {picture}\nscores: {out / 'scores.json'}\nreport: {page}")
     return all_scores
+
+
+def see_and_show(
+    config: Demo,
+    decoders: dict[str, Any],
+    drawn: Tensor,
+    images: DemoImages,
+    cache: LatentCache,
+    how: dict[str, Any],
+    out: Path,
+) -> list[Score]:
+    """Write the pictures of a finished demo, and return the scores of what an eye would say of them."""
+    seen = see(config, decoders, drawn, images, how)
+    write_pictures(
+        out / "images",
+        real=images.scored,
+        before=decoders["before"],
+        after=decoders["after"],
+        drawn=drawn,
+        labels=balanced_labels(config.scored, len(images.train.classes)),
+        seen=seen,
+        train=images.train,
+        cache=cache,
+        seed=config.seed,
+    )
+    return seen.scores
 
 
 def show(state: RunState, out: Path, scores: list[Score] | None = None) -> Path:
