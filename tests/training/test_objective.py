@@ -63,6 +63,22 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
     torch.testing.assert_close(got, decoder.weight.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_the_balance_of_the_adversarial_term_has_a_limit():
+    """A discriminator whose gradient is small would otherwise be followed many times as far as its weight says."""
+    decoder, target, codes = setting()
+
+    def weight(**limit):
+        objective = replace(OBJECTIVE, adversary=replace(ADVERSARIAL, **limit))
+        return image_loss(objective).loss(target, decoder(codes), decoder.weight, step=9)[1]["adversarial_weight"]
+
+    free = weight().item()
+    assert weight(adaptive_max=free).item() == pytest.approx(0.5 * free)  # 0.5 is the objective's own weight
+    assert weight(adaptive_max=3 * free).item() == pytest.approx(free)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="adaptive_max is .* give 1 where"):
+            replace(ADVERSARIAL, adaptive_max=wrong)
+
+
 FEATURES = replace(ADVERSARIAL, discriminator=FeatureDiscriminator(stages=(1, 2), width=16))
 
 

@@ -38,6 +38,7 @@ class Adversarial:
     disc_start: float = 0.26  # fraction of training after which the discriminator learns
     gan_start: float = 0.28  # fraction of training after which the decoder has an adversarial loss
     adaptive: bool = True  # balance against the gradient of the reconstruction terms (arXiv 2012.09841, eq. 7)
+    adaptive_max: float = 1e4  # the most that the balance multiplies by; VQGAN's, which is hardly a limit
     lecam: float = 0.001  # weight of the LeCam regularizer (arXiv 2104.03310)
     augmentation: Augmentation = field(default_factory=Augmentation)  # of what the discriminator sees
 
@@ -46,6 +47,12 @@ class Adversarial:
             raise ValueError(
                 "disc_start and gan_start are fractions of training, the first not above the second: the "
                 f"discriminator learns before the decoder meets it; not {self.disc_start} and {self.gan_start}"
+            )
+        if not self.adaptive_max > 0:
+            raise ValueError(
+                f"adaptive_max is {self.adaptive_max}, but the balance multiplies by more than 0; give 1 where the "
+                "adversarial term is not to pull harder than its weight says, 1e4 as VQGAN has it, or set the weight "
+                "of the adversarial term to 0"
             )
 
 

@@ -214,7 +214,7 @@ class ImageLoss:
         """
         (pull,) = torch.autograd.grad(output, last_layer, reconstruction, retain_graph=True)
         (counter,) = torch.autograd.grad(output, last_layer, adversarial, retain_graph=True)
-        return adaptive_weight(mean(weight * pull), mean(weight * counter))
+        return adaptive_weight(mean(weight * pull), mean(weight * counter), self.config.adversary.adaptive_max)
 
     def discriminator_backward(
         self,
