@@ -7,9 +7,11 @@ from typing import Any
 from robustok.backbones.vgg import VGGHED
 from robustok.demo.config import Demo
 from robustok.presets import continuous, demo
+from robustok.presets.scales import varied
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.post_training import PostTraining
 
-ORIGINAL, CLEAN = "original", "clean control"
+ORIGINAL, CLEAN, LIMITED_CLEAN = "original", "clean control", "limited, clean control"
 SPACES = ("lite0", "lite2", "vgg-hed")  # the first is trained in, unless an arm's networks are of another family
 
 
@@ -52,6 +54,12 @@ def unpaired(config: PostTraining, **weights: Any) -> PostTraining:
     return with_weights(config, **(none | weights))
 
 
+def limited(change: Change) -> Change:
+    """With the demo's limit of the adversarial term's balance. Arms without it have VQGAN's, 10,000."""
+    limit = demo().post.objective.adversary.adaptive_max
+    return lambda config: varied(change(config), objective={"adversary": {"adaptive_max": limit}})
+
+
 HALF = 0.5  # of main training's learning rate, as in the paper
 ARMS: dict[str, Change] = {
     ORIGINAL: lambda config: config,
@@ -61,6 +69,12 @@ ARMS: dict[str, Change] = {
     "paired, sigma 0.5, float32": lambda config: replace(
         with_sigma(0.5)(config), precision="fp32", sampling_precision="fp32"
     ),
+    "limited, sigma 0.5": limited(with_sigma(0.5)),
+    LIMITED_CLEAN: limited(with_lr(HALF, lambda config: replace(config, sigma=1.0, free_samples=0))),
+    "limited, sigma 0.5, float32": limited(
+        lambda config: replace(with_sigma(0.5)(config), precision="fp32", sampling_precision="fp32")
+    ),
+    "limited, sigma 0.7": limited(with_sigma(0.7)),
     "paired, sigma 0.3": with_sigma(0.3),
     "paired, sigma 0.8": with_sigma(0.8),
     "paired, sigma 0.9": with_sigma(0.9),
@@ -94,7 +108,7 @@ def configured(arm: str, preset: Demo, size: Size, seed: int) -> PostTraining:
     post = preset.post
     loop = replace(post.loop, steps=size.steps, seed=seed, save_every=max(1, size.steps // 4), preview_every=0)
     base = replace(
-        post,
+        varied(post, objective={"adversary": {"adaptive_max": Adversarial().adaptive_max}}),
         loop=loop,
         sigma=0.7,
         patience=0,
@@ -105,6 +119,11 @@ def configured(arm: str, preset: Demo, size: Size, seed: int) -> PostTraining:
         validate_every=max(1, size.steps // 2),
     )
     return ARMS[arm](base)
+
+
+def control_of(arm: str) -> str:
+    """The arm that trains as long, and as this one does, on images' own tokens."""
+    return LIMITED_CLEAN if arm.startswith("limited") else CLEAN
 
 
 def file_name(*parts: Any) -> str:

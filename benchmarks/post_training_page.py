@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from main_training_page import table
-from post_training_arms import ARMS, CLEAN, CORNERS, ORIGINAL, SPACES
+from post_training_arms import ARMS, CLEAN, CORNERS, LIMITED_CLEAN, ORIGINAL, SPACES, control_of
 
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.runtime.checkpoint import read_json, write_bytes
@@ -18,9 +18,10 @@ HEAD = """# Which way of post-training gains most, also where nothing was traine
 Every arm tunes the same decoder for the same generator for as many steps, on two kinds of images that the generator
 made: *pairs*, real images of whose tokens the generator drew all but a share sigma anew, and *free* samples. What is
 asked of pairs are pixels and features of their real images (L1, L2, perceptual); adversarial and Frechet term look at
-the pairs, too, or in arms called *free* at free samples. The step that is kept is chosen by held-out training images
-in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a seed decode the
-same samples, and validation images score them, which chose nothing.
+the pairs, too, or in arms called *free* at free samples. In arms called *limited* the balance of the adversarial term
+is at most 0.5, as in the demo, in the others at most 10,000, as in VQGAN. The step that is kept is chosen by held-out
+training images in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a
+seed decode the same samples, and validation images score them, which chose nothing.
 
 What was tried before, shorter: [tried.md](tried.md).
 """
@@ -69,7 +70,7 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         ),
     )
     yield "\nSeconds are of the process that ended an arm: of one that was stopped in between, what was left of it."
-    yield from against(arms, CLEAN, spaces)
+    yield from against_controls(arms, spaces)
     yield "\n### Recall and coverage\n"
     names = [(space, metric) for space in spaces for metric in ("recall", "coverage")]
     yield from table(
@@ -102,25 +103,25 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         yield from table(("sigma", "steps", "held-out distance", "seconds"), rows)
 
 
-def against(arms: dict[str, list[Result]], rival: str, spaces: Sequence[str]) -> Iterator[str]:
-    """gFID of each arm against a rival's, seed by seed: mean, interval, and in how many seeds it is lower."""
-    of_rival = {run["seed"]: run for run in arms.get(rival, ())}
+def against_controls(arms: dict[str, list[Result]], spaces: Sequence[str]) -> Iterator[str]:
+    """gFID of each arm against its control's, seed by seed: mean, interval, and in how many seeds it is lower."""
     rows = []
     for arm, runs in arms.items():
-        shared = [run for run in runs if run["seed"] in of_rival and arm not in (ORIGINAL, rival)]
+        control = {run["seed"]: run for run in arms.get(control_of(arm), ())}
+        shared = [run for run in runs if run["seed"] in control and arm not in (ORIGINAL, CLEAN, LIMITED_CLEAN)]
         if not shared:
             continue
         cells = []
         for space in spaces:
 
-            def change(run: Result, space: str = space) -> float:
-                return run["scores"][space]["gfid"] / of_rival[run["seed"]]["scores"][space]["gfid"] - 1
+            def change(run: Result, space: str = space, control: dict[int, Result] = control) -> float:
+                return run["scores"][space]["gfid"] / control[run["seed"]]["scores"][space]["gfid"] - 1
 
             lower = sum(change(run) < 0 for run in shared)
             cells.append(f"{over(shared, change, '{:+.1%}')}; lower in {lower} of {len(shared)}")
         rows.append((arm, *cells))
     if rows:
-        yield f"\n### gFID against the {rival}, seed by seed\n"
+        yield "\n### gFID against the clean control, seed by seed\n"
         yield from table(("arm", *spaces), rows)
 
 
@@ -143,7 +144,7 @@ def gain(space: str) -> Callable[[Result], float]:
 def gained(runs: Sequence[Result], space: str) -> str:
     """The gain in a space, with its interval: over seeds, or of one seed over images."""
     if len(runs) > 1:
-        return over(runs, gain(space), "{:+.1%}")
+        return f"{over(runs, gain(space), '{:+.1%}')}; worst {max(map(gain(space), runs)):+.1%}"
     scores = runs[0]["scores"][space]
     low, high = (end / (scores["gfid"] - scores["change"]) for end in scores["interval"])
     return f"{gain(space)(runs[0]):+.1%} [{low:+.1%}, {high:+.1%}]"
