@@ -1,6 +1,6 @@
 """The page of the post-training bake-off, from its JSON files: gains by arm and space, diversity, looks, costs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,21 @@ What was tried before, shorter: [tried.md](tried.md).
 """
 
 
-def write(results: Path) -> None:
+def write(
+    results: Path, head: str = HEAD, corners: Collection[str] = tuple(CORNERS), arms: Collection[str] = tuple(ARMS)
+) -> None:
     """Write README.md beside the results, also where there are none yet. Raises ValueError for a damaged one."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
-    write_bytes(results / "README.md", ("\n".join(page(found)).rstrip() + "\n").encode())
+    lines = [head, *page(found, corners, arms)]
+    write_bytes(results / "README.md", ("\n".join(lines).rstrip() + "\n").encode())
 
 
-def page(found: Sequence[Result]) -> Iterator[str]:
-    """The lines of the page."""
-    yield HEAD
+def page(found: Sequence[Result], corners: Collection[str], known: Collection[str]) -> Iterator[str]:
+    """The lines of the page below its head: of each corner the known arms, as far as they are finished."""
     if not found:
         yield "No arm is finished yet."
-    for corner in CORNERS:
-        arms = {arm: [r for r in found if (r["corner"], r["arm"]) == (corner, arm)] for arm in ARMS}
+    for corner in corners:
+        arms = {arm: [r for r in found if (r["corner"], r["arm"]) == (corner, arm)] for arm in known}
         if arms := {arm: runs for arm, runs in arms.items() if runs}:
             yield f"\n## {corner.capitalize()}\n"
             yield from of_corner(arms)
@@ -70,8 +72,8 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
     )
     yield "\nSeconds are of the process that ended an arm: of one that was stopped in between, what was left of it."
     yield from against(arms, CLEAN, spaces)
-    yield "\n### Recall and coverage\n"
-    names = [(space, metric) for space in spaces for metric in ("recall", "coverage")]
+    yield "\n### Precision, recall and coverage\n"
+    names = [(space, metric) for space in spaces for metric in ("precision", "recall", "coverage")]
     yield from table(
         ("arm", *(f"{metric}, {space}" for space, metric in names)),
         (
@@ -143,7 +145,8 @@ def gain(space: str) -> Callable[[Result], float]:
 def gained(runs: Sequence[Result], space: str) -> str:
     """The gain in a space, with its interval: over seeds, or of one seed over images."""
     if len(runs) > 1:
-        return over(runs, gain(space), "{:+.1%}")
+        lower = sum(gain(space)(run) < 0 for run in runs)
+        return f"{over(runs, gain(space), '{:+.1%}')}; lower in {lower} of {len(runs)}"
     scores = runs[0]["scores"][space]
     low, high = (end / (scores["gfid"] - scores["change"]) for end in scores["interval"])
     return f"{gain(space)(runs[0]):+.1%} [{low:+.1%}, {high:+.1%}]"

@@ -95,7 +95,7 @@ def test_the_page_gives_means_and_intervals_over_seeds(tmp_path):
     assert "| paired | -20.0%; lower in 1 of 1 |" in page  # 70 against 87.5
     assert "| paired, sigma auto | +2.9%; lower in 0 of 1 |" in page
     assert "Seeds 0, 1: mean, and its 95 % interval over seeds (Student's t) in brackets." in page
-    assert "| paired | 2 | -25.0% [-88.5%, +38.5%] |" in page  # 12.706 * 7.07 / sqrt(2)
+    assert "| paired | 2 | -25.0% [-88.5%, +38.5%]; lower in 2 of 2 |" in page  # 12.706 * 7.07 / sqrt(2)
     assert "| paired | 25.0% [25.0%, 25.0%] | 1.50 [1.50, 1.50] | -2.50 [-2.50, -2.50] |" in page
     assert "| 0.7 | 5 | 12.3 | 6 |" in page
     assert page.count("a CPU, threads 1") == 1
