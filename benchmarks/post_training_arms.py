@@ -52,6 +52,9 @@ def unpaired(config: PostTraining, **weights: Any) -> PostTraining:
     return with_weights(config, **(none | weights))
 
 
+# Rivals' objectives; GAR's (arXiv 2609.24088) by its own weights, its discriminator ours, FDDA's in spaces ours.
+GAR = {"l1": 0.0, "l2": 1.0, "perceptual": 1.0, "gram": 10.0, "adversarial": 0.7, "consistency": 4.0, "frechet": 0.0}
+FDDA = {"frechet": 1.0, "frechet_spaces": ("lite0", "lite2")}  # vgg-hed is held out
 HALF = 0.5  # of main training's learning rate, as in the paper
 ARMS: dict[str, Change] = {
     ORIGINAL: lambda config: config,
@@ -75,6 +78,12 @@ ARMS: dict[str, Change] = {
     "paired and free discriminator": with_lr(HALF, lambda config: with_weights(config, frechet=0.0)),
     "paired and free Frechet": with_lr(HALF, lambda config: with_weights(config, adversarial=0.0, frechet=1.0)),
     "paired and free both": with_lr(HALF, lambda config: with_weights(config, frechet=1.0)),
+    "paired, Gram": with_lr(HALF, lambda config: with_weights(config, free=False, gram=10.0)),
+    "paired, Gram and consistency": with_lr(HALF, lambda config: with_weights(config, free=False, **GAR)),
+    "free, Frechet in two spaces": with_lr(HALF, lambda config: unpaired(config, **FDDA)),
+    "paired and free Frechet in two spaces": with_lr(
+        HALF, lambda config: with_weights(config, adversarial=0.0, **FDDA)
+    ),
     "paired, VGG-HED looks": with_lr(
         HALF, lambda config: with_weights(config, free=False, network=VGGHED(), perceptual_stages=3)
     ),

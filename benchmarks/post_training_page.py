@@ -18,9 +18,11 @@ HEAD = """# Which way of post-training gains most, also where nothing was traine
 Every arm tunes the same decoder for the same generator for as many steps, on two kinds of images that the generator
 made: *pairs*, real images of whose tokens the generator drew all but a share sigma anew, and *free* samples. What is
 asked of pairs are pixels and features of their real images (L1, L2, perceptual); adversarial and Frechet term look at
-the pairs, too, or in arms called *free* at free samples. The step that is kept is chosen by held-out training images
-in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a seed decode the
-same samples, and validation images score them, which chose nothing.
+the pairs, too, or in arms called *free* at free samples. *Gram* compares which features occur together,
+*consistency* features of the discriminator, each with its real image (arXiv 2609.24088); *in two spaces* the Frechet
+term is of lite0 and lite2, each over its own value (as FDDA). The step that is kept is chosen by held-out training
+images in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a seed decode
+the same samples, and validation images score them, which chose nothing.
 
 What was tried before, shorter: [tried.md](tried.md).
 """

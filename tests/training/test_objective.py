@@ -177,6 +177,15 @@ def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch):
     assert len(looked) == 1
 
 
+def test_the_gram_term_alone_has_the_network_it_needs():
+    decoder, target, codes = setting()
+    ours = image_loss(Objective(l2=0.0, perceptual=0.0, gram=3.0, adversarial=0.0))
+    loss, terms = ours.loss(target, decoder(codes), decoder.weight, step=0)
+    assert terms.keys() == {"gram"}
+    torch.testing.assert_close(loss.detach(), 3 * terms["gram"])
+    assert ours.loss(target, target, decoder.weight, step=0)[0] == 0
+
+
 def test_another_kind_of_discriminator_is_refused(tmp_path):
     DiscriminatorTrainer(ADVERSARIAL, 10, 0, CPU).save(tmp_path)
     same = DiscriminatorTrainer(ADVERSARIAL, 10, seed=1, device=CPU)
