@@ -60,6 +60,9 @@ def limited(change: Change) -> Change:
     return lambda config: varied(change(config), objective={"adversary": {"adaptive_max": limit}})
 
 
+# Rivals' objectives; GAR's (arXiv 2609.24088) by its own weights, its discriminator ours, FDDA's in spaces ours.
+GAR = {"l1": 0.0, "l2": 1.0, "perceptual": 1.0, "gram": 10.0, "adversarial": 0.7, "consistency": 4.0, "frechet": 0.0}
+FDDA: dict[str, Any] = {"frechet": 1.0, "frechet_spaces": ("lite0", "lite2")}  # vgg-hed is held out
 HALF = 0.5  # of main training's learning rate, as in the paper
 ARMS: dict[str, Change] = {
     ORIGINAL: lambda config: config,
@@ -89,6 +92,15 @@ ARMS: dict[str, Change] = {
     "paired and free discriminator": with_lr(HALF, lambda config: with_weights(config, frechet=0.0)),
     "paired and free Frechet": with_lr(HALF, lambda config: with_weights(config, adversarial=0.0, frechet=1.0)),
     "paired and free both": with_lr(HALF, lambda config: with_weights(config, frechet=1.0)),
+    "limited, Gram": limited(lambda config: with_weights(with_sigma(0.5)(config), free=False, gram=10.0)),
+    "limited, Gram and consistency": limited(lambda config: with_weights(with_sigma(0.5)(config), free=False, **GAR)),
+    "limited, Frechet in two spaces": limited(
+        lambda config: with_weights(with_sigma(0.5)(config), free=False, frechet_spaces=FDDA["frechet_spaces"])
+    ),
+    "free, Frechet in two spaces": with_lr(HALF, lambda config: unpaired(config, **FDDA)),
+    "paired and free Frechet in two spaces": with_lr(
+        HALF, lambda config: with_weights(config, adversarial=0.0, **FDDA)
+    ),
     "paired, VGG-HED looks": with_lr(
         HALF, lambda config: with_weights(config, free=False, network=VGGHED(), perceptual_stages=3)
     ),

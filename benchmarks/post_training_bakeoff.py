@@ -13,7 +13,8 @@ images choose nothing: the step that is kept is chosen on held-out training imag
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from post_training_arms import ARMS, CORNERS, ORIGINAL, SPACES, Size, configured
 from torch import Tensor
 
 from robustok import load_generator, load_tokenizer
-from robustok.data.images import FashionMNIST
-from robustok.data.latent_cache import encode_images
+from robustok.data.images import FashionMNIST, ImageSet
+from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.demo.config import Demo
 from robustok.demo.run import train_demo_generator
 from robustok.evaluation.decoding import decoded
@@ -43,8 +44,8 @@ from robustok.runtime.configs import to_plain
 from robustok.runtime.tensor_files import read_tensors
 from robustok.shapes import Pixels, to_pixels
 from robustok.tokenizer.protocol import kind_of
-from robustok.training.held_out import HeldOut
-from robustok.training.post_training import SAMPLES, post_train
+from robustok.training.held_out import HeldOut, Witness
+from robustok.training.post_training import SAMPLES, PostTraining, post_train
 from robustok.training.shared_sampling import sampled
 from robustok.training.tokenizer_training import train_tokenizer
 
@@ -102,66 +103,82 @@ class Judge:
         return {"color": float(colors.mean()), "detail": detail}
 
 
-class Models:
-    """A corner's tokenizer, generator and samples of one seed, which all its arms share."""
+@dataclass(frozen=True)
+class Trained:
+    """What the arms of a seed begin with."""
 
-    def __init__(self, corner: str, preset: Demo, seed: int, judge: Judge, runs: Path):
-        self.folder = runs / file_name(corner, seed)
-        self.preset, self.judge = preset.with_seed(seed), judge
-        where = self.folder / "tokenizer"
-        there = (where / "config.json").exists()
-        train = judge.train
-        self.tokenizer = load_tokenizer(where) if there else train_tokenizer(self.preset.main, train, where, quiet=True)
-        self.cache = encode_images(self.tokenizer, train, self.folder / kind_of(self.tokenizer))
-        where = self.folder / "generator"
-        if (where / "config.json").exists():
-            self.generator = load_generator(where)
-        else:
-            self.generator = train_demo_generator(self.preset, self.tokenizer, self.cache, where, quiet=True)
+    tokenizer: Any
+    generator: Any
+    cache: LatentCache  # the training images' tokens or latents
+    post: PostTraining  # how the generator is sampled, and which spaces bear witness when the step is chosen
+    discriminator: Path | None = None  # folder of main training's; None: a fresh one
+
+
+def train_demo(preset: Demo, train: ImageSet, folder: Path) -> Trained:
+    """A demo's tokenizer and generator, or what is left to train of them."""
+    where = folder / "tokenizer"
+    there = (where / "config.json").exists()
+    tokenizer = load_tokenizer(where) if there else train_tokenizer(preset.main, train, where, quiet=True)
+    cache = encode_images(tokenizer, train, folder / kind_of(tokenizer))
+    where = folder / "generator"
+    there = (where / "config.json").exists()
+    generator = load_generator(where) if there else train_demo_generator(preset, tokenizer, cache, where, quiet=True)
+    post = replace(preset.post, witnesses=())
+    return Trained(tokenizer, generator, cache, post, folder / "tokenizer" / "discriminator")
+
+
+class Models:
+    """The models of one seed, and the samples of its generator, which all its arms share."""
+
+    def __init__(self, trained: Trained, seed: int, judge: Judge, folder: Path):
+        self.trained, self.seed, self.judge, self.folder = trained, seed, judge, folder
         scored = balanced_labels(judge.size.scored, 10)
         self.samples = self._sampled("samples.safetensors", scored, "scored samples")
-        self.before = judge.streams(self.pixels(self.tokenizer))
-        space = judge.spaces[SPACES[0]]
+        self.before = judge.streams(self.pixels(trained.tokenizer))
         generated = self._sampled(SAMPLES, judge.held.labels, "held-out samples")
-        self.held_out = HeldOut(self.tokenizer, generated, Reference.of(judge.held, space).stats, space)
+        deciding, *others = (
+            Witness(judge.spaces[name], Reference.of(judge.held, judge.spaces[name]))
+            for name in (SPACES[0], *trained.post.witnesses)
+        )
+        self.held_out = HeldOut(trained.tokenizer, generated, deciding.reference.stats, deciding.extract, others)
 
     def _sampled(self, name: str, labels: Tensor, purpose: str) -> Tensor:
         """What a demo left in the folder, as many of it as are asked for, or drawn now."""
-        path, post = self.folder / name, self.preset.post
+        path, post = self.folder / name, self.trained.post
         if path.exists():
             (drawn,) = read_tensors(path).values()
             return (drawn if drawn.is_floating_point() else drawn.long())[: len(labels)]
         how: dict[str, Any] = {"purpose": purpose, "precision": post.sampling_precision, "quiet": True}
-        return sampled(path, self.generator, labels, post.sampling, self.preset.seed, **how)
+        return sampled(path, self.trained.generator, labels, post.sampling, self.seed, **how)
 
     def pixels(self, tokenizer: Any) -> Pixels:
         return torch.cat(list(decoded(tokenizer, self.samples)))
 
 
-def run_arm(corner: str, arm: str, seed: int, models: Models, runs: Path, results: Path) -> None:
+def run_arm(corner: str, arm: str, config: PostTraining, models: Models, runs: Path, results: Path) -> None:
     """Post-train one arm and measure it; what was finished before is not done again."""
-    print(f"{corner}, {arm}, seed {seed}", flush=True)
-    judge, name = models.judge, file_name(corner, arm, seed)
+    print(f"{corner}, {arm}, seed {models.seed}", flush=True)
+    judge, trained, name = models.judge, models.trained, file_name(corner, arm, models.seed)
     notes = Notes(runs / name / "measured.json")
     notes.add("circumstances", circumstances())
-    config = configured(arm, models.preset, judge.size, seed)
-    tokenizer, about = models.tokenizer, {"step": 0}
+    tokenizer, about = trained.tokenizer, {"step": 0}
     if arm != ORIGINAL:
         began, clock = time.process_time(), time.monotonic()
         result = post_train(
             config,
-            models.tokenizer,
-            models.generator,
+            trained.tokenizer,
+            trained.generator,
             judge.train,
             runs / name,
             held_out=models.held_out,
-            cache=models.cache,
-            discriminator=models.folder / "tokenizer" / "discriminator",
+            cache=trained.cache,
+            discriminator=trained.discriminator,
             quiet=True,
         )
         tuned = result.tuned
         seconds = {"cpu": time.process_time() - began, "clock": time.monotonic() - clock}
         about = {"step": tuned.step, "before": tuned.before, "after": tuned.after, "last": tuned.last}
+        about |= {"worse_in": tuned.worse_in} if tuned.worse_in else {}
         about["tries"] = [vars(one) for one in result.tries]
         notes.once("seconds", lambda: seconds)  # of a run that was stopped, what was left of it
         tokenizer = tuned.tokenizer
@@ -169,14 +186,38 @@ def run_arm(corner: str, arm: str, seed: int, models: Models, runs: Path, result
     notes.once("scores", lambda: judge.scores(models.before, judge.streams(pixels)))
     notes.once("to_the_eye", lambda: judge.to_the_eye(pixels))
     spaces = {space: extract.describe() for space, extract in judge.spaces.items()}
-    about |= {"corner": corner, "arm": arm, "seed": seed, "size": vars(judge.size), "spaces": spaces}
+    about |= {"corner": corner, "arm": arm, "seed": models.seed, "size": vars(judge.size), "spaces": spaces}
     write_json(results / f"{name}.json", about | {"settings": to_plain(config)} | notes.values)
 
 
-def run(
-    runs: Path, results: Path, size: Size, work: Sequence[tuple[str, str, int]], spaces: Any = None, presets: Any = None
+Work = tuple[str, str, int]  # corner, arm and seed
+
+
+def run(runs: Path, results: Path, size: Size, work: Sequence[Work], spaces: Any = None, presets: Any = None) -> None:
+    """Work off the arms that are not finished."""
+    presets = presets or CORNERS
+
+    def models(corner: str, seed: int, folder: Path) -> Models:
+        preset = presets[corner]().with_seed(seed)
+        judge = Judge(size, runs, preset.main.tokenizer.image_size, spaces)
+        return Models(train_demo(preset, judge.train, folder), seed, judge, folder)
+
+    work_off(
+        runs, results, work, models, lambda corner, arm, models: configured(arm, presets[corner](), size, models.seed)
+    )
+
+
+def work_off(
+    runs: Path,
+    results: Path,
+    work: Sequence[Work],
+    models: Callable[[str, int, Path], Models],
+    config: Callable[[str, str, Models], PostTraining],
 ) -> None:
-    """Work off what is not finished, leaving to others what they work on."""
+    """Work off what is not finished, leaving to others what they work on.
+
+    `models` makes those of a corner and seed in a folder, `config` an arm's post-training of them.
+    """
     results.mkdir(parents=True, exist_ok=True)
     made: dict[tuple[str, int], Models] = {}
     for corner, arm, seed in work:
@@ -187,10 +228,9 @@ def run(
             if not free:
                 continue
             if (corner, seed) not in made:
-                preset = (presets or CORNERS)[corner]()
-                judge = Judge(size, runs, preset.main.tokenizer.image_size, spaces)
-                made[corner, seed] = Models(corner, preset, seed, judge, runs)
-            run_arm(corner, arm, seed, made[corner, seed], runs, results)
+                made[corner, seed] = models(corner, seed, runs / file_name(corner, seed))
+            found = made[corner, seed]
+            run_arm(corner, arm, config(corner, arm, found), found, runs, results)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The page of the post-training bake-off, from its JSON files: gains by arm and space, diversity, looks, costs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,31 @@ Every arm tunes the same decoder for the same generator for as many steps, on tw
 made: *pairs*, real images of whose tokens the generator drew all but a share sigma anew, and *free* samples. What is
 asked of pairs are pixels and features of their real images (L1, L2, perceptual); adversarial and Frechet term look at
 the pairs, too, or in arms called *free* at free samples. In arms called *limited* the balance of the adversarial term
-is at most 0.5, as in the demo, in the others at most 10,000, as in VQGAN. The step that is kept is chosen by held-out
-training images in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a
-seed decode the same samples, and validation images score them, which chose nothing.
+is at most 0.5, as in the demo, in the others at most 10,000, as in VQGAN. *Gram* compares which features occur
+together, *consistency* features of the discriminator, each with its real image (arXiv 2609.24088); *in two spaces* the
+Frechet term is of lite0 and lite2, each over its own value (as FDDA). The step that is kept is chosen by held-out
+training images in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a seed
+decode the same samples, and validation images score them, which chose nothing.
 
 What was tried before, shorter: [tried.md](tried.md).
 """
 
 
-def write(results: Path) -> None:
+def write(
+    results: Path, head: str = HEAD, corners: Collection[str] = tuple(CORNERS), arms: Collection[str] = tuple(ARMS)
+) -> None:
     """Write README.md beside the results, also where there are none yet. Raises ValueError for a damaged one."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
-    write_bytes(results / "README.md", ("\n".join(page(found)).rstrip() + "\n").encode())
+    lines = [head, *page(found, corners, arms)]
+    write_bytes(results / "README.md", ("\n".join(lines).rstrip() + "\n").encode())
 
 
-def page(found: Sequence[Result]) -> Iterator[str]:
-    """The lines of the page."""
-    yield HEAD
+def page(found: Sequence[Result], corners: Collection[str], known: Collection[str]) -> Iterator[str]:
+    """The lines of the page below its head: of each corner the known arms, as far as they are finished."""
     if not found:
         yield "No arm is finished yet."
-    for corner in CORNERS:
-        arms = {arm: [r for r in found if (r["corner"], r["arm"]) == (corner, arm)] for arm in ARMS}
+    for corner in corners:
+        arms = {arm: [r for r in found if (r["corner"], r["arm"]) == (corner, arm)] for arm in known}
         if arms := {arm: runs for arm, runs in arms.items() if runs}:
             yield f"\n## {corner.capitalize()}\n"
             yield from of_corner(arms)
@@ -71,8 +75,8 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
     )
     yield "\nSeconds are of the process that ended an arm: of one that was stopped in between, what was left of it."
     yield from against_controls(arms, spaces)
-    yield "\n### Recall and coverage\n"
-    names = [(space, metric) for space in spaces for metric in ("recall", "coverage")]
+    yield "\n### Precision, recall and coverage\n"
+    names = [(space, metric) for space in spaces for metric in ("precision", "recall", "coverage")]
     yield from table(
         ("arm", *(f"{metric}, {space}" for space, metric in names)),
         (

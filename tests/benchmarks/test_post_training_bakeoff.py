@@ -65,6 +65,11 @@ def test_every_arm_is_a_setting_of_every_corner_it_is_run_in(corner):
             assert config not in seen.values(), f"{arm} is another arm once more"
             seen[arm] = config
     assert replace(seen["paired"], sigma=0.5) == seen["paired, sigma 0.5"]
+    gar = seen["limited, Gram and consistency"]
+    assert (gar.objective.gram, gar.objective.consistency, gar.free_samples) == (10.0, 4.0, 0)
+    for arm in ("free, Frechet in two spaces", "paired and free Frechet in two spaces"):
+        assert seen[arm].objective.frechet_spaces == ("lite0", "lite2")
+        assert seen[arm].free_samples > 0
     assert ("paired, one pass" in seen) == corner.startswith("latents")
 
 

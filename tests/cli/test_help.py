@@ -70,3 +70,17 @@ def test_settings_are_listed_with_values_and_comments(capsys):
     listed = {line.split()[0] for line in lines if line.startswith("  --")}
     assert {"--post.sigma", "--main.tokenizer.encoder.channels", "--post.objective.adversary.kind"} <= listed
     assert not any(line.startswith("  --") and len(line.split()) < 3 for line in lines), "a setting without comment"
+
+
+def test_terms_of_rivals_are_typed_as_the_others(capsys):
+    """A list is typed as JSON or YAML; a space that is not there ends the command with what there is."""
+    typed = ["post-train", "--preset", "demo", "--tokenizer", "x", "--generator", "y", "--out", "z", "--settings"]
+    spaces = ["--objective.frechet_spaces", "[lite0, lite2]"]
+    assert main([*typed, "--objective.gram", "10", "--objective.consistency", "4", *spaces]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for line in ("gram 10.0", "consistency 4.0", 'frechet_spaces ["lite0", "lite2"]'):
+        assert f"--objective.{line}" in told
+    assert main([*typed, "--objective.frechet_spaces", "[inception]"]) == 2
+    assert "choose from lite0, lite2, vgg-hed" in capsys.readouterr().err
+    assert main([*typed, "--objective.gram", "-10"]) == 2
+    assert "0 or more" in capsys.readouterr().err

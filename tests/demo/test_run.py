@@ -118,6 +118,8 @@ def test_scores_tell_which_spaces_were_held_out(finished):
     )
     assert trained_in(MINI) == {"lite0"}
     assert trained_in(networks) == {"lite0", "vgg-hed"}
+    spaces = replace(POST.objective, frechet=1.0, frechet_spaces=("lite0", "lite2"))
+    assert trained_in(replace(MINI, post=replace(POST, objective=spaces))) == {"lite0", "lite2"}
 
 
 def test_the_folder_of_a_demo_scored_in_one_space_gets_the_others(finished, tmp_path):

@@ -12,6 +12,7 @@ from robustok.losses.adversarial import (
     LogitAverages,
     adaptive_weight,
     discriminator_loss,
+    feature_matching,
     generator_loss,
     lecam,
 )
@@ -21,6 +22,15 @@ KINDS: list[Kind] = ["hinge", "non-saturating"]
 
 def logits(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1).requires_grad_()
+
+
+def test_features_match_layer_by_layer_whatever_a_layers_size():
+    real = [torch.zeros(2, 1, 4, 4), torch.ones(2, 8)]
+    fake = [torch.full((2, 1, 4, 4), -0.5), torch.tensor([[1.0] * 8, [3.0] * 8])]
+    assert feature_matching(real, fake).item() == pytest.approx((0.5 + 1.0) / 2)
+    assert feature_matching(fake, fake) == 0
+    with pytest.raises(ValueError, match="zip"):
+        feature_matching(real, fake[:1])
 
 
 @pytest.mark.parametrize(("kind", "blind"), [("hinge", 1.0), ("non-saturating", math.log(2))])

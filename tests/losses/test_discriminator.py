@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok.losses.adversarial import discriminator_loss
-from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN, build_discriminator
+from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN, activations, build_discriminator
 
 SMALL = [PatchGAN(width=16), FeatureDiscriminator(width=16), FeatureDiscriminator(width=16, spectral=False)]
 
@@ -31,6 +31,21 @@ def fresh(config: PatchGAN | FeatureDiscriminator) -> nn.Module:
 )
 def test_one_logit_a_place(config: PatchGAN | FeatureDiscriminator, side: int, shape: tuple[int, ...]):
     assert fresh(config)(noise(2, 3, side, side)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize(("config", "layers"), [(SMALL[0], 4 - 1), (SMALL[1], 3 * 2)])
+def test_activations_are_those_of_every_trained_layer_before_the_last(
+    config: PatchGAN | FeatureDiscriminator, layers: int
+):
+    network, images = fresh(config).eval(), noise(2, 3, 32, 32)
+    with activations(network) as found:
+        network(images)
+    assert len(found) == layers
+    last = network.layers[-1] if isinstance(config, PatchGAN) else network.heads[-1][-1]
+    logits = network(images)
+    end = last(found[-1])  # the last head's, which is on the coarsest map
+    torch.testing.assert_close(logits[:, -1:], torch.nn.functional.interpolate(end, size=logits.shape[-2:]))
+    assert len(found) == layers  # outside, nothing is taken
 
 
 @pytest.mark.parametrize("config", SMALL)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from robustok.backbones.frozen import FeatureMaps
 from robustok.backbones.lite import Lite
-from robustok.losses.perceptual import Perceptual, unit_length
+from robustok.losses.perceptual import Perceptual, gram_distance, unit_length
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -18,6 +18,42 @@ class Raw(nn.Module):
 
     def forward(self, images: Tensor, stages: int) -> FeatureMaps:
         return FeatureMaps((images,) * stages, None)
+
+
+def colored(*rows: str) -> Tensor:
+    """An image of rows that are each of one color, of any strength."""
+    image = torch.zeros(1, 3, len(rows), 4)
+    for row, color in enumerate(rows):
+        image[0, "rgb".index(color), row] = row + 0.5
+    return image
+
+
+def test_the_gram_distance_knows_what_there_is_not_where():
+    """By hand: the Gram matrix of unit features that are one color each has the colors' fractions on its diagonal."""
+    red, mixed = colored("r", "r", "r", "r"), colored("r", "g", "g", "b")
+    assert gram_distance((red,), (colored("g", "g", "g", "g"),)).item() == pytest.approx(2)  # the most there can be
+    assert gram_distance((red,), (mixed,)).item() == pytest.approx(0.75**2 + 0.5**2 + 0.25**2)
+    assert gram_distance((red, red), (mixed, red)).item() == pytest.approx(0.875)  # a sum over maps
+    both = torch.cat([mixed, red])
+    assert gram_distance((torch.cat([red, red]),), (both,)).item() == pytest.approx(0.875 / 2)  # a mean over images
+    assert gram_distance((mixed,), (colored("g", "b", "r", "g"),)).item() == pytest.approx(0, abs=1e-12)
+    assert gram_distance((red,), (-7 * red,)).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_gram_distance_is_that_of_outer_products():
+    """Off the diagonal too: Johnson et al. 2016, eq. 3, of unit features, written as loops."""
+    one, other = noise(2, 3, 4, 5), noise(2, 3, 4, 5, seed=1)
+    whole = 0.0
+    for theirs, ours in zip(unit_length(one), unit_length(other), strict=True):
+        grams = []
+        for image in (theirs, ours):
+            columns = [image[:, y, x] for y in range(4) for x in range(5)]
+            grams.append(sum(torch.outer(column, column) for column in columns) / 20)
+        whole += (grams[0] - grams[1]).square().sum().item() / 2
+    assert gram_distance((one,), (other,)).item() == pytest.approx(whole, rel=1e-5)
+    still = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    gram_distance((one[:1],), (still,)).backward()
+    assert still.grad.isfinite().all()
 
 
 def test_orthogonal_features_are_at_distance_two_on_each_level():

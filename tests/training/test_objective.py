@@ -13,7 +13,7 @@ from robustok.data.images import FashionMNIST
 from robustok.losses.adversarial import adaptive_weight, generator_loss
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import FeatureDiscriminator, PatchGAN
-from robustok.losses.perceptual import Perceptual
+from robustok.losses.perceptual import Perceptual, gram_distance
 from robustok.training import objective
 from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
 from robustok.training.objective import ImageLoss, Objective
@@ -40,9 +40,21 @@ def image_loss(objective: Objective = OBJECTIVE, steps: int = 10) -> ImageLoss:
     return ImageLoss(objective, steps, seed=0, device=CPU, precision="fp32")
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_gradient_is_that_of_the_weighted_sum(adaptive):
-    objective = replace(OBJECTIVE, adversary=replace(ADVERSARIAL, adaptive=adaptive))
+def activations(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """What each layer of a PatchGAN puts out, up to the one that makes the logits."""
+    found = [images]
+    for layer in model.layers[:-1]:
+        found.append(layer(found[-1]))
+    return [output for layer, output in zip(model.layers, found[1:], strict=False) if isinstance(layer, nn.LeakyReLU)]
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "gram", "consistency"), [(True, 0.0, 0.0), (False, 0.0, 0.0), (True, 3.0, 0.0), (True, 3.0, 2.0)]
+)
+def test_gradient_is_that_of_the_weighted_sum(adaptive: bool, gram: float, consistency: float):
+    objective = replace(
+        OBJECTIVE, gram=gram, consistency=consistency, adversary=replace(ADVERSARIAL, adaptive=adaptive)
+    )
     decoder, target, codes = setting()
     ours = image_loss(objective)
     loss, terms = ours.loss(target, decoder(codes), decoder.weight, step=9)
@@ -53,7 +65,14 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
     output = decoder(codes)
     near = 0.3 * (output - target).abs().mean() + (output - target).square().mean()
     near = near + 0.7 * Perceptual(Lite(), 2)(target, output)
-    fooled = generator_loss(ours.discriminator.model(output))
+    network = ours.discriminator.model
+    if gram:
+        near = near + gram * gram_distance(Lite()(target, 2).stages, Lite()(output, 2).stages)
+    if consistency:
+        pairs = list(zip(activations(network, target), activations(network, output), strict=True))
+        assert len(pairs) == 3
+        near = near + consistency * sum((real - fake).abs().mean() for real, fake in pairs) / len(pairs)
+    fooled = generator_loss(network(output))
     pulls = [torch.autograd.grad(term, decoder.weight, retain_graph=True)[0] for term in (near, fooled)]
     weight = 0.5 * (adaptive_weight(*pulls) if adaptive else 1.0)
     whole = near + weight * fooled
@@ -61,6 +80,7 @@ def test_gradient_is_that_of_the_weighted_sum(adaptive):
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms["adversarial_weight"], torch.as_tensor(weight), rtol=1e-4, atol=0)
     torch.testing.assert_close(got, decoder.weight.grad, rtol=1e-4, atol=1e-6)
+    assert terms.keys() >= {name for name in ("gram", "consistency") if getattr(objective, name)}
 
 
 def test_the_balance_of_the_adversarial_term_has_a_limit():
@@ -82,9 +102,9 @@ def test_the_balance_of_the_adversarial_term_has_a_limit():
 FEATURES = replace(ADVERSARIAL, discriminator=FeatureDiscriminator(stages=(1, 2), width=16))
 
 
-@pytest.mark.parametrize("perceptual", [0.7, 0.0])
-def test_terms_that_look_at_the_same_maps_share_them_and_change_nothing(perceptual, monkeypatch):
-    objective = replace(OBJECTIVE, perceptual=perceptual, frechet=0.1, adversary=FEATURES)
+@pytest.mark.parametrize(("perceptual", "more"), [(0.7, {}), (0.0, {}), (0.7, {"gram": 1.0, "consistency": 1.0})])
+def test_terms_that_look_at_the_same_maps_share_them_and_change_nothing(perceptual, more, monkeypatch):
+    objective = replace(OBJECTIVE, perceptual=perceptual, frechet=0.1, adversary=FEATURES, **more)
     decoder, target, codes = setting()
     looked, forward = [], Lite.forward
     monkeypatch.setattr(Lite, "forward", lambda *a: looked.append(1) or forward(*a))
@@ -105,7 +125,7 @@ def test_terms_that_look_at_the_same_maps_share_them_and_change_nothing(perceptu
         return [*found, *ours.discriminator.model.state_dict().values()], len(looked)
 
     (once, few), (apart, many) = steps(True), steps(False)
-    assert (few, many) == (3 * 2, 3 * 5 if perceptual else 3 * 4)
+    assert (few, many) == (3 * 2, 3 * (4 + bool(perceptual) + bool(more)))
     torch.testing.assert_close(once, apart, rtol=1e-5, atol=1e-6)
 
 
@@ -163,6 +183,25 @@ def test_a_weight_of_zero_leaves_the_term_out():
     assert ours.discriminator_backward(target, target, 9) == ours.discriminator_step(9) == {}
 
 
+def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch):
+    decoder, target, codes = setting()
+    for name in ("gram_distance", "feature_matching"):
+        monkeypatch.setattr(objective, name, lambda *_, name=name: pytest.fail(f"{name} has no weight"))
+    ours, looked = image_loss(), []
+    ours.discriminator.model.register_forward_hook(lambda *_: looked.append(1))
+    ours.loss(target, decoder(codes), decoder.weight, step=9)
+    assert len(looked) == 1
+
+
+def test_the_gram_term_alone_has_the_network_it_needs():
+    decoder, target, codes = setting()
+    ours = image_loss(Objective(l2=0.0, perceptual=0.0, gram=3.0, adversarial=0.0))
+    loss, terms = ours.loss(target, decoder(codes), decoder.weight, step=0)
+    assert terms.keys() == {"gram"}
+    torch.testing.assert_close(loss.detach(), 3 * terms["gram"])
+    assert ours.loss(target, target, decoder.weight, step=0)[0] == 0
+
+
 def test_another_kind_of_discriminator_is_refused(tmp_path):
     DiscriminatorTrainer(ADVERSARIAL, 10, 0, CPU).save(tmp_path)
     same = DiscriminatorTrainer(ADVERSARIAL, 10, seed=1, device=CPU)
@@ -179,7 +218,18 @@ def test_senseless_settings_are_refused():
         Objective(l1=0.0, l2=0.0, perceptual=0.0, adversarial=0.0)
     with pytest.raises(ValueError, match=r"the adversarial term is alone, .* set adversary.adaptive to False"):
         Objective(l1=0.0, l2=0.0, perceptual=0.0)
-    with pytest.raises(ValueError, match=r"no term between an image and its reconstruction; give l1, l2 or perceptual"):
+    for name in ("gram", "consistency", "frechet"):
+        with pytest.raises(ValueError, match=rf"weights of the image terms are 0 or more, .*'{name}': -1"):
+            Objective(**{name: -1.0})
+    with pytest.raises(ValueError, match="0 or more"):
+        Objective(gram=float("nan"))
+    with pytest.raises(ValueError, match=r"consistency is 4.0, .* give adversarial a weight, and l1, l2, perceptual"):
+        Objective(adversarial=0.0, consistency=4.0)
+    with pytest.raises(ValueError, match=r"l1, l2, perceptual or gram one for the time before"):
+        Objective(l2=0.0, perceptual=0.0, frechet=1.0, consistency=4.0)
+    with pytest.raises(
+        ValueError, match=r"no term between an image and its reconstruction; give l1, l2, perceptual or gram"
+    ):
         replace(MAIN, objective=replace(MAIN.objective, l1=0.0, l2=0.0, perceptual=0.0, frechet=1.0))
 
 
@@ -211,6 +261,19 @@ def test_free_rows_are_judged_as_a_distribution_and_the_others_by_their_targets(
     assert of_pairs.keys() == {"l2", "perceptual"}
 
 
+def test_consistency_and_gram_ask_nothing_of_free_rows():
+    adversary = replace(ADVERSARIAL, adaptive=False)
+    asked = replace(OBJECTIVE, gram=1.0, consistency=1.0, adversary=adversary)
+    decoder, target, codes = setting()
+    with_free = image_loss(asked).loss(
+        target, decoder(torch.cat([codes, codes.flip(0) * 2])), decoder.weight, step=9, free=True
+    )[1]
+    alone = image_loss(asked).loss(target, decoder(codes), decoder.weight, step=9)[1]
+    for name in ("gram", "consistency", "perceptual"):
+        torch.testing.assert_close(with_free[name], alone[name], rtol=1e-4, atol=1e-6)
+    assert with_free["adversarial"] != alone["adversarial"]
+
+
 def test_the_discriminator_tells_free_rows_from_real_images():
     ours, seen = image_loss(), []
     ours.discriminator.backward = lambda target, output, *_: seen.append((target, output)) or {}
@@ -218,83 +281,3 @@ def test_the_discriminator_tells_free_rows_from_real_images():
     ours.discriminator_backward(target, torch.cat([target, free]), 9, free=True)
     assert torch.equal(seen[0][0], target)
     assert torch.equal(seen[0][1], free)
-
-
-FRECHET = Objective(perceptual=0.0, perceptual_stages=3, adversarial=0.0, frechet=0.5)
-
-
-@pytest.mark.parametrize("order", ["by class", "in turn"])
-def test_the_frechet_term_observes_images_of_every_class(order: str, monkeypatch: pytest.MonkeyPatch):
-    """Of 512 images 64 are observed; in the order of classes the first 64 would be of one class alone."""
-    monkeypatch.setattr(objective, "OBSERVED", 64)
-    everything = FashionMNIST("train").subset(torch.arange(512))
-    dark_first = everything.images(torch.arange(512)).mean(dim=(1, 2, 3)).argsort()
-    order_of = {"by class": dark_first, "in turn": dark_first.view(2, 256).T.flatten()}
-    images = FashionMNIST("train").subset(order_of[order])
-    observed, seen = image_loss(FRECHET), []
-    take = type(images).images
-    monkeypatch.setattr(type(images), "images", lambda self, rows: seen.append(rows) or take(self, rows))
-    observed.set_reference(images)
-    (rows,) = seen
-    assert len(rows.unique()) == 64
-    brightness = (rows >= 256) if order == "by class" else rows % 2
-    assert 20 <= brightness.sum() <= 44  # 32 of each, three standard deviations
-    again, other = [], ImageLoss(FRECHET, 10, seed=1, device=CPU)
-    for loss in (image_loss(FRECHET), other):
-        loss.set_reference(images)
-        again.append(seen[-1])
-    assert torch.equal(again[0], rows)
-    assert not torch.equal(again[1], rows)
-
-
-@pytest.mark.parametrize("rows", [[3], [3] * 8])
-def test_images_that_are_all_the_same_are_refused_before_the_first_step(rows: list[int]):
-    images = FashionMNIST("train").subset(torch.tensor(rows))
-    with pytest.raises(ValueError, match=r"needs images that differ, and all of these . look alike; .*frechet to 0"):
-        image_loss(FRECHET).set_reference(images)
-    image_loss(replace(FRECHET, frechet=0.0)).set_reference(images)
-
-
-def test_a_channel_that_never_changes_takes_part_as_it_is():
-    """Before, it was divided by a spread of 0."""
-    images = FashionMNIST("train").subset(torch.arange(16))
-    ours = image_loss(FRECHET)
-    levels = ours.perceptual.feature_maps
-    still = torch.zeros(1, 3, 1, 1)
-    ours.perceptual.feature_maps = lambda batch: (*levels(batch), (batch * still).mean(dim=(2, 3), keepdim=True) + 2.0)
-    ours.set_reference(images)
-    assert ours.scale[-3:].tolist() == [1, 1, 1]
-    real = images.images(torch.arange(16))
-    _, terms = ours.loss(real, real, nn.Conv2d(3, 3, 1).weight, step=0)
-    assert terms["frechet"] < 1e-4
-
-
-def test_a_run_of_an_earlier_version_goes_on_where_the_same_images_are_observed(monkeypatch: pytest.MonkeyPatch):
-    images = FashionMNIST("train").subset(torch.arange(16))
-    ours = image_loss(FRECHET)
-    ours.set_reference(images)
-    state = ours.state_dict()
-    del state["observed"]
-    ours.load_state_dict(state)
-    monkeypatch.setattr(objective, "OBSERVED", 8)
-    ours.set_reference(images)
-    ours.load_state_dict(ours.state_dict())
-    with pytest.raises(ValueError, match="begun by an earlier version, whose Frechet term compares with the first 8"):
-        ours.load_state_dict(state)
-
-
-def test_frechet_term_pulls_the_distribution_not_the_image():
-    """Images in another order are as good as the right ones; a shift of all of them is charged and undone."""
-    generator = torch.Generator().manual_seed(1)
-    images = FashionMNIST("train").subset(torch.arange(64))
-    real = images.images(torch.arange(64))
-    ours = image_loss(Objective(l2=0.001, perceptual=0.0, perceptual_stages=3, adversarial=0.0, frechet=1.0))
-    ours.set_reference(images)
-    layer = nn.Conv2d(3, 3, 1)
-    _, same = ours.loss(real, real[torch.randperm(64, generator=generator)], layer.weight, step=0)
-    assert same["frechet"] < 1e-4  # of a spread of 64, in float32 features
-    shift = torch.full((1, 3, 1, 1), 0.4, requires_grad=True)
-    loss, shifted = ours.loss(real, real + shift, layer.weight, step=1)
-    assert shifted["frechet"] > 0.1
-    loss.backward()
-    assert shift.grad.sum() > 0

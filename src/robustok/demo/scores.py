@@ -41,9 +41,11 @@ def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference
 
 
 def trained_in(config: Demo) -> set[str]:
-    """The spaces whose networks a demo trains with: teacher, discriminator and perceptual term are Lite0's or VGG's."""
-    networks = (config.main.objective.network, config.post.objective.network)
-    return {"lite0"} | {"vgg-hed" for network in networks if isinstance(network, VGGHED)}
+    """The spaces whose networks a demo trains with: in teacher, discriminator, perceptual and Frechet term."""
+    found = {"lite0"}
+    for objective in (config.main.objective, config.post.objective):
+        found |= {*objective.frechet_spaces, *(["vgg-hed"] if isinstance(objective.network, VGGHED) else [])}
+    return found
 
 
 def reconstruction_scores(config: Demo, tokenizer: Any, images: DemoImages, extract: Extractor) -> list[Score]:

@@ -5,6 +5,7 @@ discriminator's losses are the mean over real and fake, as in VQGAN's code (Esse
 High logits mean "real".
 """
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -38,6 +39,16 @@ def _penalty(wrong: Logits, kind: Kind) -> Scalar:
             return F.softplus(wrong).mean()
         case _:
             raise ValueError(f"no adversarial loss is called {kind!r}; choose 'hinge' or 'non-saturating'")
+
+
+def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Scalar:
+    """Mean absolute difference of a discriminator's activations, layer by layer, averaged over the layers.
+
+    Wang et al. 2018 (arXiv 1711.11585, eq. 4), who sum over layers. It is what stands here for the "discriminator
+    consistency" of GAR (arXiv 2609.24088), whose definition was not at hand.
+    """
+    differences = [(a.float() - b.float()).abs().mean() for a, b in zip(real, fake, strict=True)]
+    return torch.stack(differences).mean()
 
 
 class LogitAverages(nn.Module):

@@ -4,7 +4,8 @@ None of them mixes the images of a batch, so an image's logits are the same at a
 does where `together` asks for it, as the released one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -92,6 +93,19 @@ def build_discriminator(config: AnyDiscriminator, backbone: nn.Module | None = N
         case DinoDiscriminator():
             assert backbone is not None, "a DinoDiscriminator judges the tokens of a network that is given"
             return TokenHeads(config, backbone)
+
+
+@contextmanager
+def activations(model: nn.Module) -> Iterator[list[Tensor]]:
+    """For the while, a list that gets what each of a discriminator's trained layers but the last puts out."""
+    found: list[Tensor] = []
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.LeakyReLU)]
+    hooks = [layer.register_forward_hook(lambda _layer, _given, output: found.append(output)) for layer in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class PatchNetwork(nn.Module):

@@ -60,6 +60,27 @@ class Perceptual(nn.Module):
         return torch.stack(distances).sum(dim=0)
 
 
+def gram_distance(target: FeatureMaps, output: FeatureMaps) -> Scalar:
+    """How differently features occur together, wherever they are: 0 for maps of the same texture, at most 2 a map.
+
+    Squared difference of Gram matrices, summed over maps, mean over images (Johnson et al. 2016, arXiv 1603.08155, eq.
+    4). Here features are scaled to unit length at each position and the matrices averaged over positions, so that no
+    network counts more for its numbers; GAR (arXiv 2609.24088) gives such a term a weight of 10, and how it scales the
+    matrices was not at hand.
+    """
+    with torch.autocast(output[0].device.type, enabled=False):
+        distances = [
+            (_gram(theirs) - _gram(ours)).square().sum(dim=(1, 2)).mean()
+            for theirs, ours in zip(target, output, strict=True)
+        ]
+    return torch.stack(distances).sum()
+
+
+def _gram(features: Tensor) -> Float[Tensor, "b c c"]:
+    flat = unit_length(features).flatten(2)  # (b c n)
+    return flat @ flat.mT / flat.shape[2]
+
+
 def unit_length(features: Tensor) -> Tensor:
     """Features (b c h w) divided by their length + 1e-10 at each position; zero stays zero, with a finite gradient."""
     features = features.float()

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from robustok.losses.adversarial import LogitAverages, discriminator_loss, generator_loss, lecam
 from robustok.losses.augmentation import Augmentation, Draw, augment, draw
-from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, FeatureDiscriminator, PatchGAN
+from robustok.losses.discriminator import (
+    AnyDiscriminator,
+    DinoDiscriminator,
+    FeatureDiscriminator,
+    PatchGAN,
+    activations,
+)
 from robustok.losses.perceptual import FeatureMaps
 from robustok.runtime.checkpoint import load_model, load_weights, save_model
 from robustok.runtime.configs import from_plain, to_plain
@@ -93,14 +99,16 @@ class DiscriminatorTrainer:
         # Drawn for all rows and cut, so that an image is augmented alike on any number of processes.
         return self.model(augment(images, Draw(*(change[micro.rows.own] for change in changes)))).float()
 
-    def generator_loss(self, output: Images, step: int, micro: MicroBatch, maps: FeatureMaps | None = None) -> Scalar:
-        """The adversarial loss of decoded images, by the discriminator as it is before its own step.
+    def generator_loss(
+        self, output: Images, step: int, micro: MicroBatch, maps: FeatureMaps | None = None
+    ) -> tuple[Scalar, list[Tensor]]:
+        """The adversarial loss of decoded images, and their activations, by the discriminator before its own step.
 
         `maps` are those of the images where it `takes_maps` and they are known already.
         """
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), activations(self.model) as features:
             logits = self._logits(output, maps, "augmentation for the decoder", step, micro)
-        return generator_loss(logits, self.config.kind)
+        return generator_loss(logits, self.config.kind), features
 
     def backward(
         self,

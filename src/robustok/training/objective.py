@@ -1,5 +1,6 @@
 """The image terms of main training and post-training: near in pixels, near in features, and taken for real."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,17 +11,19 @@ from torch import Tensor
 from robustok.backbones.lite import EfficientNetLite0
 from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED
 from robustok.data.images import ImageSet
-from robustok.losses.adversarial import adaptive_weight
-from robustok.losses.frechet import FrechetLoss, relative
-from robustok.losses.perceptual import FeatureMaps
+from robustok.losses.adversarial import adaptive_weight, feature_matching
+from robustok.losses.frechet import relative
+from robustok.losses.perceptual import FeatureMaps, Perceptual, gram_distance
 from robustok.losses.reconstruction import l1, l2
-from robustok.runtime.distributed import gather, mean
-from robustok.runtime.seeding import stream
-from robustok.shapes import Features, Images, Scalar
+from robustok.runtime.distributed import mean
+from robustok.shapes import Images, Scalar
 from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
+from robustok.training.frechet_term import FrechetTerm
 from robustok.training.micro_batch import MicroBatch, whole_batch
 from robustok.training.optim import Precision
-from robustok.training.pretrained import perceptual_network
+from robustok.training.pretrained import EMBEDDED_SPACES, embedded_network, perceptual_network
+
+WEIGHTS = ("l1", "l2", "perceptual", "gram", "adversarial", "consistency", "frechet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +33,22 @@ class Objective:
     l1: float = 0.0  # weight of the mean absolute pixel difference; the paper has none
     l2: float = 1.0  # weight of the mean squared pixel difference
     perceptual: float = 1.0  # weight of the difference in features of a frozen network
+    gram: float = 0.0  # weight of the difference in which of these features occur together; the paper has none, GAR 10
     adversarial: float = 0.5  # weight of the adversarial term, on top of its adaptive weight
+    consistency: float = 0.0  # weight of the difference in the discriminator's features; the paper has none, GAR 4
     frechet: float = 0.0  # weight of the Frechet term: decoded images distributed as real ones are; the paper has none
     network: EfficientNetLite0 | VGGHED | LPIPSVGG = field(
         default_factory=EfficientNetLite0
-    )  # of perceptual and Frechet term
-    perceptual_stages: int = 4  # feature maps that both terms compare, from the finest; 1 to 5, of VGGHED 1 to 3
+    )  # of perceptual, Gram and Frechet term
+    perceptual_stages: int = 4  # feature maps that these terms compare, from the finest; 1 to 5, of VGGHED 1 to 3
     perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
+    frechet_spaces: tuple[str, ...] = ()  # networks of the Frechet term instead, some of lite0, lite2, vgg-hed
     frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
     adversary: Adversarial = field(default_factory=Adversarial)  # of the adversarial term
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("l1", "l2", "perceptual", "adversarial", "frechet")}
-        if min(weights.values()) < 0 or max(weights.values()) == 0:
+        weights = {name: getattr(self, name) for name in WEIGHTS}
+        if not all(0 <= weight < math.inf for weight in weights.values()) or max(weights.values()) == 0:
             raise ValueError(f"the weights of the image terms are 0 or more, and one of them is more, not {weights}")
         if not (self.of_pairs or self.frechet) and self.adversary.adaptive:
             raise ValueError(
@@ -54,11 +60,35 @@ class Objective:
                 f"perceptual_stages is {self.perceptual_stages}, but VGGHED has {HED_STAGES} maps; "
                 f"ask for 1 to {HED_STAGES}"
             )
+        if self.consistency and not (self.adversarial and self.of_pairs):
+            raise ValueError(
+                f"consistency is {self.consistency}, and compares features of the discriminator once that is met; give "
+                "adversarial a weight, and l1, l2, perceptual or gram one for the time before, or set consistency to 0"
+            )
+        self._check_frechet_spaces()
 
     @property
     def of_pairs(self) -> bool:
         """Whether there is a term between an image and its target."""
-        return bool(self.l1 or self.l2 or self.perceptual)
+        return bool(self.l1 or self.l2 or self.perceptual or self.gram)
+
+    def _check_frechet_spaces(self) -> None:
+        if unknown := [name for name in self.frechet_spaces if name not in EMBEDDED_SPACES]:
+            raise ValueError(
+                f"frechet_spaces names {', '.join(map(repr, unknown))}; choose from {', '.join(EMBEDDED_SPACES)}"
+            )
+        if len(set(self.frechet_spaces)) < len(self.frechet_spaces):
+            raise ValueError(f"frechet_spaces is {', '.join(self.frechet_spaces)}; name each space once")
+        if self.frechet_spaces and not self.frechet:
+            raise ValueError(
+                f"frechet_spaces is {', '.join(self.frechet_spaces)}, but the Frechet term has no weight; give frechet "
+                "one, or leave frechet_spaces empty"
+            )
+        if self.frechet and self.perceptual_stages < 2:
+            raise ValueError(
+                f"perceptual_stages is {self.perceptual_stages}, and the Frechet term takes all maps but the finest; "
+                "ask for 2 or more, or set frechet to 0"
+            )
 
 
 class PrecomputedGradient(torch.autograd.Function):
@@ -94,11 +124,10 @@ class ImageLoss:
 
     def __init__(self, config: Objective, steps: int, seed: int, device: torch.device, precision: Precision = "auto"):
         self.config, self.seed, self.device = config, seed, device
-        self.frechet: FrechetLoss | None = None
-        self.observed = 0  # real images whose moments it compares with
-        self.chosen = False  # whether there are more than those
+        self.frechet = FrechetTerm(self._spaces(), config.frechet_decay, seed, device) if config.frechet else None
+        sees_itself = self.frechet is not None and any(space.network is None for space in self.frechet.spaces.values())
         self.perceptual = None
-        if config.perceptual or config.frechet:
+        if config.perceptual or config.gram or sees_itself:
             perceptual = perceptual_network(config.network, config.perceptual_stages, config.perceptual_size)
             self.perceptual = perceptual.to(device)
         self.discriminator = None
@@ -116,31 +145,20 @@ class ImageLoss:
             None,
         )  # of the target and the output of the last `loss`
 
-    @torch.no_grad()
-    def set_reference(self, images: ImageSet) -> None:
-        """Take the moments of real images, which the Frechet term then compares with: of up to `OBSERVED`, at random.
+    def _spaces(self) -> dict[str, Perceptual | None]:
+        """The Frechet term's networks by name; None is the perceptual term's, which sees the images only once."""
+        config, own = self.config, {EfficientNetLite0: "lite0", VGGHED: "vgg-hed"}.get(type(self.config.network), "")
+        return {
+            name: embedded_network(name, config.perceptual_stages, config.perceptual_size).to(self.device)
+            if name != own
+            else None
+            for name in config.frechet_spaces or (own,)
+        }
 
-        Channels that are the same in all of them count as they are, not in units of their spread. Raises ValueError
-        where that is every channel.
-        """
-        if not self.config.frechet or self.perceptual is None:
-            return
-        rows = torch.randperm(len(images), generator=stream(self.seed, "observed images"))[:OBSERVED].sort().values
-        batches = (images.images(part).to(self.device) for part in rows.split(256))
-        features = torch.cat([channel_means(self.perceptual.feature_maps(batch)) for batch in batches])
-        features = features.double()
-        spread = features.std(dim=0, correction=min(1, len(rows) - 1))
-        varies = spread > CONSTANT * features.abs().max()
-        if not varies.any():
-            raise ValueError(
-                f"the Frechet term needs images that differ, and all of these {len(images)} look alike; give more "
-                "images, or set objective.frechet to 0"
-            )
-        self.observed, self.chosen = len(rows), len(rows) < len(images)
-        self.scale = torch.where(varies, spread, 1)
-        features = features / self.scale
-        self.frechet = FrechetLoss(features.mean(dim=0), features.T.cov(correction=0), self.config.frechet_decay)
-        self.frechet.to(self.device)
+    def set_reference(self, images: ImageSet) -> None:
+        """Take the moments of real images, which the Frechet term then compares with; see `FrechetTerm`."""
+        if self.frechet is not None:
+            self.frechet.set_reference(images, self.perceptual)
 
     def loss(
         self,
@@ -167,22 +185,25 @@ class ImageLoss:
             terms["l1"] = l1(target, paired)
         if config.l2:
             terms["l2"] = l2(target, paired)
-        weighted = []
+        weighted, distances = [], {}
+        real = own = of_pairs = None
         if self.perceptual is not None:
             maps = self.perceptual.feature_maps(images)
             own = tuple(each[-len(judged) :] for each in maps)
+            of_pairs = tuple(each[: len(paired)] for each in maps)
             with torch.no_grad():
-                real = self.perceptual.feature_maps(target) if config.perceptual else None
-            if real is not None:
-                terms["perceptual"] = self.perceptual(real, tuple(each[: len(paired)] for each in maps))
+                real = self.perceptual.feature_maps(target) if config.perceptual or config.gram else None
+            if config.perceptual and real is not None:
+                terms["perceptual"] = self.perceptual(real, of_pairs)
+            if config.gram and real is not None:
+                terms["gram"] = gram_distance(real, of_pairs)
             if self.one_look:
                 self.maps = (real, tuple(features.detach() for features in own))
-            if config.frechet:
-                assert self.frechet is not None, "set_reference to real images before comparing distributions"
-                features = gather(channel_means(own), micro.counts) / self.scale
-                terms["frechet"] = self.frechet(features, first=micro.number == 0).float()
-                weighted.append(config.frechet * relative(terms["frechet"]))
-        weighted += [getattr(config, name) * term for name, term in terms.items() if name != "frechet"]
+        if self.frechet is not None:
+            distances = self.frechet(judged, own, micro)
+            weighted.append(config.frechet * torch.stack([relative(each) for each in distances.values()]).mean())
+        weighted += [getattr(config, name) * term for name, term in terms.items()]
+        terms |= distances
         loss = torch.stack(weighted or [images.sum() * 0]).sum()
         # Every other term is a mean over this process' rows, which `weight` makes a part of the mean over all rows. The
         # Frechet term is one number of all rows, and `gather` returns its gradient summed over ranks. Weighed before
@@ -193,7 +214,16 @@ class ImageLoss:
         gradient, loss = gradient / micro.weight, loss.detach()
         if self.discriminator is not None and charged:
             known = own if self.one_look else None
-            terms["adversarial"] = self.discriminator.generator_loss(judged, step, micro, known)
+            terms["adversarial"], features = self.discriminator.generator_loss(judged, step, micro, known)
+            if config.consistency:
+                known = of_pairs if self.one_look else None
+                features = self.discriminator.generator_loss(paired, step, micro, known)[1] if free else features
+                with torch.no_grad():
+                    there = self.discriminator.generator_loss(target, step, micro, real if self.one_look else None)[1]
+                terms["consistency"] = feature_matching(there, features)
+                consistency = config.consistency * terms["consistency"]
+                gradient = gradient + torch.autograd.grad(consistency, images, retain_graph=True)[0]
+                loss = loss + consistency.detach()
             (adversarial,) = torch.autograd.grad(terms["adversarial"], images)
             weight = torch.tensor(config.adversarial, device=loss.device)
             if config.adversary.adaptive:
@@ -245,26 +275,11 @@ class ImageLoss:
     def state_dict(self) -> dict[str, Any]:
         return {
             "discriminator": None if self.discriminator is None else self.discriminator.state_dict(),
-            "frechet": None if self.frechet is None else self.frechet.state_dict(),
-            "observed": self.observed,
+            **({"frechet": None, "observed": 0} if self.frechet is None else self.frechet.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.discriminator is not None:
             self.discriminator.load_state_dict(state["discriminator"])
         if self.frechet is not None:
-            if "observed" not in state and self.chosen:
-                raise ValueError(
-                    f"the run was begun by an earlier version, whose Frechet term compares with the first {OBSERVED} "
-                    "images, not with images of all classes; finish it with that version, or begin in another folder"
-                )
-            self.frechet.load_state_dict(state["frechet"])
-
-
-OBSERVED = 4096  # real images whose moments the Frechet term compares with
-CONSTANT = 1e-6  # spread of a channel, over the largest value of all, up to which it is rounding
-
-
-def channel_means(maps: FeatureMaps) -> Features:
-    """Each channel's mean over every map but the finest, side by side: what the Frechet term is taken of."""
-    return torch.cat([features.float().mean(dim=(2, 3)) for features in maps[1:]], dim=1)
+            self.frechet.load_state_dict(state)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from robustok.backbones import dino, vgg
 from robustok.backbones.dino import DINO, DINOv2, VisionTransformer
-from robustok.backbones.lite import POOLED, EfficientNetLite0, Lite
+from robustok.backbones.lite import LITE0, LITE2, POOLED, EfficientNetLite0, Lite
 from robustok.backbones.resampling import resampled, resampled_patches
-from robustok.backbones.vgg import LPIPSVGG, VGGHED, vgg_hed
+from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED, vgg_hed
 from robustok.losses import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
 from robustok.losses.perceptual import Perceptual
@@ -40,6 +40,8 @@ DINOV2_B14 = WeightFile(
     size=346_378_731,
     license="Apache-2.0",
 )
+LITES = {"lite0": LITE0, "lite2": LITE2}
+EMBEDDED_SPACES = (*LITES, "vgg-hed")  # that the Frechet term may be taken in
 FROM_NOTHING = 1e-6  # standard deviation that mask and latent tokens start with in the released tokenizer
 
 
@@ -61,6 +63,13 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
             tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, vgg.VGG16)
             fitted = vgg.random_lin_layers(config) if lin == "random" else weights_at(lin, vgg.LIN_LAYERS)
             return lpips.lpips_of(tensors, fitted, f"{lin} file of lin layers", stages, size)
+
+
+def embedded_network(space: str, stages: int, size: int | None) -> Perceptual:
+    """The network of one of `EMBEDDED_SPACES`, in its first `stages` maps, or in all that it has where it has fewer."""
+    if space == "vgg-hed":
+        return Perceptual(vgg_hed(), min(stages, HED_STAGES), size)
+    return Perceptual(Lite(LITES[space]), stages, size)
 
 
 def semantic_teacher(config: EfficientNetLite0 | DINOv2) -> Teacher:

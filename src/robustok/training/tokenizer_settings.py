@@ -56,7 +56,8 @@ class TokenizerTraining:
             )
         if not self.objective.of_pairs:
             raise ValueError(
-                "the objective has no term between an image and its reconstruction; give l1, l2 or perceptual a weight"
+                "the objective has no term between an image and its reconstruction; give l1, l2, perceptual or gram a "
+                "weight"
             )
         self._check_kind()
 
