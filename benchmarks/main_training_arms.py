@@ -8,7 +8,7 @@ from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import FeatureDiscriminator
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.perturbation import Perturbation
-from robustok.tokenizer.quantizer import VQ
+from robustok.tokenizer.quantizer import BSQ, FSQ, VQ
 from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.discriminator_training import Adversarial
 from robustok.training.generator_training import GeneratorTraining
@@ -93,7 +93,8 @@ QUEUE: tuple[tuple[str, int], ...] = (
 )
 
 
-def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
+def main_training(arm: Arm, size: Size, seed: int, quantizer: VQ | FSQ | BSQ | None = None) -> TokenizerTraining:
+    """The arm's main training, with the study's quantizer unless another one is given."""
     part = Conv(stem=2, channels=(32, 96), blocks=1, attention=False)
     adversary = Adversarial(
         discriminator=FeatureDiscriminator(stages=(2, 3), width=48),
@@ -106,7 +107,7 @@ def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
         tokenizer=TokenizerConfig(
             image_size=size.side,
             encoder=part,
-            quantizer=VQ(codebook_size=CODES, width=16),
+            quantizer=quantizer or VQ(codebook_size=CODES, width=16),
             decoder=part,
             channels=1,
         ),
@@ -124,10 +125,10 @@ def main_training(arm: Arm, size: Size, seed: int) -> TokenizerTraining:
     )
 
 
-def generator_training(tokens: int, size: Size, seed: int) -> GeneratorTraining:
+def generator_training(tokens: int, size: Size, seed: int, codes: int = CODES) -> GeneratorTraining:
     return GeneratorTraining(
         generator=Autoregressive(
-            codebook_size=CODES, tokens=tokens, classes=10, width=128, depth=2, heads=4, order="raster"
+            codebook_size=codes, tokens=tokens, classes=10, width=128, depth=2, heads=4, order="raster"
         ),
         loop=Loop(steps=size.generator_steps, batch_size=64, seed=seed, save_every=200, keep_best="none"),
         optim=Optim(lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, warmup=50, final_lr_fraction=0.05),

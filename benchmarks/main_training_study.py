@@ -66,7 +66,7 @@ def train_arm_tokenizer(config: TokenizerTraining, judge: Judge, folder: Path, n
         notes.look("tokenizer_loss", done, reconstruction_loss(tokenizer, judge))
         return {}
 
-    every = max(1, judge.size.tokenizer_steps // LOOKS)
+    every = max(1, config.loop.steps // LOOKS)
     tokenizer = train_tokenizer(
         config, judge.train, folder / "tokenizer", validate=check, validate_every=every, quiet=True
     )
@@ -124,7 +124,7 @@ def train_arm_generator(tokenizer: Tokenizer, judge: Judge, seed: int, folder: P
     """
     size, notes = judge.size, Notes(folder / "measured.json")
     cache = encode_images(tokenizer, judge.train, folder / "tokens")
-    config = generator_training(tokenizer.tokens_per_image, size, seed)
+    config = generator_training(tokenizer.tokens_per_image, size, seed, len(tokenizer.codebook))
     held = evenly(judge.held.labels, size.looked_at * 2)
     unseen, labels = tokens_in(tokenizer, judge.held, held), judge.held.labels[held]
     points = {math.ceil(share * size.generator_steps) for share in ALONG}
@@ -197,6 +197,14 @@ def run_arm(name: str, seed: int, judge: Judge, runs: Path, results: Path) -> No
     notes.once("settings", lambda: to_plain(config))
     if arm.perturbation.latent_space == "frozen" and not arm.semantic:
         go_on_from_first_phase(donor, config, folder, notes)
+    finish_arm({"arm": name, "seed": seed}, config, judge, runs, results)
+
+
+def finish_arm(about: dict[str, Any], config: TokenizerTraining, judge: Judge, runs: Path, results: Path) -> None:
+    """Train tokenizer and generator of `about`'s arm and seed, as far as they are not, and measure them."""
+    seed = about["seed"]
+    folder = runs / file_name(about["arm"], seed)
+    notes = Notes(folder / "measured.json")
     tokenizer = train_arm_tokenizer(config, judge, folder, notes)
     shared = runs / "generators" / f"{tokenizer.fingerprint()}_{seed}"
     notes.once("reconstruction", lambda: reconstruction(tokenizer, judge))
@@ -206,8 +214,8 @@ def run_arm(name: str, seed: int, judge: Judge, runs: Path, results: Path) -> No
             return
         generator = train_arm_generator(tokenizer, judge, seed, shared)
         generation(tokenizer, judge, shared, notes)
-    about = {"arm": name, "seed": seed, "size": vars(judge.size), "spaces": described(judge.spaces)}
-    write_json(results / f"{file_name(name, seed)}.json", about | notes.values | {"generator": generator})
+    about |= {"size": vars(judge.size), "spaces": described(judge.spaces)}
+    write_json(results / f"{folder.name}.json", about | notes.values | {"generator": generator})
 
 
 def described(extractors: dict[str, Extractor]) -> dict[str, Any]:
