@@ -1,10 +1,14 @@
-"""Which score, computed without a finished generator, ranks tokenizers as the gFID of one does?
+r"""Which score, computed without a finished generator, ranks tokenizers as the gFID of one does?
 
     python benchmarks/prediction_study.py run runs/prediction docs/studies/prediction
+    python benchmarks/prediction_study.py spaces runs/prediction docs/studies/prediction vgg-hed lite2
+    python benchmarks/prediction_study.py score runs/prediction docs/studies/prediction \
+        --also runs/main_training docs/studies/main_training  # the candidates; vgg-hed lite2: there, too
 
-`run` trains and measures, one after another, the tokenizers of the list that the second folder has no JSON file of yet.
-Models, sampled tokens and unfinished measurements stay in the first folder, so that scores can be added later. The
-candidates, and how they are judged, are in docs/studies/prediction/candidates.md: they were fixed before.
+`run` trains and measures, one after another, the tokenizers of the list that the second folder has no JSON file of yet;
+`spaces` and `score` add to what is there. Models, sampled tokens and unfinished measurements stay in the first folder,
+so that more can be measured later. The candidates, and how they are judged, are in docs/studies/prediction/candidates.md:
+they were fixed before.
 """
 
 import argparse
@@ -12,6 +16,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import main_training_more
+import prediction_scores
 import torch
 from main_training_arms import ARMS, TWO_PHASES, Arm, Size, file_name, main_training
 from main_training_scores import Judge, Notes
@@ -85,6 +91,16 @@ def main() -> None:
     running.add_argument("runs", type=Path, help="folder of models and samples, which stays out of the repository")
     running.add_argument("results", type=Path, help="folder of one JSON file for each tokenizer")
     running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), KINDS))
+    adding = verbs.add_parser("spaces", help="measure gFID of the new tokenizers in other feature spaces")
+    scoring = verbs.add_parser("score", help="measure the candidates of finished tokenizers")
+    for verb in (adding, scoring):
+        verb.add_argument("runs", type=Path)
+        verb.add_argument("results", type=Path)
+    adding.add_argument("spaces", nargs="+", help="their names, such as vgg-hed")
+    adding.set_defaults(do=lambda a: main_training_more.score(a.runs, a.results, Size(), a.spaces))
+    scoring.add_argument("spaces", nargs="*", help="names of feature spaces; none: the study's own")
+    scoring.add_argument("--also", nargs=2, type=Path, default=(), help="runs and results of the main-training study")
+    scoring.set_defaults(do=lambda a: prediction_scores.score(a.runs, a.results, a.also, Size(), a.spaces))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     chosen = parser.parse_args()
     chosen.do(chosen)
