@@ -4,11 +4,11 @@ r"""Which score, computed without a finished generator, ranks tokenizers as the 
     python benchmarks/prediction_study.py spaces runs/prediction docs/studies/prediction vgg-hed lite2
     python benchmarks/prediction_study.py score runs/prediction docs/studies/prediction \
         --also runs/main_training docs/studies/main_training  # the candidates; vgg-hed lite2: there, too
+    python benchmarks/prediction_study.py page docs/studies/prediction docs/studies/main_training
 
 `run` trains and measures, one after another, the tokenizers of the list that the second folder has no JSON file of yet;
 `spaces` and `score` add to what is there. Models, sampled tokens and unfinished measurements stay in the first folder,
-so that more can be measured later. The candidates, and how they are judged, are in docs/studies/prediction/candidates.md:
-they were fixed before.
+so that more can be measured later. Candidates, and how they are judged, were fixed before: they are in candidates.md.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import main_training_more
+import prediction_page
 import prediction_scores
 import torch
 from main_training_arms import ARMS, TWO_PHASES, Arm, Size, file_name, main_training
@@ -101,6 +102,10 @@ def main() -> None:
     scoring.add_argument("spaces", nargs="*", help="names of feature spaces; none: the study's own")
     scoring.add_argument("--also", nargs=2, type=Path, default=(), help="runs and results of the main-training study")
     scoring.set_defaults(do=lambda a: prediction_scores.score(a.runs, a.results, a.also, Size(), a.spaces))
+    page = verbs.add_parser("page", help="write README.md beside the JSON files")
+    page.add_argument("results", type=Path)
+    page.add_argument("others", type=Path, help="results of the main-training study")
+    page.set_defaults(do=lambda a: prediction_page.write(a.results, a.others, list(KINDS), SEED))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     chosen = parser.parse_args()
     chosen.do(chosen)

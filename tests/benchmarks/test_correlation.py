@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from correlation import bootstrap, correlation, pearson, ranks, spearman
+from correlation import bootstrap, correlation, left_out, left_out_ratio, pearson, ranks, spearman
 from scipy import stats
 
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
@@ -45,11 +45,54 @@ def test_the_interval_of_a_mean_is_its_standard_error():
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
+def test_a_model_left_out_is_predicted_from_the_others():
+    """With the error residual / (1 - leverage) (Allen 1974); leverage is 1 / n where there is only the mean."""
+    rng = np.random.default_rng(3)
+    columns, y = rng.normal(size=(2, 12)) * [[1.0], [1e4]], rng.normal(size=12)
+    x = np.stack([np.ones(12), *columns], axis=1)
+    hat = x @ np.linalg.pinv(x)
+    press = (y - hat @ y) / (1 - np.diag(hat))
+    mean = (y - y.mean()) * 12 / 11
+    assert y - left_out(list(columns), y) == pytest.approx(press)
+    assert y - left_out([], y) == pytest.approx(mean)
+    found = left_out_ratio(list(columns), y)
+    assert found.value == pytest.approx(np.sqrt((press**2).mean() / (mean**2).mean()))
+    assert found.low < found.value < found.high
+
+
+def test_what_is_linear_in_the_columns_is_predicted_without_error():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, 9))
+    exact = left_out_ratio([a, b], 3 * a - b + 1)
+    assert exact == pytest.approx((0, 0, 0), abs=1e-6)
+    assert left_out_ratio([a], 3 * a - b + 1).value > 0.1
+
+
+def test_a_model_that_is_there_twice_is_left_out_twice():
+    """A resample does not predict it from its copy, and weighs what it is predicted from."""
+    x, y = np.array([0.0, 1.0, 3.0, 4.0]), np.array([0.0, 2.0, 1.0, 5.0])
+    weights = np.array([[1.0, 2.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    found = left_out([x], y, weights)
+    assert found[0, 1] == pytest.approx(1 / 3)  # on the line from (0, 0) to (3, 1)
+    one, two, two_again = np.polyfit([0.0, 3.0, 4.0], [0.0, 1.0, 5.0], 1), y[[1, 1, 2]], x[[1, 1, 2]]
+    assert found[1, 1] == pytest.approx(np.polyval(one, 1.0))
+    assert found[0, 0] == pytest.approx(np.polyval(np.polyfit(two_again, two, 1), 0.0))
+    assert left_out([], y, weights)[0].tolist() == pytest.approx([5 / 3, 0.5, 4 / 3, 5 / 4])
+
+
+def test_a_fit_that_the_others_do_not_determine_is_nan():
+    assert np.isnan(left_out([[1.0, 1.0, 1.0, 2.0]], [1.0, 2.0, 3.0, 4.0])).tolist() == [False, False, False, True]
+    assert np.isnan(left_out([[1.0, 2.0, 3.0], [1.0, 4.0, 2.0]], [1.0, 2.0, 3.0])).all()
+    assert np.isnan(left_out_ratio([[1.0, 2.0, 3.0], [1.0, 4.0, 2.0]], [1.0, 2.0, 3.0])).all()
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="at least three of them, not 2"):
         correlation(pearson, [1.0, 2.0], [2.0, 1.0])
     with pytest.raises(ValueError, match=r"not \(3,\) and \(4,\); pair the scores"):
         correlation(pearson, [1.0, 2.0, 3.0], [2.0, 1.0, 3.0, 4.0])
+    with pytest.raises(ValueError, match=r"target's 4 models, not \[3\]; pair them"):
+        left_out_ratio([[1.0, 2.0, 3.0]], [2.0, 1.0, 3.0, 4.0])
 
 
 def test_bootstrap_is_wrong_for_a_distance():

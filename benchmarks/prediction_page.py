@@ -1,0 +1,265 @@
+"""The page of the prediction study, from its JSON files: how each candidate goes with gFID, and what is missing."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from correlation import ROUNDS, Estimate, correlation, left_out, left_out_ratio, pearson, spearman
+from main_training_arms import QUEUE, file_name
+from main_training_page import table
+from prediction_scores import DISTANCES, SIGMAS
+
+from robustok.runtime.checkpoint import read_json, write_bytes
+
+ENOUGH = 16  # tokenizers, before anything is called a prediction
+PREDICTION = 0.5  # leave-one-out error, over that of the mean, below which it is one
+JUDGED_IN = ("lite0", "convolutions", "perceptron")  # a winner must hold in all of them
+SPACES = (*JUDGED_IN, "lite2", "vgg-hed")
+FITTED = "(fitted) "  # begins the names of candidates that are predictions of gFID, not numbers
+DIAGNOSES = ("nats", "resampled by the generator")  # begin the names of what needs a finished generator
+HEAD = """# Which score predicts gFID?
+
+*Written by `benchmarks/prediction_study.py page` from JSON files; do not edit.*
+
+Given a tokenizer and its images, but no finished generator: which number ranks tokenizers as the gFID of a generator
+trained on them would? What is computed and how it is judged was [fixed before](candidates.md).
+"""
+ABOUT = """
+- **Pearson, Spearman**: with gFID over tokenizers. Spearman's is the same for log gFID.
+- **error**: root mean square error of gFID as a line fitted on the other tokenizers says it, over that of the mean of
+  the others. 1 knows nothing; below 0.5 is wanted.
+- In brackets: 95 % intervals by bootstrap over tokenizers (all copies of a tokenizer are left out with
+  it). With so few tokenizers they are wide, and of so many candidates some look good by chance.
+- *(fitted)* candidates are two numbers at once; what is correlated are the predictions from the others, which is
+  stricter than for a single number.
+- *(diagnosis)* needs the finished generator, so it predicts nothing.
+- Resampled: FD where a share sigma of the tokens is kept; at 0 it is that of images that the probe, or the generator,
+  samples without guidance ("probe, converted"); the area is that of the trapezoids through sigma = 0, 0.25, 0.5, 0.75
+  and 1, where it is rFID.
+- Equal code distance: where the nearest code is farther away than wanted, it is the one that replaces, so 0.2 and 0.4
+  can be equal.
+- N is 64 for all, so nats and entropies of an image rank as those of a token do.
+"""
+
+
+class Tokenizer(NamedTuple):
+    """One tokenizer's measurements, from its file of the study and that of its candidates."""
+
+    name: str
+    study: dict[str, Any]
+    scores: dict[str, Any]
+
+    @property
+    def tokens(self) -> str:
+        """What is equal for tokenizers whose second phase alone differs."""
+        return f"{self.study['tokens_of']}, {self.study['seed']}"
+
+
+def read(results: Path, others: Path) -> list[Tokenizer]:
+    """Every tokenizer that has a gFID and candidates, new ones first."""
+    found = []
+    for path in (*sorted(results.glob("*.json")), *sorted(others.glob("*.json"))):
+        candidates = results / "candidates" / path.name
+        if candidates.exists():
+            study = read_json(path)
+            found.append(Tokenizer(f"{study['arm']}, {study['seed']}", study, read_json(candidates)))
+    return found
+
+
+def candidates(tokenizer: Tokenizer, space: str) -> dict[str, tuple[float, ...]]:
+    """Every candidate's number, or numbers, in a space. Raises KeyError where one has not been measured."""
+    study, scores = tokenizer.study, tokenizer.scores
+    fd = {name: values[space] for name, values in scores["fd"].items() if space in values}
+    rfid = (study["reconstruction"]["rfid"] | scores.get("rfid", {}))[space]
+    pfid = (study["reconstruction"]["pfid"] | scores.get("pfid", {}))[space]
+    equal = [fd[f"equal code distance {wanted:g}"] for wanted in DISTANCES]
+    single = {"rFID": rfid, "pFID": pfid, "pFID - rFID": pfid - rfid, "pFID / rFID": pfid / rfid}
+    single |= {f"equal code distance {wanted:g}": value for wanted, value in zip(DISTANCES, equal, strict=True)}
+    single |= {"equal code distance, mean": sum(equal) / len(equal), "fixed replacement": fd["fixed replacement"]}
+    single |= scores["counted"] | {"probe, nats a token": scores["probe"]}
+    for by, named in {"probe": "resampled by the probe", "generator": "resampled by the generator"}.items():
+        curve = [fd[f"resampled by {by} {sigma:g}"] for sigma in SIGMAS]
+        single |= {f"{named}, sigma {sigma:g}": value for sigma, value in zip(SIGMAS, curve, strict=True)}
+        single[f"{named}, area"] = area(curve, rfid)
+    single["nats of the generator"] = study["generator"]["nats"]
+    predictable = log(scores["probe"])
+    both = {
+        f"{FITTED}log(pFID - rFID), log probe": (log(pfid - rfid), predictable),
+        f"{FITTED}log rFID, log probe": (log(rfid), predictable),
+    }
+    return {name: (value,) for name, value in single.items()} | both
+
+
+def log(value: float) -> float:
+    return math.log(value) if value > 0 else math.nan
+
+
+def area(curve: Sequence[float], rfid: float) -> float:
+    """Under FD over sigma from 0 to 1, by trapezoids; at 1, where all tokens are kept, FD is rFID."""
+    at = torch.tensor([*SIGMAS, 1.0], dtype=torch.float64)
+    return float(torch.trapezoid(torch.tensor([*curve, rfid], dtype=torch.float64), at))
+
+
+class Row(NamedTuple):
+    """How a candidate goes with gFID in a space."""
+
+    name: str
+    pearson: Estimate
+    spearman: Estimate
+    pearson_log: Estimate
+    error: Estimate
+    error_log: Estimate
+
+    @property
+    def diagnosis(self) -> bool:
+        return self.name.startswith(DIAGNOSES)
+
+
+def judged(tokenizers: Sequence[Tokenizer], space: str) -> tuple[int, list[Row]]:
+    """How many tokenizers have everything in a space, and each candidate, the lowest error first."""
+    numbers: list[dict[str, tuple[float, ...]]] = []
+    gfid: list[float] = []
+    for tokenizer in tokenizers:
+        with suppress(KeyError):
+            all_of_it, target = candidates(tokenizer, space), tokenizer.study["gfid"][space]
+            numbers.append(all_of_it)
+            gfid.append(target)
+    if len(gfid) < 3:
+        return len(gfid), []
+    logs = [math.log(value) for value in gfid]
+    rows = []
+    for name in numbers[0]:
+        columns = list(zip(*(of[name] for of in numbers), strict=True))
+        single = len(columns) == 1
+        value, value_log = (columns[0],) * 2 if single else (left_out(columns, y) for y in (gfid, logs))
+        rows.append(
+            Row(
+                name,
+                correlation(pearson, value, gfid, rounds=ROUNDS),
+                correlation(spearman, value, gfid, rounds=ROUNDS),
+                correlation(pearson, value_log, logs, rounds=ROUNDS),
+                left_out_ratio(columns, gfid, rounds=ROUNDS),
+                left_out_ratio(columns, logs, rounds=ROUNDS),
+            )
+        )
+    return len(gfid), sorted(rows, key=lambda row: row.error.value if row.error.value == row.error.value else math.inf)
+
+
+def page(results: Path, others: Path, kinds: Sequence[str], seed: int) -> Iterator[str]:
+    """The lines of the page; `kinds` are the new tokenizers."""
+    found = read(results, others)
+    independent = list({tokenizer.tokens: tokenizer for tokenizer in reversed(found)}.values())[::-1]
+    yield HEAD
+    wanted = [*((name, seed) for name in kinds), *QUEUE]
+    there = {(tokenizer.study["arm"], tokenizer.study["seed"]) for tokenizer in found}
+    new = sum((name, seed) in there for name in kinds)
+    missing = [file_name(*entry) for entry in wanted if entry not in there]
+    if missing:
+        yield (
+            f"**Not finished: {len(found)} of {len(wanted)} tokenizers** ({new} of {len(kinds)} new ones, "
+            f"{len(found) - new} of {len(QUEUE)} of the main-training study), with {len(independent)} different sets "
+            f"of tokens. To come: {', '.join(missing)}.\n"
+        )
+    if not found:
+        return
+    yield "## The tokenizers\n"
+    yield from listed(found)
+    whole, apart = ({space: judged(some, space) for space in SPACES} for some in (found, independent))
+    yield "\n## What predicts\n"
+    yield from verdict(whole, apart)
+    yield "\n## Every candidate\n" + ABOUT
+    for space in SPACES:
+        for title, (count, rows) in (("", whole[space]), (", one tokenizer of each latent space", apart[space])):
+            yield f"\n### {space}{title}: {count} tokenizers\n"
+            yield from compared(rows) if rows else ["Too few to say anything."]
+
+
+def listed(found: Sequence[Tokenizer]) -> Iterator[str]:
+    """One row a tokenizer."""
+    alike = [tokenizer.tokens for tokenizer in found]
+    yield (
+        "rFID and pFID of the same images, and gFID, in lite0 / convolutions / perceptron. Equal letters: equal "
+        "tokens, and one generator for both, so those are not independent.\n"
+    )
+    letters = {tokens: chr(ord("a") + number) for number, tokens in enumerate(dict.fromkeys(alike))}
+    yield from table(
+        ("tokenizer, seed", "tokens", "codes", "perplexity", "rFID", "pFID", "probe, nats", "nats", "guidance", "gFID"),
+        (
+            (
+                one.name,
+                letters[one.tokens],
+                one.study["generator"]["settings"]["generator"]["codebook_size"],
+                f"{one.study['reconstruction']['perplexity']:.0f}",
+                *(
+                    " / ".join(f"{values[space]:.3g}" for space in JUDGED_IN)
+                    for values in (one.study["reconstruction"]["rfid"], one.study["reconstruction"]["pfid"])
+                ),
+                f"{one.scores['probe']:.2f}",
+                f"{one.study['generator']['nats']:.2f}",
+                f"{one.study['guidance']:g}",
+                " / ".join(f"{one.study['gfid'][space]:.3g}" for space in JUDGED_IN),
+            )
+            for one in found
+        ),
+    )
+
+
+Judged = dict[str, tuple[int, list[Row]]]
+
+
+def verdict(whole: Judged, apart: Judged) -> Iterator[str]:
+    """The winner by the rules, of all tokenizers and of independent ones; none where there are too few."""
+    for title, tables in (("All tokenizers", whole), ("One tokenizer of each latent space", apart)):
+        count = min(tables[space][0] for space in JUDGED_IN)
+        if count < ENOUGH:
+            yield f"- {title}: {count}, fewer than the {ENOUGH} that are wanted: nothing here is called a prediction."
+            continue
+        name = winner(tables)
+        if name is None:
+            yield f"- {title} ({count}): no candidate's interval of the error ends below 1 in {', '.join(JUDGED_IN)}."
+            continue
+        errors = {space: next(row.error for row in tables[space][1] if row.name == name) for space in JUDGED_IN}
+        held = all(error.value < PREDICTION for error in errors.values())
+        yield (
+            f"- {title} ({count}): the best is *{name}*, whose error is "
+            + ", ".join(f"{in_words(error)} in {space}" for space, error in errors.items())
+            + (": a prediction." if held else f": short of the {PREDICTION:g} that would be a prediction.")
+        )
+
+
+def winner(tables: Judged) -> str | None:
+    """Of the candidates whose interval ends below 1 in all spaces, the one with the lowest error in the first."""
+
+    def holds(name: str) -> bool:
+        return all(row.error.high < 1 for space in JUDGED_IN for row in tables[space][1] if row.name == name)
+
+    rows = tables[JUDGED_IN[0]][1]  # the lowest error first
+    return next((row.name for row in rows if not row.diagnosis and holds(row.name)), None)
+
+
+def compared(rows: Sequence[Row]) -> Iterator[str]:
+    """One row a candidate."""
+    yield from table(
+        ("candidate", "error", "error of log gFID", "Pearson", "Pearson, log gFID", "Spearman"),
+        (
+            (
+                f"{row.name} *(diagnosis)*" if row.diagnosis else row.name,
+                *map(in_words, (row.error, row.error_log, row.pearson, row.pearson_log, row.spearman)),
+            )
+            for row in rows
+        ),
+    )
+
+
+def in_words(estimate: Estimate) -> str:
+    if estimate.value != estimate.value:
+        return "-"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def write(results: Path, others: Path, kinds: Sequence[str], seed: int) -> None:
+    """Write README.md beside the results, also where there are none yet."""
+    write_bytes(results / "README.md", ("\n".join(page(results, others, kinds, seed)).rstrip() + "\n").encode())

@@ -1,0 +1,100 @@
+"""The page of the prediction study, from invented results, and the scores that it combines."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import prediction_page
+import pytest
+from correlation import Estimate
+from prediction_page import ENOUGH, JUDGED_IN, SPACES, Row, area, candidates, judged, page, read, winner, write
+
+SIGMAS = (0, 0.25, 0.5, 0.75)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(prediction_page, "ROUNDS", 60)
+
+
+def invented(folder: Path, number: int, *, arm: str = "", tokens: str = "", measured: bool = True) -> None:
+    """A tokenizer whose gFID is 100 log pFID's excess + 50 log probe, and whose rFID says nothing."""
+    arm, tokens = arm or f"VQ {number}", tokens or f"tokens {number}"
+    rfid, excess, probe = 10.0 + number % 3, 2.0 + math.sin(number), 3.0 + math.cos(2 * number)
+    settings = {"generator": {"codebook_size": 256}}
+    per_space = dict.fromkeys(SPACES, rfid)
+    study = {
+        "arm": arm,
+        "seed": 0,
+        "tokens_of": tokens,
+        "guidance": 1.5,
+        "generator": {"nats": probe - 0.5, "settings": settings},
+        "reconstruction": {"rfid": per_space, "pfid": dict.fromkeys(JUDGED_IN, rfid + excess), "perplexity": 100.0},
+        "gfid": {space: 100 * math.log(excess) + 50 * math.log(probe) + 500 for space in SPACES},
+    }
+    names = [f"equal code distance {d:g}" for d in (0.2, 0.4, 0.8)] + ["fixed replacement"]
+    names += [f"resampled by {by} {sigma:g}" for by in ("probe", "generator") for sigma in SIGMAS]
+    scores = {
+        "counted": {"H": 4.0 + number % 5},
+        "probe": probe,
+        "fd": {name: dict.fromkeys(SPACES, 20.0 + number * (i + 1) % 7) for i, name in enumerate(names)},
+        "pfid": dict.fromkeys(("lite2", "vgg-hed"), rfid + excess),
+    }
+    (folder / "candidates").mkdir(parents=True, exist_ok=True)
+    (folder / f"{number}.json").write_text(json.dumps(study))
+    if measured:
+        (folder / "candidates" / f"{number}.json").write_text(json.dumps(scores))
+
+
+def test_a_combination_that_holds_is_found_and_too_few_tokenizers_are_called_nothing(tmp_path):
+    for number in range(ENOUGH):
+        invented(tmp_path, number, tokens="the same" if number < 2 else "")
+    invented(tmp_path, 99, measured=False)
+    write(tmp_path, tmp_path / "none", [f"VQ {number}" for number in range(20)], seed=0)
+    text = (tmp_path / "README.md").read_text()
+    assert "Not finished: 16 of 46 tokenizers** (16 of 20 new ones, 0 of 26" in text
+    assert "with 15 different sets of tokens" in text
+    assert "One tokenizer of each latent space: 15, fewer than the 16" in text
+    line = next(line for line in text.splitlines() if line.startswith("- All tokenizers (16)"))
+    assert "*(fitted) log(pFID - rFID), log probe*, whose error is 0.00 (0.00 to 0.00) in lite0" in line
+    assert line.endswith("a prediction.")
+    assert "VQ 16_" not in text
+    assert "VQ_16_0" in text  # to come
+
+
+def test_a_score_that_is_missing_in_a_space_leaves_the_tokenizer_out_there(tmp_path):
+    for number in range(5):
+        invented(tmp_path, number)
+    path = tmp_path / "candidates" / "3.json"
+    scores: dict[str, Any] = json.loads(path.read_text())
+    del scores["fd"]["fixed replacement"]["vgg-hed"]
+    path.write_text(json.dumps(scores))
+    found = read(tmp_path, tmp_path / "none")
+    assert [judged(found, space)[0] for space in ("lite0", "vgg-hed")] == [5, 4]
+    assert judged(found[:2], "lite0") == (2, [])
+    rows = judged(found, "lite0")[1]
+    assert [row.error.value for row in rows] == sorted(row.error.value for row in rows)
+    assert candidates(found[0], "lite0")["pFID - rFID"] == (pytest.approx(2.0),)
+
+
+def test_without_any_result_there_is_a_page(tmp_path):
+    assert "Not finished: 0 of 27 tokenizers" in "\n".join(page(tmp_path, tmp_path, ["VQ 256"], 0))
+
+
+def test_the_area_is_that_under_the_trapezoids():
+    assert area([4.0, 3.0, 2.0, 1.0], 0.0) == pytest.approx(2.0)
+    assert area([0.0, 0.0, 0.0, 8.0], 0.0) == pytest.approx(2.0)
+
+
+def test_a_winner_holds_in_all_three_spaces_and_is_no_diagnosis():
+    def row(name: str, error: float, high: float) -> Row:
+        return Row(name, *[Estimate(0.5, 0.4, 0.6)] * 3, Estimate(error, 0.1, high), Estimate(error, 0.1, high))
+
+    first = [row("nats of the generator", 0.1, 0.2), row("A", 0.2, 0.9), row("B", 0.3, 0.9), row("C", 0.4, 1.2)]
+    tables = dict.fromkeys(JUDGED_IN, (16, first))
+    assert winner(tables) == "A"
+    tables["perceptron"] = (16, [row("A", 0.2, 1.1), row("B", 0.3, 0.9)])
+    assert winner(tables) == "B"
+    tables["convolutions"] = (16, [row("A", 0.2, 0.9), row("B", 0.3, math.nan)])
+    assert winner(tables) is None
