@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from correlation import ROUNDS, Estimate, correlation, left_out, left_out_ratio, pearson, spearman
-from main_training_arms import QUEUE, file_name
+from main_training_arms import QUEUE
 from main_training_page import table
 from prediction_scores import DISTANCES, SIGMAS
 
@@ -59,13 +59,16 @@ class Tokenizer(NamedTuple):
 
 
 def read(results: Path, others: Path) -> list[Tokenizer]:
-    """Every tokenizer that has a gFID and candidates, new ones first."""
+    """Every tokenizer that has a gFID and all candidates in the first space, new ones first."""
     found = []
     for path in (*sorted(results.glob("*.json")), *sorted(others.glob("*.json"))):
-        candidates = results / "candidates" / path.name
-        if candidates.exists():
+        scores = results / "candidates" / path.name
+        if scores.exists():
             study = read_json(path)
-            found.append(Tokenizer(f"{study['arm']}, {study['seed']}", study, read_json(candidates)))
+            tokenizer = Tokenizer(f"{study['arm']}, {study['seed']}", study, read_json(scores))
+            with suppress(KeyError):
+                candidates(tokenizer, JUDGED_IN[0])
+                found.append(tokenizer)
     return found
 
 
@@ -156,12 +159,12 @@ def page(results: Path, others: Path, kinds: Sequence[str], seed: int) -> Iterat
     wanted = [*((name, seed) for name in kinds), *QUEUE]
     there = {(tokenizer.study["arm"], tokenizer.study["seed"]) for tokenizer in found}
     new = sum((name, seed) in there for name in kinds)
-    missing = [file_name(*entry) for entry in wanted if entry not in there]
-    if missing:
+    missing = [name for name in kinds if (name, seed) not in there]
+    if missing or len(found) < len(wanted):
         yield (
             f"**Not finished: {len(found)} of {len(wanted)} tokenizers** ({new} of {len(kinds)} new ones, "
             f"{len(found) - new} of {len(QUEUE)} of the main-training study), with {len(independent)} different sets "
-            f"of tokens. To come: {', '.join(missing)}.\n"
+            f"of tokens. New ones to come: {', '.join(missing) or 'none'}.\n"
         )
     if not found:
         return

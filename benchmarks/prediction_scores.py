@@ -13,6 +13,7 @@ import torch
 from main_training_arms import Size, file_name, generator_training
 from main_training_more import Finished, finished
 from main_training_scores import Judge, Notes, decoded, nats, reconstruction, tokens_of
+from main_training_study import claimed
 from prediction_counts import predictability
 from torch import Tensor
 
@@ -152,10 +153,14 @@ def score(runs: Path, results: Path, others: Sequence[Path], size: Size, names: 
     for arm in (*finished(runs, results), *(finished(*others) if others else ())):
         name, seed = arm.values["arm"], arm.values["seed"]
         print(f"{name}, seed {seed}", flush=True)
+        shared = runs / "probes" / f"{arm.values['tokens_of']}_{seed}"
         path = results / "candidates" / f"{file_name(name, seed)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        notes = Notes(path)
-        notes.once("arm", lambda name=name: name)
-        notes.once("seed", lambda seed=seed: seed)
-        notes.once("tokens_of", lambda arm=arm: arm.values["tokens_of"])
-        measure(arm, judge, runs / "probes" / f"{arm.values['tokens_of']}_{seed}", notes)
+        with claimed(shared) as free:
+            if not free:
+                print("  is being measured by another process", flush=True)
+                continue
+            notes = Notes(path)
+            for about in ("arm", "seed", "tokens_of"):
+                notes.once(about, lambda of=about, arm=arm: arm.values[of])
+            measure(arm, judge, shared, notes)
