@@ -174,10 +174,17 @@ def page(results: Path, others: Path, kinds: Sequence[str], seed: int) -> Iterat
     yield "\n## What predicts\n"
     yield from verdict(whole, apart)
     yield "\n## Every candidate\n" + ABOUT
-    for space in SPACES:
-        for title, (count, rows) in (("", whole[space]), (", one tokenizer of each latent space", apart[space])):
-            yield f"\n### {space}{title}: {count} tokenizers\n"
-            yield from compared(rows) if rows else ["Too few to say anything."]
+    tables = [
+        (f"{space}{title}: {count} tokenizers", rows)
+        for space in SPACES
+        for title, (count, rows) in (("", whole[space]), (", one tokenizer of each latent space", apart[space]))
+    ]
+    for title, rows in tables:
+        if rows:
+            yield f"\n### {title}\n"
+            yield from compared(rows)
+    if few := [title for title, rows in tables if not rows]:
+        yield f"\nToo few to say anything: {'; '.join(few)}."
 
 
 def listed(found: Sequence[Tokenizer]) -> Iterator[str]:

@@ -16,13 +16,13 @@ from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.tokenizer.quantizer import VQ
 
 TINY = arms.Size(
-    train=300,
+    train=100,
     validation=100,
     held_out=200,
-    tokenizer_steps=8,
+    tokenizer_steps=2,
     generator_steps=8,
     classifier_steps=4,
-    looked_at=80,
+    looked_at=20,
     perturbed=20,
     tuned_by=20,
     along=20,
