@@ -54,7 +54,7 @@ from tests.training.continuous import Patches
 from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, MASKED, POST, generator, images, tokenizer
 
 pytestmark = needed
-SHORT = replace(LOOP, steps=4, batch_size=8, log_every=1, save_every=2, preview_every=4)
+SHORT = replace(LOOP, steps=3, batch_size=8, log_every=1, save_every=2, preview_every=3)
 FLOW = DiffusionTransformer(tokens=16, channels=12, classes=10, width=32, depth=1, heads=1, patch=2)
 LLAMA = Llama(codebook_size=32, tokens=16, classes=10, width=64, depth=1, heads=1, hidden=64)
 VITS = {"weights": "random", "width": 64, "depth": 1, "side": 32}

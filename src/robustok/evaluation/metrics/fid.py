@@ -91,7 +91,7 @@ class FeatureStats:
     @cached_property
     def factor(self) -> Float64[Tensor, "f f"] | None:
         """The lower triangular L with L L' = covariance, or None where the covariance is singular to rounding."""
-        return _cholesky(self.covariance)
+        return None if 0 < self.count <= len(self.mean) else _cholesky(self.covariance)
 
     @cached_property
     def root(self) -> Float64[Tensor, "f rank"]:
