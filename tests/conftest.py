@@ -1,6 +1,7 @@
 """Checks every shape annotation of robustok while its tests run, and finds the parity fixtures."""
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from jaxtyping import config, install_import_hook
 
 from tests import standin
 
+gc.set_threshold(10_000, 20, 20)  # a tenth of all time went into looking for garbage among what was imported
 # The numeric tower (PEP 484): an int will do where a float is wanted.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
 install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
@@ -27,6 +29,11 @@ atexit.register(_DATA.cleanup)
 os.environ["ROBUSTOK_DATA"] = _DATA.name
 
 PARITY = Path(os.environ.get("ROBUSTOK_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so the collector need not walk through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def modules() -> Iterator[tuple[Path, str]]:
         yield path, path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Dotted names of all modules that a file imports, at its top or inside a function."""
     names = set()

@@ -108,7 +108,7 @@ def test_it_is_a_tokenizer_as_robustok_knows_them(name):
 
 @pytest.mark.parametrize("name", DISCRETE)
 def test_pfid_of_every_discrete_family(name):
-    scores = score_tokenizer(made(name), images(24), CustomExtractor(coarse), batch_size=12)
+    scores = score_tokenizer(made(name), images(12), CustomExtractor(coarse), batch_size=6)
     found = {score.metric: score.value for score in scores}
     assert math.isfinite(found["pfid"])
     assert sum(score.metric == "pfid_cell" for score in scores) == 15

@@ -14,20 +14,21 @@ import torch.nn.functional as F
 
 from robustok.data.images import FashionMNIST
 from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.tokenizer.encoder import Conv
 
 TINY = arms.Size(
-    train=300,
+    train=160,
     validation=100,
     held_out=200,
     tokenizer_steps=8,
     generator_steps=8,
     classifier_steps=4,
-    looked_at=80,
-    perturbed=20,
-    tuned_by=20,
-    along=20,
-    generated=30,
-    compared=20,
+    looked_at=20,
+    perturbed=10,
+    tuned_by=10,
+    along=10,
+    generated=20,
+    compared=10,
 )
 
 
@@ -39,6 +40,7 @@ def coarse(pixels: torch.Tensor) -> torch.Tensor:
 def tiny(monkeypatch):
     monkeypatch.setattr(scores, "spaces", lambda *_: {"lite0": CustomExtractor(coarse)})
     monkeypatch.setattr(arms, "SAVED", 2)
+    monkeypatch.setattr(arms, "Conv", lambda **sizes: Conv(**sizes | {"channels": (16, 32)}))
 
 
 def result(folder: Path, arm: str) -> dict:

@@ -42,7 +42,7 @@ def test_each_is_counted_as_often_as_the_demo_takes_it():
     tuning = post.loop.steps + looks * 40 * 2  # decoded, and seen in one space
     stages = {
         "tokenizer": steps,
-        "tokenizer_scores": 60 + 40 + 40 * 3 + 15 * 20 * 2,
+        "tokenizer_scores": 60 + 40 + 40 * 3 + 15 * 8 * 2,
         "generator": MINI.generator.loop.steps + 128,
         "sampling": 40,
         "post_training": 40 + 32 + 40 + tuning,  # held-out samples, pairs, held-out images

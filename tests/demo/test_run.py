@@ -31,7 +31,7 @@ MINI = Demo(
     train_images=128,
     reference=60,
     scored=40,
-    pfid_images=20,
+    pfid_images=8,
 )
 WANTED = {"rfid", "rfid_pfid_images", "pfid", "gfid_before", "gfid_control", "gfid_after", "fd_floor"}
 WANTED |= {"codebook_use", "seconds_total", "peak_rss_gib"}
@@ -81,7 +81,7 @@ def test_every_score_is_there_with_its_protocol(finished):
         assert found[name]["protocol"]["features"] == "lite0"
         assert found[name]["protocol"]["reference"]["split"] == "validation"
     assert found["gfid_before"]["seeds"] == [0]
-    assert found["rfid_pfid_images"]["images"] == found["pfid"]["images"] == 20
+    assert found["rfid_pfid_images"]["images"] == found["pfid"]["images"] == 8
     sampled = "bfloat16" if is_bf16("cpu", "auto") else "float32"  # as `autocast` decides
     for name, record in found.items():
         if name.endswith(("_before", "_control", "_after", "_difference")):

@@ -27,7 +27,7 @@ DISCRETE = Demo(
     train_images=128,
     reference=60,
     scored=40,
-    pfid_images=20,
+    pfid_images=8,
 )
 CONTINUOUS = replace(
     DISCRETE,

@@ -1,7 +1,7 @@
 """A tenth of `make fuzz`: no random command line and no damaged file ends in a traceback, hangs or eats memory."""
 
 import pytest
-from tests.fuzz.fuzz import Case as FuzzCase
+from tests.fuzz.cases import Case as FuzzCase
 from tests.fuzz.fuzz import attempt, search
 
 

@@ -69,7 +69,7 @@ def test_exactly_the_shares_are_replaced_by_neighbors(alpha, beta):
 
 
 def test_every_image_place_and_neighbor_is_drawn_equally_often():
-    rounds, b, n, m = 4000, 5, 4, 3
+    rounds, b, n, m = 1500, 5, 4, 3
     chosen, rank = torch.zeros(b, n), torch.zeros(m)
     generator = seeded(3)
     for _ in range(rounds):

@@ -78,6 +78,20 @@ def test_fewer_images_than_features():
     assert distance == pytest.approx(float(shift + spread - 2 * root), rel=1e-9)
 
 
+def test_the_root_of_a_few_images_covariance_takes_no_whole_decomposition(monkeypatch):
+    few = FeatureStats.of(features(20, 64))
+    monkeypatch.setattr(module, "eigh", lambda matrix: eigh(matrix) if len(matrix) < 40 else pytest.fail("all of it"))
+    assert few.root.shape == (64, 19)
+    torch.testing.assert_close(few.root @ few.root.T, few.covariance, rtol=1e-12, atol=1e-14)
+
+
+def test_a_covariance_of_greater_rank_than_its_number_of_images_allows_is_taken_whole():
+    singular = FeatureStats.of(features(50, 64)).covariance
+    told = FeatureStats.published(torch.zeros(64), singular, count=20)
+    assert told.root.shape == (64, 49)
+    torch.testing.assert_close(told.root @ told.root.T, singular, rtol=1e-12, atol=1e-14)
+
+
 def test_features_that_never_vary_add_their_mean_and_variance():
     a, b = features(90), features(80, seed=1)
     constant, varied = torch.full((90, 1), 2.0), features(80, 1, seed=5)

@@ -70,6 +70,14 @@ def test_fewer_images_than_features():
     assert moved.b.abs().max() > 0
 
 
+def test_influence_of_few_images_on_the_distance_from_many_is_the_same_from_either_side():
+    many, few = cloud(90, 20), cloud(9, 20, seed=1)
+    a, b = FeatureStats.of(many), FeatureStats.of(few)
+    one, other = influence(a, b, many, few), influence(b, a, few, many)
+    torch.testing.assert_close(one.a, other.b, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.b, other.a, rtol=1e-9, atol=1e-9)
+
+
 def test_interval_of_a_mean():
     contributions = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     low, high = mean_interval(10, contributions, 100)

@@ -91,7 +91,7 @@ class FeatureStats:
     @cached_property
     def factor(self) -> Float64[Tensor, "f f"] | None:
         """The lower triangular L with L L' = covariance, or None where the covariance is singular to rounding."""
-        return _cholesky(self.covariance)
+        return None if 0 < self.count <= len(self.mean) else _cholesky(self.covariance)
 
     @cached_property
     def root(self) -> Float64[Tensor, "f rank"]:
@@ -100,7 +100,12 @@ class FeatureStats:
         Raises ValueError for a matrix that is far from positive semidefinite, and so no covariance: by more than the
         rounding of float32, in which some keep theirs.
         """
-        values, vectors = eigh(self.covariance)
+        if self.factor is not None:
+            return self.factor
+        covariance = self.covariance
+        if 2 * self.count <= len(self.mean) and (few := _root_of_rank(covariance, self.count - 1)) is not None:
+            return few
+        values, vectors = eigh(covariance)
         if values[0] < -len(values) * ROUNDING * values[-1].abs():
             raise ValueError(
                 f"the covariance has a variance of {float(values[0]):.3g} along one axis and {float(values[-1]):.3g} "
@@ -165,6 +170,23 @@ def _gram(r: Float64[Tensor, "f f"], s: Float64[Tensor, "f f"]) -> Float64[Tenso
     for rows in blocks:
         gram[rows, : rows.stop] = product[rows] @ product[: rows.stop].T
     return gram
+
+
+def _root_of_rank(covariance: Float64[Tensor, "f f"], rank: int) -> Float64[Tensor, "f rank"] | None:
+    """An R with R R' = covariance, from the span of the covariance times random vectors (Halko et al. 2011, alg. 5.3).
+
+    A few images span few directions, and a decomposition of these takes a small part of the time of all. None where
+    the covariance has a greater rank than it is said to have, or a negative variance.
+    """
+    some = torch.Generator().manual_seed(0)
+    draws = torch.randn(len(covariance), rank + 10, generator=some, dtype=torch.float64)
+    basis = torch.linalg.qr(covariance @ draws).Q
+    values, vectors = eigh(basis.T @ covariance @ basis)
+    rounding = len(covariance) * EPSILON
+    if (covariance.trace() - values.sum()).abs() > rounding * covariance.trace() or values[0] < -rounding * values[-1]:
+        return None
+    kept = values > rounding * values[-1]
+    return basis @ (vectors[:, kept] * values[kept].sqrt())
 
 
 def _cholesky(covariance: Float64[Tensor, "f f"]) -> Float64[Tensor, "f f"] | None:

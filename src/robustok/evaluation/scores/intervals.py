@@ -48,7 +48,12 @@ def influence(
     of b thus moves it by 2 (mean b - mean a)'(x - mean b) + (x - mean b)'(I - T)(x - mean b), up to a
     constant; likewise for a, with the inverse map B R (R' B R)^(-3/2) R' B.
     """
-    values, vectors = eigh(a.root.T @ b.covariance @ a.root)
+    across = a.root.T @ b.root
+    if across.shape[0] <= across.shape[1]:
+        values, vectors = eigh(across @ across.T)
+    else:  # the same from the side of fewer directions
+        values, vectors = eigh(across.T @ across)
+        vectors = across @ (vectors / values.clamp_min(EPSILON * values[-1]).sqrt())
     kept = values > len(values) * EPSILON * values[-1].clamp_min(0)
     values, vectors = values[kept], a.root @ vectors[:, kept]
 
