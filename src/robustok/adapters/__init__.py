@@ -16,12 +16,13 @@ from robustok.adapters.maskgit import MaskGITVQGAN
 from robustok.adapters.rar import RAR
 from robustok.adapters.robustok_vit import RobusTokViT
 from robustok.adapters.titok import TiTok
+from robustok.adapters.titok_generators import TiTokBERT, TiTokUViT
 from robustok.adapters.var import VAR
 from robustok.adapters.var_vq import VARTokenizer
 
 FAMILIES: tuple[type[Adapter], ...] = (
     *(LlamaGenVQ, MaskGITVQGAN, RobusTokViT, TiTok, VARTokenizer, MAETok),  # tokenizers
-    *(LlamaGenGPT, RAR, VAR, MAETokSiT, SiT, LightningDiT),  # generators
+    *(LlamaGenGPT, RAR, VAR, TiTokBERT, TiTokUViT, MAETokSiT, SiT, LightningDiT),  # generators
 )
 
 

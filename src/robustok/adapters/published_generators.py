@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from robustok.adapters.model_names import SUFFIXES
 from robustok.generators.flow import FlowSampling
 from robustok.generators.generate import AnySampling, plain_sampling
 from robustok.generators.sampling import Sampling
@@ -10,7 +11,7 @@ from robustok.generators.sampling import Sampling
 class PublishedGenerator(NamedTuple):
     """A file of weights and what its authors say of it: published, not reproduced here."""
 
-    weights: str  # where they are: owner/repository:file on the Hugging Face hub
+    weights: str  # where they are on the Hugging Face hub: owner/repository:file, or owner/repository that has one alone
     sampling: Any  # how they sample it
     gfid: float | None  # the gFID that they report for that, on ImageNet at 256 pixels
 
@@ -18,16 +19,20 @@ class PublishedGenerator(NamedTuple):
 def published_generator(generator: Any) -> PublishedGenerator | None:
     """The entry of a loaded generator's file; None where the file is not known, or its name is shared.
 
-    A file from the hub is known by its repository and name, one on this machine by its name.
+    A file from the hub is known by its repository and name, one on this machine by its name, or where the repository
+    has no other by that of its folder.
     """
     source = getattr(generator, "source", None)
     if source is None:
         return None
-    known = getattr(generator, "presets", {}).values()
-    by_name = [entry for entry in known if entry.weights.rpartition(":")[2] == source.path.name]
-    if source.repository is not None:
-        by_name = [entry for entry in by_name if entry.weights.partition(":")[0] == source.repository]
-    return by_name[0] if len(by_name) == 1 else None
+    folder = source.path.parent if source.path.suffix in SUFFIXES else source.path
+    named = []
+    for entry in getattr(generator, "presets", {}).values():
+        repository, _, file = entry.weights.partition(":")
+        here = source.path.name == file if file else source.repository or folder.name == repository.rpartition("/")[2]
+        if here and source.repository in (None, repository):
+            named.append(entry)
+    return named[0] if len(named) == 1 else None
 
 
 def default_sampling(generator: Any) -> AnySampling:

@@ -13,8 +13,8 @@ from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.generate import sample
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Logits
-from robustok.generators.sampling import Sampling, draw, guidance_scales, probabilities
-from robustok.generators.unmasking import MaskedSampling, masked_after
+from robustok.generators.sampling import Sampling, draw, guidance_scales
+from robustok.generators.unmasking import MaskedSampling, annealed, drawn_from, masked_after
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 
@@ -28,7 +28,8 @@ Progress = Callable[[int, int], None]  # told how many images are done, and of h
 class Forced:
     """A generator that is given the real tokens before each one it predicts; a masked one those of earlier steps.
 
-    Probability and rank are those of the real token after guidance and temperature, before top-k and top-p cut.
+    Probability and rank are those of the real token after guidance and temperature, before top-k and top-p cut, without
+    noise.
     """
 
     sampled: Departures  # of a token drawn as in sampling
@@ -52,7 +53,7 @@ def teacher_forcing(
     progress: Progress = lambda done, total: None,
 ) -> tuple[Forced, Tokens]:
     """Predictions from real prefixes, and the tokens drawn from them, each in a real context."""
-    n, k = tokens.shape[1], len(codebook)
+    n, k, step = tokens.shape[1], len(codebook), _steps(generator, sampling)
     rows = max(1, LOGITS // (n * k))
     drawn, likeliest, rank = (torch.empty_like(tokens) for _ in range(3))
     log_p = torch.empty(tokens.shape, dtype=torch.float64)
@@ -65,7 +66,8 @@ def teacher_forcing(
             flat, true, size = logits.flatten(0, 1), real[:, at].flatten()[:, None], logits.shape[:2]
             log_softmax = (flat / sampling.temperature).log_softmax(1)
             log_p[batch, at] = log_softmax.gather(1, true).double().view(size).cpu()
-            chosen = draw(probabilities(flat, sampling), uniform[:, at].flatten())
+            now = step[0] if isinstance(at, slice) else step[int(at[0])]  # asked of masked generators' alone
+            chosen = draw(drawn_from(flat, sampling, now), uniform[:, at].flatten())
             drawn[batch, at] = chosen.view(size).to(tokens.device)
             likeliest[batch, at] = flat.argmax(1).view(size).to(tokens.device)
             rank[batch, at] = ((flat > flat.gather(1, true)).sum(1) + 1).view(size).to(tokens.device)
@@ -78,7 +80,7 @@ def teacher_forcing(
         probability_by_position=tuple(log_p.exp().mean(dim=0).tolist()),
         rank=float(rank.flatten().double().median()),
         top={r: float((rank <= r).double().mean()) for r in TOP if r < k},
-        step=tuple(_steps(generator, sampling)),
+        step=tuple(step),
     )
     return forced, drawn
 
@@ -111,7 +113,8 @@ def forced_logits(
         step = torch.tensor(_steps(generator, sampling), device=tokens.device)
         for number in step.unique().tolist():
             given, at = tokens.masked_fill(step >= number, generator.codebook_size), (step == number).nonzero()[:, 0]
-            yield at, combined(generator.predict_masked(twice(given), asked)[:, at], scales[number].expand(len(at)))
+            logits = generator.predict_masked(twice(given), asked)[:, at]
+            yield at, annealed(combined(logits, scales[number].expand(len(at))), sampling, number)
         return
     if isinstance(generator, AutoregressiveModel):
         yield slice(0, tokens.shape[1]), combined(generator(twice(tokens), asked), scales)
@@ -128,7 +131,8 @@ def _steps(generator: GeneratorLike, sampling: Sampling) -> list[int]:
     if not isinstance(sampling, MaskedSampling):
         return torch.repeat_interleave(torch.tensor(generator.blocks)).tolist()
     n = generator.tokens_per_image
-    made = torch.tensor([before - after for before, after in pairwise([n, *masked_after(n, sampling.steps)])])
+    after = masked_after(n, sampling.steps, sampling.mask_schedule)
+    made = torch.tensor([before - left for before, left in pairwise([n, *after])])
     order = torch.randperm(n, generator=stream(0, "analysis, order of masks"))
     return torch.empty(n, dtype=torch.long).scatter(0, order, torch.repeat_interleave(made)).tolist()
 

@@ -72,9 +72,7 @@ class MaskedModel(TokenModel):
         self.label_embedding = nn.Embedding(config.classes + 1, width)  # the last one stands for no label
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)  # the last one is the mask
         self.positions = nn.Parameter(torch.empty(config.tokens + 1, width))  # of label and every place
-        self.layers = nn.ModuleList(
-            Block(width, config.heads, config.mlp_ratio, qk_norm=True) for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(self.block() for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, config.codebook_size)
         for parameter in self.parameters():
@@ -88,11 +86,19 @@ class MaskedModel(TokenModel):
     def predict_masked(self, tokens: Tokens, labels: Labels) -> Logits:
         """Logits of every token, given the label and those that are not masked; `codebook_size` stands for the mask."""
         x = torch.cat([self.label_embedding(labels).unsqueeze(1), self.token_embedding(tokens)], dim=1) + self.positions
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(self.norm(x[:, 1:]))
+        return self.head(self.transform(x)[:, 1:])
 
     forward = predict_masked
+
+    def block(self) -> nn.Module:
+        """One of the `layers`, newly made."""
+        return Block(self.config.width, self.config.heads, self.config.mlp_ratio, qk_norm=True)
+
+    def transform(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
+        """All blocks and the last norm."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
 
     def draw(self, b: int, *, generator: torch.Generator) -> MaskedDraw:
         """What a training step on `b` images draws: labels to withhold, and masks by the cosine schedule."""

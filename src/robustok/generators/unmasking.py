@@ -3,12 +3,15 @@
 Chang et al. 2022 (arXiv 2202.04200), sec. 3.2 and their code: every step draws each masked token, keeps those of which
 the generator is most certain, with Gumbel noise on the log-probabilities, and masks the others again, fewer each time.
 Where some tokens are an image's own, sampling begins at the first step that leaves fewer masked than there are.
+
+TiTok's generators (Yu et al. 2024, arXiv 2406.07550) are sampled as MUSE's code does: the noise lies on logits, by which
+tokens are drawn and kept, too, and masks follow the arccosine.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import (
+    Distribution,
     Kept,
     Sampling,
     Schedule,
@@ -27,6 +31,9 @@ from robustok.generators.sampling import (
 )
 from robustok.shapes import Labels, TokenMask, Tokens
 
+MaskSchedule: TypeAlias = Literal["cosine", "arccos"]
+NoiseOn: TypeAlias = Literal["choice", "logits"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSampling(Sampling):
@@ -36,9 +43,18 @@ class MaskedSampling(Sampling):
     steps: int = 12  # from all tokens masked to none; MaskGIT takes 8 to 12
     choice_temperature: float = 4.5  # of the noise by which tokens are kept; it falls linearly, to 0 at the last step
     schedule: Schedule = "linear"  # how the scale of guidance gets from 1 to g
+    # share of the tokens that are masked after a share r of the steps: cos(pi r / 2), or 2 / pi arccos(r) (TiTok)
+    mask_schedule: MaskSchedule = "cosine"
+    # where that noise lies: on the log-probability by which tokens are kept, or on logits, by which they are drawn and
+    # kept: draws then have the temperature of the noise, at the last step 0 (TiTok, whose randomize_temperature it is)
+    noise_on: NoiseOn = "choice"
+    temperature_annealing: bool = False  # logits are also divided by .5 + .8 (1 - r) (TiTok)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, known in (("mask_schedule", get_args(MaskSchedule)), ("noise_on", get_args(NoiseOn))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, known))}")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}, which must be at least 1")
         if not 0 <= self.choice_temperature < math.inf:
@@ -47,16 +63,38 @@ class MaskedSampling(Sampling):
             )
 
 
-def masked_after(n: int, steps: int) -> list[int]:
-    """How many of n tokens are masked after each step: floor(n cos(pi/2 s / steps)) after step s of 1 to `steps`.
+def masked_after(n: int, steps: int, schedule: MaskSchedule = "cosine") -> list[int]:
+    """How many of n tokens are masked after each step: floor(n cos(pi/2 r)), or floor(n arccos(r) / (pi/2)).
 
-    At least one less than before, at least one until the last step, and none after it.
+    r = s / steps after step s of 1 to `steps`. At least one less than before, at least one until the last step, and
+    none after it.
     """
     counts, left = [], n
     for step in range(1, steps):
-        left = max(1, min(left - 1, math.floor(n * math.cos(math.pi / 2 * step / steps))))
+        share = math.cos(math.pi / 2 * step / steps) if schedule == "cosine" else math.acos(step / steps) / (math.pi / 2)
+        left = max(1, min(left - 1, math.floor(n * share)))
         counts.append(left)
     return [*counts, 0]
+
+
+def annealed(logits: Float[Tensor, "*_ k"], config: MaskedSampling, step: int) -> Float[Tensor, "*_ k"]:
+    """Logits at the temperature of a step of 0 to `steps` - 1, where that is annealed."""
+    return logits / (0.5 + 0.8 * (1 - (step + 1) / config.steps)) if config.temperature_annealing else logits
+
+
+def drawn_from(logits: Distribution, config: Sampling, step: int) -> Distribution:
+    """The probabilities from which tokens are drawn at a step, of annealed logits.
+
+    The largest of logits with Gumbel noise of a temperature is a draw from the softmax of logits / that temperature.
+    """
+    if not (isinstance(config, MaskedSampling) and config.noise_on == "logits"):
+        return probabilities(logits, config)
+    noise = _noise(config, step)
+    return probabilities(logits / noise, config) if noise else probabilities(logits, replace(config, top_k=1))
+
+
+def _noise(config: MaskedSampling, step: int) -> float:
+    return config.choice_temperature * (1 - (step + 1) / config.steps)
 
 
 @torch.no_grad()
@@ -101,17 +139,21 @@ def _sample_batch(
         result = torch.where(kept.keep, kept.tokens, result)
     finite = torch.ones((), dtype=torch.bool, device=labels.device)
     scales = guidance_scales(config, config.steps)
-    for step, (left, scale) in enumerate(zip(masked_after(n, config.steps), scales, strict=True)):
+    after = masked_after(n, config.steps, config.mask_schedule)
+    for step, (left, scale) in enumerate(zip(after, scales, strict=True)):
         rows = ((result == mask).sum(dim=1) > left).nonzero().flatten()
         if not len(rows):
             continue
         tokens, (for_tokens, for_choice) = result[rows], uniform[rows, step].unbind(1)
         masked = tokens == mask
-        p = probabilities(_logits(generator, tokens, labels[rows], masked, scale), config)
+        logits = annealed(_logits(generator, tokens, labels[rows], masked, scale), config, step)
+        p = drawn_from(logits, config, step)
         finite = finite & p.sum().isfinite()
         drawn = draw(p, for_tokens[masked]).clamp(max=p.shape[1] - 1)
-        certain = p.gather(1, drawn[:, None])[:, 0].double().log()
-        if temperature := config.choice_temperature * (1 - (step + 1) / config.steps):
+        by_logits = config.noise_on == "logits"
+        certain = (logits / config.temperature if by_logits else p).gather(1, drawn[:, None])[:, 0].double()
+        certain = certain if by_logits else certain.log()
+        if temperature := _noise(config, step):
             certain = certain - temperature * (-for_choice[masked].log()).log()  # a Gumbel variate more
         tokens[masked] = drawn
         certainty = for_choice.new_full(tokens.shape, math.inf)
