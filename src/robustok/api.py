@@ -54,7 +54,7 @@ def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int =
     """One image per label, on the CPU; image i depends on (seed, i) alone, and any whole number is a seed.
 
     `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...), for masked ones also
-    of `MaskedSampling` (steps, choice_temperature), or, for latents, of `FlowSampling` (steps, method, guidance,
+    of `MaskedSampling` (steps, choice_temperature ...), or, for latents, of `FlowSampling` (steps, method, guidance,
     guidance_high, shift ...); unless given they are as the generator's authors published, where that is known. Both
     models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError for a generator that was trained on
     another tokenizer, and for labels that it does not know.

@@ -1,4 +1,4 @@
-"""TiTok's masked generators beside their authors' code: logits, drawn tokens, files there and back, and post-training."""
+"""TiTok's masked generators beside their authors' code: logits, drawn tokens, files there and back; post-training."""
 
 import json
 from dataclasses import replace
@@ -126,20 +126,20 @@ def test_all_sizes_but_heads_are_in_the_weights(kind, tmp_path):
 
 
 PUBLISHED = [
-    (TiTokBERT, "titok-l-32", {"tokens": 32, "width": 768, "depth": 24}, 174_000_000),
-    (TiTokBERT, "titok-b-64", {"tokens": 64, "width": 768, "depth": 24}, 174_000_000),
-    (TiTokUViT, "titok-s-128", {"tokens": 128, "width": 1024, "depth": 21}, 287_000_000),
+    (TiTokBERT, "titok-l-32", {"tokens": 32, "width": 768, "depth": 24}, 177_202_432),
+    (TiTokBERT, "titok-b-64", {"tokens": 64, "width": 768, "depth": 24}, 177_227_008),
+    (TiTokUViT, "titok-s-128", {"tokens": 128, "width": 1024, "depth": 21}, 294_990_848),
 ]
 
 
 @pytest.mark.parametrize(("family", "name", "size", "weights"), PUBLISHED)
 def test_the_published_sizes(family, name, size, weights):
-    """Sizes of the authors' configuration; their paper says 177 and 287 million weights."""
+    """Sizes of the authors' configuration; the weights of their own classes, made with it, are as many."""
     config = Masked(codebook_size=4096, classes=1000, heads=16, **size)
     with torch.device("meta"):
         model = family(config)
     assert family.config_from_state(model.to_state()) == config
-    assert sum(w.numel() for w in model.parameters()) == pytest.approx(weights, rel=0.03)
+    assert sum(w.numel() for w in model.to_state().values()) == weights
     steps = model.presets[name].sampling.steps
     assert len(masked_after(config.tokens, steps, "arccos")) == steps
 
@@ -267,7 +267,7 @@ def test_post_training_of_a_titok_s_decoder_for_its_generator(family, tmp_path):
     generator.source = Source(Path(next(iter(family.presets.values())).weights.rpartition("/")[2]))
     published = default_sampling(generator)
     assert post_training_for(tokenizer, generator, 32).sampling == published != family.sampling
-    config = replace(POST, loop=replace(POST.loop, steps=2), validate_every=1, sampling=replace(published, steps=3))
+    config = replace(POST, loop=replace(POST.loop, steps=3), validate_every=1, sampling=replace(published, steps=3))
     how = {"sigma": 0.6, "pairs": 16, "held_out": 8, "features": extract()}
     better = robustok.post_train(tokenizer, generator, images(32), tmp_path / "run", config=config, **how)
     better.to_checkpoint(tmp_path / "tuned.safetensors")

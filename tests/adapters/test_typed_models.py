@@ -1,6 +1,7 @@
 """Models of other families by what is typed: fields, a generator beside its tokenizer, export, all three stages."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,14 @@ from tests.adapters.test_every_family import made
 
 import robustok
 from robustok.adapters.llamagen_gpt import LlamaGenGPT
+from robustok.adapters.titok_generators import TiTokBERT
 from robustok.adapters.var import VAR
 from robustok.cli import main
 from robustok.cli.models import fields_of
+from robustok.data.shards import MANIFEST
 from robustok.generators.llama import Llama
+from robustok.generators.masked import Masked
+from robustok.runtime.configs import to_plain
 
 SHORT = ["--loop.steps", "2", "--loop.batch_size", "4", "--quiet"]
 SMALL = ["--preset", "demo", "--loop.steps", "2", "--loop.batch_size", "4", "--validate_every", "1", "--quiet"]
@@ -75,6 +80,33 @@ def test_the_commands_of_a_user_with_finished_models(files, tmp_path, capsys):
     capsys.readouterr()
     assert main(["sample", *both, "--fields", "colour=blue", "--out", str(tmp_path / "no")]) == 2
     assert "takes no image_size or colour" in capsys.readouterr().err
+
+
+def test_the_commands_of_a_user_with_titok_s_files(tmp_path, capsys):
+    """In the authors' layout: a folder of the repository's name, by which sampling as published is known."""
+    folder, tokenizer, few = tmp_path / "generator_titok_l32_imagenet", tmp_path / "titok", tmp_path / "few"
+    made("titok legacy").save_pretrained(tokenizer)
+    torch.manual_seed(0)
+    sizes = {"codebook_size": 24, "tokens": 5, "classes": 10, "width": 32, "depth": 1, "heads": 2}
+    folder.mkdir()
+    TiTokBERT(Masked(**sizes)).to_checkpoint(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model": {"generator": {"num_attention_heads": 2}}}))
+    both = ["--tokenizer", str(tokenizer), "--generator", str(folder)]
+    pictures(few, 24)
+    assert main(["sample", *both, "--count", "3", "--out", str(tmp_path / "samples"), "--steps", "3"]) == 0
+    tuning = ["--pairs", "6", "--held_out", "4", "--images", str(few), "--upscale", "--sampling.guidance", "2"]
+    assert main(["post-train", *both, *tuning, "--out", str(tmp_path / "tuned"), *SMALL]) == 0
+    pairs = json.loads((tmp_path / "tuned" / "pairs" / MANIFEST).read_text())
+    published = TiTokBERT.presets["titok-l-32"].sampling
+    assert (pairs["sigma"], pairs["sampling"]) == (0.9, to_plain(replace(published, guidance=2.0)))
+    capsys.readouterr()
+    how = ["--count", "8", "--reference", str(few), "--size", "32", "--mask_schedule", "cosine", "--json"]
+    assert main(["evaluate", *both, "--features", "lite0", *how]) == 0
+    protocol = json.loads(capsys.readouterr().out)[0]["protocol"]
+    assert "cosine" in str(protocol)
+    assert "9.5" in str(protocol)  # the temperature of the published noise
+    assert main(["sample", *both, "--method", "heun", "--out", str(tmp_path / "no")]) == 2
+    assert "a TiTokBERT is sampled as MaskedSampling says" in capsys.readouterr().err
 
 
 def pictures(folder: Path, count: int) -> None:

@@ -159,6 +159,25 @@ def test_a_masked_generator_is_given_as_many_real_tokens_as_it_has_in_sampling()
     assert steps.tolist() != sorted(steps.tolist())
 
 
+def test_what_a_masked_generator_draws_and_says_has_the_temperature_of_its_steps():
+    """Noise on logits makes draws wilder, and at the last step none; what it says of real tokens is without noise."""
+    images, labels = draw(20, 16), torch.arange(600) % 20
+    how = {"mask_schedule": "arccos", "noise_on": "logits", "temperature_annealing": True}
+    sampling = MaskedSampling(steps=4, choice_temperature=2.0, **how)
+    forced, _ = teacher_forcing(Filling(images, LINE, 0.7, 10), images[labels], labels, LINE, sampling)
+
+    def real(temperature: float) -> float:
+        """The probability of the real token, of .3, beside ten of .07."""
+        return 0.3 ** (1 / temperature) / (0.3 ** (1 / temperature) + 10 * 0.07 ** (1 / temperature))
+
+    left = [1 - (step + 1) / 4 for step in forced.step]
+    assert torch.tensor(forced.step).bincount().tolist() == [3, 3, 3, 7]
+    said = [real(0.5 + 0.8 * one) for one in left]
+    assert forced.probability == pytest.approx(sum(said) / 16, abs=1e-6)
+    wrong = [1 - real(2 * one * (0.5 + 0.8 * one)) if one else 0.0 for one in left]
+    assert forced.sampled.alpha == pytest.approx(sum(wrong) / 16, abs=4 * math.sqrt(0.25 / (600 * 16)))
+
+
 def test_free_running_after_more_real_tokens_and_at_any_batch_size():
     images, labels = draw(20, 16), torch.arange(200) % 20
     generator = Erring(images, LINE, 0.5, 4)

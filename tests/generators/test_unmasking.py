@@ -48,7 +48,8 @@ def one_by_one(toy: Toy, label: int, sampling: MaskedSampling, number: int, star
     tokens = [MASK] * N if start is None else list(start)
     for step in range(sampling.steps):
         share = (step + 1) / sampling.steps
-        left = 0 if step == sampling.steps - 1 else math.floor(N * math.cos(math.pi / 2 * share))
+        masks = math.cos(math.pi / 2 * share) if sampling.mask_schedule == "cosine" else 2 / math.pi * math.acos(share)
+        left = 0 if step == sampling.steps - 1 else math.floor(N * masks)
         hidden = [place for place in range(N) if tokens[place] == MASK]
         if len(hidden) <= left:
             continue
@@ -57,14 +58,19 @@ def one_by_one(toy: Toy, label: int, sampling: MaskedSampling, number: int, star
         labelled, unlabelled = (toy.predict_masked(given, torch.tensor([of]))[0] for of in (label, toy.null_class))
         certainty = {}
         for place in hidden:
-            p = (unlabelled + scale * (labelled - unlabelled))[place].softmax(0).double()
-            if sampling.top_k == 1:
+            logits = (unlabelled + scale * (labelled - unlabelled))[place] / sampling.temperature
+            logits = logits / (1.3 - 0.8 * share) if sampling.temperature_annealing else logits
+            noisy, sharp = sampling.noise_on == "logits", sampling.choice_temperature * (1 - share)
+            p = (logits / sharp if noisy and sharp else logits).softmax(0).double()
+            if sampling.top_k == 1 or (noisy and sharp == 0):
                 code = int(p.argmax())
                 certainty[place] = 0.0  # it could not have been another
             else:
                 passed = (p / p.sum()).cumsum(0) <= numbers[step, 0, place]
                 code = int(passed.sum())
                 certainty[place] = math.log(p[code])
+            if noisy:
+                certainty[place] = float(logits[code])
             noise = -math.log(-math.log(numbers[step, 1, place]))
             certainty[place] += sampling.choice_temperature * (1 - share) * noise
             tokens[place] = code
@@ -77,6 +83,12 @@ def test_the_schedule_is_the_cosine():
     assert masked_after(100, 3) == [86, 50, 0]  # cos of 30 and 60 degrees
     assert masked_after(256, 8) == [math.floor(256 * math.cos(math.pi / 2 * s / 8)) for s in range(1, 8)] + [0]
     assert masked_after(9, 1) == [0]
+
+
+def test_the_schedule_of_titok_is_the_arccosine():
+    assert masked_after(90, 2, "arccos") == [60, 0]  # arccos of 1/2 is 60 of 90 degrees
+    assert masked_after(100, 4, "arccos")[2] == math.floor(100 * math.acos(0.75) / (math.pi / 2)) == 46
+    assert masked_after(100, 10, "arccos")[6] >= 50 > masked_after(100, 10, "arccos")[7]  # half is cos 45 = .707
 
 
 @pytest.mark.parametrize(("n", "steps"), [(256, 64), (64, 64), (10, 7), (5, 12), (1, 3)])
@@ -96,6 +108,11 @@ def test_every_step_of_the_schedule_does_something_while_there_are_tokens(n: int
         MaskedSampling(steps=4, choice_temperature=4.5, top_k=1),
         MaskedSampling(steps=6, choice_temperature=4.5, guidance=2.5),
         MaskedSampling(steps=1),
+        MaskedSampling(steps=6, mask_schedule="arccos"),
+        MaskedSampling(steps=5, temperature_annealing=True, temperature=0.7),
+        MaskedSampling(steps=5, guidance=2.0, noise_on="logits", temperature=0.7),
+        MaskedSampling(steps=6, choice_temperature=2.0, mask_schedule="arccos", noise_on="logits", top_k=1),
+        MaskedSampling(steps=4, choice_temperature=0.0, noise_on="logits", temperature_annealing=True),
     ],
 )
 @pytest.mark.parametrize("kept", [False, True])
@@ -183,6 +200,17 @@ def test_what_kind_of_generator_takes_which_settings():
 def test_wrong_settings_say_so(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         replace(MaskedSampling(), **changes)
+
+
+WORDS = [("mask_schedule", "'cosine', 'arccos'"), ("noise_on", "'choice', 'logits'")]
+
+
+@pytest.mark.parametrize(("name", "known"), WORDS)
+def test_wrong_words_say_what_there_is(name: str, known: str):
+    settings = MaskedSampling()
+    object.__setattr__(settings, name, "cos")  # past the types that tests check
+    with pytest.raises(ValueError, match=f"{name} is 'cos'; choose from {known}"):
+        settings.__post_init__()
 
 
 def test_tokens_that_would_be_taken_for_masks_are_refused():

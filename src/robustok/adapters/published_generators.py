@@ -11,7 +11,7 @@ from robustok.generators.sampling import Sampling
 class PublishedGenerator(NamedTuple):
     """A file of weights and what its authors say of it: published, not reproduced here."""
 
-    weights: str  # where they are on the Hugging Face hub: owner/repository:file, or owner/repository that has one alone
+    weights: str  # where they are on the Hugging Face hub: owner/repository:file, or owner/repository that has one only
     sampling: Any  # how they sample it
     gfid: float | None  # the gFID that they report for that, on ImageNet at 256 pixels
 

@@ -24,8 +24,9 @@ class Sample(Sampled, Shared):
     Image i depends on the seed and i alone.
 
     Settings say how tokens are drawn: --temperature, --top-k, --top-p, --guidance, --schedule, --power, by a masked
-    generator also --steps, --choice-temperature; or how latents are: --steps, --method, --guidance, --guidance-high,
-    --shift, --latent-noise. Unless set, as published if that is known.
+    generator also --steps, --choice-temperature, --mask-schedule, --noise-on, --temperature-annealing; or how latents
+    are: --steps, --method, --guidance, --guidance-high, --shift, --latent-noise. Unless set, as published if that is
+    known.
     """
 
     group = "Use"

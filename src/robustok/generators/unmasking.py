@@ -4,7 +4,7 @@ Chang et al. 2022 (arXiv 2202.04200), sec. 3.2 and their code: every step draws 
 the generator is most certain, with Gumbel noise on the log-probabilities, and masks the others again, fewer each time.
 Where some tokens are an image's own, sampling begins at the first step that leaves fewer masked than there are.
 
-TiTok's generators (Yu et al. 2024, arXiv 2406.07550) are sampled as MUSE's code does: the noise lies on logits, by which
+TiTok's generators (Yu et al. 2024, arXiv 2406.07550) are sampled in another way: the noise lies on logits, by which
 tokens are drawn and kept, too, and masks follow the arccosine.
 """
 
@@ -71,7 +71,8 @@ def masked_after(n: int, steps: int, schedule: MaskSchedule = "cosine") -> list[
     """
     counts, left = [], n
     for step in range(1, steps):
-        share = math.cos(math.pi / 2 * step / steps) if schedule == "cosine" else math.acos(step / steps) / (math.pi / 2)
+        cosine = math.cos(math.pi / 2 * step / steps)
+        share = cosine if schedule == "cosine" else math.acos(step / steps) / (math.pi / 2)
         left = max(1, min(left - 1, math.floor(n * share)))
         counts.append(left)
     return [*counts, 0]
