@@ -210,7 +210,8 @@ class TiTokUViT(TiTokGenerator):
 
     def transform(self, x: Sequence) -> Sequence:
         """All blocks, those of the second half of what came before and of their counterparts' output, and the norm."""
-        made, half = [], len(self.skips)
+        made: list[Sequence] = []
+        half = len(self.skips)
         for number, layer in enumerate(self.layers):
             if number > half:
                 x = self.skips[number - half - 1](torch.cat([x, made.pop()], dim=-1))
