@@ -276,6 +276,8 @@ def tell_tuned(state: RunState, result: TrainedDecoder[Any], name: str) -> None:
     if result.worse_in:
         why = "; ".join(f"{space}: {words}" for space, words in result.worse_in.items())
         kept = f"the best decoder is worse in another space, so the original is kept ({why})"
+    elif result.by_chance:
+        kept = f"the best decoder may be so by chance, so the original is kept ({result.by_chance})"
     elif result.step == 0:
         kept = (
             f"no decoder was better on held-out images than the original ({result.before:.1f}), which is kept; try a "

@@ -200,6 +200,7 @@ class TrainedDecoder(Generic[AnyOne]):
     after: float  # held-out distance of the decoder that was kept
     last: float  # held-out distance of the decoder of the last step, kept or not
     worse_in: dict[str, str] = field(default_factory=dict)  # spaces for whose sake the best was not kept, and why
+    by_chance: str = ""  # by how much the best was better, where it was not kept since other images could undo it
 
 
 @alone_in_its("folder")
@@ -222,9 +223,9 @@ def train_decoder(
 
     `free` are `config.free_samples` tokens or latents that the generator sampled freely. `discriminator` is the folder
     of one to begin with; without it a fresh one learns before it charges. The tokenizer with the best decoder goes to
-    `folder`: that of the lowest held-out distance, unless it is worse in a space that bears witness, for then the
-    original stays. A run that was stopped goes on, and so does one that was to end after `until` steps. Raises
-    ValueError for pairs of another tokenizer or of other images.
+    `folder`: that of the lowest held-out distance, unless it is worse in a space that bears witness, or no better than
+    other images could undo, for then the original stays. A run that was stopped goes on, and so does one that was to
+    end after `until` steps. Raises ValueError for pairs of another tokenizer or of other images.
     """
     if config.free_samples != (0 if free is None else len(free)):
         raise ValueError(f"free_samples is {config.free_samples}; give as many tokens or latents as `free`")
@@ -292,8 +293,10 @@ def _kept(
     original = copy.deepcopy(tuned.decoder.state_dict())
     tuned.decoder.load_state_dict(stage.best)
     worse = held_out.worse_in(tuned.decoder) if stage.best_step else {}
-    step, after = (0, stage.first_distance) if worse else (stage.best_step, stage.best_distance)
-    if worse:
+    comparable = stage.best_step and not worse and math.isfinite(stage.first_distance)
+    chance = held_out.by_chance(tuned.decoder) if comparable else ""
+    step, after = (0, stage.first_distance) if worse or chance else (stage.best_step, stage.best_distance)
+    if worse or chance:
         tuned.decoder.load_state_dict(original)
     about |= {
         "step": step,
@@ -301,5 +304,6 @@ def _kept(
         "after": after if math.isfinite(after) else None,
     }
     about |= {"worse_in": worse, "refused_step": stage.best_step} if worse else {}
+    about |= {"by_chance": chance, "refused_step": stage.best_step} if chance else {}
     from_main(lambda: tuned.save_pretrained(folder, post_training=about))
-    return TrainedDecoder(tuned, step, stage.first_distance, after, stage.last_distance, worse)
+    return TrainedDecoder(tuned, step, stage.first_distance, after, stage.last_distance, worse, chance)

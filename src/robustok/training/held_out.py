@@ -1,7 +1,8 @@
 """What decides which decoder is kept: held-out images, beside what decoders make of freely sampled tokens or latents.
 
 One space decides. Others bear witness: a decoder that is nearer in the one and farther in another has learned the
-first network's taste, not to make better images.
+first network's taste, not to make better images. And of decoders that are all as good, one comes out best by chance:
+what other images could undo is no reason to give up the original.
 """
 
 import math
@@ -18,11 +19,13 @@ from robustok.evaluation.features.extractor import Extractor, outputs
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
+from robustok.evaluation.scores.intervals import NORMAL_95
 from robustok.evaluation.scores.reference import Reference
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.shapes import Images, Pixels, to_pixels
 from robustok.tokenizer.protocol import TokenizerLike, codes_of, decoding_with
 
+SURE = 3  # standard errors by which a decoder must be nearer than the original, to be kept
 BATCH = 250  # images that are decoded at once
 
 
@@ -40,11 +43,14 @@ class HeldOut:
         self,
         tokenizer: TokenizerLike,
         generated: Tensor,
-        reference: FeatureStats,
+        reference: Reference | FeatureStats,
         extract: Extractor,
         witnesses: Sequence[Witness] = (),
     ):
-        self.tokenizer, self.generated, self.reference, self.extract = tokenizer, generated, reference, extract
+        """`reference`: of the held-out images; statistics alone cannot tell chance, see `by_chance`."""
+        self.real = reference if isinstance(reference, Reference) else None
+        self.reference = reference.stats if isinstance(reference, Reference) else reference
+        self.tokenizer, self.generated, self.extract = tokenizer, generated, extract
         self.witnesses = witnesses
 
     def of_first(self, count: int) -> "HeldOut":
@@ -85,8 +91,9 @@ class HeldOut:
         The same samples are decoded with both and compared image by image, see `paired_difference`.
         """
         worse = {}
-        before = self._streams(self.tokenizer.decoder)
-        for witness, one, other in zip(self.witnesses, before, self._streams(decoder), strict=True):
+        spaces = [witness.extract for witness in self.witnesses]
+        before = self._streams(spaces, self.tokenizer.decoder)
+        for witness, one, other in zip(self.witnesses, before, self._streams(spaces, decoder), strict=True):
 
             def words(witness: Witness = witness, one: FeatureStream = one, other: FeatureStream = other) -> str:
                 change = paired_difference(one, other, witness.reference)
@@ -96,12 +103,32 @@ class HeldOut:
                 worse[witness.extract.name] = found
         return worse
 
-    def _streams(self, decoder: nn.Module) -> list[FeatureStream]:
-        """The features of a decoder's images in the other spaces; on the main process those of all processes."""
-        streams = [FeatureStream(witness.extract.describe()) for witness in self.witnesses]
+    @torch.no_grad()
+    def by_chance(self, decoder: nn.Module) -> str:
+        """How much nearer a decoder is than the original, in words, where other images could undo it; else nothing.
+
+        Generated images and held-out ones could have been others, for these were looked at to choose the decoder, and
+        more than once: hence `SURE`.
+        """
+        if (real := self.real) is None:
+            return ""
+        (before,), (after,) = (self._streams([self.extract], one) for one in (self.tokenizer.decoder, decoder))
+
+        def words() -> str:
+            change = paired_difference(before, after, real, other_real=True)
+            errors = -change.value / ((change.interval[1] - change.value) / NORMAL_95 or math.inf)
+            if errors > SURE:
+                return ""
+            return f"{change.before:.4g} to {change.after:.4g} are {errors:.1f} standard errors, not {SURE} or more"
+
+        return from_main(words)
+
+    def _streams(self, spaces: Sequence[Extractor], decoder: nn.Module) -> list[FeatureStream]:
+        """The features of a decoder's images in some spaces; on the main process those of all processes."""
+        streams = [FeatureStream(space.describe()) for space in spaces]
         for number, pixels in self._decoded(decoder) if streams else ():
-            for witness, stream in zip(self.witnesses, streams, strict=True):
-                stream.add(extracted(witness.extract, pixels), torch.arange(len(pixels)) + BATCH * number)
+            for space, stream in zip(spaces, streams, strict=True):
+                stream.add(extracted(space, pixels), torch.arange(len(pixels)) + BATCH * number)
         return [stream.gather() for stream in streams]
 
     @torch.no_grad()

@@ -91,7 +91,7 @@ def post_train(
         train, held = hold_out(images, config.held_out) if held_out is None else (images, held_out)
         witnesses = [Witness(space, Reference.of(held, space)) for space in _spaces(config, device)]
         generated = drawn(SAMPLES, held.labels, "held-out samples")
-        check = HeldOut(tokenizer, generated, Reference.of(held, extract).stats, extract, witnesses)
+        check = HeldOut(tokenizer, generated, Reference.of(held, extract), extract, witnesses)
     if cache is None:
         with Progress("encoding", len(train), quiet=quiet) as progress:
             cache = encode_images(tokenizer, train, folder / kind_of(tokenizer), progress=progress.update)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.scores.feature_stream import FeatureStream
 from robustok.evaluation.scores.intervals import (
-    Influence,
+    Influences,
     Interval,
     influence,
     mean_interval,
@@ -77,11 +77,14 @@ class Difference(NamedTuple):
         return f"{direction}{worth}, beyond the noise"
 
 
-def paired_difference(before: FeatureStream, after: FeatureStream, reference: Reference) -> Difference:
+def paired_difference(
+    before: FeatureStream, after: FeatureStream, reference: Reference, *, other_real: bool = False
+) -> Difference:
     """Frechet distance of one decoder's images against another's, of the same tokens in the same order.
 
     Each image moves both distances, so what the tokens alone bring about cancels, and the interval is of the
-    decoders only. Raises ValueError when the two streams cannot be of the same tokens.
+    decoders only. `other_real`: the real images could have been others, too, as where they were looked at to choose
+    `after`. Raises ValueError when the two streams cannot be of the same tokens.
     """
     if before.count != after.count or before.keep != after.keep:
         raise ValueError(
@@ -91,14 +94,19 @@ def paired_difference(before: FeatureStream, after: FeatureStream, reference: Re
     for stream in (before, after):
         reference.check_space(stream.space)
     (first, one), (second, other) = (_apart(reference, s, s.count) for s in (before, after))
-    interval = mean_interval(second - first, other - one, before.count)
+    change = second - first
+    interval = mean_interval(change, other.b - one.b, before.count)
+    if other_real:
+        _, highest = mean_interval(change, other.a - one.a, reference.stats.count)
+        error = math.hypot(interval[1] - change, highest - change)
+        interval = change - error, change + error
     return Difference(first, second, interval, "images", "gfid", paired=True)
 
 
 @lru_cache(maxsize=8)
-def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[float, Influence]:
+def _apart(reference: Reference, stream: FeatureStream, count: int) -> tuple[float, Influences]:
     """Distance of a stream of `count` images from the reference, and what each sampled image adds to it."""
-    influences = influence(reference.stats, stream.stats, reference.sample, stream.sample).b
+    influences = influence(reference.stats, stream.stats, reference.sample, stream.sample)
     return frechet_distance(reference.stats, stream.stats), influences
 
 
