@@ -111,7 +111,8 @@ def _in_stages(config: Demo, of: Mapping[str, float], control: bool) -> dict[str
     if post.witnesses:  # they see what the best decoder makes, and the original
         tuning += 2 * post.held_out * (of["decode"] + witnesses)
     effects_in = [name for name in SPACES if name not in trained_in(config)][-1]
-    views = 2 if EMBEDDED[config.images].flip else 1  # of an image, whose tokens the generator learns
+    embedded: Any = EMBEDDED[config.images]
+    views = 2 if embedded.flip else 1  # of an image, whose tokens the generator learns
     looked_at = min(LOOKED_AT, config.scored, config.train_images)  # of each decoder's images and twice real ones
     stages = {
         "tokenizer": main.steps * of["tokenizer"],
