@@ -49,9 +49,7 @@ def test_each_is_counted_as_often_as_the_demo_takes_it():
         "sampling": 40,
         "post_training": 40 + 32 + 40 + tuning,  # held-out samples, pairs, held-out images
         "control": tuning,
-        "generation_scores": 3 * 40 * 4
-        + 60 * 2
-        + 40 * (2 + 3 * 2),  # the last: effects, with real images too
+        "generation_scores": 3 * 40 * 4 + 60 * 2 + 40 * (2 + 3 * 2),  # the last: effects, with real images too
     }
     assert plan._in_stages(MINI, ONES, True) == stages
     assert list(plan.NAMES) == list(stages)
