@@ -48,8 +48,8 @@ def test_variants_have_one_base():
 
 def test_scenes_have_the_pixels_that_they_had():
     """On every machine: caches and models of earlier runs are of these."""
-    assert scene_hash(FluentEmoji("train")) == "7dd828c5d207f565"
-    assert scene_hash(FluentEmoji("validation"), SCENES[:-1]) == "3562138c08957206"
+    assert scene_hash(FluentEmoji("train")) == "a22fb8049a487c6d"
+    assert scene_hash(FluentEmoji("validation"), SCENES[:-1]) == "3af7d8725347f371"
 
 
 def scene_hash(images: FluentEmoji, which: torch.Tensor = SCENES) -> str:
@@ -146,8 +146,8 @@ def test_turns_are_rounded_far_from_a_tie():
 
 
 def test_colors_are_bytes_of_every_hue():
-    colors = np.array([color(Draw("color", i)) for i in range(2000)])
+    colors = np.array([color(Draw("color", i), hue) for i, hue in enumerate(range(6 * ONE))])
     assert colors.min() >= 0
     assert colors.max() <= 255
     assert set(colors.argmax(1)) == {0, 1, 2}
-    assert (colors.max(1) >= 80).all()
+    assert (colors.max(1) >= 120).all()

@@ -1,5 +1,6 @@
 """The plan of a demo: what is timed, how often each is counted, and what is said of it."""
 
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from tests.demo.test_run_continuous import CONTINUOUS
 from robustok.demo import plan, run_state
 from robustok.demo.config import DemoImages
 from robustok.demo.run_state import RunState
+from robustok.presets.scales import varied
 
 ONES = dict.fromkeys(("tokenizer", "generator", "post", "sample", "encode", "decode", "lite0", "lite2", "vgg-hed"), 1.0)
 
@@ -47,13 +49,18 @@ def test_each_is_counted_as_often_as_the_demo_takes_it():
         "sampling": 40,
         "post_training": 40 + 32 + 40 + tuning,  # held-out samples, pairs, held-out images
         "control": tuning,
-        "generation_scores": 3 * 40 * 4 + 60 * 2,
+        "generation_scores": 3 * 40 * 4 + 60 * 2 + 40 * (2 + 3 * 2),  # the last: effects, with real images too
     }
     assert plan._in_stages(MINI, ONES, True) == stages
     assert list(plan.NAMES) == list(stages)
     alone = plan._in_stages(MINI, ONES, False)
     assert "control" not in alone
-    assert alone["generation_scores"] == 2 * 40 * 4 + 60 * 2
+    assert alone["generation_scores"] == 2 * 40 * 4 + 60 * 2 + 40 * (2 + 2 * 2)
+    mirrored = plan._in_stages(replace(MINI, images="fluent"), ONES, True)
+    assert mirrored == stages | {"generator": stages["generator"] + 128}
+    seen_by_one_more = plan._in_stages(varied(MINI, post={"witnesses": ("lite2",)}), ONES, True)
+    assert seen_by_one_more["control"] == stages["control"] + 2 * 40 * 2  # the best decoder and the original, once
+    assert seen_by_one_more["post_training"] == stages["post_training"] + 40 + 2 * 40 * 2
     for name, where in (("tokenizer", "tokenizer"), ("generator", "generator"), ("post", "control")):
         assert plan._in_stages(MINI, ONES | {name: 2.0}, True)[where] > stages[where]
 

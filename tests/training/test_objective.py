@@ -146,6 +146,29 @@ def test_maps_are_shared_only_where_they_are_the_same(change):
     assert not image_loss(objective).one_look
 
 
+def test_networks_see_target_and_output_moved_alike():
+    decoder, target, codes = setting()
+    apart, seen = replace(OBJECTIVE, l1=0.0, l2=0.0, adversarial=0.0, shift=3), Perceptual(Lite(), 2)
+    ours, output = image_loss(apart), decoder(codes)
+    drawn = {ours._shift(step) for step in range(200)}
+    assert drawn == {(right, down) for right in range(4) for down in range(4)}
+    assert image_loss()._shift(0) == (0, 0)
+    for step in range(3):
+        right, down = ours._shift(step)
+
+        def by_hand(x: torch.Tensor, right: int = right, down: int = down) -> torch.Tensor:
+            rows, columns = ((torch.arange(32) - by).abs() for by in (down, right))
+            return x[:, :, rows][..., columns]
+
+        loss, _ = ours.loss(target, output, decoder.weight, step)
+        expected = 0.7 * seen(by_hand(target), by_hand(output))
+        torch.testing.assert_close(loss.detach(), expected.detach(), rtol=1e-5, atol=1e-6)
+        of_loss, of_expected = (torch.autograd.grad(x, decoder.weight, retain_graph=True)[0] for x in (loss, expected))
+        torch.testing.assert_close(of_loss, of_expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="shift is -1; give a number of pixels"):
+        replace(OBJECTIVE, shift=-1)
+
+
 def test_discriminator_trains_before_the_decoder_meets_it():
     decoder, target, codes = setting()
     ours = image_loss()

@@ -27,7 +27,7 @@ Pyramid: TypeAlias = list[Array]  # a sprite at 64, 32 and 16 pixels: (side + 2,
 
 SPRITE = 64  # side of an embedded sprite in pixels
 COUNTS = {"train": 40_000, "validation": 10_000}
-SCENES = 1  # raised when a scene of the same seed and number becomes another
+SCENES = 2  # raised when a scene of the same seed and number becomes another
 KEPT = 2**30  # bytes of scenes that a set keeps once they are composed
 ONE = 1 << 8  # 1 in fixed point: of blending weights and of places within a pixel
 TURNS = [(round(math.cos(math.radians(a)) * ONE), round(math.sin(math.radians(a)) * ONE)) for a in range(360)]
@@ -85,7 +85,7 @@ class FluentEmoji(ImageSet):
     def _compose(self, i: int) -> Array:
         draw = Draw(self.seed, "scene", self.split, i)
         scene = background(self.size, draw)
-        others = draw(3)
+        others = max(0, draw(4) - 1)
         for other in range(others, -1, -1):  # the main one last, so on top
             label = draw(len(self.classes)) if other else int(self.labels[i])
             of_class = self._sprites[self.classes[label]]
@@ -107,29 +107,30 @@ class Draw:
 
 def background(size: int, draw: Draw) -> Array:
     """Two colors as a gradient, stripes, checks or rings: (size, size, 3)."""
-    first, second = np.array(color(draw), np.int32), np.array(color(draw), np.int32)
+    hue = draw(6 * ONE)
+    first, second = (np.array(color(draw, hue + draw(ONE)), np.int32) for _ in range(2))
     y, x = np.indices((size, size), np.int32) * ONE // size  # from 0 to 1 in fixed point
     y, x = y - draw(ONE), x - draw(ONE)
     cos, sin = TURNS[draw(360)]
     u, v = (x * cos + y * sin) // ONE, (y * cos - x * sin) // ONE
     distance = np.sqrt(np.float64(x * x + y * y)).astype(np.int32)  # IEEE rounds a root in one way only
-    period = ONE // 8 + draw(ONE // 4)
-    kind = (0, 0, 0, 1, 1, 2, 3, 4)[draw(8)]
+    period = ONE // 5 + draw(ONE // 4)
+    kind = (0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 4)[draw(12)]
     waves = [np.abs(a % period * 4 - 2 * period) - period for a in (u, v, distance)]  # from -period to period
     weight = (
         u + ONE // 2,
         distance,
-        waves[0] * 4 + ONE // 2,
-        waves[0] * waves[1] * 8 // period + ONE // 2,
-        waves[2] * 4 + ONE // 2,
+        waves[0] * 2 + ONE // 2,
+        waves[0] * waves[1] * 4 // period + ONE // 2,
+        waves[2] * 2 + ONE // 2,
     )[kind].clip(0, ONE)[..., None]
     mixed: Array = (first * (ONE - weight) + second * weight) // ONE
     return mixed
 
 
-def color(draw: Draw) -> tuple[int, int, int]:
-    """Any hue, from pale to saturated, from medium to bright: red, green and blue from 0 to 255."""
-    hue, saturation, value = draw(6 * ONE), draw(ONE), ONE // 3 + draw(ONE * 2 // 3)
+def color(draw: Draw, hue: int) -> tuple[int, int, int]:
+    """A hue (6 ONE is once around), from white to half saturated, from medium to bright: each color from 0 to 255."""
+    saturation, value = draw(ONE * 2 // 3), ONE // 2 + draw(ONE // 2)
     ramps = [abs((hue + shift * ONE) % (6 * ONE) - 3 * ONE) - ONE for shift in (0, 4, 2)]
     red, green, blue = (
         255 * value * (ONE - saturation * (ONE - min(max(ramp, 0), ONE)) // ONE) // ONE**2 for ramp in ramps
@@ -138,11 +139,11 @@ def color(draw: Draw) -> tuple[int, int, int]:
 
 
 def paste(scene: Array, sprite: Pyramid, draw: Draw, *, main: bool) -> None:
-    """Lay a sprite over a scene: the main one 55 to 85 % of the scene wide and near the middle, others 25 to 45 %."""
+    """Lay a sprite over a scene: the main one 65 to 85 % of the scene wide and near the middle, others 25 to 40 %."""
     size = len(scene)
-    percent = (55 if main else 25) + draw(31 if main else 21)
-    middle = [size * ((30 + draw(41)) if main else draw(101)) * ONE // 100 for _ in range(2)]
-    cos, sin = TURNS[draw(61) - 30]
+    percent = (65 if main else 25) + draw(21 if main else 16)
+    middle = [size * ((42 + draw(17)) if main else draw(101)) * ONE // 100 for _ in range(2)]
+    cos, sin = TURNS[draw(31) - 15]
     mirror = 1 - 2 * draw(2)
     level = sum(size * percent * 7 * 2**k < SPRITE * 500 for k in range(2))  # of at most 1.4 of its pixels to one
     texture = sprite[level]

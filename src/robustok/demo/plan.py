@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustok.data.fluent import EMBEDDED
 from robustok.demo.config import Demo, DemoImages
-from robustok.demo.scores import SPACES
+from robustok.demo.effects import LOOKED_AT
+from robustok.demo.scores import SPACES, trained_in
 from robustok.evaluation.decoding import decoded, encoded
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.feature_stream import extracted
@@ -101,21 +103,29 @@ def _seconds(work: Callable[[], object]) -> float:
 def _in_stages(config: Demo, of: Mapping[str, float], control: bool) -> dict[str, float]:
     """What a demo of those costs takes, stage by stage."""
     main, generator, post = config.main.loop, config.generator.loop, config.post
-    first, others = of[SPACES[0]], sum(of[name] for name in SPACES[1:])
+    first, others, decoders = of[SPACES[0]], sum(of[name] for name in SPACES[1:]), 3 if control else 2
     seen = of["decode"] + first  # an image that a deciding space looks at
     looks = 1 + ceil(post.loop.steps / post.validate_every)
     witnesses = sum(of[name] for name in post.witnesses if name in of)
-    tuning = post.loop.steps * of["post"] + looks * post.held_out * (seen + witnesses)
+    tuning = post.loop.steps * of["post"] + looks * post.held_out * seen
+    if post.witnesses:  # they see what the best decoder makes, and the original
+        tuning += 2 * post.held_out * (of["decode"] + witnesses)
+    effects_in = [name for name in SPACES if name not in trained_in(config)][-1]
+    embedded: Any = EMBEDDED[config.images]
+    views = 2 if embedded.flip else 1  # of an image, whose tokens the generator learns
+    looked_at = min(LOOKED_AT, config.scored, config.train_images)  # of each decoder's images and twice real ones
     stages = {
         "tokenizer": main.steps * of["tokenizer"],
         "tokenizer_scores": (config.reference + config.scored) * first
         + config.scored * (of["encode"] + seen)
         + CELLS * config.pfid_images * seen,
-        "generator": generator.steps * of["generator"] + config.train_images * of["encode"],
+        "generator": generator.steps * of["generator"] + views * config.train_images * of["encode"],
         "sampling": config.scored * of["sample"],
         "post_training": (post.held_out + post.pairs) * of["sample"] + post.held_out * (first + witnesses) + tuning,
         "control": tuning,
-        "generation_scores": (3 if control else 2) * config.scored * (seen + others) + config.reference * others,
+        "generation_scores": decoders * config.scored * (seen + others)
+        + config.reference * others
+        + looked_at * ((2 + decoders) * of[effects_in] + decoders * of["decode"]),
     }
     return {name: seconds for name, seconds in stages.items() if control or name != "control"}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,9 +14,10 @@ from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED
 from robustok.data.images import ImageSet
 from robustok.losses.adversarial import adaptive_weight, feature_matching
 from robustok.losses.frechet import relative
-from robustok.losses.perceptual import FeatureMaps, Perceptual, gram_distance
+from robustok.losses.perceptual import Colors, FeatureMaps, Perceptual, gram_distance
 from robustok.losses.reconstruction import l1, l2
 from robustok.runtime.distributed import mean
+from robustok.runtime.seeding import stream
 from robustok.shapes import Images, Scalar
 from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
 from robustok.training.frechet_term import FrechetTerm
@@ -42,7 +44,8 @@ class Objective:
     )  # of perceptual, Gram and Frechet term
     perceptual_stages: int = 4  # feature maps that these terms compare, from the finest; 1 to 5, of VGGHED 1 to 3
     perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
-    frechet_spaces: tuple[str, ...] = ()  # networks of the Frechet term instead, some of lite0, lite2, vgg-hed
+    shift: int = 0  # the networks see images moved right and down by up to so many pixels, drawn anew at every step
+    frechet_spaces: tuple[str, ...] = ()  # of the Frechet term instead: some of lite0, lite2, vgg-hed, colors
     frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
     adversary: Adversarial = field(default_factory=Adversarial)  # of the adversarial term
 
@@ -65,6 +68,8 @@ class Objective:
                 f"consistency is {self.consistency}, and compares features of the discriminator once that is met; give "
                 "adversarial a weight, and l1, l2, perceptual or gram one for the time before, or set consistency to 0"
             )
+        if self.shift < 0:
+            raise ValueError(f"shift is {self.shift}; give a number of pixels, 0 for images as they are")
         self._check_frechet_spaces()
 
     @property
@@ -145,7 +150,7 @@ class ImageLoss:
             None,
         )  # of the target and the output of the last `loss`
 
-    def _spaces(self) -> dict[str, Perceptual | None]:
+    def _spaces(self) -> dict[str, Perceptual | Colors | None]:
         """The Frechet term's networks by name; None is the perceptual term's, which sees the images only once."""
         config, own = self.config, {EfficientNetLite0: "lite0", VGGHED: "vgg-hed"}.get(type(self.config.network), "")
         return {
@@ -180,6 +185,7 @@ class ImageLoss:
         config, micro = self.config, micro or whole_batch(len(target))
         images = output.detach().requires_grad_()  # where the networks' backward passes end, see PrecomputedGradient
         paired, judged = _split(images, len(target), free)
+        by = self._shift(step)
         terms = {}
         if config.l1:
             terms["l1"] = l1(target, paired)
@@ -188,11 +194,11 @@ class ImageLoss:
         weighted, distances = [], {}
         real = own = of_pairs = None
         if self.perceptual is not None:
-            maps = self.perceptual.feature_maps(images)
+            maps = self.perceptual.feature_maps(moved(images, by))
             own = tuple(each[-len(judged) :] for each in maps)
             of_pairs = tuple(each[: len(paired)] for each in maps)
             with torch.no_grad():
-                real = self.perceptual.feature_maps(target) if config.perceptual or config.gram else None
+                real = self.perceptual.feature_maps(moved(target, by)) if config.perceptual or config.gram else None
             if config.perceptual and real is not None:
                 terms["perceptual"] = self.perceptual(real, of_pairs)
             if config.gram and real is not None:
@@ -200,7 +206,7 @@ class ImageLoss:
             if self.one_look:
                 self.maps = (real, tuple(features.detach() for features in own))
         if self.frechet is not None:
-            distances = self.frechet(judged, own, micro)
+            distances = self.frechet(moved(judged, by), own, micro)
             weighted.append(config.frechet * torch.stack([relative(each) for each in distances.values()]).mean())
         weighted += [getattr(config, name) * term for name, term in terms.items()]
         terms |= distances
@@ -232,6 +238,11 @@ class ImageLoss:
             gradient = gradient + weight * adversarial
             loss = loss + weight * terms["adversarial"].detach()
         return PrecomputedGradient.apply(output, gradient, loss), {name: term.detach() for name, term in terms.items()}
+
+    def _shift(self, step: int) -> tuple[int, int]:
+        """Pixels to the right and down by which the networks see the images of a step moved."""
+        right, down = torch.randint(self.config.shift + 1, (2,), generator=stream(self.seed, "shift", step)).tolist()
+        return right, down
 
     def _adaptive_weight(
         self, output: Images, reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, weight: float
@@ -283,3 +294,9 @@ class ImageLoss:
             self.discriminator.load_state_dict(state["discriminator"])
         if self.frechet is not None:
             self.frechet.load_state_dict(state)
+
+
+def moved(images: Images, by: tuple[int, int]) -> Images:
+    """Images moved right and down by some pixels; what comes in at the edge mirrors what is there."""
+    (right, down), (h, w) = by, images.shape[-2:]
+    return F.pad(images, (right, 0, down, 0), mode="reflect")[..., :h, :w] if any(by) else images
