@@ -15,6 +15,7 @@ from prediction_scores import DISTANCES, SIGMAS
 from robustok.runtime.checkpoint import read_json, write_bytes
 
 ENOUGH = 16  # tokenizers, before anything is called a prediction
+LISTED = 8  # tokenizers, before candidates are listed: of so many, some fit any few points
 PREDICTION = 0.5  # leave-one-out error, over that of the mean, below which it is one
 JUDGED_IN = ("lite0", "convolutions", "perceptron")  # a winner must hold in all of them
 SPACES = (*JUDGED_IN, "lite2", "vgg-hed")
@@ -130,7 +131,7 @@ def judged(tokenizers: Sequence[Tokenizer], space: str) -> tuple[int, list[Row]]
             all_of_it, target = candidates(tokenizer, space), tokenizer.study["gfid"][space]
             numbers.append(all_of_it)
             gfid.append(target)
-    if len(gfid) < 3:
+    if len(gfid) < LISTED:
         return len(gfid), []
     logs = [math.log(value) for value in gfid]
     rows = []

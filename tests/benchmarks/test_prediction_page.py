@@ -65,15 +65,15 @@ def test_a_combination_that_holds_is_found_and_too_few_tokenizers_are_called_not
 
 
 def test_a_score_that_is_missing_in_a_space_leaves_the_tokenizer_out_there(tmp_path):
-    for number in range(5):
+    for number in range(9):
         invented(tmp_path, number)
     path = tmp_path / "candidates" / "3.json"
     scores: dict[str, Any] = json.loads(path.read_text())
     del scores["fd"]["fixed replacement"]["vgg-hed"]
     path.write_text(json.dumps(scores))
     found = read(tmp_path, tmp_path / "none")
-    assert [judged(found, space)[0] for space in ("lite0", "vgg-hed")] == [5, 4]
-    assert judged(found[:2], "lite0") == (2, [])
+    assert [judged(found, space)[0] for space in ("lite0", "vgg-hed")] == [9, 8]
+    assert judged(found[:7], "lite0") == (7, [])
     rows = judged(found, "lite0")[1]
     assert [row.error.value for row in rows] == sorted(row.error.value for row in rows)
     assert candidates(found[0], "lite0")["pFID - rFID"] == (pytest.approx(2.0),)
