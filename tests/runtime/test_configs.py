@@ -8,7 +8,7 @@ import pytest
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.runtime.configs import comments, from_plain, to_plain
+from robustok.runtime.configs import comments, completed, from_plain, to_plain
 from robustok.tokenizer.quantizer import EMAVQ
 from robustok.training.decoder_stage import PostTraining
 from robustok.training.loop import Loop
@@ -146,3 +146,14 @@ def test_fields_that_a_config_takes_from_another_are_explained_too():
     told = comments(EMAVQ)
     assert told["decay"].startswith("of the averages")
     assert told["codebook_size"] == "number of codes, K"
+
+
+def test_what_an_older_version_wrote_is_completed_by_defaults():
+    """As `from_plain` would read it; other values stay, and so does what is of no known type."""
+    whole = to_plain(Sampling(temperature=0.5))
+    older = {name: value for name, value in whole.items() if name not in ("top_p", "guidance")}
+    plain = {"stage": [older, {"type": "Nobody's", "size": 3}], "images": 7}
+    assert completed(plain) == {"stage": [whole, {"type": "Nobody's", "size": 3}], "images": 7}
+    assert from_plain(Sampling, completed(older)) == from_plain(Sampling, older)
+    to_plain(Encoder(depth=2))
+    assert completed({"type": "Encoder", "name": "cnn"}) == {"type": "Encoder", "name": "cnn", "kernel": [3, 3]}

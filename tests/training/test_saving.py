@@ -21,8 +21,10 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from robustok.runtime import checkpoint, stopping
 from robustok.runtime.checkpoint import load_resume
+from robustok.runtime.configs import to_plain
 from robustok.runtime.writing import Writer
 from robustok.training import saving
+from robustok.training.discriminator_training import Adversarial
 from robustok.training.loop import run
 from robustok.training.saving import Saves, deciding
 
@@ -370,3 +372,18 @@ def test_a_save_is_refused_by_another_run(tmp_path: Path):
         Saves(tmp_path, {"loop": {"steps": 3, "batch_size": 4, "seed": 3}}).load()
     assert json.loads((tmp_path / saving.RUN).read_text())["loop"]["steps"] == 2
     assert stopping.SIGNALS == (signal.SIGINT, signal.SIGTERM)
+
+
+def test_a_run_of_a_version_without_a_setting_goes_on_where_that_is_at_its_default(tmp_path: Path):
+    def saves(**changes: Any) -> Saves:
+        return Saves(tmp_path, {"stage": to_plain(Adversarial(**changes))})
+
+    older = dict(saves().settings["stage"])
+    del older["adaptive_max"]
+    with Writer() as files:
+        Saves(tmp_path, {"stage": older}).save({"stage": {}, "counts": {"done": 1}}, 1, files)
+    saved = saves().load()
+    assert saved is not None
+    assert saved["counts"]["done"] == 1
+    with pytest.raises(ValueError, match=r"\(stage.adaptive_max: 10000.0 in the folder, 0.5 now\)"):
+        saves(adaptive_max=0.5).load()

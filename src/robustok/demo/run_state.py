@@ -10,6 +10,7 @@ from rich.console import Console
 
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import read_json, write_json
+from robustok.runtime.configs import completed
 from robustok.runtime.logging import clock, peak_rss_gib
 
 STATE = "diary.json"
@@ -33,7 +34,7 @@ class RunState:
         self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
         if self.path.exists():
             self.content = read_json(self.path)
-            if self.content["settings"] != settings:
+            if completed(self.content["settings"]) != settings:
                 raise ValueError(
                     f"{folder} holds a demo with other settings or of an older version; choose another folder with "
                     "--out, or delete it"

@@ -21,6 +21,8 @@ FORMER = {  # fields by the names that they had up to version 0.1, in files writ
 }
 GONE = {"duration"}  # fields that such files may have and that say nothing any more
 
+_written: dict[str, type] = {}  # types of configs that were written in this process, by name
+
 
 def to_plain(config: Any) -> Any:
     """A config as JSON values: `VQ(size=512)` becomes `{"type": "VQ", "size": 512, ...}`, a tuple a list.
@@ -32,6 +34,7 @@ def to_plain(config: Any) -> Any:
             fields = {
                 field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init
             }
+            _written[type(config).__name__] = type(config)
             return {"type": type(config).__name__} | fields
         case list() | tuple():
             return [to_plain(value) for value in config]
@@ -46,6 +49,27 @@ def to_plain(config: Any) -> Any:
     raise ValueError(
         f"a config holds a {type(config).__name__}; use dataclasses, numbers, strings, lists and dictionaries"
     )
+
+
+def completed(plain: Any) -> Any:
+    """What `to_plain` wrote before its configs had all of today's fields: those take their defaults, as in `from_plain`.
+
+    So a run of an older version is one with today's settings where nothing new was set. Of types that were not given to
+    `to_plain` in this process nothing is known; they stay as they are.
+    """
+    if isinstance(plain, list):
+        return [completed(value) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    fields = {name: completed(value) for name, value in plain.items()}
+    kind = _written.get(str(plain.get("type")))
+    for field in dataclasses.fields(kind) if kind else ():
+        if field.init and field.name not in fields:
+            if field.default is not dataclasses.MISSING:
+                fields[field.name] = to_plain(field.default)
+            elif field.default_factory is not dataclasses.MISSING:
+                fields[field.name] = to_plain(field.default_factory())
+    return fields
 
 
 def from_plain(kind: Any, data: Any, where: str = "") -> Any:

@@ -23,6 +23,7 @@ from robustok.data.file_names import some
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import MODEL, load_resume, read_json, replacing, save_resume, write_json
+from robustok.runtime.configs import completed
 from robustok.runtime.distributed import from_main, gather, is_main
 from robustok.runtime.writing import Writer, snapshot
 
@@ -178,12 +179,18 @@ def values_of(checked: Mapping[str, float] | Sequence[Score]) -> dict[str, float
 
 
 def deciding(settings: Any) -> Any:
-    """Settings as JSON gives them back, without those that only say how often to look, save and tell."""
-    plain = json.loads(json.dumps(settings))
-    if isinstance(plain, dict):
-        looped = plain.get("type") == "Loop"
-        return {name: deciding(value) for name, value in plain.items() if not looped or name in DECIDES}
-    return [deciding(value) for value in plain] if isinstance(plain, list) else plain
+    """Settings as JSON gives them back, without those that only say how often to look, save and tell.
+
+    Those that an older version had not yet are at their defaults.
+    """
+
+    def of(plain: Any) -> Any:
+        if isinstance(plain, dict):
+            looped = plain.get("type") == "Loop"
+            return {name: of(value) for name, value in plain.items() if not looped or name in DECIDES}
+        return [of(value) for value in plain] if isinstance(plain, list) else plain
+
+    return of(completed(json.loads(json.dumps(settings))))
 
 
 def _named(done: int) -> str:
