@@ -52,7 +52,7 @@ def to_plain(config: Any) -> Any:
 
 
 def completed(plain: Any) -> Any:
-    """What `to_plain` wrote before its configs had all of today's fields: those take their defaults, as in `from_plain`.
+    """What `to_plain` wrote before configs had all of today's fields: those take their defaults, as in `from_plain`.
 
     So a run of an older version is one with today's settings where nothing new was set. Of types that were not given to
     `to_plain` in this process nothing is known; they stay as they are.
