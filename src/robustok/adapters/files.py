@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustok.runtime.checkpoint import replacing
+from robustok.runtime.checkpoint import parse_json, replacing
 from robustok.runtime.renaming import State
 from robustok.runtime.tensor_files import WRAPPERS, read_tensor_file, unwrapped
 from robustok.runtime.words import reason
@@ -33,6 +33,15 @@ class Checkpoint(NamedTuple):
 
     state: dict[str, Tensor]  # by the original names, without a prefix; mapped from the file, not yet read
     layout: Layout
+
+
+def settings_beside(path: Path) -> dict[str, Any]:
+    """The authors' config.json beside a file of weights; empty where there is none that can be read as an object."""
+    try:
+        saved = parse_json(path.with_name("config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finite: bool = True) -> Checkpoint:

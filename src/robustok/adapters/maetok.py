@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustok.adapters.files import settings_beside
 from robustok.adapters.tokenizer_adapter import TokenizerAdapter
 from robustok.adapters.vit import BASE, LatentDecoder, LatentEncoder, Transformer, VisionTransformer, transformer_of
 from robustok.backbones.dino import PUBLISHED_NAMES
-from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.renaming import State, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Images, Latents
@@ -140,11 +140,8 @@ class MAETok(TokenizerAdapter):
     @classmethod
     def fields_beside(cls, path: Path) -> dict[str, Any]:
         """Mean and standard deviation of the latents, if a file of the authors' configuration says them."""
-        try:
-            saved = parse_json(path.with_name("config.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        fields = saved.get("config", saved) if isinstance(saved, dict) else {}
+        saved = settings_beside(path)
+        fields = saved.get("config", saved)
         known = {"mean": fields.get("vq_mean"), "std": fields.get("vq_std")}
         return {name: float(value) for name, value in known.items() if value is not None}
 

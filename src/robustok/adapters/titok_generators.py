@@ -21,11 +21,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.adapters.adapter import Adapter
+from robustok.adapters.files import settings_beside
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.generators.masked import Masked, MaskedModel
 from robustok.generators.unmasking import MaskedSampling
 from robustok.layers import MLP, Attention, Block
-from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.renaming import Renames, State, count, fuse, heads_of, sizes, unfuse
 
 HEADS = {768: 16, 1024: 16}  # of published widths
@@ -63,11 +63,7 @@ class TiTokGenerator(Adapter, MaskedModel):
     @classmethod
     def fields_beside(cls, path: Path) -> dict[str, Any]:
         """The heads, if the authors' configuration beside the file says them."""
-        try:
-            saved = parse_json(path.with_name("config.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        match saved:
+        match settings_beside(path):
             case {"model": {"generator": {"num_attention_heads": int(heads)}}}:
                 return {"heads": heads}
         return {}

@@ -5,6 +5,7 @@ discriminator's gradient is noise, so the decoder is left alone until it has lea
 epochs, and there the decoder waits one step.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -100,13 +101,21 @@ class DiscriminatorTrainer:
         return self.model(augment(images, Draw(*(change[micro.rows.own] for change in changes)))).float()
 
     def generator_loss(
-        self, output: Images, step: int, micro: MicroBatch, maps: FeatureMaps | None = None
+        self,
+        output: Images,
+        step: int,
+        micro: MicroBatch,
+        maps: FeatureMaps | None = None,
+        *,
+        with_features: bool = False,
     ) -> tuple[Scalar, list[Tensor]]:
         """The adversarial loss of decoded images, and their activations, by the discriminator before its own step.
 
-        `maps` are those of the images where it `takes_maps` and they are known already.
+        `maps` are those of the images where it `takes_maps` and they are known already. Activations are kept, and the
+        network's layers hooked, only `with_features`; otherwise there are none.
         """
-        with autocast(self.device, self.precision), activations(self.model) as features:
+        kept = activations(self.model) if with_features else nullcontext(list[Tensor]())
+        with autocast(self.device, self.precision), kept as features:
             logits = self._logits(output, maps, "augmentation for the decoder", step, micro)
         return generator_loss(logits, self.config.kind), features
 

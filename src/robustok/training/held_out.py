@@ -7,7 +7,7 @@ what other images could undo is no reason to give up the original.
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import chain
 from operator import add, itemgetter
 from typing import NamedTuple
@@ -90,10 +90,12 @@ class HeldOut:
 
         The same samples are decoded with both and compared image by image, see `paired_difference`.
         """
-        worse = {}
-        spaces = [witness.extract for witness in self.witnesses]
-        before = self._streams(spaces, self.tokenizer.decoder)
-        for witness, one, other in zip(self.witnesses, before, self._streams(spaces, decoder), strict=True):
+        worse: dict[str, str] = {}
+        if not self.witnesses:
+            return worse
+        before = self._original[: len(self.witnesses)]
+        after = self._streams([witness.extract for witness in self.witnesses], decoder)
+        for witness, one, other in zip(self.witnesses, before, after, strict=True):
 
             def words(witness: Witness = witness, one: FeatureStream = one, other: FeatureStream = other) -> str:
                 change = paired_difference(one, other, witness.reference)
@@ -112,7 +114,7 @@ class HeldOut:
         """
         if (real := self.real) is None:
             return ""
-        (before,), (after,) = (self._streams([self.extract], one) for one in (self.tokenizer.decoder, decoder))
+        before, (after,) = self._original[-1], self._streams([self.extract], decoder)
 
         def words() -> str:
             change = paired_difference(before, after, real, other_real=True)
@@ -123,10 +125,19 @@ class HeldOut:
 
         return from_main(words)
 
+    @cached_property
+    def _original(self) -> list[FeatureStream]:
+        """What the original decoder makes, in the witnesses' spaces and last in the deciding one, where that is asked.
+
+        Decoded once for every decoder that is compared with it.
+        """
+        deciding = [] if self.real is None else [self.extract]
+        return self._streams([*(witness.extract for witness in self.witnesses), *deciding], self.tokenizer.decoder)
+
     def _streams(self, spaces: Sequence[Extractor], decoder: nn.Module) -> list[FeatureStream]:
         """The features of a decoder's images in some spaces; on the main process those of all processes."""
         streams = [FeatureStream(space.describe()) for space in spaces]
-        for number, pixels in self._decoded(decoder) if streams else ():
+        for number, pixels in self._decoded(decoder):
             for space, stream in zip(spaces, streams, strict=True):
                 stream.add(extracted(space, pixels), torch.arange(len(pixels)) + BATCH * number)
         return [stream.gather() for stream in streams]

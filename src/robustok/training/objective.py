@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -220,12 +221,14 @@ class ImageLoss:
         gradient, loss = gradient / micro.weight, loss.detach()
         if self.discriminator is not None and charged:
             known = own if self.one_look else None
-            terms["adversarial"], features = self.discriminator.generator_loss(judged, step, micro, known)
+            look = partial(
+                self.discriminator.generator_loss, step=step, micro=micro, with_features=bool(config.consistency)
+            )
+            terms["adversarial"], features = look(judged, maps=known)
             if config.consistency:
-                known = of_pairs if self.one_look else None
-                features = self.discriminator.generator_loss(paired, step, micro, known)[1] if free else features
+                features = look(paired, maps=of_pairs if self.one_look else None)[1] if free else features
                 with torch.no_grad():
-                    there = self.discriminator.generator_loss(target, step, micro, real if self.one_look else None)[1]
+                    there = look(target, maps=real if self.one_look else None)[1]
                 terms["consistency"] = feature_matching(there, features)
                 consistency = config.consistency * terms["consistency"]
                 gradient = gradient + torch.autograd.grad(consistency, images, retain_graph=True)[0]
