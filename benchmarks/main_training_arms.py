@@ -15,6 +15,7 @@ from robustok.training.generator_training import GeneratorTraining
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
+from robustok.training.rehearsal import Rehearsed
 from robustok.training.tokenizer_training import TokenizerTraining
 
 CODES = 1024
@@ -45,7 +46,7 @@ class Size:
 class Arm:
     """One way to train a tokenizer."""
 
-    perturbation: Perturbation
+    perturbation: Perturbation | Rehearsed
     semantic: float = 0.0
     imitates: Literal["", "departures", "latents"] = ""  # what of a pilot generator alpha and delta are measured on
 
@@ -60,6 +61,7 @@ ARMS = {
     "two phases, clean": Arm(perturbation=replace(TWO_PHASES, beta=0.0)),
     "two phases, as it departs": Arm(perturbation=TWO_PHASES, imitates="departures"),
     "two phases, as it samples": Arm(perturbation=TWO_PHASES, imitates="latents"),
+    "two phases, rehearsed": Arm(perturbation=Rehearsed()),
     "none, semantic": Arm(perturbation=Perturbation(beta=0.0), semantic=0.1),
     "two phases, semantic": Arm(perturbation=TWO_PHASES, semantic=0.1),
 }
@@ -84,6 +86,9 @@ QUEUE: tuple[tuple[str, int], ...] = (
     ("half of the images", 0),
     ("two phases, as it samples", 1),
     ("two phases, as it samples", 2),
+    ("two phases, rehearsed", 0),
+    ("two phases, rehearsed", 1),
+    ("two phases, rehearsed", 2),
     ("stopped", 1),
     ("stopped", 2),
     ("none, semantic", 1),

@@ -51,6 +51,7 @@ from robustok.tokenizer.perturbation import Perturbation, second_phase
 from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.calibration import departing, pilot_tokens
 from robustok.training.generator_training import train_generator
+from robustok.training.pilot import now
 from robustok.training.saving import RESUME
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
@@ -76,12 +77,12 @@ def train_arm_tokenizer(config: TokenizerTraining, judge: Judge, folder: Path, n
 
 def go_on_from_first_phase(donor: Path, config: TokenizerTraining, folder: Path, notes: Notes) -> None:
     """Begin an arm with the clean first phase of another one, which is the same to the last bit."""
-    change = second_phase(config.perturbation, config.loop.steps)
+    change = second_phase(now(config.perturbation), config.loop.steps)
     source, target = donor / "tokenizer" / f"resume_{change:07d}.safetensors", folder / "tokenizer" / RESUME
     if target.exists() or not source.exists():
         return
     saved = load_resume(source)
-    saved["settings"]["stage"]["perturbation"] = to_plain(config.perturbation)
+    saved["settings"]["stage"]["perturbation"] = to_plain(config)["perturbation"]
     save_resume(target, saved)
     for step, loss in Notes(donor / "measured.json").values["tokenizer_loss"].items():
         if int(step) <= change:
@@ -195,7 +196,7 @@ def run_arm(name: str, seed: int, judge: Judge, runs: Path, results: Path) -> No
         arm = replace(arm, perturbation=calibrated(arm, other, judge, runs / "generators", seed, notes))
     config = main_training(arm, judge.size, seed)
     notes.once("settings", lambda: to_plain(config))
-    if arm.perturbation.latent_space == "frozen" and not arm.semantic:
+    if now(arm.perturbation).latent_space == "frozen" and not arm.semantic:
         go_on_from_first_phase(donor, config, folder, notes)
     finish_arm({"arm": name, "seed": seed}, config, judge, runs, results)
 

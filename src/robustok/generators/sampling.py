@@ -199,6 +199,15 @@ def in_batches(
     return torch.cat(batches) if batches else labels.new_empty(0, n)
 
 
+@torch.no_grad()
+def finish_tokens(
+    generator: GeneratorLike, labels: Labels, config: Sampling, uniform: Float[Tensor, "b n"], kept: Kept
+) -> Tokens:
+    """Tokens (b n): what is kept, and the others drawn in order, each by its uniform number in [0, 1)."""
+    with packed(generator):
+        return _sample_batch(generator, labels, config, guidance_scales(config, len(generator.blocks)), uniform, kept)
+
+
 def _sample_batch(
     generator: GeneratorLike,
     labels: Labels,

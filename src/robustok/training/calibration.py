@@ -1,60 +1,34 @@
 """Calibrated perturbation: as many tokens replaced, by codes as far away, as a short pilot generator is seen to err."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from robustok.data.images import ImageSet, Indices
-from robustok.data.order import batch_indices
-from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.data.images import ImageSet
+from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.noise import uniforms
 from robustok.generators.sampling import draw
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
-from robustok.tokenizer.perturbation import DISTANCES, Perturbation
+from robustok.tokenizer.perturbation import DISTANCES
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-
-BLOCK = 250  # images encoded at a time
+from robustok.training.pilot import Pilot, tokens_of, train_pilot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrated:
+class Calibrated(Pilot):
     """Perturbation in two phases, whose alpha and delta a pilot generator shows once encoder and codebook are frozen.
 
     As often and as far as its tokens leave the real ones, where each is drawn after real ones. Those mostly fit their
     context, replacements fit nothing: where it was tried (docs/studies/main_training/sizing.md), it was far too strong.
     """
 
-    beta: float = 1.0  # fraction of the batch's images that are perturbed, 0 to 1
-    freeze_from: float = 0.75  # fraction of training after which perturbation begins and only the decoder learns
-    steps: int = 300  # of the pilot
-    batch_size: int = 64  # of the pilot
-    lr: float = 1e-3  # of the pilot, falling to 0 along a line
-    width: int = 128  # channels of the pilot
-    depth: int = 2  # transformer blocks of the pilot
-    train_images: int = 20_000  # whose tokens it learns, at most
     measured: int = 1_000  # other images that it is measured on, at most a fifth of all
 
     def __post_init__(self) -> None:
-        now(self)  # checks beta and freeze_from
-        for name in ("steps", "batch_size", "width", "depth", "train_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"the pilot's {name} is {getattr(self, name)}; it must be at least 1")
-        if self.lr <= 0 or self.width % 32:
-            raise ValueError(
-                f"the pilot's lr is {self.lr} and its width {self.width}; give a positive lr and a multiple of 32"
-            )
+        super().__post_init__()
         if self.measured < 20:
             raise ValueError(f"measured is {self.measured}; give at least 20 images, better some hundreds")
-
-
-def now(perturbation: Any, alpha: float = 1.0, delta: int = 1) -> Any:
-    """The perturbation itself, or what a calibrated one comes to once `alpha` and `delta` have been measured."""
-    if not isinstance(perturbation, Calibrated):
-        return perturbation
-    start = perturbation.freeze_from
-    return Perturbation(alpha=alpha, beta=perturbation.beta, delta=delta, latent_space="frozen", freeze_from=start)
 
 
 def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
@@ -76,9 +50,9 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     order = torch.randperm(len(images), generator=stream(seed, "pilot images"))
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]
-    tokens, labels = _tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
-    pilot = _pilot(config, tokens, labels, len(codebook), len(images.classes), seed)
-    tokens, labels = _tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
+    tokens, labels = tokens_of(tokenizer, images, train), images.labels[train].to(tokenizer.device)
+    pilot = train_pilot(config, tokens, labels, len(codebook), len(images.classes), seed=seed)
+    tokens, labels = tokens_of(tokenizer, images, held), images.labels[held].to(tokenizer.device)
     drawn = pilot_tokens(pilot, tokens, labels, seed=seed)
     return departing(drawn, tokens, codebook.detach(), books=books_of(tokenizer))
 
@@ -113,38 +87,3 @@ def departing(drawn: Tokens, real: Tokens, codebook: Codebook, *, books: int = 1
         ranks.append(nearer.scatter(1, a[:, None], True).sum(dim=1))  # the code itself, and with it ranks from 1 on
     median = float(torch.cat(ranks).double().quantile(0.5)) if len(start) else 1.0
     return float(differs.double().mean()), min(round(2 * median - 1), size - 1)
-
-
-def _tokens(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
-    with torch.no_grad():
-        parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]
-        return torch.cat([tokenizer.quantize(latents).tokens for latents in parts])
-
-
-def _pilot(
-    config: Calibrated, tokens: Tokens, labels: Labels, codes: int, classes: int, seed: int
-) -> AutoregressiveModel:
-    """A small generator after a short training."""
-    shape = Autoregressive(
-        codebook_size=codes,
-        tokens=tokens.shape[1],
-        classes=max(1, classes),
-        width=config.width,
-        depth=config.depth,
-        heads=config.width // 32,
-        order="raster",
-    )
-    torch.manual_seed(derive(seed, "pilot weights"))
-    model = AutoregressiveModel(shape).to(tokens.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.96), weight_decay=0.03)
-    batch_size = min(config.batch_size, len(tokens))
-    for step in range(config.steps):
-        rows = batch_indices(len(tokens), batch_size, seed, step).to(tokens.device)
-        drawn = model.draw(batch_size, generator=stream(seed, "pilot label dropout", step))
-        loss = model.loss(tokens[rows], labels[rows], drawn)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * (1 - step / config.steps)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval().requires_grad_(False)

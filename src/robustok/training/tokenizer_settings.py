@@ -14,8 +14,11 @@ from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim, Precision
 from robustok.training.performance import Performance
+from robustok.training.rehearsal import Rehearsed
 
-AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | LatentNoise | LatentMixing | AddedNoise
+AnyPerturbation: TypeAlias = (
+    Perturbation | ReleasedPerturbation | Calibrated | Rehearsed | LatentNoise | LatentMixing | AddedNoise
+)
 OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
 OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
 

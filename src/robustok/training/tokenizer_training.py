@@ -26,13 +26,13 @@ from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.frozen_encoder import FrozenEncoder
 from robustok.tokenizer.protocol import TokenizerLike, as_module, codebook_of
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from robustok.training.calibration import now
 from robustok.training.loop import Validation, run
 from robustok.training.micro_batch import micro_batches_here, micro_batches_of, own_rows, split
 from robustok.training.objective import ImageLoss
 from robustok.training.optim import EMA, Accumulation, Optimizer, autocast
 from robustok.training.performance import without_performance
 from robustok.training.phases import Phases
+from robustok.training.pilot import now
 from robustok.training.pretrained import begin_with_dinov2, fill_frozen_encoder
 from robustok.training.previews import Picture
 from robustok.training.tokenizer_settings import AnyPerturbation as AnyPerturbation

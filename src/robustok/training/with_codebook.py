@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustok.data.images import ImageSet
+from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.seeding import stream
@@ -23,6 +24,7 @@ from robustok.tokenizer.perturbation import (
     NeighborTable,
     Perturbation,
     ReleasedPerturbation,
+    chosen_tokens,
     draw,
     draw_as_released,
     replace_as_released,
@@ -42,11 +44,13 @@ from robustok.tokenizer.quantizer import (
     code_use,
 )
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.calibration import Calibrated, calibrate, now
+from robustok.training.calibration import Calibrated, calibrate
 from robustok.training.micro_batch import BatchRows, MicroBatch
 from robustok.training.optim import autocast
 from robustok.training.phases import Phases
+from robustok.training.pilot import now
 from robustok.training.pretrained import semantic_teacher
+from robustok.training.rehearsal import Rehearsed, empty_pilot, pilot_of, rehearse
 from robustok.training.tokenizer_settings import TokenizerTraining
 from robustok.training.without_codebook import Terms
 
@@ -72,6 +76,7 @@ class WithCodebook:
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         self.perturbation: Perturbation | ReleasedPerturbation = now(config.perturbation)
+        self.pilot: AutoregressiveModel | None = None  # of a rehearsed perturbation, from its second phase on
         several = isinstance(_quantizer(model), ResidualQuantizer | MultiScale)
         if isinstance(self.perturbation, ReleasedPerturbation) and (several or not isinstance(model, Tokenizer)):
             kind = type(_quantizer(model) if several else model).__name__
@@ -125,10 +130,13 @@ class WithCodebook:
         p, loop = self.perturbation, self.config.loop
         alpha, delta = p.at(step / loop.steps)
         beta = p.beta if self.phases.perturbing else 0.0
+        generator = stream(loop.seed, "perturbation", step)
+        if isinstance(self.config.perturbation, Rehearsed):
+            chosen = chosen_tokens(b, self.model.tokens_per_image, alpha, beta, generator=generator)
+            return {"chosen": chosen, "rank": torch.rand(chosen.shape, generator=generator)}
         how = draw_as_released if isinstance(p, ReleasedPerturbation) else draw
         if beta and how is draw:
             self._near(step)  # on every process, so that all rebuild their tables in the same steps
-        generator = stream(loop.seed, "perturbation", step)
         return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)._asdict()
 
     def encode(
@@ -184,10 +192,14 @@ class WithCodebook:
         return {"codebook_use": use, "codebook_perplexity": perplexity} | terms
 
     def freeze(self, averaged: Any, images: ImageSet | None) -> None:
-        """The second phase begins: perturb as strongly as a pilot generator shows, if it is asked."""
-        if isinstance(how := self.config.perturbation, Calibrated):
-            cell = from_main(lambda: calibrate(how, averaged, images, seed=self.config.loop.seed))
+        """The second phase begins: perturb as a pilot generator shows, if it is asked."""
+        how, seed = self.config.perturbation, self.config.loop.seed
+        if isinstance(how, Calibrated):
+            cell = from_main(lambda: calibrate(how, averaged, images, seed=seed))
             self.perturbation = now(how, *cell)
+        elif isinstance(how, Rehearsed):
+            weights = from_main(lambda: pilot_of(how, averaged, images, seed=seed).cpu().state_dict())
+            self._take_pilot(how, weights)
 
     def finished(self, averaged: Any, images: ImageSet | None) -> Any:
         """The averaged tokenizer as it is used."""
@@ -204,12 +216,18 @@ class WithCodebook:
             _, delta = p.at(step / self.config.loop.steps)
             placed = model.quantizer.project(z).detach()
             noisy = replace_as_released(placed, quantized.tokens, self.codebook.detach(), delta, drawn)
+        elif self.pilot is not None:
+            noisy = rehearse(self.pilot, model, quantized.tokens, *drawn)
         else:
             noisy = replace_tokens(quantized.tokens, self._near(step), drawn)
         if p.latent_space == "stopped":
             kept = ~drawn.chosen.any(dim=1)[:, None, None]
             return torch.where(kept, quantized.codes, model.lookup(noisy).detach())
         return model.straight_through(z, model.lookup(noisy))
+
+    def _take_pilot(self, how: Rehearsed, weights: Mapping[str, Tensor]) -> None:
+        self.pilot = empty_pilot(how, self.model).eval().requires_grad_(False)
+        self.pilot.load_state_dict(weights)
 
     def _near(self, step: int) -> Neighbors:
         """The neighbors of every code, as many as this step draws from."""
@@ -232,14 +250,16 @@ class WithCodebook:
             "head": self.head.state_dict(),
             "table": self.table.state_dict(),
             "strength": (self.perturbation.alpha, self.perturbation.delta),  # measured, where it is calibrated
-        }
+        } | ({} if self.pilot is None else {"pilot": self.pilot.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps_unused.copy_(state["steps_unused"])
         self.head.load_state_dict(state["head"])
         self.table.load_state_dict(state["table"])
         if self.phases.decoder_only:
-            self.perturbation = now(self.config.perturbation, *state["strength"])
+            self.perturbation = now(how := self.config.perturbation, *state["strength"])
+            if isinstance(how, Rehearsed):
+                self._take_pilot(how, state["pilot"])
 
 
 def _quantizer(tokenizer: TokenizerLike) -> AnyQuantizer | None:

@@ -1,0 +1,91 @@
+"""A pilot: a small generator, trained shortly on a frozen latent space, that shows how generators will err in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from robustok.data.images import ImageSet, Indices
+from robustok.data.order import batch_indices
+from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.runtime.seeding import derive, stream
+from robustok.shapes import Labels, Tokens
+from robustok.tokenizer.perturbation import Perturbation
+from robustok.tokenizer.protocol import TokenizerLike
+
+BLOCK = 250  # images encoded at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot:
+    """Perturbation in two phases, of which a pilot shows something: its training, and when the second phase begins."""
+
+    beta: float = 1.0  # fraction of the batch's images that are perturbed, 0 to 1
+    freeze_from: float = 0.75  # fraction of training after which perturbation begins and only the decoder learns
+    steps: int = 300  # of the pilot
+    batch_size: int = 64  # of the pilot
+    lr: float = 1e-3  # of the pilot, falling to 0 along a line
+    width: int = 128  # channels of the pilot
+    depth: int = 2  # transformer blocks of the pilot
+    train_images: int = 20_000  # whose tokens it learns, at most
+
+    def __post_init__(self) -> None:
+        self.as_perturbation()  # checks beta and freeze_from
+        for name in ("steps", "batch_size", "width", "depth", "train_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"the pilot's {name} is {getattr(self, name)}; it must be at least 1")
+        if self.lr <= 0 or self.width % 32:
+            raise ValueError(
+                f"the pilot's lr is {self.lr} and its width {self.width}; give a positive lr and a multiple of 32"
+            )
+
+    def as_perturbation(self, alpha: float = 1.0, delta: int = 1) -> Perturbation:
+        """What it comes to with an alpha and a delta."""
+        start = self.freeze_from
+        return Perturbation(alpha=alpha, beta=self.beta, delta=delta, latent_space="frozen", freeze_from=start)
+
+
+def now(perturbation: Any, *measured: Any) -> Any:
+    """The perturbation itself, or what one with a pilot comes to, once something has been `measured`."""
+    return perturbation.as_perturbation(*measured) if isinstance(perturbation, Pilot) else perturbation
+
+
+def tokens_of(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
+    """The tokens of some images, on the tokenizer's device."""
+    with torch.no_grad():
+        parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]
+        return torch.cat([tokenizer.quantize(latents).tokens for latents in parts])
+
+
+def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> AutoregressiveModel:
+    """A pilot before its training, of so many tokens an image."""
+    shape = Autoregressive(
+        codebook_size=codes,
+        tokens=tokens,
+        classes=max(1, classes),
+        width=config.width,
+        depth=config.depth,
+        heads=config.width // 32,
+        order="raster",
+    )
+    return AutoregressiveModel(shape)
+
+
+def train_pilot(
+    config: Pilot, tokens: Tokens, labels: Labels, codes: int, classes: int, *, seed: int
+) -> AutoregressiveModel:
+    """A small generator after a short training on tokens (b n)."""
+    torch.manual_seed(derive(seed, "pilot weights"))
+    model = new_pilot(config, tokens.shape[1], codes, classes).to(tokens.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.96), weight_decay=0.03)
+    batch_size = min(config.batch_size, len(tokens))
+    for step in range(config.steps):
+        rows = batch_indices(len(tokens), batch_size, seed, step).to(tokens.device)
+        drawn = model.draw(batch_size, generator=stream(seed, "pilot label dropout", step))
+        loss = model.loss(tokens[rows], labels[rows], drawn)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * (1 - step / config.steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval().requires_grad_(False)
