@@ -12,15 +12,13 @@ from main_training_scores import Judge, decoded, fidelity_and_diversity, sampled
 
 from robustok.evaluation.features.registry import extractor
 from robustok.generators.autoregressive import AutoregressiveModel
-from robustok.generators.sampling import Sampling
+from robustok.presets import demo
 from robustok.runtime.checkpoint import read_json, write_json
-from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.configs import to_plain
 from robustok.shapes import Pixels
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.optim import Optim
 from robustok.training.post_training import PostTraining
 from robustok.training.post_training import post_train as stage_3
-from robustok.training.tokenizer_training import TokenizerTraining
 
 
 class Finished(NamedTuple):
@@ -64,19 +62,17 @@ def score(runs: Path, results: Path, size: Size, names: Sequence[str]) -> None:
         print(f"{arm.path.stem}: {arm.values['gfid']}", flush=True)
 
 
-def post_training(config: TokenizerTraining, guidance: float, steps: int, pairs: int) -> PostTraining:
-    """The decoder tuned for the generator: a tenth of main training's steps at a tenth of its learning rate."""
-    adversary = replace(config.objective.adversary, disc_start=0.0, gan_start=0.0)
-    return PostTraining(
-        loop=replace(config.loop, steps=steps, keep_last=1),
-        objective=replace(config.objective, adversary=adversary),
-        optim=Optim(lr=config.optim.lr / 10, warmup=steps // 10, final_lr_fraction=0.05),
-        ema_decay=0.98,
-        validate_every=math.ceil(steps / 3),
-        sampling=Sampling(guidance=guidance),
-        sigma=0.7,
+def post_training(guidance: float, seed: int, steps: int, pairs: int) -> PostTraining:
+    """The demo's post-training: half of main training's learning rate, half of each pair's tokens kept."""
+    post = demo().post
+    return replace(
+        post,
+        loop=replace(post.loop, steps=steps, seed=seed, save_every=max(1, steps // 2), preview_every=0, keep_last=1),
+        validate_every=math.ceil(steps / 2),
+        sampling=replace(post.sampling, guidance=guidance),
         pairs=pairs,
-        held_out=pairs // 4,
+        held_out=pairs // 2,
+        witnesses=(),  # what it does in other spaces is what is asked
     )
 
 
@@ -86,9 +82,8 @@ def post_train(runs: Path, results: Path, size: Size) -> None:
     for arm in finished(runs, results):
         if "post" in arm.values:
             continue
-        main: TokenizerTraining = from_plain(TokenizerTraining, arm.values["settings"])
-        pairs = min(4_000, len(judge.train) * 4 // 5)
-        config = post_training(main, arm.values["guidance"], max(1, size.tokenizer_steps // 10), pairs)
+        pairs = min(4_000, len(judge.train) * 2 // 3)
+        config = post_training(arm.values["guidance"], arm.values["seed"], max(1, size.tokenizer_steps // 4), pairs)
         tuned = stage_3(
             config,
             arm.tokenizer,

@@ -11,7 +11,7 @@ from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.runtime.checkpoint import read_json, write_bytes
 
 Result = dict[str, Any]
-BASE = "none"
+BASE, CLEAN = "none", "two phases, clean"
 HEAD = """# What main training with perturbed latents pays
 
 *Written by `benchmarks/main_training_study.py page` from the JSON files beside it; do not edit.*
@@ -25,6 +25,7 @@ ABOUT = {
     "two phases, clean": "the same two phases without perturbation: what the second phase alone does",
     "two phases, as it departs": "alpha and delta as a pilot generator departs under teacher forcing",
     "two phases, as it samples": "alpha and delta of the perturbation whose latents are nearest to a pilot's samples",
+    "two phases, rehearsed": "half of each image's tokens drawn anew by a pilot generator (300 steps of 64 images)",
     "none, semantic": "none, with the semantic term (weight 0.1, Lite0 at 64 pixels)",
     "two phases, semantic": "two phases, with the semantic term",
 }
@@ -52,7 +53,7 @@ def page(found: Sequence[Result]) -> Iterator[str]:
     yield "\n## gFID before post-training\n"
     yield (
         "Mean over seeds, with its 95 % interval (Student's t) from two seeds on. The change is the mean over seeds of "
-        "the arm's value over that of `none` with the same seed.\n"
+        "the arm's value over that of `none` with the same seed; for two phases also over that of the clean two.\n"
     )
     for space in spaces:
         yield from generated(arms, space)
@@ -137,12 +138,13 @@ def generated(arms: dict[str, dict[int, Result]], space: str) -> Iterator[str]:
             arm,
             over(runs, lambda r: r["gfid"][space], "{:.4g}"),
             change(arms, arm, lambda r: r["gfid"][space]),
+            change(arms, arm, lambda r: r["gfid"][space], CLEAN) if arm.startswith("two phases") else "-",
             over(runs, lambda r: r["precision_recall"][space]["precision"], "{:.3f}"),
             over(runs, lambda r: r["precision_recall"][space]["recall"], "{:.3f}"),
             ", ".join(f"{r['guidance']:g}" for r in runs.values()),
         )
 
-    columns = ("arm", "gFID", "change", "precision", "recall", "guidance")
+    columns = ("arm", "gFID", "change", "against the clean one", "precision", "recall", "guidance")
     yield from table(columns, (row(arm, runs) for arm, runs in arms.items()))
 
 
@@ -233,11 +235,11 @@ def over(runs: dict[int, Result], value: Callable[[Result], float], form: str) -
     return f"{form.format(mean)} ({form.format(low)} to {form.format(high)})"
 
 
-def change(arms: dict[str, dict[int, Result]], arm: str, value: Callable[[Result], float]) -> str:
-    """By how much an arm's value differs from that of `none`, seed by seed: the mean, with its interval."""
-    base = arms.get(BASE, {})
+def change(arms: dict[str, dict[int, Result]], arm: str, value: Callable[[Result], float], than: str = BASE) -> str:
+    """By how much an arm's value differs from another's, seed by seed: the mean, with its interval."""
+    base = arms.get(than, {})
     ratios = [value(r) / value(base[seed]) - 1 for seed, r in arms[arm].items() if seed in base]
-    if arm == BASE or not ratios:
+    if arm == than or not ratios:
         return "-"
     if len(ratios) == 1:
         return f"{ratios[0]:+.1%}"

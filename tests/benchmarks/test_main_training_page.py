@@ -48,18 +48,20 @@ def test_the_page_pairs_seeds_and_says_what_is_missing(tmp_path):
         result("none", 1, 220.0),
         result("two phases", 0, 180.0),
         result("two phases", 1, 187.0),
+        result("two phases, clean", 0, 200.0),
         result("paper", 0, 210.0),
     )
-    assert "| paper | 210 | +5.0% | 0.500 | 0.250 | 1.5 |" in page
+    assert "| paper | 210 | +5.0% | - | 0.500 | 0.250 | 1.5 |" in page
     row = next(line for line in page.splitlines() if line.startswith("| two phases | 183.5"))
     assert "-12.5%" in row  # the mean of -10 % and -15 %, not of the means
+    assert row.split(" | ")[3] == "-10.0%"  # against the clean one, of the seed that there is
     assert "Not finished" in page
     assert "accuracy 90.0%, seed 101" in page
     assert "| none | 3.0% (3.0% to 3.0%) | 0.0% (0.0% to 0.0%) |" in page  # how converged
 
 
 def test_an_arm_without_its_baseline_is_compared_with_nothing(tmp_path):
-    assert "| paper | 210 | - | 0.500" in written(tmp_path, result("paper", 0, 210.0))
+    assert "| paper | 210 | - | - | 0.500" in written(tmp_path, result("paper", 0, 210.0))
 
 
 def test_without_results_the_page_says_so_and_what_is_to_come(tmp_path):
