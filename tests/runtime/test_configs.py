@@ -157,3 +157,16 @@ def test_what_an_older_version_wrote_is_completed_by_defaults():
     assert from_plain(Sampling, completed(older)) == from_plain(Sampling, older)
     to_plain(Encoder(depth=2))
     assert completed({"type": "Encoder", "name": "cnn"}) == {"type": "Encoder", "name": "cnn", "kernel": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"), [("lite2", ("lite2",)), ("lite0,lite2", ("lite0", "lite2")), ("", ()), (["lite2"], ("lite2",))]
+)
+def test_names_may_be_typed_without_brackets(typed: Any, names: tuple[str, ...]):
+    assert from_plain(tuple[str, ...], typed) == names
+    assert from_plain(tuple[str, ...] | None, typed) == names
+
+
+def test_numbers_in_a_row_are_a_list():
+    with pytest.raises(ValueError, match="it should be of type list"):
+        from_plain(tuple[int, ...], "3")

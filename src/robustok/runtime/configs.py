@@ -91,6 +91,8 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _from_fields(kind, data, where)
     if origin in (tuple, list):
+        if type(data) is str and arguments == (str, Ellipsis):  # names as one types them: lite0, or lite0,lite2
+            data = [name.strip() for name in data.split(",") if name.strip()]
         values = _expect(list, data, where)
         kinds = arguments or (Any,)
         if origin is list or not arguments or kinds[-1] is Ellipsis:
