@@ -91,7 +91,7 @@ def test_the_decoder_is_given_what_the_pilot_drew():
 
 
 def test_the_choice_can_be_typed_by_its_name():
-    config = replace(MAIN, perturbation=Rehearsed(sigma=0.7))
+    config = replace(MAIN, perturbation=Rehearsed(sigma=0.9))
     assert from_plain(TokenizerTraining, to_plain(config)) == config
 
 

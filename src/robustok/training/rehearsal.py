@@ -27,7 +27,7 @@ class Rehearsed(Pilot):
     that is there by then.
     """
 
-    sigma: float = 0.5  # share of a chosen image's tokens that stay real, 0 to 1
+    sigma: float = 0.7  # share of a chosen image's tokens that stay real, 0 to 1
 
     def __post_init__(self) -> None:
         check_fractions(self, "sigma")
