@@ -25,7 +25,7 @@ ABOUT = {
     "two phases, clean": "the same two phases without perturbation: what the second phase alone does",
     "two phases, as it departs": "alpha and delta as a pilot generator departs under teacher forcing",
     "two phases, as it samples": "alpha and delta of the perturbation whose latents are nearest to a pilot's samples",
-    "two phases, rehearsed": "30 % of each image's tokens drawn anew by a pilot generator (300 steps of 64 images, no classes)",
+    "two phases, rehearsed": "30 % of each image's tokens drawn anew by a pilot generator (300 steps, no classes)",
     "none, semantic": "none, with the semantic term (weight 0.1, Lite0 at 64 pixels)",
     "two phases, semantic": "two phases, with the semantic term",
 }
