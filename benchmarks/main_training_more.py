@@ -20,6 +20,8 @@ from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.post_training import PostTraining
 from robustok.training.post_training import post_train as stage_3
 
+OTHERS = ("vgg-hed", "lite2")  # spaces of packages, beside the study's own
+
 
 class Finished(NamedTuple):
     """An arm that was measured, with what it left on this machine."""
@@ -76,11 +78,12 @@ def post_training(guidance: float, seed: int, steps: int, pairs: int) -> PostTra
     )
 
 
-def post_train(runs: Path, results: Path, size: Size) -> None:
-    """Add what post-training makes of the same tokens."""
+def post_train(runs: Path, results: Path, size: Size, names: Sequence[str] = ()) -> None:
+    """Add what post-training makes of the same tokens, of all arms or of those named, in the spaces of their gFID."""
     judge = Judge(size, runs)
+    judge.spaces |= {name: extractor(name) for name in OTHERS}
     for arm in finished(runs, results):
-        if "post" in arm.values:
+        if "post" in arm.values or (names and arm.values["arm"] not in names):
             continue
         pairs = min(4_000, len(judge.train) * 2 // 3)
         config = post_training(arm.values["guidance"], arm.values["seed"], max(1, size.tokenizer_steps // 4), pairs)
