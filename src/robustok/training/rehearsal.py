@@ -5,6 +5,7 @@ around them as a generator's do, which codes drawn among a token's neighbors do 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | Non
         )
     rows = torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
     tokens = tokens_of(tokenizer, images, rows)
-    model = empty_pilot(config, tokenizer)
+    model: Any = empty_pilot(config, tokenizer)
     return train_pilot(config, tokens, no_class(model, tokens), model.codebook_size, 1, seed=seed)
 
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustok.data.images import ImageSet
-from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.losses.semantic import SemanticHead, contrastive
 from robustok.runtime.distributed import from_main, gather, in_places, is_main, mean, rank, world_size
 from robustok.runtime.seeding import stream
@@ -76,7 +75,7 @@ class WithCodebook:
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
         self.perturbation: Perturbation | ReleasedPerturbation = now(config.perturbation)
-        self.pilot: AutoregressiveModel | None = None  # of a rehearsed perturbation, from its second phase on
+        self.pilot: Any = None  # the generator of a rehearsed perturbation, from its second phase on
         several = isinstance(_quantizer(model), ResidualQuantizer | MultiScale)
         if isinstance(self.perturbation, ReleasedPerturbation) and (several or not isinstance(model, Tokenizer)):
             kind = type(_quantizer(model) if several else model).__name__
