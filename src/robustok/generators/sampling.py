@@ -139,6 +139,7 @@ def sample_tokens(
     tokens: Tokens | None = None,
     null_class: bool = False,
     batch_size: int = 256,
+    compile: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
     """Tokens of one image per label, on the labels' device.
@@ -146,15 +147,24 @@ def sample_tokens(
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
     given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
     `generator.null_class`, which stands for no class; `null_class` lets it be one. Raises ValueError for others.
+
+    `compile` is a backend of `torch.compile`, for many images on a GPU inductor: the step from token to token is then
+    one compiled function, and a CUDA graph there (`robustok.generators.compiled`); None: it runs as it is written.
+    Raises ValueError where it cannot be compiled, as for models that predict more than one token at a time.
     """
+    from robustok.generators import compiled  # which draws as is written here
+
     scales = guidance_scales(config, len(generator.blocks))
+    memory = None if compile is None else compiled.memory_of(generator)
 
     def finish(labels: Labels, uniform: Float[Tensor, "b n"], kept: Kept | None) -> Tokens:
+        if compile is not None:
+            return compiled.sample_batch(generator, labels, config, scales, uniform, kept, compile)
         return _sample_batch(generator, labels, config, scales, uniform, kept)
 
     how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
-    n = generator.tokens_per_image
-    return in_batches(finish, generator, labels, n, **how, batch_size=batch_size, progress=progress)
+    how |= {"batch_size": batch_size, "progress": progress, "keep_weight": None if memory is None else memory.keep}
+    return in_batches(finish, generator, labels, generator.tokens_per_image, **how)
 
 
 def in_batches(
@@ -170,6 +180,7 @@ def in_batches(
     null_class: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
+    keep_weight: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Tokens:
     """What `finish` makes of labels, so many uniform numbers of each image and what is kept; `sample_tokens` says how.
 
@@ -191,7 +202,7 @@ def in_batches(
                 f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "
                 f"{generator.codebook_size}; give tokens of the tokenizer that it was trained on"
             )
-        with packed(generator):
+        with packed(generator, keep_weight):
             batch = finish(labels[part].to(device), uniform, kept)
         batches.append(batch.to(labels.device))
         if progress is not None:
