@@ -110,7 +110,9 @@ class LlamaModel(TokenModel):
 
         It goes in raster order and remembers what came before.
         """
-        return self._predictor(labels, [KVCache(self.config.tokens) for _ in self.layers], self._rotation(labels.device))
+        return self._predictor(
+            labels, [KVCache(self.config.tokens) for _ in self.layers], self._rotation(labels.device)
+        )
 
     def static_predictor(self, labels: Labels, memory: StaticMemory) -> StaticPredictor:
         """The same in memory that stays where it is."""

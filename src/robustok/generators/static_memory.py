@@ -50,7 +50,7 @@ class StaticKVCache(KVCache):
         return self.at - n + torch.arange(n, device=self.at.device)
 
     def attend(self, queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
-        """What queries gather from all positions up to their own, the latest, whose keys and values are (b heads n e)."""
+        """What queries gather from all positions up to their own, the latest, for which keys and values are given."""
         n, e = keys.shape[2:]
         if not self.filled:
             self.filled, empty = n, keys.new_zeros(*keys.shape[:2], self.length, e)
