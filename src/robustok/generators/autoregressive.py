@@ -168,7 +168,7 @@ class AutoregressiveModel(TokenModel):
         return StaticPredictor(self._predictor(labels, caches, places, modulations), ahead)
 
     def _predictor(
-        self, labels: Labels, caches: Sequence[KVCache], places: Float[Tensor, "1 n+1 c"], modulations: "_Modulations"
+        self, labels: Labels, caches: Sequence[KVCache], places: Float[Tensor, "1 n c"], modulations: "_Modulations"
     ) -> Predictor:
         def predict(tokens: Tokens | None) -> Float[Tensor, "b 1 k"]:
             x = self.token_embedding(labels.new_empty(len(labels), 0) if tokens is None else tokens)

@@ -5,22 +5,22 @@ position that is a tensor, so that nothing is compiled anew from token to token 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from robustok.generators.protocol import Predictor
-from robustok.generators.sampling import Kept, Sampling, draw, guide, probabilities
 from robustok.generators.static_memory import StaticMemory
-from robustok.shapes import Labels, Tokens
+from robustok.shapes import Labels, TokenMask, Tokens
 
 FILL = 4  # a batch is filled up to a size that a step was compiled for, if that is at most so many times its own
+DrawNext: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # `sampling.draw_next`
 _memories: WeakKeyDictionary[Any, StaticMemory] = WeakKeyDictionary()
 
 
@@ -39,6 +39,15 @@ def memory_of(generator: object) -> StaticMemory:
     return _memories.setdefault(generator, StaticMemory())
 
 
+class Rows(NamedTuple):
+    """Images of a batch: their labels (b), which of their tokens (b n) are kept, and uniform numbers for the others."""
+
+    labels: Labels
+    keep: TokenMask
+    tokens: Tokens
+    uniform: Float[Tensor, "b n"]
+
+
 @dataclass(frozen=True)
 class _Draws:
     """What a step reads and writes beside the generator's own memory, everything in place."""
@@ -49,70 +58,60 @@ class _Draws:
     scales: Tensor  # (n) of guidance
     temperature: Tensor  # (1)
     place: Tensor  # (1) of the token that is drawn next
-    finite: Tensor  # (1) whether all probabilities were
+    finite: Tensor  # () whether all probabilities were
 
 
-def sample_batch(
+def compiled_batch(
     generator: Any,
-    labels: Labels,
-    config: Sampling,
+    rows: Rows,
     scales: list[float],
-    uniform: Float[Tensor, "b n"],
-    kept: Kept | None,
+    temperature: float,
+    draw_next: DrawNext,
+    guided: bool,
     backend: str,
-) -> Tokens:
-    """Tokens (b n) as `sampling` draws them; every token is predicted, also where it is kept, one at a time.
+) -> tuple[Tokens, Bool[Tensor, ""]]:
+    """Tokens (b n) and whether all was finite; every token is predicted, also where it is kept, one at a time.
 
-    Both halves are predicted throughout where any scale is not 1. Raises ValueError where the step cannot be compiled.
+    Where it is `guided`, both halves are predicted throughout. Raises ValueError where the step cannot be compiled.
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    memory, b = memory_of(generator), len(labels)
+    memory, b, device = memory_of(generator), len(rows.labels), rows.labels.device
     size = min((size for size in memory.sizes if b <= size <= FILL * b), default=b)
-    guided = any(scale != 1 for scale in scales)
-    rows = F.pad(labels, (0, size - b))
-    both = torch.cat([rows, torch.full_like(rows, generator.null_class)]) if guided else rows
+    labels, keep, tokens, uniform = (F.pad(part, (0, 0) * (part.ndim - 1) + (0, size - b)) for part in rows)
+    both = torch.cat([labels, torch.full_like(labels, generator.null_class)]) if guided else labels
     predict, ahead = generator.static_predictor(both, memory)
-    keep, tokens = kept or (torch.zeros_like(uniform, dtype=torch.bool), torch.zeros_like(uniform))
-    values = {
-        "tokens": F.pad(tokens.long(), (0, 0, 0, size - b)),
-        "keep": F.pad(keep, (0, 0, 0, size - b)),
-        "uniform": F.pad(uniform, (0, 0, 0, size - b)),
-        "scales": torch.tensor(scales, dtype=torch.float32, device=labels.device),
-        "temperature": torch.tensor([config.temperature], dtype=torch.float32, device=labels.device),
-        "place": torch.zeros(1, dtype=torch.long, device=labels.device),
-        "finite": torch.ones(1, dtype=torch.bool, device=labels.device),
-    }
-    draws = _Draws(**{name: memory.keep(name, value) for name, value in values.items()})
-    plain = replace(config, temperature=1.0)
+    values = _Draws(
+        tokens,
+        keep,
+        uniform,
+        torch.tensor(scales, dtype=torch.float32, device=device),
+        torch.tensor([temperature], dtype=torch.float32, device=device),
+        torch.zeros(1, dtype=torch.long, device=device),
+        torch.ones((), dtype=torch.bool, device=device),
+    )
+    draws = _Draws(**{name: memory.keep(name, value) for name, value in vars(values).items()})
     try:
         for place in range(len(scales)):
             ahead(place)
-            step = _compiled(backend, labels.device.type) if place else _step
-            step(predict, draws, plain, guided, first=place == 0)
+            step = _compiled(backend, device.type) if place else _step
+            step(predict, draws, draw_next, guided, first=place == 0)
     except TorchDynamoException as error:
         raise ValueError(
             f"a step of a {type(generator).__name__} could not be compiled by {backend} "
             f"({str(error).strip().splitlines()[0]}); sample without compile"
         ) from error
     memory.sizes.add(size)
-    if not draws.finite:
-        raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
-    return draws.tokens[:b].to(labels.dtype, copy=True)
+    return draws.tokens[:b].clone(), draws.finite
 
 
-def _step(predict: Predictor, draws: _Draws, config: Sampling, guided: bool, first: bool) -> None:
+def _step(predict: Predictor, draws: _Draws, draw_next: DrawNext, guided: bool, first: bool) -> None:
     """Draw one token of every image."""
     place = draws.place
     latest = None if first else draws.tokens.index_select(1, place - 1).repeat(2 if guided else 1, 1)
-    logits = predict(latest).float().flatten(0, 1)
-    if guided:
-        labelled, unlabelled = logits.chunk(2)
-        scale = draws.scales.index_select(0, place)
-        logits = torch.where(scale == 1, labelled, guide(labelled, unlabelled, scale))
-    p = probabilities(logits / draws.temperature, config)
-    draws.finite.logical_and_(p.sum().isfinite())
-    drawn = draw(p, draws.uniform.index_select(1, place).flatten()).clamp(max=p.shape[1] - 1).unsqueeze(1)
+    numbers, scale = draws.uniform.index_select(1, place), draws.scales.index_select(0, place)
+    drawn, finite = draw_next(predict(latest), numbers, scale, draws.temperature)
+    draws.finite.logical_and_(finite)
     here = draws.tokens.index_select(1, place)
     draws.tokens.index_copy_(1, place, torch.where(draws.keep.index_select(1, place), here, drawn))
     place.add_(1)
