@@ -1,7 +1,7 @@
 """Compiled sampling: the plain tokens, one graph for all steps and batches, on a GPU one that never waits or moves."""
 
 import gc
-import shutil
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,10 +73,10 @@ def test_tokens_are_the_plain_ones_by_one_graph(kind):
         wanted = sample_tokens(model, **call)
         assert torch.equal(sample_tokens(model, **call, **how), wanted)
     assert graphs() == 1
-    assert len(sample_tokens(model, LABELS, Sampling(), seed=1).unique()) > 5
-    assert torch.equal(
-        sample_tokens(model, LABELS, Sampling(), seed=1, **how), sample_tokens(model, LABELS, Sampling(), seed=1)
-    )
+    wanted = sample_tokens(model, LABELS, Sampling(), seed=1)
+    assert len(wanted.unique()) > 5
+    with torch._dynamo.config.patch(recompile_limit=1):  # that of torch is for one function of one model
+        assert torch.equal(sample_tokens(model, LABELS, Sampling(), seed=1, **how), wanted)
     assert graphs() == 2  # half as many rows, for none is guided
     assert not moving
 
@@ -117,12 +117,14 @@ def test_few_images_are_filled_up_to_a_size_that_is_compiled(uncompiled):
     assert compiled.memory_of(model).sizes == {8, 1}
 
 
-def test_inductor_draws_the_same():
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        pytest.skip("no C++ compiler here, which inductor needs on a CPU")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])  # the first is inductor up to its code
+def test_backends_draw_the_same(backend):
+    if backend == "inductor" and not os.environ.get("ROBUSTOK_INDUCTOR"):
+        pytest.skip("a C++ compiler is at it for a minute; set ROBUSTOK_INDUCTOR=1 where there is one")
     model = build("modulated")
-    wanted = sample_tokens(model, LABELS, GUIDED, seed=7)
-    assert torch.equal(sample_tokens(model, LABELS, GUIDED, seed=7, compile="inductor"), wanted)
+    for seed in (7, 8):
+        wanted = sample_tokens(model, LABELS, GUIDED, seed=seed)
+        assert torch.equal(sample_tokens(model, LABELS, GUIDED, seed=seed, compile=backend), wanted)
     assert graphs() == 1
 
 

@@ -20,6 +20,7 @@ from robustok.generators.static_memory import StaticMemory
 from robustok.shapes import Labels, TokenMask, Tokens
 
 FILL = 4  # a batch is filled up to a size that a step was compiled for, if that is at most so many times its own
+GRAPHS = 256  # of all models, batch sizes and settings in a process; torch stops at 8
 DrawNext: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # `sampling.draw_next`
 _memories: WeakKeyDictionary[Any, StaticMemory] = WeakKeyDictionary()
 
@@ -92,10 +93,11 @@ def compiled_batch(
     )
     draws = _Draws(**{name: memory.keep(name, value) for name, value in vars(values).items()})
     try:
-        for place in range(len(scales)):
-            ahead(place)
-            step = _compiled(backend, device.type) if place else _step
-            step(predict, draws, draw_next, guided, first=place == 0)
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            for place in range(len(scales)):
+                ahead(place)
+                step = _compiled(backend, device.type) if place else _step
+                step(predict, draws, draw_next, guided, first=place == 0)
     except TorchDynamoException as error:
         raise ValueError(
             f"a step of a {type(generator).__name__} could not be compiled by {backend} "
