@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustok import inference
-from robustok.generators import compiled
+from robustok.generators import autoregressive, compiled
 from robustok.generators.generate import sample
 from robustok.generators.masked import Masked, MaskedModel
 from robustok.generators.sampling import Sampling, sample_tokens
@@ -107,6 +107,16 @@ def test_memory_stays_where_it_is_as_long_as_the_model_lives(kind, uncompiled):
     del model
     gc.collect()
     assert memory() is None
+
+
+@pytest.mark.parametrize("rows", [1, 12, 512])
+def test_modulations_are_computed_some_tokens_ahead(rows, uncompiled, monkeypatch):
+    monkeypatch.setattr(autoregressive._Modulations, "rows", rows)
+    model, length = build("modulated"), {1: 2, 12: 3, 512: 128}[rows]  # positions, for three classes and none
+    for labels in (LABELS, torch.zeros(5).long()):
+        wanted = sample_tokens(model, labels, GUIDED, seed=7)
+        assert torch.equal(sample_tokens(model, labels, GUIDED, seed=7, compile=TRANSLATED), wanted)
+        assert compiled.memory_of(model).held["modulation 0"].shape == (4, length, 6 * 16)
 
 
 def test_few_images_are_filled_up_to_a_size_that_is_compiled(uncompiled):

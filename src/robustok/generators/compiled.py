@@ -35,7 +35,7 @@ def memory_of(generator: object) -> StaticMemory:
     if not can_compile(generator):
         raise ValueError(
             f"a {type(generator).__name__} cannot be compiled for sampling: that is for models that predict one token "
-            "at a time (robustok's own, RAR, LlamaGen); sample without compile"
+            "at a time (RAR, LlamaGen, robustok's own of their kinds); sample without compile"
         )
     return _memories.setdefault(generator, StaticMemory())
 
