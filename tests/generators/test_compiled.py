@@ -213,9 +213,12 @@ def test_a_step_waits_for_nothing_and_stays_on_its_device(kind, place, monkeypat
 def test_what_cannot_be_compiled_says_so():
     masked = MaskedModel(Masked(codebook_size=9, tokens=4, classes=3, width=16, depth=1, heads=1)).eval()
     for model, how in ((build("var"), Sampling()), (Markov(), Sampling()), (masked, MaskedSampling())):
-        with pytest.raises(ValueError, match=f"a {type(model).__name__} cannot be compiled for sampling: .* RAR"):
+        with pytest.raises(ValueError, match=f"a {type(model).__name__} cannot be compiled for sampling: .*RAR"):
             sample(model, LABELS[:2], how, seed=0, compile=TRANSLATED)
         assert not compiled.can_compile(model)
+    wrong: Any = True
+    with pytest.raises(ValueError, match="compile is True; name a backend of torch.compile, such as 'inductor', or"):
+        sample(build("plain"), LABELS, Sampling(), seed=0, compile=wrong)
     with pytest.raises(ValueError, match="a AutoregressiveModel could not be compiled by nonsense .* without compile"):
         sample_tokens(build("plain"), LABELS, Sampling(), seed=0, compile="nonsense")
 

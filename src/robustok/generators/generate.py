@@ -48,6 +48,8 @@ def sample(
     `predict_latents` raise, which do the work.
     """
     check_sampling(generator, sampling)
+    if not isinstance(compile, str | None):
+        raise ValueError(f"compile is {compile!r}; name a backend of torch.compile, such as 'inductor', or give None")
     if compile is not None:
         memory_of(generator)  # which says what cannot be compiled
     how: dict[str, Any] = {"seed": seed, "first": first, "null_class": null_class, "progress": progress}
