@@ -127,6 +127,7 @@ def test_few_images_are_filled_up_to_a_size_that_is_compiled(uncompiled):
     assert compiled.memory_of(model).sizes == {8, 1}
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, as inductor is imported
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])  # the first is inductor up to its code
 def test_backends_draw_the_same(backend):
     if backend == "inductor" and not os.environ.get("ROBUSTOK_INDUCTOR"):

@@ -99,9 +99,10 @@ def compiled_batch(
                 step = _compiled(backend, device.type) if place else _step
                 step(predict, draws, draw_next, guided, first=place == 0)
     except TorchDynamoException as error:
+        said = " ".join(str(error).strip().splitlines()[:2])  # who raised, and what
         raise ValueError(
-            f"a step of a {type(generator).__name__} could not be compiled by {backend} "
-            f"({str(error).strip().splitlines()[0]}); sample without compile"
+            f"a step of a {type(generator).__name__} could not be compiled by {backend} ({said}); sample without "
+            "compile"
         ) from error
     memory.sizes.add(size)
     return draws.tokens[:b].clone(), draws.finite
