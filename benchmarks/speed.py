@@ -11,6 +11,7 @@ what else runs on the machine only adds. With one thread (OMP_NUM_THREADS=1) it 
 
 import argparse
 import io
+import os
 import platform
 import sys
 import tempfile
@@ -62,9 +63,12 @@ class Sizes:
     jpegs: int = 256
     steps: Callable[[], list[training_steps.Case]] = training_steps.demo
     step_batch: int | None = None  # as the case says
+    backend: str = "inductor"  # of compiled sampling
 
 
-QUICK = Sizes(64, 1, 16, (2,), (4, 16), (1, 4), (64, 256), (100, 200), 8, 4, lambda: training_steps.full("-smoke"), 8)
+QUICK = Sizes(
+    64, 1, 16, (2,), (4, 16), (1, 4), (64, 256), (100, 200), 8, 4, lambda: training_steps.full("-smoke"), 8, "eager"
+)
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,16 @@ def rar(sizes: Sizes, tokens: int = 0) -> AutoregressiveModel:
     return AutoregressiveModel(config).eval().requires_grad_(False)
 
 
-def sampler(model: AutoregressiveModel, batch: int, bf16: bool, sigma: float = 0.0) -> Work:
+def sampler(model: AutoregressiveModel, batch: int, bf16: bool, sigma: float = 0.0, compile: str | None = None) -> Work:
     """Samples of a batch, or pairs that keep a fraction sigma."""
     labels, n = torch.arange(batch) * 7 % 1000, model.tokens_per_image
     keep = (uniforms(0, [0], n) < sigma).expand(batch, n)
-    kept = {"keep": keep, "tokens": torch.zeros(batch, n).long()} if sigma else {}
+    how: dict[str, Any] = {"keep": keep, "tokens": torch.zeros(batch, n).long()} if sigma else {}
+    how |= {"batch_size": batch, "compile": compile}
 
     def work() -> Tensor:
         with in_bf16() if bf16 else nullcontext():
-            return sample_tokens(model, labels, Sampling(guidance=GUIDANCE), seed=0, batch_size=batch, **kept)
+            return sample_tokens(model, labels, Sampling(guidance=GUIDANCE), seed=0, **how)
 
     return work
 
@@ -174,6 +179,30 @@ def sampling(sizes: Sizes, peer: str) -> Iterator[Row]:
                 share = f"{products(model, batch) / mine / limits[bf16]:.0%}"
                 name = f"sampling, {batch} images, {'bfloat16' if bf16 else 'float32'}"
                 yield Row(name, other, mine, seconds, share)
+
+
+def compiled(sizes: Sizes, peer: str) -> Iterator[Row]:
+    """Sampling by a compiled step, and the first batch, in which it is compiled, here and not by other processes."""
+    import torch._inductor.config
+
+    def first_of(work: Work) -> float:
+        began = spent()
+        work()
+        return spent() - began
+
+    model, batch = rar(sizes), sizes.batches[len(sizes.batches) // 2]
+    with torch._inductor.config.patch(compile_threads=1):
+        for bf16 in (False, True):
+            works = [sampler(model, batch, bf16, compile=backend) for backend in (None, sizes.backend)]
+            name, first = f"{batch} images, {'bfloat16' if bf16 else 'float32'}", first_of(works[1])
+            other, ours = shortest(*works)
+            yield Row(f"compiled sampling, {name}", "as it is written", ours, other)
+            yield Row(f"compiled sampling, {name}, the first batch", "as it is written", first, other)
+
+
+def spent() -> float:
+    """Seconds now: with one thread, of this process and those that it waited for, as a C++ compiler."""
+    return sum(os.times()[:4]) if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def peer_loop(folder: str, model: AutoregressiveModel, labels: Tensor) -> Work:
@@ -264,7 +293,7 @@ def perturbation(sizes: Sizes, peer: str) -> Iterator[Row]:
         yield Row(f"perturbation, K = {k}", "the released code's way", ours, other)
 
 
-ROWS = {f.__name__: f for f in (sampling, pairs, steps, scoring, reading, perturbation)}
+ROWS = {f.__name__: f for f in (sampling, compiled, pairs, steps, scoring, reading, perturbation)}
 
 
 def growth(sizes: Sizes) -> Iterator[tuple[str, int, float]]:

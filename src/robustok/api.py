@@ -50,19 +50,28 @@ __all__ = [
 ]
 
 
-def sample(generator: Any, tokenizer: Any, labels: Iterable[int], *, seed: int = 0, **sampling: Any) -> Pixels:
+def sample(
+    generator: Any,
+    tokenizer: Any,
+    labels: Iterable[int],
+    *,
+    seed: int = 0,
+    compile: str | None = None,
+    **sampling: Any,
+) -> Pixels:
     """One image per label, on the CPU; image i depends on (seed, i) alone, and any whole number is a seed.
 
     `sampling` are fields of `Sampling` (temperature, top_k, top_p, guidance, schedule, power ...), for masked ones also
     of `MaskedSampling` (steps, choice_temperature ...), or, for latents, of `FlowSampling` (steps, method, guidance,
     guidance_high, shift ...); unless given they are as the generator's authors published, where that is known. Both
-    models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. Raises ValueError for a generator that was trained on
-    another tokenizer, and for labels that it does not know.
+    models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. `compile` is a backend of `torch.compile`, such as
+    inductor, for many images on a GPU by a generator that draws token by token. Raises ValueError for a generator that
+    was trained on another tokenizer, for labels that it does not know, and for one that cannot be compiled.
     """
     tokenizer, generator = _ready(tokenizer, generator)
     check_fit(generator, tokenizer)
     settings = _settings(default_sampling(generator), sampling)
-    drawn = sample_together(generator, _labels(labels, generator.null_class), settings, seed)
+    drawn = sample_together(generator, _labels(labels, generator.null_class), settings, seed, compile=compile)
     return torch.cat(list(decoded(tokenizer, drawn)))
 
 

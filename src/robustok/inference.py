@@ -10,23 +10,27 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def packed(model: object) -> Iterator[None]:
+def packed(model: object, keep: Callable[[str, Tensor], Tensor] | None = None) -> Iterator[None]:
     """A context in which a model's linear maps hold weights as they are multiplied, where no gradients are wanted.
 
     In autocast's number format, where it is on: it would cast frozen weights at every call, which of a few rows takes
     longer than the product. On a CPU also in the order in which oneDNN reads them, where it is there: 32 rows then take
     two thirds of the time. It is a copy that lives as long as the context, so it is never stale, saved or moved; the
     model's own weights are not touched. What comes out is the same, in float32 but for the last digits.
+
+    For a model that is compiled, `keep` puts what was cast where it stays, by name; nothing is packed then, for the
+    compiler cannot look into that, and weights that need no cast are multiplied as they are.
     """
-    prepared: list[nn.Linear] = []
+    prepared: dict[str, nn.Linear] = {}
     if isinstance(model, nn.Module) and not torch.is_grad_enabled():
-        prepared = [part for part in model.modules() if isinstance(part, nn.Linear) and _plain(part)]
+        linear = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+        prepared = {name: part for name, part in linear.items() if _plain(part) and (keep is None or _is_cast(part))}
     try:
-        for part in prepared:
-            vars(part)["forward"] = _prepared(part)
+        for name, part in prepared.items():
+            vars(part)["forward"] = _prepared(part, keep, name)
         yield
     finally:
-        for part in prepared:
+        for part in prepared.values():
             vars(part).pop("forward", None)
 
 
@@ -40,16 +44,22 @@ def _plain(part: nn.Linear) -> bool:
     )
 
 
-def _prepared(part: nn.Linear) -> Callable[[Tensor], Tensor]:
+def _is_cast(part: nn.Linear) -> bool:
+    """True where autocast is on, which casts all but double precision."""
+    return torch.is_autocast_enabled(part.weight.device.type) and part.weight.dtype != torch.float64
+
+
+def _prepared(part: nn.Linear, keep: Callable[[str, Tensor], Tensor] | None, name: str) -> Callable[[Tensor], Tensor]:
     """The map of `part`; of an input in another number format than was prepared for, by `part` as it is."""
     weight: Tensor = part.weight.detach()
-    kind = weight.device.type
-    cast = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
+    kind, cast = weight.device.type, _is_cast(part)
     if cast:
         weight = weight.to(torch.get_autocast_dtype(kind))
     bias: Tensor | None = None if part.bias is None else part.bias.detach().to(weight.dtype)
+    if keep is not None:
+        weight, bias = keep(f"{name}.weight", weight), None if bias is None else keep(f"{name}.bias", bias)
     dtype, product = weight.dtype, partial(F.linear, weight=weight, bias=bias)
-    if kind == "cpu" and _can_pack(dtype):
+    if keep is None and kind == "cpu" and _can_pack(dtype):
         product = partial(_packed_product, torch.ops.mkldnn._reorder_linear_weight(weight), bias)
 
     def forward(x: Tensor) -> Tensor:

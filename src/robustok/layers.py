@@ -88,6 +88,10 @@ class KVCache:
         here = slice(self.filled)
         return attend(queries, self._keys[:, :, here], self._values[:, :, here], causal=causal, scale=scale)
 
+    def following(self, n: int) -> slice | Tensor:
+        """The n positions that are read next."""
+        return slice(self.filled, self.filled + n)
+
     def _take_room(self, like: Heads, step: int) -> None:
         """Memory for as many steps as are filled now: equal ones, so that none is for a last position alone."""
         b, h, _, e = like.shape

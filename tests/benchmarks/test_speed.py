@@ -32,6 +32,7 @@ def test_products_are_those_that_are_counted(monkeypatch):
     assert speed.products(model, 2) == pytest.approx(linear, rel=0.15)  # the label's position comes on top
 
 
+@pytest.mark.usefixtures("unchecked")  # the compiler cannot look into checks of annotations
 def test_every_row_is_there_at_toy_size(capsys, monkeypatch):
     monkeypatch.setattr(speed, "REPEAT", 1)
     speed.main(["--quick"])
@@ -39,11 +40,14 @@ def test_every_row_is_there_at_toy_size(capsys, monkeypatch):
     assert "GFLOP/s of a matrix product" in out
     rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in out.splitlines() if line[:1] == "|"]
     names = [row[0] for row in rows]
+    for end in ("float32", "bfloat16", "float32, the first batch", "bfloat16, the first batch"):
+        assert f"compiled sampling, 2 images, {end}" in names
     for start in ("sampling, 2 images, float32", "sampling, 2 images, bfloat16", "a step of RAR-L", "Frechet distance"):
         assert sum(name.startswith(start) for name in names) == 1, start
     for sigma in ("0.9", "0.7", "0.5", "0"):
         assert f"pairs, sigma {sigma}, 2 images, float32" in names
     for row in rows:
-        if row[0].startswith(("sampling, 2", "pairs", "a step", "Frechet", "4 JPEGs", "perturbation, K")):
-            assert float(row[4]) == pytest.approx(float(row[3]) / float(row[2]), rel=0.2, abs=0.05)
+        if row[0].startswith(("sampling, 2", "compiled", "pairs", "a step", "Frechet", "4 JPEGs", "perturbation, K")):
+            ours, other, ratio = (float(cell.replace(",", "")) for cell in row[2:5])
+            assert ratio == pytest.approx(other / ours, rel=0.2, abs=0.05)
     assert sum(name.startswith("statistics, of images") for name in names) == 2

@@ -306,9 +306,9 @@ def test_weights_are_packed_once_a_batch_and_draw_what_plain_ones_draw(kind, dty
     if half:  # cast alone: oneDNN may round to half precision elsewhere than torch does
         monkeypatch.setattr(inference, "_can_pack", lambda dtype: False)
     with monkeypatch.context() as patch, autocast:
-        patch.setattr(sampling, "packed", lambda model: nullcontext())
+        patch.setattr(sampling, "packed", lambda *how: nullcontext())
         wanted = sample_tokens(model, labels, config, seed=7)
-    monkeypatch.setattr(sampling, "packed", lambda model: (packings.append(model), real(model))[1])
+    monkeypatch.setattr(sampling, "packed", lambda *how: (packings.append(how), real(*how))[1])
     for frozen in (False, True):
         with autocast:
             drawn = sample_tokens(model.requires_grad_(not frozen), labels, config, seed=7, batch_size=together)

@@ -76,6 +76,9 @@ class Evaluate(Sampled, Features, View, Shared):
     # side in pixels at which the images of folders are scored, center crops as ADM's; that of the first image of
     # --generated unless given
     size: Count | None = None
+    # compile the networks of features, and the step of a generator that draws token by token, for many images on a GPU;
+    # the protocol says so
+    compile: bool = False
     batch_size: Count = 125  # images that the tokenizer decodes at once
     name: str | None = None  # of the system, for compare; runs of one name are its seeds
     json: bool = False  # print records rather than a table
@@ -137,6 +140,7 @@ class Evaluate(Sampled, Features, View, Shared):
         from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
         from robustok.evaluation.scores.fdr6 import fdr_of
         from robustok.evaluation.scores.score import of_system
+        from robustok.generators.compiled import can_compile
         from robustok.generators.fit import check_fit
         from robustok.generators.sampling import balanced_labels
         from robustok.losses.lpips import LPIPS
@@ -179,6 +183,8 @@ class Evaluate(Sampled, Features, View, Shared):
                 case ["generator", "tokenizer", "reference"]:
                     labels = balanced_labels(self.count, generator.null_class)
                     how |= {"keep": keep, "progress": tell}
+                    if self.compile and can_compile(generator):
+                        how["compile"] = "inductor"
                     if self.against:
                         before = models.tokenizer_of(self.against, device, self.fields)
                         decoders = {"before": before, "after": tokenizer}

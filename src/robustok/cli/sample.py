@@ -37,6 +37,8 @@ class Sample(Sampled, Shared):
     # classes by number, taken in turn; all unless given
     labels: Numbers | None = None
     count: Count = 100  # how many images
+    # compile the step of a generator that draws token by token: slower to begin with, for many images on a GPU
+    compile: bool = False
     png: bool = False  # also write every image as a PNG of its own, into OUT/images
 
     def run(self) -> None:
@@ -60,7 +62,8 @@ class Sample(Sampled, Shared):
         labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
         former = self._former_images()
         with Progress("sampling", len(labels), quiet=self.quiet) as progress:
-            tokens = sample_together(generator, labels, sampling, self.seed, progress.update)
+            how = "inductor" if self.compile else None
+            tokens = sample_together(generator, labels, sampling, self.seed, progress.update, compile=how)
         if not is_main():
             return
         pixels = torch.cat(list(decoded(tokenizer, tokens)))

@@ -8,7 +8,7 @@ The transformer reads [start, label, token, token, ...]; its output at the label
 its output at the first token is the second's, and so on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal, NamedTuple
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustok.generators.protocol import Logits, Predictor
+from robustok.generators.static_memory import StaticMemory, StaticPredictor
 from robustok.generators.token_model import TokenModel
 from robustok.layers import Block, KVCache, Modulation, modulate
 from robustok.shapes import Labels, Scalar, Tokens
@@ -153,17 +154,31 @@ class AutoregressiveModel(TokenModel):
         It goes in raster order and remembers what came before.
         """
         caches = [KVCache(self.config.tokens + 1) for _ in self.layers]
-        places = self._places(self._raster(labels.device))
-        modulations = _Modulations(self, labels)
+        return self._predictor(labels, caches, self._places(self._raster(labels.device)), _Modulations(self, labels))
 
+    def static_predictor(self, labels: Labels, memory: StaticMemory) -> StaticPredictor:
+        """The same in memory that stays where it is."""
+        caches = memory.caches(self.config.tokens + 1, len(self.layers), labels.device)
+        places = memory.keep("places", self._places(self._raster(labels.device)))
+        modulations = _Modulations(self, labels, memory)
+
+        def ahead(token: int) -> None:
+            modulations.of_positions(token + 1 if token else 0, token + 2)  # the first reads two: start and label
+
+        return StaticPredictor(self._predictor(labels, caches, places, modulations), ahead)
+
+    def _predictor(
+        self, labels: Labels, caches: Sequence[KVCache], places: Float[Tensor, "1 n c"], modulations: "_Modulations"
+    ) -> Predictor:
         def predict(tokens: Tokens | None) -> Float[Tensor, "b 1 k"]:
-            first = caches[0].filled
             x = self.token_embedding(labels.new_empty(len(labels), 0) if tokens is None else tokens)
-            if first == 0:
+            if not caches[0].filled:
                 x = torch.cat([self._prefix(labels), x], dim=1)
-            last = first + x.shape[1]
-            modulations.of_positions(first, last)
-            return self.head(self._transform(x + places[:, first:last], modulations, caches))
+            here = caches[0].following(x.shape[1])
+            if isinstance(here, slice):
+                modulations.of_positions(here.start, here.stop)
+            x = self._transform(x + places[:, here], lambda modulation: modulations(modulation, here), caches)
+            return self.head(x)
 
         return predict
 
@@ -207,22 +222,38 @@ class _Modulations:
 
     rows = 512  # of a product, up to which positions are computed ahead
 
-    def __init__(self, model: AutoregressiveModel, labels: Labels):
-        self.model, (self.labels, self.label_of) = model, labels.unique(return_inverse=True)
-        self.first = self.start = self.stop = self.last = 0
+    def __init__(self, model: AutoregressiveModel, labels: Labels, memory: StaticMemory | None = None):
+        self.model, self.memory, (self.labels, self.label_of) = model, memory, labels.unique(return_inverse=True)
+        self.start = self.stop = 0
         self.held: dict[nn.Module, Tensor] = {}
+        if memory is not None:  # as for as many labels as there may be
+            labels_at_most = min(len(labels), model.config.classes + 1)
+            self.labels = F.pad(self.labels, (0, labels_at_most - len(self.labels)))
+            self.label_of = memory.keep("label of", self.label_of)
 
     def of_positions(self, first: int, last: int) -> None:
-        """Choose the positions that are asked for next."""
-        self.first, self.last = first, last
-        if last > self.stop:
-            ahead = max(last, first + self.rows // len(self.labels))
-            self.start, self.stop, self.held = first, min(ahead, self.model.config.tokens + 1), {}
+        """Make ready for the positions that are asked for next."""
+        if last <= self.stop:
+            return
+        ahead = max(last - first, self.rows // len(self.labels), 1 if self.memory is None else 2)
+        self.start, self.stop, self.held = first, min(first + ahead, self.model.config.tokens + 1), {}
+        if self.memory is not None:
+            self.start_at = self.memory.keep("start", self.label_of.new_full((1,), first))
+            made = [part for part in self.model.modules() if isinstance(part, Modulation)]
+            for i, part in enumerate(made):
+                here = F.pad(self._computed(part), (0, 0, 0, first + ahead - self.stop))
+                self.held[part] = self.memory.keep(f"modulation {i}", here)
 
-    def __call__(self, modulation: nn.Module) -> Tensor:
+    def _computed(self, modulation: nn.Module) -> Tensor:
+        assert self.model.steps is not None, "a modulated model embeds its steps"
+        labels = self.model.label_embedding(self.labels).unsqueeze(1)
+        return modulation(labels + self.model.steps[self.start : self.stop])
+
+    def __call__(self, modulation: nn.Module, here: slice | Tensor) -> Tensor:
+        """Of these positions."""
+        if isinstance(here, Tensor):
+            return self.held[modulation].index_select(1, here - self.start_at).index_select(0, self.label_of)
         if modulation not in self.held:
-            assert self.model.steps is not None, "a modulated model embeds its steps"
-            labels = self.model.label_embedding(self.labels).unsqueeze(1)
-            self.held[modulation] = modulation(labels + self.model.steps[self.start : self.stop])
-        here = self.held[modulation][:, self.first - self.start : self.last - self.start]
-        return here.index_select(0, self.label_of)
+            self.held[modulation] = self._computed(modulation)
+        held = self.held[modulation][:, here.start - self.start : here.stop - self.start]
+        return held.index_select(0, self.label_of)

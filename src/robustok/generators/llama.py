@@ -6,6 +6,7 @@ authors' code, so that all tokens look at it alike. They train with dropout of 0
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from robustok.generators.protocol import Logits, Predictor
 from robustok.generators.sampling import LabelDraw
+from robustok.generators.static_memory import StaticMemory, StaticPredictor
 from robustok.generators.token_model import TokenModel
 from robustok.layers import Attention, KVCache, Rotation, axial_angles, rotation
 from robustok.shapes import Labels, Scalar, Tokens
@@ -108,16 +110,24 @@ class LlamaModel(TokenModel):
 
         It goes in raster order and remembers what came before.
         """
-        caches = [KVCache(self.config.tokens) for _ in self.layers]
-        turns = self._rotation(labels.device)
+        return self._predictor(
+            labels, [KVCache(self.config.tokens) for _ in self.layers], self._rotation(labels.device)
+        )
 
+    def static_predictor(self, labels: Labels, memory: StaticMemory) -> StaticPredictor:
+        """The same in memory that stays where it is."""
+        turns = self._rotation(labels.device)
+        turns = Rotation(memory.keep("cos", turns.cos), memory.keep("sin", turns.sin))
+        caches = memory.caches(self.config.tokens, len(self.layers), labels.device)
+        return StaticPredictor(self._predictor(labels, caches, turns), lambda token: None)
+
+    def _predictor(self, labels: Labels, caches: Sequence[KVCache], turns: Rotation) -> Predictor:
         def predict(tokens: Tokens | None) -> Float[Tensor, "b 1 k"]:
-            first = caches[0].filled
             x = labels.new_empty(len(labels), 0) if tokens is None else tokens
             x = self.token_embedding(x)
-            if first == 0:
+            if not caches[0].filled:
                 x = torch.cat([self.label_embedding(labels).unsqueeze(1), x], dim=1)
-            positions = slice(first, first + x.shape[1])
+            positions = caches[0].following(x.shape[1])
             turn = Rotation(turns.cos[positions], turns.sin[positions])
             for layer, cache in zip(self.layers, caches, strict=True):
                 x = layer(x, turn, cache, last=layer is self.layers[-1])

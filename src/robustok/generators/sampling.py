@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robustok.generators.compiled import Rows, compiled_batch, memory_of
 from robustok.generators.fit import check_labels
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Made
@@ -84,14 +86,15 @@ def guidance_scales(config: Sampling, n: int) -> list[float]:
     return [1 + (config.guidance - 1) * rise(s) if s < guided else 1.0 for s in range(n)]
 
 
-def guide(labelled: Distribution, unlabelled: Distribution, scale: float) -> Distribution:
+def guide(labelled: Distribution, unlabelled: Distribution, scale: float | Tensor) -> Distribution:
     """Logits moved away from those without a label (Ho & Salimans 2022, eq. 6); scale 1 is `labelled`."""
-    return unlabelled + scale * (labelled - unlabelled)
+    moved = unlabelled + scale * (labelled - unlabelled)
+    return torch.where(scale == 1, labelled, moved) if isinstance(scale, Tensor) else moved  # to the last digit
 
 
-def probabilities(logits: Distribution, config: Sampling) -> Distribution:
-    """What to draw from: temperature first, then top-k, then top-p; rows sum to 1."""
-    logits = logits.float() / config.temperature
+def probabilities(logits: Distribution, config: Sampling, temperature: Tensor | None = None) -> Distribution:
+    """What to draw from: temperature first, then top-k, then top-p; rows sum to 1. `temperature` goes over `config`."""
+    logits = logits.float() / (config.temperature if temperature is None else temperature)
     if 0 < config.top_k < logits.shape[1]:
         least = logits.topk(config.top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -109,6 +112,24 @@ def draw(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
     cumulative = p.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:]  # ends in exactly 1, so codes of probability 0 are never drawn
     return torch.searchsorted(cumulative, uniform.contiguous().unsqueeze(1), right=True).squeeze(1)
+
+
+def draw_next(
+    logits: Float[Tensor, "rows m k"],
+    uniform: Float[Tensor, "b m"],
+    scale: float | Tensor,
+    temperature: Tensor | None = None,
+    *,
+    config: Sampling,
+    guided: bool,
+) -> tuple[Tokens, Bool[Tensor, ""]]:
+    """Tokens (b m), and whether all probabilities were finite; of guided logits the second half is without labels."""
+    logits = logits.float().flatten(0, 1)
+    if guided:
+        labelled, unlabelled = logits.chunk(2)
+        logits = guide(labelled, unlabelled, scale)
+    p = probabilities(logits, config, temperature)
+    return draw(p, uniform.flatten()).clamp(max=p.shape[1] - 1).view(uniform.shape), p.sum().isfinite()
 
 
 def balanced_labels(count: int, classes: int) -> Labels:
@@ -139,6 +160,7 @@ def sample_tokens(
     tokens: Tokens | None = None,
     null_class: bool = False,
     batch_size: int = 256,
+    compile: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tokens:
     """Tokens of one image per label, on the labels' device.
@@ -146,15 +168,28 @@ def sample_tokens(
     Image i is drawn with random numbers that depend on (seed, first + i) alone. Where `keep` is true the
     given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
     `generator.null_class`, which stands for no class; `null_class` lets it be one. Raises ValueError for others.
+
+    `compile` is a backend of `torch.compile`, for many images on a GPU inductor: the step from token to token is then
+    one compiled function, and a CUDA graph there (`robustok.generators.compiled`); None: it runs as it is written.
+    Raises ValueError where it cannot be compiled, as for models that predict more than one token at a time.
     """
     scales = guidance_scales(config, len(generator.blocks))
+    memory = None if compile is None else memory_of(generator)
 
     def finish(labels: Labels, uniform: Float[Tensor, "b n"], kept: Kept | None) -> Tokens:
-        return _sample_batch(generator, labels, config, scales, uniform, kept)
+        if compile is None:
+            return _sample_batch(generator, labels, config, scales, uniform, kept)
+        keep, tokens = kept or (torch.zeros_like(uniform).bool(), torch.zeros_like(uniform).long())
+        guided = any(scale != 1 for scale in scales)
+        rows = Rows(labels, keep, tokens.long(), uniform)
+        drawn = partial(draw_next, config=config, guided=guided)
+        found, finite = compiled_batch(generator, rows, scales, config.temperature, drawn, guided, compile)
+        _check_finite(finite)
+        return found.to(labels.dtype)
 
     how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
-    n = generator.tokens_per_image
-    return in_batches(finish, generator, labels, n, **how, batch_size=batch_size, progress=progress)
+    how |= {"batch_size": batch_size, "progress": progress, "keep_weight": None if memory is None else memory.keep}
+    return in_batches(finish, generator, labels, generator.tokens_per_image, **how)
 
 
 def in_batches(
@@ -170,6 +205,7 @@ def in_batches(
     null_class: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
+    keep_weight: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Tokens:
     """What `finish` makes of labels, so many uniform numbers of each image and what is kept; `sample_tokens` says how.
 
@@ -191,7 +227,7 @@ def in_batches(
                 f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "
                 f"{generator.codebook_size}; give tokens of the tokenizer that it was trained on"
             )
-        with packed(generator):
+        with packed(generator, keep_weight):
             batch = finish(labels[part].to(device), uniform, kept)
         batches.append(batch.to(labels.device))
         if progress is not None:
@@ -236,19 +272,18 @@ def _sample_batch(
             predict = generator.predictor(both if guided else labels)
         latest = result[:, read : block.start].repeat(2 if guided else 1, 1) if block.start > read else None
         read = block.start
-        logits = predict(latest).float().flatten(0, 1)
-        if guided:
-            labelled, unlabelled = logits.chunk(2)
-            logits = guide(labelled, unlabelled, scale)
-        p = probabilities(logits, config)
-        finite = finite & p.sum().isfinite()
-        tokens = draw(p, uniform[:, block].flatten()).clamp(max=p.shape[1] - 1).view(-1, size)
+        tokens, all_finite = draw_next(predict(latest), uniform[:, block], scale, config=config, guided=guided)
+        finite = finite & all_finite
         if kept is not None:
             tokens = torch.where(kept.keep[:, block], kept.tokens[:, block], tokens)
         result[:, block] = tokens
+    _check_finite(finite)
+    return result
+
+
+def _check_finite(finite: Tensor) -> None:
     if not finite:
         raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
-    return result
 
 
 def _kept_whole(blocks: Sequence[int], kept: Kept | None) -> list[bool]:

@@ -28,16 +28,18 @@ def sample_together(
     sampling: AnySampling,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    compile: str | None = None,
 ) -> Tensor:
     """Tokens or latents of one image per label; several processes share the work where there is enough of it.
 
-    Raises ValueError for settings of the other kind of generator.
+    Raises ValueError for settings of the other kind of generator, and for one that cannot be compiled where it shall.
     """
     shares = labels.tensor_split(world_size()) if len(labels) >= world_size() else None
     own, counts = labels, [len(share) for share in shares or ()]
     if shares is not None:
         own = shares[rank()]
-    drawn = sample(generator, own, sampling, seed=seed, first=sum(counts[: rank()]), progress=progress)
+    first = sum(counts[: rank()])
+    drawn = sample(generator, own, sampling, seed=seed, first=first, compile=compile, progress=progress)
     return drawn if shares is None else gather(drawn, counts)
 
 

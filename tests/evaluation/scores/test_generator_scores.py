@@ -3,6 +3,7 @@ import torch
 from tests.evaluation.scored import CODES, Blocks, Grays, Noise, shades
 
 from robustok.evaluation.metrics.pfid import BLOCK
+from robustok.evaluation.scores import generator_scores
 from robustok.evaluation.scores.difference import unlike
 from robustok.evaluation.scores.generator_scores import score_generator
 from robustok.evaluation.scores.image_scores import score_images, score_pixels
@@ -48,6 +49,26 @@ def test_generator_is_scored_on_its_samples(images):
     assert other.protocol["precision"] == {"sampled": "bfloat16", "decoded": "bfloat16"}
     assert "precision.sampled 'float32' once and 'bfloat16' the other time" in map(str, unlike(scores[0], other))
     assert scores[0].value == pytest.approx(run(70)[0].value, rel=1e-9)
+
+
+def test_a_protocol_says_that_samples_were_compiled_which_may_be_compared(images, monkeypatch):
+    reference, labels, asked = Reference.of(images, shades), torch.arange(20) % 2, []
+    config = Autoregressive(codebook_size=CODES, tokens=4, classes=2, width=64, depth=1, heads=1)
+    generator, real = AutoregressiveModel(config), generator_scores.sample
+    monkeypatch.setattr(
+        generator_scores, "sample", lambda *rest, compile, **how: (asked.append(compile), real(*rest, **how))[1]
+    )
+
+    def run(compile):
+        return score_generator(
+            generator, Blocks(), reference, labels, shades, sampling=Sampling(), batch_size=10, compile=compile
+        )[0]
+
+    plain, compiled = run(None), run("inductor")
+    assert asked == [None, None, "inductor", "inductor"]
+    assert "sampled_by" not in plain.protocol
+    assert compiled.protocol["sampled_by"] == "inductor"
+    assert not unlike(plain, compiled)  # other samples of one distribution
 
 
 class Still:

@@ -26,7 +26,9 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 
 UNDECIDED = 0.013  # fraction of a Frechet distance that one training more or less moves it by (arXiv 2606.20536)
-OF_THE_SYSTEM = frozenset({"sampling", "generated", "codebook_size"})  # entries of a protocol that say what was scored
+OF_THE_SYSTEM = frozenset(  # entries of a protocol that say what was scored; compiled or not, samples are of one kind
+    {"sampling", "sampled_by", "generated", "codebook_size"}
+)
 
 
 class Difference(NamedTuple):

@@ -35,14 +35,17 @@ def score_generator(
     seed: int = 0,
     batch_size: int = 125,
     keep: int = KEPT,
+    compile: str | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Scores by `score_features` of one sampled image per label, the i-th drawn from (seed, i).
 
-    With several feature spaces there is one reference for each, in the same order; images are sampled once. Raises
-    ValueError for a generator that was trained on another tokenizer, and for `sampling` of another kind of generator.
+    With several feature spaces there is one reference for each, in the same order; images are sampled once, compiled by
+    the backend `compile` of `torch.compile` if one is named, as the protocol says then. Raises ValueError for a
+    generator that was trained on another tokenizer, and for `sampling` of another kind of generator.
     """
     how: dict[str, Any] = {"sampling": sampling, "seed": seed, "batch_size": batch_size, "keep": keep}
+    how["compile"] = compile
     return score_decoders(generator, {"": tokenizer}, reference, labels, features, progress=progress, **how)
 
 
@@ -57,6 +60,7 @@ def score_decoders(
     seed: int = 0,
     batch_size: int = 125,
     keep: int = KEPT,
+    compile: str | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Scores by `score_streams` of tokenizers that decode the same samples, which are those of `score_generator`.
@@ -78,7 +82,8 @@ def score_decoders(
     batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
     done = 0
     for at in batches:
-        drawn = sample(generator, labels[at], sampling, seed=seed, first=int(at[0]), batch_size=len(at))
+        how: dict[str, Any] = {"first": int(at[0]), "batch_size": len(at), "compile": compile}
+        drawn = sample(generator, labels[at], sampling, seed=seed, **how)
         for name, tokenizer in decoders.items():
             pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
             for (extract, _), own in zip(spaces, streams, strict=True):
@@ -91,6 +96,7 @@ def score_decoders(
         "sampling": to_plain(sampling),
         "precision": {"sampled": precision(generator), "decoded": precision(first)},
     }
+    about |= {"sampled_by": compile} if compile else {}
 
     def scores() -> list[Score]:
         pairs = zip(spaces, whole, strict=True)
