@@ -202,7 +202,7 @@ def test_what_is_no_reference_is_told():
 
 def test_models_in_double_precision_are_scored_in_single():
     both = tokenizer(), tokenizer().double()
-    single, double = (robustok.score_tokenizer(model, images(16)) for model in both)
+    single, double = (robustok.score_tokenizer(model, images(6), "lite0@32") for model in both)
     assert [score.value for score in double] == [score.value for score in single]
 
 

@@ -40,7 +40,7 @@ def coarse(pixels: torch.Tensor) -> torch.Tensor:
 def tiny(monkeypatch):
     monkeypatch.setattr(scores, "spaces", lambda *_: {"lite0": CustomExtractor(coarse)})
     monkeypatch.setattr(arms, "SAVED", 2)
-    monkeypatch.setattr(arms, "Conv", lambda **sizes: Conv(**sizes | {"channels": (16, 32)}))
+    monkeypatch.setattr(arms, "Conv", lambda **sizes: Conv(**sizes | {"channels": (16, 32, 32)}))
 
 
 def result(folder: Path, arm: str) -> dict:

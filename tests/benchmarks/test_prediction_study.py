@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 
 TINY = arms.Size(
@@ -37,6 +38,7 @@ def coarse(pixels: torch.Tensor) -> torch.Tensor:
 
 def test_a_tiny_study_trains_and_measures_once(monkeypatch, tmp_path):
     monkeypatch.setattr(scores, "spaces", lambda *_: {"lite0": CustomExtractor(coarse)})
+    monkeypatch.setattr(arms, "Conv", lambda **sizes: Conv(**sizes | {"channels": (16, 32, 32)}))  # 16 tokens, not 64
     runs, results = tmp_path / "runs", tmp_path / "results"
     kinds = {"FSQ 1000": study.KINDS["FSQ 1000"]}
     study.run(runs, results, TINY, kinds)

@@ -65,6 +65,7 @@ def test_a_share_that_was_best_too_early_is_dropped(worst, tmp_path):
 
 def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path):
     config = replace(POST, loop=replace(POST.loop, steps=8), sigma="auto", pairs=16, held_out=16)
+    config = replace(config, features="lite0@32")
     result = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True, control=True)
     saved = json.loads((tmp_path / "config.json").read_text())["post_training"]
     assert len(result.tries) == 6

@@ -20,6 +20,8 @@ from robustok.training.held_out import HeldOut
 from robustok.training.post_training import post_train
 from robustok.training.shared_sampling import sampled_in
 
+SMALL = "lite0@32"  # a quarter of the pixels that decide by default
+
 
 def test_only_the_decoder_moves(tmp_path):
     """Byte for byte: encoder and codebook are what they were, and every tensor of the decoder has changed."""
@@ -135,7 +137,7 @@ def test_demo_library_and_command_line_take_one_road():
 
 @pytest.mark.parametrize(("asked", "found"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_pairs_and_models_tell_the_precision_they_were_sampled_in(asked, found, tmp_path):
-    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, sampling_precision=asked)
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, sampling_precision=asked, features=SMALL)
     result = post_train(config, tokenizer(), generator(), images(), tmp_path, control=True, quiet=True)
     assert Pairs(tmp_path / "pairs").precision == found
     assert sampled_in(tmp_path / "held_out.safetensors") == found
@@ -146,7 +148,7 @@ def test_pairs_and_models_tell_the_precision_they_were_sampled_in(asked, found, 
 
 
 def test_held_out_images_are_left_out_or_given_and_decide_alike(tmp_path):
-    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=16)
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=16, features=SMALL)
     everything = images()
     train, held = hold_out(everything, 16)
     models = tokenizer(), generator()
@@ -176,7 +178,7 @@ def test_it_ends_when_looks_find_no_better_decoder(distances, looks, best, tmp_p
 
 
 def test_pairs_of_a_range_have_shares_from_one_end_to_the_other(tmp_path):
-    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=42, held_out=8, sigma=(0.5, 0.9))
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=42, held_out=8, sigma=(0.5, 0.9), features=SMALL)
     result = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
     saved = json.loads((tmp_path / "config.json").read_text())["post_training"]
     assert saved["sigma"] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
@@ -191,7 +193,7 @@ def test_pairs_of_a_range_have_shares_from_one_end_to_the_other(tmp_path):
 def test_free_samples_are_drawn_once_of_every_class_and_trained_on(tmp_path):
     """What they are makes a difference to the decoder, and without terms of pairs they are all that is decoded."""
     free_only = replace(POST.objective, l1=0.0, l2=0.0, perceptual=0.0)
-    short = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, precision="fp32")
+    short = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, precision="fp32", features=SMALL)
     found = {}
     for name, config in {
         "pairs": short,
