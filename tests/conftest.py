@@ -3,6 +3,7 @@
 import atexit
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -19,6 +20,8 @@ gc.set_threshold(10_000, 20, 20)  # a tenth of all time went into looking for ga
 # The numeric tower (PEP 484): an int will do where a float is wanted.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
 install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# What a test's processes would each import and read is there when the forkserver forks them.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.forked"])
 config.update("jaxtyping_remove_typechecker_stack", True)
 
 if standin.SETUP is not None:

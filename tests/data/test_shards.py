@@ -1,10 +1,6 @@
 """Folders of shards: any number of processes, kills, disks without room, what is read and what is not."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,32 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.training.toy import start
 
 from robustok.data import shards
 from robustok.data.shards import Shards, write_shards
 
-WRITER = """
-import sys, time
-from pathlib import Path
-import torch
-from robustok.data.shards import write_shards
 
-folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+def write(folder: Path, seconds: float, name: str) -> None:
+    def make(rows: range) -> dict[str, torch.Tensor]:
+        with (folder / f"made-by-{name}").open("a") as log:
+            log.write(f"{rows.start}\n")
+        time.sleep(seconds)
+        return {"rows": torch.arange(rows.start, rows.stop).view(-1, 1).expand(-1, 3).contiguous()}
 
-def make(rows):
-    with (folder / f"made-by-{sys.argv[3]}").open("a") as log:
-        log.write(f"{rows.start}\\n")
-    time.sleep(seconds)
-    return {"rows": torch.arange(rows.start, rows.stop).view(-1, 1).expand(-1, 3).contiguous()}
-
-print("ready", flush=True)
-write_shards(folder, "rows", {"of": "a test"}, 40, make, shard_size=4)
-"""
-
-
-def writer(folder: Path, seconds: float, name: str) -> subprocess.Popen:
-    words = [sys.executable, "-c", WRITER, str(folder), str(seconds), name]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    write_shards(folder, "rows", {"of": "a test"}, 40, make, shard_size=4)
 
 
 def made(folder: Path) -> list[list[int]]:
@@ -46,18 +30,19 @@ def made(folder: Path) -> list[list[int]]:
 
 def test_processes_share_the_work_and_one_that_is_killed_leaves_nothing(tmp_path):
     """Two at once, one of them killed while it makes a shard: the other one makes it again."""
-    doomed = writer(tmp_path, 60, "doomed")
+    doomed = start(write, tmp_path, 60, "doomed")
     until(lambda: made(tmp_path))
-    other = writer(tmp_path, 0.01, "other")
+    other = start(write, tmp_path, 0.01, "other")
     try:
         until(lambda: len(list(tmp_path.glob("*.safetensors"))) == 9)
-        assert other.poll() is None, "it waits for the shard that the other one is making"
-        doomed.send_signal(signal.SIGKILL)
-        assert other.wait(20) == 0
+        assert other.exitcode is None, "it waits for the shard that the other one is making"
+        doomed.kill()
+        other.join(20)
+        assert other.exitcode == 0
     finally:
         doomed.kill()
         other.kill()
-        doomed.wait()
+        doomed.join()
     mine, others = made(tmp_path)
     assert len(mine) == 1
     assert sorted(others) == list(range(0, 40, 4))  # the unfinished one among them

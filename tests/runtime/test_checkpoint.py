@@ -238,7 +238,6 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path, when: str):
     path = tmp_path / "resume.safetensors"
     save_resume(path, {"step": 1, "weight": torch.ones(1000)})
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo"])
     child = context.Process(target=save_and_die, args=(path, when))
     child.start()
     child.join()

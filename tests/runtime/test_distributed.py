@@ -75,7 +75,6 @@ def averaged(rank: int) -> list[nn.Module]:
 
 
 def test_two_processes_average_gather_and_share_gradients(tmp_path: Path):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(work, (str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in (0, 1):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -39,7 +39,6 @@ def test_neighboring_steps_are_unrelated():
 
 def test_another_process_draws_the_same():
     context = multiprocessing.get_context("forkserver")  # with its own hash seed
-    context.set_forkserver_preload(["torch._dynamo"])
     with context.Pool(1) as pool:
         assert pool.apply(draw, (3, "perturb", 10, 1)) == draw(3, "perturb", 10, 1)
         assert pool.apply(derive, (3, "perturb", 10, 1)) == derive(3, "perturb", 10, 1)

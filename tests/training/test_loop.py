@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -270,7 +269,6 @@ def on_two_ranks(rank: int, folder: Path) -> None:
 
 
 def test_ranks_share_terms_and_stop_together_and_one_writes(tmp_path: Path):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     assert [(row["step"], row["l1"]) for row in rows(tmp_path)] == [(3, 0.5), (6, 0.5), (9, 0.5)]
     assert load_resume(tmp_path / "resume.safetensors")["counts"]["done"] == 8

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.training.tiny import generator, held_out, run_autoencoder, run_main, run_post, tokenizer
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from robustok.generators.sampling import Sampling
@@ -40,7 +40,6 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(work, (str(folder),), nprocs=2, start_method="forkserver")
     return folder
 

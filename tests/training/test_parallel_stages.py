@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from tests.training.parallel_cases import CASES, HALF, RESUMED, STEPS, TOGETHER, work
-from torch import multiprocessing
 from torch.multiprocessing.spawn import start_processes
 
 TOLERANCE = 1e-6
@@ -16,7 +15,6 @@ TOLERANCE = 1e-6
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and two wrote of all cases."""
     folder = tmp_path_factory.mktemp("parallel")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(work, (str(folder),), nprocs=TOGETHER + 1, start_method="forkserver")
     return folder
 

@@ -137,7 +137,9 @@ def test_demo_library_and_command_line_take_one_road():
 
 @pytest.mark.parametrize(("asked", "found"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_pairs_and_models_tell_the_precision_they_were_sampled_in(asked, found, tmp_path):
-    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, sampling_precision=asked, features=SMALL)
+    config = replace(
+        POST, loop=replace(POST.loop, steps=1), pairs=16, held_out=8, sampling_precision=asked, features=SMALL
+    )
     result = post_train(config, tokenizer(), generator(), images(), tmp_path, control=True, quiet=True)
     assert Pairs(tmp_path / "pairs").precision == found
     assert sampled_in(tmp_path / "held_out.safetensors") == found

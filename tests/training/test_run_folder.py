@@ -1,6 +1,5 @@
 """A run's folder: what an earlier run left in it, and another that trains in it: with the toy."""
 
-import multiprocessing
 import re
 import shutil
 import signal
@@ -135,7 +134,6 @@ def on_two_ranks_together(rank: int, folder: Path) -> None:
 
 
 def test_the_processes_of_one_run_hold_its_folder_together(tmp_path: Path):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(on_two_ranks_together, (tmp_path,), nprocs=2, start_method="forkserver")
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -225,12 +224,7 @@ def full_on_two_ranks(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def forkserver() -> None:
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
-
-
 def test_a_full_disk_stops_all_ranks_and_one_says_why(tmp_path: Path):
-    forkserver()
     start_processes(full_on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     assert done_in(tmp_path / "resume.safetensors") == 4
 
@@ -292,7 +286,6 @@ def stopped_on_two_ranks(rank: int, folder: Path) -> None:
 
 
 def test_ranks_stop_together_when_one_is_asked_to(tmp_path: Path):
-    forkserver()
     start_processes(stopped_on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     assert done_in(tmp_path / "resume.safetensors") == 6
 
@@ -307,13 +300,11 @@ def on_disks_of_their_own(rank: int, folder: Path) -> None:
 
 def test_ranks_that_find_different_saves_say_so(tmp_path: Path):
     train(tmp_path / "0")
-    forkserver()
     start_processes(on_disks_of_their_own, (tmp_path,), nprocs=2, start_method="forkserver")
 
 
 def test_a_save_of_many_ranks_is_one_file_for_any_number(tmp_path: Path):
     """What two ranks wrote, one goes on from; that the numbers agree is tested with each stage."""
-    forkserver()
     with pytest.raises(ProcessExitedException):
         start_processes(killed_on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     assert done_in(tmp_path / "resume.safetensors") in (4, 8)
@@ -343,7 +334,6 @@ def cut_over_two_ranks(rank: int, folder: Path) -> None:
 
 
 def test_what_fsdp_cut_is_saved_whole_for_any_number_of_processes(tmp_path: Path):
-    forkserver()
     start_processes(cut_over_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     saved = Saves(tmp_path, {}).load()
     assert saved is not None

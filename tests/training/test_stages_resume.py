@@ -49,7 +49,6 @@ def test_a_killed_stage_ends_bitwise_as_if_nothing_had_happened(name, tmp_path):
     try:
         STAGES[name](tmp_path / "straight")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch._dynamo"])
         child = context.Process(target=killed_at, args=(name, tmp_path / "killed", 5))
         child.start()
         child.join(120)

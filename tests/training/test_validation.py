@@ -1,7 +1,6 @@
 """Scores while training: those of `robustok.evaluation`, on few images, the same on any number of processes."""
 
 import math
-import multiprocessing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -227,7 +226,6 @@ def watch_on_two_ranks(rank: int, folder: Path) -> None:
 
 
 def test_ranks_look_together_and_one_keeps_the_best(tmp_path: Path):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(watch_on_two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     watch(tmp_path / "one")
     one, two = ({row["step"]: row["pfid"] for row in MetricsLog(tmp_path / n).rows()} for n in ("one", "two"))

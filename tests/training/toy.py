@@ -128,7 +128,6 @@ def at_call(number: int, before: Callable[..., Any], wrapped: Callable[..., Any]
 
 def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo"])  # what takes a child longest to import
     child = context.Process(target=target, args=arguments)
     child.start()
     return child

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.evaluation.scored import CODES, Blocks, Classes, Grays, Noise, shades
-from torch import multiprocessing
 from torch.multiprocessing.spawn import start_processes
 
 from robustok.evaluation.decoding import decoded
@@ -74,7 +73,6 @@ def work(rank: int, folder: str, processes: int) -> None:
 
 def test_processes_share_the_images_and_all_have_the_scores_of_one(tmp_path: Path):
     processes = 2
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo"])
     start_processes(work, (str(tmp_path), processes), nprocs=processes, start_method="forkserver")
     alone = [score.to_plain() for score in everything()]
     for rank in range(processes):
