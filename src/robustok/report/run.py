@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,16 @@ class Run:
 
     def setting(self, *endings: str) -> Any:
         """The first setting whose dotted name ends in one of `endings`; None where there is none."""
-        flat = [*flatten(self.config), *flatten(self.stage_configs)]
         for ending in endings:
-            for key, value in flat:
-                if f".{key}".endswith(f".{ending}"):
+            for key, value in self._settings:
+                if key.endswith(f".{ending}"):
                     return value
         return None
+
+    @cached_property
+    def _settings(self) -> list[tuple[str, Any]]:
+        """Dotted names, after a dot, and values: a page asks some twenty times."""
+        return [(f".{key}", value) for part in (self.config, self.stage_configs) for key, value in flatten(part)]
 
 
 def find(records: list[Record], metric: str, **protocol: Any) -> Iterator[Record]:
