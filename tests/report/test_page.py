@@ -182,6 +182,14 @@ def test_what_an_eye_would_say_is_measured_and_told_in_words(html: str):
     assert finest[1:] == ["-2.74", "-2.07", "-1.88", "0.02", "more of it +0.70 to +1.00"]
 
 
+def test_authentic_images_are_counted_among_generated_and_among_real_ones(html: str, page: Page):
+    assert rows(html, "Does it copy?")[1:] == [
+        ["Generated", "96.4", "95.1 to 97.4", "1,000"],
+        ["Real, never trained on", "82.2", "79.8 to 84.5", "1,000"],
+    ]
+    assert "(AuthPct, arXiv 2102.08921), measured in codes of the tokenizer. Fewer than among real" in page.text
+
+
 def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance in each of the 15 cells")
     numbers = [[float(cell) for cell in row[1:]] for row in table[1:]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustok.data.images import ImageSet
 from robustok.data.latent_cache import LatentCache
 from robustok.demo.effects import Seen
+from robustok.demo.scores import training_codes
 from robustok.evaluation.decoding import decoded, encoded
 from robustok.evaluation.metrics.memorization import nearest
 from robustok.evaluation.metrics.pfid import grid
@@ -25,7 +26,7 @@ from robustok.tokenizer.protocol import books_of, codebook_of, codes_of
 ROWS = 4  # images of each class in a grid
 SHOWN = 6  # images that came nearest to real ones by post-training, and as many that went away from them
 WIDE = 40  # side in pixels up to which two such images share a row
-ALIKE, BLOCK = 10, 2000  # images most like training images; of these, how many are looked up at once
+ALIKE = 10  # images most like training images
 NOISE = (0.5, 0.2)  # fraction of the latents that are disturbed in the picture, and the noise's in each
 
 
@@ -109,10 +110,9 @@ def most_alike(
     By the distance of latents, or of the codes of tokens, which are there of all training images; the most alike first.
     """
     own = codes_of(tokenizer, drawn).flatten(1).cpu()
-    known = [codes_of(tokenizer, cache.plain(at)).flatten(1).cpu() for at in torch.arange(len(train)).split(BLOCK)]
-    whole = torch.cat(known)
-    found = nearest(own, whole)
-    order = (own - whole[found]).square().sum(dim=1).argsort()[:count]
+    known = training_codes(tokenizer, cache)
+    found = nearest(own, known)
+    order = (own - known[found]).square().sum(dim=1).argsort()[:count]
     return order, to_pixels(train.images(found[order]))
 
 

@@ -187,6 +187,26 @@ def effects(run: Run) -> Table | None:
     return Table(columns=columns, rows=rows, caption="What an eye would say, measured", kind="dense")
 
 
+def copies(run: Run) -> Table | None:
+    """How many generated images are no copies of training images, beside held-out images, none of which is one."""
+    names = {"authpct": "Generated", "authpct_held_out": "Real, never trained on"}
+    found = {name: record for metric, name in names.items() if (record := run.score(metric))}
+    if not found:
+        return None
+    rows: list[list[Entry]] = [
+        [name, number(record["value"]), interval(record["interval"], 1), count(record["images"])]
+        for name, record in found.items()
+    ]
+    spaces = ", ".join(sorted({str(record["protocol"].get("features")) for record in found.values()}))
+    note = (
+        "Authentic is an image that is farther from its nearest training image than that is from its own nearest "
+        f"(AuthPct, arXiv 2102.08921), measured in {spaces}. Fewer than among real images that were never trained on "
+        "would tell of copies."
+    )
+    columns = ["Images", Column("Authentic", "%"), Column("95 % interval", kind="quiet"), Column("Of", kind="quiet")]
+    return Table(columns=columns, rows=rows, caption="Does it copy?", kind="dense", notes=[note])
+
+
 def figures(run: Run) -> Markup | None:
     """The figures that are no Fréchet distance."""
     dead, codes = run.value("dead_codes"), run.setting("codebook_size")
