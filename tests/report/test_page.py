@@ -14,8 +14,9 @@ import pytest
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.report.images import gallery
 from robustok.report.page import write_report
-from robustok.report.run import GROUPS, Grid, read_run
-from robustok.report.text import BLANK
+from robustok.report.run import GROUPS, Grid, Run, read_run
+from robustok.report.scores import spaces
+from robustok.report.text import BLANK, MINUS
 from robustok.training.validation import STEPS_FILE
 
 SECTIONS = [
@@ -167,6 +168,20 @@ def test_other_scores_of_generated_images_stand_in_one_table(html: str):
         ("Recall", "0.331", "0.338", "0.352"),
         ("KID", "0.0912", "0.0871", "0.0744"),
     ]
+
+
+def test_what_changed_in_a_space_is_written_with_one_kind_of_minus():
+    found = {"lite0": {"recall": (0.114, 0.112), "precision": (0.4, 0.5)}, "lite2": {"gfid": (20.0, 15.0)}}
+    scores = [
+        {"metric": f"{name}_{decoder}", "value": value, "interval": None, "protocol": {"features": space}}
+        for space, of in found.items()
+        for name, values in ({"gfid": (30.0, 27.0)} | of).items()
+        for decoder, value in zip(("before", "after"), values, strict=True)
+    ]
+    table = spaces(Run(name="x", scores=scores))
+    assert table is not None
+    last = {(row[0].text, row[-1].text) for row in table.cells}
+    assert last >= {("Recall", f"{MINUS}0.002"), ("Precision", "+0.100"), ("gFID", f"{MINUS}25.0{NB}%")}
 
 
 def test_what_an_eye_would_say_is_measured_and_told_in_words(html: str):
@@ -350,6 +365,12 @@ def test_figures_share_a_line_while_they_stay_readable(columns: int, group: str,
     assert f'class="gallery abreast-{abreast}"' in html
     assert html.count(f'width="{width}"') == 3
     assert html.count(f"width:{width}px") == 3
+
+
+def test_pairs_are_as_large_as_the_room_is_wide():
+    html = gallery([Grid(png=png(256, 256), title="x", columns=4, cell=64, group="pairs")])
+    assert html is not None
+    assert 'width="768" height="768"' in html  # three times 256
 
 
 def test_large_images_keep_their_size_and_are_smoothed():

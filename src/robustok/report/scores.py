@@ -49,8 +49,8 @@ def _percent(value: float, signed: bool) -> str:
     return signed_percent(value) if signed else percent(value)
 
 
-def _decimal(value: float, signed: bool) -> str:
-    return ("+" if signed and value > 0 else "") + number(value, 2)
+def _decimal(value: float, signed: bool, places: int = 2) -> str:
+    return ("+" if signed and value > 0 else "") + number(value, places)
 
 
 EYE: dict[str, tuple[str, Written, str, str]] = {  # metric: unit, how it is written, falling and rising in words
@@ -153,7 +153,7 @@ def spaces(run: Run) -> Table | None:
                 continue
             places, last = decimals(max(known)), gain(run, metric, "after", features=space)
             if metric in FRACTIONS:
-                places, last = 3, Cell(None if before is None or after is None else f"{after - before:+.3f}")
+                places, last = 3, Cell(None if before is None or after is None else _decimal(after - before, True, 3))
             head = Cell(metric_named(metric).label, f"{metric_named(metric).better} is better")
             rows.append([head, *(number(values[decoder], places) for decoder in shown), last])
     change_column = Column("After", "against before, paired 95 %", kind="value")
@@ -203,7 +203,8 @@ def copies(run: Run) -> Table | None:
         f"(AuthPct, arXiv 2102.08921), measured in {spaces}. Fewer than among real images that were never trained on "
         "would tell of copies."
     )
-    columns = ["Images", Column("Authentic", "%"), Column("95 % interval", kind="quiet"), Column("Of", kind="quiet")]
+    quiet = (Column("95 % interval", kind="quiet"), Column("Of", kind="quiet"))
+    columns: list[Column | str] = ["Images", Column("Authentic", "%"), *quiet]
     return Table(columns=columns, rows=rows, caption="Does it copy?", kind="dense", notes=[note])
 
 
