@@ -205,6 +205,17 @@ def test_authentic_images_are_counted_among_generated_and_among_real_ones(html: 
     assert "(AuthPct, arXiv 2102.08921), measured in codes of the tokenizer. Fewer than among real" in page.text
 
 
+def test_a_decoder_that_was_kept_changes_nothing_to_the_eye(run_copy: Path):
+    records = json.loads((run_copy / "scores.json").read_text())
+    changed = [
+        r | {"value": 0.0, "interval": [0.0, 0.0]} if r["metric"].endswith("_difference") else r for r in records
+    ]
+    (run_copy / "scores.json").write_text(json.dumps(changed))
+    write_report(run_copy)
+    table = rows((run_copy / "report.html").read_text(), "What an eye would say")
+    assert {row[-1].split(":")[0] for row in table[1:]} == {"nothing"}
+
+
 def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance in each of the 15 cells")
     numbers = [[float(cell) for cell in row[1:]] for row in table[1:]]
