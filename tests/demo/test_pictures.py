@@ -1,12 +1,19 @@
 """The grids of a demo's page."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
-from tests.training.tiny import cache, images, tokenizer
+from PIL import Image
+from tests.training.tiny import MAIN, cache, images, tokenizer
 
-from robustok.demo.pictures import most_alike
+from robustok.data.images import FashionMNIST
+from robustok.demo.pictures import most_alike, pixels, write_pictures
 from robustok.shapes import to_pixels
+from robustok.tokenizer.tokenizer import Tokenizer
 
 
 def test_copies_are_found_among_all_training_images(tmp_path: Path):
@@ -19,3 +26,21 @@ def test_copies_are_found_among_all_training_images(tmp_path: Path):
     assert order[:2].tolist() == [7, 3]
     assert (len(order), shown.shape) == (5, (5, 3, 32, 32))
     assert torch.equal(shown[:2], to_pixels(train.images(torch.tensor([40, 11]))))
+
+
+@pytest.mark.parametrize(("side", "columns"), [(32, 10), (64, 5)])
+def test_each_pair_stands_one_above_the_other_in_as_many_rows_as_it_takes_to_see_it(
+    tmp_path: Path, side: int, columns: int
+):
+    before, after = (Tokenizer(replace(MAIN.tokenizer, image_size=side)).eval() for _ in range(2))
+    real = FashionMNIST("validation", side).subset(torch.arange(60))
+    drawn, labels = torch.randint(32, (20, before.tokens_per_image)), torch.arange(20) % 10
+    write_pictures(tmp_path, real=real, before=before, after=after, drawn=drawn, labels=labels, seed=0)
+    entries = {grid["file"]: grid for grid in json.loads((tmp_path / "images.json").read_text())["grids"]}
+    assert entries["pairs.png"]["columns"] == columns
+    assert len(entries["pairs.png"]["labels"]) in (0, columns)
+    sheet = torch.from_numpy(np.array(Image.open(tmp_path / "pairs.png")))
+    cells = sheet.unflatten(0, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3)  # row, column, channels
+    of_rows = [pixels(model, drawn[:10]).split(columns) for model in (before, after)]
+    wanted = [rows[line] for line in range(10 // columns) for rows in of_rows]
+    assert torch.equal(cells, torch.stack(wanted))

@@ -14,8 +14,9 @@ import pytest
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.report.images import gallery
 from robustok.report.page import write_report
-from robustok.report.run import GROUPS, Grid, read_run
-from robustok.report.text import BLANK
+from robustok.report.run import GROUPS, Grid, Run, read_run
+from robustok.report.scores import spaces
+from robustok.report.text import BLANK, MINUS
 from robustok.training.validation import STEPS_FILE
 
 SECTIONS = [
@@ -169,6 +170,20 @@ def test_other_scores_of_generated_images_stand_in_one_table(html: str):
     ]
 
 
+def test_what_changed_in_a_space_is_written_with_one_kind_of_minus():
+    found = {"lite0": {"recall": (0.114, 0.112), "precision": (0.4, 0.5)}, "lite2": {"gfid": (20.0, 15.0)}}
+    scores = [
+        {"metric": f"{name}_{decoder}", "value": value, "interval": None, "protocol": {"features": space}}
+        for space, of in found.items()
+        for name, values in ({"gfid": (30.0, 27.0)} | of).items()
+        for decoder, value in zip(("before", "after"), values, strict=True)
+    ]
+    table = spaces(Run(name="x", scores=scores))
+    assert table is not None
+    last = {(row[0].text, row[-1].text) for row in table.cells}
+    assert last >= {("Recall", f"{MINUS}0.002"), ("Precision", "+0.100"), ("gFID", f"{MINUS}25.0{NB}%")}
+
+
 def test_what_an_eye_would_say_is_measured_and_told_in_words(html: str):
     typed = str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{MINUS SIGN}": "-"})
     table = [[cell.translate(typed) for cell in row] for row in rows(html, "What an eye would say")]
@@ -180,6 +195,25 @@ def test_what_an_eye_would_say_is_measured_and_told_in_words(html: str):
     assert contrast[5].startswith("within the noise")
     assert detail[5] == "detail nearer to real images' -1.30 to -0.90"
     assert finest[1:] == ["-2.74", "-2.07", "-1.88", "0.02", "more of it +0.70 to +1.00"]
+
+
+def test_authentic_images_are_counted_among_generated_and_among_real_ones(html: str, page: Page):
+    assert rows(html, "Does it copy?")[1:] == [
+        ["Generated", "96.4", "95.1 to 97.4", "1,000"],
+        ["Real, never trained on", "82.2", "79.8 to 84.5", "1,000"],
+    ]
+    assert "(AuthPct, arXiv 2102.08921), measured in codes of the tokenizer. Fewer than among real" in page.text
+
+
+def test_a_decoder_that_was_kept_changes_nothing_to_the_eye(run_copy: Path):
+    records = json.loads((run_copy / "scores.json").read_text())
+    changed = [
+        r | {"value": 0.0, "interval": [0.0, 0.0]} if r["metric"].endswith("_difference") else r for r in records
+    ]
+    (run_copy / "scores.json").write_text(json.dumps(changed))
+    write_report(run_copy)
+    table = rows((run_copy / "report.html").read_text(), "What an eye would say")
+    assert {row[-1].split(":")[0] for row in table[1:]} == {"nothing"}
 
 
 def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
@@ -342,6 +376,12 @@ def test_figures_share_a_line_while_they_stay_readable(columns: int, group: str,
     assert f'class="gallery abreast-{abreast}"' in html
     assert html.count(f'width="{width}"') == 3
     assert html.count(f"width:{width}px") == 3
+
+
+def test_pairs_are_as_large_as_the_room_is_wide():
+    html = gallery([Grid(png=png(256, 256), title="x", columns=4, cell=64, group="pairs")])
+    assert html is not None
+    assert 'width="768" height="768"' in html  # three times 256
 
 
 def test_large_images_keep_their_size_and_are_smoothed():

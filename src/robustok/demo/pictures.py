@@ -12,9 +12,11 @@ from torch import Tensor
 from robustok.data.images import ImageSet
 from robustok.data.latent_cache import LatentCache
 from robustok.demo.effects import Seen
+from robustok.demo.scores import training_codes
 from robustok.evaluation.decoding import decoded, encoded
 from robustok.evaluation.metrics.memorization import nearest
 from robustok.evaluation.metrics.pfid import grid
+from robustok.report.text import percent, signed_percent
 from robustok.runtime.checkpoint import write_bytes, write_json
 from robustok.runtime.seeding import stream
 from robustok.shapes import Pixels, to_pixels
@@ -24,8 +26,8 @@ from robustok.tokenizer.protocol import books_of, codebook_of, codes_of
 
 ROWS = 4  # images of each class in a grid
 SHOWN = 6  # images that came nearest to real ones by post-training, and as many that went away from them
-WIDE = 40  # side in pixels up to which two such images share a row
-ALIKE, BLOCK = 10, 2000  # images most like training images; of these, how many are looked up at once
+WIDE = 40  # side in pixels up to which two such images share a row, and pairs one of every class
+ALIKE = 10  # images most like training images
 NOISE = (0.5, 0.2)  # fraction of the latents that are disturbed in the picture, and the noise's in each
 
 
@@ -51,14 +53,8 @@ def write_pictures(
     """
     classes, entries = len(real.classes), list[dict[str, Any]]()
 
-    def add(name: str, title: str, caption: str, images: Pixels, group: str = "overview") -> None:
-        how: dict[str, Any] = (
-            {"columns": 6 if images.shape[-1] <= WIDE else 3}
-            if group == "changed"
-            else {"columns": len(images) // 2}
-            if group == "nearest"
-            else {"columns": classes, "labels": real.classes}
-        )
+    def add(name: str, title: str, caption: str, images: Pixels, group: str = "overview", columns: int = 0) -> None:
+        how: dict[str, Any] = {"columns": columns} if columns else {"columns": classes, "labels": real.classes}
         entries.append(write_grid(folder, name, title, caption, images, group=group, **how))
 
     shown = one_of_each(real.labels, classes, ROWS)
@@ -76,8 +72,12 @@ def write_pictures(
     add("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, generated))
     add("generated_after", "Generated, after", f"{same}, post-trained decoder.", pixels(after, generated))
     few = drawn[one_of_each(labels, classes, 1)]
+    lines = 2 if originals.shape[-1] > WIDE and classes % 2 == 0 else 1
+    pair = torch.stack([pixels(model, few).unflatten(0, (lines, -1)) for model in (before, after)], dim=1).flatten(0, 2)
     rows = "Upper row: original decoder. Lower row: post-trained decoder."
-    add("pairs", f"{same}, both decoders", rows, torch.cat([pixels(before, few), pixels(after, few)]), group="pairs")
+    if lines > 1:
+        rows = "First and third row: original decoder. Below each: post-trained decoder."
+    add("pairs", f"{same}, both decoders", rows, pair, group="pairs", columns=classes // lines if lines > 1 else 0)
     if seen is not None:
         order = (seen.after - seen.before).argsort()
         for name, title, some in (
@@ -89,15 +89,16 @@ def write_pictures(
             triplets = torch.stack([*both, of_real], dim=1).flatten(0, 1)
             caption = f"Before, after, and the real image nearest to it in {seen.space}, in which nothing was trained. "
             moved = (seen.after[some] / seen.before[some].clamp_min(1e-12) - 1).tolist()
-            caption += f"{len(order)} were looked at; the distance of these to the nearest real image changed by "
-            caption += ", ".join(f"{change:+.0%}" for change in moved) + "."
-            add(name, title, caption, triplets, group="changed")
+            caption += f"{len(order):,} were looked at; the distance of these to the nearest real image changed by "
+            caption += ", ".join(map(signed_percent, moved)) + "."
+            columns = 6 if originals.shape[-1] <= WIDE else 3
+            add(name, title, caption, triplets, group="changed", columns=columns)
     if train is not None and cache is not None:
         alike, nearest_images = most_alike(before, drawn, train, cache)
-        caption = f"Of {len(drawn)} generated images those whose latents are nearest to a training image's, of all "
+        caption = f"Of {len(drawn):,} generated images those whose latents are nearest to a training image's, of all "
         caption += f"{len(train):,}. Upper row: post-trained decoder. Lower row: the training image."
         pairs = torch.cat([pixels(after, drawn[alike]), nearest_images])
-        add("nearest", "Nearest training images", caption, pairs, group="nearest")
+        add("nearest", "Nearest training images", caption, pairs, group="nearest", columns=len(alike))
     write_json(folder / "images.json", {"grids": entries})
 
 
@@ -109,10 +110,9 @@ def most_alike(
     By the distance of latents, or of the codes of tokens, which are there of all training images; the most alike first.
     """
     own = codes_of(tokenizer, drawn).flatten(1).cpu()
-    known = [codes_of(tokenizer, cache.plain(at)).flatten(1).cpu() for at in torch.arange(len(train)).split(BLOCK)]
-    whole = torch.cat(known)
-    found = nearest(own, whole)
-    order = (own - whole[found]).square().sum(dim=1).argsort()[:count]
+    known = training_codes(tokenizer, cache)
+    found = nearest(own, known)
+    order = (own - known[found]).square().sum(dim=1).argsort()[:count]
     return order, to_pixels(train.images(found[order]))
 
 
@@ -130,12 +130,12 @@ def disturbed(tokenizer: Any, own: Tensor, seed: int) -> tuple[Tensor, str]:
     if (codebook := codebook_of(tokenizer)) is not None:
         cell = grid(len(codebook) // books_of(tokenizer))[-2]
         noisy = perturb(own, neighbors(codebook, cell.delta, books_of(tokenizer)), cell.alpha, 1.0, generator=generator)
-        return noisy, f"{cell.alpha:.0%} of the tokens replaced by one of the {cell.delta} nearest codes"
+        return noisy, f"{percent(cell.alpha, 0)} of the tokens replaced by one of the {cell.delta} nearest codes"
     alpha, strength = NOISE
     chosen = chosen_tokens(len(own), own.shape[1], alpha, 1.0, generator=generator)
     noise = channel_std(own) * torch.randn(own.shape, generator=generator)
     noisy = interpolate_noise(own, noise, chosen, torch.full((len(own),), strength))
-    return noisy, f"{alpha:.0%} of the latents mixed with {strength:.0%} of noise"
+    return noisy, f"{percent(alpha, 0)} of the latents mixed with {percent(strength, 0)} of noise"
 
 
 def pixels(tokenizer: Any, drawn: Tensor) -> Pixels:

@@ -17,6 +17,7 @@ from robustok.demo.plan import NAMES, plan_in_words, planned
 from robustok.demo.run_state import RunState
 from robustok.demo.scores import (
     SPACES,
+    copy_scores,
     demo_spaces,
     generation_scores,
     how_generated,
@@ -117,6 +118,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
             scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
         tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
+        state.scores("copies", lambda: copy_scores(tokenizer, drawn, images, cache, how))
         # Computed after the pictures are written, so where these scores are the pictures are.
         state.scores("effects", lambda: see_and_show(config, decoders, drawn, images, cache, how, out))
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)

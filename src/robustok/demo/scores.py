@@ -1,4 +1,6 @@
-"""The demo's scores: of the tokenizer; of generated images in the space that was trained in and in two others."""
+"""The demo's scores: of the tokenizer; of generated images in the space that was trained in and in two others, and of
+what they copy.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,19 +10,25 @@ import torch
 from torch import Tensor
 
 from robustok.backbones.vgg import VGGHED
+from robustok.data.latent_cache import LatentCache
 from robustok.demo.config import Demo, DemoImages
-from robustok.evaluation.decoding import decoded, precision
+from robustok.evaluation.decoding import decoded, encoded, precision
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import extractor
+from robustok.evaluation.metrics.memorization import auth_percent
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
 from robustok.evaluation.scores.generator_scores import score_streams
+from robustok.evaluation.scores.intervals import fraction_interval
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.configs import to_plain
+from robustok.tokenizer.protocol import codes_of
 from robustok.training.shared_sampling import sampled_in
 
 SPACES = ("lite0", "lite2", "vgg-hed")  # lite0 first: of several scores of one name, the first is the headline
+COMPARED = 1_000  # generated and validation images, at most, that are compared with all training images
+BLOCK = 2_000  # training images whose codes are looked up at once
 
 Space: TypeAlias = tuple[Extractor, Reference]
 
@@ -89,3 +97,30 @@ def _streams(pixels: Iterable[Tensor], extracts: Sequence[Extractor]) -> list[Fe
             stream.add(extracted(extract, batch), torch.arange(count, count + len(batch)))
         count += len(batch)
     return streams
+
+
+def copy_scores(
+    tokenizer: Any, drawn: Tensor, images: DemoImages, cache: LatentCache, how: dict[str, Any]
+) -> list[Score]:
+    """AuthPct of generated images, and of validation images, which are no copies: does the generator copy?
+
+    By distances of latents, or of the codes of tokens: those of all training images are there, whatever the decoder.
+    Training images are taken as they are; mirrored, a symmetric one would be its own nearest other.
+    """
+    count = min(COMPARED, len(drawn), len(images.scored))
+    known = training_codes(tokenizer, cache)
+    real = encoded(tokenizer, images.scored.images(torch.arange(count)))
+    space = f"{'latents' if cache.codebook_size is None else 'codes'} of the tokenizer"
+    scores = []
+    for metric, latents, made in (("authpct", drawn[:count], how), ("authpct_held_out", real, {})):
+        value = auth_percent(generated=codes_of(tokenizer, latents).flatten(1).cpu(), train=known)
+        low, high = fraction_interval(value / 100, count)
+        about = {**made, "features": space, "train": images.train.describe()}
+        scores.append(Score(metric=metric, value=value, interval=(100 * low, 100 * high), images=count, protocol=about))
+    return scores
+
+
+def training_codes(tokenizer: Any, cache: LatentCache) -> Tensor:
+    """The latents of all training images, or the codes of their tokens: (b, n d)."""
+    parts = torch.arange(len(cache)).split(BLOCK)
+    return torch.cat([codes_of(tokenizer, cache.plain(part)).flatten(1).cpu() for part in parts])

@@ -30,5 +30,5 @@ def _room(abreast: int) -> int:
 def _scale(grid: Grid, room: int) -> int:
     """Pixels of the screen that a pixel of the image becomes, along each side."""
     width, height = grid.size
-    tallest = TALLEST if grid.group != "changed" else TALL
+    tallest = TALL if grid.group in ("pairs", "changed") else TALLEST
     return max(1, min(room // width, tallest // height)) if grid.small else 1

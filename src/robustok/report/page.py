@@ -14,7 +14,7 @@ from robustok.report.curves import codebook_use, held_out, losses
 from robustok.report.images import gallery
 from robustok.report.protocol import costs, protocol
 from robustok.report.run import GROUPS, STAGES, Run, read_run
-from robustok.report.scores import distances, effects, figures, generated, heat_map, spaces
+from robustok.report.scores import copies, distances, effects, figures, generated, heat_map, spaces
 from robustok.runtime.checkpoint import write_bytes
 
 
@@ -49,7 +49,7 @@ def sections(run: Run) -> dict[str, Sequence[Any]]:
         "images": images["overview"],
         "pairs": [effects(run), *images["pairs"]],
         "changed": images["changed"],
-        "nearest": images["nearest"],
+        "nearest": [copies(run), *images["nearest"]],
         "pfid": [heat_map(run)],
         "ablation": ablation(run),
         "losses": losses(run),

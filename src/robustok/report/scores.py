@@ -49,8 +49,8 @@ def _percent(value: float, signed: bool) -> str:
     return signed_percent(value) if signed else percent(value)
 
 
-def _decimal(value: float, signed: bool) -> str:
-    return ("+" if signed and value > 0 else "") + number(value, 2)
+def _decimal(value: float, signed: bool, places: int = 2) -> str:
+    return ("+" if signed and value > 0 else "") + number(value, places)
 
 
 EYE: dict[str, tuple[str, Written, str, str]] = {  # metric: unit, how it is written, falling and rising in words
@@ -153,7 +153,7 @@ def spaces(run: Run) -> Table | None:
                 continue
             places, last = decimals(max(known)), gain(run, metric, "after", features=space)
             if metric in FRACTIONS:
-                places, last = 3, Cell(None if before is None or after is None else f"{after - before:+.3f}")
+                places, last = 3, Cell(None if before is None or after is None else _decimal(after - before, True, 3))
             head = Cell(metric_named(metric).label, f"{metric_named(metric).better} is better")
             rows.append([head, *(number(values[decoder], places) for decoder in shown), last])
     change_column = Column("After", "against before, paired 95 %", kind="value")
@@ -173,6 +173,7 @@ def effects(run: Run) -> Table | None:
         paired = run.score(f"{metric}_difference", **{"from": "before", "to": "after"})
         ends = paired["interval"] if paired else None
         words = "within the noise" if not ends or ends[0] <= 0 <= ends[1] else less if ends[1] < 0 else more
+        words = "nothing: the original decoder was kept" if ends and not any(ends) else words
         span = f"{written(ends[0], True)} to {written(ends[1], True)}" if ends else ""
         known = [None if value is None else written(value, False) for value in (values[name] for name in shown)]
         real = run.value(f"{metric}_floor")
@@ -185,6 +186,27 @@ def effects(run: Run) -> Table | None:
         Column("What changed", "paired 95 %", kind="value"),
     ]
     return Table(columns=columns, rows=rows, caption="What an eye would say, measured", kind="dense")
+
+
+def copies(run: Run) -> Table | None:
+    """How many generated images are no copies of training images, beside held-out images, none of which is one."""
+    names = {"authpct": "Generated", "authpct_held_out": "Real, never trained on"}
+    found = {name: record for metric, name in names.items() if (record := run.score(metric))}
+    if not found:
+        return None
+    rows: list[list[Entry]] = [
+        [name, number(record["value"]), interval(record["interval"], 1), count(record["images"])]
+        for name, record in found.items()
+    ]
+    spaces = ", ".join(sorted({str(record["protocol"].get("features")) for record in found.values()}))
+    note = (
+        "Authentic is an image that is farther from its nearest training image than that is from its own nearest "
+        f"(AuthPct, arXiv 2102.08921), measured in {spaces}. Fewer than among real images that were never trained on "
+        "would tell of copies."
+    )
+    quiet = (Column("95 % interval", kind="quiet"), Column("Of", kind="quiet"))
+    columns: list[Column | str] = ["Images", Column("Authentic", "%"), *quiet]
+    return Table(columns=columns, rows=rows, caption="Does it copy?", kind="dense", notes=[note])
 
 
 def figures(run: Run) -> Markup | None:

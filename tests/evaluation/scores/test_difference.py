@@ -57,6 +57,13 @@ def test_a_decoder_that_only_adds_noise_of_its_own_decides_nothing():
     assert "within the noise, so this decides nothing" in difference.in_words()
 
 
+def test_a_decoder_against_itself_is_the_same():
+    same = paired_difference(stream(cloud(500, 1)), stream(cloud(500, 1)), REFERENCE)
+    assert (same.value, same.interval) == (0, (0, 0))
+    assert "(+0.0%): the same, image by image; 95 % interval" in same.in_words()
+    assert "(+0.0%): the same, seed by seed;" in Difference(3.0, 3.0, (0.0, 0.0), "seeds").in_words()
+
+
 def test_seeds():
     difference = seeds_difference([10.0, 12.0, 11.0], [9.0, 10.9, 10.1])
     assert difference.value == pytest.approx(-1)

@@ -67,6 +67,8 @@ class Difference(NamedTuple):
         )
 
     def _verdict(self) -> str:
+        if self.value == 0 and not any(self.interval):  # of a decoder that was kept, against itself
+            return "the same, image by image" if self.over == "images" else "the same, seed by seed"
         if self.within_noise:
             return "within the noise, so this decides nothing"
         direction, better = "lower" if self.value < 0 else "higher", metric_named(self.metric).better
