@@ -8,6 +8,7 @@ from typing import Any
 import prediction_page
 import pytest
 from correlation import Estimate
+from main_training_arms import QUEUE
 from prediction_page import ENOUGH, JUDGED_IN, SPACES, Row, area, candidates, judged, page, read, winner, write
 
 SIGMAS = (0, 0.25, 0.5, 0.75)
@@ -55,7 +56,7 @@ def test_a_combination_that_holds_is_found_and_too_few_tokenizers_are_called_not
     (tmp_path / "candidates" / "99.json").write_text('{"probe": 3.0}')  # is being measured
     write(tmp_path, tmp_path / "none", [f"VQ {number}" for number in range(20)], seed=0)
     text = (tmp_path / "README.md").read_text()
-    assert "Not finished: 16 of 46 tokenizers** (16 of 20 new ones, 0 of 26" in text
+    assert f"Not finished: 16 of {20 + len(QUEUE)} tokenizers** (16 of 20 new ones, 0 of {len(QUEUE)}" in text
     assert "with 15 different sets of tokens" in text
     assert "One tokenizer of each latent space: 15, fewer than the 16" in text
     line = next(line for line in text.splitlines() if line.startswith("- All tokenizers (16)"))
@@ -80,7 +81,7 @@ def test_a_score_that_is_missing_in_a_space_leaves_the_tokenizer_out_there(tmp_p
 
 
 def test_without_any_result_there_is_a_page(tmp_path):
-    assert "Not finished: 0 of 27 tokenizers" in "\n".join(page(tmp_path, tmp_path, ["VQ 256"], 0))
+    assert f"Not finished: 0 of {1 + len(QUEUE)} tokenizers" in "\n".join(page(tmp_path, tmp_path, ["VQ 256"], 0))
 
 
 def test_the_area_is_that_under_the_trapezoids():
