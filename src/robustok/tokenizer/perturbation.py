@@ -157,7 +157,7 @@ class Draw(NamedTuple):
     """Which tokens are replaced, and by which of their neighbors: drawn before any token is known."""
 
     chosen: TokenMask  # (b, n)
-    rank: Tensor  # (b, n), column of the neighbor table
+    rank: Tensor  # (b, n), column of the neighbor table; where a pilot draws, the uniform number that it draws by
 
 
 def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:

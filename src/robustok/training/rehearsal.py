@@ -5,7 +5,6 @@ around them as a generator's do, which codes drawn among a token's neighbors do 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -14,10 +13,12 @@ from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Kept, Sampling, finish_tokens
 from robustok.runtime.seeding import stream
-from robustok.shapes import Labels, TokenMask, Tokens
+from robustok.shapes import Codebook, TokenMask, Tokens
 from robustok.tokenizer.perturbation import Perturbation, check_fractions
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 from robustok.training.pilot import Pilot, new_pilot, tokens_of, train_pilot
+
+CLASSES = 1  # that a pilot has at least; it learns and draws of none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +48,20 @@ def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | Non
         )
     rows = torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
     tokens = tokens_of(tokenizer, images, rows)
-    model: Any = empty_pilot(config, tokenizer)
-    return train_pilot(config, tokens, no_class(model, tokens), model.codebook_size, 1, seed=seed)
+    nothing = torch.full_like(tokens[:, 0], CLASSES)  # the null class of a pilot of so many
+    return train_pilot(config, tokens, nothing, len(_codebook(tokenizer)), CLASSES, seed=seed)
 
 
 def empty_pilot(config: Rehearsed, tokenizer: TokenizerLike) -> AutoregressiveModel:
     """A pilot before its training."""
+    codebook = _codebook(tokenizer)
+    return new_pilot(config, tokenizer.tokens_per_image, len(codebook), CLASSES).to(codebook.device)
+
+
+def _codebook(tokenizer: TokenizerLike) -> Codebook:
     codebook = codebook_of(tokenizer)
     assert codebook is not None, "only tokens are rehearsed"
-    return new_pilot(config, tokenizer.tokens_per_image, len(codebook), 1).to(codebook.device)
-
-
-def no_class(pilot: GeneratorLike, tokens: Tokens) -> Labels:
-    """Labels of no class, one for each image."""
-    return torch.full_like(tokens[:, 0], pilot.null_class)
+    return codebook
 
 
 @torch.no_grad()
@@ -71,7 +72,8 @@ def rehearse(
 
     Of several codebooks, one below the other, a code of another one than the token's does not take its place.
     """
-    drawn = finish_tokens(pilot, no_class(pilot, tokens), Sampling(), uniform, Kept(~chosen, tokens))
+    nothing = torch.full_like(tokens[:, 0], pilot.null_class)
+    drawn = finish_tokens(pilot, nothing, Sampling(), uniform, Kept(~chosen, tokens))
     books = books_of(tokenizer)
     size = pilot.codebook_size // books
     return torch.where(chosen & (drawn // size == tokens // size), drawn, tokens) if books > 1 else drawn
