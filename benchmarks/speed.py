@@ -79,7 +79,7 @@ class Row:
     other: str  # what it is compared with
     seconds: float
     other_seconds: float
-    share: str = ""  # of what the machine's matrix products allow
+    share: str = ""  # of what the machine's matrix products, and its memory, allow
 
 
 class GrowingCache(KVCache):
@@ -133,6 +133,12 @@ def peak(dtype: torch.dtype) -> float:
     return 2 * 1024**3 / min(shortest(lambda: a @ b)[0] for _ in range(4))
 
 
+def bandwidth() -> float:
+    """Bytes/s at which numbers are read that no cache holds."""
+    numbers = torch.ones(2**27)
+    return 4 * len(numbers) / min(shortest(lambda: numbers.sum())[0] for _ in range(4))
+
+
 def rar(sizes: Sizes, tokens: int = 0) -> AutoregressiveModel:
     """A frozen RAR of random weights."""
     heads, n = max(1, sizes.width // 64), tokens or sizes.tokens
@@ -164,8 +170,17 @@ def products(model: AutoregressiveModel, batch: int) -> float:
     return 2.0 * rows * model.tokens_per_image
 
 
+def traffic(model: AutoregressiveModel, batch: int, bf16: bool) -> float:
+    """Bytes that a batch of guided samples reads at the least: weights once a token, and keys and values so far."""
+    maps = {name: part.weight.numel() for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    weights = sum(count for name, count in maps.items() if "modulation" not in name)
+    n, c = model.tokens_per_image, model.config
+    held = 2 * batch * 2 * c.depth * c.width * (n + 1) / 2
+    return n * (weights + held) * (2 if bf16 else 4)
+
+
 def sampling(sizes: Sizes, peer: str) -> Iterator[Row]:
-    model = rar(sizes)
+    model, read = rar(sizes), bandwidth()
     limits = {False: peak(torch.float32), True: peak(torch.bfloat16)}
     for batch in sizes.batches:
         labels = torch.arange(batch) * 7 % 1000
@@ -176,7 +191,8 @@ def sampling(sizes: Sizes, peer: str) -> Iterator[Row]:
         *taken, whole, half = shortest(*others.values(), *ours)
         for other, seconds in zip(others, taken, strict=True):
             for bf16, mine in ((False, whole), (True, half)):
-                share = f"{products(model, batch) / mine / limits[bf16]:.0%}"
+                limit = products(model, batch) / limits[bf16], traffic(model, batch, bf16) / read
+                share = ", ".join(f"{least / mine:.0%}" for least in limit)
                 name = f"sampling, {batch} images, {'bfloat16' if bf16 else 'float32'}"
                 yield Row(name, other, mine, seconds, share)
 
@@ -317,7 +333,7 @@ def machine() -> str:
     gflops = ", ".join(f"{peak(t) / 1e9:.0f} in {str(t).split('.')[1]}" for t in (torch.float32, torch.bfloat16))
     return (
         f"{name}, {cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"GFLOP/s of a matrix product: {gflops}"
+        f"GFLOP/s of a matrix product: {gflops}; GB/s read from memory: {bandwidth() / 1e9:.0f}"
     )
 
 
@@ -336,7 +352,7 @@ def main(words: list[str] | None = None) -> None:
             times = [f"{1000 * row.seconds:,.1f}", f"{1000 * row.other_seconds:,.1f}"]
             rows.append([row.name, row.other, *times, f"{row.other_seconds / row.seconds:.2f}", row.share])
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    heads = ["ms", "ms of that", "times as fast", "share of the products' limit"]
+    heads = ["ms", "ms of that", "times as fast", "share of the limit of products, of memory"]
     print(Table(columns=["what", Column("against", left=True), *heads], rows=rows).to_markdown())
     if given.only in "growth":
         found, first = list(growth(sizes)), dict[str, float]()

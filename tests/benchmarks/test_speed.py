@@ -32,6 +32,15 @@ def test_products_are_those_that_are_counted(monkeypatch):
     assert speed.products(model, 2) == pytest.approx(linear, rel=0.15)  # the label's position comes on top
 
 
+def test_what_is_read_is_each_weight_at_every_token_and_what_came_before():
+    """One block 64 wide: 12 x 64 x 64 weights of attention and MLP, and the head."""
+    model, (n, batch) = speed.rar(speed.QUICK), (16, 3)
+    head = model.head.weight.numel()
+    weights, held = 12 * 64**2 + head, sum(2 * 2 * batch * 64 * position for position in range(1, n + 1))
+    assert speed.traffic(model, batch, False) == 4 * (n * weights + held)
+    assert speed.traffic(model, batch, True) == 2 * (n * weights + held)
+
+
 @pytest.mark.usefixtures("unchecked")  # the compiler cannot look into checks of annotations
 def test_every_row_is_there_at_toy_size(capsys, monkeypatch):
     monkeypatch.setattr(speed, "REPEAT", 1)
