@@ -97,6 +97,10 @@ ARMS: dict[str, Change] = {
     "limited, Frechet in two spaces": limited(
         lambda config: with_weights(with_sigma(0.5)(config), free=False, frechet_spaces=FDDA["frechet_spaces"])
     ),
+    "limited, sigma auto": limited(with_sigma("auto")),
+    "limited, paired and free both": limited(
+        lambda config: replace(with_lr(HALF, lambda c: with_weights(c, frechet=1.0))(config), sigma=0.5)
+    ),
     "free, Frechet in two spaces": with_lr(HALF, lambda config: unpaired(config, **FDDA)),
     "paired and free Frechet in two spaces": with_lr(
         HALF, lambda config: with_weights(config, adversarial=0.0, **FDDA)
