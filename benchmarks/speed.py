@@ -13,6 +13,7 @@ import argparse
 import io
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,16 +22,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import training_steps
 from data_loading import SIZE, jpeg
 from frechet_distance import by_matrix_root, fresh
 from perturbation import perturbing
 from PIL import Image
+from rar_loop import GUIDANCE, peer_loop, plain_loop
 from torch import Tensor, nn
 
 from robustok.data import ImageFolder
@@ -38,12 +38,11 @@ from robustok.data.decoding import center_crop
 from robustok.evaluation.features.spaces.inception import WEIGHTS, inception_space
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
-from robustok.generators.sampling import Sampling, guide, sample_tokens, uniforms
-from robustok.layers import KVCache
+from robustok.generators.sampling import Sampling, sample_tokens, uniforms
 from robustok.report.table import Column, Table
-from robustok.runtime.threads import cores
+from robustok.runtime.threads import Threads, cores
 
-GUIDANCE, REPEAT = 4.0, 3
+REPEAT = 3
 Work = Callable[[], Any]
 
 
@@ -63,11 +62,25 @@ class Sizes:
     jpegs: int = 256
     steps: Callable[[], list[training_steps.Case]] = training_steps.demo
     step_batch: int | None = None  # as the case says
+    watched: float = 12.0  # seconds of steps beside busy processes, and as many before, until threads are chosen
     backend: str = "inductor"  # of compiled sampling
 
 
 QUICK = Sizes(
-    64, 1, 16, (2,), (4, 16), (1, 4), (64, 256), (100, 200), 8, 4, lambda: training_steps.full("-smoke"), 8, "eager"
+    64,
+    1,
+    16,
+    (2,),
+    (4, 16),
+    (1, 4),
+    (64, 256),
+    (100, 200),
+    8,
+    4,
+    lambda: training_steps.full("-smoke"),
+    step_batch=8,
+    watched=0.2,
+    backend="eager",
 )
 
 
@@ -80,35 +93,6 @@ class Row:
     seconds: float
     other_seconds: float
     share: str = ""  # of what the machine's matrix products, and its memory, allow
-
-
-class GrowingCache(KVCache):
-    """Keys and values that are put together anew at every step, for torch's fused attention."""
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool, scale: Any = None) -> Tensor:
-        if self.filled:
-            keys, values = torch.cat([self.held[0], keys], 2), torch.cat([self.held[1], values], 2)
-        self.held, self.filled = (keys, values), keys.shape[2]
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=queries.shape[2] > 1)
-
-
-@torch.no_grad()
-def plain_loop(model: AutoregressiveModel, labels: Tensor) -> Tensor:
-    """Tokens drawn as RAR's own code does: both halves throughout, modulations at every step for every image."""
-    both = torch.cat([labels, torch.full_like(labels, model.null_class)])
-    caches, tokens = [GrowingCache(0) for _ in model.layers], labels.new_empty(len(labels), 0)
-    places = model._places(model._raster(labels.device))
-    assert model.steps is not None, "a RAR is modulated"
-    for i in range(model.tokens_per_image):
-        x = torch.cat([model._prefix(both), model.token_embedding(tokens.repeat(2, 1))], dim=1)
-        x = x + places[:, : x.shape[1]]
-        condition = model.label_embedding(both).unsqueeze(1) + model.steps[: x.shape[1]]
-        if i > 0:
-            x, condition = x[:, -1:], condition[:, -1:]
-        x = model._transform(x, lambda modulation, condition=condition: modulation(condition), caches)
-        logits = guide(*model.head(x[:, -1]).float().chunk(2), GUIDANCE)
-        tokens = torch.cat([tokens, torch.multinomial(logits.softmax(1), 1)], dim=1)
-    return tokens
 
 
 def shortest(*works: Work) -> list[float]:
@@ -221,24 +205,6 @@ def spent() -> float:
     return sum(os.times()[:4]) if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def peer_loop(folder: str, model: AutoregressiveModel, labels: Tensor) -> Work:
-    """RAR's own code at the same size."""
-    sys.path.insert(0, folder)
-    from modeling.rar import RAR  # type: ignore[import-not-found]
-
-    class Part(SimpleNamespace):
-        def get(self, name: str, default: Any = None) -> Any:
-            return getattr(self, name, default)
-
-    c = model.config
-    sizes = {"hidden_size": c.width, "num_hidden_layers": c.depth, "num_attention_heads": c.heads}
-    rest = {"intermediate_size": 4 * c.width, "image_seq_len": c.tokens, "condition_num_classes": c.classes}
-    generator = Part(**sizes, **rest, dropout=0.0, attn_drop=0.0)
-    theirs = RAR(Part(model=Part(generator=generator, vq_model=Part(codebook_size=c.codebook_size)))).eval()
-    theirs.enable_kv_cache()
-    return lambda: theirs.generate(labels.clone(), GUIDANCE, 1.0, 0.0, kv_cache=True)
-
-
 def pairs(sizes: Sizes, peer: str) -> Iterator[Row]:
     model, sigmas = rar(sizes), (0.9, 0.7, 0.5, 0.0)
     for batch in sizes.batches:
@@ -261,6 +227,35 @@ def steps(sizes: Sizes, peer: str) -> Iterator[Row]:
             works.append(lambda stage=stage, images=images, last=last: stage.step(images, last))
         other, ours = shortest(*works)
         yield Row(f"a step of {case.name}", "the same, float32", ours, other)
+
+
+def beside(sizes: Sizes, peer: str) -> Iterator[Row]:
+    """A step beside processes that never rest, with the threads that a training chooses there, on the clock."""
+    case = sizes.steps()[0]
+    batch = sizes.step_batch or case.config.loop.batch_size
+    how = replace(case, config=training_steps.PLAIN.of(case.config))
+    stage, images = training_steps.ready(how, torch.device("cpu"), batch)
+
+    def seconds(neighbors: int) -> float:
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbors)]
+        try:
+            with Threads() as threads:
+                for _ in range(2):  # the second time counts
+                    began, steps = time.perf_counter(), 0
+                    while steps == 0 or time.perf_counter() < began + sizes.watched:
+                        stage.step(images, case.config.loop.steps - 1)
+                        threads.after_step(lambda words: print(words, file=sys.stderr))
+                        steps += 1
+                return (time.perf_counter() - began) / steps
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+
+    alone = seconds(0)
+    for neighbors in (1, 2):
+        name = f"a step of {case.name}, beside {neighbors} busy process{'es' * (neighbors > 1)}"
+        yield Row(name, "the same, alone", seconds(neighbors), alone)
 
 
 def scoring(sizes: Sizes, peer: str) -> Iterator[Row]:
@@ -309,7 +304,7 @@ def perturbation(sizes: Sizes, peer: str) -> Iterator[Row]:
         yield Row(f"perturbation, K = {k}", "the released code's way", ours, other)
 
 
-ROWS = {f.__name__: f for f in (sampling, compiled, pairs, steps, scoring, reading, perturbation)}
+ROWS = {f.__name__: f for f in (sampling, compiled, pairs, steps, beside, scoring, reading, perturbation)}
 
 
 def growth(sizes: Sizes) -> Iterator[tuple[str, int, float]]:
