@@ -181,7 +181,8 @@ def in_color(gray: Demo) -> Demo:
     """`robustok demo --images fluent`: a demo on scenes of 64 pixels in color, of as many tokens.
 
     An image costs main training three times as much, so fewer are trained on and scored, and the generator, which has
-    more to learn, sees half as many again. Not yet run.
+    more to learn, sees half as many again. 28 minutes of one thread; one seed: gFID 767 -> 708 in lite0, 511 -> 457 in
+    lite2, 1135 -> 758 in vgg-hed; the control gains nothing.
     """
     main, generator, post = gray.main, gray.generator, gray.post
     assert main.tokenizer is not None, "the demo trains a tokenizer of its own"
