@@ -1,12 +1,10 @@
 """An analysis as text for the terminal, and as a page: where a generator leaves real images, and what that does."""
 
-import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
 from robustok.analysis import tables
 from robustok.analysis.findings import cell_name, findings
@@ -21,6 +19,7 @@ from robustok.report.page import shown
 from robustok.report.run import Grid, flatten
 from robustok.report.table import Column, Table
 from robustok.report.text import percent
+from robustok.runtime.pictures import png, sheet
 from robustok.shapes import Pixels
 
 WIDTH = 100  # columns of a line in the terminal, at most
@@ -94,9 +93,8 @@ def _sections(result: Result) -> dict[str, Sequence[Any]]:
 
 def _grid(name: str, pixels: Pixels) -> Grid:
     """Images of one set side by side."""
-    data = io.BytesIO()
-    Image.fromarray(pixels.permute(2, 0, 3, 1).flatten(1, 2).contiguous().numpy()).save(data, "PNG")
-    return Grid(png=data.getvalue(), title=name.capitalize(), columns=len(pixels), cell=pixels.shape[-1])
+    columns = len(pixels)
+    return Grid(png=png(sheet(pixels, columns)), title=name.capitalize(), columns=columns, cell=pixels.shape[-1])
 
 
 def _protocol(protocol: dict[str, Any]) -> list[tuple[str, str, str]]:
