@@ -128,6 +128,10 @@ class Run:
         points = self.series(stage, HELD_OUT)
         return min(points, key=lambda point: point[1])[0] if points else None
 
+    def kept(self, stage: str) -> bool:
+        """True where a stage of post-training kept the decoder that it began with."""
+        return self.chosen_step(stage) == 0
+
     def steps(self, stage: str) -> int | None:
         """Steps that a stage has taken."""
         rows = self.metrics.get(stage)
