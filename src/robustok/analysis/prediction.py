@@ -67,7 +67,7 @@ def teacher_forcing(
             log_softmax = (flat / sampling.temperature).log_softmax(1)
             log_p[batch, at] = log_softmax.gather(1, true).double().view(size).cpu()
             now = step[0] if isinstance(at, slice) else step[int(at[0])]  # asked of masked generators' alone
-            chosen = draw(drawn_from(flat, sampling, now), uniform[:, at].flatten())
+            chosen = draw(drawn_from(flat, sampling, now)[0], uniform[:, at].flatten())
             drawn[batch, at] = chosen.view(size).to(tokens.device)
             likeliest[batch, at] = flat.argmax(1).view(size).to(tokens.device)
             rank[batch, at] = ((flat > flat.gather(1, true)).sum(1) + 1).view(size).to(tokens.device)
