@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.generators.flow_matching import (
-    INTERPOLANTS,
     FlowDraw,
     Interpolant,
     Times,
@@ -36,6 +35,7 @@ from robustok.layers import (
     rotation,
     sincos_positions,
 )
+from robustok.runtime.configs import check_choices, check_least, check_shares
 from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Latents, Scalar
 
@@ -67,17 +67,8 @@ class DiffusionTransformer:
     label_dropout: float = 0.1  # share of training latents whose label is withheld, which guidance needs
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "channels", "classes", "width", "depth", "heads", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, which must be at least 1")
-        for name, choices in (
-            ("layout", ("grid", "sequence")),
-            ("mlp", ("gelu", "swiglu")),
-            ("norm", ("layer", "rms")),
-            ("interpolant", INTERPOLANTS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
+        check_least(self, 1, "tokens", "channels", "classes", "width", "depth", "heads", "patch")
+        check_choices(self)
         if self.layout == "sequence" and self.patch > 1:
             raise ValueError(f"patch is {self.patch}, but a sequence has no squares; set it to 1 or layout to 'grid'")
         if self.layout == "grid" and (math.isqrt(self.tokens) ** 2 != self.tokens or self.side % self.patch):
@@ -85,8 +76,7 @@ class DiffusionTransformer:
                 f"{self.tokens} tokens are no square grid of patches of side {self.patch}; "
                 "set layout to 'sequence', or patch to a divisor of the side"
             )
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout is {self.label_dropout}; it is a share, choose one between 0 and 1")
+        check_shares(self, "label_dropout")
 
     @property
     def side(self) -> int:

@@ -14,23 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from robustok.generators.fit import check_labels
-from robustok.generators.flow_matching import (
-    INTERPOLANTS,
-    Interpolant,
-    along,
-    coefficients,
-    endpoints,
-    noised,
-    shifted,
-)
+from robustok.generators.flow_matching import Interpolant, along, coefficients, endpoints, noised, shifted
 from robustok.generators.noise import Draw, noise_stream
 from robustok.generators.protocol import GeneratorLike, Made
 from robustok.inference import packed
 from robustok.layers import check_float32
+from robustok.runtime.configs import check_choices, check_least
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
-METHODS = ("euler", "heun", "heun-but-last", "sde")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +44,8 @@ class FlowSampling:
     latent_noise: float = 0.0  # standard deviation of noise that is added to what was sampled, before it is decoded
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, which must be at least 1")
-        for name, choices in (
-            ("method", METHODS),
-            ("interpolant", INTERPOLANTS),
-            ("diffusion", ("linear", "decreasing")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
+        check_least(self, 1, "steps")
+        check_choices(self)
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
         if not 0 <= self.guidance_low <= self.guidance_high <= 1:

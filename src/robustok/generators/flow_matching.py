@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robustok.runtime.configs import check_choices
 from robustok.shapes import Labels, Latents, Scalar
 
 Times: TypeAlias = Float[Tensor, " b"]
 Velocity: TypeAlias = Callable[[Latents, Times], Latents]
 Interpolant = Literal["linear", "cosine"]
-INTERPOLANTS = ("linear", "cosine")
 
 
 class Coefficients(NamedTuple):
@@ -104,10 +104,7 @@ class TrainingTimes:
     gamma: float = 5.0  # of min-snr: the signal-to-noise ratio from which noise levels count alike
 
     def __post_init__(self) -> None:
-        if self.distribution not in ("uniform", "logit-normal"):
-            raise ValueError(f"distribution is {self.distribution!r}; choose 'uniform' or 'logit-normal'")
-        if self.weighting not in ("none", "min-snr"):
-            raise ValueError(f"weighting is {self.weighting!r}; choose 'none' or 'min-snr'")
+        check_choices(self)
         if not math.isfinite(self.mean):
             raise ValueError(f"mean is {self.mean}; it is that of a logit, choose a finite number")
         if not 0 <= self.std < math.inf or not 0 < self.shift < math.inf:

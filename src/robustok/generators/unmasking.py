@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ from robustok.generators.sampling import (
     in_batches,
     probabilities,
 )
+from robustok.runtime.configs import check_least
 from robustok.shapes import Labels, TokenMask, Tokens
 
 MaskSchedule: TypeAlias = Literal["cosine", "arccos"]
@@ -53,11 +54,7 @@ class MaskedSampling(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("mask_schedule", get_args(MaskSchedule)), ("noise_on", get_args(NoiseOn))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, known))}")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, which must be at least 1")
+        check_least(self, 1, "steps")
         if not 0 <= self.choice_temperature < math.inf:
             raise ValueError(
                 f"choice_temperature is {self.choice_temperature}; choose 0 to keep the likeliest tokens, or more"

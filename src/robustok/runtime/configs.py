@@ -113,6 +113,28 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
     raise ValueError(f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses")
 
 
+def check_choices(config: Any) -> None:
+    """Raises ValueError for a field of a dataclass that is none of the values of its `Literal` type."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+            known = ", ".join(map(repr, get_args(kind)))
+            raise ValueError(f"{name} is {getattr(config, name)!r}; choose from {known}")
+
+
+def check_least(config: Any, least: float, *names: str) -> None:
+    """Raises ValueError for a field that is less than it may be."""
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}")
+
+
+def check_shares(config: Any, *names: str) -> None:
+    """Raises ValueError for a field that is no share."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it is a share, choose one between 0 and 1")
+
+
 def comments(kind: type) -> dict[str, str]:
     """The comment of each field of a dataclass, which is its help: behind it, or above it in lines of its own."""
     text = "".join(inspect.getsource(base) for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base))
