@@ -20,7 +20,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.fit import ClassesWarning, check_classes, check_fit
-from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import fingerprint
@@ -233,7 +233,7 @@ def test_the_label_that_stands_for_none_is_no_class(of_pets):
     with pytest.raises(ValueError, match=words):
         sample_latents(of_pets, labels, how, seed=0)
     with pytest.raises(ValueError, match=words):
-        predict_latents(of_pets, labels, how, seed=0, start=torch.zeros(2, 16, 12), level=0.5)
+        sample_latents(of_pets, labels, how, seed=0, start=torch.zeros(2, 16, 12), level=0.5, one_pass=True)
     with pytest.raises(ValueError, match=words):
         api.sample(of_pets, Patches(), [0, 2])
     assert sample_latents(of_pets, labels, how, seed=0, null_class=True).shape == (2, 16, 12)

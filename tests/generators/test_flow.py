@@ -19,9 +19,8 @@ from robustok.generators.noise import noise_stream
 
 GENERATOR = MixtureGenerator(MIXTURE)
 NOBODY = GENERATOR.null_class
-sample_latents, predict_latents = (
-    partial(made, null_class=True) for made in (flow.sample_latents, flow.predict_latents)
-)
+sample_latents = partial(flow.sample_latents, null_class=True)
+predict_latents = partial(sample_latents, one_pass=True)
 
 
 def labels(count: int, label: int = NOBODY) -> Tensor:
