@@ -16,9 +16,10 @@ from robustok.report.html import page as html_page
 from robustok.report.html import part
 from robustok.report.images import gallery
 from robustok.report.page import shown
-from robustok.report.run import Grid, flatten
+from robustok.report.run import Grid
 from robustok.report.table import Column, Table
 from robustok.report.text import percent
+from robustok.runtime.configs import flat
 from robustok.runtime.pictures import png, sheet
 from robustok.shapes import Pixels
 
@@ -99,7 +100,7 @@ def _grid(name: str, pixels: Pixels) -> Grid:
 
 def _protocol(protocol: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and note of what to repeat to get these numbers."""
-    facts = ((re.sub("[._]", " ", name).capitalize(), value) for name, value in flatten(protocol))
+    facts = ((re.sub("[._]", " ", name).capitalize(), value) for name, value in flat(protocol).items())
     return [(name, cell_name(value) if isinstance(value, Cell) else str(value), "") for name, value in facts]
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.runtime.checkpoint import read_json
+from robustok.runtime.configs import flat
 from robustok.runtime.logging import MetricsLog
 from robustok.training.validation import STEPS_FILE
 
@@ -148,7 +149,7 @@ class Run:
     @cached_property
     def _settings(self) -> list[tuple[str, Any]]:
         """Dotted names, after a dot, and values: a page asks some twenty times."""
-        return [(f".{key}", value) for part in (self.config, self.stage_configs) for key, value in flatten(part)]
+        return [(f".{key}", value) for part in (self.config, self.stage_configs) for key, value in flat(part).items()]
 
 
 def find(records: list[Record], metric: str, **protocol: Any) -> Iterator[Record]:
@@ -156,15 +157,6 @@ def find(records: list[Record], metric: str, **protocol: Any) -> Iterator[Record
     for record in records:
         if record["metric"] == metric and all(record["protocol"].get(k) == v for k, v in protocol.items()):
             yield record
-
-
-def flatten(nested: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"a": {"b": 1}} as ("a.b", 1)."""
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def read_run(folder: Path) -> Run:

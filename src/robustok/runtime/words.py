@@ -1,11 +1,19 @@
 """Numbers and errors in words, for messages of one line."""
 
+from collections.abc import Mapping
+from typing import Any
+
 TOLD = "another process says so"  # note on an error that need not be told again
 
 
 def counted(number: int, noun: str) -> str:
     """`1 image`, `20,000 images`."""
     return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def listed(about: Mapping[str, Any]) -> str:
+    """`name photos, count 5000`."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
 
 
 def ordinal(number: int) -> str:
