@@ -15,7 +15,7 @@ from robustok.adapters.diffusion_transformers import SiT
 from robustok.data.images import Subset
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import make_pairs
-from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
+from robustok.evaluation.scores.generator_scores import score_generator
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
@@ -82,7 +82,7 @@ def test_another_tokenizer_is_refused_wherever_both_meet(trained, tmp_path):
     with pytest.raises(ValueError, match=message):
         score_generator(trained, stranger, reference, labels, extract(), sampling=sampling)
     with pytest.raises(ValueError, match=message):
-        score_decoders(trained, {"one": stranger}, reference, labels, extract(), sampling=sampling)
+        score_generator(trained, {"one": stranger}, reference, labels, extract(), sampling=sampling)
     config = replace(POST, sampling=sampling, held_out=8)
     with pytest.raises(ValueError, match=message):
         post_train(config, stranger, trained, seen, tmp_path, features=extract(), quiet=True)
