@@ -16,15 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from robustok.runtime.configs import check_least, check_shares
 from robustok.shapes import Latents, TokenMask
-from robustok.tokenizer.perturbation import (
-    LatentSpace,
-    annealed,
-    check_annealing,
-    check_fractions,
-    check_latent_space,
-    chosen_tokens,
-)
+from robustok.tokenizer.perturbation import LatentSpace, annealed, check_annealed, check_latent_space, chosen_tokens
 
 BANK = 2**14  # latents at most among which neighbors are looked for
 DISTANCES = 2**24  # held at a time: 64 MiB
@@ -44,9 +38,8 @@ class LatentPerturbation:
     freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_fractions(self, "alpha", "beta", "anneal_start", "anneal_end", "final_fraction")
-        check_annealing(self.anneal_start, self.anneal_end)
-        check_latent_space(self.latent_space, self.freeze_from)
+        check_annealed(self)
+        check_latent_space(self)
 
     def at(self, progress: float) -> tuple[float, float]:
         """(alpha, strength) once a fraction `progress` of training is done."""
@@ -65,7 +58,7 @@ class LatentNoise(LatentPerturbation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fractions(self, "strength")
+        check_shares(self, "strength")
         if self.gamma < 0:
             raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
 
@@ -79,9 +72,8 @@ class LatentMixing(LatentPerturbation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fractions(self, "strength")
-        if self.neighbors < 1:
-            raise ValueError(f"perturbation neighbors counts latents and is at least 1, not {self.neighbors}")
+        check_shares(self, "strength")
+        check_least(self, 1, "neighbors")
 
 
 @dataclass(frozen=True, kw_only=True)
