@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from robustok.runtime.configs import check_least
 from robustok.shapes import Latents
 from robustok.tokenizer.quantizers.binary import BinaryCodes, OfBits, all_signs, signs, to_tokens
 from robustok.tokenizer.quantizers.quantized import Quantized
@@ -29,10 +30,7 @@ class BSQ(OfBits):
 
     def __post_init__(self) -> None:
         self.check()
-        if min(self.entropy, self.diversity) < 0:
-            raise ValueError(
-                f"BSQ's entropy and diversity are weights of 0 or more, not {self.entropy} and {self.diversity}"
-            )
+        check_least(self, 0, "entropy", "diversity")
 
 
 class BinarySphericalQuantizer(BinaryCodes):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from robustok.runtime.configs import check_least
 from robustok.shapes import Latents
 from robustok.tokenizer.quantizers.binary import BinaryCodes, OfBits, all_signs, signs, to_tokens
 from robustok.tokenizer.quantizers.quantized import Quantized
@@ -31,11 +32,7 @@ class LFQ(OfBits):
 
     def __post_init__(self) -> None:
         self.check()
-        if min(self.commitment, self.entropy, self.diversity) < 0:
-            raise ValueError(
-                "LFQ's commitment, entropy and diversity are weights of 0 or more, "
-                f"not {self.commitment}, {self.entropy} and {self.diversity}"
-            )
+        check_least(self, 0, "commitment", "entropy", "diversity")
 
 
 class LookupFreeQuantizer(BinaryCodes):
