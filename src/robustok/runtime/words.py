@@ -16,12 +16,6 @@ def listed(about: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in about.items())
 
 
-def ordinal(number: int) -> str:
-    """`1st`, `2nd`, `3rd`, `4th`, `11th`, `22nd`."""
-    suffix = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
-
-
 def reason(error: BaseException) -> str:
     """The words of an error, in one line: without the system's number, and never nothing."""
     if type(error).__name__ == "UnidentifiedImageError":  # Pillow's, which names an object in memory
