@@ -19,7 +19,9 @@ from robustok.generators.flow_matching import (
     Times,
     TrainingTimes,
     along,
-    flow_matching_loss,
+    draw_times,
+    flow_losses,
+    loss_weights,
     noise_levels,
 )
 from robustok.layers import (
@@ -213,16 +215,18 @@ class DiffusionTransformerModel(Pretrained):
 
     def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
         """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
-        config = self.config
-        times = times or self.times
-        return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
+        config, times, on = self.config, times or self.times, generator.device
+        t = draw_times(b, times, generator=generator)
+        noise = torch.randn(b, *self.latent_shape, generator=generator, device=on)
+        withheld = torch.rand(b, generator=generator, device=on) < config.label_dropout
+        return FlowDraw(t, noise, withheld, loss_weights(t, times, config.interpolant))
 
     def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
         """Mean squared error of the velocity, and of its direction as the model's authors weigh it."""
-        interpolant = self.config.interpolant
-        return flow_matching_loss(
-            self, latents, labels, draw, null_class=self.null_class, interpolant=interpolant, direction=self.direction
-        )
+        labels = labels.masked_fill(draw.withheld.to(labels.device), self.null_class)
+        noise = draw.noise.to(latents)
+        losses = flow_losses(lambda x, t: self(x, t, labels), latents, noise, draw.t, self.config.interpolant)
+        return (draw.weights.to(latents.device) * (losses.error + self.direction * losses.direction)).mean()
 
 
 def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:

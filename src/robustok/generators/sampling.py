@@ -184,7 +184,7 @@ def sample_tokens(
         rows = Rows(labels, keep, tokens.long(), uniform)
         drawn = partial(draw_next, config=config, guided=guided)
         found, finite = compiled_batch(generator, rows, scales, config.temperature, drawn, guided, compile)
-        _check_finite(finite)
+        check_finite(finite)
         return found.to(labels.dtype)
 
     how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
@@ -277,11 +277,12 @@ def _sample_batch(
         if kept is not None:
             tokens = torch.where(kept.keep[:, block], kept.tokens[:, block], tokens)
         result[:, block] = tokens
-    _check_finite(finite)
+    check_finite(finite)
     return result
 
 
-def _check_finite(finite: Tensor) -> None:
+def check_finite(finite: Tensor) -> None:
+    """Raises ValueError where not all probabilities of a sample were finite."""
     if not finite:
         raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
 

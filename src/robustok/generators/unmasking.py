@@ -24,6 +24,7 @@ from robustok.generators.sampling import (
     Kept,
     Sampling,
     Schedule,
+    check_finite,
     draw,
     guidance_scales,
     guide,
@@ -163,8 +164,7 @@ def _sample_batch(
         certainty[masked] = certain
         tokens.scatter_(1, certainty.argsort(dim=1, stable=True)[:, :left], mask)
         result[rows] = tokens
-    if not finite:
-        raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
+    check_finite(finite)
     return result
 
 
