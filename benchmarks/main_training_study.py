@@ -11,13 +11,11 @@ folder, so that more can be measured later; a generator is trained once for all 
 """
 
 import argparse
-import fcntl
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import load_resume, save_resume, write_json
 from robustok.runtime.configs import to_plain
+from robustok.runtime.locking import claim
 from robustok.runtime.seeding import derive
 from robustok.tokenizer.perturbation import Perturbation, second_phase
 from robustok.tokenizer.tokenizer import Tokenizer
@@ -56,6 +55,7 @@ from robustok.training.saving import RESUME
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 LOOKS = 20  # at the validation loss of a training
+WORK = "work"  # what is claimed of a folder, so that several processes share a study
 
 
 def train_arm_tokenizer(config: TokenizerTraining, judge: Judge, folder: Path, notes: Notes) -> Tokenizer:
@@ -151,19 +151,6 @@ def train_arm_generator(tokenizer: Tokenizer, judge: Judge, seed: int, folder: P
     return notes.values
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether nobody else works in the folder; a worker that dies lets go of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "claimed").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def circumstances() -> dict[str, Any]:
     """Where and with what an arm was computed."""
     here = Path(__file__).parent
@@ -209,7 +196,7 @@ def finish_arm(about: dict[str, Any], config: TokenizerTraining, judge: Judge, r
     tokenizer = train_arm_tokenizer(config, judge, folder, notes)
     shared = runs / "generators" / f"{tokenizer.fingerprint()}_{seed}"
     notes.once("reconstruction", lambda: reconstruction(tokenizer, judge))
-    with claimed(shared) as free:
+    with claim(shared / WORK) as free:
         if not free:
             print("  its generator is being trained by another process", flush=True)
             return
@@ -236,7 +223,7 @@ def run(runs: Path, results: Path, size: Size, queue: Sequence[tuple[str, int]] 
                 f"{name}, seed {seed}: comes after {FIRST!r}; start the study again once that is finished", flush=True
             )
             continue
-        with claimed(runs / file_name(name, seed)) as free:
+        with claim(runs / file_name(name, seed) / WORK) as free:
             if free:
                 run_arm(name, seed, judge, runs, results)
 

@@ -21,7 +21,7 @@ from typing import Any
 import post_training_page
 import torch
 from post_training_arms import CLEAN, ORIGINAL, Size
-from post_training_bakeoff import Judge, Models, Trained, work_off
+from post_training_bakeoff import Judge, Models, Trained, once, work_off
 from torch import Tensor
 
 from robustok import load_generator, load_tokenizer
@@ -29,7 +29,7 @@ from robustok.adapters.llamagen_gpt import LlamaGenGPT
 from robustok.adapters.llamagen_vq import LlamaGenVQ, LlamaGenVQConfig
 from robustok.adapters.vqgan import VQGAN
 from robustok.data.images import ImageSet
-from robustok.data.latent_cache import LatentCache, encode_images
+from robustok.data.latent_cache import encode_images
 from robustok.data.order import batch_indices
 from robustok.generators.diffusion_transformer import DiffusionTransformer
 from robustok.generators.flow import FlowSampling
@@ -41,7 +41,7 @@ from robustok.presets import demo
 from robustok.presets.defaults import post_training_for
 from robustok.runtime.seeding import stream
 from robustok.shapes import Images
-from robustok.training.generator_training import GeneratorTraining, train_generator
+from robustok.training.generator_training import train_generator
 from robustok.training.loop import Loop, run
 from robustok.training.objective import ImageLoss
 from robustok.training.optim import EMA, Optim, Optimizer, autocast
@@ -63,21 +63,13 @@ def llamagen(train: ImageSet, seed: int, out: Path) -> Trained:
     )
     start_codebook(fresh, train, seed)
     main = replace(preset.main, tokenizer=None, loop=Loop(steps=600, batch_size=16, seed=seed, **LOG))
-    where = out / "tokenizer"
-    there = (where / "config.json").exists()
-    tokenizer = load_tokenizer(where) if there else train_tokenizer(main, train, where, tokenizer=fresh, quiet=True)
+    tokenizer = once(load_tokenizer, train_tokenizer, main, train, where=out / "tokenizer", tokenizer=fresh)
     cache = encode_images(tokenizer, train, out / "tokens")
     torch.manual_seed(seed)
     gpt = LlamaGenGPT(Llama(codebook_size=512, tokens=64, classes=10, width=192, depth=4, heads=3, hidden=512))
     training = replace(preset.generator, generator=None, loop=Loop(steps=500, batch_size=64, seed=seed, **LOG))
-    generator = trained_generator(training, cache, out / "generator", generator=gpt)
+    generator = once(load_generator, train_generator, training, cache, where=out / "generator", generator=gpt)
     return finished(tokenizer, generator, cache, Sampling(guidance=2.0), len(train), seed)
-
-
-def trained_generator(training: GeneratorTraining, cache: LatentCache, where: Path, generator: Any = None) -> Any:
-    """A generator as it was trained, by this version or an earlier one, or is now."""
-    there = (where / "config.json").exists()
-    return load_generator(where) if there else train_generator(training, cache, where, generator=generator, quiet=True)
 
 
 class AutoencoderStage:
@@ -167,7 +159,7 @@ def diffusers(train: ImageSet, seed: int, out: Path) -> Trained:
         times=TrainingTimes(distribution="logit-normal"),
         ema_decay=0.99,
     )
-    generator = trained_generator(training, cache, out / "generator")
+    generator = once(load_generator, train_generator, training, cache, where=out / "generator")
     return finished(tokenizer, generator, cache, FlowSampling(steps=20, guidance=1.0), len(train), seed)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import post_training_page
 import torch
 from main_training_scores import Notes
-from main_training_study import circumstances, claimed
+from main_training_study import WORK, circumstances
 from post_training_arms import ARMS, CORNERS, ORIGINAL, SPACES, Size, configured, file_name, queue
 from torch import Tensor
 
@@ -41,6 +41,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.generators.sampling import balanced_labels
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
+from robustok.runtime.locking import claim
 from robustok.runtime.tensor_files import read_tensors
 from robustok.shapes import Pixels, to_pixels
 from robustok.tokenizer.protocol import kind_of
@@ -114,15 +115,16 @@ class Trained:
     discriminator: Path | None = None  # folder of main training's; None: a fresh one
 
 
+def once(load: Callable[[Path], Any], train: Callable[..., Any], *given: Any, where: Path, **how: Any) -> Any:
+    """A model as it was trained in a folder, by this version or an earlier one, or is now."""
+    return load(where) if (where / "config.json").exists() else train(*given, where, quiet=True, **how)
+
+
 def train_demo(preset: Demo, train: ImageSet, folder: Path) -> Trained:
     """A demo's tokenizer and generator, or what is left to train of them."""
-    where = folder / "tokenizer"
-    there = (where / "config.json").exists()
-    tokenizer = load_tokenizer(where) if there else train_tokenizer(preset.main, train, where, quiet=True)
+    tokenizer = once(load_tokenizer, train_tokenizer, preset.main, train, where=folder / "tokenizer")
     cache = encode_images(tokenizer, train, folder / kind_of(tokenizer))
-    where = folder / "generator"
-    there = (where / "config.json").exists()
-    generator = load_generator(where) if there else train_demo_generator(preset, tokenizer, cache, where, quiet=True)
+    generator = once(load_generator, train_demo_generator, preset, tokenizer, cache, where=folder / "generator")
     post = replace(preset.post, witnesses=())
     return Trained(tokenizer, generator, cache, post, folder / "tokenizer" / "discriminator")
 
@@ -224,7 +226,7 @@ def work_off(
         name = file_name(corner, arm, seed)
         if (results / f"{name}.json").exists():
             continue
-        with claimed(runs / name) as free:
+        with claim(runs / name / WORK) as free:
             if not free:
                 continue
             if (corner, seed) not in made:

@@ -13,7 +13,7 @@ import torch
 from main_training_arms import Size, file_name, generator_training
 from main_training_more import Finished, finished
 from main_training_scores import Judge, Notes, decoded, nats, reconstruction, tokens_of
-from main_training_study import claimed
+from main_training_study import WORK
 from prediction_counts import predictability
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from robustok.evaluation.metrics.codebook_use import code_counts
 from robustok.evaluation.metrics.pfid import BLOCK, Cell, perturbed
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
+from robustok.runtime.locking import claim
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import chosen_tokens, neighbors
@@ -156,7 +157,7 @@ def score(runs: Path, results: Path, others: Sequence[Path], size: Size, names: 
         shared = runs / "probes" / f"{arm.values['tokens_of']}_{seed}"
         path = results / "candidates" / f"{file_name(name, seed)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(shared) as free:
+        with claim(shared / WORK) as free:
             if not free:
                 print("  is being measured by another process", flush=True)
                 continue

@@ -22,9 +22,10 @@ import prediction_scores
 import torch
 from main_training_arms import ARMS, TWO_PHASES, Arm, Size, file_name, main_training
 from main_training_scores import Judge, Notes
-from main_training_study import circumstances, claimed, finish_arm
+from main_training_study import WORK, circumstances, finish_arm
 
 from robustok.runtime.configs import to_plain
+from robustok.runtime.locking import claim
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.quantizer import BSQ, FSQ, VQ
 from robustok.training.tokenizer_training import TokenizerTraining
@@ -76,7 +77,7 @@ def run(runs: Path, results: Path, size: Size, kinds: dict[str, Kind]) -> None:
         folder = runs / file_name(name, SEED)
         if (results / f"{folder.name}.json").exists():
             continue
-        with claimed(folder) as free:
+        with claim(folder / WORK) as free:
             if free:
                 print(f"{name}, seed {SEED}", flush=True)
                 config, notes = training(kind, size), Notes(folder / "measured.json")

@@ -143,12 +143,12 @@ def rotation(angles: Float[Tensor, "*heads n pairs"]) -> Rotation:
     return Rotation(angles.cos(), angles.sin())
 
 
-def axial_angles(places: Float[Tensor, "n axes"], e: int, base: float = 10_000) -> Float[Tensor, "n pairs"]:
+def axial_angles(places: Float[Tensor, "n axes"], e: int) -> Float[Tensor, "n pairs"]:
     """Angles of rotary positions on several axes, each of which takes an equal part of a head's e channels."""
     per_axis = e // places.shape[1]
     if per_axis * places.shape[1] != e or per_axis % 2:
         raise ValueError(f"a head of {e} channels has no pairs for {places.shape[1]} axes; choose other width or heads")
-    frequencies = base ** -(torch.arange(0, per_axis, 2) / per_axis)
+    frequencies = 10_000 ** -(torch.arange(0, per_axis, 2) / per_axis)
     return (places[:, :, None] * frequencies).flatten(1)
 
 

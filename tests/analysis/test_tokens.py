@@ -112,6 +112,9 @@ def test_what_is_found_reads_as_it_is(result):
     none = replace(result.analysis, imitation=replace(before, targets=targets), changes=())
     assert "No perturbation is nearer" in findings(none)[2]
     assert len(findings(none)) == 5
+    same = tuple(replace(change, values=dict.fromkeys(change.values, 0.0)) for change in result.analysis.changes)
+    kept = findings(replace(result.analysis, changes=same))[-1]
+    assert kept == "Post-training kept the original decoder: the images are the same."
 
 
 def test_two_sets_have_the_same_classes_and_no_image_in_common():

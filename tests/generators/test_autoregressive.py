@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tests.unchecked import check
 from torch import Generator, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,15 +130,15 @@ def test_random_order_fraction_falls_from_one_to_zero():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": 0}, "tokens is 0, which must be at least 1"),
-        ({"order": "spiral"}, "order is 'spiral'; choose 'raster' or 'random'"),
+        ({"tokens": 0}, "tokens is 0; it must be at least 1"),
+        ({"order": "spiral"}, "order is 'spiral'; choose from 'raster', 'random'"),
         ({"label_dropout": 1.5}, "label_dropout is 1.5; it is a share, choose one between 0 and 1"),
     ],
 )
 def test_a_wrong_config_says_so(change, message):
     fields = {**asdict(RASTER), **change}  # the annotations, checked in tests, would object to 'spiral' first
     with pytest.raises(ValueError, match=message):
-        Autoregressive.__post_init__(SimpleNamespace(**fields))
+        check(Autoregressive, fields)
 
 
 @BOTH

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.unchecked import check
 from torch import Generator, Tensor
 
 from robustok.generators.diffusion_transformer import (
@@ -205,7 +205,7 @@ def test_a_velocity_is_asked_for_at_noise_levels_only(t):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth": 0}, "depth is 0, which must be at least 1"),
+        ({"depth": 0}, "depth is 0; it must be at least 1"),
         ({"mlp": "relu"}, "mlp is 'relu'; choose from 'gelu', 'swiglu'"),
         ({"layout": "sequence", "patch": 2}, "patch is 2, but a sequence has no squares; set it to 1 or layout to"),
         ({"tokens": 12}, "12 tokens are no square grid of patches of side 1; set layout to 'sequence'"),
@@ -216,7 +216,7 @@ def test_a_velocity_is_asked_for_at_noise_levels_only(t):
 def test_a_wrong_config_says_so(change, message):
     fields = {**asdict(LIGHTNING), **change}
     with pytest.raises(ValueError, match=message):
-        DiffusionTransformer.__post_init__(SimpleNamespace(**fields, side=math.isqrt(fields["tokens"])))
+        check(DiffusionTransformer, fields)
 
 
 @pytest.mark.parametrize(("interpolant", "weighting"), [("linear", "none"), ("cosine", "min-snr")])

@@ -15,12 +15,12 @@ from robustok.adapters.diffusion_transformers import SiT
 from robustok.data.images import Subset
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.pairs import make_pairs
-from robustok.evaluation.scores.generator_scores import score_decoders, score_generator
+from robustok.evaluation.scores.generator_scores import score_generator
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.fit import ClassesWarning, check_classes, check_fit
-from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import fingerprint
@@ -82,7 +82,7 @@ def test_another_tokenizer_is_refused_wherever_both_meet(trained, tmp_path):
     with pytest.raises(ValueError, match=message):
         score_generator(trained, stranger, reference, labels, extract(), sampling=sampling)
     with pytest.raises(ValueError, match=message):
-        score_decoders(trained, {"one": stranger}, reference, labels, extract(), sampling=sampling)
+        score_generator(trained, {"one": stranger}, reference, labels, extract(), sampling=sampling)
     config = replace(POST, sampling=sampling, held_out=8)
     with pytest.raises(ValueError, match=message):
         post_train(config, stranger, trained, seen, tmp_path, features=extract(), quiet=True)
@@ -233,7 +233,7 @@ def test_the_label_that_stands_for_none_is_no_class(of_pets):
     with pytest.raises(ValueError, match=words):
         sample_latents(of_pets, labels, how, seed=0)
     with pytest.raises(ValueError, match=words):
-        predict_latents(of_pets, labels, how, seed=0, start=torch.zeros(2, 16, 12), level=0.5)
+        sample_latents(of_pets, labels, how, seed=0, start=torch.zeros(2, 16, 12), level=0.5, one_pass=True)
     with pytest.raises(ValueError, match=words):
         api.sample(of_pets, Patches(), [0, 2])
     assert sample_latents(of_pets, labels, how, seed=0, null_class=True).shape == (2, 16, 12)

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.generators.mixture import MIXTURE
+from tests.unchecked import check
 from torch import Generator, Tensor
 
 from robustok.generators.flow_matching import (
@@ -77,19 +77,19 @@ def test_times_are_uniform_or_their_logits_gaussian():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"distribution": "normal"}, "distribution is 'normal'; choose 'uniform' or 'logit-normal'"),
+        ({"distribution": "normal"}, "distribution is 'normal'; choose from 'uniform', 'logit-normal'"),
         ({"std": -1.0}, "std is -1.0 and shift 1.0; choose at least 0, and above 0"),
         ({"std": math.nan}, "std is nan and shift 1.0; choose at least 0, and above 0"),
         ({"shift": 0.0}, "std is 1.0 and shift 0.0; choose at least 0, and above 0"),
         ({"mean": math.inf}, "mean is inf; it is that of a logit, choose a finite number"),
-        ({"weighting": "snr"}, "weighting is 'snr'; choose 'none' or 'min-snr'"),
+        ({"weighting": "snr"}, "weighting is 'snr'; choose from 'none', 'min-snr'"),
         ({"gamma": 0.0}, "gamma is 0.0; it is a ratio of powers, choose one above 0, such as 5"),
     ],
 )
 def test_wrong_times_say_so(fields, message):
     values = asdict(TrainingTimes()) | fields
     with pytest.raises(ValueError, match=message):
-        TrainingTimes.__post_init__(SimpleNamespace(**values))
+        check(TrainingTimes, values)
 
 
 @pytest.mark.parametrize("t", [[-0.1, 0.5], [0.5, 1.01], [math.nan, 0.5], [0.0, 500.0]])

@@ -86,7 +86,7 @@ def test_masks_follow_the_cosine():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": 0}, "tokens is 0, which must be at least 1"),
+        ({"tokens": 0}, "tokens is 0; it must be at least 1"),
         ({"label_smoothing": 1.5}, "label_smoothing is 1.5; it is a share, choose one between 0 and 1"),
         ({"label_dropout": -0.5}, "label_dropout is -0.5; it is a share, choose one between 0 and 1"),
     ],

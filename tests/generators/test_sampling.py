@@ -3,12 +3,12 @@
 import math
 from contextlib import nullcontext
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.unchecked import check
 from torch import Tensor
 
 from robustok import inference
@@ -343,7 +343,7 @@ def test_a_wrong_config_says_so(fields, message):
 def test_an_unknown_schedule_says_so():
     fields = {**asdict(Sampling()), "schedule": "cosine"}  # the annotations, checked in tests, would object first
     with pytest.raises(ValueError, match="'cosine'; choose from 'constant', 'linear', 'ramp', 'power-cosine'"):
-        Sampling.__post_init__(SimpleNamespace(**fields))
+        check(Sampling, fields)
 
 
 def test_wrong_arguments_say_so():

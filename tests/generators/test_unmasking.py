@@ -191,7 +191,7 @@ def test_what_kind_of_generator_takes_which_settings():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps is 0, which must be at least 1"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"choice_temperature": -1.0}, "choice_temperature is -1.0; choose 0 to keep the likeliest tokens, or more"),
         ({"choice_temperature": math.inf}, "choice_temperature is inf; choose 0"),
         ({"temperature": 0.0}, "temperature is 0.0, which must be above 0"),

@@ -114,5 +114,5 @@ def test_gradient_is_zero_exactly_where_the_hole_is():
 
 @pytest.mark.parametrize("name", ["probability", "color", "translation", "cutout"])
 def test_a_fraction_above_one_is_refused(name: str):
-    with pytest.raises(ValueError, match=f"{name} is 1.5; it is a fraction: give a number from 0 to 1"):
+    with pytest.raises(ValueError, match=f"{name} is 1.5; it is a share"):
         Augmentation(**{name: 1.5})

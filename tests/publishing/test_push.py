@@ -190,6 +190,8 @@ def test_a_card_says_what_is_not_known(tmp_path: Path):
     ):
         assert f"\n{line}\n" in card
     assert "license" not in card.split("---")[1]
+    ours().save_pretrained(tmp_path / "kept", post_training={"sigma": 0.7, "step": 0})
+    assert "\nPost-training kept the original decoder: sigma 0.7, step 0.\n" in model_card(tmp_path / "kept")
     (run_folder(tmp_path / "run") / "scores.json").unlink()
     assert "\n| rFID | 1.5 |\n| pFID | 3.25 |\n" in model_card(tmp_path / "run")
 

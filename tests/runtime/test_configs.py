@@ -1,5 +1,6 @@
 import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import pytest
 from robustok.backbones.vgg import LPIPSVGG
 from robustok.generators.flow import FlowSampling
 from robustok.generators.sampling import Sampling
-from robustok.runtime.configs import comments, completed, from_plain, to_plain
+from robustok.runtime.configs import check_choices, check_least, check_shares, comments, completed, from_plain, to_plain
 from robustok.tokenizer.quantizer import EMAVQ
 from robustok.training.decoder_stage import PostTraining
 from robustok.training.loop import Loop
@@ -126,6 +127,20 @@ def test_errors_name_the_place_and_the_nearest_name(kind: Any, data: Any, messag
 def test_what_json_cannot_hold_is_refused(value: Any, message: str):
     with pytest.raises(ValueError, match=message):
         to_plain(Model(encoder=Encoder(depth=1), anything=value))
+
+
+def test_values_that_a_field_may_not_have_are_refused_by_name():
+    """NaN is no share and not at least anything."""
+    check_choices(FULL)
+    check_least(VQ(size=1), 1, "size")
+    check_shares(VQ(decay=1.0), "decay")
+    with pytest.raises(ValueError, match="order is 'rastr'; choose from 'raster', 'random'"):
+        check_choices(replace(FULL, order="rastr"))  # type: ignore[arg-type]
+    for decay in (-0.1, math.nan):
+        with pytest.raises(ValueError, match=f"decay is {decay}; it must be at least 0"):
+            check_least(VQ(decay=decay), 0, "size", "decay")
+        with pytest.raises(ValueError, match=f"decay is {decay}; it is a share, choose one between 0 and 1"):
+            check_shares(VQ(decay=decay), "decay")
 
 
 def test_a_field_is_known_by_the_name_that_it_had_before():

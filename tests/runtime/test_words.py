@@ -1,11 +1,15 @@
 import pytest
 from PIL import UnidentifiedImageError
 
-from robustok.runtime.words import counted, ordinal, reason
+from robustok.runtime.words import counted, listed, reason
 
 
 def test_counted():
     assert [counted(n, "image") for n in (0, 1, 2, 20_000)] == ["0 images", "1 image", "2 images", "20,000 images"]
+
+
+def test_listed():
+    assert listed({"name": "photos", "count": 5000}) == "name photos, count 5000"
 
 
 @pytest.mark.parametrize(
@@ -20,8 +24,3 @@ def test_counted():
 )
 def test_a_reason_is_one_line_and_never_empty(error: Exception, words: str):
     assert reason(error) == words
-
-
-def test_ordinals_are_those_of_english():
-    wanted = ("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "20th", "21st", "102nd", "111th", "1003rd")
-    assert tuple(ordinal(int(text[:-2])) for text in wanted) == wanted

@@ -85,10 +85,10 @@ def test_half_precision_becomes_float32():
 
 def test_wrong_settings_are_named():
     for kind in (Plain, KL, VarianceExpansion):
-        with pytest.raises(ValueError, match="a latent has at least 1 channel, not 0"):
+        with pytest.raises(ValueError, match="width is 0; it must be at least 1"):
             kind(width=0)
     for kind in (KL, VarianceExpansion):
-        with pytest.raises(ValueError, match=r"weight of a bottleneck's term is -1.0; choose 0 or more"):
+        with pytest.raises(ValueError, match=r"weight is -1.0; it must be at least 0"):
             kind(weight=-1.0)
     with pytest.raises(ValueError, match="floor is 0; it is a variance above 0, or the term could be infinite"):
         VarianceExpansion(floor=0)

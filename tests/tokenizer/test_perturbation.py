@@ -133,9 +133,9 @@ def test_a_fraction_outside_0_to_1_is_refused(name):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"alpha": -0.1}, "alpha is a fraction"),
-        ({"final_fraction": 2.0}, "final_fraction is a fraction"),
-        ({"delta": 0}, "at least 1, not 0"),
+        ({"alpha": -0.1}, "alpha is -0.1; it is a share"),
+        ({"final_fraction": 2.0}, "final_fraction is 2.0; it is a share"),
+        ({"delta": 0}, "delta is 0; it must be at least 1"),
         ({"anneal_start": 0.7}, "ends at 0.6, before it starts at 0.7"),
     ],
 )

@@ -109,7 +109,7 @@ def test_the_choice_can_be_typed_by_its_name():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"beta": 1.5}, "beta is a fraction from 0 to 1, not 1.5"),
+        ({"beta": 1.5}, "beta is 1.5; it is a share"),
         ({"freeze_from": 1.0}, "leaves one of the two phases without a step"),
         ({"steps": 0}, "the pilot's steps is 0; it must be at least 1"),
         ({"width": 48}, "width 48; give a positive lr and a multiple of 32"),

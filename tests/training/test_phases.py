@@ -195,7 +195,7 @@ def test_disturbed_latents_pass_no_gradient_where_it_is_stopped():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"latent_space": "free"}, "latent_space is 'free'; choose from joint, stopped, frozen"),
+        ({"latent_space": "free"}, "latent_space is 'free'; choose from 'joint', 'stopped', 'frozen'"),
         ({"latent_space": "frozen", "freeze_from": 0.0}, "leaves one of the two phases without a step"),
         ({"latent_space": "frozen", "freeze_from": 1.0}, "leaves one of the two phases without a step"),
         ({"freeze_from": 1.5}, "freeze_from is 1.5, which leaves one of the two phases without a step"),

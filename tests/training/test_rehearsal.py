@@ -98,8 +98,8 @@ def test_the_choice_can_be_typed_by_its_name():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sigma": 1.5}, "sigma is a fraction from 0 to 1, not 1.5"),
-        ({"beta": -1.0}, "beta is a fraction from 0 to 1, not -1.0"),
+        ({"sigma": 1.5}, "sigma is 1.5; it is a share"),
+        ({"beta": -1.0}, "beta is -1.0; it is a share"),
         ({"freeze_from": 0.0}, "leaves one of the two phases without a step"),
         ({"train_images": 0}, "the pilot's train_images is 0; it must be at least 1"),
     ],

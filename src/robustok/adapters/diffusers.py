@@ -113,13 +113,13 @@ def noise_level(signal: Float[Tensor, " steps"]) -> Float[Tensor, " steps"]:
     return sigma / (alpha + sigma)
 
 
-def tokenizer_of(model: Any, image_size: int | None = None, *, pipeline: Any = None) -> Any:
-    """The tokenizer that an autoencoder of diffusers is; of that `pipeline`, if one is given."""
+def tokenizer_of(model: Any, image_size: int | None = None, *, pipeline: Any = None, shifted: bool = True) -> Any:
+    """The tokenizer that an autoencoder of diffusers is; of that `pipeline`, if one is given, which shifts nothing."""
     if pipeline is not None:
         image_size = image_size or int(pipeline.transformer.config.sample_size) * stride_of(model)
     if type(model).__name__ == "VQModel":
         return DiffusersVQ(model, image_size)
-    return DiffusersAutoencoder(model, image_size, shifted=pipeline is None)
+    return DiffusersAutoencoder(model, image_size, shifted=shifted and pipeline is None)
 
 
 def generator_of(pipeline: Any) -> DiffusersDiT:
@@ -157,10 +157,7 @@ def load_tokenizer(folder: Path, image_size: int | None = None) -> Any:
         pipeline = SimpleNamespace(transformer=_load(folder / "transformer"))
         return tokenizer_of(_load(folder / "vae"), image_size, pipeline=pipeline)
     about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
-    model, image_size = _load(folder), image_size or about.get("image_size")
-    if type(model).__name__ == "VQModel":
-        return DiffusersVQ(model, image_size)
-    return DiffusersAutoencoder(model, image_size, shifted=about.get("shifted", True))
+    return tokenizer_of(_load(folder), image_size or about.get("image_size"), shifted=about.get("shifted", True))
 
 
 def load_generator(folder: Path) -> DiffusersDiT:

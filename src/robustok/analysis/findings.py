@@ -89,6 +89,9 @@ def _images(analysis: Analysis) -> list[str]:
         f"their colors are {number(made['color'], 2)} Delta E away (other real images: {number(real['color'], 2)})."
     ]
     for change in (change for change in analysis.changes if change.images == "generated"):
+        if not any(change.values.values()):
+            sentences.append("Post-training kept the original decoder: the images are the same.")
+            continue
         parts = []
         for name, text in {"outside": "images off the real ones", "color": "color", "detail": "detail"}.items():
             low, high = change.intervals[name]

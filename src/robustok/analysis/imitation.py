@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
+from robustok.evaluation.features.image_source import Progress
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
 from robustok.evaluation.metrics.pfid import Cell, grid
 from robustok.evaluation.scores.halves import half_interval, halves, other_halves
@@ -24,7 +25,6 @@ ALPHAS = tuple(i / 10 for i in range(1, 11))
 DELTAS = (10, 25, 180, 360, 720)  # of 4096 codes, in proportion at others; beside those of pFID
 COVERED = 0.95  # fraction of the halves whose best cells make a range
 
-Progress = Callable[[int, int], None]  # told how many images are done, and of how many
 AnyCell = TypeVar("AnyCell", Cell, NoiseCell)
 
 
@@ -44,9 +44,7 @@ class Target:
     cells: tuple[float, ...]  # to each cell of the grid
     best: Cell | NoiseCell  # the nearest cell
     wins: float  # fraction of random halves of the images in which that cell is the nearest
-    ranges: tuple[
-        tuple[float, float], ...
-    ]  # of alpha, and of delta or strength, in the cells nearest in 95 % of halves
+    ranges: tuple[tuple[float, float], ...]  # of alpha, and of delta or strength, in cells nearest in 95 % of halves
     gain: float  # to_unperturbed less the best cell's, the cell chosen on one half and measured on the other
     gain_interval: Interval  # where it is above 0, the imitation is better than none
     as_far: tuple[bool, ...]  # which cells are as far from real images as this set is, within the noise

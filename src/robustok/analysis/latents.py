@@ -4,7 +4,6 @@ Each number stands beside its floor, what other real images come to. What become
 `robustok.evaluation.scores.tokenizer_scores`; here it is the latents alone.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -20,7 +19,7 @@ from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
 from robustok.evaluation.scores.halves import half_interval, halves
 from robustok.evaluation.scores.intervals import Interval
-from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Latents
@@ -102,11 +101,12 @@ def analyze_latents(
 
     progress("generating", 0, 2 * len(LEVELS))
     returns, generated = [], own
-    ways: dict[str, Callable[..., Latents]] = {"one pass": predict_latents, "sampled": sample_latents}
-    for (how, follow), level in product(ways.items(), LEVELS):
-        given = {"seed": seed, "start": own, "level": level, "null_class": True, "batch_size": batch_size}
+    for how, level in product(("one pass", "sampled"), LEVELS):
+        given: dict[str, Any] = {"start": own, "level": level, "one_pass": how == "one pass", "null_class": True}
         with evaluating(generator):
-            generated = follow(generator, images.labels[chosen], sampling, **given)
+            generated = sample_latents(
+                generator, images.labels[chosen], sampling, seed=seed, batch_size=batch_size, **given
+            )
         returns.append(returned(how, level, generated))
         progress("generating", len(returns), 2 * len(LEVELS))
 

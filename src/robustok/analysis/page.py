@@ -1,12 +1,10 @@
 """An analysis as text for the terminal, and as a page: where a generator leaves real images, and what that does."""
 
-import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
 from robustok.analysis import tables
 from robustok.analysis.findings import cell_name, findings
@@ -18,9 +16,11 @@ from robustok.report.html import page as html_page
 from robustok.report.html import part
 from robustok.report.images import gallery
 from robustok.report.page import shown
-from robustok.report.run import Grid, flatten
+from robustok.report.run import Grid
 from robustok.report.table import Column, Table
 from robustok.report.text import percent
+from robustok.runtime.configs import flat
+from robustok.runtime.pictures import png, sheet
 from robustok.shapes import Pixels
 
 WIDTH = 100  # columns of a line in the terminal, at most
@@ -94,14 +94,13 @@ def _sections(result: Result) -> dict[str, Sequence[Any]]:
 
 def _grid(name: str, pixels: Pixels) -> Grid:
     """Images of one set side by side."""
-    data = io.BytesIO()
-    Image.fromarray(pixels.permute(2, 0, 3, 1).flatten(1, 2).contiguous().numpy()).save(data, "PNG")
-    return Grid(png=data.getvalue(), title=name.capitalize(), columns=len(pixels), cell=pixels.shape[-1])
+    columns = len(pixels)
+    return Grid(png=png(sheet(pixels, columns)), title=name.capitalize(), columns=columns, cell=pixels.shape[-1])
 
 
 def _protocol(protocol: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and note of what to repeat to get these numbers."""
-    facts = ((re.sub("[._]", " ", name).capitalize(), value) for name, value in flatten(protocol))
+    facts = ((re.sub("[._]", " ", name).capitalize(), value) for name, value in flat(protocol).items())
     return [(name, cell_name(value) if isinstance(value, Cell) else str(value), "") for name, value in facts]
 
 

@@ -1,6 +1,6 @@
 """A generator's tokens beside real images': under teacher forcing, and left alone from some token on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustok.analysis.departures import Departures, departures
+from robustok.evaluation.features.image_source import Progress
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.generate import sample
 from robustok.generators.noise import uniforms
@@ -20,8 +21,6 @@ from robustok.shapes import Codebook, Labels, Tokens
 
 LOGITS = 2**24  # in memory at once
 TOP = (1, 5, 10, 50, 100)
-
-Progress = Callable[[int, int], None]  # told how many images are done, and of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def teacher_forcing(
             log_softmax = (flat / sampling.temperature).log_softmax(1)
             log_p[batch, at] = log_softmax.gather(1, true).double().view(size).cpu()
             now = step[0] if isinstance(at, slice) else step[int(at[0])]  # asked of masked generators' alone
-            chosen = draw(drawn_from(flat, sampling, now), uniform[:, at].flatten())
+            chosen = draw(drawn_from(flat, sampling, now)[0], uniform[:, at].flatten())
             drawn[batch, at] = chosen.view(size).to(tokens.device)
             likeliest[batch, at] = flat.argmax(1).view(size).to(tokens.device)
             rank[batch, at] = ((flat > flat.gather(1, true)).sum(1) + 1).view(size).to(tokens.device)

@@ -185,16 +185,13 @@ class Evaluate(Sampled, Features, View, Shared):
                     how |= {"keep": keep, "progress": tell}
                     if self.compile and can_compile(generator):
                         how["compile"] = "inductor"
+                    decoders = tokenizer
                     if self.against:
                         before = models.tokenizer_of(self.against, device, self.fields)
                         decoders = {"before": before, "after": tokenizer}
-                        scores = generator_scores.score_decoders(
-                            generator, decoders, references, labels, extractors, **how
-                        )
-                    else:
-                        scores = generator_scores.score_generator(
-                            generator, tokenizer, references, labels, extractors, **how
-                        )
+                    scores = generator_scores.score_generator(
+                        generator, decoders, references, labels, extractors, **how
+                    )
                 case _:
                     scores = image_scores.score_image_set(shown, references, extractors, keep=keep, progress=tell)
         if self.nearest:

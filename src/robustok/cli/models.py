@@ -15,6 +15,7 @@ from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.distributed import is_main
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 from robustok.training.generator_training import AnyGenerator
+from robustok.training.without_codebook import latent_shape
 
 
 def fields_of(typed: Iterable[str]) -> dict[str, Any]:
@@ -54,15 +55,13 @@ def fitting(generator: AnyGenerator, tokenizer: TokenizerLike, classes: int) -> 
 
     Raises ValueError for a generator of latents where the tokenizer makes tokens.
     """
-    n = tokenizer.tokens_per_image
     if (codebook := codebook_of(tokenizer)) is not None:
         if isinstance(generator, DiffusionTransformer):
             raise ValueError("this preset's generator is of continuous latents; take demo or smoke for tokens")
-        return replace(generator, codebook_size=len(codebook), tokens=n, classes=classes)
-    with torch.no_grad():
-        channels = tokenizer.encode(torch.zeros(1, 3, tokenizer.image_size, tokenizer.image_size).to(tokenizer.device))
+        return replace(generator, codebook_size=len(codebook), tokens=tokenizer.tokens_per_image, classes=classes)
+    n, channels = latent_shape(tokenizer)
     if isinstance(generator, DiffusionTransformer):
-        return replace(generator, tokens=n, channels=channels.shape[2], classes=classes)
+        return replace(generator, tokens=n, channels=channels, classes=classes)
     size = {name: getattr(generator, name) for name in ("width", "depth", "heads", "label_dropout")}
     layout: Literal["grid", "sequence"] = "grid" if isqrt(n) ** 2 == n else "sequence"
-    return DiffusionTransformer(tokens=n, channels=channels.shape[2], classes=classes, layout=layout, **size)
+    return DiffusionTransformer(tokens=n, channels=channels, classes=classes, layout=layout, **size)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from robustok.cli.arguments import A_SPACE, Count, Device, Features, OutFile, ScoredName, View
 from robustok.cli.help import table
 from robustok.cli.options import Option, Shared
-from robustok.runtime.words import counted
+from robustok.runtime.words import counted, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +62,7 @@ class Reference(Features, View, Shared):
         if not self.quiet:
             file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
             held = f"{counted(sample, 'image')}, for precision, recall and kernel distances"
-            print(table([("file", file), ("images", in_words(about)), ("features", in_words(space)), ("sample", held)]))
-
-
-def in_words(about: Mapping[str, Any]) -> str:
-    """`name photos, count 5000`."""
-    return ", ".join(f"{name} {value}" for name, value in about.items())
+            print(table([("file", file), ("images", listed(about)), ("features", listed(space)), ("sample", held)]))
 
 
 def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
@@ -82,5 +77,5 @@ def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
     found = {"images": there.images, "features": there.space, "sample": counted(len(there.sample), "image")}
     for name, value in found.items():
         if value != wanted[name]:
-            text = in_words(value) if isinstance(value, Mapping) else value
+            text = listed(value) if isinstance(value, Mapping) else value
             raise ValueError(f"{out} is there already and holds another reference ({name}: {text}); {remedy}")

@@ -47,12 +47,12 @@ class Sample(Sampled, Shared):
         import torch
         from PIL import Image
 
-        from robustok.demo.pictures import write_grid
         from robustok.evaluation.decoding import decoded
         from robustok.generators.fit import check_fit
         from robustok.runtime.checkpoint import write_bytes
         from robustok.runtime.distributed import is_main
         from robustok.runtime.logging import Progress
+        from robustok.runtime.pictures import sheet, write_png
         from robustok.training.shared_sampling import sample_together
 
         _, tokenizer, generator = self.opened()
@@ -68,16 +68,14 @@ class Sample(Sampled, Shared):
             return
         pixels = torch.cat(list(decoded(tokenizer, tokens)))
         columns = len(classes) if len(classes) <= 20 else math.isqrt(min(len(pixels), GRID))
-        write_grid(self.out, "grid", "", "", pixels[:GRID], group="overview", columns=min(columns, len(pixels)))
+        write_png(self.out / "grid.png", sheet(pixels[:GRID], min(columns, len(pixels))))
         arrays, images = io.BytesIO(), pixels.permute(0, 2, 3, 1).contiguous().numpy()
         for file in former:
             file.unlink()
         np.savez(arrays, images, labels.numpy())
         write_bytes(self.out / SAMPLES, arrays.getvalue())
         for number, image in enumerate(images if self.png else ()):
-            data = io.BytesIO()
-            Image.fromarray(image).save(data, "PNG")
-            write_bytes(self.out / IMAGES / _png(number), data.getvalue())
+            write_png(self.out / IMAGES / _png(number), Image.fromarray(image))
         self.say(f"grid: {self.out / 'grid.png'}\nimages: {self.out / SAMPLES}")
 
     def _former_images(self) -> list[Path]:

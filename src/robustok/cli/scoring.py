@@ -13,7 +13,6 @@ from torch import Tensor
 from robustok.cli.arguments import View
 from robustok.cli.help import table
 from robustok.cli.images import is_npz, is_statistics, scored_images
-from robustok.demo.pictures import write_grid
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.image_source import ImageSource
 from robustok.evaluation.features.registry import extractor, published_weights
@@ -24,6 +23,7 @@ from robustok.evaluation.scores.reference import Reference, read_reference
 from robustok.evaluation.scores.score import Score
 from robustok.report.system_table import protocol_of
 from robustok.runtime.logging import Progress
+from robustok.runtime.pictures import sheet, write_png
 from robustok.runtime.words import counted
 
 PLACE = "{features}"  # in the name of a reference: where that of the feature space goes
@@ -131,15 +131,7 @@ def write_nearest(path: Path, pixels: Tensor, train: Reference, images: ImageSou
     found = nearest_images(pixels, train, images, extract)
     order = found.distances.argsort()
     rows = zip(pixels[order].split(columns), found.pixels[order].split(columns), strict=True)
-    write_grid(
-        path.parent,
-        path.stem,
-        "",
-        "",
-        torch.cat([row for pair in rows for row in pair]),
-        group="overview",
-        columns=columns,
-    )
+    write_png(path, sheet(torch.cat([row for pair in rows for row in pair]), columns))
 
 
 def as_text(scores: Sequence[Score]) -> str:

@@ -6,7 +6,7 @@ is there already. Latents: noised to the level 1 - sigma, and followed from ther
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import derive, stream
+from robustok.runtime.words import listed
 from robustok.shapes import Labels
 
 PairMode = Literal["sdedit", "one-pass"]
@@ -185,14 +186,10 @@ class Pairs:
         if "hash" in here and here | {"name": None} == self.image_set | {"name": None}:
             return
         raise ValueError(
-            f"the pairs were made of other images: {_in_words(self.image_set)}, not {_in_words(here)}; give those, "
+            f"the pairs were made of other images: {listed(self.image_set)}, not {listed(here)}; give those, "
             "or make pairs of these"
         )
 
     def batch(self, indices: Indices) -> Pair:
         """The pairs of these numbers, 0 to len - 1."""
         return Pair(as_read(self._generated[indices]), self._images[indices], self._labels[indices])
-
-
-def _in_words(described: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in described.items())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustok.data.images import ImageSet
-from robustok.demo.config import Demo, DemoImages
+from robustok.demo.compared import Compared
 from robustok.demo.scores import SPACES, trained_in
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.registry import extractor
@@ -26,18 +26,19 @@ class Seen(NamedTuple):
 
     scores: list[Score]
     before: Tensor  # (b,) distance of each to the nearest real image, original decoder
-    after: Tensor  # (b,) the same, post-trained decoder
+    after: Tensor  # (b,) the same, decoder after post-training
     nearest: Tensor  # (b,) that real image, an index of the scored images
     space: str  # feature space of both, in which nothing was trained
 
 
-def see(config: Demo, decoders: Mapping[str, Any], drawn: Tensor, images: DemoImages, how: dict[str, Any]) -> Seen:
+def see(compared: Compared) -> Seen:
     """Compare what decoders named before, control and after make of the same tokens or latents with real images.
 
     Off the manifold is meant in a feature space that nothing was trained in. Other real images, of the training set,
     tell what is left where nothing is wrong.
     """
-    count = min(LOOKED_AT, len(drawn), len(images.scored), len(images.train))
+    config, images = compared.config, compared.images
+    count = min(LOOKED_AT, len(compared.drawn), len(images.scored), len(images.train))
     held_out = [name for name in SPACES if name not in trained_in(config)]
     extract = extractor(held_out[-1])
 
@@ -46,18 +47,18 @@ def see(config: Demo, decoders: Mapping[str, Any], drawn: Tensor, images: DemoIm
 
     real, other = photos(images.scored), photos(images.train)
     made = {
-        ("generated", name): image_statistics(decoded(model, drawn[:count]), extract)
-        for name, model in decoders.items()
+        ("generated", name): image_statistics(decoded(model, compared.drawn[:count]), extract)
+        for name, model in compared.decoders.items()
     }
     found = compare(real, other, made, seed=config.seed)
-    about = {**how, **extract.describe(), "held_out": True}
+    about = {**compared.how, **extract.describe(), "held_out": True}
     scores = [
         score
         for effect in found.effects
         for score in _records(effect.values, effect.intervals, effect.decoder or "floor", count, about)
     ]
     for change in found.changes:
-        ends = {"from": next(iter(decoders)), "to": change.decoder, "tokens": "the same"}
+        ends = {"from": "before", "to": change.decoder, "tokens": "the same"}
         scores += _records(change.values, change.intervals, "difference", count, about | ends)
     before, after = (
         nearness(generated=made["generated", name].features, real=real.features) for name in ("before", "after")

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet
 from robustok.data.latent_cache import LatentCache, encode_images
+from robustok.demo.compared import Compared
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.effects import see
-from robustok.demo.pictures import write_pictures
+from robustok.demo.pictures import write_pictures, write_reconstructions
 from robustok.demo.plan import NAMES, plan_in_words, planned
 from robustok.demo.run_state import RunState
 from robustok.demo.scores import (
@@ -25,7 +26,6 @@ from robustok.demo.scores import (
     reference_of,
     trained_in,
 )
-from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.image_scores import score_images
@@ -45,9 +45,11 @@ from robustok.training.decoder_stage import TrainedDecoder
 from robustok.training.generator_training import train_generator
 from robustok.training.held_out import HeldOut
 from robustok.training.post_training import clean, post_train
-from robustok.training.shared_sampling import sample_together, sampled
+from robustok.training.shared_sampling import sampled
 from robustok.training.tokenizer_training import train_tokenizer
+from robustok.training.validation import sample_preview
 
+DECODERS = {"post_training": "after", "control": "control"}  # stage: what its decoder is called in scores
 OUTLINE = """robustok demo, seed {seed}: the whole method on {pictures}.
   1. a {tokenizer} is trained {how}
   2. rFID and pFID tell how well it will carry a generator
@@ -108,50 +110,36 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
             tuned[name], held_out = result.tuned, result.held_out  # the same samples decide for both
             tell_tuned(state, tuned[name], name)
     with state.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
-        decoders = {"before": tokenizer} | {
-            {"post_training": "after", "control": "control"}[name]: result.tokenizer for name, result in tuned.items()
-        }
-        how = how_generated(config, out / "samples.safetensors", tokenizer)
-        scores = state.scores(
-            "generation", lambda: generation_scores(config, decoders, drawn, demo_spaces(images, out), how)
+        by_name = {DECODERS[stage]: result for stage, result in tuned.items()}
+        compared = Compared(
+            config=config,
+            images=images,
+            cache=cache,
+            decoders={"before": tokenizer} | {name: result.tokenizer for name, result in by_name.items()},
+            kept={name for name, result in by_name.items() if result.step == 0},
+            drawn=drawn,
+            labels=labels,
+            how=how_generated(config, out / "samples.safetensors", tokenizer),
         )
+        scores = state.scores("generation", lambda: generation_scores(compared, demo_spaces(images, out)))
         if missing := demo_spaces(images, out, scores):  # in the folder of a version that scored in fewer spaces
-            scores += state.scores("held_out", lambda: generation_scores(config, decoders, drawn, missing, how))
+            scores += state.scores("held_out", lambda: generation_scores(compared, missing))
         tell(state, scores, "gfid_before", "gfid_control", "gfid_after")
-        state.scores("copies", lambda: copy_scores(tokenizer, drawn, images, cache, how))
+        state.scores("copies", lambda: copy_scores(compared))
         # Computed after the pictures are written, so where these scores are the pictures are.
-        state.scores("effects", lambda: see_and_show(config, decoders, drawn, images, cache, how, out))
+        state.scores("effects", lambda: see_and_show(compared, out / "images"))
     all_scores = of_system(state.all_scores(), tokenizer=tokenizer, generator=generator)
     page = show(state, out, all_scores)
-    quoted = "\n".join(quotable(scores, set(SPACES) - trained_in(config)))
+    quoted = "\n".join(quotable(scores, set(SPACES) - trained_in(config), compared.after))
     picture = out / "images" / "pairs.png"
     state.say(f"\n{quoted}\npicture: {picture}\nscores: {out / 'scores.json'}\nreport: {page}")
     return all_scores
 
 
-def see_and_show(
-    config: Demo,
-    decoders: dict[str, Any],
-    drawn: Tensor,
-    images: DemoImages,
-    cache: LatentCache,
-    how: dict[str, Any],
-    out: Path,
-) -> list[Score]:
+def see_and_show(compared: Compared, folder: Path) -> list[Score]:
     """Write the pictures of a finished demo, and return the scores of what an eye would say of them."""
-    seen = see(config, decoders, drawn, images, how)
-    write_pictures(
-        out / "images",
-        real=images.scored,
-        before=decoders["before"],
-        after=decoders["after"],
-        drawn=drawn,
-        labels=balanced_labels(config.scored, len(images.train.classes)),
-        seen=seen,
-        train=images.train,
-        cache=cache,
-        seed=config.seed,
-    )
+    seen = see(compared)
+    write_pictures(folder, compared, seen)
     return seen.scores
 
 
@@ -170,7 +158,7 @@ def train_demo_tokenizer(config: Demo, images: DemoImages, state: RunState, out:
 
     def look(tokenizer: Any, step: int) -> dict[str, float]:
         if not state.has("generation"):
-            write_pictures(out / "images", real=images.scored, before=tokenizer, seed=config.seed)
+            write_reconstructions(out / "images", images.scored, tokenizer, config.seed)
         show(state, out)
         return {}
 
@@ -203,14 +191,10 @@ def train_demo_generator(config: Demo, tokenizer: Any, cache: LatentCache, folde
     """
     training, network = config.generator, config.generator.generator
     assert network is not None, "the demo trains a generator of its own"
-    labels = balanced_labels(20, network.classes)
     if cache.codebook_size is not None:
         sizes: dict[str, Any] = {"codebook_size": cache.codebook_size, "tokens": cache.tokens_per_image}
         training = replace(training, generator=replace(network, **sizes))
-
-    def preview(model: Any) -> dict[str, Tensor]:
-        drawn = sample_together(model, labels, config.post.sampling, derive(config.seed, "preview"))
-        return {"samples": torch.cat(list(decoded(tokenizer, drawn)))}
+    preview = sample_preview(tokenizer, sampling=config.post.sampling, seed=derive(config.seed, "preview"))
 
     def keep(model: Any, step: int) -> dict[str, float]:
         model.save_pretrained(folder / f"step_{step}")
@@ -256,8 +240,8 @@ def tell_plan(state: RunState, config: Demo, images: DemoImages, out: Path, cont
     state.say(f"At their pace, which took {clock(time.monotonic() - began)} to measure: {plan_in_words(plan)}.")
 
 
-def quotable(scores: list[Score], held_out: set[str]) -> list[str]:
-    """The lines to quote: before, after, and each space in which nothing was trained."""
+def quotable(scores: list[Score], held_out: set[str], after: str) -> list[str]:
+    """The lines to quote: before, after with that decoder in words, and each space in which nothing was trained."""
     said = {
         score.protocol["features"]: score.protocol["in_words"]
         for score in scores
@@ -267,7 +251,7 @@ def quotable(scores: list[Score], held_out: set[str]) -> list[str]:
     first = before.protocol["features"]
     return [
         f"before: gFID {before.value:.4g} with the original decoder, in {first}, of {before.images} generated images",
-        f"after: {said[first]}",
+        f"after: {said[first]}, with the {after}",
         *(f"held out, in {name}, where nothing was trained: {said[name]}" for name in said if name in held_out),
     ]
 

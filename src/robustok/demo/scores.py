@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustok.backbones.vgg import VGGHED
-from robustok.data.latent_cache import LatentCache
+from robustok.demo.compared import Compared
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.decoding import decoded, encoded, precision
 from robustok.evaluation.features.extractor import Extractor
@@ -23,12 +23,11 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.runtime.configs import to_plain
-from robustok.tokenizer.protocol import codes_of
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.shared_sampling import sampled_in
 
 SPACES = ("lite0", "lite2", "vgg-hed")  # lite0 first: of several scores of one name, the first is the headline
 COMPARED = 1_000  # generated and validation images, at most, that are compared with all training images
-BLOCK = 2_000  # training images whose codes are looked up at once
 
 Space: TypeAlias = tuple[Extractor, Reference]
 
@@ -71,21 +70,20 @@ def how_generated(config: Demo, samples: Path, tokenizer: Any) -> dict[str, Any]
     }
 
 
-def generation_scores(
-    config: Demo, decoders: dict[str, Any], drawn: Tensor, spaces: Sequence[Space], how: dict[str, Any]
-) -> list[Score]:
+def generation_scores(compared: Compared, spaces: Sequence[Space]) -> list[Score]:
     """gFID, precision and recall of the same tokens or latents under every decoder, and what each changed, paired.
 
-    In every space, of pixels that are decoded once; their protocols say `how` they were generated.
+    In every space, of pixels that are decoded once; their protocols say how they were generated.
     Scores in a space that nothing was trained in say so: `held_out`.
     """
-    extracts = [extract for extract, _ in spaces]
-    streams = {name: _streams(decoded(tokenizer, drawn), extracts) for name, tokenizer in decoders.items()}
+    config, extracts = compared.config, [extract for extract, _ in spaces]
+    decoders = compared.decoders.items()
+    streams = {name: _streams(decoded(tokenizer, compared.drawn), extracts) for name, tokenizer in decoders}
     scores: list[Score] = []
     for i, (extract, reference) in enumerate(spaces):
         variants = {name: own[i] for name, own in streams.items()}
         held_out = {} if extract.name in trained_in(config) else {"held_out": True}
-        scores += score_streams(variants, reference, seeds=(config.seed,), protocol={**how, **held_out})
+        scores += score_streams(variants, reference, seeds=(config.seed,), protocol={**compared.how, **held_out})
     return scores
 
 
@@ -99,28 +97,19 @@ def _streams(pixels: Iterable[Tensor], extracts: Sequence[Extractor]) -> list[Fe
     return streams
 
 
-def copy_scores(
-    tokenizer: Any, drawn: Tensor, images: DemoImages, cache: LatentCache, how: dict[str, Any]
-) -> list[Score]:
+def copy_scores(compared: Compared) -> list[Score]:
     """AuthPct of generated images, and of validation images, which are no copies: does the generator copy?
 
     By distances of latents, or of the codes of tokens: those of all training images are there, whatever the decoder.
     Training images are taken as they are; mirrored, a symmetric one would be its own nearest other.
     """
-    count = min(COMPARED, len(drawn), len(images.scored))
-    known = training_codes(tokenizer, cache)
-    real = encoded(tokenizer, images.scored.images(torch.arange(count)))
-    space = f"{'latents' if cache.codebook_size is None else 'codes'} of the tokenizer"
+    images, count = compared.images, min(COMPARED, len(compared.drawn), len(compared.images.scored))
+    real = encoded(compared.tokenizer, images.scored.images(torch.arange(count)))
+    space = f"{'latents' if kind_of(compared.tokenizer) == 'latents' else 'codes'} of the tokenizer"
     scores = []
-    for metric, latents, made in (("authpct", drawn[:count], how), ("authpct_held_out", real, {})):
-        value = auth_percent(generated=codes_of(tokenizer, latents).flatten(1).cpu(), train=known)
+    for metric, latents, made in (("authpct", compared.drawn[:count], compared.how), ("authpct_held_out", real, {})):
+        value = auth_percent(generated=compared.codes(latents), train=compared.known)
         low, high = fraction_interval(value / 100, count)
         about = {**made, "features": space, "train": images.train.describe()}
         scores.append(Score(metric=metric, value=value, interval=(100 * low, 100 * high), images=count, protocol=about))
     return scores
-
-
-def training_codes(tokenizer: Any, cache: LatentCache) -> Tensor:
-    """The latents of all training images, or the codes of their tokens: (b, n d)."""
-    parts = torch.arange(len(cache)).split(BLOCK)
-    return torch.cat([codes_of(tokenizer, cache.plain(part)).flatten(1).cpu() for part in parts])

@@ -22,6 +22,7 @@ from robustok.generators.protocol import Logits, Predictor
 from robustok.generators.static_memory import StaticMemory, StaticPredictor
 from robustok.generators.token_model import TokenModel
 from robustok.layers import Block, KVCache, Modulation, modulate
+from robustok.runtime.configs import check_choices, check_least, check_shares
 from robustok.shapes import Labels, Scalar, Tokens
 
 
@@ -41,13 +42,9 @@ class Autoregressive:
     label_dropout: float = 0.1  # share of training images whose label is withheld, which guidance needs
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "tokens", "classes", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, which must be at least 1")
-        if self.order not in ("raster", "random"):
-            raise ValueError(f"order is {self.order!r}; choose 'raster' or 'random'")
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout is {self.label_dropout}; it is a share, choose one between 0 and 1")
+        check_least(self, 1, "codebook_size", "tokens", "classes", "width", "depth", "heads")
+        check_choices(self)
+        check_shares(self, "label_dropout")
 
 
 def random_order_fraction(done: float, start: float = 0.5, end: float = 0.75) -> float:

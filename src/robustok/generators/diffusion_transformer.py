@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.generators.flow_matching import (
-    INTERPOLANTS,
     FlowDraw,
     Interpolant,
     Times,
     TrainingTimes,
     along,
-    flow_matching_loss,
+    draw_times,
+    flow_losses,
+    loss_weights,
     noise_levels,
 )
 from robustok.layers import (
@@ -36,6 +37,7 @@ from robustok.layers import (
     rotation,
     sincos_positions,
 )
+from robustok.runtime.configs import check_choices, check_least, check_shares
 from robustok.runtime.pretrained import Pretrained
 from robustok.shapes import Labels, Latents, Scalar
 
@@ -67,17 +69,8 @@ class DiffusionTransformer:
     label_dropout: float = 0.1  # share of training latents whose label is withheld, which guidance needs
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "channels", "classes", "width", "depth", "heads", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, which must be at least 1")
-        for name, choices in (
-            ("layout", ("grid", "sequence")),
-            ("mlp", ("gelu", "swiglu")),
-            ("norm", ("layer", "rms")),
-            ("interpolant", INTERPOLANTS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
+        check_least(self, 1, "tokens", "channels", "classes", "width", "depth", "heads", "patch")
+        check_choices(self)
         if self.layout == "sequence" and self.patch > 1:
             raise ValueError(f"patch is {self.patch}, but a sequence has no squares; set it to 1 or layout to 'grid'")
         if self.layout == "grid" and (math.isqrt(self.tokens) ** 2 != self.tokens or self.side % self.patch):
@@ -85,8 +78,7 @@ class DiffusionTransformer:
                 f"{self.tokens} tokens are no square grid of patches of side {self.patch}; "
                 "set layout to 'sequence', or patch to a divisor of the side"
             )
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout is {self.label_dropout}; it is a share, choose one between 0 and 1")
+        check_shares(self, "label_dropout")
 
     @property
     def side(self) -> int:
@@ -223,16 +215,18 @@ class DiffusionTransformerModel(Pretrained):
 
     def draw(self, b: int, *, times: TrainingTimes | None = None, generator: torch.Generator) -> FlowDraw:
         """What a training step on `b` latents draws: noise levels as `times` say, noise, and withheld labels."""
-        config = self.config
-        times = times or self.times
-        return FlowDraw.of(b, self.latent_shape, config.label_dropout, times, config.interpolant, generator=generator)
+        config, times, on = self.config, times or self.times, generator.device
+        t = draw_times(b, times, generator=generator)
+        noise = torch.randn(b, *self.latent_shape, generator=generator, device=on)
+        withheld = torch.rand(b, generator=generator, device=on) < config.label_dropout
+        return FlowDraw(t, noise, withheld, loss_weights(t, times, config.interpolant))
 
     def loss(self, latents: Latents, labels: Labels, draw: FlowDraw) -> Scalar:
         """Mean squared error of the velocity, and of its direction as the model's authors weigh it."""
-        interpolant = self.config.interpolant
-        return flow_matching_loss(
-            self, latents, labels, draw, null_class=self.null_class, interpolant=interpolant, direction=self.direction
-        )
+        labels = labels.masked_fill(draw.withheld.to(labels.device), self.null_class)
+        noise = draw.noise.to(latents)
+        losses = flow_losses(lambda x, t: self(x, t, labels), latents, noise, draw.t, self.config.interpolant)
+        return (draw.weights.to(latents.device) * (losses.error + self.direction * losses.direction)).mean()
 
 
 def _to_map(x: Latents, side: int) -> Float[Tensor, "b d side side"]:

@@ -14,23 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from robustok.generators.fit import check_labels
-from robustok.generators.flow_matching import (
-    INTERPOLANTS,
-    Interpolant,
-    along,
-    coefficients,
-    endpoints,
-    noised,
-    shifted,
-)
+from robustok.generators.flow_matching import Interpolant, along, coefficients, endpoints, noised, shifted
 from robustok.generators.noise import Draw, noise_stream
 from robustok.generators.protocol import GeneratorLike, Made
 from robustok.inference import packed
 from robustok.layers import check_float32
+from robustok.runtime.configs import check_choices, check_least
 from robustok.shapes import Labels, Latents
 
 Field: TypeAlias = Callable[[Latents, float], Latents]  # the velocity of latents that are all at one noise level
-METHODS = ("euler", "heun", "heun-but-last", "sde")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +44,8 @@ class FlowSampling:
     latent_noise: float = 0.0  # standard deviation of noise that is added to what was sampled, before it is decoded
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, which must be at least 1")
-        for name, choices in (
-            ("method", METHODS),
-            ("interpolant", INTERPOLANTS),
-            ("diffusion", ("linear", "decreasing")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
+        check_least(self, 1, "steps")
+        check_choices(self)
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
         if not 0 <= self.guidance_low <= self.guidance_high <= 1:
@@ -165,6 +150,7 @@ def sample_latents(
     first: int = 0,
     start: Latents | None = None,
     level: float = 1.0,
+    one_pass: bool = False,
     null_class: bool = False,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
@@ -176,55 +162,12 @@ def sample_latents(
     is 1 - sigma for a preservation ratio sigma. `progress` is told how many images are done. Labels are below
     `generator.null_class`, which stands for no class; `null_class` lets it be one of them. Raises ValueError for a
     level outside [0, 1] and for labels or latents that do not fit the generator or are not finite.
+
+    With `one_pass` the noised x_t is not followed: the mean of all latents that could have been noised to it is taken,
+    E[x | x_t], in one forward pass. Guidance is the config's; steps, method and shift do not matter. A mean is
+    smoother than a sample: of Gaussian data of variance v it has (a^2 v + s^2) / (a^2 v) times less, a and s the
+    factors of data and noise at the level.
     """
-
-    def follow(field: Field, x: Latents, draw: Draw) -> Latents:
-        return deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
-
-    return _from_noised(follow, generator, labels, config, seed, first, start, level, null_class, batch_size, progress)
-
-
-@torch.no_grad()
-def predict_latents(
-    generator: GeneratorLike,
-    labels: Labels,
-    config: FlowSampling,
-    *,
-    seed: int,
-    start: Latents,
-    level: float,
-    first: int = 0,
-    null_class: bool = False,
-    batch_size: int = 64,
-    progress: Callable[[int], None] | None = None,
-) -> Latents:
-    """The mean of all latents that could have been noised to what `start` was: E[x | x_t], in one forward pass.
-
-    x_t is that from which `sample_latents` follows the same `start`, and guidance is the config's; steps, method and
-    shift do not matter. A mean is smoother than a sample: of Gaussian data of variance v it has (a^2 v + s^2) / (a^2 v)
-    times less, a and s the factors of data and noise at the level. Level 0 gives `start` back.
-    """
-
-    def predict(field: Field, x: Latents, draw: Draw) -> Latents:
-        return endpoints(x, field(x, level), coefficients(x.new_full((1,), level), config.interpolant))[0]
-
-    return _from_noised(predict, generator, labels, config, seed, first, start, level, null_class, batch_size, progress)
-
-
-def _from_noised(
-    finish: Callable[[Field, Latents, Draw], Latents],
-    generator: GeneratorLike,
-    labels: Labels,
-    config: FlowSampling,
-    seed: int,
-    first: int,
-    start: Latents | None,
-    level: float,
-    null_class: bool,
-    batch_size: int,
-    progress: Callable[[int], None] | None,
-) -> Latents:
-    """What `finish` makes of latents at noise level `level`, batch by batch; `sample_latents` says the rest."""
     _check(generator, labels, config, start, level, null_class)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)
@@ -239,8 +182,12 @@ def _from_noised(
         x = draw()
         if start is not None:
             x = noised(start[part].to(x), x, torch.full((len(x),), level), config.interpolant)
+        field = guided_field(generator, labels[part].to(device), config)
         with packed(generator):
-            x = finish(guided_field(generator, labels[part].to(device), config), x, draw)
+            if one_pass:
+                x = endpoints(x, field(x, level), coefficients(x.new_full((1,), level), config.interpolant))[0]
+            else:
+                x = deque(integrate(field, x, config, draw, level=level), maxlen=1).pop()
         if config.latent_noise:
             x = x + config.latent_noise * draw()
         if not x.isfinite().all():

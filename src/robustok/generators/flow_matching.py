@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from robustok.shapes import Labels, Latents, Scalar
+from robustok.runtime.configs import check_choices
+from robustok.shapes import Latents
 
 Times: TypeAlias = Float[Tensor, " b"]
 Velocity: TypeAlias = Callable[[Latents, Times], Latents]
 Interpolant = Literal["linear", "cosine"]
-INTERPOLANTS = ("linear", "cosine")
 
 
 class Coefficients(NamedTuple):
@@ -104,10 +104,7 @@ class TrainingTimes:
     gamma: float = 5.0  # of min-snr: the signal-to-noise ratio from which noise levels count alike
 
     def __post_init__(self) -> None:
-        if self.distribution not in ("uniform", "logit-normal"):
-            raise ValueError(f"distribution is {self.distribution!r}; choose 'uniform' or 'logit-normal'")
-        if self.weighting not in ("none", "min-snr"):
-            raise ValueError(f"weighting is {self.weighting!r}; choose 'none' or 'min-snr'")
+        check_choices(self)
         if not math.isfinite(self.mean):
             raise ValueError(f"mean is {self.mean}; it is that of a logit, choose a finite number")
         if not 0 <= self.std < math.inf or not 0 < self.shift < math.inf:
@@ -176,38 +173,3 @@ class FlowDraw(NamedTuple):
     noise: Latents
     withheld: Bool[Tensor, " b"]  # labels, which guidance needs
     weights: Times
-
-    @classmethod
-    def of(
-        cls,
-        b: int,
-        latent_shape: tuple[int, int],
-        label_dropout: float,
-        times: TrainingTimes,
-        interpolant: Interpolant,
-        *,
-        generator: torch.Generator,
-    ) -> "FlowDraw":
-        """Of `b` latents; a label is withheld with probability `label_dropout`."""
-        on = generator.device
-        t = draw_times(b, times, generator=generator)
-        noise = torch.randn(b, *latent_shape, generator=generator, device=on)
-        withheld = torch.rand(b, generator=generator, device=on) < label_dropout
-        return cls(t, noise, withheld, loss_weights(t, times, interpolant))
-
-
-def flow_matching_loss(
-    field: Callable[[Latents, Times, Labels], Latents],
-    latents: Latents,
-    labels: Labels,
-    draw: FlowDraw,
-    *,
-    null_class: int,
-    interpolant: Interpolant,
-    direction: float = 0.0,
-) -> Scalar:
-    """Weighted mean error of a class-conditional field, plus `direction` times that of its direction."""
-    labels = labels.masked_fill(draw.withheld.to(labels.device), null_class)
-    noise = draw.noise.to(latents)
-    losses = flow_losses(lambda x, t: field(x, t, labels), latents, noise, draw.t, interpolant)
-    return (draw.weights.to(latents.device) * (losses.error + direction * losses.direction)).mean()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustok.generators.compiled import memory_of
 from robustok.generators.fit import check_sampling
-from robustok.generators.flow import FlowSampling, predict_latents, sample_latents
+from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.unmasking import MaskedSampling, sample_masked
@@ -44,8 +44,8 @@ def sample(
     is true, latents are noised to `level` and followed from there, or guessed from there in `one_pass`. `null_class`
     lets the generator's own be a label. `compile` is a backend of `torch.compile`, for generators that `sample_tokens`
     can compile. `progress` is told how many images are done. Raises ValueError for settings of another kind of
-    generator, for others to be compiled, and what `sample_tokens`, `sample_masked`, `sample_latents` and
-    `predict_latents` raise, which do the work.
+    generator, for others to be compiled, and what `sample_tokens`, `sample_masked` and `sample_latents` raise, which do
+    the work.
     """
     check_sampling(generator, sampling)
     if not isinstance(compile, str | None):
@@ -58,5 +58,4 @@ def sample(
         return sample_masked(generator, labels, sampling, keep=keep, tokens=start, **how)
     if isinstance(sampling, Sampling):
         return sample_tokens(generator, labels, sampling, keep=keep, tokens=start, compile=compile, **how)
-    follow: Callable[..., Tensor] = predict_latents if one_pass else sample_latents
-    return follow(generator, labels, sampling, start=start, level=level, **how)
+    return sample_latents(generator, labels, sampling, start=start, level=level, one_pass=one_pass, **how)

@@ -19,6 +19,7 @@ from robustok.generators.protocol import Logits
 from robustok.generators.token_model import TokenModel
 from robustok.generators.unmasking import MaskedSampling
 from robustok.layers import Block
+from robustok.runtime.configs import check_least, check_shares
 from robustok.shapes import Labels, Scalar, TokenMask, Tokens
 
 
@@ -37,12 +38,8 @@ class Masked:
     label_dropout: float = 0.1  # share of training images whose label is withheld, which guidance needs
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "tokens", "classes", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, which must be at least 1")
-        for name in ("label_smoothing", "label_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, choose one between 0 and 1")
+        check_least(self, 1, "codebook_size", "tokens", "classes", "width", "depth", "heads")
+        check_shares(self, "label_smoothing", "label_dropout")
 
 
 class MaskedDraw(NamedTuple):

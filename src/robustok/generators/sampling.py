@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from robustok.generators.fit import check_labels
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Made
 from robustok.inference import packed
+from robustok.runtime.configs import check_choices
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -44,8 +45,7 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}; it is a probability above 0, or 1 for all codes")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; choose 1 for none, more for stronger")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule is {self.schedule!r}; choose from {', '.join(map(repr, get_args(Schedule)))}")
+        check_choices(self)
         if not 0 <= self.power < math.inf:
             raise ValueError(f"power is {self.power}, which must be 0 or more")
         if self.guided_steps < 0:
@@ -184,7 +184,7 @@ def sample_tokens(
         rows = Rows(labels, keep, tokens.long(), uniform)
         drawn = partial(draw_next, config=config, guided=guided)
         found, finite = compiled_batch(generator, rows, scales, config.temperature, drawn, guided, compile)
-        _check_finite(finite)
+        check_finite(finite)
         return found.to(labels.dtype)
 
     how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
@@ -277,11 +277,12 @@ def _sample_batch(
         if kept is not None:
             tokens = torch.where(kept.keep[:, block], kept.tokens[:, block], tokens)
         result[:, block] = tokens
-    _check_finite(finite)
+    check_finite(finite)
     return result
 
 
-def _check_finite(finite: Tensor) -> None:
+def check_finite(finite: Tensor) -> None:
+    """Raises ValueError where not all probabilities of a sample were finite."""
     if not finite:
         raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
 

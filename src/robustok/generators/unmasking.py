@@ -11,7 +11,8 @@ tokens are drawn and kept, too, and masks follow the arccosine.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -23,12 +24,14 @@ from robustok.generators.sampling import (
     Kept,
     Sampling,
     Schedule,
+    check_finite,
     draw,
     guidance_scales,
     guide,
     in_batches,
     probabilities,
 )
+from robustok.runtime.configs import check_least
 from robustok.shapes import Labels, TokenMask, Tokens
 
 MaskSchedule: TypeAlias = Literal["cosine", "arccos"]
@@ -52,11 +55,7 @@ class MaskedSampling(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("mask_schedule", get_args(MaskSchedule)), ("noise_on", get_args(NoiseOn))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(repr, known))}")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, which must be at least 1")
+        check_least(self, 1, "steps")
         if not 0 <= self.choice_temperature < math.inf:
             raise ValueError(
                 f"choice_temperature is {self.choice_temperature}; choose 0 to keep the likeliest tokens, or more"
@@ -83,15 +82,21 @@ def annealed(logits: Float[Tensor, "*_ k"], config: MaskedSampling, step: int) -
     return logits / (0.5 + 0.8 * (1 - (step + 1) / config.steps)) if config.temperature_annealing else logits
 
 
-def drawn_from(logits: Distribution, config: Sampling, step: int) -> Distribution:
-    """The probabilities from which tokens are drawn at a step, of annealed logits.
+def drawn_from(logits: Distribution, config: Sampling, step: int) -> tuple[Distribution, Callable[[Tensor], Tensor]]:
+    """The probabilities from which tokens are drawn at a step, of annealed logits, and how certain each drawn one is.
 
     The largest of logits with Gumbel noise of a temperature is a draw from the softmax of logits / that temperature.
     """
+
+    def at(codes: Tensor, values: Distribution) -> Tensor:
+        return values.gather(1, codes[:, None])[:, 0].double()
+
     if not (isinstance(config, MaskedSampling) and config.noise_on == "logits"):
-        return probabilities(logits, config)
+        p = probabilities(logits, config)
+        return p, lambda codes: at(codes, p).log()
     noise = _noise(config, step)
-    return probabilities(logits / noise, config) if noise else probabilities(logits, replace(config, top_k=1))
+    p = probabilities(logits / noise, config) if noise else probabilities(logits, replace(config, top_k=1))
+    return p, partial(at, values=logits / config.temperature)
 
 
 def _noise(config: MaskedSampling, step: int) -> float:
@@ -148,12 +153,10 @@ def _sample_batch(
         tokens, (for_tokens, for_choice) = result[rows], uniform[rows, step].unbind(1)
         masked = tokens == mask
         logits = annealed(_logits(generator, tokens, labels[rows], masked, scale), config, step)
-        p = drawn_from(logits, config, step)
+        p, certainty_of = drawn_from(logits, config, step)
         finite = finite & p.sum().isfinite()
         drawn = draw(p, for_tokens[masked]).clamp(max=p.shape[1] - 1)
-        by_logits = config.noise_on == "logits"
-        certain = (logits / config.temperature if by_logits else p).gather(1, drawn[:, None])[:, 0].double()
-        certain = certain if by_logits else certain.log()
+        certain = certainty_of(drawn)
         if temperature := _noise(config, step):
             certain = certain - temperature * (-for_choice[masked].log()).log()  # a Gumbel variate more
         tokens[masked] = drawn
@@ -161,8 +164,7 @@ def _sample_batch(
         certainty[masked] = certain
         tokens.scatter_(1, certainty.argsort(dim=1, stable=True)[:, :left], mask)
         result[rows] = tokens
-    if not finite:
-        raise ValueError("sampling ended in NaN or infinity; use less guidance, a higher temperature, or other weights")
+    check_finite(finite)
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
+from robustok.runtime.configs import check_shares
 from robustok.shapes import Images
 
 
@@ -24,9 +25,7 @@ class Augmentation:
     cutout: float = 0.5  # side of the gray square, as a fraction of the image's side
 
     def __post_init__(self) -> None:
-        for name in ("probability", "color", "translation", "cutout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a fraction: give a number from 0 to 1")
+        check_shares(self, "probability", "color", "translation", "cutout")
 
 
 class Draw(NamedTuple):

@@ -5,10 +5,11 @@ from markupsafe import Markup
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.report.charts import bar
 from robustok.report.html import part
-from robustok.report.run import STAGES, Run, find, flatten
+from robustok.report.run import STAGES, Run, find
 from robustok.report.scores import DISTANCES
 from robustok.report.table import Cell, Column, Entry, Table
 from robustok.report.text import BLANK, count, duration, number
+from robustok.runtime.configs import flat
 
 OTHERS = ("psnr", "ssim", "codebook_use", "codebook_perplexity", "steps_to_gfid")
 
@@ -43,7 +44,7 @@ def costs(run: Run) -> Table | None:
 def protocol(run: Run) -> list[Table | Markup]:
     """The protocol of every score: first what all Fréchet distances share, then what differs."""
     names = {metric: name for metric, (name, *_) in DISTANCES.items()} | {m: metric_named(m).label for m in OTHERS}
-    records = [(r, dict(flatten(r["protocol"]))) for r in run.scores if r["metric"] in names]
+    records = [(r, flat(r["protocol"])) for r in run.scores if r["metric"] in names]
     if not records:
         return []
     measured = [p for r, p in records if r["metric"] in DISTANCES]

@@ -22,6 +22,7 @@ from typing import Any
 
 from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.runtime.checkpoint import read_json
+from robustok.runtime.configs import flat
 from robustok.runtime.logging import MetricsLog
 from robustok.training.validation import STEPS_FILE
 
@@ -128,6 +129,10 @@ class Run:
         points = self.series(stage, HELD_OUT)
         return min(points, key=lambda point: point[1])[0] if points else None
 
+    def kept(self, stage: str) -> bool:
+        """True where a stage of post-training kept the decoder that it began with."""
+        return self.chosen_step(stage) == 0
+
     def steps(self, stage: str) -> int | None:
         """Steps that a stage has taken."""
         rows = self.metrics.get(stage)
@@ -144,7 +149,7 @@ class Run:
     @cached_property
     def _settings(self) -> list[tuple[str, Any]]:
         """Dotted names, after a dot, and values: a page asks some twenty times."""
-        return [(f".{key}", value) for part in (self.config, self.stage_configs) for key, value in flatten(part)]
+        return [(f".{key}", value) for part in (self.config, self.stage_configs) for key, value in flat(part).items()]
 
 
 def find(records: list[Record], metric: str, **protocol: Any) -> Iterator[Record]:
@@ -152,15 +157,6 @@ def find(records: list[Record], metric: str, **protocol: Any) -> Iterator[Record
     for record in records:
         if record["metric"] == metric and all(record["protocol"].get(k) == v for k, v in protocol.items()):
             yield record
-
-
-def flatten(nested: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"a": {"b": 1}} as ("a.b", 1)."""
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def read_run(folder: Path) -> Run:

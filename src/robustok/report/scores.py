@@ -34,6 +34,8 @@ DISTANCES = {  # metric: name, what is compared with real images (`Run.latents` 
     "gfid_control": ("gFID control", "same {latents}, decoder trained on clean latents", "control"),
     "gfid_after": ("gFID after", "same {latents}, post-trained decoder", "after"),
 }
+TUNED = {"gfid_control": "control", "gfid_after": "post_training"}  # metric: the stage that made its decoder
+KEPT = "same {latents}, original decoder, which post-training kept"
 OF_GENERATED = {  # metric without its _before, _control or _after: name, how to read it
     "precision": ("Precision", "fraction that looks real, higher is better"),
     "recall": ("Recall", "fraction of the real variety, higher is better"),
@@ -83,6 +85,7 @@ def distances(run: Run) -> Table | None:
     rows: list[list[Entry]] = []
     for metric, record in records.items():
         name, meaning, color = DISTANCES[metric]
+        meaning = KEPT if metric in TUNED and run.kept(TUNED[metric]) else meaning
         value, bounds = record["value"], record["interval"]
         floor = whole["value"] if record["images"] == whole["images"] else None  # of other numbers it would be another
         decoder = metric.removeprefix("gfid_")

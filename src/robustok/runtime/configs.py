@@ -6,7 +6,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -111,6 +111,36 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
     if kind in (bool, int, float, str, None, types.NoneType):
         return _expect(kind or types.NoneType, data, where)
     raise ValueError(f"{_at(where)} cannot be read as {kind}; a config's fields are plain values and dataclasses")
+
+
+def check_choices(config: Any) -> None:
+    """Raises ValueError for a field of a dataclass that is none of the values of its `Literal` type."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+            known = ", ".join(map(repr, get_args(kind)))
+            raise ValueError(f"{name} is {getattr(config, name)!r}; choose from {known}")
+
+
+def check_least(config: Any, least: float, *names: str) -> None:
+    """Raises ValueError for a field that is less than it may be."""
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}")
+
+
+def check_shares(config: Any, *names: str) -> None:
+    """Raises ValueError for a field that is no share."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it is a share, choose one between 0 and 1")
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def comments(kind: type) -> dict[str, str]:

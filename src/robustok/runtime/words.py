@@ -1,5 +1,8 @@
 """Numbers and errors in words, for messages of one line."""
 
+from collections.abc import Mapping
+from typing import Any
+
 TOLD = "another process says so"  # note on an error that need not be told again
 
 
@@ -8,10 +11,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
-def ordinal(number: int) -> str:
-    """`1st`, `2nd`, `3rd`, `4th`, `11th`, `22nd`."""
-    suffix = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
+def listed(about: Mapping[str, Any]) -> str:
+    """`name photos, count 5000`."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
 
 
 def reason(error: BaseException) -> str:

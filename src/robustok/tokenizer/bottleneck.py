@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from robustok.runtime.configs import check_least
 from robustok.shapes import Latents, Scalar
 
 LOG_VARIANCE = (-30.0, 20.0)  # beyond which it is cut off, as latent diffusion does
@@ -22,7 +23,7 @@ class Plain:
     width: int = 16  # channels of a latent, d
 
     def __post_init__(self) -> None:
-        check_width(self.width)
+        check_least(self, 1, "width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class KL:
     weight: float = 1e-4  # of the divergence, per number of the latent; latent diffusion's 1e-6 is per image
 
     def __post_init__(self) -> None:
-        check_width(self.width)
-        check_weight(self.weight)
+        check_least(self, 1, "width")
+        check_least(self, 0, "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,25 +47,13 @@ class VarianceExpansion:
     floor: float = 0.1  # variance at which the pull begins to fade
 
     def __post_init__(self) -> None:
-        check_width(self.width)
-        check_weight(self.weight)
+        check_least(self, 1, "width")
+        check_least(self, 0, "weight")
         if not self.floor > 0:
             raise ValueError(f"floor is {self.floor}; it is a variance above 0, or the term could be infinite")
 
 
 AnyBottleneck: TypeAlias = Plain | KL | VarianceExpansion
-
-
-def check_width(width: int) -> None:
-    """Raises ValueError for a latent without channels."""
-    if width < 1:
-        raise ValueError(f"a latent has at least 1 channel, not {width}")
-
-
-def check_weight(weight: float) -> None:
-    """Raises ValueError for a negative weight."""
-    if weight < 0:
-        raise ValueError(f"the weight of a bottleneck's term is {weight}; choose 0 or more")
 
 
 class Posterior(NamedTuple):

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor, nn
 
 from robustok.layers import Block
+from robustok.runtime.configs import check_least
 from robustok.shapes import Images, Latents
 
 Hidden: TypeAlias = Bool[Tensor, "b patches"]  # patches in raster order that the encoder may not see
@@ -26,8 +27,7 @@ class ViT:
     layer_scale: float | None = 1e-5  # starting gain of every residual branch, as DINOv2 has; None: no gain
 
     def __post_init__(self) -> None:
-        if min(self.patch, self.latents, self.width, self.depth, self.heads) < 1:
-            raise ValueError("a vision transformer's patch, latents, width, depth and heads are at least 1")
+        check_least(self, 1, "patch", "latents", "width", "depth", "heads")
 
     def tokens(self, image_size: int) -> int:
         """Tokens that an image of this side has."""

@@ -16,28 +16,21 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from robustok.runtime.configs import check_least, check_shares
 from robustok.shapes import Latents, TokenMask
-from robustok.tokenizer.perturbation import (
-    LatentSpace,
-    annealed,
-    check_annealing,
-    check_fractions,
-    check_latent_space,
-    chosen_tokens,
-)
+from robustok.tokenizer.perturbation import LatentSpace, annealed, check_annealed, check_latent_space, chosen_tokens
 
 BANK = 2**14  # latents at most among which neighbors are looked for
 DISTANCES = 2**24  # held at a time: 64 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentNoise:
-    """Sampling errors imitated by Gaussian noise that takes a part of the latent's place."""
+class LatentPerturbation:
+    """What the kinds of perturbation share: which latents are disturbed, and how that falls while training goes on."""
 
     alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
     beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
-    strength: float = 0.5  # largest fraction of noise, 0 to 1; each image's own is uniform between 0 and this
-    gamma: float = 1.0  # standard deviation of the noise, in those of the latent's channels; l-DeTok takes 3
+    strength: float = 0.5  # how far, as each kind says
     anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
     anneal_end: float = 0.6  # fraction of training after which they stay where they are
     final_fraction: float = 0.5  # what is left of alpha and strength from then on
@@ -45,80 +38,62 @@ class LatentNoise:
     freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_annealed(self)
+        check_latent_space(self)
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """(alpha, strength) once a fraction `progress` of training is done."""
+        if self.latent_space == "frozen":
+            return self.alpha, self.strength
+        left = annealed(progress, self.anneal_start, self.anneal_end, self.final_fraction)
+        return left * self.alpha, left * self.strength
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentNoise(LatentPerturbation):
+    """Sampling errors imitated by Gaussian noise that takes a part of the latent's place."""
+
+    strength: float = 0.5  # largest fraction of noise, 0 to 1; each image's own is uniform between 0 and this
+    gamma: float = 1.0  # standard deviation of the noise, in those of the latent's channels; l-DeTok takes 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(self, "strength")
         if self.gamma < 0:
             raise ValueError(f"perturbation gamma is a standard deviation and at least 0, not {self.gamma}")
 
-    def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a fraction `progress` of training is done."""
-        return _at(self, progress)
-
 
 @dataclass(frozen=True, kw_only=True)
-class LatentMixing:
+class LatentMixing(LatentPerturbation):
     """Sampling errors imitated by moving latents towards others that are near them."""
 
-    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
-    beta: float = 0.5  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
     strength: float = 0.5  # largest part of the way, 0 to 1; each image's own is uniform between 0 and this
     neighbors: int = 8  # how many nearest latents of the batch's other images one is drawn from
-    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
-    anneal_end: float = 0.6  # fraction of training after which they stay where they are
-    final_fraction: float = 0.5  # what is left of alpha and strength from then on
-    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        _check(self)
-        if self.neighbors < 1:
-            raise ValueError(f"perturbation neighbors counts latents and is at least 1, not {self.neighbors}")
-
-    def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a fraction `progress` of training is done."""
-        return _at(self, progress)
+        super().__post_init__()
+        check_shares(self, "strength")
+        check_least(self, 1, "neighbors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddedNoise:
+class AddedNoise(LatentPerturbation):
     """Sampling errors imitated by Gaussian noise of many scales that is added (RAE: Zheng et al. 2025, 2510.11690).
 
     Their paper has scales of a half-normal distribution, as here; their code draws them evenly from 0 to tau.
     """
 
-    alpha: float = 1.0  # fraction of a chosen image's tokens that are disturbed, 0 to 1
     beta: float = 1.0  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
     strength: float = 0.8  # tau: an image's noise has the standard deviation |N(0, tau^2)|, in those of the channels
-    anneal_start: float = 0.2  # fraction of training after which alpha and strength begin to fall
-    anneal_end: float = 0.6  # fraction of training after which they stay where they are
     final_fraction: float = 1.0  # what is left of alpha and strength from then on; RAE's do not fall
-    latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        _check(self, "alpha", "beta")
+        super().__post_init__()
         if not 0 <= self.strength < math.inf:
             raise ValueError(f"perturbation strength is a standard deviation and at least 0, not {self.strength}")
 
-    def at(self, progress: float) -> tuple[float, float]:
-        """(alpha, strength) once a fraction `progress` of training is done."""
-        return _at(self, progress)
-
 
 AnyLatentPerturbation: TypeAlias = LatentNoise | LatentMixing | AddedNoise
-
-
-def _check(config: AnyLatentPerturbation, *fractions: str) -> None:
-    fractions = fractions or ("alpha", "beta", "strength")
-    check_fractions(config, *fractions, "anneal_start", "anneal_end", "final_fraction")
-    check_annealing(config.anneal_start, config.anneal_end)
-    check_latent_space(config.latent_space, config.freeze_from)
-
-
-def _at(config: AnyLatentPerturbation, progress: float) -> tuple[float, float]:
-    if config.latent_space == "frozen":
-        return config.alpha, config.strength
-    left = annealed(progress, config.anneal_start, config.anneal_end, config.final_fraction)
-    return left * config.alpha, left * config.strength
 
 
 class LatentDraw(NamedTuple):

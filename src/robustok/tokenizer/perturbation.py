@@ -6,11 +6,12 @@ knows neither images nor networks, so main training, pFID and any tokenizer with
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
+from robustok.runtime.configs import check_choices, check_least, check_shares
 from robustok.shapes import Codebook, Latents, Neighbors, TokenMask, Tokens
 
 # What perturbed images teach encoder and codebook. joint: as much as clean ones. stopped: nothing, only the decoder
@@ -21,8 +22,8 @@ DISTANCES = 2**24  # between codes that are held at a time: 64 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perturbation:
-    """How hard sampling errors are imitated during main training."""
+class CodePerturbation:
+    """What the paper's perturbation and the released one share: how many codes are replaced, and how that falls."""
 
     alpha: float = 1.0  # fraction of a chosen image's tokens that are replaced, 0 to 1
     beta: float = 0.1  # fraction of the batch's images that are chosen, 0 to 1; 0 switches perturbation off
@@ -30,14 +31,22 @@ class Perturbation:
     anneal_start: float = 0.2  # fraction of training after which alpha and delta begin to fall
     anneal_end: float = 0.6  # fraction of training after which they stay where they are
     final_fraction: float = 0.5  # what is left of alpha and delta from then on
+
+    def __post_init__(self) -> None:
+        check_annealed(self)
+        check_least(self, 1, "delta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbation(CodePerturbation):
+    """How hard sampling errors are imitated during main training."""
+
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
     freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
 
     def __post_init__(self) -> None:
-        check_fractions(self, "alpha", "beta", "anneal_start", "anneal_end", "final_fraction")
-        check_annealing(self.anneal_start, self.anneal_end)
-        check_delta(self.delta)
-        check_latent_space(self.latent_space, self.freeze_from)
+        super().__post_init__()
+        check_latent_space(self)
 
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a fraction `progress` of training is done (paper, sec. 4.2).
@@ -52,7 +61,7 @@ class Perturbation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleasedPerturbation:
+class ReleasedPerturbation(CodePerturbation):
     """Perturbation as the authors' released code does it, which is not what the paper says.
 
     Each token is replaced with probability alpha, of the batch's first int(beta B) images, by one of the delta codes
@@ -61,16 +70,7 @@ class ReleasedPerturbation:
 
     alpha: float = 1.0  # probability with which a token of a chosen image is replaced, 0 to 1
     beta: float = 0.1  # fraction of the batch's images, the first ones, that are chosen; 0 switches perturbation off
-    delta: int = 100  # how many nearest codes a replacement is drawn from
-    anneal_start: float = 0.2  # fraction of training after which alpha and delta begin to fall
-    anneal_end: float = 0.6  # fraction of training after which they stay where they are
-    final_fraction: float = 0.5  # what is left of alpha and delta from then on
     latent_space: ClassVar[LatentSpace] = "joint"  # encoder and codebook are trained on perturbed images, too
-
-    def __post_init__(self) -> None:
-        check_fractions(self, "alpha", "beta", "anneal_start", "anneal_end", "final_fraction")
-        check_annealing(self.anneal_start, self.anneal_end)
-        check_delta(self.delta)
 
     def at(self, progress: float) -> tuple[float, int]:
         """(alpha, delta) once a fraction `progress` of training is done.
@@ -93,35 +93,22 @@ def annealed(progress: float, start: float, end: float, final_fraction: float) -
     return 1 - (progress - start) / (end - start) * (1 - final_fraction)
 
 
-def check_fractions(config: object, *names: str) -> None:
-    """Raises ValueError for a field that is no fraction from 0 to 1."""
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"perturbation {name} is a fraction from 0 to 1, not {getattr(config, name)}")
-
-
-def check_delta(delta: int) -> None:
-    """Raises ValueError unless there is a neighbor to draw."""
-    if delta < 1:
-        raise ValueError(f"perturbation delta counts neighbors and is at least 1, not {delta}")
-
-
-def check_annealing(start: float, end: float) -> None:
-    """Raises ValueError for an annealing that ends before it starts."""
-    if end < start:
-        raise ValueError(f"annealing ends at {end}, before it starts at {start}; swap the two")
-
-
-def check_latent_space(latent_space: str, freeze_from: float) -> None:
-    """Raises ValueError for a choice that there is not, and for two phases of which one has no step."""
-    if latent_space not in get_args(LatentSpace):
+def check_annealed(config: Any) -> None:
+    """Raises ValueError for shares of a perturbation that are none, and for an annealing that ends before it starts."""
+    check_shares(config, "alpha", "beta", "anneal_start", "anneal_end", "final_fraction")
+    if config.anneal_end < config.anneal_start:
         raise ValueError(
-            f"perturbation latent_space is {latent_space!r}; choose from {', '.join(get_args(LatentSpace))}"
+            f"annealing ends at {config.anneal_end}, before it starts at {config.anneal_start}; swap the two"
         )
-    if not 0 < freeze_from < 1:
+
+
+def check_latent_space(config: Any) -> None:
+    """Raises ValueError for a choice that there is not, and for two phases of which one has no step."""
+    check_choices(config)
+    if not 0 < config.freeze_from < 1:
         raise ValueError(
-            f"perturbation freeze_from is {freeze_from}, which leaves one of the two phases without a step; choose a "
-            "fraction between 0 and 1, for example 0.75"
+            f"perturbation freeze_from is {config.freeze_from}, which leaves one of the two phases without a step; "
+            "choose a fraction between 0 and 1, for example 0.75"
         )
 
 

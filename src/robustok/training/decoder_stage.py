@@ -24,6 +24,7 @@ from robustok.generators.fit import fingerprints
 from robustok.generators.generate import AnySampling
 from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32
+from robustok.runtime.configs import check_shares
 from robustok.runtime.distributed import from_main
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
@@ -78,8 +79,7 @@ class PostTraining:
                 f"sigma is {self.sigma}; it is a share between 0 and 1, or two of them, the first not above the "
                 "second, or auto"
             )
-        if not 0 <= self.warm_up <= 1:
-            raise ValueError(f"warm_up is {self.warm_up}; it is a share, choose one between 0 and 1")
+        check_shares(self, "warm_up")
         check_pair_mode(self.pair_mode, self.sampling)
         if self.pairs < 1:
             raise ValueError(f"pairs is {self.pairs}; post-training needs at least 1, better some thousands")

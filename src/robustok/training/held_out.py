@@ -58,14 +58,14 @@ class HeldOut:
         return HeldOut(self.tokenizer, self.generated[:count], self.reference, self.extract)
 
     @torch.no_grad()
-    def __call__(self, decoder: nn.Module, batch_size: int = BATCH) -> float:
+    def __call__(self, decoder: nn.Module) -> float:
         """The Frechet distance of the decoded images to the reference; infinite for a decoder that has collapsed.
 
         Several processes share the images.
         """
         own = [
             (number, FeatureStats.of(outputs(self.extract, pixels).features))
-            for number, pixels in self._decoded(decoder, batch_size)
+            for number, pixels in self._decoded(decoder)
         ]
         parts = [stats for _, stats in sorted(chain(*gather_objects(own)), key=itemgetter(0))]
 
@@ -77,9 +77,9 @@ class HeldOut:
 
         return from_main(distance)
 
-    def _decoded(self, decoder: nn.Module, batch_size: int = BATCH) -> Iterator[tuple[int, Pixels]]:
+    def _decoded(self, decoder: nn.Module) -> Iterator[tuple[int, Pixels]]:
         """This process's batches of the samples as a decoder makes them, each with its number."""
-        for number, generated in list(enumerate(self.generated.split(batch_size)))[rank() :: world_size()]:
+        for number, generated in list(enumerate(self.generated.split(BATCH)))[rank() :: world_size()]:
             with decoding_with(self.tokenizer, decoder):
                 pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
             yield number, pixels

@@ -26,6 +26,7 @@ from torch import Tensor
 from robustok.data.loading import prefetched
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import write_json
+from robustok.runtime.configs import check_least
 from robustok.runtime.distributed import is_main, mean, rank
 from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import MetricsLog, Progress, in_words
@@ -73,11 +74,8 @@ class Loop:
     max_skipped: int = 10  # steps without finite loss, in a row, after which the run stops
 
     def __post_init__(self) -> None:
-        from_zero = ("save_every", "preview_every")
-        for name in ("steps", "batch_size", "log_every", "keep_last", "max_skipped", *from_zero):
-            least = 0 if name in from_zero else 1
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_least(self, 1, "steps", "batch_size", "log_every", "keep_last", "max_skipped")
+        check_least(self, 0, "save_every", "preview_every")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustok.runtime.configs import check_least
 from robustok.runtime.distributed import AveragedGradients, cut_like, mean, whole
 from robustok.shapes import Scalar
 from robustok.training.micro_batch import MicroBatch
@@ -37,9 +38,8 @@ class Optim:
             raise ValueError(f"betas are {self.betas}; each must be at least 0 and below 1, for example (0.9, 0.95)")
         if not 0 <= self.final_lr_fraction <= 1:
             raise ValueError(f"final_lr_fraction is {self.final_lr_fraction}; it is a fraction of lr, so from 0 to 1")
-        for name, least in (("weight_decay", 0), ("warmup", 0), ("clip", 0), ("micro_batches", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_least(self, 0, "weight_decay", "warmup", "clip")
+        check_least(self, 1, "micro_batches")
 
 
 def learning_rate(config: Optim, step: int, steps: int) -> float:

@@ -12,9 +12,10 @@ from robustok.data.images import ImageSet
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Kept, Sampling, finish_tokens
+from robustok.runtime.configs import check_shares
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, TokenMask, Tokens
-from robustok.tokenizer.perturbation import Perturbation, check_fractions
+from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
 from robustok.training.pilot import Pilot, new_pilot, tokens_of, train_pilot
 
@@ -32,7 +33,7 @@ class Rehearsed(Pilot):
     sigma: float = 0.7  # share of a chosen image's tokens that stay real, 0 to 1
 
     def __post_init__(self) -> None:
-        check_fractions(self, "sigma")
+        check_shares(self, "sigma")
         super().__post_init__()
 
     def as_perturbation(self, *measured: float) -> Perturbation:

@@ -13,7 +13,7 @@ from robustok.data.images import short_hash
 from robustok.generators.generate import AnySampling, sample
 from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision as number_format
-from robustok.runtime.checkpoint import write_bytes
+from robustok.runtime.checkpoint import stored_tensors, write_bytes
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, gather, rank, world_size
 from robustok.runtime.logging import Progress
@@ -74,8 +74,8 @@ def sampled(
             name = "latents" if drawn.is_floating_point() else "tokens"
             data = {name: drawn.cpu().contiguous()}
             from_main(lambda: write_bytes(path, save(data, {"drawn": json.dumps(about)})))
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(next(iter(file.keys())))
+    (drawn,) = stored_tensors(path)[0].values()
+    return drawn
 
 
 def sampled_in(path: Path) -> str:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from robustok.backbones.dino import DINOv2
 from robustok.backbones.lite import EfficientNetLite0
 from robustok.tokenizer.autoencoder import AutoencoderConfig
-from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing, LatentNoise
+from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
 from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.calibration import Calibrated
@@ -16,9 +16,7 @@ from robustok.training.optim import Optim, Precision
 from robustok.training.performance import Performance
 from robustok.training.rehearsal import Rehearsed
 
-AnyPerturbation: TypeAlias = (
-    Perturbation | ReleasedPerturbation | Calibrated | Rehearsed | LatentNoise | LatentMixing | AddedNoise
-)
+AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | Rehearsed | AnyLatentPerturbation
 OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
 OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
 
@@ -79,7 +77,7 @@ class TokenizerTraining:
     @property
     def has_codebook(self) -> bool:
         """True when what is trained has a codebook."""
-        return not isinstance(self.perturbation, LatentNoise | LatentMixing | AddedNoise)
+        return not isinstance(self.perturbation, AnyLatentPerturbation)
 
 
 def other_kind(perturbation: AnyPerturbation, tokenizer: str, has_codebook: bool) -> str:

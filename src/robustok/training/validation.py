@@ -143,16 +143,16 @@ class Reached(NamedTuple):
     before: int  # step of the validation before it, 0 if there was none: somewhere between the two it was reached
 
 
-def first_at_or_below(rows: Iterable[Mapping[str, float]], value: float, name: str = "gfid") -> Reached | None:
-    """The first of a log's rows in which `name` is at `value` or below; None where it never is.
+def first_at_or_below(rows: Iterable[Mapping[str, float]], value: float) -> Reached | None:
+    """The first of a log's rows in which gFID is at `value` or below; None where it never is.
 
     It is a step at which was looked, not one in between by interpolation: as RAEv2 reports epochs until gFID is 2
     (arXiv 2605.18324), the number is as fine as validations are frequent. Values that are not finite reach nothing.
     """
     before = 0
-    for row in sorted((row for row in rows if name in row), key=lambda row: row["step"]):
-        if math.isfinite(row[name]) and row[name] <= value:
-            return Reached(int(row["step"]), row[name], before)
+    for row in sorted((row for row in rows if "gfid" in row), key=lambda row: row["step"]):
+        if math.isfinite(row["gfid"]) and row["gfid"] <= value:
+            return Reached(int(row["step"]), row["gfid"], before)
         before = int(row["step"])
     return None
 

@@ -19,10 +19,9 @@ from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.bottleneck import bottleneck_loss
 from robustok.tokenizer.encoder import Conv, ViT, patch_side, patches, random_patch_mask
 from robustok.tokenizer.latent_perturbation import (
-    AddedNoise,
+    AnyLatentPerturbation,
     LatentDraw,
     LatentMixing,
-    LatentNoise,
     draw_latent,
     perturb_latents,
 )
@@ -51,7 +50,7 @@ class WithoutCodebook:
 
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
-        assert isinstance(config.perturbation, LatentNoise | LatentMixing | AddedNoise)
+        assert isinstance(config.perturbation, AnyLatentPerturbation)
         self.perturbation = config.perturbation
         least = min(micro.size for micro in micro_batches_of(config.loop.batch_size, config.optim.micro_batches, 0, 1))
         if isinstance(self.perturbation, LatentMixing) and self.perturbation.beta and least < 2:

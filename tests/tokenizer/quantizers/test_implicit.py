@@ -214,10 +214,10 @@ def test_the_fingerprint_tells_implicit_codebooks_apart():
         (lambda: LFQ(bits=0), "at least 1 bit"),
         (lambda: LFQ(bits=36), "take at most 20 bits"),
         (lambda: LFQ(temperature=0.0), "temperature above 0"),
-        (lambda: LFQ(commitment=-1.0), "weights of 0 or more"),
+        (lambda: LFQ(commitment=-1.0), "commitment is -1.0; it must be at least 0"),
         (lambda: BSQ(bits=21), "take at most 20 bits"),
         (lambda: BSQ(group=0), "entropy groups of at least 1"),
-        (lambda: BSQ(diversity=-0.5), "weights of 0 or more"),
+        (lambda: BSQ(diversity=-0.5), "diversity is -0.5; it must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):

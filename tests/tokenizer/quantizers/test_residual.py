@@ -200,7 +200,7 @@ def test_the_fingerprint_tells_apart_what_weights_do_not():
     [
         (lambda: ResidualVQ(levels=0), "levels is 0 and decay 0.0; give 1 level or more"),
         (lambda: ResidualVQ(decay=1.0), "a decay of 0 to below 1"),
-        (lambda: ResidualVQ(codebook_size=1), "at least 2 codes, not 1"),
+        (lambda: ResidualVQ(codebook_size=1), "codebook_size is 1; it must be at least 2"),
         (lambda: MultiScaleVQ(scales=()), r"scales are \(\); give the sides"),
         (lambda: MultiScaleVQ(smoothers=0), "smoothers is 0 .*give 1 convolution or more"),
         (lambda: MultiScaleVQ(smoothing=1.5), "a fraction from 0 to 1"),

@@ -7,7 +7,7 @@ decides nothing (Dufour et al. 2026, arXiv 2606.20536).
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from robustok.evaluation.scores.intervals import (
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.score import Score
+from robustok.runtime.configs import flat
 
 UNDECIDED = 0.013  # fraction of a Frechet distance that one training more or less moves it by (arXiv 2606.20536)
 OF_THE_SYSTEM = frozenset(  # entries of a protocol that say what was scored; compiled or not, samples are of one kind
@@ -171,18 +172,10 @@ def unlike(a: Score, b: Score, *, but: Collection[str] = OF_THE_SYSTEM) -> list[
     Entries of the protocol named in `but` may differ: by default those that say what was scored, not how.
     """
     left, right = (
-        {"number of images": s.images} | _flat({k: v for k, v in s.protocol.items() if k not in but}) for s in (a, b)
+        {"number of images": s.images} | flat({k: v for k, v in s.protocol.items() if k not in but}) for s in (a, b)
     )
     names = {**left, **right}
     return [Unlike(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
-
-
-def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"reference": {"count": 5}} as {"reference.count": 5}."""
-    flat: dict[str, Any] = {}
-    for name, value in protocol.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _mean(values: Sequence[float]) -> float:

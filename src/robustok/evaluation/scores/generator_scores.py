@@ -26,7 +26,7 @@ from robustok.tokenizer.protocol import TokenizerLike
 
 def score_generator(
     generator: GeneratorLike,
-    tokenizer: TokenizerLike,
+    tokenizer: TokenizerLike | Mapping[str, TokenizerLike],
     reference: Reference | Sequence[Reference],
     labels: Labels,
     features: FeatureSpaces = "lite0",
@@ -38,44 +38,23 @@ def score_generator(
     compile: str | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
-    """Scores by `score_features` of one sampled image per label, the i-th drawn from (seed, i).
+    """Scores by `score_streams` of one sampled image per label, the i-th drawn from (seed, i).
 
-    With several feature spaces there is one reference for each, in the same order; images are sampled once, compiled by
-    the backend `compile` of `torch.compile` if one is named, as the protocol says then. Raises ValueError for a
-    generator that was trained on another tokenizer, and for `sampling` of another kind of generator.
+    Several tokenizers by name decode the same samples, for which they must have the same tokens or latents; whether
+    they do is known of those that tell it by a `fingerprint`. With several feature spaces there is one reference for
+    each, in the same order; images are sampled once, compiled by the backend `compile` of `torch.compile` if one is
+    named, as the protocol says then. Several processes share the work. Raises ValueError for a generator that was
+    trained on another tokenizer, for tokenizers of other tokens, and for `sampling` of another kind of generator.
     """
-    how: dict[str, Any] = {"sampling": sampling, "seed": seed, "batch_size": batch_size, "keep": keep}
-    how["compile"] = compile
-    return score_decoders(generator, {"": tokenizer}, reference, labels, features, progress=progress, **how)
-
-
-def score_decoders(
-    generator: GeneratorLike,
-    decoders: Mapping[str, TokenizerLike],
-    reference: Reference | Sequence[Reference],
-    labels: Labels,
-    features: FeatureSpaces = "lite0",
-    *,
-    sampling: AnySampling,
-    seed: int = 0,
-    batch_size: int = 125,
-    keep: int = KEPT,
-    compile: str | None = None,
-    progress: Progress | None = None,
-) -> list[Score]:
-    """Scores by `score_streams` of tokenizers that decode the same samples, which are those of `score_generator`.
-
-    Several processes share the work. Raises what that does, and ValueError for tokenizers with other tokens or latents,
-    which is for those that tell it by a `fingerprint`.
-    """
-    prints = {known[0] for tokenizer in decoders.values() if (known := fingerprints(tokenizer))}
+    decoders = tokenizer if isinstance(tokenizer, Mapping) else {"": tokenizer}
+    prints = {known[0] for decoder in decoders.values() if (known := fingerprints(decoder))}
     if len(prints) > 1:
         raise ValueError(
             f"the tokenizers {', '.join(decoders)} have other tokens, so they cannot decode the same ones; compare a "
             "tokenizer with one post-trained from it, or score each with its own generator"
         )
-    for tokenizer in decoders.values():
-        check_fit(generator, tokenizer, sampling)
+    for decoder in decoders.values():
+        check_fit(generator, decoder, sampling)
     first = next(iter(decoders.values()))
     spaces = with_references(features, reference, first.device)
     streams = [{name: FeatureStream(extract.describe(), keep) for name in decoders} for extract, _ in spaces]
@@ -84,8 +63,8 @@ def score_decoders(
     for at in batches:
         how: dict[str, Any] = {"first": int(at[0]), "batch_size": len(at), "compile": compile}
         drawn = sample(generator, labels[at], sampling, seed=seed, **how)
-        for name, tokenizer in decoders.items():
-            pixels = torch.cat(list(decoded(tokenizer, drawn, batch_size)))
+        for name, decoder in decoders.items():
+            pixels = torch.cat(list(decoded(decoder, drawn, batch_size)))
             for (extract, _), own in zip(spaces, streams, strict=True):
                 own[name].add(extracted(extract, pixels), at)
         done += len(at)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progre
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, shared_stream, stream_of
-from robustok.runtime.checkpoint import parse_json, write_bytes
+from robustok.runtime.checkpoint import parse_json, stored_tensors, write_bytes
 from robustok.runtime.distributed import from_main
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.tensor_files import read_tensor_file
@@ -116,13 +116,11 @@ class Reference:
         """
         remedy = "give a file that Reference.save wrote, or make the reference again from its images"
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("robustok") != "reference":
-                    raise ValueError(f"{path} holds no reference statistics; {remedy}")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, metadata = stored_tensors(path)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
+        if metadata.get("robustok") != "reference":
+            raise ValueError(f"{path} holds no reference statistics; {remedy}")
         about, sample = parse_json(metadata["about"]), tensors["sample"]
         if about.get("samples") != SAMPLES and len(sample) < about["count"]:
             warnings.warn(

@@ -1,14 +1,43 @@
 """Codes made of bits, as LFQ and BSQ have them: their numbers, and entropies of how they are used."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from robustok.shapes import Codebook, Scalar, Tokens
+from robustok.tokenizer.quantizers.quantized import ImplicitCodes, check_codes
 
 TINY = 1e-12  # keeps a logarithm finite; p log p is 0 there
+
+
+class OfBits:
+    """A config of binary codes."""
+
+    bits: int
+    group: int
+    temperature: float
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes, K."""
+        return 2**self.bits
+
+    @property
+    def width(self) -> int:
+        """Width of a code, d."""
+        return self.bits
+
+    def check(self) -> None:
+        """Raises ValueError for what binary codes cannot be made or measured with."""
+        if min(self.bits, self.group) < 1 or not self.temperature > 0:
+            raise ValueError(
+                "binary codes have at least 1 bit, entropy groups of at least 1 and a temperature above 0, "
+                f"not {self.bits}, {self.group} and {self.temperature}"
+            )
+        check_codes(self.codebook_size, "take at most 20 bits")
 
 
 def signs(latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
@@ -30,6 +59,26 @@ def all_signs(bits: int) -> Codebook:
 def alone(value: Tensor) -> Tensor:
     """A statistic of a batch that nobody else has a part of."""
     return value
+
+
+class BinaryCodes(ImplicitCodes):
+    """What quantizers share whose codes are signs."""
+
+    codebook: Codebook  # (k, d); bit i of a token is 1 where channel i is positive
+
+    def __init__(self, config: Any, codebook: Codebook):
+        super().__init__()
+        self.config = config
+        self.across = alone  # a batch may be worked off in several places; then set from there
+        self.register_buffer("codebook", codebook, persistent=False)
+
+    def entropy_term(self, logits: Float[Tensor, "b n d"]) -> Scalar:
+        """What the config asks of latents, given the log-odds of each channel's upper sign."""
+        config = self.config
+        if not config.entropy:
+            return logits.new_zeros(())
+        of_each, of_all = entropies(torch.sigmoid(logits.flatten(0, 1)), config.group, self.across)
+        return config.entropy * (of_each - config.diversity * of_all)
 
 
 def entropies(

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustok.shapes import Codebook, Latents, Tokens
-from robustok.tokenizer.quantizers.binary import all_signs, alone, entropies, signs, to_tokens
-from robustok.tokenizer.quantizers.lookup_free import check_bits
-from robustok.tokenizer.quantizers.quantized import Quantized, straight_through
+from robustok.runtime.configs import check_least
+from robustok.shapes import Latents
+from robustok.tokenizer.quantizers.binary import BinaryCodes, OfBits, all_signs, signs, to_tokens
+from robustok.tokenizer.quantizers.quantized import Quantized
 
 
 @dataclass(frozen=True, kw_only=True)
-class BSQ:
+class BSQ(OfBits):
     """Binary spherical quantization (arXiv 2406.07548): the signs of a latent of length 1."""
 
     bits: int = 12  # channels, d; there are 2^d codes
@@ -29,33 +29,15 @@ class BSQ:
     group: int = 1  # channels whose use is measured jointly; groups add up
 
     def __post_init__(self) -> None:
-        check_bits(self.bits, self.group, self.temperature)
-        if min(self.entropy, self.diversity) < 0:
-            raise ValueError(
-                f"BSQ's entropy and diversity are weights of 0 or more, not {self.entropy} and {self.diversity}"
-            )
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of codes, K."""
-        return 2**self.bits
-
-    @property
-    def width(self) -> int:
-        """Width of a code, d."""
-        return self.bits
+        self.check()
+        check_least(self, 0, "entropy", "diversity")
 
 
-class BinarySphericalQuantizer(nn.Module):
+class BinarySphericalQuantizer(BinaryCodes):
     """The nearest of the codes (+-1, ..., +-1) / sqrt(d) to a latent on the unit sphere."""
 
-    codebook: Codebook  # (k, d), of length 1; bit i of a token is 1 where channel i is positive
-
     def __init__(self, config: BSQ):
-        super().__init__()
-        self.config = config
-        self.across = alone  # a batch may be worked off in several places; then set from there
-        self.register_buffer("codebook", all_signs(config.bits) / config.bits**0.5, persistent=False)
+        super().__init__(config, all_signs(config.bits) / config.bits**0.5)
 
     def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents on the unit sphere."""
@@ -67,18 +49,6 @@ class BinarySphericalQuantizer(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             latents = self.project(latents)
             codes, tokens = side * signs(latents.detach()), to_tokens(latents.detach())
-            loss = latents.new_zeros(())
-            if config.entropy:
-                # softmax over codes c of z'c / temperature; channel by channel that is a logistic function (eq. 8)
-                up = torch.sigmoid(2 * side * latents.flatten(0, 1) / config.temperature)
-                of_each, of_all = entropies(up, config.group, self.across)
-                loss = config.entropy * (of_each - config.diversity * of_all)
+            # softmax over codes c of z'c / temperature; channel by channel that is a logistic function (eq. 8)
+            loss = self.entropy_term(2 * side * latents / config.temperature)
         return Quantized(self.straight_through(latents, codes), tokens, loss)
-
-    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, the gradient to the latents on the sphere (as `project` returns them)."""
-        return straight_through(latents, codes)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        """Codes of tokens: (b, n, d)."""
-        return F.embedding(tokens, self.codebook)

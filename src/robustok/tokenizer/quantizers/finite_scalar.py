@@ -9,12 +9,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustok.shapes import Codebook, Latents, Tokens
-from robustok.tokenizer.quantizers.quantized import Quantized, check_codes, straight_through
+from robustok.shapes import Codebook, Latents
+from robustok.tokenizer.quantizers.quantized import ImplicitCodes, Quantized, check_codes
 
 MARGIN = 1e-3  # keeps latents inside of the outermost levels, so that rounding never leaves them
 
@@ -43,7 +42,7 @@ class FSQ:
         return len(self.levels)
 
 
-class FiniteScalarQuantizer(nn.Module):
+class FiniteScalarQuantizer(ImplicitCodes):
     """The nearest combination of levels."""
 
     codebook: Codebook  # (k, d) in [-1, 1]; the first channel's level changes fastest
@@ -78,11 +77,3 @@ class FiniteScalarQuantizer(nn.Module):
         tokens = ((integers.long() + self.half_width) * self.basis).sum(dim=-1)
         codes = self.straight_through(latents, integers / self.half_width)
         return Quantized(codes, tokens, latents.new_zeros(()))
-
-    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, the gradient to the bounded `latents` (as `project` returns them)."""
-        return straight_through(latents, codes)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        """Codes of tokens: (b, n, d)."""
-        return F.embedding(tokens, self.codebook)

@@ -7,19 +7,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from robustok.runtime.configs import check_least
 from robustok.shapes import Codebook, Latents, Tokens
 from robustok.tokenizer.quantizers.moving_average import ClusterAverages
 
 
-def check_codebook(codes: int, width: int, commitment: float, revive_after: int) -> None:
+def check_codebook(config: Any) -> None:
     """Raises ValueError for what no codebook can be."""
-    if codes < 2:
-        raise ValueError(f"a codebook has at least 2 codes, not {codes}")
-    if width < 1 or commitment < 0 or revive_after < 0:
-        raise ValueError(
-            "a codebook's width is at least 1 and its commitment and revive_after at least 0, "
-            f"not {width}, {commitment} and {revive_after}"
-        )
+    check_least(config, 2, "codebook_size")
+    check_least(config, 1, "width")
+    check_least(config, 0, "commitment", "revive_after")
 
 
 def nearest_code(latents: Float[Tensor, "... d"], codebook: Codebook) -> Int[Tensor, "..."]:

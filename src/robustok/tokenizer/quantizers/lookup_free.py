@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustok.shapes import Codebook, Latents, Tokens
-from robustok.tokenizer.quantizers.binary import all_signs, alone, entropies, signs, to_tokens
-from robustok.tokenizer.quantizers.quantized import Quantized, check_codes, straight_through
+from robustok.runtime.configs import check_least
+from robustok.shapes import Latents
+from robustok.tokenizer.quantizers.binary import BinaryCodes, OfBits, all_signs, signs, to_tokens
+from robustok.tokenizer.quantizers.quantized import Quantized
 
 
 @dataclass(frozen=True, kw_only=True)
-class LFQ:
+class LFQ(OfBits):
     """Lookup-free quantization (arXiv 2310.05737): the signs of a latent."""
 
     bits: int = 12  # channels, d; there are 2^d codes
@@ -30,44 +31,15 @@ class LFQ:
     group: int = 9  # channels whose use is measured jointly; groups add up
 
     def __post_init__(self) -> None:
-        check_bits(self.bits, self.group, self.temperature)
-        if min(self.commitment, self.entropy, self.diversity) < 0:
-            raise ValueError(
-                "LFQ's commitment, entropy and diversity are weights of 0 or more, "
-                f"not {self.commitment}, {self.entropy} and {self.diversity}"
-            )
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of codes, K."""
-        return 2**self.bits
-
-    @property
-    def width(self) -> int:
-        """Width of a code, d."""
-        return self.bits
+        self.check()
+        check_least(self, 0, "commitment", "entropy", "diversity")
 
 
-def check_bits(bits: int, group: int, temperature: float) -> None:
-    """Raises ValueError for what binary codes cannot be made or measured with."""
-    if min(bits, group) < 1 or not temperature > 0:
-        raise ValueError(
-            "binary codes have at least 1 bit, entropy groups of at least 1 and a temperature above 0, "
-            f"not {bits}, {group} and {temperature}"
-        )
-    check_codes(2**bits, "take at most 20 bits")
-
-
-class LookupFreeQuantizer(nn.Module):
+class LookupFreeQuantizer(BinaryCodes):
     """The nearest corner of the cube [-1, 1]^d."""
 
-    codebook: Codebook  # (k, d); bit i of a token is 1 where channel i is 1
-
     def __init__(self, config: LFQ):
-        super().__init__()
-        self.config = config
-        self.across = alone  # a batch may be worked off in several places; then set from there
-        self.register_buffer("codebook", all_signs(config.bits), persistent=False)
+        super().__init__(config, all_signs(config.bits))
 
     def project(self, latents: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Latents as they are."""
@@ -79,17 +51,6 @@ class LookupFreeQuantizer(nn.Module):
             latents = self.project(latents)
             codes, tokens = signs(latents.detach()), to_tokens(latents.detach())
             loss = config.commitment * F.mse_loss(latents, codes)
-            if config.entropy:
-                # softmax over codes c of -|z - c|^2 / temperature; channel by channel that is a logistic function
-                up = torch.sigmoid(4 * latents.flatten(0, 1) / config.temperature)
-                of_each, of_all = entropies(up, config.group, self.across)
-                loss = loss + config.entropy * (of_each - config.diversity * of_all)
+            # softmax over codes c of -|z - c|^2 / temperature; channel by channel that is a logistic function
+            loss = loss + self.entropy_term(4 * latents / config.temperature)
         return Quantized(self.straight_through(latents, codes), tokens, loss)
-
-    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
-        """`codes` going forward, the gradient to the latents."""
-        return straight_through(latents, codes)
-
-    def lookup(self, tokens: Tokens) -> Latents:
-        """Codes of tokens: (b, n, d)."""
-        return F.embedding(tokens, self.codebook)

@@ -40,17 +40,14 @@ class MultiScaleVQ:
     smoothing: float = 0.5  # fraction of a smoothed map that the convolution made (quant_resi)
     commitment: float = 0.25  # weight of the latents' pull towards the sums so far
     revive_after: int = 100  # training steps without use after which a code is placed anew; 0 = never
-    deciding: ClassVar[tuple[str, ...]] = (
-        "scales",
-        "smoothing",
-    )  # fields that decide the tokens and that no weight tells
+    deciding: ClassVar[tuple[str, ...]] = ("scales", "smoothing")  # that decide the tokens and that no weight tells
 
     def __post_init__(self) -> None:
         if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
             raise ValueError(
                 f"scales are {self.scales}; give the sides of the token maps from the smallest to the largest"
             )
-        check_codebook(self.codebook_size, self.width, self.commitment, self.revive_after)
+        check_codebook(self)
         if self.smoothers < 1 or not 0 <= self.smoothing <= 1:
             raise ValueError(
                 f"smoothers is {self.smoothers} and smoothing {self.smoothing}; give 1 convolution or more, and a "

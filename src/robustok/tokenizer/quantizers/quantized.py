@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustok.shapes import Codebook, Latents, Scalar, Tokens
 
@@ -36,6 +37,20 @@ class Quantizer(Protocol):
 def straight_through(latents: Latents, codes: Latents) -> Latents:
     """`codes` going forward, `latents` going backward (van den Oord et al. 2017, sec. 3.2)."""
     return latents + (codes - latents).detach()
+
+
+class ImplicitCodes(nn.Module):
+    """What quantizers share whose codes follow from their config: all codes are in a table, and none is learnt."""
+
+    codebook: Codebook
+
+    def straight_through(self, latents: Latents, codes: Latents) -> Latents:
+        """`codes` going forward, the gradient to the latents as `project` returns them."""
+        return straight_through(latents, codes)
+
+    def lookup(self, tokens: Tokens) -> Latents:
+        """Codes of tokens: (b, n, d)."""
+        return F.embedding(tokens, self.codebook)
 
 
 def code_use(tokens: Tensor, codebook_size: int) -> dict[str, Scalar]:

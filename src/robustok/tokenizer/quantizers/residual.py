@@ -40,7 +40,7 @@ class ResidualVQ:
     deciding: ClassVar[tuple[str, ...]] = ("levels", "shared")  # fields that decide the tokens and that no weight tells
 
     def __post_init__(self) -> None:
-        check_codebook(self.codebook_size, self.width, self.commitment, self.revive_after)
+        check_codebook(self)
         if self.levels < 1 or not 0 <= self.decay < 1:
             raise ValueError(
                 f"levels is {self.levels} and decay {self.decay}; give 1 level or more, and a decay of 0 to below 1"

@@ -24,10 +24,11 @@ class SimVQ:
     width: int = 64  # width of a code, d
     commitment: float = 0.25  # weight of the latents' pull towards their codes
     gradient: Literal["straight-through", "rotation"] = "straight-through"  # how it passes the rounding
+    revive_after: ClassVar[int] = 0  # nothing is placed anew
     deciding: ClassVar[tuple[str, ...]] = ()  # fields that decide the tokens and that no weight tells
 
     def __post_init__(self) -> None:
-        check_codebook(self.codebook_size, self.width, self.commitment, 0)
+        check_codebook(self)
 
 
 class SimVectorQuantizer(NearestCode, nn.Module):

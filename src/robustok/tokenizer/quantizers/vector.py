@@ -27,7 +27,7 @@ class VQ:
     deciding: ClassVar[tuple[str, ...]] = ("normalized",)  # fields that decide the tokens and that no weight tells
 
     def __post_init__(self) -> None:
-        check_codebook(self.codebook_size, self.width, self.commitment, self.revive_after)
+        check_codebook(self)
 
 
 @dataclass(frozen=True, kw_only=True)

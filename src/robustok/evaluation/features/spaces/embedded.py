@@ -18,6 +18,7 @@ from robustok.shapes import Features, Images, to_images
 LITE0_SIDES = (64, 224)  # pixels at which lite0 looks unless told; and at most where it decides
 SMALLEST = 64  # side in pixels, which smaller images are enlarged to: at 32 the last map would be a single position
 VGG_LIMITS = (32, 224)  # sides in pixels
+BATCH = 64  # images at once
 
 
 class _Space(nn.Module):
@@ -29,7 +30,9 @@ class _Space(nn.Module):
         return Outputs(self.features(self.network, resize(to_images(pixels), side_within(pixels, *self.limits))))
 
 
-def lite0(size: int = LITE0_SIDES[0], *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
+def lite0(
+    size: int = LITE0_SIDES[0], *, batch_size: int = BATCH, device: torch.device | str = "cpu"
+) -> NetworkExtractor:
     """The embedded default space: 1280 features at size x size pixels. Raises ValueError below 32: no map is left."""
     if size < 32:
         raise ValueError(f"Lite0 looks at 32 pixels or more, not {size}; choose lite0@32 to lite0@224, or lite0")
@@ -42,29 +45,27 @@ def lite0(size: int = LITE0_SIDES[0], *, batch_size: int = 64, device: torch.dev
     return NetworkExtractor(space, about, batch_size=batch_size, device=device)
 
 
-def lite_space(release: Release, *, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
+def lite_space(release: Release, *, device: torch.device | str = "cpu") -> NetworkExtractor:
     """1280 features of a larger sister, at the images' own size from 64 pixels to that which it was trained at.
 
     Raises ValueError where its package is not installed.
     """
     limits, weights = (SMALLEST, release.size), fingerprint(release)
     space = _Space(Lite(release), lambda lite, images: lite(images).pooled, limits)
-    return _own_size(space, release.name.lower(), f"EfficientNet-{release.name}", weights, batch_size, device)
+    return _own_size(space, release.name.lower(), f"EfficientNet-{release.name}", weights, device)
 
 
-def vgg_hed_space(*, batch_size: int = 64, device: torch.device | str = "cpu") -> NetworkExtractor:
+def vgg_hed_space(*, device: torch.device | str = "cpu") -> NetworkExtractor:
     """256 features, the mean of relu3_3 over positions, at the images' own size from 32 to 224 pixels.
 
     Its network knows nothing of EfficientNet-Lite0: other layers, other training.
     """
     space = _Space(vgg.vgg_hed(), lambda trunk, images: trunk(images).stages[-1].mean(dim=(2, 3)), VGG_LIMITS)
     network = "VGG-16 as HED fine-tuned it, mean of relu3_3"
-    return _own_size(space, "vgg-hed", network, vgg.hed_fingerprint(), batch_size, device)
+    return _own_size(space, "vgg-hed", network, vgg.hed_fingerprint(), device)
 
 
-def _own_size(
-    space: _Space, name: str, network: str, weights: str, batch_size: int, device: torch.device | str
-) -> NetworkExtractor:
+def _own_size(space: _Space, name: str, network: str, weights: str, device: torch.device | str) -> NetworkExtractor:
     least, most = space.limits
     about = {
         "features": name,
@@ -72,4 +73,4 @@ def _own_size(
         "weights": weights[:16],
         "resize": f"bilinear, antialiased, to squares of the longer side, {least} to {most} pixels",
     }
-    return NetworkExtractor(space, about, limits=space.limits, batch_size=batch_size, device=device)
+    return NetworkExtractor(space, about, limits=space.limits, batch_size=BATCH, device=device)

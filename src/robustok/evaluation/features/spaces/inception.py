@@ -37,9 +37,7 @@ class _InceptionSpace(nn.Module):
         return Outputs(pooled, logits, spatial)
 
 
-def inception_space(
-    weights: Path | None = None, *, batch_size: int = 32, device: torch.device | str = "cpu"
-) -> NetworkExtractor:
+def inception_space(weights: Path | None = None, *, device: torch.device | str = "cpu") -> NetworkExtractor:
     """Pooled features, logits and spatial features; `weights` is a file by the port's key names, if your own."""
     path = weights or WEIGHTS.path()
     network = Inception(read_tensors(path))
@@ -48,4 +46,4 @@ def inception_space(
         "weights": sha256(path)[:16],
         "resize": f"bilinear as TensorFlow 1, to {SIDE} pixels",
     }
-    return NetworkExtractor(_InceptionSpace(network), about, batch_size=batch_size, device=device)
+    return NetworkExtractor(_InceptionSpace(network), about, device=device)

@@ -187,9 +187,7 @@ class VisionSpace(nn.Module):
         return Outputs(self.features(self.model, images).float())
 
 
-def vision_space(
-    name: str, weights: Path | None = None, *, batch_size: int = 32, device: torch.device | str = "cpu"
-) -> NetworkExtractor:
+def vision_space(name: str, weights: Path | None = None, *, device: torch.device | str = "cpu") -> NetworkExtractor:
     """The space of that name; `weights` is a folder with config.json and the tensors, if your own.
 
     Of DINOv2 a file in any layout, or a folder with one, is enough.
@@ -218,7 +216,7 @@ def vision_space(
     model = loaded(transformers(f"{about.kind}Model"), config, state, path, about.unused)
     space = VisionSpace(about.view, model, about.features)
     protocol = {"features": name, "weights": sha256(path)[:16], "resize": about.view.describe()}
-    return NetworkExtractor(space, protocol, batch_size=batch_size, device=device)
+    return NetworkExtractor(space, protocol, device=device)
 
 
 def _tensor_file(model: HubModel, weights: Path | None) -> Path:
