@@ -126,3 +126,8 @@ def test_calibrating_asks_for_images():
         calibrate(PILOT, tokenizer(), None, seed=0)
     with pytest.raises(ValueError, match="cannot be calibrated on 64 images"):
         calibrate(PILOT, tokenizer(), images(64), seed=0)
+
+
+def test_images_that_are_too_few_are_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="cannot be calibrated on 64 images and 32 codes; give at least 100"):
+        TokenizerStage(SHORT).set_reference(images(64))

@@ -102,7 +102,8 @@ class Subset(ImageSet):
 
     def __init__(self, parent: ImageSet, indices: Indices):
         if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(parent):
-            raise ValueError(f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {indices.tolist()}")
+            told = f"{int(indices.min())} to {int(indices.max())}" if len(indices) else "none"
+            raise ValueError(f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {told}")
         self.parent, self.indices = parent, indices.long()
         self.size, self.flip, self.classes = parent.size, parent.flip, parent.classes
         self.known_range: bool = getattr(parent, "known_range", False)

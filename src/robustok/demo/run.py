@@ -138,7 +138,7 @@ def see_and_show(
     how: dict[str, Any],
     out: Path,
 ) -> list[Score]:
-    """Write the pictures of a finished demo, and return the scores of what an eye would say of them."""
+    """Write the pictures of a finished demo, and return the scores of what an eye would say of them, if it is asked."""
     seen = see(config, decoders, drawn, images, how)
     write_pictures(
         out / "images",
@@ -152,7 +152,7 @@ def see_and_show(
         cache=cache,
         seed=config.seed,
     )
-    return seen.scores
+    return [] if seen is None else seen.scores
 
 
 def show(state: RunState, out: Path, scores: list[Score] | None = None) -> Path:

@@ -5,8 +5,9 @@ goes on for as many again, and so on until one is left. A try is the beginning o
 rate, its losses, its free samples; only its pairs are fewer.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,18 @@ class Try:
 
     sigma: float
     steps: int
-    distance: float  # held-out distance of its decoder
-    before: float  # that of the original
+    distance: float  # held-out distance of its decoder; infinite where all that it makes is alike
+    before: float  # that of the original, likewise
     seconds: float  # since the try before, pairs and looks included
+
+    def to_plain(self) -> dict[str, float | None]:
+        """JSON values, null for infinity, which JSON lacks."""
+        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Try":
+        """Read what `to_plain` gave."""
+        return cls(**{name: math.inf if value is None else value for name, value in plain.items()})
 
 
 def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut) -> tuple[PostTraining, list[Try]]:
@@ -41,7 +51,7 @@ def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut)
     `tune` trains a decoder as a config says, in a folder, judged by held-out images, and stops after some steps.
     """
     path = folder / TRIES / "tries.json"
-    tries = [Try(**row) for row in from_main(lambda: read_json(path) if path.exists() else [])]
+    tries = [Try.from_plain(row) for row in from_main(lambda: read_json(path) if path.exists() else [])]
     first = max(1, config.loop.steps // ONE_IN)
     judge = check.of_first(max(2, first * config.loop.batch_size))
     for steps, left in _rounds(SIGMAS, first, tries):
@@ -53,7 +63,7 @@ def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut)
             found = tune(how, folder / TRIES / f"sigma_{sigma:g}", judge, steps)
             seconds = round(time.monotonic() - began, 1)
             tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
-            rows = [vars(one) for one in tries]
+            rows = [one.to_plain() for one in tries]
             from_main(partial(write_json, path, rows))
     return replace(config, sigma=_best(tries)[0]), tries
 

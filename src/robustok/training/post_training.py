@@ -76,6 +76,7 @@ def post_train(
     """
     check_fit(generator, tokenizer, config.sampling)
     check_classes(generator, images.labels, images.classes)
+    config.objective.check_side(tokenizer.image_size)
     folder, device = Path(folder), tokenizer.device
     discriminator = None if config.fresh_discriminator else discriminator
     config = config if discriminator is not None else _warmed_up(config)
