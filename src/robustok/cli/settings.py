@@ -29,8 +29,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+
 def layered(preset: Config, files: Iterable[Path], typed: Iterable[tuple[str, str]]) -> Config:
     """A preset with the settings of files and of the command line, the later one winning.
 
-    `typed` are pairs ("post.optim.lr", "1e-4"), in any order: what a part is goes before what is set in it. Raises ValueError for what cannot be read, for an unknown setting
-    (naming the nearest), for a value of the wrong type, and for what a config refuses.
+    `typed` are pairs ("post.optim.lr", "1e-4") in any order: what a part is goes before what is set in it. Raises
+    ValueError for what cannot be read, for an unknown setting (naming the nearest), for a value of the wrong type, and
+    for what a config refuses.
     """
     plain = to_plain(preset)
     for file in files:

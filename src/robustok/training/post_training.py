@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet, hold_out
 from robustok.data.latent_cache import LatentCache, encode_images
+from robustok.data.order import check_batch
 from robustok.data.pairs import Pairs, make_pairs
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
@@ -90,6 +91,7 @@ def post_train(
     else:
         extract = extractor(features or config.features or deciding_space(tokenizer.image_size), device)
         train, held = hold_out(images, config.held_out) if held_out is None else (images, held_out)
+        check_batch(min(config.pairs, len(train)), config.loop.batch_size)
         witnesses = [Witness(space, Reference.of(held, space)) for space in _spaces(config, device)]
         generated = drawn(SAMPLES, held.labels, "held-out samples")
         check = HeldOut(tokenizer, generated, Reference.of(held, extract), extract, witnesses)
