@@ -276,7 +276,7 @@ def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path)
         ),
         (
             "--generated ours --reference real --train ours --nearest n.jpg",
-            "--nearest FILE.png shows images of --train",
+            "--nearest is a PNG, and n.jpg does not end in .png; give another name",
         ),
         ("--generated ours --reference {features}", "{features} names no files of statistics; {features} is for such"),
         ("--generated ours --reference real --dtype int8", "argument --dtype: invalid choice: 'int8'"),

@@ -80,6 +80,10 @@ def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path):
     again = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
     assert again.tries == result.tries
     assert again.tuned.after == result.tuned.after
+    (tmp_path / "resume.safetensors").unlink()  # as if it had been stopped after the tries
+    other = replace(config, optim=replace(config.optim, lr=2e-3))
+    with pytest.raises(ValueError, match="tries holds tries of sigma with other settings; delete that folder to try"):
+        post_train(other, tokenizer(), generator(), images(), tmp_path, quiet=True)
 
 
 def test_a_decoder_that_collapsed_in_a_try_is_recorded_and_not_chosen(tmp_path):
