@@ -46,8 +46,8 @@ class Performance:
             piece.compile(backend=self.compile)
         except InvalidBackend as error:
             raise ValueError(
-                f"there is no backend {self.compile!r} of torch.compile for performance.compile; take inductor, or null "
-                "for none"
+                f"there is no backend {self.compile!r} of torch.compile for performance.compile; take inductor, or "
+                "null for none"
             ) from error
 
     @contextmanager
