@@ -225,6 +225,7 @@ def _from_noised(
     progress: Callable[[int], None] | None,
 ) -> Latents:
     """What `finish` makes of latents at noise level `level`, batch by batch; `sample_latents` says the rest."""
+    labels = labels.long()  # 8 bits may have no room for the class that stands for none
     _check(generator, labels, config, start, level, null_class)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)

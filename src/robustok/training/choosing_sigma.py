@@ -44,7 +44,8 @@ class Try:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Try":
         """Read what `to_plain` gave."""
-        return cls(**{name: math.inf if value is None else value for name, value in plain.items()})
+        values: dict[str, Any] = {name: math.inf if value is None else value for name, value in plain.items()}
+        return cls(**values)
 
 
 def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut) -> tuple[PostTraining, list[Try]]:
