@@ -19,7 +19,7 @@ from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
-from robustok.tokenizer.protocol import kind_of
+from robustok.tokenizer.protocol import TokenizerLike, kind_of
 from robustok.training.choosing_sigma import Try, choose_sigma
 from robustok.training.decoder_stage import AnyOne, TrainedDecoder, train_decoder
 from robustok.training.decoder_stage import PostTraining as PostTraining
@@ -75,9 +75,7 @@ def post_train(
     device. Raises ValueError for a generator that was trained on another tokenizer or knows fewer classes than the
     images have.
     """
-    check_fit(generator, tokenizer, config.sampling)
-    check_classes(generator, images.labels, images.classes)
-    config.objective.check_side(tokenizer.image_size)
+    _check_given(config, tokenizer, generator, images)
     folder, device = Path(folder), tokenizer.device
     discriminator = None if config.fresh_discriminator else discriminator
     config = config if discriminator is not None else _warmed_up(config)
@@ -126,6 +124,13 @@ def post_train(
     result = tuned(config, folder, check)
     other = tuned(clean(config), folder / "control", check) if control else None
     return PostTrainingResult(result, other, held_out=check, tries=tries)
+
+
+def _check_given(config: PostTraining, tokenizer: TokenizerLike, generator: GeneratorLike, images: ImageSet) -> None:
+    """Raises ValueError for models, images and an objective that do not go together."""
+    check_fit(generator, tokenizer, config.sampling)
+    check_classes(generator, images.labels, images.classes)
+    config.objective.check_side(tokenizer.image_size)
 
 
 def clean(config: PostTraining) -> PostTraining:
