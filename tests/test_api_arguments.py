@@ -78,6 +78,12 @@ def test_numbers_of_numpy_are_numbers(models):
     assert torch.equal(drawn, robustok.sample(*models, [1], guidance=1.5, top_k=5, seed=7))
 
 
+def test_counts_of_numpy_are_counts(models):
+    _, source = models
+    by = [robustok.score_tokenizer(source, images(4), coarse, batch_size=size) for size in (3, np.int64(3))]
+    assert by[0] == by[1]
+
+
 def test_other_things_than_models_and_images_are_refused(models, tmp_path):
     made, source = models
     for call, message in (
@@ -89,6 +95,11 @@ def test_other_things_than_models_and_images_are_refused(models, tmp_path):
         (lambda: robustok.score_tokenizer(source, images(4), batch_size=0), "batch_size is 0; give a whole number"),
         (lambda: robustok.score_tokenizer(source, images(4), pfid_images="9"), "pfid_images is '9'; give a whole"),
         (lambda: robustok.score_tokenizer(source, images(4), batch_size=math.nan), "batch_size is nan; give"),
+        (
+            lambda: robustok.score_tokenizer(source, images(4), batch_size=True),
+            "batch_size is True; give a whole number",
+        ),
+        (lambda: robustok.score_tokenizer(source, images(4), None), "there is no feature space None; choose"),
         (lambda: robustok.load_tokenizer(None), "None is no name of a model; give a file, a folder"),
         (lambda: robustok.load_generator(7), "7 is no name of a model"),
         (lambda: robustok.load_tokenizer(""), "holds no model"),

@@ -34,6 +34,7 @@ from robustok.models import load_generator, load_tokenizer
 from robustok.presets.defaults import post_training_for
 from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.whole_numbers import whole_number
 from robustok.shapes import Labels, Pixels
 from robustok.training import post_training
 from robustok.training.post_training import PostTraining
@@ -203,17 +204,16 @@ def _plain(value: Any) -> Any:
 
 
 def _counts(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a score, those that count something checked. Raises ValueError that names the one."""
+    """Options of a score, those that count something as Python's numbers. Raises ValueError that names the one."""
+    counts = dict[str, int]()
     for name, least in (("batch_size", 1), ("keep", 1), ("pfid_images", 2)):
         if options.get(name) is None:
             continue
-        try:
-            count = operator.index(options[name])
-        except TypeError:
-            count = least - 1
-        if count < least:
+        count = whole_number(options[name])
+        if count is None or count < least:
             raise ValueError(f"{name} is {options[name]!r}; give a whole number from {least} up")
-    return options
+        counts[name] = count
+    return options | counts
 
 
 def _images(images: Any) -> Any:

@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from robustok.cli.settings import from_text
+from robustok.cli.settings import from_text, layered
+from robustok.presets import smoke
+from robustok.tokenizer.quantizer import FSQ
+from robustok.training.rehearsal import Rehearsed
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,17 @@ def test_text_as_a_value(text, value):
 def test_text_that_is_none(text):
     with pytest.raises(ValueError, match="--x cannot be read as JSON or YAML"):
         from_text(text, "--x")
+
+
+def test_the_order_in_which_settings_are_typed_does_not_matter():
+    """A kind that is named after what is set in it would take its place, and with it what was set."""
+    typed = [
+        ("main.perturbation.sigma", "0.4"),
+        ("main.tokenizer.quantizer.levels", "[8, 5, 5]"),
+        ("main.perturbation", "Rehearsed"),
+        ("main.tokenizer.quantizer", "FSQ"),
+    ]
+    found = layered(smoke(), (), typed)
+    assert found == layered(smoke(), (), typed[::-1])
+    assert found.main.perturbation == Rehearsed(sigma=0.4)
+    assert found.main.tokenizer.quantizer == FSQ(levels=(8, 5, 5))

@@ -302,3 +302,11 @@ def test_sizes_and_workers_are_whole_numbers(size, tmp_path, unchecked):
     if size is not None:
         with pytest.raises(ValueError, match="workers is .*; ask for 1 thread or more, a whole number"):
             ImageFolder(tmp_path, 16, workers=size)
+
+
+def test_numbers_of_numpy_are_whole_numbers_too(folder, unchecked):
+    images = ImageFolder(folder, np.int64(16), workers=np.int64(2))
+    assert (type(images.size), images.size, images.workers) == (int, 16, 2)
+    assert torch.equal(images.images([1, 2]), images.images(torch.tensor([1, 2])))
+    with pytest.raises(ValueError, match="of a mask give mask.nonzero"):
+        images.images(images.labels == 1)

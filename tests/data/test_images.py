@@ -2,10 +2,11 @@ import hashlib
 import re
 from importlib import resources
 
+import numpy as np
 import pytest
 import torch
 
-from robustok.data import FashionMNIST, hold_out
+from robustok.data import FashionMNIST, FluentEmoji, hold_out
 from robustok.data.images import DRAWS
 from robustok.shapes import to_pixels
 
@@ -81,7 +82,8 @@ def test_subset_keeps_order_and_says_so():
 
 @pytest.mark.parametrize("indices", [[], [0, 10_000], [-1]])
 def test_subset_refuses_indices_out_of_range(indices):
-    with pytest.raises(ValueError, match="one or more indices from 0 to 9999"):
+    told = f"not {min(indices)} to {max(indices)}$" if indices else "not none$"
+    with pytest.raises(ValueError, match=f"one or more indices from 0 to 9999, {told}"):
         FashionMNIST("validation").subset(torch.tensor(indices, dtype=torch.int64))
 
 
@@ -106,3 +108,34 @@ def test_what_is_held_out_is_not_in_the_rest():
     assert sorted(rest.indices.tolist() + held.indices.tolist()) == list(range(10_000))
     with pytest.raises(ValueError, match="cannot hold out 10000 of 10000 images; choose 1 to 9999"):
         hold_out(FashionMNIST("validation"), 10_000)
+
+
+SETS = [FashionMNIST, FluentEmoji]
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_indices_come_in_a_list_or_an_array_but_not_as_a_mask(kind, unchecked):
+    """A mask such as `images.labels == 3` would be images 0 and 1 over and over."""
+    images = kind("validation")
+    wanted = images.images(torch.tensor([3, 5]))
+    for indices in ([3, 5], np.array([3, 5])):
+        assert torch.equal(images.images(indices), wanted)
+        assert torch.equal(images.subset(indices).images(torch.arange(2)), wanted)
+    for ask in (images.subset, images.images):
+        with pytest.raises(ValueError, match="of a mask give mask.nonzero"):
+            ask(images.labels == 3)
+        with pytest.raises(ValueError, match="give whole numbers in a row"):
+            ask(torch.tensor([0.0, 1.5]))
+
+
+def test_counts_and_sides_are_whole_numbers_of_any_kind(unchecked):
+    images = FashionMNIST("validation", np.int64(32))
+    assert (images.size, FluentEmoji("validation", np.int64(32)).size) == (32, 32)
+    assert len(hold_out(images, np.int64(5))[1]) == 5
+    for count in (5.0, "5", True):
+        with pytest.raises(ValueError, match=f"cannot hold out {count!r} of 10000 images; choose 1 to 9999"):
+            hold_out(images, count)
+    with pytest.raises(ValueError, match="cannot hold out 1 of 1 images; give more images"):
+        hold_out(images.subset([0]), 1)
+    with pytest.raises(ValueError, match="size is 32.0; the images are 28 pixels wide"):
+        FashionMNIST("validation", 32.0)

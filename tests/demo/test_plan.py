@@ -12,7 +12,11 @@ from tests.demo.test_run_continuous import CONTINUOUS
 from robustok.demo import plan, run_state
 from robustok.demo.config import DemoImages
 from robustok.demo.run_state import RunState
+from robustok.demo.scores import SPACES
 from robustok.presets.scales import varied
+from robustok.training import calibration
+from robustok.training.calibration import Calibrated
+from robustok.training.pilot import train_pilot as train
 
 ONES = dict.fromkeys(("tokenizer", "generator", "post", "sample", "encode", "decode", "lite0", "lite2", "vgg-hed"), 1.0)
 
@@ -26,6 +30,24 @@ def test_every_kind_of_work_is_timed_by_the_clock(config, monkeypatch):
     assert taken == {name: 1.0 if name in ("tokenizer", "generator", "post") else 1 / plan.FEW for name in ONES}
     assert next(ticks) == 2 * 10  # the tokenizer's step early and late
     torch.set_rng_state(state)
+
+
+def test_a_pilot_is_not_what_is_timed(monkeypatch):
+    """It takes one step; and what is timed is enough images for it to be calibrated on."""
+    taken = list[int]()
+    monkeypatch.setattr(
+        calibration, "train_pilot", lambda how, *rest, **more: taken.append(how.steps) or train(how, *rest, **more)
+    )
+    pilot = Calibrated(freeze_from=0.5, width=32, depth=1)
+    plan.timed(replace(MINI, main=replace(MINI.main, perturbation=pilot)), DemoImages.of(MINI))
+    assert taken == [1]
+
+
+def test_a_demo_that_trains_in_every_space_has_a_plan():
+    everywhere = varied(MINI, post={"objective": {"frechet_spaces": SPACES}})
+    of_eye = 40 * (2 + 3 * 2)
+    scored = plan._in_stages(everywhere, ONES, True)["generation_scores"]
+    assert scored == plan._in_stages(MINI, ONES, True)["generation_scores"] - of_eye
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been_timed(monkeypatch):

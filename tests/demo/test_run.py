@@ -263,3 +263,22 @@ def test_the_generator_is_made_for_the_tokens_of_whatever_quantizer(unchecked, m
     run.train_demo_generator(MINI, None, cache, tmp_path, quiet=True)
     assert (asked[0].generator.codebook_size, asked[0].generator.tokens) == (codes, tokens)
     assert (asked[0] == MINI.generator) == (codes == 32)  # nothing changes for the preset's own tokenizer
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": 20_000}, "reference is 20000; choose 2 to 10000"),
+        ({"scored": 61}, "scored is 61; choose 2 to 60"),
+        ({"scored": -1}, "scored is -1; choose 2 to 60"),
+        (
+            {"scored": 5},
+            "scored is 5, and so many validation images are of 4 of the 10 classes, each of which is shown",
+        ),
+        ({"pfid_images": 1}, "pfid_images is 1; choose 2 or more"),
+        ({"train_images": 15}, "train_images is 15; choose 16 or more"),
+    ],
+)
+def test_numbers_of_images_are_looked_at_before_anything_is_trained(changes, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        DemoImages.of(replace(MINI, **changes))

@@ -235,3 +235,10 @@ def test_what_no_graph_can_hold_says_so(monkeypatch):
     monkeypatch.setattr(model, "static_predictor", waiting)
     with pytest.raises(ValueError, match=r"a step of a AutoregressiveModel could not be compiled by eager \("):
         sample_tokens(model, LABELS, Sampling(), seed=0, compile=TRANSLATED)
+
+
+def test_memory_that_was_made_in_inference_mode_serves_outside_of_it():
+    model = build("plain")
+    with torch.inference_mode():
+        within = sample_tokens(model, LABELS, GUIDED, seed=1, compile=TRANSLATED)
+    assert torch.equal(sample_tokens(model, LABELS, GUIDED, seed=1, compile=TRANSLATED), within)

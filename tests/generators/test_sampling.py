@@ -16,7 +16,10 @@ from robustok.adapters.var import VAR, VARConfig
 from robustok.adapters.var_vq import Codes
 from robustok.generators import sampling
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.generate import plain_sampling
+from robustok.generators.generate import sample as sampled
 from robustok.generators.llama import Llama, LlamaModel
+from robustok.generators.masked import Masked, MaskedModel
 from robustok.generators.noise import uniforms
 from robustok.generators.sampling import (
     Sampling,
@@ -368,3 +371,21 @@ def test_labels_are_balanced_and_of_few_spread_over_all_classes(count, classes):
     assert often.max() - often.min() <= 1
     more = (often > often.min()).nonzero()[:, 0]  # those that come once more lie evenly
     assert len(more) < 2 or more.diff().max() <= -(-classes // len(more))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])
+def test_tokens_are_whole_whatever_type_the_labels_have(kind, unchecked):
+    """In 8 bits token 700 would be 188."""
+    labels = torch.tensor([0, 2, 1])
+    shape = {"codebook_size": 1024, "tokens": 9, "classes": 3, "width": 32, "depth": 1, "heads": 1}
+    torch.manual_seed(0)
+    for model in (AutoregressiveModel(Autoregressive(**shape)), MaskedModel(Masked(**shape))):
+        how = plain_sampling(model)
+        wanted = sampled(model.eval(), labels, how, seed=0)
+        assert wanted.max() > 255
+        found = sampled(model, labels.to(kind), how, seed=0)
+        assert found.dtype == torch.int64
+        assert torch.equal(found, wanted)
+        keep, tokens = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) < 0.5, wanted.flip(0)
+        kept = [sampled(model, labels, how, seed=0, keep=keep, start=t) for t in (tokens, tokens.int())]
+        assert torch.equal(*kept)

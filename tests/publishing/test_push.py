@@ -226,3 +226,21 @@ def test_what_cannot_be_pushed_says_why(hub: Hub, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"pip install 'robustok\[hub\]'"):
         push_to_hub(ours(), NAME)
+
+
+def test_a_card_that_is_there_already_and_does_not_say_what_is_given_now_is_told(hub: Hub, tmp_path: Path):
+    """A license that is only given on the second time would go nowhere, in silence."""
+    ours().save_pretrained(tmp_path)
+    push_to_hub(tmp_path, NAME)
+    with pytest.warns(UserWarning, match="README.md was there already and stays as it is, without apache-2.0; write"):
+        push_to_hub(tmp_path, NAME, license="apache-2.0")
+    (tmp_path / "README.md").unlink()
+    push_to_hub(tmp_path, NAME, license="apache-2.0")
+    push_to_hub(tmp_path, NAME, license="apache-2.0")  # what is there says it: no warning, which would be an error
+
+
+def test_a_card_alone_is_of_a_name_that_could_be_pushed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ours().save_pretrained(tmp_path)
+    assert main(["push", str(tmp_path), "mine", "--card"]) == 2
+    assert "'mine' is no name of a repository; write it as owner/name" in capsys.readouterr().err
+    assert not (tmp_path / "README.md").exists()

@@ -34,7 +34,8 @@ def make_run(folder: Path) -> Path:
     _write(folder / "scores.json", list(_scores()))
     _write(folder / "ablation.json", list(_ablation(dice)))
     for stage, steps in LENGTHS.items():
-        _write(folder / stage / "run.json", {"loop": {"steps": steps, "batch_size": 64, "seed": 0}})
+        told = {"stage": {"generator": {"tokens": 64}}} if stage == "generator" else {}
+        _write(folder / stage / "run.json", {"loop": {"steps": steps, "batch_size": 64, "seed": 0}} | told)
         rows = (json.dumps(row) + "\n" for row in _rows(stage, steps, dice))
         (folder / stage / "metrics.jsonl").write_text("".join(rows))
     (folder / "images").mkdir()

@@ -11,6 +11,7 @@ from robustok.data.loading import training_batch
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.tokenizer.perturbation import Perturbation, neighbors, perturb
 from robustok.training.calibration import Calibrated, calibrate, departing, pilot_tokens
+from robustok.training.rehearsal import Rehearsed
 from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
 PILOT = Calibrated(freeze_from=0.5, steps=3, batch_size=16, width=32, depth=1, measured=20)
@@ -126,3 +127,18 @@ def test_calibrating_asks_for_images():
         calibrate(PILOT, tokenizer(), None, seed=0)
     with pytest.raises(ValueError, match="cannot be calibrated on 64 images"):
         calibrate(PILOT, tokenizer(), images(64), seed=0)
+
+
+def test_images_that_are_too_few_are_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="cannot be calibrated on 64 images and 32 codes; give at least 100"):
+        TokenizerStage(SHORT).set_reference(images(64))
+
+
+def test_a_pilot_whose_training_diverges_says_so():
+    for pilot in (replace(PILOT, lr=1e30), Rehearsed(freeze_from=0.5, steps=3, width=32, depth=1, lr=1e30)):
+        stage = TokenizerStage(replace(MAIN, perturbation=pilot))
+        stage.set_reference(IMAGES)
+        with pytest.raises(
+            ValueError, match="pilot's training ended in NaN or infinity at lr 1e.30; lower the perturb"
+        ):
+            stage.latents.freeze(stage.ema.module, IMAGES)

@@ -1,6 +1,7 @@
 """`sigma="auto"`: successive halving on held-out images, recorded, and not repeated."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from tests.training.tiny import POST, generator, held_out, images, tokenizer
 
 from robustok.data.pairs import Pairs
+from robustok.report.curves import held_out as held_out_chart
+from robustok.report.run import Run
 from robustok.runtime.checkpoint import load_resume
 from robustok.training.choosing_sigma import SIGMAS, choose_sigma
 from robustok.training.decoder_stage import TrainedDecoder
@@ -77,3 +80,18 @@ def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path):
     again = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
     assert again.tries == result.tries
     assert again.tuned.after == result.tuned.after
+    (tmp_path / "resume.safetensors").unlink()  # as if it had been stopped after the tries
+    other = replace(config, optim=replace(config.optim, lr=2e-3))
+    with pytest.raises(ValueError, match="tries holds tries of sigma with other settings; delete that folder to try"):
+        post_train(other, tokenizer(), generator(), images(), tmp_path, quiet=True)
+
+
+def test_a_decoder_that_collapsed_in_a_try_is_recorded_and_not_chosen(tmp_path):
+    """Images that are all alike have an infinite distance, which JSON lacks."""
+    whole = choose_sigma(AUTO, Tuner(s5=math.inf, s7=4.0, s8=math.inf, s9=5.0), tmp_path, held_out())
+    assert whole[0].sigma == 0.7
+    recorded = json.loads((tmp_path / "tries" / "tries.json").read_text())
+    assert [one["distance"] for one in recorded[:4]] == [None, 4.0, None, 5.0]
+    assert choose_sigma(AUTO, Tuner(), tmp_path, held_out()) == whole
+    run = Run(name="", metrics={"post_training": [{"step": 0.0, "heldout_fd": 9.0}]}, tries=recorded)
+    assert "\N{EN DASH}" in str(held_out_chart(run))

@@ -18,6 +18,7 @@ from robustok.training import objective
 from robustok.training.discriminator_training import Adversarial, DiscriminatorTrainer
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import Optim
+from robustok.training.tokenizer_training import TokenizerStage
 
 ADVERSARIAL = Adversarial(
     discriminator=PatchGAN(width=16, halvings=2),
@@ -250,6 +251,8 @@ def test_senseless_settings_are_refused():
         Objective(adversarial=0.0, consistency=4.0)
     with pytest.raises(ValueError, match=r"l1, l2, perceptual or gram one for the time before"):
         Objective(l2=0.0, perceptual=0.0, frechet=1.0, consistency=4.0)
+    with pytest.raises(ValueError, match="shift is 32, and images of 32 pixels can be moved by 31 at most; give less"):
+        TokenizerStage(replace(MAIN, objective=replace(MAIN.objective, shift=32)))
     with pytest.raises(
         ValueError, match=r"no term between an image and its reconstruction; give l1, l2, perceptual or gram"
     ):

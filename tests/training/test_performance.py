@@ -132,3 +132,10 @@ def test_discriminators_are_left_as_they_are():
     stage = TokenizerStage(replace(config, performance=Performance(compile="eager"), semantic=0.0))
     assert stage.image_loss.discriminator.model._compiled_call_impl is None
     assert stage.model.encoder._compiled_call_impl is not None
+
+
+def test_a_backend_that_there_is_not_is_refused():
+    with pytest.raises(
+        ValueError, match="no backend 'indcutor' of torch.compile for .*; take inductor, or null for none"
+    ):
+        Performance(compile="indcutor").apply([torch.nn.Linear(1, 1)])

@@ -11,8 +11,9 @@ from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
 from robustok.runtime.configs import comments
 from robustok.tokenizer.latent_perturbation import LatentDraw, LatentMixing, LatentNoise, perturb_latents
-from robustok.tokenizer.perturbation import Draw, Perturbation
+from robustok.tokenizer.perturbation import Draw, Perturbation, ReleasedPerturbation
 from robustok.training.calibration import Calibrated
+from robustok.training.rehearsal import Rehearsed
 from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
@@ -221,3 +222,30 @@ def test_what_of_a_given_decoder_was_not_to_learn_does_not_in_the_second_phase_e
     assert torch.equal(stage.model.decoder.get_parameter("embed.weight"), held)
     assert not stage.model.encoder.get_parameter("out.weight").requires_grad
     assert stage.model.decoder.get_parameter("out.bias").requires_grad
+
+
+@pytest.mark.parametrize(
+    "perturbation",
+    [replace(TWO_PHASES, freeze_from=0.75), Rehearsed(), Calibrated(), LatentNoise(latent_space="frozen")],
+)
+def test_so_few_steps_that_a_phase_has_none_are_refused(perturbation):
+    """With one phase all would be perturbed from the first step on, and a pilot would never be trained."""
+    config = AUTOENCODER if isinstance(perturbation, LatentNoise) else MAIN
+    with pytest.raises(
+        ValueError, match="freeze_from is 0.75, which leaves one of the two phases .* there are 3 in all"
+    ):
+        replace(config, perturbation=perturbation, loop=replace(LOOP, steps=3))
+    replace(config, perturbation=perturbation, loop=replace(LOOP, steps=4))
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "most"),
+    [(replace(TWO_PHASES, delta=32), 31), (Perturbation(delta=32), 31), (ReleasedPerturbation(delta=33), 32)],
+)
+def test_more_neighbors_than_codes_are_refused_before_the_first_step(perturbation, most):
+    """A second phase would ask for them once three quarters of the time have gone."""
+    with pytest.raises(
+        ValueError, match=f"of 32 codes a replacement is drawn from {most} at most; take a smaller delta"
+    ):
+        TokenizerStage(replace(MAIN, perturbation=perturbation))
+    TokenizerStage(replace(MAIN, perturbation=replace(perturbation, beta=0.0)))

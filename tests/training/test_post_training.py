@@ -235,3 +235,11 @@ def test_free_samples_are_drawn_once_of_every_class_and_trained_on(tmp_path):
 def test_senseless_settings_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         replace(POST, **setting)
+
+
+def test_fewer_pairs_than_a_batch_are_refused_before_anything_is_sampled(tmp_path):
+    for few in ({"pairs": 15}, {"held_out": 50}):
+        config = replace(POST, **{"held_out": 4, **few})
+        with pytest.raises(ValueError, match=r"a batch of 16 cannot be filled from 1\d images; choose 1 to"):
+            post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
+        assert not list(tmp_path.glob("*.safetensors"))

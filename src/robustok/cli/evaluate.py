@@ -121,7 +121,9 @@ class Evaluate(Sampled, Features, View, Shared):
         for name in ("train", "fdr"):
             if getattr(self, name) and "reference" not in given:
                 raise ValueError(f"--{name} is for generated images: give --generator or --generated, and --reference")
-        if self.nearest and (not self.train or is_statistics(self.train) or self.nearest.suffix != ".png"):
+        if self.nearest and self.nearest.suffix.lower() != ".png":
+            raise ValueError(f"--nearest is a PNG, and {self.nearest} does not end in .png; give another name")
+        if self.nearest and (not self.train or is_statistics(self.train)):
             raise ValueError(
                 "--nearest FILE.png shows images of --train, so give the images there, not their statistics"
             )

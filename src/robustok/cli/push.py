@@ -30,8 +30,9 @@ class Push(Command):
     def run(self) -> None:
         """Upload a model's folder, or only write its card."""
         from robustok.publishing.model_card import Card, write_card
-        from robustok.publishing.push import push_to_hub
+        from robustok.publishing.push import check_repository, push_to_hub
 
+        check_repository(self.name)
         licenses = {"license": self.license, "data_license": self.data_license}
         if self.card:
             print(f"model card: {write_card(self.folder, Card(name=self.name, **licenses))}")

@@ -29,13 +29,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+
 def layered(preset: Config, files: Iterable[Path], typed: Iterable[tuple[str, str]]) -> Config:
     """A preset with the settings of files and of the command line, the later one winning.
 
-    `typed` are pairs ("post.optim.lr", "1e-4"). Raises ValueError for what cannot be read, for an unknown setting
-    (naming the nearest), for a value of the wrong type, and for what a config refuses.
+    `typed` are pairs ("post.optim.lr", "1e-4") in any order: what a part is goes before what is set in it. Raises
+    ValueError for what cannot be read, for an unknown setting (naming the nearest), for a value of the wrong type, and
+    for what a config refuses.
     """
     plain = to_plain(preset)
     for file in files:
         plain = merge(plain, _placed(from_file(file), plain, file))
-    for name, value in typed:
+    for name, value in sorted(typed, key=lambda pair: pair[0].count(".")):  # another kind of part starts anew
         layer = from_text(value, f"--{name}")
         for part in reversed(name.split(".")):
             layer = {part: layer}

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustok.data.images import Draws, FashionMNIST, ImageSet, Indices, short_hash
+from robustok.runtime.whole_numbers import whole_number, whole_numbers
 from robustok.shapes import Images, to_images
 
 Array: TypeAlias = NDArray[np.int32]
@@ -53,16 +54,17 @@ class FluentEmoji(ImageSet):
     def __init__(self, split: Literal["train", "validation"], size: int = SPRITE, *, seed: int = 0):
         if split not in COUNTS:
             raise ValueError(f"split is {split!r}; choose 'train' or 'validation'")
-        if not isinstance(size, int) or size < 16:
+        side = whole_number(size)
+        if side is None or side < 16:
             raise ValueError(f"size is {size!r}; ask for 16 pixels or more, a whole number")
-        self.split, self.size, self.seed = split, size, seed
+        self.split, self.size, self.seed = split, side, seed
         self.labels = torch.arange(COUNTS[split]) % len(self.classes)
         self._sprites, digest = _read_sprites(split)
         self.hash = short_hash(digest.encode(), repr((SCENES, seed, len(self))).encode())
         self._kept: dict[int, Tensor] = {}
 
     def images(self, indices: Indices) -> Images:
-        return to_images(torch.stack([self._scene(i) for i in indices.tolist()]))
+        return to_images(torch.stack([self._scene(i) for i in whole_numbers(indices, "indices").tolist()]))
 
     def training_images(self, indices: Indices, draws: Draws) -> Images:
         images, mirrored = self.images(indices), draws[:, -1] < 0.5

@@ -23,6 +23,7 @@ from robustok.data.file_names import some
 from robustok.data.images import Draws, ImageSet, Indices, short_hash
 from robustok.data.order import Windows
 from robustok.runtime.threads import cores
+from robustok.runtime.whole_numbers import whole_number, whole_numbers
 from robustok.runtime.words import reason
 from robustok.shapes import Images
 
@@ -111,12 +112,13 @@ class ImageFiles(ImageSet):
         errors = errors or files.errors
         if errors not in ("skip", "raise", "defer", "replace"):
             raise ValueError(f"errors is {errors!r}; choose 'skip', 'raise', 'defer' or 'replace'")
-        if not isinstance(size, int) or size < 1:
+        side, threads = whole_number(size), cores() if workers is None else whole_number(workers)
+        if side is None or side < 1:
             raise ValueError(f"size is {size!r}; ask for 1 pixel or more, a whole number")
-        if workers is not None and (not isinstance(workers, int) or workers < 1):
+        if threads is None or threads < 1:
             raise ValueError(f"workers is {workers!r}; ask for 1 thread or more, a whole number")
-        self.source, self.size, self.errors, self.upscale = files, size, errors, upscale
-        self.flip, self.draft, self.workers = flip, draft, workers or cores()
+        self.source, self.size, self.errors, self.upscale = files, side, errors, upscale
+        self.flip, self.draft, self.workers = flip, draft, threads
         self.classes, self.labels, self.windows = files.classes, files.labels, files.windows
         self.broken: tuple[Broken, ...] = ()
         self.replaced: dict[int, Broken] = {}  # by index
@@ -136,7 +138,7 @@ class ImageFiles(ImageSet):
 
     def images(self, indices: Indices) -> Images:
         crop = partial(decoding.center_crop, size=self.size)
-        return self._batch(lambda index: self._view(index, crop), indices.tolist())
+        return self._batch(lambda index: self._view(index, crop), whole_numbers(indices, "indices").tolist())
 
     def training_images(self, indices: Indices, draws: Draws) -> Images:
         def view(index_and_draw: tuple[int, list[float]]) -> decoding.Square:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from robustok.data.order import Windows
 from robustok.runtime.seeding import mixed
+from robustok.runtime.whole_numbers import whole_number, whole_numbers
 from robustok.shapes import Images, Labels, to_images
 
 Indices: TypeAlias = Int[Tensor, " b"]
@@ -67,14 +68,15 @@ class FashionMNIST(ImageSet):
     def __init__(self, split: Literal["train", "validation"], size: int = 32):
         if split not in ("train", "validation"):
             raise ValueError(f"split is {split!r}; choose 'train' or 'validation'")
-        if size < 28:
-            raise ValueError(f"size is {size}; the images are 28 pixels wide and are padded, so ask for 28 or more")
-        self.split, self.size = split, size
+        side = whole_number(size)
+        if side is None or side < 28:
+            raise ValueError(f"size is {size!r}; the images are 28 pixels wide and are padded, so ask for 28 or more")
+        self.split, self.size = split, side
         self.pixels, self.labels, self.hash = _read_fashion_mnist(split)
 
     def images(self, indices: Indices) -> Images:
         before, after = (self.size - 28) // 2, (self.size - 27) // 2
-        padded = F.pad(self.pixels[indices], (before, after, before, after))
+        padded = F.pad(self.pixels[whole_numbers(indices, "indices")], (before, after, before, after))
         return to_images(padded.unsqueeze(1).expand(-1, 3, -1, -1))
 
     def training_images(self, indices: Indices, draws: Draws) -> Images:
@@ -101,9 +103,12 @@ class Subset(ImageSet):
     """Some images of a set, in the order given."""
 
     def __init__(self, parent: ImageSet, indices: Indices):
+        """`indices` may also be an array or a list. Raises ValueError for a mask, and for what is not there."""
+        indices = whole_numbers(indices, "indices")
         if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(parent):
-            raise ValueError(f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {indices.tolist()}")
-        self.parent, self.indices = parent, indices.long()
+            told = f"{int(indices.min())} to {int(indices.max())}" if len(indices) else "none"
+            raise ValueError(f"a subset needs one or more indices from 0 to {len(parent) - 1}, not {told}")
+        self.parent, self.indices = parent, indices
         self.size, self.flip, self.classes = parent.size, parent.flip, parent.classes
         self.known_range: bool = getattr(parent, "known_range", False)
         self.labels = parent.labels[self.indices]
@@ -141,13 +146,15 @@ def five_crops(images: ImageSet, indices: Indices, zoom: float) -> Float[Tensor,
 
 def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:
     """The set in two: what is left, and `count` images, the same fraction of every class, whatever their order."""
-    if not 1 <= count < len(images):
-        raise ValueError(f"cannot hold out {count} of {len(images)} images; choose 1 to {len(images) - 1}")
+    held = whole_number(count)
+    if held is None or not 1 <= held < len(images):
+        choice = f"choose 1 to {len(images) - 1}" if len(images) > 1 else "give more images"
+        raise ValueError(f"cannot hold out {count!r} of {len(images)} images; {choice}")
     everything = torch.arange(len(images))
     drawn = mixed(everything).argsort()
     by_class = drawn[images.labels[drawn].argsort(stable=True)]
     chosen = torch.zeros(len(images), dtype=torch.bool)
-    chosen[by_class[torch.arange(count) * len(images) // count]] = True
+    chosen[by_class[torch.arange(held) * len(images) // held]] = True
     return images.subset(everything[~chosen]), images.subset(everything[chosen])
 
 

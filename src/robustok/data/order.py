@@ -34,6 +34,12 @@ class Windows:
         return Windows(tuple(counts[counts > 0].tolist()), self.window)
 
 
+def check_batch(length: int, batch_size: int) -> None:
+    """Raises ValueError for a batch that so many images do not fill."""
+    if not 1 <= batch_size <= length:
+        raise ValueError(f"a batch of {batch_size} cannot be filled from {length} images; choose 1 to {length}")
+
+
 def batch_indices(length: int, batch_size: int, seed: int, step: int, windows: Windows | None = None) -> Labels:
     """Indices (batch_size,) of step `step` = 0, 1, ...: every epoch is its own permutation of range(length).
 
@@ -41,8 +47,7 @@ def batch_indices(length: int, batch_size: int, seed: int, step: int, windows: W
     at the end of an epoch's permutation are left out of that epoch. `windows` says which permutations are drawn;
     None: any, all equally likely.
     """
-    if not 1 <= batch_size <= length:
-        raise ValueError(f"a batch of {batch_size} cannot be filled from {length} images; choose 1 to {length}")
+    check_batch(length, batch_size)
     epoch, batch = divmod(step, length // batch_size)
     return _permutation(length, seed, epoch, windows)[batch * batch_size :][:batch_size].clone()
 

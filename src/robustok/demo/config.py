@@ -1,5 +1,6 @@
 """The config of a demo, and the one purpose of each of its images."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +68,7 @@ class DemoImages(NamedTuple):
         assert config.main.tokenizer is not None, "the demo trains a tokenizer of its own"
         size = config.main.tokenizer.image_size
         train, validation = (EMBEDDED[config.images](split, size) for split in ("train", "validation"))
+        _check_counts(config, validation)
         first_held_out = len(train) - config.post.held_out  # the last ones, which nothing is trained on
         if config.train_images > first_held_out:
             raise ValueError(
@@ -79,4 +81,24 @@ class DemoImages(NamedTuple):
             held_out=train.subset(torch.arange(first_held_out, len(train))),
             reference=reference,
             scored=reference.subset(torch.arange(config.scored)),
+        )
+
+
+def _check_counts(config: Demo, validation: ImageSet) -> None:
+    """Raises ValueError for numbers of images with which a demo would end once it has trained."""
+    batch = max(stage.loop.batch_size for stage in (config.main, config.generator, config.post))
+    for name, least, most in (
+        ("train_images", batch, math.inf),  # the largest batch of a stage
+        ("reference", 2, len(validation)),
+        ("scored", 2, config.reference),
+        ("pfid_images", 2, math.inf),
+    ):
+        count = getattr(config, name)
+        if not least <= count <= most:
+            raise ValueError(f"{name} is {count}; choose {least}" + (f" to {most}" if most < math.inf else " or more"))
+    seen = len(validation.labels[: config.scored].unique())
+    if seen < len(validation.classes):
+        raise ValueError(
+            f"scored is {config.scored}, and so many validation images are of {seen} of the {len(validation.classes)} "
+            "classes, each of which is shown; take more"
         )

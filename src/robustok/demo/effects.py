@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet
 from robustok.demo.compared import Compared
-from robustok.demo.scores import SPACES, trained_in
+from robustok.demo.scores import unseen
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.metrics.precision_recall import nearness
@@ -31,16 +31,18 @@ class Seen(NamedTuple):
     space: str  # feature space of both, in which nothing was trained
 
 
-def see(compared: Compared) -> Seen:
+def see(compared: Compared) -> Seen | None:
     """Compare what decoders named before, control and after make of the same tokens or latents with real images.
 
     Off the manifold is meant in a feature space that nothing was trained in. Other real images, of the training set,
-    tell what is left where nothing is wrong.
+    tell what is left where nothing is wrong. None where a demo trains in every space.
     """
     config, images = compared.config, compared.images
+    spaces = unseen(config)
+    if not spaces:
+        return None
     count = min(LOOKED_AT, len(compared.drawn), len(images.scored), len(images.train))
-    held_out = [name for name in SPACES if name not in trained_in(config)]
-    extract = extractor(held_out[-1])
+    extract = extractor(spaces[-1])
 
     def photos(of: ImageSet) -> ImageStatistics:
         return image_statistics((to_pixels(of.images(part)) for part in torch.arange(count).split(BATCH)), extract)

@@ -63,11 +63,11 @@ def write_reconstructions(folder: Path, real: ImageSet, tokenizer: Any, seed: in
     return album
 
 
-def write_pictures(folder: Path, compared: Compared, seen: Seen) -> None:
-    """Write all pictures of a finished demo; `seen` tells what post-training brought nearest to real images."""
+def write_pictures(folder: Path, compared: Compared, seen: Seen | None) -> None:
+    """Write all pictures of a finished demo; `seen` tells, if anything, what post-training brought nearer."""
     album = write_reconstructions(folder, compared.images.scored, compared.tokenizer, compared.config.seed)
     add_generated(album, compared)
-    if "after" not in compared.kept:  # else nothing came nearer
+    if seen is not None and "after" not in compared.kept:  # else nothing came nearer
         add_changed(album, compared, seen)
     add_copies(album, compared)
     album.write()

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustok.data.fluent import EMBEDDED
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.effects import LOOKED_AT
-from robustok.demo.scores import SPACES, trained_in
+from robustok.demo.scores import SPACES, unseen
 from robustok.evaluation.decoding import decoded, encoded
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.scores.feature_stream import extracted
@@ -22,9 +22,11 @@ from robustok.runtime.logging import clock
 from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage
 from robustok.training.optim import autocast
-from robustok.training.tokenizer_training import TokenizerStage
+from robustok.training.pilot import Pilot
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining
 
 FEW = 64  # images that are timed, as many as extractors take at once
+ENOUGH = 100  # images for a pilot to be calibrated on
 CELLS = 15  # of pFID
 NAMES = {
     "tokenizer": "tokenizer",
@@ -50,8 +52,8 @@ def timed(config: Demo, images: DemoImages) -> dict[str, float]:
     """Seconds of one step of each training, and of one image that is sampled, encoded, decoded, and seen in a space."""
     few = images.train.subset(torch.arange(min(FEW, len(images.train))))
     real, labels = few.images(torch.arange(len(few))), few.labels
-    main = TokenizerStage(config.main)
-    main.set_reference(few)
+    main = TokenizerStage(_briefly(config.main))
+    main.set_reference(images.train.subset(torch.arange(min(ENOUGH, len(images.train)))))
     batch = _batch(real, config.main.loop.batch_size)
     last = config.main.loop.steps - 1  # the discriminator takes part later on
     ends = [_seconds(partial(main.step, batch, step)) for step in (min(1, last), last)]
@@ -87,6 +89,12 @@ def timed(config: Demo, images: DemoImages) -> dict[str, float]:
     return taken | {name: _seconds(work) / len(few) for name, work in per_image.items()}
 
 
+def _briefly(main: TokenizerTraining) -> TokenizerTraining:
+    """Main training whose pilot, where there is one, takes a single step: it is no part of what is timed."""
+    how = main.perturbation
+    return replace(main, perturbation=replace(how, steps=1)) if isinstance(how, Pilot) else main
+
+
 def _batch(rows: Tensor, size: int) -> Tensor:
     """As many rows as that, over and over."""
     return rows[torch.arange(size) % len(rows)]
@@ -110,7 +118,7 @@ def _in_stages(config: Demo, of: Mapping[str, float], control: bool) -> dict[str
     tuning = post.loop.steps * of["post"] + looks * post.held_out * seen
     if post.witnesses:  # they see what the best decoder makes, and the original
         tuning += 2 * post.held_out * (of["decode"] + witnesses)
-    effects_in = [name for name in SPACES if name not in trained_in(config)][-1]
+    seen_by_eye = [of[name] for name in unseen(config)[-1:]]  # an image that the effects' space looks at
     embedded: Any = EMBEDDED[config.images]
     views = 2 if embedded.flip else 1  # of an image, whose tokens the generator learns
     looked_at = min(LOOKED_AT, config.scored, config.train_images)  # of each decoder's images and twice real ones
@@ -125,7 +133,7 @@ def _in_stages(config: Demo, of: Mapping[str, float], control: bool) -> dict[str
         "control": tuning,
         "generation_scores": decoders * config.scored * (seen + others)
         + config.reference * others
-        + looked_at * ((2 + decoders) * of[effects_in] + decoders * of["decode"]),
+        + sum(looked_at * ((2 + decoders) * image + decoders * of["decode"]) for image in seen_by_eye),
     }
     return {name: seconds for name, seconds in stages.items() if control or name != "control"}
 

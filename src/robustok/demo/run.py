@@ -137,10 +137,10 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
 
 
 def see_and_show(compared: Compared, folder: Path) -> list[Score]:
-    """Write the pictures of a finished demo, and return the scores of what an eye would say of them."""
+    """Write the pictures of a finished demo, and return the scores of what an eye would say of them, if it is asked."""
     seen = see(compared)
     write_pictures(folder, compared, seen)
-    return seen.scores
+    return [] if seen is None else seen.scores
 
 
 def show(state: RunState, out: Path, scores: list[Score] | None = None) -> Path:

@@ -55,6 +55,11 @@ def trained_in(config: Demo) -> set[str]:
     return found
 
 
+def unseen(config: Demo) -> list[str]:
+    """The spaces of `SPACES` in which nothing is trained; there may be none."""
+    return [name for name in SPACES if name not in trained_in(config)]
+
+
 def reconstruction_scores(config: Demo, tokenizer: Any, images: DemoImages, extract: Extractor) -> list[Score]:
     """rFID, pFID and its cells, and the other scores of a demo's tokenizer."""
     pfid_images, seed = config.pfid_images, config.seed

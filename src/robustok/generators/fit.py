@@ -55,6 +55,8 @@ def check_fit(generator: Any, other: Any, sampling: Any = None) -> None:
 
 def check_sampling(generator: Any, sampling: Any) -> None:
     """Raises ValueError for settings of another kind of generator."""
+    if not hasattr(sampling, "asks"):
+        raise ValueError(f"sampling is {sampling!r}; give a Sampling, a MaskedSampling or a FlowSampling")
     if not hasattr(generator, sampling.asks):
         raise ValueError(
             f"a {type(generator).__name__} is not sampled as a {type(sampling).__name__} says; generators of tokens "

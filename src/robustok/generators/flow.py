@@ -168,6 +168,7 @@ def sample_latents(
     smoother than a sample: of Gaussian data of variance v it has (a^2 v + s^2) / (a^2 v) times less, a and s the
     factors of data and noise at the level.
     """
+    labels = labels.long()  # 8 bits may have no room for the class that stands for none
     _check(generator, labels, config, start, level, null_class)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)

@@ -214,6 +214,7 @@ def in_batches(
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
     n, device = generator.tokens_per_image, generator.device
+    labels = labels.long()  # tokens come in their type, and 8 bits would cut those of large codebooks short
     check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
@@ -221,7 +222,7 @@ def in_batches(
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
         uniform = uniforms(seed, range(first + part.start, first + part.stop), numbers).to(device)
-        kept = None if keep is None or tokens is None else Kept(keep[part].to(device), tokens[part].to(device))
+        kept = None if keep is None or tokens is None else Kept(keep[part].to(device), tokens[part].long().to(device))
         if kept is not None and (unknown := kept.tokens[kept.keep] >= generator.codebook_size).any():
             raise ValueError(
                 f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "

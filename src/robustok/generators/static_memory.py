@@ -21,7 +21,8 @@ class StaticMemory:
         """A copy of the value, where the last one of this name was if that was like it."""
         held = self.held.get(name)
         if held is None or (held.shape, held.dtype, held.device) != (value.shape, value.dtype, value.device):
-            held = self.held[name] = torch.empty_like(value, memory_format=torch.contiguous_format)
+            with torch.inference_mode(False):  # what is made in that mode could not be written to outside of it
+                held = self.held[name] = torch.empty_like(value, memory_format=torch.contiguous_format)
             torch._dynamo.mark_static_address(held, guard=False)  # a graph reads it there, rather than copy it first
         return held.copy_(value)
 

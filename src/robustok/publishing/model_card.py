@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,21 @@ class Card:
 
 
 def write_card(folder: str | Path, card: Card = Card()) -> Path:
-    """Write `folder/README.md` and return its path; one that is there stays as it is."""
+    """Write `folder/README.md` and return its path; one that is there stays as it is.
+
+    Where it does not say a license that is given now, a warning tells.
+    """
     path = Path(folder) / CARD
     if not path.exists():
         write_bytes(path, model_card(folder, card).encode())
+        return path
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if missing := [fact for fact in (card.license, card.data_license) if fact and fact not in text]:
+        warnings.warn(
+            f"{path} was there already and stays as it is, without {', '.join(missing)}; write that into it, or delete "
+            "it to have it written anew",
+            stacklevel=2,
+        )
     return path
 
 

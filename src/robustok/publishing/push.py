@@ -30,8 +30,7 @@ def push_to_hub(
     tokens, pairs or previews. Raises ValueError for another folder or name, without the extra `hub`, and when the hub
     refuses.
     """
-    if not REPOSITORY.fullmatch(repository):
-        raise ValueError(f"{repository!r} is no name of a repository; write it as owner/name")
+    check_repository(repository)
     card = Card(name=repository, license=license, data_license=data_license)
     if isinstance(model, str | Path):
         described(Path(model))
@@ -39,6 +38,12 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return _upload(Path(folder), repository, private, card)
+
+
+def check_repository(name: str) -> None:
+    """Raises ValueError for what is no name of a repository on the hub."""
+    if not REPOSITORY.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a repository; write it as owner/name")
 
 
 def _upload(folder: Path, repository: str, private: bool, card: Card) -> str:

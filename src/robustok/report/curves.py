@@ -95,7 +95,7 @@ def _tries(run: Run) -> Table | None:
     """The short tries by which sigma chose itself."""
     if not run.tries:
         return None
-    places = decimals(max(one["distance"] for one in run.tries))
+    places = decimals(max((one["distance"] for one in run.tries if one["distance"] is not None), default=0.0))
     return Table(
         columns=[
             Column("Sigma", kind="n"),

@@ -32,6 +32,8 @@ STAGES = {
     "post_training": "Post-training",
     "control": "Control",
 }
+# where the settings of a stage's own files say what its generator was made for
+TOLD = ("generator.training.stage.generator", "generator.model.config")
 IMAGES, HELD_OUT = "images", "heldout_fd"
 TRIES = "post_training/tries/tries.json"
 SMALL = 96  # side up to which images are magnified
@@ -120,6 +122,21 @@ class Run:
         """The thing that is generated and decoded: "tokens", or "latents" of a tokenizer without a codebook."""
         noisy = self.score("pfid", kind="latent noise")
         return "latents" if noisy or self.setting("tokenizer.model.kind") == "autoencoder" else "tokens"
+
+    @property
+    def codes(self) -> int | None:
+        """Codes of the tokenizer: as many as its generator was told, else as its quantizer is said to have.
+
+        Not those of the demo's own settings of a generator, which are a preset's, whatever tokenizer there is.
+        """
+        codes: int | None = self.setting(*(f"{place}.codebook_size" for place in (*TOLD, "quantizer")))
+        return codes
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of an image, once a generator was told; of other runs as their settings have it."""
+        tokens: int | None = self.setting("tokens_per_image", *(f"{place}.tokens" for place in TOLD))
+        return tokens
 
     def chosen_step(self, stage: str) -> float | None:
         """The step of the kept decoder: the one it names, or the first at which the held-out check is lowest."""

@@ -214,7 +214,7 @@ def copies(run: Run) -> Table | None:
 
 def figures(run: Run) -> Markup | None:
     """The figures that are no Fréchet distance."""
-    dead, codes = run.value("dead_codes"), run.setting("codebook_size")
+    dead, codes = run.value("dead_codes"), run.codes
     notes = {}
     if dead is not None:
         notes["codebook_use"] = f"{count(dead)} dead code{'s' * (dead != 1)}"

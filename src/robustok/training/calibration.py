@@ -31,10 +31,10 @@ class Calibrated(Pilot):
             raise ValueError(f"measured is {self.measured}; give at least 20 images, better some hundreds")
 
 
-def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
-    """The (alpha, delta) that a pilot generator of a tokenizer's tokens shows, trained here on some of the images.
+def check_calibrated(tokenizer: TokenizerLike, images: ImageSet | None) -> Codebook:
+    """The codes of a tokenizer. Raises ValueError for what `calibrate` cannot learn from, to be asked before training.
 
-    Raises ValueError for no images or less than 100, or for a codebook of two codes, where nothing can be told apart.
+    That is no images or less than 100, or a codebook of two codes, where nothing can be told apart.
     """
     if images is None:
         raise ValueError(
@@ -47,6 +47,16 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
             f"a pilot cannot be calibrated on {len(images)} images and {len(codebook)} codes; give at least "
             "100 images and 3 codes, or alpha and delta themselves"
         )
+    return codebook
+
+
+def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> tuple[float, int]:
+    """The (alpha, delta) that a pilot generator of a tokenizer's tokens shows, trained here on some of the images.
+
+    Raises ValueError as `check_calibrated` does.
+    """
+    codebook = check_calibrated(tokenizer, images)
+    assert images is not None, "else it is refused"
     order = torch.randperm(len(images), generator=stream(seed, "pilot images"))
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]

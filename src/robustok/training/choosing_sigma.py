@@ -5,8 +5,9 @@ goes on for as many again, and so on until one is left. A try is the beginning o
 rate, its losses, its free samples; only its pairs are fewer.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.distributed import from_main
 from robustok.training.decoder_stage import PostTraining, TrainedDecoder
 from robustok.training.held_out import HeldOut
+from robustok.training.performance import without_performance
+from robustok.training.saving import RUN, deciding
 
 SIGMAS = (0.5, 0.7, 0.8, 0.9)  # from much of the generator to little (arXiv 2509.12474: 0.7 to 0.95, by the decoder)
 ONE_IN = 40  # steps of a run, that each share is tried in the first round; with pairs and looks, a fifth of its time
@@ -30,19 +33,32 @@ class Try:
 
     sigma: float
     steps: int
-    distance: float  # held-out distance of its decoder
-    before: float  # that of the original
+    distance: float  # held-out distance of its decoder; infinite where all that it makes is alike
+    before: float  # that of the original, likewise
     seconds: float  # since the try before, pairs and looks included
+
+    def to_plain(self) -> dict[str, float | None]:
+        """JSON values, null for infinity, which JSON lacks."""
+        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Try":
+        """Read what `to_plain` gave."""
+        values: dict[str, Any] = {name: math.inf if value is None else value for name, value in plain.items()}
+        return cls(**values)
 
 
 def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut) -> tuple[PostTraining, list[Try]]:
     """The config with the share that held-out images chose, and the tries. Those that were finished are not repeated.
 
-    `tune` trains a decoder as a config says, in a folder, judged by held-out images, and stops after some steps.
+    `tune` trains a decoder as a config says, in a folder, judged by held-out images, and stops after some steps. Raises
+    ValueError where the folder holds tries with other settings.
     """
     path = folder / TRIES / "tries.json"
-    tries = [Try(**row) for row in from_main(lambda: read_json(path) if path.exists() else [])]
+    tries = [Try.from_plain(row) for row in from_main(lambda: read_json(path) if path.exists() else [])]
     first = max(1, config.loop.steps // ONE_IN)
+    for sigma in {one.sigma for one in tries}:
+        _check_same(_short(config, sigma, first), _place(folder, sigma))
     judge = check.of_first(max(2, first * config.loop.batch_size))
     for steps, left in _rounds(SIGMAS, first, tries):
         for sigma in left:
@@ -50,12 +66,26 @@ def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut)
                 continue
             began = time.monotonic()
             how = _short(config, sigma, first)
-            found = tune(how, folder / TRIES / f"sigma_{sigma:g}", judge, steps)
+            found = tune(how, _place(folder, sigma), judge, steps)
             seconds = round(time.monotonic() - began, 1)
             tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
-            rows = [vars(one) for one in tries]
+            rows = [one.to_plain() for one in tries]
             from_main(partial(write_json, path, rows))
     return replace(config, sigma=_best(tries)[0]), tries
+
+
+def _place(folder: Path, sigma: float) -> Path:
+    return folder / TRIES / f"sigma_{sigma:g}"
+
+
+def _check_same(config: PostTraining, place: Path) -> None:
+    """Raises ValueError for a finished try with other settings, which would say nothing of these."""
+    told = place / RUN
+    if told.is_file() and deciding(read_json(told)["stage"]) != deciding(without_performance(config)):
+        raise ValueError(
+            f"{place.parent} holds tries of sigma with other settings; delete that folder to try anew, go back to "
+            "those settings, or choose another folder"
+        )
 
 
 def _rounds(sigmas: tuple[float, ...], first: int, tries: list[Try]) -> Iterator[tuple[int, tuple[float, ...]]]:

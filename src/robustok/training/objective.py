@@ -73,6 +73,14 @@ class Objective:
             raise ValueError(f"shift is {self.shift}; give a number of pixels, 0 for images as they are")
         self._check_frechet_spaces()
 
+    def check_side(self, side: int) -> None:
+        """Raises ValueError for images of so few pixels that they cannot be moved by as many as `shift` says."""
+        if self.shift >= side:
+            raise ValueError(
+                f"shift is {self.shift}, and images of {side} pixels can be moved by {side - 1} at most; give less, 3 "
+                "or so"
+            )
+
     @property
     def of_pairs(self) -> bool:
         """Whether there is a term between an image and its target."""
@@ -184,6 +192,7 @@ class ImageLoss:
         distributions, adversarial and Frechet, are then of these, those between an image and its target of the others.
         """
         config, micro = self.config, micro or whole_batch(len(target))
+        config.check_side(min(output.shape[-2:]))
         images = output.detach().requires_grad_()  # where the networks' backward passes end, see PrecomputedGradient
         paired, judged = _split(images, len(target), free)
         by = self._shift(step)

@@ -25,6 +25,8 @@ class Performance:
     def apply(self, parts: Sequence[nn.Module]) -> None:
         """Checkpoint and compile some modules of a model, in place: their weights keep their names.
 
+        Raises ValueError for a backend that there is not.
+
         On several ranks each block is compiled on its own: the gradients of one compiled graph come all at once, too
         late to travel while backward runs, and FSDP puts weights together block by block.
         """
@@ -33,9 +35,20 @@ class Performance:
                 for block in blocks(part):
                     again = partial(checkpoint, block.forward, use_reentrant=False)
                     block.forward = again
-            if self.compile is not None:
-                for piece in (blocks(part) if world_size() > 1 else ()) or (part,):
-                    piece.compile(backend=self.compile)
+            for piece in ((blocks(part) if world_size() > 1 else ()) or (part,)) if self.compile is not None else ():
+                self._compile(piece)
+
+    def _compile(self, piece: nn.Module) -> None:
+        """Raises ValueError where there is no such backend."""
+        from torch._dynamo.exc import InvalidBackend
+
+        try:
+            piece.compile(backend=self.compile)
+        except InvalidBackend as error:
+            raise ValueError(
+                f"there is no backend {self.compile!r} of torch.compile for performance.compile; take inductor, or "
+                "null for none"
+            ) from error
 
     @contextmanager
     def tf32_matmul(self) -> Iterator[None]:

@@ -74,7 +74,7 @@ def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> Autoregre
 def train_pilot(
     config: Pilot, tokens: Tokens, labels: Labels, codes: int, classes: int, *, seed: int
 ) -> AutoregressiveModel:
-    """A small generator after a short training on tokens (b n)."""
+    """A small generator after a short training on tokens (b n). Raises ValueError where its weights are not finite."""
     torch.manual_seed(derive(seed, "pilot weights"))
     model = new_pilot(config, tokens.shape[1], codes, classes).to(tokens.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.96), weight_decay=0.03)
@@ -88,4 +88,9 @@ def train_pilot(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise ValueError(
+            f"the pilot's training ended in NaN or infinity at lr {config.lr:g}; lower the perturbation's lr, for "
+            "example to 1e-3"
+        )
     return model.eval().requires_grad_(False)

@@ -7,13 +7,14 @@ from robustok.backbones.dino import DINOv2
 from robustok.backbones.lite import EfficientNetLite0
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
-from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation
+from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation, second_phase
 from robustok.tokenizer.tokenizer import TokenizerConfig
 from robustok.training.calibration import Calibrated
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim, Precision
 from robustok.training.performance import Performance
+from robustok.training.pilot import now
 from robustok.training.rehearsal import Rehearsed
 
 AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | Rehearsed | AnyLatentPerturbation
@@ -61,6 +62,17 @@ class TokenizerTraining:
                 "weight"
             )
         self._check_kind()
+        self._check_phases()
+
+    def _check_phases(self) -> None:
+        """Raises ValueError for so few steps that one of two phases has none."""
+        perturbation, steps = now(self.perturbation), self.loop.steps
+        if perturbation.latent_space == "frozen" and not 0 < second_phase(perturbation, steps) < steps:
+            raise ValueError(
+                f"perturbation freeze_from is {perturbation.freeze_from}, which leaves one of the two phases without a "
+                f"step, for there are {steps} in all; take more steps, or another fraction, for example 0.75 of 4 or "
+                "more"
+            )
 
     def _check_kind(self) -> None:
         """Raises ValueError for settings of a tokenizer of the other kind."""

@@ -63,6 +63,7 @@ class TokenizerStage:
         torch.manual_seed(derive(seed, "tokenizer weights"))
         self.model = _model(config, tokenizer)
         self.module = module = as_module(self.model).to(self.device).train()
+        config.objective.check_side(self.model.image_size)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = Phases(now(config.perturbation), steps)
         kind: Any = WithCodebook if config.has_codebook else WithoutCodebook
@@ -76,6 +77,7 @@ class TokenizerStage:
 
     def set_reference(self, images: ImageSet) -> None:
         """Take what is needed of the images before training starts."""
+        self.latents.set_reference(images)
         self.image_loss.set_reference(images)
         self._images = images
 

@@ -43,7 +43,7 @@ from robustok.tokenizer.quantizer import (
     code_use,
 )
 from robustok.tokenizer.tokenizer import Tokenizer
-from robustok.training.calibration import Calibrated, calibrate
+from robustok.training.calibration import Calibrated, calibrate, check_calibrated
 from robustok.training.micro_batch import BatchRows, MicroBatch
 from robustok.training.optim import autocast
 from robustok.training.phases import Phases
@@ -83,6 +83,7 @@ class WithCodebook:
                 "ReleasedPerturbation ranks codes by distance to latents as robustok's own quantizers place them, one "
                 f"token for each, which a {kind} does not tell; take Perturbation"
             )
+        self._check_delta()
         self.fresh = config.tokenizer is not None  # then the codes are placed before the first step
         self.head: nn.Module = nn.Module()
         if config.semantic:
@@ -98,6 +99,21 @@ class WithCodebook:
         codebook = codebook_of(self.model)
         assert codebook is not None, "of the other kind is WithoutCodebook"
         return codebook
+
+    def _check_delta(self) -> None:
+        """Raises ValueError for more neighbors than there are, in a second phase too, which comes after hours."""
+        p, codes = self.perturbation, len(self.codebook) // books_of(self.model)
+        most = codes if isinstance(p, ReleasedPerturbation) else codes - 1  # there a token is one of its own neighbors
+        if p.beta and p.delta > most:
+            raise ValueError(
+                f"perturbation delta is {p.delta}, but of {codes} codes a replacement is drawn from {most} at most; "
+                "take a smaller delta, or more codes"
+            )
+
+    def set_reference(self, images: ImageSet) -> None:
+        """Raises ValueError for images that a second phase could not do with."""
+        if isinstance(self.config.perturbation, Calibrated) and not self.phases.decoder_only:
+            check_calibrated(self.model, images)
 
     def start(self, batch: Images, rows: BatchRows, images: ImageSet | None) -> None:
         """Place a new tokenizer's codes, where they are learned, on latents of the first batch.

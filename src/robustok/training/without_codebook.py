@@ -68,6 +68,9 @@ class WithoutCodebook:
             raise ValueError(f"patches cannot be masked for {whose}; set mask_ratio_max to 0")
         self.latent_shape = latent_shape(model)
 
+    def set_reference(self, images: ImageSet) -> None:
+        """Nothing is asked of the images."""
+
     def start(self, batch: Images, rows: BatchRows, images: ImageSet | None) -> None:
         """Nothing is placed where there are no codes."""
 

@@ -49,7 +49,7 @@ def extractor(
         return features
     if callable(features):
         return CustomExtractor(features)
-    name, _, given = features.partition(":")
+    name, _, given = features.partition(":") if isinstance(features, str) else ("", "", "")
     weights = Path(given) if given else None
     match name:
         case "inception":

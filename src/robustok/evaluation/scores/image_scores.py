@@ -247,14 +247,15 @@ def _of_memory(one: Generated, reference: Reference, train: Reference) -> Measur
     """What a sample and held-out images tell of the images that the generator was trained on."""
     other, known = reference.sample, train.sample
     about = {"train": train.images}
+    held_out = len(other) > 0 and reference.images.get("hash") != train.images.get("hash")
 
     def copying() -> dict[str, float]:
-        if not len(other) or reference.images.get("hash") == train.images.get("hash"):
+        if not held_out:
             raise ValueError("C_T compares with held-out images; give a reference of such, not of the training images")
         return {"c_t": data_copying(generated=one, held_out=other, train=known, generator=random_stream(0, "C_T"))}
 
     def authentic() -> dict[str, float]:
-        held_out = {"authpct_held_out": auth_percent(generated=other, train=known)} if len(other) else {}
-        return {"authpct": auth_percent(generated=one, train=known)} | held_out
+        beside = {"authpct_held_out": auth_percent(generated=other, train=known)} if held_out else {}
+        return {"authpct": auth_percent(generated=one, train=known)} | beside
 
     return {"AuthPct": (authentic, about), "C_T": (copying, about | {"cells": CELLS, "components": COMPONENTS})}

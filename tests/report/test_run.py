@@ -1,0 +1,52 @@
+"""What a page says of a run comes from where the run has it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.test_page import NB, read
+
+
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        ({"worse_in": {"lite2": "..."}}, "The best step was worse in another feature space, beyond the noise, so"),
+        ({"by_chance": "..."}, "The best step may have been so by chance, so"),
+    ],
+)
+def test_a_decoder_that_was_refused_is_told_with_the_reason(run_copy: Path, why: dict[str, Any], said: str):
+    about = {"kind": "tokenizer", "post_training": {"sigma": 0.5, "step": 0, "refused_step": 250, **why}}
+    (run_copy / "post_training" / "config.json").write_text(json.dumps(about))
+    assert f"{said} the original decoder was kept" in read(run_copy).text
+
+
+def test_codes_and_tokens_are_those_of_the_tokenizer_and_not_of_a_preset(run_copy: Path):
+    """A quantizer may have another number of codes than a demo's generator is said to know before it is told."""
+    config = json.loads((run_copy / "config.json").read_text())
+    config["main"]["tokenizer"]["quantizer"] = {"type": "FSQ", "levels": [8, 5, 5, 5]}
+    config["generator"]["generator"] |= {"codebook_size": 1024, "tokens": 64}
+    (run_copy / "config.json").write_text(json.dumps(config))
+    told = {"loop": {}, "stage": {"generator": {"codebook_size": 1000, "tokens": 256}}}
+    (run_copy / "generator" / "run.json").write_text(json.dumps(told))
+    page = read(run_copy)
+    assert "A tokenizer with 1,000 codes and 256 tokens an image was trained" in page.text
+    assert "of at most 1,000" in page.text
+    (run_copy / "generator" / "run.json").write_text("{}")
+    assert "A tokenizer was trained for 1,500 steps" in read(run_copy).text, "not known yet"
+
+
+def test_settings_of_a_pilot_are_not_taken_for_those_of_the_run(run_copy: Path):
+    config = json.loads((run_copy / "config.json").read_text())
+    pilot = {"beta": 1.0, "freeze_from": 0.75, "steps": 300, "train_images": 20_000, "sigma": 0.6}
+    config["main"]["perturbation"] = {"type": "Rehearsed", **pilot}
+    config = {name: value for name, value in config.items() if name != "sigma"} | {"post": {"sigma": 0.7}}
+    (run_copy / "config.json").write_text(json.dumps(config))
+    said = read(run_copy).text.replace(NB, " ")
+    assert "for 1,500 steps on 55,000 images; in the last 25 % of the steps, in which only the decoder still" in said
+    assert "a pilot generator drew 40 % of the tokens anew in 100 % of the images of a batch" in said
+    assert "had resampled 30 %" in said
+    config["main"]["perturbation"] = {"type": "Calibrated", **pilot}
+    (run_copy / "config.json").write_text(json.dumps(config))
+    said = read(run_copy).text
+    assert "as many tokens were replaced by as near codes as a pilot generator was seen to err in" in said
