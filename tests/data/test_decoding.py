@@ -96,6 +96,19 @@ def test_pixels_without_an_agreed_range_are_refused(tmp_path):
         read(tmp_path / "wide.tiff")
 
 
+@pytest.mark.parametrize("value", [0, 255, 256])
+def test_32_bits_that_may_be_8_are_not_taken_for_16(tmp_path, value):
+    """Of 255 a picture would come out nearly black; nothing but 0 is black either way, and 256 is not of 8 bits."""
+    Image.new("I", (4, 4), value).save(tmp_path / "wide.tiff")
+    if value == 255:
+        with pytest.raises(
+            ValueError, match="values up to 255, which may be of 8 bits or of 16; convert the file to 8"
+        ):
+            read(tmp_path / "wide.tiff")
+    else:
+        assert pixel(tmp_path / "wide.tiff") == (round(value / 257),) * 3
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tiff"])  # JPEG holds CMYK inverted, as Adobe writes it; TIFF does not
 @pytest.mark.parametrize(
     ("ink", "rgb"),

@@ -75,6 +75,8 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"mode I: values {values.min()} to {values.max()}, wanted the 16-bit range 0 to 65535")
+    if image.mode == "I" and image.format != "PNG" and 0 < values.max() < 256:  # as 16 bits it would be nearly black
+        raise ValueError(f"mode I: values up to {values.max()}, which may be of 8 bits or of 16; convert the file to 8")
     gray = Image.fromarray((values / 257).round().astype(np.uint8))  # Pillow's own conversion clips at 255
     if "transparency" in image.info:
         gray.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
