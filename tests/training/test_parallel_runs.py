@@ -1,6 +1,7 @@
 """Whole runs on two processes: one of them writes, both return the same, and what is held out is shared."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ RUNS = {"main": run_main, "autoencoder": run_autoencoder, "post": run_post}
 
 def shared() -> dict[str, float | Tensor]:
     """Work that processes share: the distance of 64 images in 4 batches, and 5 samples."""
-    distance = held_out()(tokenizer().decoder, batch_size=20)
+    with patch("robustok.training.held_out.BATCH", 20):
+        distance = held_out()(tokenizer().decoder)
     return {"distance": distance, "tokens": sample_together(generator(), torch.arange(5), Sampling(), seed=0)}
 
 
