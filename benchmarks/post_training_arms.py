@@ -99,7 +99,7 @@ ARMS: dict[str, Change] = {
     ),
     "limited, sigma auto": limited(with_sigma("auto")),
     "limited, paired and free both": limited(
-        lambda config: replace(with_lr(HALF, lambda c: with_weights(c, frechet=1.0))(config), sigma=0.5)
+        with_lr(HALF, lambda config: replace(with_weights(config, frechet=1.0), sigma=0.5))
     ),
     "free, Frechet in two spaces": with_lr(HALF, lambda config: unpaired(config, **FDDA)),
     "paired and free Frechet in two spaces": with_lr(

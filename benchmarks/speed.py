@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,14 @@ def in_bf16() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16)
 
 
+@cache
 def peak(dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product."""
     a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
     return 2 * 1024**3 / min(shortest(lambda: a @ b)[0] for _ in range(4))
 
 
+@cache
 def bandwidth() -> float:
     """Bytes/s at which numbers are read that no cache holds."""
     numbers = torch.ones(2**27)
@@ -146,21 +149,24 @@ def sampler(model: AutoregressiveModel, batch: int, bf16: bool, sigma: float = 0
     return work
 
 
-def products(model: AutoregressiveModel, batch: int) -> float:
-    """FLOPs in linear maps of a batch of guided samples."""
+def weights(model: AutoregressiveModel) -> tuple[int, int]:
+    """Weights in linear maps that a token needs, and in those of modulations, which a label needs once."""
     maps = {name: part.weight.numel() for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     modulations = sum(count for name, count in maps.items() if "modulation" in name)
-    rows = 2 * batch * (sum(maps.values()) - modulations) + (batch + 1) * modulations
-    return 2.0 * rows * model.tokens_per_image
+    return sum(maps.values()) - modulations, modulations
+
+
+def products(model: AutoregressiveModel, batch: int) -> float:
+    """FLOPs in linear maps of a batch of guided samples."""
+    of_tokens, modulations = weights(model)
+    return 2.0 * (2 * batch * of_tokens + (batch + 1) * modulations) * model.tokens_per_image
 
 
 def traffic(model: AutoregressiveModel, batch: int, bf16: bool) -> float:
     """Bytes that a batch of guided samples reads at the least: weights once a token, and keys and values so far."""
-    maps = {name: part.weight.numel() for name, part in model.named_modules() if isinstance(part, nn.Linear)}
-    weights = sum(count for name, count in maps.items() if "modulation" not in name)
     n, c = model.tokens_per_image, model.config
     held = 2 * batch * 2 * c.depth * c.width * (n + 1) / 2
-    return n * (weights + held) * (2 if bf16 else 4)
+    return n * (weights(model)[0] + held) * (2 if bf16 else 4)
 
 
 def sampling(sizes: Sizes, peer: str) -> Iterator[Row]:
@@ -215,16 +221,18 @@ def pairs(sizes: Sizes, peer: str) -> Iterator[Row]:
                 yield Row(f"pairs, sigma {sigma:g}, {batch} images, {kind}", "a full sample", seconds, full)
 
 
+def one_step(case: training_steps.Case, how: training_steps.How, sizes: Sizes) -> Work:
+    """A training step as late as everything takes part, once it has been taken a first time."""
+    batch, last = sizes.step_batch or case.config.loop.batch_size, case.config.loop.steps - 1
+    case = replace(case, config=how.of(case.config))
+    stage, images = training_steps.ready(case, torch.device("cpu"), batch)
+    stage.step(images, last)
+    return lambda: stage.step(images, last)
+
+
 def steps(sizes: Sizes, peer: str) -> Iterator[Row]:
-    device = torch.device("cpu")
     for case in sizes.steps():
-        works = []
-        for how in (training_steps.EAGER, training_steps.PLAIN):
-            batch = sizes.step_batch or case.config.loop.batch_size
-            stage, images = training_steps.ready(replace(case, config=how.of(case.config)), device, batch)
-            last = case.config.loop.steps - 1
-            stage.step(images, last)
-            works.append(lambda stage=stage, images=images, last=last: stage.step(images, last))
+        works = [one_step(case, how, sizes) for how in (training_steps.EAGER, training_steps.PLAIN)]
         other, ours = shortest(*works)
         yield Row(f"a step of {case.name}", "the same, float32", ours, other)
 
@@ -232,9 +240,7 @@ def steps(sizes: Sizes, peer: str) -> Iterator[Row]:
 def beside(sizes: Sizes, peer: str) -> Iterator[Row]:
     """A step beside processes that never rest, with the threads that a training chooses there, on the clock."""
     case = sizes.steps()[0]
-    batch = sizes.step_batch or case.config.loop.batch_size
-    how = replace(case, config=training_steps.PLAIN.of(case.config))
-    stage, images = training_steps.ready(how, torch.device("cpu"), batch)
+    step = one_step(case, training_steps.PLAIN, sizes)
 
     def seconds(neighbors: int) -> float:
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbors)]
@@ -243,7 +249,7 @@ def beside(sizes: Sizes, peer: str) -> Iterator[Row]:
                 for _ in range(2):  # the second time counts
                     began, steps = time.perf_counter(), 0
                     while steps == 0 or time.perf_counter() < began + sizes.watched:
-                        stage.step(images, case.config.loop.steps - 1)
+                        step()
                         threads.after_step(lambda words: print(words, file=sys.stderr))
                         steps += 1
                 return (time.perf_counter() - began) / steps

@@ -35,8 +35,9 @@ class Performance:
                 for block in blocks(part):
                     again = partial(checkpoint, block.forward, use_reentrant=False)
                     block.forward = again
-            for piece in ((blocks(part) if world_size() > 1 else ()) or (part,)) if self.compile is not None else ():
-                self._compile(piece)
+            if self.compile is not None:
+                for piece in (blocks(part) if world_size() > 1 else ()) or (part,):
+                    self._compile(piece)
 
     def _compile(self, piece: nn.Module) -> None:
         """Raises ValueError where there is no such backend."""
