@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustok.data import FashionMNIST, FluentEmoji, hold_out
-from robustok.data.images import DRAWS
+from robustok.data.images import DRAWS, evenly_ordered
 from robustok.shapes import to_pixels
 
 
@@ -108,6 +108,19 @@ def test_what_is_held_out_is_not_in_the_rest():
     assert sorted(rest.indices.tolist() + held.indices.tolist()) == list(range(10_000))
     with pytest.raises(ValueError, match="cannot hold out 10000 of 10000 images; choose 1 to 9999"):
         hold_out(FashionMNIST("validation"), 10_000)
+
+
+def test_evenly_ordered_images_have_the_same_share_of_every_class_wherever_they_are_cut():
+    validation = FashionMNIST("validation")
+    counts = (600, 300, 100)
+    rows = torch.cat([(validation.labels == label).nonzero().flatten()[:n] for label, n in enumerate(counts)])
+    ordered = evenly_ordered(validation.subset(rows))
+    assert ordered.indices.sort().values.tolist() == list(range(1000))
+    for cut in (10, 50, 333, 990):
+        for part in (ordered.labels[:cut], ordered.labels[-cut:]):
+            shares = part.bincount(minlength=3) - cut * torch.tensor(counts) / 1000
+            assert shares.abs().max() <= 1
+    assert ordered.indices[ordered.labels == 0].diff().min() < 0, "within a class they are mixed"
 
 
 SETS = [FashionMNIST, FluentEmoji]

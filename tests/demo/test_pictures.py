@@ -17,7 +17,7 @@ from robustok.data.latent_cache import LatentCache
 from robustok.demo.compared import Compared
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.effects import Seen
-from robustok.demo.pictures import Album, add_generated, most_alike, pixels, write_pictures
+from robustok.demo.pictures import Album, add_generated, in_columns, most_alike, pixels, write_pictures
 from robustok.tokenizer.tokenizer import Tokenizer
 
 
@@ -81,3 +81,22 @@ def test_each_pair_stands_one_above_the_other_in_as_many_rows_as_it_takes_to_see
     of_rows = [pixels(model, drawn[:10]).split(columns) for model in (before, after)]
     wanted = [rows[line] for line in range(10 // columns) for rows in of_rows]
     assert torch.equal(cells, torch.stack(wanted))
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"),
+    [
+        (1, ["0"] * 8),
+        (3, ["0", "0", "1", "1", "2", "2"]),
+        (8, list("01234567")),
+        (1000, list(map(str, range(0, 1000, 100)))),
+    ],
+)
+def test_columns_are_classes_some_of_many_and_several_of_one(tmp_path: Path, classes: int, shown: list[str]):
+    album = Album(tmp_path, list(map(str, range(classes))))
+    assert album.classes == shown
+
+
+def test_a_grid_shows_an_image_once_and_only_whole_rows():
+    labels = torch.tensor([1, 0, 0, 1, 0, 0, 1, 0, 1, 0])
+    assert in_columns(labels, [0, 0, 1], 4).tolist() == [1, 2, 0, 4, 5, 3, 7, 9, 6]

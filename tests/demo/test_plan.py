@@ -78,7 +78,7 @@ def test_each_is_counted_as_often_as_the_demo_takes_it():
     alone = plan._in_stages(MINI, ONES, False)
     assert "control" not in alone
     assert alone["generation_scores"] == 2 * 40 * 4 + 60 * 2 + 40 * (2 + 2 * 2)
-    mirrored = plan._in_stages(replace(MINI, images="fluent"), ONES, True)
+    mirrored = plan._in_stages(MINI, ONES, True, views=2)
     assert mirrored == stages | {"generator": stages["generator"] + 128}
     seen_by_one_more = plan._in_stages(varied(MINI, post={"witnesses": ("lite2",)}), ONES, True)
     assert seen_by_one_more["control"] == stages["control"] + 2 * 40 * 2  # the best decoder and the original, once

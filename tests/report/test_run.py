@@ -1,11 +1,16 @@
 """What a page says of a run comes from where the run has it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tests.report.test_page import NB, read
+
+from robustok.report.run import read_run
+from robustok.runtime.pictures import write_png
 
 
 @pytest.mark.parametrize(
@@ -50,3 +55,32 @@ def test_settings_of_a_pilot_are_not_taken_for_those_of_the_run(run_copy: Path):
     (run_copy / "config.json").write_text(json.dumps(config))
     said = read(run_copy).text
     assert "as many tokens were replaced by as near codes as a pilot generator was seen to err in" in said
+
+
+STAGES = {
+    "tokenizer": ("TokenizerTraining", "A tokenizer", "A tokenizer with 1,024 codes"),
+    "generator": ("GeneratorTraining", "A generator", "A generator learned a tokenizer's tokens in"),
+    "post_training": ("PostTraining", "A decoder post-trained for its generator", "The decoder alone learned for"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_folder_of_one_stage_has_a_page_with_its_last_pictures(stage: str, run_copy: Path):
+    kind, title, said = STAGES[stage]
+    folder = run_copy / stage
+    (folder / "run.json").write_text(json.dumps({"loop": {}, "stage": {"type": kind}}))
+    (folder / "config.json").write_text(
+        json.dumps({"kind": "tokenizer", "config": {"quantizer": {"codebook_size": 1024}}})
+    )
+    if stage == "post_training":
+        shutil.copytree(run_copy / "control", folder / "control")
+    for step, side in ((9, 8), (10, 16)):
+        write_png(folder / "previews" / f"samples_{step:07d}.png", Image.new("RGB", (side, side)))
+    found = read_run(folder)
+    assert (found.only, found.missing) == (stage, [])
+    assert [(grid.title, grid.caption, grid.size) for grid in found.grids] == [("Samples", "Step 10.", (16, 16))]
+    page = read(folder)
+    assert title in page.text
+    assert said in page.text
+    assert "not complete" not in page.text
+    assert ("control" in found.metrics) == (stage == "post_training")

@@ -1,11 +1,12 @@
 """`robustok demo`."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from robustok.cli.arguments import Folder, Numbers, OwnSeed
-from robustok.cli.options import Configurable, Verbose
+from robustok.cli.arguments import Folder, Images, Numbers, OwnSeed
+from robustok.cli.options import Configurable, Option, Verbose
 
 DEFAULT_OUT = {"discrete": "runs/demo", "continuous": "runs/continuous", "rae": "runs/rae"}
 CORNERS = ("discrete", "continuous")  # each without and with perturbation
@@ -14,10 +15,12 @@ SEEDS = (0, 1, 2)  # of an ablation, unless told
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Configurable, Verbose):
-    """The whole method on embedded images, from nothing to a page of results.
+    """The whole method on embedded images or on your own, from nothing to a page of results.
 
     Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder for
-    the generator; scores each step. Reads only what comes with the packages: images, and networks' weights.
+    the generator; scores each step. Reads only what comes with the packages, images and networks' weights, unless
+    --images says otherwise. fashion-mnist are gray clothes at 32 pixels, fluent emoji in scenes, in color at 64; images
+    of your own are taken at 64 pixels, too, and a fifth of them, at most 3,000, is only scored on.
 
     Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.
 
@@ -32,10 +35,14 @@ class Demo(Configurable, Verbose):
     latent: Literal["discrete", "continuous", "rae"] = "discrete"
     generator: Literal["autoregressive", "masked"] = "autoregressive"  # how it draws tokens: in order, or filling in
     preset: Literal["default", "short", "smoke"] = "default"  # which run
-    # fashion-mnist: gray clothes at 32 pixels; fluent: emoji in scenes, in color at 64 pixels
-    images: Literal["fashion-mnist", "fluent"] = "fashion-mnist"
-    # folder to write to; runs/demo, runs/masked, runs/continuous, runs/rae or runs/corners unless given, with -fluent
-    # behind it for fluent
+    images: Images = "fashion-mnist"
+    # what tells the classes of your own images, where it is not found: a file (for a folder), a field (tar), a column
+    # (parquet, hf)
+    labels: Annotated[str, Option("FILE|NAME")] | None = None
+    no_flip: bool = False  # mirrored images do not belong to your set (text, left and right shoes)
+    upscale: bool = False  # enlarge images of your own that are smaller than 64 pixels, rather than refuse them
+    # folder to write to; runs/demo, runs/masked, runs/continuous, runs/rae or runs/corners unless given, with the name
+    # of --images behind it
     out: Folder | None = None
     seed: OwnSeed | None = None
     no_control: bool = False  # leave out the control: the decoder tuned as long on clean latents
@@ -50,16 +57,26 @@ class Demo(Configurable, Verbose):
         latent: str = "discrete",
         images: str = "fashion-mnist",
         generator: str = "autoregressive",
+        labels: str | None = None,
+        no_flip: bool = False,
+        upscale: bool = False,
     ) -> Any:
-        """The demo of a name, for tokens or for continuous latents, of gray images or of colored ones."""
+        """The demo of a name, for tokens or for continuous latents, of gray images, of colored ones, of one's own."""
         from robustok import presets
+        from robustok.data.fluent import EMBEDDED
+        from robustok.data.sources import open_images
 
         if latent != "discrete" and generator == "masked":
             raise ValueError(f"a masked generator fills in tokens; leave out --generator masked or --latent {latent}")
         kind = latent if latent != "discrete" else "masked" if generator == "masked" else ""
         name = "_".join([kind] * bool(kind) + [preset] * (preset != "default"))
         demo = getattr(presets, name or "demo")()
-        return presets.in_color(demo) if images == "fluent" else demo
+        if images in EMBEDDED:
+            if labels or no_flip or upscale:
+                raise ValueError(f"{images} is embedded as it is; leave out --labels, --no-flip and --upscale")
+            return presets.in_color(demo) if images == "fluent" else demo
+        listed = open_images(images, 1, labels=labels, errors="defer")
+        return replace(presets.of_own_images(demo, images, listed), labels=labels, flip=not no_flip, upscale=upscale)
 
     def run(self) -> None:
         """Run the demo, its ablation, or the 2 x 2 ablation if asked for."""
@@ -69,9 +86,7 @@ class Demo(Configurable, Verbose):
         from robustok.runtime.places import check_writable
 
         self._check_seeds()
-        masked = self.generator == "masked"
-        own = "runs/corners" if self.corners else "runs/masked" if masked else DEFAULT_OUT[self.latent]
-        out = self.out or Path(own + "-fluent" * (self.images == "fluent"))
+        out = self._out()
         check_writable(out, "folder")
         if self.corners:
             self._run_corners(out)
@@ -81,6 +96,18 @@ class Demo(Configurable, Verbose):
             run_ablation(config, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
             return
         run_demo(seeded(config, self.seed, self.typed), out, control=not self.no_control, quiet=self.quiet)
+
+    def _out(self) -> Path:
+        """The folder to write to. Raises ValueError for one within the images, whose pictures would be among them."""
+        kind = "corners" if self.corners else "masked" if self.generator == "masked" else self.latent
+        name = re.sub(r"\W+", "-", Path(self.images).resolve().stem).strip("-")
+        out = self.out or Path(DEFAULT_OUT.get(kind, f"runs/{kind}") + f"-{name}" * (name != "fashion-mnist"))
+        images = Path(self.images)
+        if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+            raise ValueError(
+                f"--out {out} lies in --images {images}, so its pictures would be taken for images; give another"
+            )
+        return out
 
     def _check_seeds(self) -> None:
         """Refuse, by a ValueError, options that do not go together."""
@@ -103,7 +130,7 @@ class Demo(Configurable, Verbose):
 
         if self.typed or self.config:
             raise ValueError("--corners takes the presets as they are, of both kinds; leave out settings and --config")
-        demos = {latent: self.start(self.preset, latent, self.images) for latent in CORNERS}
+        demos = {latent: replace(self, latent=latent).chosen() for latent in CORNERS}
         records = run_factorial(demos, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
         if not self.quiet:
             print(factorial_table(records))

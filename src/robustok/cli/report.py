@@ -16,7 +16,8 @@ class Report(Command):
 
     group = "Look"
 
-    dir: Annotated[Path, Option(writes="folder", positional=True)]  # the folder that `robustok demo` wrote to
+    # the folder that `robustok demo` wrote to, or that of one stage
+    dir: Annotated[Path, Option(writes="folder", positional=True)]
 
     def run(self) -> None:
         from robustok.report.page import write_report

@@ -158,6 +158,16 @@ def hold_out(images: ImageSet, count: int) -> tuple[Subset, Subset]:
     return images.subset(everything[~chosen]), images.subset(everything[chosen])
 
 
+def evenly_ordered(images: ImageSet) -> Subset:
+    """The set in an order whose every beginning, and every end, has the same fraction of every class."""
+    drawn = mixed(torch.arange(len(images))).argsort()
+    by_class = drawn[images.labels[drawn].argsort(stable=True)]
+    counts = images.labels.bincount()
+    labels = images.labels[by_class]
+    places = torch.arange(len(images)) - (counts.cumsum(dim=0) - counts)[labels]  # of each image in its class
+    return images.subset(by_class[((places + 0.5) / counts[labels]).argsort(stable=True)])
+
+
 def short_hash(*parts: bytes | bytearray) -> str:
     """The start of the SHA-256 of all parts one after another: a name for contents."""
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

@@ -22,7 +22,8 @@ from robustok.tokenizer.latent_perturbation import channel_std, interpolate_nois
 from robustok.tokenizer.perturbation import chosen_tokens, neighbors, perturb
 from robustok.tokenizer.protocol import books_of, codebook_of
 
-ROWS = 4  # images of each class in a grid
+ROWS, COLUMNS = 4, 8  # images in a column of a grid, and columns where there are fewer classes
+CLASSES = 10  # that a grid shows at most
 SHOWN = 6  # images that came nearest to real ones by post-training, and as many that went away from them
 WIDE = 40  # side in pixels up to which two such images share a row, and pairs one of every class
 ALIKE = 10  # images most like training images
@@ -30,15 +31,21 @@ NOISE = (0.5, 0.2)  # fraction of the latents that are disturbed in the picture,
 
 
 class Album:
-    """Grids of images in a folder, and `images.json`, which tells the report what each shows."""
+    """Grids of images in a folder, and `images.json`, which tells the report what each shows.
+
+    Each column of a grid is of one class; of many classes some are shown, and a few have several columns each.
+    """
 
     def __init__(self, folder: Path, classes: Sequence[str]):
-        self.folder, self.classes, self.entries = folder, list(classes), list[dict[str, Any]]()
+        count = len(classes)
+        shown = [i * count // min(count, CLASSES) for i in range(min(count, CLASSES))]
+        self.columns = [label for label in shown for _ in range(max(1, COLUMNS // len(shown)))]
+        self.folder, self.classes, self.entries = folder, [classes[i] for i in self.columns], list[dict[str, Any]]()
 
     def add(
         self, name: str, title: str, caption: str, images: Pixels, *, group: str = "overview", columns: int = 0
     ) -> None:
-        """Images row by row, `columns` in each; 0: one of every class."""
+        """Images row by row, `columns` in each; 0: those of `self.columns`."""
         shown = columns or len(self.classes)
         write_png(self.folder / f"{name}.png", sheet(images, shown))
         about = {"file": f"{name}.png", "title": title, "caption": caption, "group": group}
@@ -53,7 +60,7 @@ class Album:
 def write_reconstructions(folder: Path, real: ImageSet, tokenizer: Any, seed: int) -> Album:
     """Write what there is to see of a tokenizer alone."""
     album = Album(folder, real.classes)
-    originals = real.images(one_of_each(real.labels, len(real.classes), ROWS))
+    originals = real.images(in_columns(real.labels, album.columns, ROWS))
     own = encoded(tokenizer, originals)
     noisy, how = disturbed(tokenizer, own, seed)
     album.add("real", "Real", "Validation images, one class in each column.", to_pixels(originals))
@@ -76,17 +83,17 @@ def write_pictures(folder: Path, compared: Compared, seen: Seen | None) -> None:
 def add_generated(album: Album, compared: Compared) -> None:
     """Images of each class by the original decoder and by that after post-training, and pairs of these."""
     before, after = (compared.decoders[name] for name in ("before", "after"))
-    classes, drawn, side = len(album.classes), compared.drawn, compared.images.scored.size
+    columns, drawn, side = len(album.columns), compared.drawn, compared.images.scored.size
     same = "The same latents" if drawn.is_floating_point() else "The same tokens"
-    some = drawn[one_of_each(compared.labels, classes, ROWS)]
+    some = drawn[in_columns(compared.labels, album.columns, ROWS)]
     album.add("generated_before", "Generated, before", "Sampled by class, original decoder.", pixels(before, some))
     album.add("generated_after", "Generated, after", f"{same}, {compared.after}.", pixels(after, some))
-    few = drawn[one_of_each(compared.labels, classes, 1)]
-    lines = 2 if side > WIDE and classes % 2 == 0 else 1
+    few = drawn[in_columns(compared.labels, album.columns, 1)]
+    lines = 2 if side > WIDE and columns % 2 == 0 else 1
     pair = torch.stack([pixels(model, few).unflatten(0, (lines, -1)) for model in (before, after)], dim=1).flatten(0, 2)
     upper, lower = ("First and third row", "Below each") if lines > 1 else ("Upper row", "Lower row")
     rows = f"{upper}: original decoder. {lower}: {compared.after}."
-    album.add("pairs", f"{same}, both decoders", rows, pair, group="pairs", columns=classes // 2 if lines > 1 else 0)
+    album.add("pairs", f"{same}, both decoders", rows, pair, group="pairs", columns=columns // 2 if lines > 1 else 0)
 
 
 def add_changed(album: Album, compared: Compared, seen: Seen) -> None:
@@ -126,11 +133,16 @@ def most_alike(compared: Compared, count: int = ALIKE) -> tuple[Tensor, Tensor]:
     return order, found[order]
 
 
-def one_of_each(labels: Tensor, classes: int, rows: int) -> Tensor:
-    """Indices of the first `rows` images of each class, row by row with one class in each column."""
-    columns = [(labels == c).nonzero().flatten()[:rows] for c in range(classes)]
-    shortest = min(len(column) for column in columns)
-    return torch.stack([column[:shortest] for column in columns], dim=1).flatten()
+def in_columns(labels: Tensor, columns: Sequence[int], rows: int) -> Tensor:
+    """Indices of images row by row, each column of a class; as many rows as there are images for, `rows` at most."""
+    left = {label: iter((labels == label).nonzero().flatten().tolist()) for label in columns}
+    found = []
+    for _ in range(rows):
+        row = [next(left[label], None) for label in columns]
+        if None in row:
+            break
+        found += row
+    return torch.tensor(found, dtype=torch.long)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustok.data.fluent import EMBEDDED
 from robustok.demo.config import Demo, DemoImages
 from robustok.demo.effects import LOOKED_AT
 from robustok.demo.scores import SPACES, unseen
@@ -45,7 +44,7 @@ def planned(config: Demo, images: DemoImages, control: bool = True) -> dict[str,
     What is not timed, such as previews, saves and intervals of scores, is not in it.
     """
     with torch.random.fork_rng(devices=[]):
-        return _in_stages(config, timed(config, images), control)
+        return _in_stages(config, timed(config, images), control, views=2 if images.train.flip else 1)
 
 
 def timed(config: Demo, images: DemoImages) -> dict[str, float]:
@@ -108,8 +107,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def _in_stages(config: Demo, of: Mapping[str, float], control: bool) -> dict[str, float]:
-    """What a demo of those costs takes, stage by stage."""
+def _in_stages(config: Demo, of: Mapping[str, float], control: bool, views: int = 1) -> dict[str, float]:
+    """What a demo of those costs takes, stage by stage; the generator learns so many `views` of an image."""
     main, generator, post = config.main.loop, config.generator.loop, config.post
     first, others, decoders = of[SPACES[0]], sum(of[name] for name in SPACES[1:]), 3 if control else 2
     seen = of["decode"] + first  # an image that a deciding space looks at
@@ -119,8 +118,6 @@ def _in_stages(config: Demo, of: Mapping[str, float], control: bool) -> dict[str
     if post.witnesses:  # they see what the best decoder makes, and the original
         tuning += 2 * post.held_out * (of["decode"] + witnesses)
     seen_by_eye = [of[name] for name in unseen(config)[-1:]]  # an image that the effects' space looks at
-    embedded: Any = EMBEDDED[config.images]
-    views = 2 if embedded.flip else 1  # of an image, whose tokens the generator learns
     looked_at = min(LOOKED_AT, config.scored, config.train_images)  # of each decoder's images and twice real ones
     stages = {
         "tokenizer": main.steps * of["tokenizer"],

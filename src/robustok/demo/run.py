@@ -179,7 +179,7 @@ def words(config: Demo) -> dict[str, str]:
         "pictures": {
             "fashion-mnist": "28 x 28 pictures of clothes (Fashion-MNIST)",
             "fluent": "scenes in color (Fluent emoji)",
-        }[config.images],
+        }.get(config.images, f"the images in {config.images}"),
         "how": "without latent perturbation" if off else "with latent perturbation",
     }
 

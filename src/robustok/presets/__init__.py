@@ -1,6 +1,7 @@
 """Every named run, as a function that returns its config; a variant is `dataclasses.replace`.
 
-`embedded` are the runs on the embedded images, for two CPU cores, with a codebook and without; `tokenizers`,
+`embedded` are the runs on the embedded images, for two CPU cores, with a codebook and without, `own_images` the same on
+others; `tokenizers`,
 `generators` and `decoders` are those on ImageNet, each in three sizes; `recipes` knows all of them by name.
 """
 
@@ -19,6 +20,7 @@ from robustok.presets.embedded import (
     short,
     smoke,
 )
+from robustok.presets.own_images import of_own_images
 
 __all__ = [
     "continuous",
@@ -29,6 +31,7 @@ __all__ = [
     "masked",
     "masked_short",
     "masked_smoke",
+    "of_own_images",
     "rae",
     "rae_short",
     "rae_smoke",

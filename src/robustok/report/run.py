@@ -9,13 +9,16 @@ generator/steps_to_gfid.json  steps and epochs until gFID fell below a value, wh
 {stage}/config.json, run.json what the stage trained, and how
 post_training/tries/tries.json  the short tries that chose sigma, if it was to choose itself
 images/images.json            {"grids": [{"file": "real.png", ...the fields of `Grid`}]}
+
+The folder of one stage, whose run.json says which, is a run of that stage: {stage} above is the folder itself, and its
+grids are the last ones in previews/.
 """
 
 import base64
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ STAGES = {
     "post_training": "Post-training",
     "control": "Control",
 }
+# stages by the type of their settings
+KINDS = {"TokenizerTraining": "tokenizer", "GeneratorTraining": "generator", "PostTraining": "post_training"}
 # where the settings of a stage's own files say what its generator was made for
 TOLD = ("generator.training.stage.generator", "generator.model.config")
 IMAGES, HELD_OUT = "images", "heldout_fd"
@@ -79,6 +84,8 @@ class Grid:
     @property
     def alt(self) -> str:
         """A description for a reader who cannot see it."""
+        if self.columns == self.rows == 1:
+            return f"{self.title}. {self.caption}"
         return f"{self.title}: {self.rows} rows of {self.columns} images. {', '.join(self.labels)}".strip()
 
     @property
@@ -91,6 +98,7 @@ class Run:
     """Everything that the page shows of one run."""
 
     name: str
+    only: str | None = None  # the stage that it is, where it is a single one
     config: Record = field(default_factory=dict)
     stage_configs: dict[str, Record] = field(default_factory=dict)  # stage -> what it trained, and how
     scores: list[Record] = field(default_factory=list)
@@ -187,6 +195,17 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no run: there is none of {', '.join(names)}; give the folder that a run wrote"
         )
     reader = _Reader(folder)
+    if only := reader.only():
+        places = {only: "."} | ({"control": "control"} if (folder / "control").is_dir() else {})
+        return Run(
+            name=folder.resolve().name,
+            only=only,
+            metrics={stage: rows for stage, place in places.items() if (rows := reader.rows(place))},
+            stage_configs={stage: reader.settings(place) for stage, place in places.items()},
+            grids=list(reader.previews()),
+            tries=reader.read("tries/tries.json", list, needed=False),
+            missing=reader.missing,
+        )
     config = reader.read("config.json", dict)
     needless = ("ablation.json", f"generator/{STEPS_FILE}")
     records = [*reader.records("scores.json"), *(r for file in needless for r in reader.records(file, needed=False))]
@@ -224,6 +243,21 @@ class _Reader:
             self.missing.append(fault if path.is_file() else f"{place} is not there.")
         return kind()
 
+    def only(self) -> str | None:
+        """The stage that the folder itself is of, if it is of one."""
+        if not (self.folder / "run.json").is_file():
+            return None
+        stage = self.read("run.json", dict).get("stage")
+        return KINDS.get(stage.get("type", "")) if isinstance(stage, dict) else None
+
+    def previews(self) -> Iterator[Grid]:
+        """The last picture of each name."""
+        last = {path.stem.rpartition("_")[0]: path for path in sorted((self.folder / "previews").glob("*_*.png"))}
+        for name, path in last.items():
+            step = path.stem.rpartition("_")[2].lstrip("0") or "0"
+            grid = Grid(png=path.read_bytes(), title=name.replace("_", " ").capitalize(), caption=f"Step {step}.")
+            yield replace(grid, cell=grid.size[0])
+
     def records(self, place: str, *, needed: bool = True) -> Iterator[Record]:
         for i, record in enumerate(self.read(place, list, needed=needed)):
             if isinstance(record, dict) and "metric" in record and isinstance(record.get("value"), int | float):
@@ -238,7 +272,7 @@ class _Reader:
             for row in MetricsLog(self.folder / stage).rows()
         ]
         if not rows:
-            self.missing.append(f"{stage}/metrics.jsonl is not there, or empty.")
+            self.missing.append(f"{Path(stage) / 'metrics.jsonl'} is not there, or empty.")
         return sorted((row for row in rows if "step" in row), key=lambda row: row["step"])
 
     def settings(self, stage: str) -> Record:
