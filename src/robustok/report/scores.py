@@ -176,7 +176,7 @@ def effects(run: Run) -> Table | None:
         paired = run.score(f"{metric}_difference", **{"from": "before", "to": "after"})
         ends = paired["interval"] if paired else None
         words = "within the noise" if not ends or ends[0] <= 0 <= ends[1] else less if ends[1] < 0 else more
-        words = "nothing: the original decoder was kept" if ends and not any(ends) else words
+        words = "nothing: the original decoder was kept" if run.kept("post_training") else words
         span = f"{written(ends[0], True)} to {written(ends[1], True)}" if ends else ""
         known = [None if value is None else written(value, False) for value in (values[name] for name in shown)]
         real = run.value(f"{metric}_floor")
