@@ -69,8 +69,11 @@ def stepped(
         stage = TokenizerStage(config)
         stage.set_reference(IMAGES)
     for step in range(first, steps):
-        stage.step(training_batch(IMAGES, LOOP.batch_size, LOOP.seed, step), step)
+        LOGGED.append(stage.step(training_batch(IMAGES, LOOP.batch_size, LOOP.seed, step), step))
     return stage
+
+
+LOGGED: list[dict[str, torch.Tensor]] = []  # by the steps so far
 
 
 def test_a_calibrated_run_measures_once_at_the_change_of_phase_and_goes_on_with_it():
@@ -81,6 +84,9 @@ def test_a_calibrated_run_measures_once_at_the_change_of_phase_and_goes_on_with_
     alpha, delta = calibrate(PILOT, straight.ema.module, IMAGES, seed=LOOP.seed)  # the codes did not change
     assert straight.latents.perturbation == replace(before_strength(), alpha=alpha, delta=delta)
     assert 0 < alpha <= 1
+    assert "perturbation_alpha" not in LOGGED[-6]
+    assert float(LOGGED[-1]["perturbation_alpha"]) == pytest.approx(alpha)
+    assert int(LOGGED[-1]["perturbation_delta"]) == delta
 
     resumed = TokenizerStage(SHORT)  # and has not seen the images: the strength is part of the state
     resumed.load_state_dict(stepped(SHORT, 6).state_dict())

@@ -20,10 +20,13 @@ NAMES = {  # in the order in which they are drawn; others follow under their own
     "logits_real": "Logits of real images",
     "logits_fake": "Logits of decoded images",
     "adversarial_weight": "Adaptive weight",
+    "frechet": "Fréchet distance of a batch",
     "codebook": "Codebook and commitment",
     "semantic": "Semantic",
     "gradient_norm": "Gradient norm",
     "discriminator_gradient_norm": "Gradient norm, discriminator",
+    "perturbation_alpha": "Tokens replaced, as a pilot showed",
+    "perturbation_delta": "By one of so many codes",
     "lr": "Learning rate",
 }
 USE = {

@@ -204,6 +204,9 @@ class WithCodebook:
                 stacklevel=2,
             )
         perplexity = code_use(tokens, len(self.steps_unused))["codebook_perplexity"]
+        if isinstance(self.config.perturbation, Calibrated) and self.phases.decoder_only:
+            measured = torch.tensor([self.perturbation.alpha, self.perturbation.delta])
+            terms["perturbation_alpha"], terms["perturbation_delta"] = measured
         return {"codebook_use": use, "codebook_perplexity": perplexity} | terms
 
     def freeze(self, averaged: Any, images: ImageSet | None) -> None:
