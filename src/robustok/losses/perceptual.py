@@ -81,18 +81,6 @@ def _gram(features: Tensor) -> Float[Tensor, "b c c"]:
     return flat @ flat.mT / flat.shape[2]
 
 
-class Colors(nn.Module):
-    """In a network's place, for the Frechet term only: what an image's red, green and blue are on the mean, and spread.
-
-    Of hundreds of a network's channels few depend on color, so in their midst it would hardly count.
-    """
-
-    def feature_maps(self, images: Images) -> FeatureMaps:
-        """The images, and the mean and standard deviation of each of their colors as a map (b 6 1 1)."""
-        images = images.float()
-        return images, torch.cat([images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)], dim=1)
-
-
 def unit_length(features: Tensor) -> Tensor:
     """Features (b c h w) divided by their length + 1e-10 at each position; zero stays zero, with a finite gradient."""
     features = features.float()

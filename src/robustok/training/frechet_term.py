@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet
 from robustok.losses.frechet import FrechetLoss
-from robustok.losses.perceptual import Colors, FeatureMaps, Perceptual
+from robustok.losses.perceptual import FeatureMaps, Perceptual
 from robustok.runtime.distributed import gather
 from robustok.runtime.seeding import stream
 from robustok.shapes import Features, Images
@@ -23,7 +23,7 @@ CONSTANT = 1e-6  # spread of a channel, over the largest value of all, up to whi
 class Space:
     """A feature space, and what is known of real images in it."""
 
-    network: Perceptual | Colors | None  # None: the perceptual term's, whose maps are known already
+    network: Perceptual | None  # None: the perceptual term's, whose maps are known already
     scale: Tensor = field(init=False)  # by which each channel is divided
     loss: FrechetLoss | None = None
 
@@ -35,9 +35,7 @@ class FrechetTerm:
     each of them by `decay`. A single space's distance is called "frechet", of several "frechet_lite0" and so on.
     """
 
-    def __init__(
-        self, networks: Mapping[str, Perceptual | Colors | None], decay: float, seed: int, device: torch.device
-    ):
+    def __init__(self, networks: Mapping[str, Perceptual | None], decay: float, seed: int, device: torch.device):
         self.decay, self.seed, self.device = decay, seed, device
         names = [f"frechet_{name}" if len(networks) > 1 else "frechet" for name in networks]
         self.spaces = {name: Space(network) for name, network in zip(names, networks.values(), strict=True)}

@@ -15,7 +15,7 @@ from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED
 from robustok.data.images import ImageSet
 from robustok.losses.adversarial import adaptive_weight, feature_matching
 from robustok.losses.frechet import relative
-from robustok.losses.perceptual import Colors, FeatureMaps, Perceptual, gram_distance
+from robustok.losses.perceptual import FeatureMaps, Perceptual, gram_distance
 from robustok.losses.reconstruction import l1, l2
 from robustok.runtime.distributed import mean
 from robustok.runtime.seeding import stream
@@ -46,7 +46,7 @@ class Objective:
     perceptual_stages: int = 4  # feature maps that these terms compare, from the finest; 1 to 5, of VGGHED 1 to 3
     perceptual_size: int | None = None  # side in pixels at which they compare; None: the images' own
     shift: int = 0  # the networks see images moved right and down by up to so many pixels, drawn anew at every step
-    frechet_spaces: tuple[str, ...] = ()  # of the Frechet term instead: some of lite0, lite2, vgg-hed, colors
+    frechet_spaces: tuple[str, ...] = ()  # of the Frechet term instead: some of lite0, lite2, vgg-hed
     frechet_decay: float = 0.9  # of the average, over steps, of the moments in the Frechet term
     adversary: Adversarial = field(default_factory=Adversarial)  # of the adversarial term
 
@@ -159,7 +159,7 @@ class ImageLoss:
             None,
         )  # of the target and the output of the last `loss`
 
-    def _spaces(self) -> dict[str, Perceptual | Colors | None]:
+    def _spaces(self) -> dict[str, Perceptual | None]:
         """The Frechet term's networks by name; None is the perceptual term's, which sees the images only once."""
         config, own = self.config, {EfficientNetLite0: "lite0", VGGHED: "vgg-hed"}.get(type(self.config.network), "")
         return {

@@ -16,7 +16,7 @@ from robustok.backbones.resampling import resampled, resampled_patches
 from robustok.backbones.vgg import HED_STAGES, LPIPSVGG, VGGHED, vgg_hed
 from robustok.losses import lpips
 from robustok.losses.discriminator import AnyDiscriminator, DinoDiscriminator, build_discriminator
-from robustok.losses.perceptual import Colors, Perceptual
+from robustok.losses.perceptual import Perceptual
 from robustok.runtime.weights import WeightFile, weights_at
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.decoder import ViTDecoder
@@ -41,7 +41,7 @@ DINOV2_B14 = WeightFile(
     license="Apache-2.0",
 )
 LITES = {"lite0": LITE0, "lite2": LITE2}
-EMBEDDED_SPACES = (*LITES, "vgg-hed", "colors")  # that the Frechet term may be taken in
+EMBEDDED_SPACES = (*LITES, "vgg-hed")  # that the Frechet term may be taken in
 FROM_NOTHING = 1e-6  # standard deviation that mask and latent tokens start with in the released tokenizer
 
 
@@ -65,10 +65,8 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
             return lpips.lpips_of(tensors, fitted, f"{lin} file of lin layers", stages, size)
 
 
-def embedded_network(space: str, stages: int, size: int | None) -> Perceptual | Colors:
+def embedded_network(space: str, stages: int, size: int | None) -> Perceptual:
     """The network of one of `EMBEDDED_SPACES`, in its first `stages` maps, or in all that it has where it has fewer."""
-    if space == "colors":
-        return Colors()
     if space == "vgg-hed":
         return Perceptual(vgg_hed(), min(stages, HED_STAGES), size)
     return Perceptual(Lite(LITES[space]), stages, size)
