@@ -9,7 +9,6 @@ from torch import nn
 from robustok.backbones.lite import LITE0, LITE2, Lite
 from robustok.backbones.vgg import VGGHED, vgg_hed
 from robustok.data.images import FashionMNIST
-from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.losses.frechet import FrechetLoss
 from robustok.losses.perceptual import Perceptual
 from robustok.training import frechet_term
