@@ -71,6 +71,24 @@ def test_arrows_between_the_rooms_of_evaluation_point_down():
             assert not rooms[name] & above, f"{name} must not import {rooms[name] & above}"
 
 
+def names() -> Iterator[tuple[str, str]]:
+    """Every class and function at the top of a file that is not private to it, and that file."""
+    for path, _ in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                yield node.name, dotted(path)
+
+
+def test_a_name_stands_for_one_thing():
+    """But for what `import robustok` offers, verbs called as what they make, and one thing on two levels."""
+    files: dict[str, list[str]] = {}
+    for name, file in names():
+        files.setdefault(name, []).append(file)
+    on_two_levels = {"five_crops", "load_generator", "load_tokenizer", "page"}
+    several = {name for name, there in files.items() if len([f for f in there if f != "api" and f[:4] != "cli."]) > 1}
+    assert several == on_two_levels
+
+
 def test_no_file_is_too_long():
     files = [*SOURCE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
     assert not {path for path in files if len(path.read_text(encoding="utf-8").splitlines()) > LINES}

@@ -9,7 +9,8 @@ from robustok.cli.arguments import Folder, Images, Numbers, OwnSeed
 from robustok.cli.options import Configurable, Option, Verbose
 
 DEFAULT_OUT = {"discrete": "runs/demo", "continuous": "runs/continuous", "rae": "runs/rae"}
-CORNERS = ("discrete", "continuous")  # each without and with perturbation
+# each without and with perturbation
+CORNERS: tuple[Literal["discrete", "continuous"], ...] = ("discrete", "continuous")
 SEEDS = (0, 1, 2)  # of an ablation, unless told
 
 
@@ -130,7 +131,7 @@ class Demo(Configurable, Verbose):
 
         if self.typed or self.config:
             raise ValueError("--corners takes the presets as they are, of both kinds; leave out settings and --config")
-        demos = {latent: replace(self, latent=latent).chosen() for latent in CORNERS}
+        demos: dict[str, Any] = {latent: replace(self, latent=latent).chosen() for latent in CORNERS}
         records = run_factorial(demos, out, seeds=self.seeds or SEEDS, quiet=self.quiet)
         if not self.quiet:
             print(factorial_table(records))

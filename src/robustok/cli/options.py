@@ -156,7 +156,7 @@ def verb_named(name: str, verbs: Iterable[type[Command]]) -> type[Command]:
     """The verb of a name. Raises ValueError for another name, with the nearest one."""
     by_name = {name_of(verb): verb for verb in verbs}
     if name not in by_name:
-        raise ValueError(f"there is no verb {name!r}{nearest(name, by_name)}")
+        raise ValueError(f"there is no verb {name!r}{did_you_mean(name, by_name)}")
     return by_name[name]
 
 
@@ -174,7 +174,7 @@ def check_names(verb: type[Command], typed: Iterable[tuple[str, str]], preset: A
             raise ValueError(f"there is no option or setting --{name}{hint}; --{LISTING} lists every setting")
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean ...?` with the nearest of the names, or all of them when none is near."""
     known = list(names)
     near = get_close_matches(name, known, n=1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from robustok.data.fluent import EMBEDDED
-from robustok.data.image_files import View
+from robustok.data.image_files import FileView
 from robustok.data.images import ImageSet, evenly_ordered
 from robustok.data.sources import open_images
 from robustok.runtime.configs import to_plain
@@ -93,7 +93,7 @@ def _of_purposes(config: Demo, size: int) -> tuple[ImageSet, ImageSet]:
     """Images to train on, and to score on: those of an embedded set, or, of one's own, all others and the first."""
     if config.images in EMBEDDED:
         return EMBEDDED[config.images]("train", size), EMBEDDED[config.images]("validation", size)
-    view: View = {"flip": config.flip, "upscale": config.upscale}
+    view: FileView = {"flip": config.flip, "upscale": config.upscale}
     images = evenly_ordered(open_images(config.images, size, labels=config.labels, **view))
     if config.reference >= len(images):
         raise ValueError(

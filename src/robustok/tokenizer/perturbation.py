@@ -147,7 +147,7 @@ class Draw(NamedTuple):
     rank: Tensor  # (b, n), column of the neighbor table; where a pilot draws, the uniform number that it draws by
 
 
-def draw(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
+def draw_replacements(b: int, n: int, delta: int, alpha: float, beta: float, *, generator: Generator) -> Draw:
     """Images and tokens as `chosen_tokens` draws them; every token gets a rank in [0, delta), uniformly."""
     chosen = chosen_tokens(b, n, alpha, beta, generator=generator)
     rank = torch.rand(b, n, generator=generator, device=generator.device)
@@ -190,7 +190,7 @@ def perturb(tokens: Tokens, near: Neighbors, alpha: float, beta: float, *, gener
     drawn token changes.
     """
     b, n = tokens.shape
-    drawn = draw(b, n, near.shape[1], alpha, beta, generator=generator)
+    drawn = draw_replacements(b, n, near.shape[1], alpha, beta, generator=generator)
     return replace_tokens(tokens, near, Draw(drawn.chosen.to(tokens.device), drawn.rank.to(tokens.device)))
 
 

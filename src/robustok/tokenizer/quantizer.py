@@ -10,7 +10,7 @@ from robustok.tokenizer.quantizers.multi_scale import MultiScale, MultiScaleVQ
 from robustok.tokenizer.quantizers.quantized import Quantized, Quantizer, code_use, straight_through
 from robustok.tokenizer.quantizers.residual import ResidualQuantizer, ResidualVQ
 from robustok.tokenizer.quantizers.sim_vq import SimVectorQuantizer, SimVQ
-from robustok.tokenizer.quantizers.vector import EMAVQ, VQ, VectorQuantizer, rotate
+from robustok.tokenizer.quantizers.vector import EMAVQ, VQ, VectorQuantizer, rotation_trick
 
 __all__ = [
     "BSQ",
@@ -34,7 +34,7 @@ __all__ = [
     "build_quantizer",
     "code_use",
     "nearest_code",
-    "rotate",
+    "rotation_trick",
     "straight_through",
     "tokens_of",
 ]
