@@ -205,20 +205,6 @@ def test_authentic_images_are_counted_among_generated_and_among_real_ones(html: 
     assert "(AuthPct, arXiv 2102.08921), measured in codes of the tokenizer. Fewer than among real" in page.text
 
 
-@pytest.mark.parametrize(("step", "said"), [(0, "nothing"), (250, "within the noise")])
-def test_what_changed_nothing_to_the_eye_is_a_kept_decoder_or_chance(step: int, said: str, run_copy: Path):
-    about = {"kind": "tokenizer", "post_training": {"sigma": 0.5, "step": step}}
-    (run_copy / "post_training" / "config.json").write_text(json.dumps(about))
-    records = json.loads((run_copy / "scores.json").read_text())
-    changed = [
-        r | {"value": 0.0, "interval": [0.0, 0.0]} if r["metric"].endswith("_difference") else r for r in records
-    ]
-    (run_copy / "scores.json").write_text(json.dumps(changed))
-    write_report(run_copy)
-    table = rows((run_copy / "report.html").read_text(), "What an eye would say")
-    assert all(row[-1].startswith(said) for row in table[1:])
-
-
 def test_heat_map_holds_15_cells_and_their_means(html: str, run_folder: Path):
     table = rows(html, "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance in each of the 15 cells")
     numbers = [[float(cell) for cell in row[1:]] for row in table[1:]]

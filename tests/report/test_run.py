@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.report.test_page import NB, read
+from tests.report.test_page import NB, read, rows
 
+from robustok.report.page import write_report
 from robustok.report.run import read_run
 from robustok.runtime.pictures import write_png
 
@@ -84,3 +85,17 @@ def test_a_folder_of_one_stage_has_a_page_with_its_last_pictures(stage: str, run
     assert said in page.text
     assert "not complete" not in page.text
     assert ("control" in found.metrics) == (stage == "post_training")
+
+
+@pytest.mark.parametrize(("step", "said"), [(0, "nothing"), (250, "within the noise")])
+def test_what_changed_nothing_to_the_eye_is_a_kept_decoder_or_chance(step: int, said: str, run_copy: Path):
+    about = {"kind": "tokenizer", "post_training": {"sigma": 0.5, "step": step}}
+    (run_copy / "post_training" / "config.json").write_text(json.dumps(about))
+    records = json.loads((run_copy / "scores.json").read_text())
+    changed = [
+        r | {"value": 0.0, "interval": [0.0, 0.0]} if r["metric"].endswith("_difference") else r for r in records
+    ]
+    (run_copy / "scores.json").write_text(json.dumps(changed))
+    write_report(run_copy)
+    table = rows((run_copy / "report.html").read_text(), "What an eye would say")
+    assert all(row[-1].startswith(said) for row in table[1:])
