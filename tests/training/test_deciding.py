@@ -121,7 +121,7 @@ def test_the_command_line_chooses_the_space_and_looks_at_the_images_whole(monkey
         model.image_size = SIDE
         return model
 
-    monkeypatch.setattr(cli_models, "tokenizer_of", of_256)
+    monkeypatch.setattr(cli_models, "tokenizer_named", of_256)
     monkeypatch.setattr(cli_images, "images_of", lambda *_, **__: FashionMNIST("train"))
 
     def tuned(config: PostTraining, *_: Any, features: Any, **__: Any) -> Any:
