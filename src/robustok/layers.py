@@ -128,8 +128,9 @@ def _in_products(queries: Heads) -> bool:
 
 @cache
 def has_amx() -> bool:
-    """True on a CPU that multiplies tiles of bfloat16 (Intel's AMX)."""
-    return bool(torch.cpu._is_amx_tile_supported())
+    """True on a CPU that multiplies tiles of bfloat16 (Intel's AMX); False where torch cannot tell."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("amx_bf16"))
 
 
 def _plain_attention(
