@@ -17,7 +17,7 @@ from robustok.data.images import FashionMNIST, ImageSet
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-from robustok.evaluation.metrics.pfid import BLOCK, grid, perturbed
+from robustok.evaluation.metrics.pfid import BLOCK, grid, perturbed_by_cells
 from robustok.evaluation.metrics.precision_recall import precision_recall
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
@@ -157,7 +157,7 @@ def reconstruction(tokenizer: Tokenizer, judge: Judge) -> dict[str, Any]:
     cells = grid(len(tokenizer.codebook))
     near = neighbors(tokenizer.codebook, max(cell.delta for cell in cells))
     blocks = [
-        [noisy for _, noisy in perturbed(part, near, cells, seed=0, block=block)]
+        [noisy for _, noisy in perturbed_by_cells(part, near, cells, seed=0, block=block)]
         for block, part in enumerate(tokens.split(BLOCK))
     ]
     rfid = judge.distances(decoded(tokenizer, tokens), "chosen")

@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from robustok.data.images import FashionMNIST
 from robustok.presets import demo
 from robustok.runtime.seeding import stream
-from robustok.tokenizer.perturbation import NeighborTable, draw, draw_as_released, replace_as_released, replace_tokens
+from robustok.tokenizer.perturbation import (
+    NeighborTable,
+    draw_as_released,
+    draw_replacements,
+    replace_as_released,
+    replace_tokens,
+)
 from robustok.training.tokenizer_training import TokenizerStage
 
 REPEAT = 7
@@ -44,7 +50,7 @@ def perturbing(k: int, d: int, b: int, n: int, delta: int, drift: float) -> dict
     def ours() -> None:
         nonlocal codebook
         codebook = F.normalize(codebook + drift * torch.randn(k, d, generator=generator) / d**0.5, dim=1)
-        replace_tokens(tokens, table(codebook, delta), draw(b, n, delta, 1.0, 0.1, generator=generator))
+        replace_tokens(tokens, table(codebook, delta), draw_replacements(b, n, delta, 1.0, 0.1, generator=generator))
 
     def released(beta: float) -> None:
         drawn = draw_as_released(b, n, delta, 1.0, beta, generator=generator)
@@ -81,7 +87,7 @@ def main() -> None:
     quantized = stage.model.quantize(z)
 
     def ours() -> None:
-        drawn = draw(b, n, delta, alpha, beta, generator=generator)
+        drawn = draw_replacements(b, n, delta, alpha, beta, generator=generator)
         stage.model.quantizer.lookup(
             replace_tokens(quantized.tokens, stage.latents.table(stage.model.codebook, delta), drawn)
         )

@@ -24,7 +24,7 @@ from robustok.data.latent_cache import encode_images
 from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.metrics.codebook_use import code_counts, perplexity
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-from robustok.evaluation.metrics.pfid import BLOCK, Cell, grid, perturbed
+from robustok.evaluation.metrics.pfid import BLOCK, Cell, grid, perturbed_by_cells
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.checkpoint import read_json, write_json
@@ -229,7 +229,7 @@ def perturbed_scores(tokenizer: Tokenizer, judge: Judge, cells: Sequence[Cell]) 
     real = judge.statistics(to_pixels(part) for part in batches(judge.validation, indices))
     near = neighbors(tokenizer.codebook, max(cell.delta for cell in cells))
     blocks = [
-        dict(enumerate(noisy for _, noisy in perturbed(part, near, cells, seed=0, block=block)))
+        dict(enumerate(noisy for _, noisy in perturbed_by_cells(part, near, cells, seed=0, block=block)))
         for block, part in enumerate(tokens.split(BLOCK))
     ]
     scores = []

@@ -20,7 +20,7 @@ from torch import Tensor
 from robustok.data.latent_cache import LatentCache
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.metrics.codebook_use import code_counts
-from robustok.evaluation.metrics.pfid import BLOCK, Cell, perturbed
+from robustok.evaluation.metrics.pfid import BLOCK, Cell, perturbed_by_cells
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.runtime.locking import claim
@@ -75,7 +75,7 @@ def equal_distance_deltas(codebook: Codebook, counts: Tensor) -> tuple[list[int]
 def at_equal_distance(one: Tokenized, delta: int) -> Tokens:
     near, purpose = neighbors(one.tokenizer.codebook, delta), derive(0, "equal code distance")
     blocks = (
-        next(perturbed(part, near, [Cell(EQUAL, delta)], seed=purpose, block=block))[1]
+        next(perturbed_by_cells(part, near, [Cell(EQUAL, delta)], seed=purpose, block=block))[1]
         for block, part in enumerate(one.tokens.split(BLOCK))
     )
     return torch.cat(list(blocks))

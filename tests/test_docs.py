@@ -24,7 +24,7 @@ from robustok.cli.parser import parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
 from robustok.data import ImageFolder, open_images
-from robustok.data.image_files import View
+from robustok.data.image_files import FileView
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
@@ -82,7 +82,7 @@ def fields_of_loading() -> set[str]:
 MORE = {  # names that functions pass on
     robustok.sample: names_of(Sampling) | names_of(FlowSampling),
     **dict.fromkeys(LOADERS, fields_of_loading()),
-    **{f: set(View.__annotations__) for f in (ImageFolder, open_images)},
+    **{f: set(FileView.__annotations__) for f in (ImageFolder, open_images)},
 }
 
 

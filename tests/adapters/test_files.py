@@ -17,7 +17,7 @@ from robustok.adapters.files import Layout, read_checkpoint, write_checkpoint
 from robustok.adapters.llamagen_vq import LlamaGenVQ
 from robustok.adapters.vqgan import maskgit_renames, taming_renames
 from robustok.runtime.checkpoint import check_weights
-from robustok.runtime.renaming import State, count, fuse, original, renamed, unfuse
+from robustok.runtime.renaming import State, count_numbered, fuse, original, renamed, unfuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +276,8 @@ def test_fuse_and_unfuse():
 
 
 def test_count():
-    assert count(["layers.0.x", "layers.11.x", "head"], r"layers\.(\d+)\.") == 12
-    assert count(["head"], r"layers\.(\d+)\.") == 0
+    assert count_numbered(["layers.0.x", "layers.11.x", "head"], r"layers\.(\d+)\.") == 12
+    assert count_numbered(["head"], r"layers\.(\d+)\.") == 0
 
 
 def test_recognised_knows_nothing_of_strangers():

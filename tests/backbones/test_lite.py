@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.backbones.lite import LITE0, LITE1, LITE2, POOLED, Lite, Release, fingerprint, weight_file
+from robustok.backbones.lite import LITE0, LITE1, LITE2, POOLED, Lite, Release, weight_file, weights_hash
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -97,7 +97,7 @@ def test_an_image_has_the_same_features_alone_and_in_a_batch(network: Lite):
 
 
 def test_fingerprint_is_that_of_the_published_file():
-    assert fingerprint().startswith("57934424")  # which is in the file's name
+    assert weights_hash().startswith("57934424")  # which is in the file's name
 
 
 def test_images_that_are_too_small_are_refused(network: Lite):

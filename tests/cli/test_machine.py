@@ -23,7 +23,7 @@ def test_doctor_tells_which_feature_spaces_are_ready(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUSTOK_WEIGHTS", str(tmp_path))
     (tmp_path / "facebook--vit-mae-large").mkdir()
     (tmp_path / "facebook--vit-mae-large" / "model.safetensors").touch()
-    rows = dict(machine.spaces())
+    rows = dict(machine.space_rows())
     assert {part for name in rows for part in name.split(", ")} >= {*SPACES, "lpips"}
     assert rows["mae"] == f"MAE ViT-L/16, in {tmp_path / 'facebook--vit-mae-large'}"
     assert rows["clip"].startswith("missing: it is downloaded when asked for; without a network download config.json")
@@ -31,7 +31,7 @@ def test_doctor_tells_which_feature_spaces_are_ready(tmp_path, monkeypatch):
         f"https://huggingface.co/openai/clip-vit-large-patch14 to {tmp_path}/openai--clip-vit-large-patch14"
     )
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    assert dict(machine.spaces())["clip"].startswith("needs pip install 'robustok[features]'; missing")
+    assert dict(machine.space_rows())["clip"].startswith("needs pip install 'robustok[features]'; missing")
 
 
 def test_doctor_lists_what_to_fetch_by_hand(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from robustok.data import FluentEmoji, hold_out
-from robustok.data.fluent import ONE, TURNS, Draw, bilinear, color, pyramid, sprite_file
+from robustok.data.fluent import ONE, TURNS, SceneNumbers, bilinear, color, pyramid, sprite_file
 from robustok.data.images import DRAWS, ImageSet
 from robustok.shapes import to_pixels
 
@@ -113,7 +113,7 @@ def test_what_it_has_not_is_refused():
 
 
 def test_draws_are_uniform():
-    numbers = [Draw("test", i)(10) for i in range(5000)]
+    numbers = [SceneNumbers("test", i)(10) for i in range(5000)]
     counts = np.bincount(numbers, minlength=10)
     assert len(counts) == 10
     assert ((counts - 500) ** 2 / 500).sum() < 27.9  # chi square of 9 degrees of freedom: one seed in 1,000 is above
@@ -146,7 +146,7 @@ def test_turns_are_rounded_far_from_a_tie():
 
 
 def test_colors_are_bytes_of_every_hue():
-    colors = np.array([color(Draw("color", i), hue) for i, hue in enumerate(range(6 * ONE))])
+    colors = np.array([color(SceneNumbers("color", i), hue) for i, hue in enumerate(range(6 * ONE))])
     assert colors.min() >= 0
     assert colors.max() <= 255
     assert set(colors.argmax(1)) == {0, 1, 2}

@@ -16,7 +16,7 @@ from robustok.data.pairs import FEW, LARGE_GROUP, SMALL_GROUP, Pairs, generated,
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.generate import sample
-from robustok.generators.sampling import Sampling, draw, guide, probabilities, uniforms
+from robustok.generators.sampling import Sampling, draw_codes, guide, probabilities, uniforms
 from robustok.generators.unmasking import MaskedSampling, masked_after
 from robustok.runtime.seeding import derive
 from robustok.tokenizer.quantizer import Quantized
@@ -131,7 +131,9 @@ def test_a_group_keeps_the_same_positions_and_draws_no_others(unchecked):
     latest, numbers = None, uniforms(noise, range(b), n)
     for place in range(n):
         logits = guide(*plain(latest)[:, 0].chunk(2), 2.0)
-        drawn = torch.where(keep[:, place], own[:, place], draw(probabilities(logits, sampling), numbers[:, place]))
+        drawn = torch.where(
+            keep[:, place], own[:, place], draw_codes(probabilities(logits, sampling), numbers[:, place])
+        )
         assert torch.equal(tokens[:, place], drawn)
         latest = drawn.repeat(2).unsqueeze(1)
     predictor = model.predictor

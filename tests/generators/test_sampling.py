@@ -24,7 +24,7 @@ from robustok.generators.noise import uniforms
 from robustok.generators.sampling import (
     Sampling,
     balanced_labels,
-    draw,
+    draw_codes,
     guidance_scales,
     guide,
     probabilities,
@@ -148,7 +148,7 @@ def test_a_block_is_drawn_at_once_from_the_one_before():
     latest = None
     for block, scale in ((slice(0, 1), 1.0), (slice(1, 5), 2.0), (slice(5, 14), 3.0)):
         logits = guide(with_label(latest).flatten(0, 1), without(latest).flatten(0, 1), scale)
-        latest = draw(logits.softmax(1), numbers[:, block].flatten()).view(3, -1)
+        latest = draw_codes(logits.softmax(1), numbers[:, block].flatten()).view(3, -1)
         assert torch.equal(tokens[:, block], latest)
     keep = torch.zeros(3, 14, dtype=torch.bool)
     keep[:, 2] = True
@@ -161,9 +161,9 @@ def test_a_block_is_drawn_at_once_from_the_one_before():
 def test_draw_inverts_the_cumulative_distribution():
     p = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0])
     uniform = torch.tensor([0, 0.2499, 0.25, 0.4999, 0.5, 1 - 2**-53], dtype=torch.float64)
-    assert draw(p.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
+    assert draw_codes(p.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
     grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert draw(p.expand(1000, 6), grid).bincount(minlength=6).tolist() == [0, 250, 0, 250, 500, 0]
+    assert draw_codes(p.expand(1000, 6), grid).bincount(minlength=6).tolist() == [0, 250, 0, 250, 500, 0]
 
 
 def test_uniforms_are_philox_streams_of_seed_and_sample():
@@ -262,7 +262,7 @@ def one_block_at_a_time(model: Any, labels: Tensor, config: Sampling, keep: Tens
     parts = (x.split(model.blocks, dim=1) for x in (keep, given, numbers))
     for scale, kept, own, uniform in zip(guidance_scales(config, len(model.blocks)), *parts, strict=True):
         logits = guide(*predict(latest).flatten(0, 1).chunk(2), scale)
-        drawn = draw(probabilities(logits, config), uniform.flatten()).view(own.shape)
+        drawn = draw_codes(probabilities(logits, config), uniform.flatten()).view(own.shape)
         blocks.append(torch.where(kept, own, drawn))
         latest = blocks[-1].repeat(2, 1)
     return torch.cat(blocks, dim=1)

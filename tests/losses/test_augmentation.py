@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from robustok.losses.augmentation import Augmentation, Draw, augment, draw
+from robustok.losses.augmentation import Augmentation, Changes, augment, draw_changes
 
-NOTHING = Draw(*torch.zeros(8, 1))
+NOTHING = Changes(*torch.zeros(8, 1))
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -17,7 +17,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=seeded(seed)) * 2 - 1
 
 
-def only(**changes: float) -> Draw:
+def only(**changes: float) -> Changes:
     return NOTHING._replace(**{name: torch.tensor([value]) for name, value in changes.items()})
 
 
@@ -53,18 +53,18 @@ def test_a_hole_is_cut_around_its_center():
 )
 def test_nothing_happens_at_probability_or_strength_zero(config: Augmentation):
     images = noise(16, 3, 32, 32)
-    assert torch.equal(augment(images, draw(config, 16, generator=seeded())), images)
+    assert torch.equal(augment(images, draw_changes(config, 16, generator=seeded())), images)
 
 
 def test_probability_is_the_share_of_images_that_change():
     config = Augmentation(probability=0.25, translation=0.0, cutout=0.0)
     images = noise(4000, 3, 2, 2)
-    changed = (augment(images, draw(config, 4000, generator=seeded())) != images).flatten(1).any(dim=1)
+    changed = (augment(images, draw_changes(config, 4000, generator=seeded())) != images).flatten(1).any(dim=1)
     assert changed.float().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
 
 
 def test_draws_fill_the_stated_ranges():
-    changes = draw(Augmentation(), 4000, generator=seeded())
+    changes = draw_changes(Augmentation(), 4000, generator=seeded())
     for name, low, high in [
         ("brightness", -0.5, 0.5),
         ("saturation", -1.0, 1.0),
@@ -83,23 +83,25 @@ def test_draws_fill_the_stated_ranges():
 
 def test_the_same_draw_changes_real_and_fake_alike():
     real, fake = noise(8, 3, 16, 16), noise(8, 3, 16, 16, seed=1)
-    changes = draw(Augmentation(color=0.0), 8, generator=seeded())  # then what is left is moved and cut, not mixed
+    changes = draw_changes(
+        Augmentation(color=0.0), 8, generator=seeded()
+    )  # then what is left is moved and cut, not mixed
     together = augment(torch.cat([real, fake], dim=2), changes._replace(down=torch.zeros(8), hole=torch.zeros(8)))
     assert torch.equal(augment(real, changes) == 0, augment(fake, changes) == 0)
     assert torch.equal(together[:, :, :16], augment(real, changes._replace(down=torch.zeros(8), hole=torch.zeros(8))))
 
 
 def test_the_generator_alone_decides():
-    first = draw(Augmentation(probability=0.5), 8, generator=seeded(3))
+    first = draw_changes(Augmentation(probability=0.5), 8, generator=seeded(3))
     torch.manual_seed(123)
-    second = draw(Augmentation(probability=0.5), 8, generator=seeded(3))
-    other = draw(Augmentation(probability=0.5), 8, generator=seeded(4))
+    second = draw_changes(Augmentation(probability=0.5), 8, generator=seeded(3))
+    other = draw_changes(Augmentation(probability=0.5), 8, generator=seeded(4))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_gradient_is_that_of_differences():
-    changes = draw(Augmentation(cutout=0.25), 2, generator=seeded())
+    changes = draw_changes(Augmentation(cutout=0.25), 2, generator=seeded())
     images = noise(2, 3, 6, 6).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: augment(x, changes), images)
 

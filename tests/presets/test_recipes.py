@@ -26,7 +26,7 @@ from robustok.names import scaled
 from robustok.presets import recipes
 from robustok.presets.decoders import post_robustok
 from robustok.presets.generators import rar_b, rar_l
-from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, parameters, recipe, table
+from robustok.presets.recipes import DECODERS, GENERATORS, TOKENIZERS, recipe, recipes_table, trained_parameters
 from robustok.presets.tokenizers import robustok_imagenet256
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.tokenizer.autoencoder import AutoencoderConfig
@@ -60,7 +60,7 @@ def untrained(config: Any) -> Any:
 )
 def test_sizes_of_generators_are_as_published(name: str, published: int):
     """In millions, as the papers round them."""
-    assert round(parameters(GENERATORS[name]("paper")) / 1e6) == published
+    assert round(trained_parameters(GENERATORS[name]("paper")) / 1e6) == published
 
 
 @pytest.mark.parametrize(("make", "published"), [(rar_b, 261), (rar_l, 461)])
@@ -69,7 +69,7 @@ def test_sizes_of_rar_are_as_published_for_its_own_tokens(make: Any, published: 
     config = make("paper")
     on_maskgit = replace(config, generator=replace(config.generator, codebook_size=1024))
     unused = 1 + (1024 - 2) + 1024 + (100 - 1)  # mask token, positions, targets, steps; see robustok.adapters.rar
-    assert (parameters(on_maskgit) + unused * config.generator.width) // 10**6 in (published, published - 1)
+    assert (trained_parameters(on_maskgit) + unused * config.generator.width) // 10**6 in (published, published - 1)
 
 
 def test_rar_b_on_robustok_is_the_published_file():
@@ -77,7 +77,7 @@ def test_rar_b_on_robustok_is_the_published_file():
     if not path.is_file():
         pytest.skip(f"no parity fixture {path}; set ROBUSTOK_PARITY to the folder that holds rar")
     in_file = sum(torch.Size(shape).numel() for shape in published_shapes(path).values())
-    assert parameters(rar_b()) == in_file - (1 + 1022 + 1024 + 99) * 768
+    assert trained_parameters(rar_b()) == in_file - (1 + 1022 + 1024 + 99) * 768
 
 
 def test_size_of_the_tokenizer_is_that_of_the_released_one():
@@ -85,7 +85,7 @@ def test_size_of_the_tokenizer_is_that_of_the_released_one():
     with torch.device("meta"):
         released = RobusTokViT(RobusTokConfig(semantic=None))
     theirs = sum(weight.numel() for weight in released.parameters())
-    assert parameters(robustok_imagenet256()) == theirs - 2 * 768
+    assert trained_parameters(robustok_imagenet256()) == theirs - 2 * 768
     assert round(theirs / 1e6) == 172
 
 
@@ -190,7 +190,7 @@ def test_ablations_differ_in_what_they_are_named_after():
 
 
 def test_the_table_of_the_docs_is_that_of_the_presets():
-    assert table() in DOCS.read_text(encoding="utf-8"), "run python -m robustok.presets.recipes for the table"
+    assert recipes_table() in DOCS.read_text(encoding="utf-8"), "run python -m robustok.presets.recipes for the table"
 
 
 def test_the_command_line_knows_the_same_names():

@@ -15,7 +15,7 @@ from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.report.images import gallery
 from robustok.report.page import write_report
 from robustok.report.run import GROUPS, Grid, Run, read_run
-from robustok.report.scores import spaces
+from robustok.report.scores import spaces_table
 from robustok.report.text import BLANK, MINUS
 from robustok.training.validation import STEPS_FILE
 
@@ -178,7 +178,7 @@ def test_what_changed_in_a_space_is_written_with_one_kind_of_minus():
         for name, values in ({"gfid": (30.0, 27.0)} | of).items()
         for decoder, value in zip(("before", "after"), values, strict=True)
     ]
-    table = spaces(Run(name="x", scores=scores))
+    table = spaces_table(Run(name="x", scores=scores))
     assert table is not None
     last = {(row[0].text, row[-1].text) for row in table.cells}
     assert last >= {("Recall", f"{MINUS}0.002"), ("Precision", "+0.100"), ("gFID", f"{MINUS}25.0{NB}%")}

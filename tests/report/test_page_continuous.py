@@ -9,7 +9,7 @@ import pytest
 
 from robustok.report.page import page, summary
 from robustok.report.run import read_run
-from robustok.report.scores import distances, heat_map
+from robustok.report.scores import distances_table, heat_map
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import to_plain
 from robustok.tokenizer.latent_perturbation import AddedNoise
@@ -43,7 +43,7 @@ def text(markup: str) -> str:
 
 
 def test_distances_say_latents_and_have_an_ifid(continuous):
-    said = text(distances(read_run(continuous)).to_html())
+    said = text(distances_table(read_run(continuous)).to_html())
     assert "reconstructions from perturbed latents" in said
     assert "same latents, post-trained decoder" in said
     assert re.search(r"iFID\|+midpoints of neighboring latents\|+333", said)

@@ -11,11 +11,11 @@ import pytest
 from robustok.evaluation.scores.difference import seeds_difference
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.evaluation.scores.score import Score
-from robustok.report.system_table import FORMATS, short, system_table
-from robustok.report.systems import Column, read_systems
+from robustok.report.system_table import FORMATS, in_three_digits, system_table
+from robustok.report.systems import ScoreColumn, read_systems
 
 LITE0 = {"features": "lite0", "reference": {"name": "photos", "count": 500, "hash": "a"}}
-GFID = Column("gfid", "lite0")
+GFID = ScoreColumn("gfid", "lite0")
 
 
 def score(metric="gfid", value=10.0, half=0.5, seed=0, images=500, system=None, **protocol):
@@ -90,7 +90,7 @@ def test_runs_of_one_name_are_one_system(write):
     estimate = system.estimate(GFID)
     mean, interval = seeds_interval(values)
     assert estimate == (mean, interval, 3, 500)
-    assert system.estimate(Column("rfid", "lite0")) is None
+    assert system.estimate(ScoreColumn("rfid", "lite0")) is None
     (again,) = read_systems([*sources, sources[0]])
     assert again.estimate(GFID) == estimate, "a file that comes twice is one run"
 
@@ -108,7 +108,7 @@ def test_the_decoders_of_a_demo_are_systems_compared_on_the_same_tokens(write):
     )
     before, after = systems = read_systems([source])
     assert [s.name for s in systems] == ["demo:before", "demo:after"]
-    assert set(before.scores) == {GFID, Column("rfid", "lite0")}
+    assert set(before.scores) == {GFID, ScoreColumn("rfid", "lite0")}
     difference = after.against(before, GFID)
     assert (difference.before, difference.after, difference.paired) == (10.0, 9.0, True)
     assert difference.interval == pytest.approx((-1.1, -0.9))
@@ -200,7 +200,14 @@ def test_a_table_says_what_its_systems_are(write):
 
 
 def test_parameters_in_three_digits():
-    assert list(map(short, (3, 999, 4.65e6, 999_600, 343e6, 1.2e9))) == ["3", "999", "4.65 M", "1 M", "343 M", "1.2 B"]
+    assert list(map(in_three_digits, (3, 999, 4.65e6, 999_600, 343e6, 1.2e9))) == [
+        "3",
+        "999",
+        "4.65 M",
+        "1 M",
+        "343 M",
+        "1.2 B",
+    ]
 
 
 def test_scores_of_other_protocols_are_refused_unless_forced(write):

@@ -9,7 +9,7 @@ import pytest
 from markupsafe import Markup
 
 from robustok.report.html import part
-from robustok.report.table import BLANK, Cell, Column, Table, csv_text, latex_text, markdown_list, markdown_text
+from robustok.report.table import BLANK, Column, Table, TableCell, csv_text, latex_text, markdown_list, markdown_text
 
 HOSTILE = [
     "[1em] first in its row",
@@ -28,7 +28,7 @@ HOSTILE = [
 ]
 TABLE = Table(
     columns=["name", Column("words", "small print", left=True), Column("gFID ↓")],
-    rows=[["ours", "short", Cell(1.5, "± 0.1", strong=True)], ["theirs", Cell("long words", span=1), None]],
+    rows=[["ours", "short", TableCell(1.5, "± 0.1", strong=True)], ["theirs", TableCell("long words", span=1), None]],
     notes=["One of them."],
     caption="Scores",
 )
@@ -156,7 +156,10 @@ def test_html_is_read_back(text):
 def test_html_names_its_rows_and_columns():
     table = Table(
         columns=["", Column("a", "in seconds", kind="quiet"), Column("chart", kind="wide", chart=True)],
-        rows=[[Cell("row", "of it"), Cell(2, shade=1.0, kind="x"), Markup("<svg></svg>")], ["all", Cell("3", span=2)]],
+        rows=[
+            [TableCell("row", "of it"), TableCell(2, shade=1.0, kind="x"), Markup("<svg></svg>")],
+            ["all", TableCell("3", span=2)],
+        ],
         groups=[("", 1), ("both", 2)],
         caption="5 < 6",
         kind="dense",

@@ -10,8 +10,8 @@ from robustok.tokenizer.perturbation import (
     Perturbation,
     ReleasedPerturbation,
     chosen_tokens,
-    draw,
     draw_as_released,
+    draw_replacements,
     neighbors,
     perturb,
     replace_as_released,
@@ -73,7 +73,7 @@ def test_every_image_place_and_neighbor_is_drawn_equally_often():
     chosen, rank = torch.zeros(b, n), torch.zeros(m)
     generator = seeded(3)
     for _ in range(rounds):
-        drawn = draw(b, n, m, alpha=0.5, beta=0.4, generator=generator)
+        drawn = draw_replacements(b, n, m, alpha=0.5, beta=0.4, generator=generator)
         chosen += drawn.chosen
         rank += torch.bincount(drawn.rank[drawn.chosen], minlength=m)
     # each place is chosen with probability 0.4 * 0.5; five standard deviations of that count

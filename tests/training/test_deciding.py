@@ -114,7 +114,7 @@ def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, tmp_
 def test_the_command_line_chooses_the_space_and_looks_at_the_images_whole(monkeypatch, tmp_path):
     tokenizer().save_pretrained(tmp_path / "tokenizer")
     generator().save_pretrained(tmp_path / "generator")
-    real, seen = cli_models.tokenizer_of, []
+    real, seen = cli_models.tokenizer_named, []
 
     def of_256(*arguments: Any) -> Any:
         model = real(*arguments)

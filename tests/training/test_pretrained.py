@@ -115,7 +115,7 @@ def test_a_file_of_unknown_hash_is_taken_as_it_is(tmp_path: Path):
 def test_lpips_in_training_is_the_metric(tmp_path: Path):
     """The same numbers as the metric from the same files; and of fewer maps, the first terms of it."""
     config = LPIPSVGG(width=4)
-    torch.save(vgg.random_weights(config), tmp_path / "vgg.pth")
+    torch.save(vgg.random_vgg_weights(config), tmp_path / "vgg.pth")
     torch.save(vgg.random_lin_layers(config), tmp_path / "lin.pth")
     config = replace(config, weights=str(tmp_path / "vgg.pth"), lin_layers=str(tmp_path / "lin.pth"))
     a, b = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -28,7 +28,7 @@ from robustok.adapters.adapter import Adapter
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
 from robustok.generators.flow_matching import Interpolant, Times, TrainingTimes
-from robustok.runtime.renaming import Renames, State, count, heads_of, sizes
+from robustok.runtime.renaming import Renames, State, count_numbered, heads_of, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 from robustok.shapes import Labels, Latents
 
@@ -96,7 +96,7 @@ class PublishedTransformer(Adapter, DiffusionTransformerModel):
             channels=channels,
             classes=shape[labels][0] - 1,
             width=width,
-            depth=count(state, r"blocks\.(\d+)\."),
+            depth=count_numbered(state, r"blocks\.(\d+)\."),
             heads=heads or (width // told[0] if told else heads_of(width, HEADS)),
             hidden=shape[hidden][0] // (2 if swiglu else 1),
             layout="grid" if grid else "sequence",

@@ -21,7 +21,7 @@ from robustok.adapters.files import Layout
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.generators.sampling import Sampling
-from robustok.runtime.renaming import State, count, heads_of, sizes
+from robustok.runtime.renaming import State, count_numbered, heads_of, sizes
 from robustok.runtime.tensor_files import WRAPPERS
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32}  # of published widths
@@ -72,7 +72,7 @@ class LlamaGenGPT(Adapter, LlamaModel):
             "codebook_size": codes,
             "classes": shapes[labels][0] - 1,
             "width": width,
-            "depth": count(state, r"layers\.(\d+)\."),
+            "depth": count_numbered(state, r"layers\.(\d+)\."),
             "heads": fields.get("heads") or heads_of(width, HEADS),
             "hidden": shapes["layers.0.feed_forward.w1.weight"][0],
         }

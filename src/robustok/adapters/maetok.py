@@ -22,7 +22,7 @@ from torch import nn
 
 from robustok.adapters.files import settings_beside
 from robustok.adapters.tokenizer_adapter import TokenizerAdapter
-from robustok.adapters.vit import BASE, LatentDecoder, LatentEncoder, Transformer, VisionTransformer, transformer_of
+from robustok.adapters.vit import BASE, LatentDecoder, LatentEncoder, Transformer, ViTTrunk, transformer_of
 from robustok.backbones.dino import PUBLISHED_NAMES
 from robustok.runtime.renaming import State, sizes
 from robustok.runtime.tensor_files import WRAPPERS
@@ -62,8 +62,8 @@ class MAETokConfig:
             raise ValueError("without rotary positions a decoder needs its class token; give a whole checkpoint")
 
 
-def _vision(size: Transformer, config: MAETokConfig, *, class_token: bool = True) -> VisionTransformer:
-    return VisionTransformer(
+def _vision(size: Transformer, config: MAETokConfig, *, class_token: bool = True) -> ViTTrunk:
+    return ViTTrunk(
         size,
         config.image_size,
         config.patch,
@@ -74,7 +74,7 @@ def _vision(size: Transformer, config: MAETokConfig, *, class_token: bool = True
     )
 
 
-class Encoder(LatentEncoder):
+class MAETokEncoder(LatentEncoder):
     """Latent tokens, and what hid patches in training."""
 
     def __init__(self, config: MAETokConfig):
@@ -83,7 +83,7 @@ class Encoder(LatentEncoder):
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, c)) if config.masked else None
 
 
-class Decoder(LatentDecoder):
+class MAETokDecoder(LatentDecoder):
     """Pixels from latents."""
 
     def __init__(self, config: MAETokConfig):
@@ -125,7 +125,7 @@ class MAETok(TokenizerAdapter):
     def __init__(self, config: MAETokConfig):
         super().__init__()
         self.config, self.image_size, self.tokens_per_image = config, config.image_size, config.tokens
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder, self.decoder = MAETokEncoder(config), MAETokDecoder(config)
         self.to_latent = nn.Linear(config.encoder.width, config.channels)
         self.from_latent = nn.Linear(config.channels, config.decoder.width)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustok.adapters.tokenizer_adapter import vector_quantizer
 from robustok.adapters.vqgan import CODES, VQGAN, ConvTokenizer, maskgit_renames
-from robustok.runtime.renaming import Renames, State, count, sizes
+from robustok.runtime.renaming import Renames, State, count_numbered, sizes
 from robustok.shapes import Images, Latents
 
 
@@ -38,7 +38,7 @@ class MaskGITVQGAN(ConvTokenizer):
     @classmethod
     def config_from_state(cls, state: State, **fields: Any) -> MaskGITVQGANConfig:
         """Sizes of weights; `image_size` may be given (256)."""
-        levels = count(state, r"decoder\.up\.(\d+)\.")
+        levels = count_numbered(state, r"decoder\.up\.(\d+)\.")
         ups = (f"decoder.up.{level}.block.0.conv2.weight" for level in range(levels))
         shapes = sizes(state, "quantize.embedding.weight", "decoder.conv_in.weight", *ups)
         read: dict[str, Any] = {

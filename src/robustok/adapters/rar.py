@@ -20,7 +20,7 @@ from robustok.adapters.adapter import Adapter
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.sampling import Sampling
-from robustok.runtime.renaming import State, count, sizes
+from robustok.runtime.renaming import State, count_numbered, sizes
 
 PLACES, STEPS = 1024, 100  # rows of the published tables beyond the tokens of an image
 
@@ -67,7 +67,7 @@ class RAR(Adapter, AutoregressiveModel):
             "tokens": shapes["pos_embed"][1] - PLACES,
             "classes": shapes["embeddings.weight"][0] - codes - 2,
             "width": width,
-            "depth": count(state, r"blocks\.(\d+)\."),
+            "depth": count_numbered(state, r"blocks\.(\d+)\."),
             "heads": width // shapes["blocks.0.attn.q_norm.weight"][0],
             "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / width,
             "modulated": True,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robustok.adapters.files import Layout
 from robustok.adapters.tokenizer_adapter import CodebookAdapter, vector_quantizer
-from robustok.adapters.vit import BASE, Transformer, VisionTransformer, transformer_of
+from robustok.adapters.vit import BASE, Transformer, ViTTrunk, transformer_of
 from robustok.adapters.vqgan import CODES
 from robustok.backbones.dino import MEAN, PUBLISHED_NAMES, STD
 from robustok.runtime.renaming import State, sizes
@@ -44,7 +44,7 @@ class RobusTokConfig:
     normalized: bool = True  # latents and codes lie on the unit sphere (codebook_l2_norm)
 
 
-class Encoder(nn.Module):
+class RobusTokEncoder(nn.Module):
     """[class token, patches] and latent tokens attend to each other; the latents come out."""
 
     kinds: Tensor  # (1, 1 + 2 n) 0: of the image, 1: latent
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
     def __init__(self, config: RobusTokConfig):
         super().__init__()
         n, c = patches(config.image_size, config.patch) ** 2, config.encoder.width
-        self.transformer = VisionTransformer(config.encoder, config.image_size, config.patch)
+        self.transformer = ViTTrunk(config.encoder, config.image_size, config.patch)
         self.latents = nn.Parameter(1e-6 * torch.randn(1, n, c))
         self.kind = nn.Embedding(2, c)
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * n]))
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         return self.transformer(x)[:, -self.latents.shape[1] :]
 
 
-class Decoder(nn.Module):
+class RobusTokDecoder(nn.Module):
     """[class token, mask tokens] gather the image from [class token, codes]."""
 
     kinds: Tensor  # (1, 2 + 2 n) 0: of the image, 1: of the codes
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         super().__init__()
         n, c = patches(config.image_size, config.patch) ** 2, config.decoder.width
         self.image_size, self.patch = config.image_size, config.patch
-        self.transformer = VisionTransformer(config.decoder, config.image_size, config.patch, sees=False)
+        self.transformer = ViTTrunk(config.decoder, config.image_size, config.patch, sees=False)
         self.mask_token = nn.Parameter(1e-6 * torch.randn(1, 1, c))
         self.kind = nn.Embedding(2, c)
         self.register_buffer("kinds", torch.tensor([[0] * (1 + n) + [1] * (1 + n)]))
@@ -117,14 +117,14 @@ class RobusTokViT(CodebookAdapter):
         super().__init__()
         self.config, self.image_size = config, config.image_size
         self.tokens_per_image = patches(config.image_size, config.patch) ** 2
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder, self.decoder = RobusTokEncoder(config), RobusTokDecoder(config)
         self.to_code = nn.Conv2d(config.encoder.width, config.code_width, 1)
         self.from_code = nn.Conv2d(config.code_width, config.decoder.width, 1)
         self.quantizer = vector_quantizer(config.codebook_size, config.code_width, normalized=config.normalized)
         self.register_buffer("hits", torch.zeros(config.codebook_size))  # how often codes were used in training
         self.teacher = None
         if config.semantic is not None:
-            self.teacher = VisionTransformer(config.semantic, config.image_size, config.patch)
+            self.teacher = ViTTrunk(config.semantic, config.image_size, config.patch)
             self.teacher.requires_grad_(False)
 
     def encode(self, images: Images) -> Latents:

@@ -22,9 +22,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.adapters.tokenizer_adapter import CodebookAdapter, vector_quantizer
-from robustok.adapters.vit import LatentDecoder, LatentEncoder, Transformer, VisionTransformer, transformer_of
+from robustok.adapters.vit import LatentDecoder, LatentEncoder, Transformer, ViTTrunk, transformer_of
 from robustok.adapters.vqgan import VQGAN, VQGANDecoder, maskgit_renames
-from robustok.runtime.renaming import Renames, State, count, sizes
+from robustok.runtime.renaming import Renames, State, count_numbered, sizes
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import to_map, to_sequence, unpatchify
 
@@ -57,12 +57,12 @@ class TiTokConfig:
     proxy: Proxy | None = field(default_factory=Proxy)  # of a legacy file; None: the decoder makes pixels
 
 
-def _vision(size: Transformer, config: TiTokConfig, patch: int, *, sees: bool) -> VisionTransformer:
+def _vision(size: Transformer, config: TiTokConfig, patch: int, *, sees: bool) -> ViTTrunk:
     how: dict[str, Any] = {"latents": config.tokens, "rank": 2, "layer_scale": False, "norm_in": True, "eps": 1e-5}
-    return VisionTransformer(size, config.image_size, patch, sees=sees, **how)
+    return ViTTrunk(size, config.image_size, patch, sees=sees, **how)
 
 
-class Encoder(LatentEncoder):
+class TiTokEncoder(LatentEncoder):
     """Latent tokens and their projection to codes' channels."""
 
     def __init__(self, config: TiTokConfig):
@@ -108,7 +108,7 @@ class Proxied(nn.Module):
         return self.pixels(torch.einsum("bkhw,kd->bdhw", likely, self.codes))
 
 
-class Decoder(LatentDecoder):
+class TiTokDecoder(LatentDecoder):
     """Pixels, or what the proxy makes pixels of, from codes."""
 
     def __init__(self, config: TiTokConfig):
@@ -131,7 +131,7 @@ class TiTok(CodebookAdapter):
     def __init__(self, config: TiTokConfig):
         super().__init__()
         self.config, self.image_size, self.tokens_per_image = config, config.image_size, config.tokens
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder, self.decoder = TiTokEncoder(config), TiTokDecoder(config)
         self.quantizer = vector_quantizer(config.codebook_size, config.code_width, normalized=config.normalized)
 
     @classmethod
@@ -223,6 +223,6 @@ def _proxy(state: State) -> Proxy:
     """The sizes of the MaskGIT-VQGAN's part in a legacy file."""
     hidden, logits = "decoder.ffn.0.weight", "decoder.ffn.2.weight"
     shape = sizes(state, hidden, logits, "pixel_quantize.embedding.weight", "pixel_decoder.conv_in.weight")
-    table = _renames(count(state, r"pixel_decoder\.up\.(\d+)\."))
+    table = _renames(count_numbered(state, r"pixel_decoder\.up\.(\d+)\."))
     network = VQGAN.of(state, table, "maskgit", PIXELS)
     return Proxy(codebook_size=shape[logits][0], hidden=shape[hidden][0], network=network)

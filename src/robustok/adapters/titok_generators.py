@@ -26,7 +26,7 @@ from robustok.adapters.published_generators import PublishedGenerator
 from robustok.generators.masked import Masked, MaskedModel
 from robustok.generators.unmasking import MaskedSampling
 from robustok.layers import MLP, Attention, Block
-from robustok.runtime.renaming import Renames, State, count, fuse, heads_of, sizes, unfuse
+from robustok.runtime.renaming import Renames, State, count_numbered, fuse, heads_of, sizes, unfuse
 
 HEADS = {768: 16, 1024: 16}  # of published widths
 QKV = ("query", "key", "value")
@@ -170,7 +170,7 @@ class TiTokBERT(TiTokGenerator):
 
     @classmethod
     def depth_of(cls, state: State) -> int:
-        return count(state, r"model\.encoder\.layer\.(\d+)\.")
+        return count_numbered(state, r"model\.encoder\.layer\.(\d+)\.")
 
     @classmethod
     def ours(cls, state: State, config: Masked) -> dict[str, Tensor]:
@@ -218,7 +218,7 @@ class TiTokUViT(TiTokGenerator):
 
     @classmethod
     def depth_of(cls, state: State) -> int:
-        return 1 + 2 * count(state, r"in_blocks\.(\d+)\.")
+        return 1 + 2 * count_numbered(state, r"in_blocks\.(\d+)\.")
 
     @classmethod
     def renames(cls, config: Masked) -> Renames:

@@ -36,7 +36,7 @@ from robustok.adapters.vqgan import CODES
 from robustok.generators.protocol import Logits, Predictor
 from robustok.generators.sampling import LabelDraw, Sampling
 from robustok.layers import MLP, KVCache, Modulation, modulate
-from robustok.runtime.renaming import State, count, sizes
+from robustok.runtime.renaming import State, count_numbered, sizes
 from robustok.shapes import Labels, Scalar, Tokens
 from robustok.tokenizer.encoder import to_sequence
 from robustok.tokenizer.quantizer import MultiScale
@@ -63,7 +63,7 @@ class VARConfig:
     label_dropout: float = 0.1  # fraction of training images whose label is withheld, which guidance needs
 
 
-class Attention(nn.Module):
+class VARAttention(nn.Module):
     """Multi-head self-attention; what is normalized is so in each head."""
 
     k_bias: Tensor
@@ -96,7 +96,7 @@ class Layer(nn.Module):
     def __init__(self, config: VARConfig):
         super().__init__()
         self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=False)
-        self.attention = Attention(config)
+        self.attention = VARAttention(config)
         self.mlp = MLP(config.width, config.hidden, "tanh")
         self.modulation = None if config.shared else Modulation(config.width, 6)
         self.offset = nn.Parameter(torch.zeros(1, 1, 6, config.width)) if config.shared else None
@@ -272,7 +272,7 @@ class VAR(Adapter):
             codes=Codes.of(state, scales or _scales(state), smoothing),
             classes=shape["class_emb.weight"][0] - 1,
             width=width,
-            depth=count(state, r"blocks\.(\d+)\."),
+            depth=count_numbered(state, r"blocks\.(\d+)\."),
             heads=scale[1] if scale else heads or max(1, width // 64),
             hidden=shape[hidden][0],
             normalized=scale is not None,

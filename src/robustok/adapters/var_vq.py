@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from robustok.adapters.vqgan import CODES, VQGAN, ConvTokenizer, taming_renames
-from robustok.runtime.renaming import Renames, State, count, sizes
+from robustok.runtime.renaming import Renames, State, count_numbered, sizes
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.quantizer import MultiScale, MultiScaleVQ
 from robustok.tokenizer.tokenizer import check_size
@@ -32,7 +32,7 @@ class Codes(MultiScaleVQ):
     def of(cls, state: State, scales: Sequence[int], smoothing: float) -> "Codes":
         """The sizes of weights by their original names, which do not tell `scales` and `smoothing`."""
         codebook_size, width = state["quantize.embedding.weight"].shape
-        smoothers = count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
+        smoothers = count_numbered(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
         return cls(
             scales=tuple(scales), codebook_size=codebook_size, width=width, smoothers=smoothers, smoothing=smoothing
         )
@@ -81,7 +81,7 @@ class VARTokenizer(ConvTokenizer):
         book, conv, hits = "quantize.embedding.weight", "quant_conv.weight", "quantize.ema_vocab_hit_SV"
         shape = sizes(state, book, conv, hits, "encoder.conv_in.weight", "decoder.conv_in.weight")
         return VARTokenizerConfig(
-            network=VQGAN.of(state, taming_renames(count(state, r"decoder\.up\.(\d+)\.")), "taming"),
+            network=VQGAN.of(state, taming_renames(count_numbered(state, r"decoder\.up\.(\d+)\.")), "taming"),
             codes=Codes.of(state, scales, smoothing),
             kernel=shape[conv][2],
             remembered=shape[hits][0],

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustok.layers import Block, Rotation, rotation
-from robustok.runtime.renaming import State, count, heads_of, sizes
+from robustok.runtime.renaming import State, count_numbered, heads_of, sizes
 from robustok.shapes import Images
 from robustok.tokenizer.encoder import patches, to_sequence
 
@@ -33,7 +33,7 @@ class Transformer:
 BASE = Transformer()
 
 
-class VisionTransformer(nn.Module):
+class ViTTrunk(nn.Module):
     """[class token, patches] with positions, and what is put beside them, through blocks and a norm.
 
     patch        side of the patches that `embedded` cuts; None: it sees no images
@@ -76,7 +76,7 @@ class VisionTransformer(nn.Module):
         self.frequencies = None
         if rotary:
             self.frequencies = nn.Parameter(torch.randn(2, size.depth, c // 2))  # along a row, along a column
-            for name, coordinates in zip(("columns", "rows"), grid(rotary), strict=True):
+            for name, coordinates in zip(("columns", "rows"), patch_positions(rotary), strict=True):
                 self.register_buffer(name, coordinates)
         self.embed = nn.Conv2d(3, c, patch, patch) if sees else None
         self.norm_in = nn.LayerNorm(c, eps=eps) if norm_in else nn.Identity()
@@ -114,7 +114,9 @@ class VisionTransformer(nn.Module):
         """Rotations of each block: every head turns the n patches by its own frequencies along both axes, no more."""
         if self.frequencies is None:
             return [None] * len(self.blocks)
-        columns, rows = (self.columns, self.rows) if len(self.columns) == self.n else grid(self.n, self.columns.device)
+        columns, rows = (
+            (self.columns, self.rows) if len(self.columns) == self.n else patch_positions(self.n, self.columns.device)
+        )
         along_row, along_column = self.frequencies.unsqueeze(2)  # each (depth 1 heads*pairs)
         angles = columns[:, None] * along_row + rows[:, None] * along_column
         angles = angles.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (depth heads n pairs)
@@ -125,7 +127,7 @@ class VisionTransformer(nn.Module):
 class LatentEncoder(nn.Module):
     """Latent tokens gather what there is to say of an image."""
 
-    def __init__(self, vision: VisionTransformer, latents: Float[Tensor, "*_ l c"]):
+    def __init__(self, vision: ViTTrunk, latents: Float[Tensor, "*_ l c"]):
         super().__init__()
         self.vision, self.latents = vision, nn.Parameter(latents)
 
@@ -138,7 +140,7 @@ class LatentEncoder(nn.Module):
 class LatentDecoder(nn.Module):
     """Mask tokens in the positions of the patches gather the image from latent tokens."""
 
-    def __init__(self, vision: VisionTransformer, mask_token: Float[Tensor, "1 1 c"]):
+    def __init__(self, vision: ViTTrunk, mask_token: Float[Tensor, "1 1 c"]):
         super().__init__()
         self.vision, self.mask_token = vision, nn.Parameter(mask_token)
 
@@ -149,7 +151,7 @@ class LatentDecoder(nn.Module):
         return vision(vision.beside(x, latents))[:, : -latents.shape[1]][:, -n:]
 
 
-def grid(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def patch_positions(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Column and row of each of n patches of a square in raster order."""
     side, patch = math.isqrt(n), torch.arange(n, device=device)
     return (patch % side).float(), (patch // side).float()
@@ -170,5 +172,5 @@ def transformer_of(
     """
     positions, first = f"{part}.{positions}", f"{part}.{blocks}.0.{hidden}.weight"
     shape = sizes(state, positions, first)
-    width, depth = shape[positions][-1], count(state, rf"{re.escape(f'{part}.{blocks}')}\.(\d+)\.")
+    width, depth = shape[positions][-1], count_numbered(state, rf"{re.escape(f'{part}.{blocks}')}\.(\d+)\.")
     return Transformer(width=width, depth=depth, heads=heads or heads_of(width, HEADS), hidden=shape[first][0])

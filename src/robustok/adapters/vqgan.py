@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustok.adapters.tokenizer_adapter import CodebookAdapter
-from robustok.runtime.renaming import Renames, State, count, renamed
+from robustok.runtime.renaming import Renames, State, count_numbered, renamed
 from robustok.shapes import Images, Latents
 from robustok.tokenizer.encoder import SpatialAttention, patches, to_map, to_sequence
 
@@ -41,9 +41,9 @@ class VQGAN:
     def of(cls, state: State, table: Renames, dialect: Dialect, decoder: str = "decoder") -> "VQGAN":
         """The sizes of weights that a table renames to ours; of a decoder alone, its encoder is taken to mirror it."""
         ours = {renamed(name, table): weight.shape for name, weight in state.items()}
-        levels = count(ours, rf"{decoder}\.levels\.(\d+)\.")
+        levels = count_numbered(ours, rf"{decoder}\.levels\.(\d+)\.")
         outputs = [ours[f"{decoder}.levels.{level}.blocks.0.conv2.weight"][0] for level in range(levels)]
-        blocks = count(ours, rf"{decoder}\.levels\.0\.blocks\.(\d+)\.") - (dialect == "taming")
+        blocks = count_numbered(ours, rf"{decoder}\.levels\.0\.blocks\.(\d+)\.") - (dialect == "taming")
         stem = ours.get("encoder.conv_in.weight", outputs[-1:])[0]
         latent = ours[f"{decoder}.conv_in.weight"][1]
         return cls(channels=tuple(reversed(outputs)), blocks=blocks, latent=latent, stem=stem, dialect=dialect)
@@ -80,7 +80,7 @@ def _levels(levels: int, decoder: str) -> Renames:
     return (("encoder.down.*", "encoder.levels.*"), *ups, ("levels.*.block.*", "levels.*.blocks.*"))
 
 
-class ResidualBlock(nn.Module):
+class ResnetBlock(nn.Module):
     """Two convolutions, each after group normalization and SiLU, added to the input."""
 
     def __init__(self, inputs: int, outputs: int, dialect: Dialect):
@@ -109,7 +109,7 @@ class Downsample(nn.Conv2d):
         return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Conv2d):
+class ResnetUpsample(nn.Conv2d):
     """Twice the resolution by repeating pixels, then a convolution."""
 
     def __init__(self, channels: int):
@@ -127,7 +127,7 @@ class Level(nn.Module):
     ):
         super().__init__()
         widths = pairwise([inputs, *[outputs] * blocks])
-        self.blocks = nn.ModuleList(ResidualBlock(before, after, dialect) for before, after in widths)
+        self.blocks = nn.ModuleList(ResnetBlock(before, after, dialect) for before, after in widths)
         self.attention = nn.ModuleList(SpatialAttention(outputs, GROUPS) for _ in range(blocks if attention else 0))
         self.resample = resample
 
@@ -171,7 +171,7 @@ class VQGANDecoder(nn.Module):
         self.levels = nn.Sequential()
         for i, outputs in reversed(list(enumerate(config.channels))):
             attention = taming and i == len(config.channels) - 1
-            up = Upsample(outputs) if i else None
+            up = ResnetUpsample(outputs) if i else None
             self.levels.append(Level(inputs, outputs, config.blocks + taming, config.dialect, attention, up))
             inputs = outputs
         self.norm_out = _norm(inputs)
@@ -214,7 +214,7 @@ def _middle(channels: int, config: VQGAN) -> nn.Sequential:
     """Taming's has attention between two blocks; the MaskGIT-VQGAN's has as many blocks as each resolution."""
     taming = config.dialect == "taming"
     blocks = 2 if taming else config.blocks
-    parts: list[nn.Module] = [ResidualBlock(channels, channels, config.dialect) for _ in range(blocks)]
+    parts: list[nn.Module] = [ResnetBlock(channels, channels, config.dialect) for _ in range(blocks)]
     if taming:
         parts.insert(1, SpatialAttention(channels, GROUPS))
     return nn.Sequential(*parts)

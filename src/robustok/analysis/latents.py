@@ -16,7 +16,7 @@ from robustok.analysis.imitation import Imitation, nearest_cells
 from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
 from robustok.evaluation.decoding import evaluating
 from robustok.evaluation.metrics.ifid import Nearest
-from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised_by_cells
 from robustok.evaluation.scores.halves import half_interval, halves
 from robustok.evaluation.scores.intervals import Interval
 from robustok.generators.flow import FlowSampling, sample_latents
@@ -112,7 +112,7 @@ def analyze_latents(
 
     def disturbed(cell: NoiseCell) -> Latents:
         """All cells with the same random numbers."""
-        return next(latents for _, latents in noised(own, channels, [cell], seed=seed, block=0))
+        return next(latents for _, latents in noised_by_cells(own, channels, [cell], seed=seed, block=0))
 
     imitation = nearest_cells(
         own, real, {"generated": generated}, disturbed, GRID, NOISE_GRID, real.flatten(0, 1),

@@ -12,8 +12,8 @@ from robustok.analysis.latents import LatentAnalysis
 from robustok.analysis.tokens import Analysis, Result
 from robustok.evaluation.metrics.pfid import Cell
 from robustok.report.charts import Series, line_chart, scatter
-from robustok.report.html import page as html_page
 from robustok.report.html import part
+from robustok.report.html import render as html_page
 from robustok.report.images import gallery
 from robustok.report.page import shown
 from robustok.report.run import Grid

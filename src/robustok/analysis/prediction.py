@@ -14,8 +14,8 @@ from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.generate import sample
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Logits
-from robustok.generators.sampling import Sampling, draw, guidance_scales
-from robustok.generators.unmasking import MaskedSampling, annealed, drawn_from, masked_after
+from robustok.generators.sampling import Sampling, draw_codes, guidance_scales
+from robustok.generators.unmasking import MaskedSampling, drawn_from, masked_after, tempered
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 
@@ -66,7 +66,7 @@ def teacher_forcing(
             log_softmax = (flat / sampling.temperature).log_softmax(1)
             log_p[batch, at] = log_softmax.gather(1, true).double().view(size).cpu()
             now = step[0] if isinstance(at, slice) else step[int(at[0])]  # asked of masked generators' alone
-            chosen = draw(drawn_from(flat, sampling, now)[0], uniform[:, at].flatten())
+            chosen = draw_codes(drawn_from(flat, sampling, now)[0], uniform[:, at].flatten())
             drawn[batch, at] = chosen.view(size).to(tokens.device)
             likeliest[batch, at] = flat.argmax(1).view(size).to(tokens.device)
             rank[batch, at] = ((flat > flat.gather(1, true)).sum(1) + 1).view(size).to(tokens.device)
@@ -113,7 +113,7 @@ def forced_logits(
         for number in step.unique().tolist():
             given, at = tokens.masked_fill(step >= number, generator.codebook_size), (step == number).nonzero()[:, 0]
             logits = generator.predict_masked(twice(given), asked)[:, at]
-            yield at, annealed(combined(logits, scales[number].expand(len(at))), sampling, number)
+            yield at, tempered(combined(logits, scales[number].expand(len(at))), sampling, number)
         return
     if isinstance(generator, AutoregressiveModel):
         yield slice(0, tokens.shape[1]), combined(generator(twice(tokens), asked), scales)

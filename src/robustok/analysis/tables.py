@@ -9,7 +9,7 @@ from robustok.analysis.latents import LatentAnalysis
 from robustok.analysis.tokens import Analysis
 from robustok.evaluation.scores.effects import Change, Effect
 from robustok.report.scores import heat
-from robustok.report.table import Cell, Column, Entry, Table
+from robustok.report.table import Column, Entry, Table, TableCell
 from robustok.report.text import ALPHA, DELTA, MINUS, number, percent
 
 SHOWN_RANKS = (1, 4, 16, 64, 256, 1024)
@@ -82,8 +82,8 @@ def records(
 ) -> Table:
     """Name, values and intervals of each row; of `changes` with their signs, quiet where the interval holds 0."""
 
-    def cell(value: Any, bounds: tuple[float, float] | None, written: Written) -> Cell:
-        shown = Cell(written(value), " to ".join(map(written, bounds)) if bounds else "")
+    def cell(value: Any, bounds: tuple[float, float] | None, written: Written) -> TableCell:
+        shown = TableCell(written(value), " to ".join(map(written, bounds)) if bounds else "")
         if not changes or bounds is None:
             return shown
         text = f"+{shown.text}" if value > 0 else shown.text
@@ -133,7 +133,7 @@ def targets_table(analysis: Analysis) -> Table:
     """The best cell of each target in each view."""
     rows = [
         (
-            Cell(target.name.capitalize(), f"view: {target.view}"),
+            TableCell(target.name.capitalize(), f"view: {target.view}"),
             vars(target)
             | {"standing": " / ".join(map(str, standing(analysis, target))), "nearest": min(target.cells)}
             | {"range": " to ".join(range_names(target))},
@@ -183,7 +183,7 @@ def colors_table(effects: Iterable[Effect]) -> Table:
         return f"+{rounded(shift)}" if round(shift, 2) > 0 else rounded(shift)
 
     rows = [
-        [_set(effect), *(Cell(rounded(d), signed(by)) for d, by in zip(effect.colors, effect.shifts, strict=True))]
+        [_set(effect), *(TableCell(rounded(d), signed(by)) for d, by in zip(effect.colors, effect.shifts, strict=True))]
         for effect in effects
     ]
     columns = [f"{kind} {channel}" for kind in ("Mean", "Std") for channel in ("L*", "a*", "b*")]
@@ -202,7 +202,9 @@ def latent_tables(analysis: LatentAnalysis) -> list[Table]:
     return [records(back, RETURNS, returns, ""), Table(columns=columns, rows=rows, caption=channels)]
 
 
-def _set(effect: Effect) -> Cell:
+def _set(effect: Effect) -> TableCell:
     return (
-        Cell(effect.images.capitalize(), f"{effect.decoder} decoder") if effect.decoder else Cell("Other real images")
+        TableCell(effect.images.capitalize(), f"{effect.decoder} decoder")
+        if effect.decoder
+        else TableCell("Other real images")
     )

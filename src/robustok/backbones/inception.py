@@ -58,7 +58,7 @@ class Inception(nn.Module):
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         _check_keys(state)
-        conv = partial(Conv, state)
+        conv = partial(BasicConv, state)
         average = partial(nn.AvgPool2d, 3, stride=1, padding=1, count_include_pad=False)
         self.stem = nn.Sequential(
             conv("Conv2d_1a_3x3", stride=2),
@@ -95,7 +95,7 @@ class Inception(nn.Module):
             return InceptionFeatures(pooled, pooled @ self.classifier.T, spatial)
 
 
-class Conv(FrozenConv):
+class BasicConv(FrozenConv):
     """Convolution, batch-norm, ReLU. Where it halves the sides it sees whole windows only."""
 
     def __init__(
@@ -128,7 +128,7 @@ def _block(state: Mapping[str, Tensor], name: str, pool: nn.Module | None = None
                 return pool or nn.MaxPool2d(3, stride=2)
             case _ if "/" in part:
                 return Branches(*map(layer, part.split("/")))
-        return Conv(state, f"{name}.branch{part.rstrip('!')}", stride=2 if part.endswith("!") else 1)
+        return BasicConv(state, f"{name}.branch{part.rstrip('!')}", stride=2 if part.endswith("!") else 1)
 
     branches = ([layer(part) for part in branch.split()] for branch in BRANCHES[name].split(" | "))
     return Branches(*(layers[0] if len(layers) == 1 else nn.Sequential(*layers) for layers in branches))

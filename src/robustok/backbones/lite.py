@@ -138,7 +138,7 @@ class InvertedResidual(nn.Module):
 
 
 @cache
-def fingerprint(release: Release = LITE0) -> str:
+def weights_hash(release: Release = LITE0) -> str:
     """SHA-256 of the weight file: names this feature space in a score's protocol."""
     return hashlib.sha256(weight_file(release).read_bytes()).hexdigest()
 

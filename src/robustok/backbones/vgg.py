@@ -120,7 +120,7 @@ def _stage(state: Mapping[str, Tensor], numbers: tuple[int, ...]) -> nn.Sequenti
     return nn.Sequential(*layers)
 
 
-def random_weights(config: LPIPSVGG) -> dict[str, Tensor]:
+def random_vgg_weights(config: LPIPSVGG) -> dict[str, Tensor]:
     """Weights as a ReLU network starts, by the published names: the same every time, from no global randomness."""
     state: dict[str, Tensor] = {}
     before = 3

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(command, str):
                 print(command)
             else:
-                run(command)
+                run_command(command)
             sys.stdout.flush()
         return 0
     except BrokenPipeError:  # whoever read our output has had enough
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run(command: Command) -> None:
+def run_command(command: Command) -> None:
     """Do what was typed, together with the processes that torchrun started where they share it.
 
     Raises ValueError or OSError where what is written could not be kept, before hours went into it.

@@ -41,13 +41,13 @@ class Analyze(Sampled, View, Verbose):
         from robustok.analysis.latents import analyze_latents
         from robustok.analysis.page import page, text
         from robustok.analysis.tokens import analyze
-        from robustok.cli.models import tokenizer_of
+        from robustok.cli.models import tokenizer_named
         from robustok.evaluation.features.registry import extractor
         from robustok.generators.fit import check_fit
         from robustok.generators.protocol import makes
 
         device, tokenizer, generator = self.opened()
-        tuned = tokenizer_of(self.tuned, device, self.fields) if self.tuned else None
+        tuned = tokenizer_named(self.tuned, device, self.fields) if self.tuned else None
         images = self._images(tokenizer.image_size, generator.null_class)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.sampling(generator)

@@ -189,7 +189,7 @@ class Evaluate(Sampled, Features, View, Shared):
                         how["compile"] = "inductor"
                     decoders = tokenizer
                     if self.against:
-                        before = models.tokenizer_of(self.against, device, self.fields)
+                        before = models.tokenizer_named(self.against, device, self.fields)
                         decoders = {"before": before, "after": tokenizer}
                     scores = generator_scores.score_generator(
                         generator, decoders, references, labels, extractors, **how

@@ -28,7 +28,7 @@ class Export(Verbose):
         """A file in the authors' layout, or a folder of diffusers."""
         import torch
 
-        from robustok.cli.models import generator_of, tokenizer_of
+        from robustok.cli.models import generator_named, tokenizer_named
         from robustok.runtime.places import check_writable
 
         if (self.tokenizer is None) == (self.generator is None):
@@ -38,9 +38,9 @@ class Export(Verbose):
         check_writable(self.out, "file")
         cpu = torch.device("cpu")
         if self.generator is not None:
-            model = generator_of(self.generator, cpu, None)
+            model = generator_named(self.generator, cpu, None)
         elif self.tokenizer is not None:
-            model = tokenizer_of(self.tokenizer, cpu, self.fields)
+            model = tokenizer_named(self.tokenizer, cpu, self.fields)
         if hasattr(model, "to_checkpoint"):
             model.to_checkpoint(self.out)
             how = "in the layout of its authors"

@@ -18,11 +18,11 @@ class Models:
     def opened(self) -> tuple[Any, Any, Any]:
         """The device, and on it what --tokenizer and --generator name, None where a verb has none or none was given."""
         from robustok.cli.images import device_of
-        from robustok.cli.models import generator_of, tokenizer_of
+        from robustok.cli.models import generator_named, tokenizer_named
 
         device, names = device_of(self.device), (getattr(self, "tokenizer", None), getattr(self, "generator", None))
-        tokenizer = None if names[0] is None else tokenizer_of(names[0], device, self.fields)
-        generator = None if names[1] is None else generator_of(names[1], device, tokenizer)
+        tokenizer = None if names[0] is None else tokenizer_named(names[0], device, self.fields)
+        generator = None if names[1] is None else generator_named(names[1], device, tokenizer)
         return device, tokenizer, generator
 
 

@@ -46,7 +46,7 @@ def checkup() -> str:
         "Versions": versions(),
         "Machine": machine(),
         "Embedded": embedded(),
-        "Feature spaces": spaces(),
+        "Feature spaces": space_rows(),
         "Networks of the recipes": networks(),
         "To fetch by hand where there is no network": to_fetch(),
         "Extras": extras(),
@@ -135,7 +135,7 @@ NETWORKS: dict[str, WeightFile | HubModel] = {
 }
 
 
-def spaces() -> list[tuple[str, str]]:
+def space_rows() -> list[tuple[str, str]]:
     """Each feature space, and LPIPS: where its weights are, or how to get them."""
     rows = [("lite0, vgg-hed", "embedded"), ("lite2", in_package(LITE2)), ("lite1", in_package(LITE1))]
     for name, weights in SPACES.items():

@@ -32,12 +32,12 @@ def fields_of(typed: Iterable[str]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def tokenizer_of(name: Path, device: torch.device, fields: Iterable[str] = ()) -> Any:
+def tokenizer_named(name: Path, device: torch.device, fields: Iterable[str] = ()) -> Any:
     """The tokenizer of a name, on the device. Raises ValueError for a field that its family does not have."""
     return _told(load_tokenizer(name, **fields_of(fields)), name).to(device)
 
 
-def generator_of(name: Path, device: torch.device, tokenizer: Any) -> Any:
+def generator_named(name: Path, device: torch.device, tokenizer: Any) -> Any:
     """The generator of a name, trained on that tokenizer, on the device."""
     return _told(load_generator(name, tokenizer=tokenizer), name).to(device)
 

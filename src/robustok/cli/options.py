@@ -174,7 +174,7 @@ def check_names(verb: type[Command], typed: Iterable[tuple[str, str]], preset: A
             raise ValueError(f"there is no option or setting --{name}{hint}; --{LISTING} lists every setting")
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean ...?` with the nearest of the names, or all of them when none is near."""
     known = list(names)
     near = get_close_matches(name, known, n=1)

@@ -14,7 +14,6 @@ from robustok.cli.options import (
     Option,
     check_names,
     name_of,
-    nearest,
     options_of,
 )
 
@@ -38,7 +37,7 @@ def parse(verb: type[Command], words: Sequence[str]) -> Command | str:
     found = sort(verb, words)
     typed = tuple(found.typed)
     try:
-        values = read(verb, found)
+        values = option_values(verb, found)
     except ValueError as error:
         if typed and issubclass(verb, Configurable):  # a misspelt option is what is missing, perhaps
             check_names(verb, typed, verb.start())
@@ -97,7 +96,7 @@ def _without_value(name: str, option: Option | None, own: Sequence[str]) -> str:
     return f"--{name} is a setting and needs a value" + (f", or did you mean --{near[0]}?" if near else "")
 
 
-def read(verb: type[Command], words: Words) -> dict[str, Any]:
+def option_values(verb: type[Command], words: Words) -> dict[str, Any]:
     """The values of the options that were given, by their fields.
 
     Raises ValueError for a value that an option does not take, a word too many, and, unless settings are to be

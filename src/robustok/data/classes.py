@@ -86,7 +86,7 @@ def by_folder(
         )
     classes, labels = by_name(kinds, bare)
     if complete:
-        check_classes(torch.arange(len(classes)), labels, classes, place)
+        check_none_lost(torch.arange(len(classes)), labels, classes, place)
     return classes, labels
 
 
@@ -174,7 +174,7 @@ def one_spelling(text: str) -> str:
     return normalize("NFC", text)
 
 
-def check_classes(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:
+def check_none_lost(before: Tensor, labels: Tensor, classes: tuple[str, ...], place: str) -> None:
     """Raises ValueError where a class that had images `before` has none left among the labels."""
     had, has = (part.bincount(minlength=len(classes)) for part in (before, labels))
     empty = [classes[label] for label in ((had > 0) & (has == 0)).nonzero().flatten().tolist()]

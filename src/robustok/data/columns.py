@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from robustok.data.classes import Classes, among, check_classes, classes_of, is_missing, unlabeled
+from robustok.data.classes import Classes, among, check_none_lost, classes_of, is_missing, unlabeled
 from robustok.data.image_files import BrokenFileError
 from robustok.runtime.checkpoint import parse_json
 
@@ -75,7 +75,7 @@ class Columns(NamedTuple):
         if self.names is None:
             return classes_of(told, what)
         classes, labels = among(told, self.names, what)
-        check_classes(torch.arange(len(classes)), labels, classes, place)
+        check_none_lost(torch.arange(len(classes)), labels, classes, place)
         return classes, labels
 
 

@@ -85,7 +85,7 @@ class FluentEmoji(ImageSet):
         return self._kept[i]
 
     def _compose(self, i: int) -> Array:
-        draw = Draw(self.seed, "scene", self.split, i)
+        draw = SceneNumbers(self.seed, "scene", self.split, i)
         scene = background(self.size, draw)
         others = max(0, draw(4) - 1)
         for other in range(others, -1, -1):  # the main one last, so on top
@@ -95,7 +95,7 @@ class FluentEmoji(ImageSet):
         return scene
 
 
-class Draw:
+class SceneNumbers:
     """Random whole numbers of one purpose and place, the same on every machine and in every version of everything."""
 
     def __init__(self, *place: object):
@@ -107,7 +107,7 @@ class Draw:
         return number
 
 
-def background(size: int, draw: Draw) -> Array:
+def background(size: int, draw: SceneNumbers) -> Array:
     """Two colors as a gradient, stripes, checks or rings: (size, size, 3)."""
     hue = draw(6 * ONE)
     first, second = (np.array(color(draw, hue + draw(ONE)), np.int32) for _ in range(2))
@@ -130,7 +130,7 @@ def background(size: int, draw: Draw) -> Array:
     return mixed
 
 
-def color(draw: Draw, hue: int) -> tuple[int, int, int]:
+def color(draw: SceneNumbers, hue: int) -> tuple[int, int, int]:
     """A hue (6 ONE is once around), from white to half saturated, from medium to bright: each color from 0 to 255."""
     saturation, value = draw(ONE * 2 // 3), ONE // 2 + draw(ONE // 2)
     ramps = [abs((hue + shift * ONE) % (6 * ONE) - 3 * ONE) - ONE for shift in (0, 4, 2)]
@@ -140,7 +140,7 @@ def color(draw: Draw, hue: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def paste(scene: Array, sprite: Pyramid, draw: Draw, *, main: bool) -> None:
+def paste(scene: Array, sprite: Pyramid, draw: SceneNumbers, *, main: bool) -> None:
     """Lay a sprite over a scene: the main one 65 to 85 % of the scene wide and near the middle, others 25 to 40 %."""
     size = len(scene)
     percent = (65 if main else 25) + draw(21 if main else 16)

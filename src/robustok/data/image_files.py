@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustok.data import decoding
-from robustok.data.classes import check_classes
+from robustok.data.classes import check_none_lost
 from robustok.data.file_names import some
 from robustok.data.images import Draws, ImageSet, Indices, short_hash
 from robustok.data.order import Windows
@@ -70,7 +70,7 @@ class Files:
         return {"name": name, "count": len(self), "hash": short_hash(data)}
 
 
-class View(TypedDict, total=False):
+class FileView(TypedDict, total=False):
     """Options of how image files are read, see `ImageFiles`."""
 
     errors: Errors | None
@@ -246,7 +246,7 @@ class ImageFiles(ImageSet):
             self.broken, self._kept = tuple(broken), torch.tensor(kept, dtype=torch.int64)
             self.windows = self.source.windows and self.source.windows.of(self._kept)
             self.labels = self.source.labels[self._kept]
-            check_classes(self.source.labels, self.labels, self.classes, self.source.place)
+            check_none_lost(self.source.labels, self.labels, self.classes, self.source.place)
 
     def _outcome(self, number: int) -> tuple[int, Broken | tuple[int, int]]:
         """Number, and width and height of a file, or why it cannot be decoded."""

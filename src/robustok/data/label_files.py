@@ -42,7 +42,7 @@ BOXES = re.compile(r"(\S+)( +-?[\d.]+){4}( +\S+( +-?[\d.]+){4})*")  # a class an
 SEVERAL = re.compile(r"-?[\d.]+([ ,;\t]+-?[\d.]+)+")
 
 
-class Row(NamedTuple):
+class LabelRow(NamedTuple):
     """One row of a file."""
 
     fields: list[Any]
@@ -60,7 +60,7 @@ def told_by(file: Path, names: Sequence[str], place: str) -> Classes:
     if not file.is_file():
         raise ValueError(f"there is no file {file}; give the file that tells the class of each image in {place}")
     images = _Images(names)
-    ways, best, most = [], list[Row](), 0
+    ways, best, most = [], list[LabelRow](), 0
     for rows in ways_to_read(file, images.split, not any(name.startswith("#") for name in names)):
         ways.append(rows)
         telling = sum(images.tells(row) for row in rows)
@@ -95,7 +95,7 @@ class _Images:
         """The images of this name, or but for the suffix."""
         return self._stems.get(_stem(_key(told)), [])
 
-    def tells(self, row: Row) -> bool:
+    def tells(self, row: LabelRow) -> bool:
         """Tell whether a row has an image and something else."""
         return len(row.fields) > 1 and any(self.close(str(field)) for field in row.fields if field is not None)
 
@@ -112,12 +112,12 @@ class _Images:
         return [name, line[len(name) :].strip().strip("\"'")]
 
 
-def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes:
+def _paired(file: Path, rows: list[LabelRow], images: _Images, place: str) -> Classes:
     """Classes from rows of an image and its class."""
     header, rows = _header(file, rows, images)
     name, label = _columns(file, header, rows, images)
-    told: dict[int, tuple[Any, Row]] = {}
-    loosely: dict[int, tuple[Any, Row]] = {}  # by the name but for the suffix
+    told: dict[int, tuple[Any, LabelRow]] = {}
+    loosely: dict[int, tuple[Any, LabelRow]] = {}  # by the name but for the suffix
     for row in rows:
         if len(row.fields) <= max(name, label):
             raise ValueError(f"{row.where} of {file} has no class: {row.text}; write the image and its class")
@@ -147,7 +147,7 @@ def _paired(file: Path, rows: list[Row], images: _Images, place: str) -> Classes
     return classes_of(_whole([told[index][0] for index in range(len(images.names))], file), str(file))
 
 
-def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Classes:
+def _one_a_line(file: Path, rows: list[LabelRow], images: _Images, place: str) -> Classes:
     """Classes from rows of one class each, in the order of the images. Raises ValueError for another number of rows."""
     count, remedy = len(images.names), "write lines of an image and its class, divided by a comma"
     first = rows[0]
@@ -173,7 +173,7 @@ def _one_a_line(file: Path, rows: list[Row], images: _Images, place: str) -> Cla
     return classes_of([row.fields[0] for row in rows], str(file))
 
 
-def _header(file: Path, rows: list[Row], images: _Images) -> tuple[list[str] | None, list[Row]]:
+def _header(file: Path, rows: list[LabelRow], images: _Images) -> tuple[list[str] | None, list[LabelRow]]:
     """The names of columns, where the first row has them, and the rows of images. Raises ValueError for longer rows."""
     if rows[0].columns is not None:
         return list(rows[0].columns), rows
@@ -189,7 +189,7 @@ def _header(file: Path, rows: list[Row], images: _Images) -> tuple[list[str] | N
     return header, rows
 
 
-def _columns(file: Path, header: list[str] | None, rows: list[Row], images: _Images) -> tuple[int, int]:
+def _columns(file: Path, header: list[str] | None, rows: list[LabelRow], images: _Images) -> tuple[int, int]:
     """The columns of the image and of its class. Raises ValueError where it is not plain which they are."""
     width = len(header or max((row.fields for row in rows), key=len))
     known = [
@@ -236,7 +236,7 @@ def _stem(key: str) -> str:
     return key[: key.rindex(".")] if key.lower().endswith(SUFFIXES) else key
 
 
-def ways_to_read(file: Path, split: Callable[[str], list[str]], comments: bool) -> Iterator[list[Row]]:
+def ways_to_read(file: Path, split: Callable[[str], list[str]], comments: bool) -> Iterator[list[LabelRow]]:
     """The rows of a file in each way in which a row may be divided: that of a table's suffix first, by blanks last.
 
     `split` divides a line by blanks. Empty lines are left out and, with `comments`, lines that begin with #. Raises
@@ -250,7 +250,7 @@ def ways_to_read(file: Path, split: Callable[[str], list[str]], comments: bool) 
     for delimiter in sorted(DELIMITERS, key=lambda delimiter: delimiter != TABLES.get(suffix)):
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True, skipinitialspace=True)
         try:
-            rows = [Row([field.strip() for field in fields], f"line {reader.line_num}") for fields in reader]
+            rows = [LabelRow([field.strip() for field in fields], f"line {reader.line_num}") for fields in reader]
         except csv.Error as error:
             if delimiter == TABLES.get(suffix):
                 raise ValueError(f"{file} is no whole table ({error}); mend its quotes") from error
@@ -265,13 +265,13 @@ def is_header(fields: Sequence[Any]) -> bool:
     return bool(lower & {*NAMES, *LABELS})
 
 
-def _by_blanks(lines: list[str], split: Callable[[str], list[str]]) -> Iterator[Row]:
+def _by_blanks(lines: list[str], split: Callable[[str], list[str]]) -> Iterator[LabelRow]:
     filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     titles = filled[0][1].split() if filled else []
     table = len(titles) > 1 and {titles[0].lower()} <= {*NAMES} and is_header(titles[1:])
     for index, (number, line) in enumerate(filled):
         whole = table and (index == 0 or len(titles) > 2)  # else a class may hold blanks
-        yield Row(line.split() if whole else split(line), f"line {number}")
+        yield LabelRow(line.split() if whole else split(line), f"line {number}")
 
 
 def _text(file: Path) -> str:
@@ -287,7 +287,7 @@ def _text(file: Path) -> str:
     return text
 
 
-def _of_json(file: Path, text: str) -> list[Row]:
+def _of_json(file: Path, text: str) -> list[LabelRow]:
     usual, other = (_json, _json_lines) if file.suffix.lower() == ".json" else (_json_lines, _json)
     try:
         told = usual(text)
@@ -318,7 +318,7 @@ def _json(text: str) -> Any:
     return parse_json(text, object_pairs_hook=told)
 
 
-def _rows(told: Any) -> Iterator[Row]:
+def _rows(told: Any) -> Iterator[LabelRow]:
     """Rows of {image: class}, {image: record}, {class: images}, {"labels": pairs}, columns, records, pairs, classes."""
     if isinstance(told, dict) and isinstance(told.get("labels"), list | dict) and len(told) == 1:
         told = told["labels"]
@@ -329,9 +329,9 @@ def _rows(told: Any) -> Iterator[Row]:
     columns = tuple({str(name): None for entry in told if isinstance(entry, dict) for name in entry})
     for number, entry in enumerate(told, 1):
         if isinstance(entry, dict):
-            yield Row([entry.get(name) for name in columns], f"entry {number}", columns)
+            yield LabelRow([entry.get(name) for name in columns], f"entry {number}", columns)
         else:
-            yield Row(entry if isinstance(entry, list) else [entry], f"entry {number}")
+            yield LabelRow(entry if isinstance(entry, list) else [entry], f"entry {number}")
 
 
 def _entries(told: Mapping[str, Any]) -> list[Any]:

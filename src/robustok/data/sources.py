@@ -6,7 +6,7 @@ from typing import Unpack
 from robustok.data.downloads import is_address
 from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, some
 from robustok.data.folder import FolderFiles
-from robustok.data.image_files import Files, ImageFiles, View
+from robustok.data.image_files import Files, FileView, ImageFiles
 from robustok.data.tables import PREFIX, ParquetFiles, holds_images, hub_files, is_saved, saved_files
 from robustok.data.tars import TarFiles
 
@@ -20,7 +20,7 @@ def open_images(
     split: str = "train",
     labels: str | None = None,
     window: int | None = None,
-    **view: Unpack[View],
+    **view: Unpack[FileView],
 ) -> ImageFiles:
     """An image set, its kind told by the name:
 
@@ -45,7 +45,9 @@ def open_images(
     return ImageFiles(files, size, **view)
 
 
-def ImageFolder(path: str | Path, size: int, *, labels: str | Path | None = None, **view: Unpack[View]) -> ImageFiles:
+def ImageFolder(
+    path: str | Path, size: int, *, labels: str | Path | None = None, **view: Unpack[FileView]
+) -> ImageFiles:
     """The images of a folder: one sub-folder per class, or all in one place, which makes one class.
 
     Files are PNG, JPEG, WebP, TIFF and others (`file_names.SUFFIXES`), in the order of their names. `labels` as for

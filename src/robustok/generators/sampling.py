@@ -107,7 +107,7 @@ def probabilities(logits: Distribution, config: Sampling, temperature: Tensor | 
     return p
 
 
-def draw(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
+def draw_codes(p: Distribution, uniform: Float[Tensor, " b"]) -> Tensor:
     """The code at which each row's cumulative probability passes its uniform number in [0, 1)."""
     cumulative = p.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:]  # ends in exactly 1, so codes of probability 0 are never drawn
@@ -129,7 +129,7 @@ def draw_next(
         labelled, unlabelled = logits.chunk(2)
         logits = guide(labelled, unlabelled, scale)
     p = probabilities(logits, config, temperature)
-    return draw(p, uniform.flatten()).clamp(max=p.shape[1] - 1).view(uniform.shape), p.sum().isfinite()
+    return draw_codes(p, uniform.flatten()).clamp(max=p.shape[1] - 1).view(uniform.shape), p.sum().isfinite()
 
 
 def balanced_labels(count: int, classes: int) -> Labels:
@@ -189,10 +189,10 @@ def sample_tokens(
 
     how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
     how |= {"batch_size": batch_size, "progress": progress, "keep_weight": None if memory is None else memory.keep}
-    return in_batches(finish, generator, labels, generator.tokens_per_image, **how)
+    return sample_in_batches(finish, generator, labels, generator.tokens_per_image, **how)
 
 
-def in_batches(
+def sample_in_batches(
     finish: Callable[[Labels, Float[Tensor, "b u"], Kept | None], Tokens],
     generator: GeneratorLike,
     labels: Labels,

@@ -25,11 +25,11 @@ from robustok.generators.sampling import (
     Sampling,
     Schedule,
     check_finite,
-    draw,
+    draw_codes,
     guidance_scales,
     guide,
-    in_batches,
     probabilities,
+    sample_in_batches,
 )
 from robustok.runtime.configs import check_least
 from robustok.shapes import Labels, TokenMask, Tokens
@@ -77,7 +77,7 @@ def masked_after(n: int, steps: int, schedule: MaskSchedule = "cosine") -> list[
     return [*counts, 0]
 
 
-def annealed(logits: Float[Tensor, "*_ k"], config: MaskedSampling, step: int) -> Float[Tensor, "*_ k"]:
+def tempered(logits: Float[Tensor, "*_ k"], config: MaskedSampling, step: int) -> Float[Tensor, "*_ k"]:
     """Logits at the temperature of a step of 0 to `steps` - 1, where that is annealed."""
     return logits / (0.5 + 0.8 * (1 - (step + 1) / config.steps)) if config.temperature_annealing else logits
 
@@ -129,7 +129,7 @@ def sample_masked(
 
     how: dict[str, Any] = {"seed": seed, "first": first, "keep": keep, "tokens": tokens, "null_class": null_class}
     numbers = config.steps * 2 * n
-    return in_batches(finish, generator, labels, numbers, **how, batch_size=batch_size, progress=progress)
+    return sample_in_batches(finish, generator, labels, numbers, **how, batch_size=batch_size, progress=progress)
 
 
 def _sample_batch(
@@ -152,10 +152,10 @@ def _sample_batch(
             continue
         tokens, (for_tokens, for_choice) = result[rows], uniform[rows, step].unbind(1)
         masked = tokens == mask
-        logits = annealed(_logits(generator, tokens, labels[rows], masked, scale), config, step)
+        logits = tempered(_logits(generator, tokens, labels[rows], masked, scale), config, step)
         p, certainty_of = drawn_from(logits, config, step)
         finite = finite & p.sum().isfinite()
-        drawn = draw(p, for_tokens[masked]).clamp(max=p.shape[1] - 1)
+        drawn = draw_codes(p, for_tokens[masked]).clamp(max=p.shape[1] - 1)
         certain = certainty_of(drawn)
         if temperature := _noise(config, step):
             certain = certain - temperature * (-for_choice[masked].log()).log()  # a Gumbel variate more

@@ -28,7 +28,7 @@ class Augmentation:
         check_shares(self, "probability", "color", "translation", "cutout")
 
 
-class Draw(NamedTuple):
+class Changes(NamedTuple):
     """One batch's random changes; each (b), zero where an image is left alone."""
 
     brightness: Tensor  # added to pixels in [-1, 1]
@@ -41,7 +41,7 @@ class Draw(NamedTuple):
     hole_right: Tensor  # its center, as a fraction of the width
 
 
-def draw(config: Augmentation, count: int, *, generator: Generator) -> Draw:
+def draw_changes(config: Augmentation, count: int, *, generator: Generator) -> Changes:
     """Random changes for `count` images, on the generator's device."""
     device = generator.device
     uniform = torch.rand(7, count, generator=generator, device=device)
@@ -49,7 +49,7 @@ def draw(config: Augmentation, count: int, *, generator: Generator) -> Draw:
     met = torch.rand(3, count, generator=generator, device=device) < config.probability
     color, translation, hole = strengths * met
     signed = 2 * uniform - 1
-    return Draw(
+    return Changes(
         brightness=color * signed[0] / 2,
         saturation=color * signed[1],
         contrast=color * signed[2] / 2,
@@ -61,13 +61,13 @@ def draw(config: Augmentation, count: int, *, generator: Generator) -> Draw:
     )
 
 
-def augment(images: Images, changes: Draw) -> Images:
+def augment(images: Images, changes: Changes) -> Images:
     """Images with the drawn changes; the same draw changes another batch alike. Gradients flow through."""
-    changes = Draw(*(change.to(images.device) for change in changes))
+    changes = Changes(*(change.to(images.device) for change in changes))
     return cut(shift(recolor(images, changes), changes), changes)
 
 
-def recolor(images: Images, changes: Draw) -> Images:
+def recolor(images: Images, changes: Changes) -> Images:
     """Brightness, then saturation, then contrast."""
     brightness, saturation, contrast = (change.view(-1, 1, 1, 1) for change in changes[:3])
     images = images + brightness
@@ -75,7 +75,7 @@ def recolor(images: Images, changes: Draw) -> Images:
     return images + contrast * (images - images.mean(dim=(1, 2, 3), keepdim=True))
 
 
-def shift(images: Images, changes: Draw) -> Images:
+def shift(images: Images, changes: Changes) -> Images:
     """Each image moved by whole pixels; what moves in from outside is 0."""
     b, c, h, w = images.shape
     rows, columns = _sources(h, changes.down), _sources(w, changes.right)
@@ -85,7 +85,7 @@ def shift(images: Images, changes: Draw) -> Images:
     return images * inside
 
 
-def cut(images: Images, changes: Draw) -> Images:
+def cut(images: Images, changes: Changes) -> Images:
     """A rectangle of each image set to 0; its center is anywhere in the image, so it may hang over the border."""
     h, w = images.shape[-2:]
     rows, columns = _inside(h, changes.hole_down, changes.hole), _inside(w, changes.hole_right, changes.hole)

@@ -41,7 +41,7 @@ def recipe(name: str, recipes: Mapping[str, Recipe]) -> Any:
     return recipes[run](scale or "paper")
 
 
-def table() -> str:
+def recipes_table() -> str:
     """All runs in Markdown: what is trained, for how long, what was reached."""
     numbers = ("trained", "steps x images", "micro-batches on one GPU", "learning rate")
     cost, reached = Column("cost", left=True), Column("what it reached", left=True)
@@ -52,7 +52,7 @@ def table() -> str:
 
 def row(name: str, make: Recipe) -> tuple[str, ...]:
     """One run: its docstring, and what its config says."""
-    summary, cost, reached = told(make)
+    summary, cost, reached = docstring_parts(make)
     config = make("paper")
     one = make("one_gpu")
     millions = f"{parameters(config) / 1e6:.0f} M"
@@ -60,7 +60,7 @@ def row(name: str, make: Recipe) -> tuple[str, ...]:
     return name, summary, millions, length, str(one.optim.micro_batches), f"{config.optim.lr:g}", cost, reached
 
 
-def told(make: Recipe) -> tuple[str, str, str]:
+def docstring_parts(make: Recipe) -> tuple[str, str, str]:
     """(what a run is, what it costs, what it reached): the first and the last paragraph of its docstring.
 
     Costs are counted (`benchmarks/training_cost.py`), not measured: floating-point operations, and hours of one H100
@@ -76,7 +76,7 @@ def build(config: TokenizerConfig | AutoencoderConfig) -> Tokenizer | Autoencode
     return Tokenizer(config) if isinstance(config, TokenizerConfig) else Autoencoder(config)
 
 
-def parameters(config: TokenizerTraining | GeneratorTraining | PostTraining) -> int:
+def trained_parameters(config: TokenizerTraining | GeneratorTraining | PostTraining) -> int:
     """Weights that a run trains, without those of a discriminator and a semantic head; a decoder is RobusTok's."""
     network: torch.nn.Module
     with torch.device("meta"):
@@ -95,4 +95,4 @@ def parameters(config: TokenizerTraining | GeneratorTraining | PostTraining) -> 
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    print(recipes_table(), end="")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.evaluation.scores.metric_names import VARIANTS
 from robustok.report.run import Run, find
-from robustok.report.table import Cell, Column, Entry, Table
+from robustok.report.table import Column, Entry, Table, TableCell
 from robustok.report.text import change, decimals, number, percent, signed_percent
 
 TRAINED = {"unperturbed": "Without perturbation", "perturbed": "With perturbation"}  # as `arm` of a protocol
@@ -47,7 +47,7 @@ def _trained(run: Run, seeds: Sequence[int]) -> Table:
                 number(value, decimals(max(known))) for of_seeds in values for value in (*of_seeds, _mean(of_seeds))
             ]
             changes = [c for a, b in zip(*values, strict=True) if (c := change(b, a)) is not None]
-            rows.append([Cell(name, note), *cells, _change(changes)])
+            rows.append([TableCell(name, note), *cells, _change(changes)])
     columns = [*(Column(f"seed {seed}", kind="quiet") for seed in seeds), Column("mean", kind="mean")]
     return Table(
         columns=["", *columns, *columns, Column("Change", "mean over seeds, 95 % interval", kind="value")],
@@ -79,9 +79,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _change(changes: Sequence[float]) -> Cell:
+def _change(changes: Sequence[float]) -> TableCell:
     """The mean over seeds, and its 95 % interval where there are several."""
     if len(changes) < 2:
-        return Cell(signed_percent(changes[0] if changes else None))
+        return TableCell(signed_percent(changes[0] if changes else None))
     mean, ends = seeds_interval(list(changes))
-    return Cell(signed_percent(mean), " to ".join(map(signed_percent, ends)))
+    return TableCell(signed_percent(mean), " to ".join(map(signed_percent, ends)))

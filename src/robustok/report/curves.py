@@ -6,7 +6,7 @@ from robustok.evaluation.scores.metric_names import metric_named
 from robustok.report.charts import Series, line_chart, running_mean
 from robustok.report.html import part
 from robustok.report.run import HELD_OUT, STAGES, Run
-from robustok.report.table import Cell, Column, Table
+from robustok.report.table import Column, Table, TableCell
 from robustok.report.text import compact, decimals, number
 
 NAMES = {  # in the order in which they are drawn; others follow under their own names
@@ -74,14 +74,14 @@ def held_out(run: Run) -> Markup | None:
     )
     places = decimals(max(v for p in points.values() for _, v in p))
 
-    def cell(stage: str, step: float) -> Cell:
+    def cell(stage: str, step: float) -> TableCell:
         kept = chosen[stage] == step
-        return Cell("● " * kept + number(dict(points[stage]).get(step), places), kind="key" * kept)
+        return TableCell("● " * kept + number(dict(points[stage]).get(step), places), kind="key" * kept)
 
     table = Table(
         columns=[Column("Step", kind="n"), *(STAGES[stage] for stage in stages)],
         rows=[
-            [Cell(f"{step:,.0f}", kind="n"), *(cell(stage, step) for stage in stages)]
+            [TableCell(f"{step:,.0f}", kind="n"), *(cell(stage, step) for stage in stages)]
             for step in sorted({step for p in points.values() for step, _ in p})
         ],
         caption="Held-out Fréchet distance; ● marks the decoder that was kept",
@@ -105,8 +105,8 @@ def _tries(run: Run) -> Table | None:
         ],
         rows=[
             [
-                Cell(f"{one['sigma']:g}", kind="n"),
-                Cell(f"{one['steps']:,}", kind="n"),
+                TableCell(f"{one['sigma']:g}", kind="n"),
+                TableCell(f"{one['steps']:,}", kind="n"),
                 number(one["distance"], places),
                 f"{one['seconds']:.0f}",
             ]

@@ -28,7 +28,7 @@ def environment(package: str = "robustok.report") -> Environment:
     return made
 
 
-def page(template: str, *, package: str = "robustok.report", **values: Any) -> str:
+def render(template: str, *, package: str = "robustok.report", **values: Any) -> str:
     """A whole document, the styles inside it."""
     return environment(package).get_template(f"{template}.html.j2").render(values)
 

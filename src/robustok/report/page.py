@@ -14,7 +14,7 @@ from robustok.report.curves import codebook_use, held_out, losses
 from robustok.report.images import gallery
 from robustok.report.protocol import costs, protocol
 from robustok.report.run import GROUPS, STAGES, Run, read_run
-from robustok.report.scores import copies, distances, effects, figures, generated, heat_map, spaces
+from robustok.report.scores import copies, distances_table, effects, figures, generated_table, heat_map, spaces_table
 from robustok.runtime.checkpoint import write_bytes
 
 
@@ -32,7 +32,7 @@ def write_report(run_folder: Path) -> Path:
 def page(run: Run) -> str:
     """The whole HTML document; a section of which there is nothing is left out."""
     said = json.dumps([run.config, run.stage_configs, [r["protocol"] for r in run.scores]]).lower()
-    return html.page("run", run=run, parts=shown(sections(run)), summary=summary(run), stages=STAGES, said=said)
+    return html.render("run", run=run, parts=shown(sections(run)), summary=summary(run), stages=STAGES, said=said)
 
 
 def summary(run: Run) -> Markup:
@@ -45,7 +45,7 @@ def sections(run: Run) -> dict[str, Sequence[Any]]:
     """The content of each section: tables, and parts that are HTML already; None where the run has nothing of it."""
     images = {group: [gallery([grid for grid in run.grids if grid.group == group])] for group in GROUPS}
     return {
-        "scores": [distances(run), figures(run), generated(run), spaces(run)],
+        "scores": [distances_table(run), figures(run), generated_table(run), spaces_table(run)],
         "images": images["overview"],
         "pairs": [effects(run), *images["pairs"]],
         "changed": images["changed"],

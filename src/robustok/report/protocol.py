@@ -7,7 +7,7 @@ from robustok.report.charts import bar
 from robustok.report.html import part
 from robustok.report.run import STAGES, Run, find
 from robustok.report.scores import DISTANCES
-from robustok.report.table import Cell, Column, Entry, Table
+from robustok.report.table import Column, Entry, Table, TableCell
 from robustok.report.text import BLANK, count, duration, number
 from robustok.runtime.configs import flat
 
@@ -36,7 +36,9 @@ def costs(run: Run) -> Table | None:
     total, memory = run.value("seconds_total"), run.value("peak_rss_gib")
     if total is not None:
         peak = f"peak memory {number(memory)} GiB" if memory is not None else ""
-        rows.append([Cell("All", kind="key"), Cell(duration(total), kind="key"), Cell(peak, kind="key", span=3)])
+        rows.append(
+            [TableCell("All", kind="key"), TableCell(duration(total), kind="key"), TableCell(peak, kind="key", span=3)]
+        )
     quiet = (Column("Steps", kind="quiet"), Column("Per step", kind="quiet"), Column("", kind="wide", chart=True))
     return Table(columns=("Stage", "Time", *quiet), rows=rows, caption="Wall time")
 

@@ -8,7 +8,7 @@ from robustok.evaluation.scores.metric_names import VARIANTS, metric_named
 from robustok.report.charts import bar
 from robustok.report.html import part
 from robustok.report.run import Run, find
-from robustok.report.table import Cell, Column, Entry, Table
+from robustok.report.table import Column, Entry, Table, TableCell
 from robustok.report.text import (
     ALPHA,
     BLANK,
@@ -74,7 +74,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], str], str]] = {  # metric: name,
 }
 
 
-def distances(run: Run) -> Table | None:
+def distances_table(run: Run) -> Table | None:
     """The floor, rFID, pFID, iFID, and gFID before, for the control and after, on one scale."""
     records = {metric: record for metric in DISTANCES if (record := run.score(metric))}
     if not records:
@@ -91,7 +91,7 @@ def distances(run: Run) -> Table | None:
         decoder = metric.removeprefix("gfid_")
         rows.append(
             [
-                Cell(name, meaning.format(latents=run.latents), kind="key" if metric == "gfid_after" else ""),
+                TableCell(name, meaning.format(latents=run.latents), kind="key" if metric == "gfid_after" else ""),
                 number(value, places),
                 interval(bounds, places),
                 number(value / floor) if floor else BLANK,
@@ -110,20 +110,20 @@ def distances(run: Run) -> Table | None:
     return Table(columns=columns, rows=rows, caption="Fréchet distances, lower is better", kind="distances")
 
 
-def gain(run: Run, metric: str, decoder: str, **protocol: str) -> Cell:
+def gain(run: Run, metric: str, decoder: str, **protocol: str) -> TableCell:
     """The change of a distance by a decoder, of the same tokens or latents, and the interval of that, paired."""
     values = run.values(metric, **protocol)
     moved, before = change(values[decoder], values["before"]), values["before"]
     paired = run.score(f"{metric}_difference", **protocol, **{"from": "before", "to": decoder})
     ends = paired["interval"] if paired is not None and before else None
-    return Cell(moved if moved is None else signed_percent(moved), _span(ends, before))
+    return TableCell(moved if moved is None else signed_percent(moved), _span(ends, before))
 
 
 def _span(ends: Sequence[float] | None, before: float | None) -> str:
     return " to ".join(signed_percent(end / before) for end in ends) if ends and before else ""
 
 
-def generated(run: Run) -> Table | None:
+def generated_table(run: Run) -> Table | None:
     """The other scores of generated images: each before, for the control and after."""
     shown = [decoder for decoder in VARIANTS if any(run.score(f"{m}_{decoder}") for m in OF_GENERATED)]
     rows: list[list[Entry]] = []
@@ -131,12 +131,12 @@ def generated(run: Run) -> Table | None:
         values = run.values(metric)
         if known := [abs(value) for value in values.values() if value is not None]:
             places = 3 if max(known) >= 0.1 else 4
-            rows.append([Cell(name, meaning), *(number(values[decoder], places) for decoder in shown)])
+            rows.append([TableCell(name, meaning), *(number(values[decoder], places) for decoder in shown)])
     columns = ["Generated images", *shown]
     return Table(columns=columns, rows=rows, caption="Beside gFID: quality and variety", kind="dense") if rows else None
 
 
-def spaces(run: Run) -> Table | None:
+def spaces_table(run: Run) -> Table | None:
     """A group of rows for each feature space, trained in or held out; nothing where there is only one space."""
     shown = [decoder for decoder in VARIANTS if run.score(f"gfid_{decoder}")]
     held_out: dict[str, bool] = {}
@@ -148,7 +148,7 @@ def spaces(run: Run) -> Table | None:
     rows: list[list[Entry]] = []
     for space, out in held_out.items():
         said = "held out: nothing was trained in it" if out else "trained in"
-        rows.append([Cell(space, said, kind="key", span=len(shown) + 2)])
+        rows.append([TableCell(space, said, kind="key", span=len(shown) + 2)])
         for metric in ("gfid", *FRACTIONS):
             values = run.values(metric, features=space)
             known, (before, _, after) = [v for v in values.values() if v is not None], values.values()
@@ -156,8 +156,11 @@ def spaces(run: Run) -> Table | None:
                 continue
             places, last = decimals(max(known)), gain(run, metric, "after", features=space)
             if metric in FRACTIONS:
-                places, last = 3, Cell(None if before is None or after is None else _decimal(after - before, True, 3))
-            head = Cell(metric_named(metric).label, f"{metric_named(metric).better} is better")
+                places, last = (
+                    3,
+                    TableCell(None if before is None or after is None else _decimal(after - before, True, 3)),
+                )
+            head = TableCell(metric_named(metric).label, f"{metric_named(metric).better} is better")
             rows.append([head, *(number(values[decoder], places) for decoder in shown), last])
     change_column = Column("After", "against before, paired 95 %", kind="value")
     columns: list[Column | str] = ["Generated images, in each feature space", *shown, change_column]
@@ -180,8 +183,8 @@ def effects(run: Run) -> Table | None:
         span = f"{written(ends[0], True)} to {written(ends[1], True)}" if ends else ""
         known = [None if value is None else written(value, False) for value in (values[name] for name in shown)]
         real = run.value(f"{metric}_floor")
-        head = Cell(metric_named(metric).label, unit)
-        rows.append([head, *known, None if real is None else written(real, False), Cell(words, span)])
+        head = TableCell(metric_named(metric).label, unit)
+        rows.append([head, *known, None if real is None else written(real, False), TableCell(words, span)])
     columns: list[Column | str] = [
         "Generated images",
         *shown,
@@ -201,7 +204,7 @@ def copies(run: Run) -> Table | None:
         [name, number(record["value"]), interval(record["interval"], 1), count(record["images"])]
         for name, record in found.items()
     ]
-    spaces = ", ".join(sorted({str(record["protocol"].get("features")) for record in found.values()}))
+    spaces_table = ", ".join(sorted({str(record["protocol"].get("features")) for record in found.values()}))
     note = (
         "Authentic is an image that is farther from its nearest training image than that is from its own nearest "
         f"(AuthPct, arXiv 2102.08921), measured in {spaces}. Fewer than among real images that were never trained on "
@@ -243,9 +246,9 @@ def heat_map(run: Run) -> Table | None:
     alphas, steps = sorted({alpha for alpha, _ in cells}, reverse=True), sorted({step for _, step in cells})
     places = decimals(max(cells.values()))
 
-    def mean(values: Iterable[float], kind: str = "quiet") -> Cell:
+    def mean(values: Iterable[float], kind: str = "quiet") -> TableCell:
         known = list(values)
-        return Cell(number(sum(known) / len(known), places), kind=kind)
+        return TableCell(number(sum(known) / len(known), places), kind=kind)
 
     rows: list[list[Entry]] = []
     for alpha in alphas:
@@ -265,9 +268,9 @@ def heat(
     *,
     root: float = 1.0,
     kind: str = "",
-) -> Cell:
+) -> TableCell:
     """One of some values, its shade from pale for the smallest to strong for the largest, to the power of `root`."""
     low, high, value = min(cells.values()), max(cells.values()), cells.get(place)
     if value is None:
-        return Cell(None, shade=0.0, kind=kind)
-    return Cell(written(value), shade=((value - low) / (high - low)) ** root if high > low else 0.0, kind=kind)
+        return TableCell(None, shade=0.0, kind=kind)
+    return TableCell(written(value), shade=((value - low) / (high - low)) ** root if high > low else 0.0, kind=kind)

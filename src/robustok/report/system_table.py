@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from robustok.evaluation.scores.difference import unlike
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
-from robustok.report.html import page
-from robustok.report.systems import Column, Estimate, System, columns_of
-from robustok.report.table import Cell, Table, markdown_list, markdown_text
+from robustok.report.html import render
+from robustok.report.systems import Estimate, ScoreColumn, System, columns_of
+from robustok.report.table import Table, TableCell, markdown_list, markdown_text
 from robustok.report.text import count, decimals
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
@@ -75,9 +75,12 @@ class SystemTable:
         scores = [f"{h.label}{ARROWS[h.better]}{'' if h.alike else ' *'}" for h in self.headings]
         rows = [
             [
-                Cell(name),
+                TableCell(name),
                 *(None if v is None else fact.text(v) for fact, v in zip(self.facts, facts, strict=True)),
-                *(s and Cell("≈ " * s.near + s.value, f"± {s.spread}" if s.spread else "", s.best) for s in scores),
+                *(
+                    s and TableCell("≈ " * s.near + s.value, f"± {s.spread}" if s.spread else "", s.best)
+                    for s in scores
+                ),
             ]
             for name, facts, scores in self.rows
         ]
@@ -95,7 +98,7 @@ class SystemTable:
 
     def to_html(self) -> str:
         """A page that needs no other file."""
-        return page("comparison", title="Systems compared", table=self.shown(), differences=self.differences)
+        return render("comparison", title="Systems compared", table=self.shown(), differences=self.differences)
 
     def to_csv(self) -> str:
         """One system a line, with every number in full: of each score value, interval, images and seeds.
@@ -160,7 +163,7 @@ def system_table(
     return SystemTable(facts, list(headings.values()), rows, notes, differences)
 
 
-def short(number: float) -> str:
+def in_three_digits(number: float) -> str:
     """A number of parameters in three digits: 4.65 M, 343 M, 1.2 B."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= 0.9995 * size:
@@ -190,8 +193,8 @@ def _seeds(system: System) -> int | None:
 
 
 FACTS = (
-    Fact("Tokenizer", "tokenizer_parameters", _number("parameters", "tokenizer"), short),
-    Fact("Generator", "generator_parameters", _number("parameters", "generator"), short),
+    Fact("Tokenizer", "tokenizer_parameters", _number("parameters", "tokenizer"), in_three_digits),
+    Fact("Generator", "generator_parameters", _number("parameters", "generator"), in_three_digits),
     Fact("Latent", "latent", _latent, str),
     Fact("Tokens", "tokens", _number("tokens"), count),
     Fact("Codes", "codebook_size", _number("codebook_size"), count),
@@ -207,14 +210,14 @@ def _named(systems: Sequence[System], name: str) -> System:
     raise ValueError(f"there is no system {name!r} to compare against; choose one of {names}")
 
 
-def _heading(column: Column, columns: Sequence[Column], *, alike: bool) -> Heading:
+def _heading(column: ScoreColumn, columns: Sequence[ScoreColumn], *, alike: bool) -> Heading:
     metric = metric_named(column.metric)
     alone = [c.metric for c in columns].count(column.metric) == 1
     name = column.metric if alone else f"{column.metric}_{column.features}"
     return Heading(name, metric.label if alone else f"{metric.label} ({column.features})", metric.better, alike)
 
 
-def _unequal(systems: Sequence[System], column: Column) -> list[str]:
+def _unequal(systems: Sequence[System], column: ScoreColumn) -> list[str]:
     """Differences between how the first system's score was computed and the others'."""
     first, *others = [system for system in systems if column in system.scores]
     label, score = metric_named(column.metric).label, first.scores[column][0]
@@ -225,7 +228,7 @@ def _unequal(systems: Sequence[System], column: Column) -> list[str]:
     ]
 
 
-def _in_other_spaces(systems: Sequence[System], columns: Sequence[Column]) -> list[str]:
+def _in_other_spaces(systems: Sequence[System], columns: Sequence[ScoreColumn]) -> list[str]:
     """Metrics that two systems have, but in other spaces of features."""
     lines = []
     for metric in dict.fromkeys(column.metric for column in columns):
@@ -239,7 +242,7 @@ def _in_other_spaces(systems: Sequence[System], columns: Sequence[Column]) -> li
     return lines
 
 
-def _cells(systems: Sequence[System], column: Column, *, ranked: bool) -> list[Shown | None]:
+def _cells(systems: Sequence[System], column: ScoreColumn, *, ranked: bool) -> list[Shown | None]:
     """A column: with `ranked`, the best is marked, and what is within its noise."""
     estimates = {system.name: estimate for system in systems if (estimate := system.estimate(column))}
     places = min(3, decimals(max(abs(estimate.value) for estimate in estimates.values())))
@@ -259,14 +262,14 @@ def _cells(systems: Sequence[System], column: Column, *, ranked: bool) -> list[S
     return [shown(system) for system in systems]
 
 
-def _near(best: System, system: System, column: Column) -> bool:
+def _near(best: System, system: System, column: ScoreColumn) -> bool:
     try:
         return system.against(best, column).within_noise
     except ValueError:  # nothing tells the noise
         return False
 
 
-def _differences(system: System, against: System, headings: Mapping[Column, Heading]) -> Iterator[str]:
+def _differences(system: System, against: System, headings: Mapping[ScoreColumn, Heading]) -> Iterator[str]:
     unknown = []
     for column, heading in headings.items():
         if column in system.scores and column in against.scores:
@@ -279,7 +282,7 @@ def _differences(system: System, against: System, headings: Mapping[Column, Head
         yield f"{', '.join(unknown)}: one run without an interval says nothing of the noise; run several seeds."
 
 
-def _notes(systems: Sequence[System], headings: Mapping[Column, Heading]) -> Iterator[str]:
+def _notes(systems: Sequence[System], headings: Mapping[ScoreColumn, Heading]) -> Iterator[str]:
     """The meaning of the marks, and the protocol of each column."""
     runs = {min(e.runs, 2) for s in systems for c in headings if (e := s.estimate(c)) is not None and e.interval}
     if runs:

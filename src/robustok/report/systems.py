@@ -19,7 +19,7 @@ from robustok.runtime.checkpoint import read_json
 SCORES, CHANGE = "scores.json", "_difference"
 
 
-class Column(NamedTuple):
+class ScoreColumn(NamedTuple):
     """A score that is compared: a metric, in one space of features where it has any."""
 
     metric: str
@@ -39,7 +39,7 @@ class Paired(NamedTuple):
     """A difference that was measured on the same tokens."""
 
     before: str  # a system
-    column: Column
+    column: ScoreColumn
     interval: Interval
 
 
@@ -49,7 +49,7 @@ class System:
 
     name: str
     about: Mapping[str, Any] = field(default_factory=dict)
-    scores: dict[Column, list[Score]] = field(default_factory=dict)  # of each run
+    scores: dict[ScoreColumn, list[Score]] = field(default_factory=dict)  # of each run
     paired: list[Paired] = field(default_factory=list)  # against other systems
 
     def add(self, score: Score) -> None:
@@ -64,7 +64,7 @@ class System:
         if score not in runs:
             runs.append(score)
 
-    def estimate(self, column: Column) -> Estimate | None:
+    def estimate(self, column: ScoreColumn) -> Estimate | None:
         """The mean over its runs; None if it has none."""
         runs = distinct(self.scores.get(column, ()))
         if not runs:
@@ -73,7 +73,7 @@ class System:
             return Estimate(runs[0].value, runs[0].interval, 1, runs[0].images)
         return Estimate(*seeds_interval([score.value for score in runs]), len(runs), runs[0].images)
 
-    def against(self, other: "System", column: Column) -> Difference:
+    def against(self, other: "System", column: ScoreColumn) -> Difference:
         """The difference to another; both have the column. Raises ValueError where nothing tells the noise."""
         before, after = distinct(other.scores[column]), distinct(self.scores[column])
         interval = self._paired_with(other, column)
@@ -81,9 +81,9 @@ class System:
             return score_difference(before, after)
         return Difference(before[0].value, after[0].value, interval, "images", column.metric, paired=True)
 
-    def _paired_with(self, other: "System", column: Column) -> Interval | None:
+    def _paired_with(self, other: "System", column: ScoreColumn) -> Interval | None:
         """The interval of the difference on the same tokens, if it was measured, in either direction."""
-        columns = (column, Column(column.metric, ""))
+        columns = (column, ScoreColumn(column.metric, ""))
         for pair in self.paired:
             if pair.before == other.name and pair.column in columns:
                 return pair.interval
@@ -125,7 +125,7 @@ def read_systems(sources: Sequence[tuple[str, Path]], metrics: Sequence[str] | N
     return list(systems.values())
 
 
-def columns_of(systems: Sequence[System], metrics: Sequence[str] | None = None) -> list[Column]:
+def columns_of(systems: Sequence[System], metrics: Sequence[str] | None = None) -> list[ScoreColumn]:
     """The columns that any system has, in the order of the metrics. Raises ValueError for one that none has."""
     found = dict.fromkeys(column for system in systems for column in system.scores)
     there = {column.metric for column in found}
@@ -147,8 +147,8 @@ def read_scores(path: Path) -> list[Score]:
         raise ValueError(f"{file}: {error}") from error
 
 
-def column_of(score: Score, metric: str) -> Column:
-    return Column(metric, str(score.protocol.get("features", "")))
+def column_of(score: Score, metric: str) -> ScoreColumn:
+    return ScoreColumn(metric, str(score.protocol.get("features", "")))
 
 
 def _system(systems: dict[str, System], base: str, arm: str) -> System:

@@ -34,7 +34,7 @@ LATEX = {
 }
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """One place of a table. In HTML the text may be a chart, as Markup."""
 
     text: str | float | None = ""  # a number is written in full; None is a dash, and in CSV nothing
@@ -60,7 +60,7 @@ class Column(NamedTuple):
     chart: bool = False  # holds charts, which HTML alone can show
 
 
-Entry = Cell | str | float | None
+Entry = TableCell | str | float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,9 @@ class Table:
         return [column._replace(left=column.left or not i) for i, column in enumerate(given)]
 
     @property
-    def cells(self) -> list[list[Cell]]:
+    def cells(self) -> list[list[TableCell]]:
         """The rows, every entry as a cell."""
-        return [[entry if isinstance(entry, Cell) else Cell(entry) for entry in row] for row in self.rows]
+        return [[entry if isinstance(entry, TableCell) else TableCell(entry) for entry in row] for row in self.rows]
 
     def to_markdown(self) -> str:
         """A table for GitHub that can also be read as it is, and its notes as a list."""
@@ -168,10 +168,10 @@ class Table:
     def _shown(self) -> list[Column]:
         return [column for column in self.heads if not column.chart]
 
-    def _visible(self) -> Iterator[list[Cell]]:
+    def _visible(self) -> Iterator[list[TableCell]]:
         """The rows without charts, and with an empty cell for each further column that a cell takes."""
         for row in self.cells:
-            spread = [part for cell in row for part in (cell, *[Cell()] * (cell.span - 1))]
+            spread = [part for cell in row for part in (cell, *[TableCell()] * (cell.span - 1))]
             yield [cell for cell, column in zip(spread, self.heads, strict=True) if not column.chart]
 
     def _texts(self, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:

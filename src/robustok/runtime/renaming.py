@@ -82,7 +82,7 @@ def sizes(state: State, *needed: str) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items()}
 
 
-def count(names: Iterable[str], pattern: str) -> int:
+def count_numbered(names: Iterable[str], pattern: str) -> int:
     """1 + the largest number that the pattern's group finds in the names: how many of something there are, else 0."""
     return max((1 + int(match[1]) for name in names if (match := re.match(pattern, name))), default=0)
 

@@ -10,7 +10,7 @@ from robustok.tokenizer.quantizers.multi_scale import MultiScale, MultiScaleVQ
 from robustok.tokenizer.quantizers.quantized import Quantized, Quantizer, code_use, straight_through
 from robustok.tokenizer.quantizers.residual import ResidualQuantizer, ResidualVQ
 from robustok.tokenizer.quantizers.sim_vq import SimVectorQuantizer, SimVQ
-from robustok.tokenizer.quantizers.vector import EMAVQ, VQ, VectorQuantizer, rotate
+from robustok.tokenizer.quantizers.vector import EMAVQ, VQ, VectorQuantizer
 
 __all__ = [
     "BSQ",

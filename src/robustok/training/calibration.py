@@ -7,12 +7,12 @@ import torch
 from robustok.data.images import ImageSet
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.noise import uniforms
-from robustok.generators.sampling import draw
+from robustok.generators.sampling import draw_codes
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import DISTANCES
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-from robustok.training.pilot import Pilot, tokens_of, train_pilot
+from robustok.training.pilot import Pilot, encoded_tokens, train_pilot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     order = torch.randperm(len(images), generator=stream(seed, "pilot images"))
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]
-    tokens, labels = tokens_of(tokenizer, images, train), images.labels[train].to(tokenizer.device)
+    tokens, labels = encoded_tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
     pilot = train_pilot(config, tokens, labels, len(codebook), len(images.classes), seed=seed)
-    tokens, labels = tokens_of(tokenizer, images, held), images.labels[held].to(tokenizer.device)
+    tokens, labels = encoded_tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
     drawn = pilot_tokens(pilot, tokens, labels, seed=seed)
     return departing(drawn, tokens, codebook.detach(), books=books_of(tokenizer))
 
@@ -74,7 +74,7 @@ def pilot_tokens(pilot: AutoregressiveModel, tokens: Tokens, labels: Labels, *, 
     rows = max(1, DISTANCES // (tokens.shape[1] * pilot.codebook_size))
     parts = zip(tokens.split(rows), labels.split(rows), uniform.split(rows), strict=True)
     drawn = [
-        draw(pilot(real, label).float().flatten(0, 1).softmax(dim=1), number.flatten()).view_as(real)
+        draw_codes(pilot(real, label).float().flatten(0, 1).softmax(dim=1), number.flatten()).view_as(real)
         for real, label, number in parts
     ]
     return torch.cat(drawn)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustok.losses.adversarial import LogitAverages, discriminator_loss, generator_loss, lecam
-from robustok.losses.augmentation import Augmentation, Draw, augment, draw
+from robustok.losses.augmentation import Augmentation, Changes, augment, draw_changes
 from robustok.losses.discriminator import (
     AnyDiscriminator,
     DinoDiscriminator,
@@ -96,9 +96,9 @@ class DiscriminatorTrainer:
         if maps is not None:
             return self.model(images, maps).float()
         generator = stream(self.seed, purpose, step, micro.number)
-        changes = draw(self.config.augmentation, micro.size, generator=generator)
+        changes = draw_changes(self.config.augmentation, micro.size, generator=generator)
         # Drawn for all rows and cut, so that an image is augmented alike on any number of processes.
-        return self.model(augment(images, Draw(*(change[micro.rows.own] for change in changes)))).float()
+        return self.model(augment(images, Changes(*(change[micro.rows.own] for change in changes)))).float()
 
     def generator_loss(
         self,

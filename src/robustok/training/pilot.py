@@ -50,7 +50,7 @@ def now(perturbation: Any, *measured: Any) -> Any:
     return perturbation.as_perturbation(*measured) if isinstance(perturbation, Pilot) else perturbation
 
 
-def tokens_of(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
+def encoded_tokens(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
     """The tokens of some images, on the tokenizer's device."""
     with torch.no_grad():
         parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]

@@ -60,7 +60,7 @@ def perceptual_network(config: EfficientNetLite0 | VGGHED | LPIPSVGG, stages: in
         case VGGHED():
             return Perceptual(vgg_hed(), stages, size)
         case LPIPSVGG(weights=weights, lin_layers=lin):
-            tensors = vgg.random_weights(config) if weights == "random" else weights_at(weights, vgg.VGG16)
+            tensors = vgg.random_vgg_weights(config) if weights == "random" else weights_at(weights, vgg.VGG16)
             fitted = vgg.random_lin_layers(config) if lin == "random" else weights_at(lin, vgg.LIN_LAYERS)
             return lpips.lpips_of(tensors, fitted, f"{lin} file of lin layers", stages, size)
 

@@ -17,7 +17,7 @@ from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, TokenMask, Tokens
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-from robustok.training.pilot import Pilot, new_pilot, tokens_of, train_pilot
+from robustok.training.pilot import Pilot, encoded_tokens, new_pilot, train_pilot
 
 CLASSES = 1  # that a pilot has at least; it learns and draws of none
 
@@ -48,7 +48,7 @@ def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | Non
             "a rehearsed perturbation trains a pilot generator on some images; give them to set_reference first"
         )
     rows = torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
-    tokens = tokens_of(tokenizer, images, rows)
+    tokens = encoded_tokens(tokenizer, images, rows)
     nothing = torch.full_like(tokens[:, 0], CLASSES)  # the null class of a pilot of so many
     return train_pilot(config, tokens, nothing, len(_codebook(tokenizer)), CLASSES, seed=seed)
 

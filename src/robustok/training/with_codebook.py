@@ -24,8 +24,8 @@ from robustok.tokenizer.perturbation import (
     Perturbation,
     ReleasedPerturbation,
     chosen_tokens,
-    draw,
     draw_as_released,
+    draw_replacements,
     replace_as_released,
     replace_tokens,
 )
@@ -61,7 +61,7 @@ class CodebookWarning(UserWarning):
     """Too much of a codebook lies idle."""
 
 
-class Encoded(NamedTuple):
+class EncodedTokens(NamedTuple):
     """A micro-batch on its way to the decoder."""
 
     codes: Latents  # what the decoder sees
@@ -149,14 +149,14 @@ class WithCodebook:
         if isinstance(self.config.perturbation, Rehearsed):
             chosen = chosen_tokens(b, self.model.tokens_per_image, alpha, beta, generator=generator)
             return {"chosen": chosen, "rank": torch.rand(chosen.shape, generator=generator)}
-        how = draw_as_released if isinstance(p, ReleasedPerturbation) else draw
-        if beta and how is draw:
+        how = draw_as_released if isinstance(p, ReleasedPerturbation) else draw_replacements
+        if beta and how is draw_replacements:
             self._near(step)  # on every process, so that all rebuild their tables in the same steps
         return how(b, self.model.tokens_per_image, delta, alpha, beta, generator=generator)._asdict()
 
     def encode(
         self, images: Images, own: Mapping[str, Tensor], drawn: Mapping[str, Tensor], micro: MicroBatch, step: int
-    ) -> Encoded:
+    ) -> EncodedTokens:
         """Latents, quantized, and perturbed as was drawn for these rows."""
         with autocast(self.device, self.config.precision):
             z = self.model.encode(images).float()
@@ -165,9 +165,9 @@ class WithCodebook:
             quantizer.across = lambda value: mean(micro.weight * value)  # entropies are of the micro-batch on all ranks
         quantized = self.model.quantize(z)
         codes = self._perturbed(z, quantized, Draw(**own), step)
-        return Encoded(codes, quantized, (quantized.tokens, z.detach()))
+        return EncodedTokens(codes, quantized, (quantized.tokens, z.detach()))
 
-    def terms(self, images: Images, encoded: Encoded, micro: MicroBatch) -> Terms:
+    def terms(self, images: Images, encoded: EncodedTokens, micro: MicroBatch) -> Terms:
         """The codebook and commitment losses, and the semantic term."""
         asked = [("codebook", self.config.codebook, encoded.quantized.loss)]
         if self.config.semantic and not self.phases.decoder_only:

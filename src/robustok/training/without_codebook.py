@@ -34,7 +34,7 @@ from robustok.training.tokenizer_settings import TokenizerTraining
 Terms: TypeAlias = tuple[list[tuple[str, float, Scalar]], dict[str, Tensor]]  # (name, weight, loss), and what is logged
 
 
-class Encoded(NamedTuple):
+class EncodedLatents(NamedTuple):
     """A micro-batch on its way to the decoder."""
 
     codes: Latents  # what the decoder sees
@@ -94,14 +94,14 @@ class WithoutCodebook:
 
     def encode(
         self, images: Images, own: Mapping[str, Tensor], drawn: Mapping[str, Tensor], micro: MicroBatch, step: int
-    ) -> Encoded:
+    ) -> EncodedLatents:
         """Latents drawn from the posterior of what is not hidden, and disturbed as was drawn."""
         with autocast(self.device, self.config.precision):
             latents, bottleneck = self._latents(images, own)
             everyone = gather(latents.detach(), micro.counts)
-            return Encoded(self._disturbed(latents, everyone, drawn, micro), bottleneck, everyone.std())
+            return EncodedLatents(self._disturbed(latents, everyone, drawn, micro), bottleneck, everyone.std())
 
-    def terms(self, images: Images, encoded: Encoded, micro: MicroBatch) -> Terms:
+    def terms(self, images: Images, encoded: EncodedLatents, micro: MicroBatch) -> Terms:
         """The bottleneck's loss."""
         return [("bottleneck", 1.0, encoded.bottleneck)], {"latent_scale": encoded.scale}
 

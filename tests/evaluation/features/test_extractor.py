@@ -11,7 +11,7 @@ from robustok.evaluation.features.extractor import (
     Outputs,
     from_numpy,
     outputs,
-    resize,
+    resize_images,
 )
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.features.spaces.embedded import lite0
@@ -83,13 +83,13 @@ def test_how_many_images_come_together_changes_nothing():
 
 def test_images_of_the_right_size_are_not_touched():
     images = torch.rand(1, 3, 16, 16)
-    assert resize(images, 16) is images
-    assert resize(images, 8).shape == (1, 3, 8, 8)
+    assert resize_images(images, 16) is images
+    assert resize_images(images, 8).shape == (1, 3, 8, 8)
 
 
 def test_shrinking_looks_at_every_pixel():
     checkers = (torch.arange(64)[:, None] + torch.arange(64)).remainder(2).float().expand(1, 3, -1, -1)
-    torch.testing.assert_close(resize(checkers, 8)[..., 2:-2, 2:-2], torch.full((1, 3, 4, 4), 0.5))
+    torch.testing.assert_close(resize_images(checkers, 8)[..., 2:-2, 2:-2], torch.full((1, 3, 4, 4), 0.5))
 
 
 def test_says_what_it_is():

@@ -21,7 +21,7 @@ from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import RichExtractor, outputs
 from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.features.spaces import inception
-from robustok.evaluation.features.spaces.vision import VISION_MODELS, View
+from robustok.evaluation.features.spaces.vision import VISION_MODELS, Preprocessing
 from robustok.runtime.weights import sha256
 from robustok.shapes import to_images
 
@@ -264,7 +264,7 @@ def test_rounded_views_resize_as_pil_does(size: tuple[int, int]):
     pixels = torch.randint(256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image = Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC)
     wanted = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
-    view = View(side=224, mean=(0, 0, 0), std=(1, 1, 1), rounded=True)
+    view = Preprocessing(side=224, mean=(0, 0, 0), std=(1, 1, 1), rounded=True)
     difference = (view(pixels)[0] * 255 - wanted).abs()
     # a value within rounding of half-way between two levels may go either way, in either pass
     assert difference.max() <= 1 + 1e-3

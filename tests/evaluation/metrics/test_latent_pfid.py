@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised_by_cells
 from robustok.evaluation.metrics.pfid import ALPHAS
 
 
@@ -30,7 +30,7 @@ def test_channels_are_the_same_in_parts_and_as_a_whole():
 
 
 def test_exactly_alpha_of_each_images_tokens_are_disturbed():
-    cells = list(noised(LATENTS, CHANNELS, seed=3, block=0))
+    cells = list(noised_by_cells(LATENTS, CHANNELS, seed=3, block=0))
     assert [cell for cell, _ in cells] == list(NOISE_GRID)
     for cell, noisy in cells:
         moved = (noisy != LATENTS).any(dim=2)
@@ -41,7 +41,7 @@ def test_exactly_alpha_of_each_images_tokens_are_disturbed():
 def test_moments_are_those_of_a_noise_level(strength):
     """z' - m has the mean (1 - s) (z - m) and the deviation s k, k being that of the channel."""
     still = torch.tensor([1.0, -4.0, 30.0]).expand(500, 100, 3)
-    ((_, noisy),) = noised(still, CHANNELS, [NoiseCell(1.0, strength)], seed=0, block=0)
+    ((_, noisy),) = noised_by_cells(still, CHANNELS, [NoiseCell(1.0, strength)], seed=0, block=0)
     mean, spread = CHANNELS.mean.float(), CHANNELS.std.float()
     count = 50_000
     off = (noisy - (mean + (1 - strength) * (still - mean))).flatten(0, 1) / (strength * spread)
@@ -52,7 +52,7 @@ def test_moments_are_those_of_a_noise_level(strength):
 def test_how_far_a_cell_moves_latents():
     """sqrt(2 alpha) s standard deviations: of the noise s, of the latent's own way to the mean as much."""
     latents = torch.tensor([0.5, 2.0, 10.0]) * normal(400, 20, 3)
-    for cell, noisy in noised(latents, ChannelStats.of(latents), seed=0, block=0):
+    for cell, noisy in noised_by_cells(latents, ChannelStats.of(latents), seed=0, block=0):
         moved = ((noisy - latents) / ChannelStats.of(latents).std.float()).square().mean().sqrt()
         assert moved == pytest.approx((2 * cell.alpha) ** 0.5 * cell.strength, rel=0.03)
 
@@ -65,8 +65,8 @@ def test_scale_and_shift_of_channels_change_nothing():
     # a negative scale mirrors a channel, and so the noise: the same in distribution, not number by number
     sign = scale.sign()
     for (_, one), (_, other) in zip(
-        noised(sign * LATENTS, ChannelStats.of(sign * LATENTS), seed=1, block=2),
-        noised(scale * LATENTS + shift, moved, seed=1, block=2),
+        noised_by_cells(sign * LATENTS, ChannelStats.of(sign * LATENTS), seed=1, block=2),
+        noised_by_cells(scale * LATENTS + shift, moved, seed=1, block=2),
         strict=True,
     ):
         torch.testing.assert_close((other - shift) / scale.abs(), one, rtol=0, atol=1e-3)  # of 300 and 0.01 a 1e-7th
@@ -74,7 +74,7 @@ def test_scale_and_shift_of_channels_change_nothing():
 
 def test_cells_blocks_and_seeds_draw_their_own_numbers():
     def all_cells(seed, block):
-        return [noisy for _, noisy in noised(LATENTS, CHANNELS, seed=seed, block=block)]
+        return [noisy for _, noisy in noised_by_cells(LATENTS, CHANNELS, seed=seed, block=block)]
 
     once = all_cells(0, 0)
     assert all(torch.equal(a, b) for a, b in zip(once, all_cells(0, 0), strict=True))
@@ -84,5 +84,5 @@ def test_cells_blocks_and_seeds_draw_their_own_numbers():
 
 def test_a_channel_without_spread_stays_as_it_is():
     latents = torch.cat([LATENTS, torch.full((40, 20, 1), 7.0)], dim=2)
-    for _, noisy in noised(latents, ChannelStats.of(latents), seed=0, block=0):
+    for _, noisy in noised_by_cells(latents, ChannelStats.of(latents), seed=0, block=0):
         torch.testing.assert_close(noisy[:, :, 3], latents[:, :, 3], rtol=1e-6, atol=0)

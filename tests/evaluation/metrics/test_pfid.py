@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustok.evaluation.metrics.pfid import ALPHAS, grid, perturbed
+from robustok.evaluation.metrics.pfid import ALPHAS, grid, perturbed_by_cells
 from robustok.tokenizer.perturbation import neighbors
 
 
@@ -33,7 +33,7 @@ def test_exactly_alpha_of_the_tokens_move_to_near_codes():
     codebook = torch.randn(1024, 4, generator=generator)
     tokens = torch.randint(1024, (50, 40), generator=generator)
     near = neighbors(codebook, 20)
-    for cell, noisy in perturbed(tokens, near, grid(1024), seed=3, block=0):
+    for cell, noisy in perturbed_by_cells(tokens, near, grid(1024), seed=3, block=0):
         moved = noisy != tokens
         assert (moved.sum(dim=1) == round(cell.alpha * 40)).all()
         allowed = neighbors(codebook, cell.delta)[tokens]  # a smaller delta is a prefix of the larger
@@ -45,7 +45,7 @@ def test_cells_blocks_and_seeds_draw_their_own_numbers():
     near = neighbors(torch.randn(1024, 4, generator=torch.Generator().manual_seed(0)), 20)
 
     def all_cells(seed, block):
-        return [noisy for _, noisy in perturbed(tokens, near, grid(1024), seed=seed, block=block)]
+        return [noisy for _, noisy in perturbed_by_cells(tokens, near, grid(1024), seed=seed, block=block)]
 
     once = all_cells(0, 0)
     assert all(torch.equal(a, b) for a, b in zip(once, all_cells(0, 0), strict=True))

@@ -8,7 +8,7 @@ from torch import nn
 
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-from robustok.evaluation.metrics.pfid import BLOCK, grid, perturbed
+from robustok.evaluation.metrics.pfid import BLOCK, grid, perturbed_by_cells
 from robustok.evaluation.scores import accumulators
 from robustok.evaluation.scores.image_scores import score_images, score_pixels
 from robustok.evaluation.scores.reference import Reference
@@ -90,7 +90,7 @@ def test_pfid_cells_are_distances_of_perturbed_reconstructions(scores, images):
     tokens = tokenizer.quantize(tokenizer.encode(to_images(chosen))).tokens
     near = neighbors(tokenizer.codebook, 6)
     by_block = [
-        dict(enumerate(perturbed(part, near, grid(CODES), seed=0, block=number)))
+        dict(enumerate(perturbed_by_cells(part, near, grid(CODES), seed=0, block=number)))
         for number, part in enumerate(tokens.split(BLOCK))
     ]
     cells = [score for score in scores if score.metric == "pfid_cell"]

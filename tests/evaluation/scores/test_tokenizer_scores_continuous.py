@@ -5,7 +5,7 @@ import torch
 from tests.evaluation.scored import Blocks, Grays, Noise, shades
 
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
-from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, noised
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, noised_by_cells
 from robustok.evaluation.metrics.pfid import BLOCK
 from robustok.evaluation.scores import tokenizer_scores
 from robustok.evaluation.scores.score import Score
@@ -55,7 +55,7 @@ def test_pfid_cells_are_distances_of_noisy_reconstructions(scores, images):
     """By hand: the channel measured over the images of pFID, latents disturbed block by block."""
     latents = Grays().encode(to_images(chosen(images)))
     channels = ChannelStats.of(latents)
-    by_block = [list(noised(part, channels, seed=0, block=i)) for i, part in enumerate(latents.split(BLOCK))]
+    by_block = [list(noised_by_cells(part, channels, seed=0, block=i)) for i, part in enumerate(latents.split(BLOCK))]
     cells = [score for score in scores if score.metric == "pfid_cell"]
     for number, cell in enumerate(NOISE_GRID):
         noisy = torch.cat([block[number][1] for block in by_block])

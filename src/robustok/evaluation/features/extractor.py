@@ -198,7 +198,7 @@ def from_numpy(
     return CustomExtractor(features, name or str(getattr(function, "__name__", type(function).__name__)))
 
 
-def resize(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
+def resize_images(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
     """Images of size x size pixels, bilinear; every pixel counts when they shrink."""
     if images.shape[-2:] == (size, size):
         return images

@@ -69,7 +69,7 @@ class ChannelStats(NamedTuple):
         return (self.scatter / self.tokens).sqrt()
 
 
-def noised(
+def noised_by_cells(
     latents: Latents, channels: ChannelStats, cells: Sequence[NoiseCell] = NOISE_GRID, *, seed: int, block: int
 ) -> Iterator[tuple[NoiseCell, Latents]]:
     """The same latents disturbed as each cell says, one cell after the other; exactly round(alpha n) tokens an image.

@@ -40,7 +40,7 @@ def grid(codebook_size: int) -> tuple[Cell, ...]:
     return tuple(Cell(alpha, delta) for alpha in ALPHAS for delta in deltas)
 
 
-def perturbed(
+def perturbed_by_cells(
     tokens: Tokens, near: Neighbors, cells: Sequence[Cell], *, seed: int, block: int
 ) -> Iterator[tuple[Cell, Tokens]]:
     """The same tokens perturbed as each cell says, one cell after the other.

@@ -18,8 +18,8 @@ from robustok.evaluation.decoding import decoded, encoded, precision
 from robustok.evaluation.features.image_source import ImageSource, Progress, check_range, pixels_of
 from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
-from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised
-from robustok.evaluation.metrics.pfid import BLOCK, CELLS, Cell, grid, perturbed
+from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised_by_cells
+from robustok.evaluation.metrics.pfid import BLOCK, CELLS, Cell, grid, perturbed_by_cells
 from robustok.evaluation.scores.accumulators import (
     Accumulator,
     CodeAccumulator,
@@ -178,7 +178,7 @@ def _codes_replaced(codebook: Codebook, books: int, seed: int) -> _Noise:
     """pFID as published; of several codebooks, in each."""
     cells = grid(len(codebook) // books)
     near = neighbors(codebook, max(cell.delta for cell in cells), books).cpu()  # where `encoded` leaves tokens
-    return _Noise(cells, lambda tokens, block: perturbed(tokens, near, cells, seed=seed, block=block), {})
+    return _Noise(cells, lambda tokens, block: perturbed_by_cells(tokens, near, cells, seed=seed, block=block), {})
 
 
 def _noise_added(run: _Run, seed: int) -> _Noise:
@@ -195,7 +195,7 @@ def _noise_added(run: _Run, seed: int) -> _Noise:
 
     channels = from_main(total)
     about = {"kind": "latent noise"}
-    return _Noise(NOISE_GRID, lambda latents, block: noised(latents, channels, seed=seed, block=block), about)
+    return _Noise(NOISE_GRID, lambda latents, block: noised_by_cells(latents, channels, seed=seed, block=block), about)
 
 
 def _between(run: _Run, other: ImageSource | None) -> Iterator[tuple[Pixels, Int[Tensor, " b"]]]:

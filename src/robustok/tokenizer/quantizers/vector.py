@@ -42,7 +42,7 @@ class EMAVQ(VQ):
             raise ValueError(f"decay is {self.decay}; it is between 0 and 1, for example 0.99; for none take VQ")
 
 
-def rotate(latents: Latents, codes: Latents) -> Latents:
+def rotation_trick(latents: Latents, codes: Latents) -> Latents:
     """`codes` going forward; backward, the gradient turned and scaled as latents turn into codes.
 
     The rotation trick (arXiv 2410.06424, eq. 4): codes = s R latents with the scale s and the rotation R,
@@ -85,7 +85,9 @@ class NearestCode:
     def straight_through(self, latents: Latents, codes: Latents) -> Latents:
         """`codes` going forward, with the configured gradient to `latents` (as `project` returns them)."""
         codes = codes.detach()
-        return rotate(latents, codes) if self.config.gradient == "rotation" else straight_through(latents, codes)
+        return (
+            rotation_trick(latents, codes) if self.config.gradient == "rotation" else straight_through(latents, codes)
+        )
 
     def lookup(self, tokens: Tokens) -> Latents:
         """Codes of tokens: (b, n, d)."""

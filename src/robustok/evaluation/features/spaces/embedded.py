@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustok.backbones import vgg
-from robustok.backbones.lite import LITE0, Lite, Release, fingerprint
-from robustok.evaluation.features.extractor import NetworkExtractor, Outputs, resize, side_within
+from robustok.backbones.lite import LITE0, Lite, Release, weights_hash
+from robustok.evaluation.features.extractor import NetworkExtractor, Outputs, resize_images, side_within
 from robustok.shapes import Features, Images, to_images
 
 LITE0_SIDES = (64, 224)  # pixels at which lite0 looks unless told; and at most where it decides
@@ -27,7 +27,7 @@ class _Space(nn.Module):
         self.network, self.features, self.limits = network, features, limits
 
     def forward(self, pixels: Tensor) -> Outputs:
-        return Outputs(self.features(self.network, resize(to_images(pixels), side_within(pixels, *self.limits))))
+        return Outputs(self.features(self.network, resize_images(to_images(pixels), side_within(pixels, *self.limits))))
 
 
 def lite0(
@@ -38,7 +38,7 @@ def lite0(
         raise ValueError(f"Lite0 looks at 32 pixels or more, not {size}; choose lite0@32 to lite0@224, or lite0")
     about = {
         "features": "lite0" if size == LITE0_SIDES[0] else f"lite0@{size}",
-        "weights": fingerprint(LITE0)[:16],
+        "weights": weights_hash(LITE0)[:16],
         "resize": f"bilinear, antialiased, to {size} pixels",
     }
     space = _Space(Lite(LITE0), lambda lite, images: lite(images).pooled, (size, size))
@@ -50,7 +50,7 @@ def lite_space(release: Release, *, device: torch.device | str = "cpu") -> Netwo
 
     Raises ValueError where its package is not installed.
     """
-    limits, weights = (SMALLEST, release.size), fingerprint(release)
+    limits, weights = (SMALLEST, release.size), weights_hash(release)
     space = _Space(Lite(release), lambda lite, images: lite(images).pooled, limits)
     return _own_size(space, release.name.lower(), f"EfficientNet-{release.name}", weights, device)
 

@@ -46,7 +46,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard d
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class Preprocessing:
     """Pixels as a network sees them."""
 
     side: int  # pixels, after resizing
@@ -112,7 +112,7 @@ class VisionModel:
 
     hub: HubModel
     kind: str  # transformers has the classes {kind}Config and {kind}Model
-    view: View
+    view: Preprocessing
     features: Callable[[Any, Images], Features] = pooled
     positions: str = "embeddings.position_embedding.weight"  # end of the name of its position embeddings; "": none
     extra: int = 1  # position embeddings of no patch
@@ -124,21 +124,23 @@ class VisionModel:
 CLIP = VisionModel(
     hub=HubModel(title="CLIP ViT-L/14", repository="openai/clip-vit-large-patch14", license="MIT"),
     kind="CLIPVision",
-    view=View(side=256, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), patch=14),
+    view=Preprocessing(
+        side=256, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), patch=14
+    ),
     unused=r"text_model\.|text_projection|visual_projection|logit_scale|.*position_ids$",
     settings={"hidden_act": "gelu"},
 )
 SIGLIP2 = VisionModel(
     hub=HubModel(title="SigLIP 2 So400m/16", repository="google/siglip2-so400m-patch16-256", license="Apache-2.0"),
     kind="SiglipVision",
-    view=View(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch=16),
+    view=Preprocessing(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch=16),
     extra=0,
     unused=r"text_model\.|logit_scale|logit_bias|.*position_ids$",
 )
 MAE = VisionModel(
     hub=HubModel(title="MAE ViT-L/16", repository="facebook/vit-mae-large", license="CC-BY-NC-4.0"),
     kind="ViTMAE",
-    view=View(side=224, patch=16),
+    view=Preprocessing(side=224, patch=16),
     features=class_token_of_all,
     positions="embeddings.position_embeddings",
     unused=r"decoder\.",
@@ -147,7 +149,7 @@ MAE = VisionModel(
 CONVNEXTV2 = VisionModel(
     hub=HubModel(title="ConvNeXt V2-B", repository="facebook/convnextv2-base-22k-224", license="CC-BY-NC-4.0"),
     kind="ConvNextV2",
-    view=View(side=224),
+    view=Preprocessing(side=224),
     features=average,
     positions="",
     unused=r"classifier\.",
@@ -155,13 +157,13 @@ CONVNEXTV2 = VisionModel(
 DINOV2 = VisionModel(
     hub=HubModel(title="DINOv2 ViT-L/14", repository="facebook/dinov2-large", license="Apache-2.0"),
     kind="Dinov2",
-    view=View(side=256, patch=14),
+    view=Preprocessing(side=256, patch=14),
     positions="embeddings.position_embeddings",
 )
 DINOV2_224 = VisionModel(
     hub=DINOV2.hub,
     kind="Dinov2",
-    view=View(side=224, patch=14, rounded=True),
+    view=Preprocessing(side=224, patch=14, rounded=True),
     positions=DINOV2.positions,
     resample=released_resampling,
 )
@@ -178,7 +180,7 @@ VISION_MODELS = {
 class VisionSpace(nn.Module):
     """Pixels through a view into a network, to the features that are taken of it."""
 
-    def __init__(self, view: View, model: nn.Module, features: Callable[[Any, Images], Features]) -> None:
+    def __init__(self, view: Preprocessing, model: nn.Module, features: Callable[[Any, Images], Features]) -> None:
         super().__init__()
         self.view, self.model, self.features = view, model, features
 
