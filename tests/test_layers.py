@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustok import layers
 from robustok.layers import (
     MLP,
     Attention,
@@ -128,10 +130,14 @@ def test_a_cache_changes_nothing(modulated, step, monkeypatch):
     torch.testing.assert_close(torch.cat(parts, 1), block(x, modulation, causal=True))
 
 
+@pytest.mark.parametrize("amx", [False, True])  # decides how one query is served, not whether it can be
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_cache_of_blocks_and_single_positions_is_attention_to_all_before(causal, dtype, monkeypatch):
+def test_a_cache_of_blocks_and_single_positions_is_attention_to_all_before(causal, dtype, amx, monkeypatch):
+    fused, fast = [], F.scaled_dot_product_attention
     monkeypatch.setattr(KVCache, "STEP", 4)
+    monkeypatch.setattr(layers, "has_amx", lambda: amx)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **k: (fused.append(q), fast(q, *a, **k))[1])
     cache, (q, k, v) = KVCache(10), (random(2, 3, 10, 8, seed=i).to(dtype) for i in range(3))
     for start, end in [(0, 3), (3, 4), (4, 9), (9, 10)]:
         here = slice(start, end)
@@ -141,6 +147,7 @@ def test_a_cache_of_blocks_and_single_positions_is_attention_to_all_before(causa
         wanted = scores.softmax(-1) @ v[:, :, :end].float()
         tolerance = 1e-5 if dtype == torch.float32 else 8 * 2**-8 * wanted.abs().max().item()
         torch.testing.assert_close(out.float(), wanted, atol=tolerance, rtol=0)
+    assert sum(q.shape[2] == 1 for q in fused) == (2 if amx else 0)
 
 
 @pytest.mark.parametrize("modulated", [False, True])

@@ -66,7 +66,7 @@ def sample(
     of `MaskedSampling` (steps, choice_temperature ...), or, for latents, of `FlowSampling` (steps, method, guidance,
     guidance_high, shift ...); unless given they are as the generator's authors published, where that is known. Both
     models may be of diffusers: `sample(pipe, pipe.vae, [1, 2])`. `compile` is a backend of `torch.compile`, such as
-    inductor, for many images on a GPU by a generator that draws token by token. Raises ValueError for a generator that
+    inductor, for many images by a generator that draws token by token. Raises ValueError for a generator that
     was trained on another tokenizer, for labels that it does not know, and for one that cannot be compiled.
     """
     tokenizer, generator = _ready(tokenizer, generator)

@@ -18,13 +18,13 @@ def packed(model: object, keep: Callable[[str, Tensor], Tensor] | None = None) -
     two thirds of the time. It is a copy that lives as long as the context, so it is never stale, saved or moved; the
     model's own weights are not touched. What comes out is the same, in float32 but for the last digits.
 
-    For a model that is compiled, `keep` puts what was cast where it stays, by name; nothing is packed then, for the
-    compiler cannot look into that, and weights that need no cast are multiplied as they are.
+    For a model that is compiled, `keep` puts what was cast where it stays, by name; weights that need neither cast nor
+    packing are multiplied as they are. What is packed is another input of the compiled step in each context.
     """
     prepared: dict[str, nn.Linear] = {}
     if isinstance(model, nn.Module) and not torch.is_grad_enabled():
         linear = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
-        prepared = {name: part for name, part in linear.items() if _plain(part) and (keep is None or _is_cast(part))}
+        prepared = {name: part for name, part in linear.items() if _plain(part) and (keep is None or _changes(part))}
     try:
         for name, part in prepared.items():
             vars(part)["forward"] = _prepared(part, keep, name)
@@ -49,6 +49,11 @@ def _is_cast(part: nn.Linear) -> bool:
     return torch.is_autocast_enabled(part.weight.device.type) and part.weight.dtype != torch.float64
 
 
+def _changes(part: nn.Linear) -> bool:
+    """True where weights are cast or packed."""
+    return _is_cast(part) or (part.weight.device.type == "cpu" and _can_pack(part.weight.dtype))
+
+
 def _prepared(part: nn.Linear, keep: Callable[[str, Tensor], Tensor] | None, name: str) -> Callable[[Tensor], Tensor]:
     """The map of `part`; of an input in another number format than was prepared for, by `part` as it is."""
     weight: Tensor = part.weight.detach()
@@ -56,10 +61,11 @@ def _prepared(part: nn.Linear, keep: Callable[[str, Tensor], Tensor] | None, nam
     if cast:
         weight = weight.to(torch.get_autocast_dtype(kind))
     bias: Tensor | None = None if part.bias is None else part.bias.detach().to(weight.dtype)
-    if keep is not None:
+    dtype, packs = weight.dtype, kind == "cpu" and _can_pack(weight.dtype)
+    if keep is not None and not packs:
         weight, bias = keep(f"{name}.weight", weight), None if bias is None else keep(f"{name}.bias", bias)
-    dtype, product = weight.dtype, partial(F.linear, weight=weight, bias=bias)
-    if keep is None and kind == "cpu" and _can_pack(dtype):
+    product: Callable[[Tensor], Tensor] = partial(F.linear, weight=weight, bias=bias)
+    if packs:
         product = partial(_packed_product, torch.ops.mkldnn._reorder_linear_weight(weight), bias)
 
     def forward(x: Tensor) -> Tensor:
@@ -71,7 +77,23 @@ def _prepared(part: nn.Linear, keep: Callable[[str, Tensor], Tensor] | None, nam
 
 
 def _packed_product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    return torch.ops.robustok.packed_linear(x, weight, bias)
+
+
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _like_packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+# Under a name of its own the compiler takes the product as it is: it would ask how oneDNN's own one lies in memory.
+_LIBRARY = torch.library.Library("robustok", "FRAGMENT")
+_LIBRARY.define("packed_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+for _key in ("CPU", "MkldnnCPU"):
+    _LIBRARY.impl("packed_linear", _packed_linear, _key)
+torch.library.register_fake("robustok::packed_linear", _like_packed_linear, lib=_LIBRARY)
 
 
 def _can_pack(dtype: torch.dtype) -> bool:

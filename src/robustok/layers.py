@@ -6,7 +6,7 @@ so a forward pass draws no random numbers.
 
 import copy
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -65,8 +65,8 @@ def _half(module: nn.Module) -> set[str]:
 class KVCache:
     """Keys and values of the positions so far, for `length` positions of every image at most.
 
-    On a GPU the memory is taken once. On a CPU it is taken for some `STEP` positions more whenever it is full, and all
-    of it is multiplied, what is still empty with weights of zero: products with a part of it take twice as long.
+    On a GPU the memory is taken once. On a CPU it is taken for some `STEP` positions more whenever it is full. Plain
+    products there are with all of it, what is still empty with weights of zero: with a part they take twice as long.
     """
 
     STEP = 64
@@ -83,7 +83,7 @@ class KVCache:
             self._take_room(keys, -(-self.length // max(1, round(self.length / self.STEP))) if cpu else self.length)
         self._keys[:, :, start : self.filled] = keys
         self._values[:, :, start : self.filled] = values
-        if cpu and (queries.shape[2] == 1 or queries.dtype == torch.bfloat16 or (causal and start)):
+        if _in_products(queries) or (cpu and causal and start and queries.shape[2] > 1):
             return _plain_attention(queries, self._keys, self._values, self.filled, causal, scale)
         here = slice(self.filled)
         return attend(queries, self._keys[:, :, here], self._values[:, :, here], causal=causal, scale=scale)
@@ -104,15 +104,33 @@ class KVCache:
 def attend(queries: Heads, keys: Heads, values: Heads, *, causal: bool, scale: float | None = None) -> Heads:
     """softmax(q k' / sqrt(e)) v for each head (Vaswani et al. 2017, eq. 1); `scale` in the place of 1 / sqrt(e).
 
-    `causal`: none sees a later position; the queries are the last ones of the positions that have keys. On a CPU one
-    query, and any in bfloat16, take two plain products, which need a quarter of the fused kernel's time there.
+    `causal`: none sees a later position; the queries are the last ones of the positions that have keys. On a CPU some
+    take two plain products, not the fused kernel.
     """
     n, m = queries.shape[2], keys.shape[2]
-    if queries.device.type == "cpu" and (n == 1 or queries.dtype == torch.bfloat16):
+    if _in_products(queries):
         return _plain_attention(queries, keys, values, m, causal, scale)
     mask = torch.ones(n, m, dtype=torch.bool, device=queries.device).tril(m - n) if causal and 1 < n < m else None
     whole = causal and n == m
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=whole, scale=scale)
+
+
+def _in_products(queries: Heads) -> bool:
+    """True for queries on a CPU that two plain products serve faster than torch's fused kernel.
+
+    That is bfloat16, in a quarter of its time, and one query at a time without AMX. With AMX the kernel takes half of
+    the products' time for one query, and reads no more keys than there are.
+    """
+    if queries.device.type != "cpu":
+        return False
+    return not has_amx() if queries.shape[2] == 1 else queries.dtype == torch.bfloat16
+
+
+@cache
+def has_amx() -> bool:
+    """True on a CPU that multiplies tiles of bfloat16 (Intel's AMX); False where torch cannot tell."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("amx_bf16"))
 
 
 def _plain_attention(

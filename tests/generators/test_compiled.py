@@ -11,12 +11,12 @@ import pytest
 import torch
 from tests.generators.test_sampling import Markov, build
 from tests.standin import NAME, needed, setup
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustok import inference
-from robustok.generators import autoregressive, compiled
+from robustok import inference, layers
+from robustok.generators import autoregressive, compiled, static_memory
 from robustok.generators.generate import sample
 from robustok.generators.masked import Masked, MaskedModel
 from robustok.generators.sampling import Sampling, sample_tokens
@@ -44,13 +44,20 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return asked
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that only a CPU does; oneDNN may round elsewhere than torch does, too."""
+    monkeypatch.setattr(inference, "_can_pack", lambda dtype: False)
+    monkeypatch.setattr(static_memory, "reads_filled_alone", lambda device: False)
+
+
 def graphs() -> int:
     assert not counters["graph_break"]
     return counters["stats"]["unique_graphs"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_the_plain_ones_by_one_graph(kind):
+def test_tokens_are_the_plain_ones_by_one_graph(kind, as_on_a_gpu):
     moving: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
@@ -81,9 +88,35 @@ def test_tokens_are_the_plain_ones_by_one_graph(kind):
     assert not moving
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_is_cast_once_a_batch_and_follows_the_weights(kind, uncompiled, monkeypatch):
-    monkeypatch.setattr(inference, "_can_pack", lambda dtype: False)  # oneDNN may round elsewhere than torch does
+def test_on_a_cpu_one_graph_reads_packed_weights_and_filled_positions_alone(kind, half, monkeypatch):
+    monkeypatch.setattr(static_memory, "reads_filled_alone", lambda device: True)
+    found: list[dict[str, int]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        found.append({name: sum(name in target for target in called) for name in ("packed_linear", "attend_filled")})
+        assert not any("linear" in target and "packed" not in target for target in called)
+        return graph.forward
+
+    if not inference._can_pack(torch.bfloat16 if half else torch.float32):
+        pytest.skip("oneDNN does not multiply this number format here")
+    model, how = build(kind).requires_grad_(False), {"compile": backend, "batch_size": 3}
+    for sign in (1, -1):  # weights that change are seen by the next batch
+        model.head.weight *= sign
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            wanted = sample_tokens(model, LABELS, GUIDED, seed=7)
+            drawn = sample_tokens(model, LABELS, GUIDED, seed=7, **how)
+        assert (drawn == wanted).float().mean() > (0.8 if half else 0.99)  # rounding decides few draws, if any
+    maps = sum(isinstance(part, nn.Linear) for name, part in model.named_modules() if "modulation" not in name)
+    assert found == [{"packed_linear": maps, "attend_filled": len(model.layers)}]
+    assert graphs() == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_is_cast_once_a_batch_and_follows_the_weights(kind, uncompiled, as_on_a_gpu, monkeypatch):
+    monkeypatch.setattr(layers, "has_amx", lambda: False)  # its kernel rounds elsewhere than products do
     model = build(kind).requires_grad_(False)
     for sign in (1, -1):
         model.head.weight *= sign
@@ -191,7 +224,7 @@ class Strict(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["cpu", pytest.param(NAME, marks=needed)])
-def test_a_step_waits_for_nothing_and_stays_on_its_device(kind, place, monkeypatch):
+def test_a_step_waits_for_nothing_and_stays_on_its_device(kind, place, as_on_a_gpu, monkeypatch):
     made: list[set[int]] = []
 
     def strict(predict: Any, draws: Any, *rest: Any, **how: Any) -> None:

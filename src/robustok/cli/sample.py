@@ -37,7 +37,7 @@ class Sample(Sampled, Shared):
     # classes by number, taken in turn; all unless given
     labels: Numbers | None = None
     count: Count = 100  # how many images
-    # compile the step of a generator that draws token by token: slower to begin with, for many images on a GPU
+    # compile the step of a generator that draws token by token: a minute or more to begin with, for many images
     compile: bool = False
     png: bool = False  # also write every image as a PNG of its own, into OUT/images
 

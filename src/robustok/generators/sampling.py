@@ -169,7 +169,7 @@ def sample_tokens(
     given `tokens` stay, as context of those drawn later. `progress` is told how many images are done. Labels are below
     `generator.null_class`, which stands for no class; `null_class` lets it be one. Raises ValueError for others.
 
-    `compile` is a backend of `torch.compile`, for many images on a GPU inductor: the step from token to token is then
+    `compile` is a backend of `torch.compile`, for many images inductor: the step from token to token is then
     one compiled function, and a CUDA graph there (`robustok.generators.compiled`); None: it runs as it is written.
     Raises ValueError where it cannot be compiled, as for models that predict more than one token at a time.
     """

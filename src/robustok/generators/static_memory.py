@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustok.generators.protocol import Predictor
-from robustok.layers import Heads, KVCache
+from robustok.layers import Heads, KVCache, attend, has_amx
 
 
 class StaticMemory:
@@ -35,12 +35,13 @@ class StaticMemory:
 class StaticKVCache(KVCache):
     """Keys and values of all positions from the start, of which those not yet read weigh nothing.
 
+    On a CPU with AMX they are not read at all: how many are there may be asked without waiting for it.
     Which position is next is told by the tensor `at`, which all caches of a model share, and which `following` moves.
     """
 
     def __init__(self, length: int, memory: StaticMemory, name: str, at: Tensor) -> None:
         super().__init__(length)
-        self.memory, self.name, self.at = memory, name, at
+        self.memory, self.name, self.at, self.filled_alone = memory, name, at, reads_filled_alone(at.device)
 
     def following(self, n: int) -> Tensor:
         """The n positions that are read next."""
@@ -59,9 +60,30 @@ class StaticKVCache(KVCache):
         latest = self._latest(n)
         self._keys.index_copy_(2, latest, keys)
         self._values.index_copy_(2, latest, values)
+        if n == 1 and self.filled_alone:
+            return torch.ops.robustok.attend_filled(queries, self._keys, self._values, self.at, scale)
         later = torch.arange(self.length, device=latest.device) > latest[-queries.shape[2] :].unsqueeze(1)
         scores = queries * (e**-0.5 if scale is None else scale) @ self._keys.mT
         return scores.masked_fill(later, -torch.inf).softmax(dim=-1).to(values.dtype) @ self._values
+
+
+def reads_filled_alone(device: torch.device) -> bool:
+    """True where a step may ask how many positions are filled, and attending to these alone is the faster way."""
+    return device.type == "cpu" and has_amx()
+
+
+def _attend_filled(queries: Tensor, keys: Tensor, values: Tensor, filled: Tensor, scale: float | None) -> Tensor:
+    here = slice(int(filled))
+    return attend(queries, keys[:, :, here], values[:, :, here], causal=False, scale=scale)
+
+
+# The compiler takes it as it is: written out, its size would change from token to token, and with it the graph.
+_LIBRARY = torch.library.Library("robustok", "FRAGMENT")
+_LIBRARY.define("attend_filled(Tensor queries, Tensor keys, Tensor values, Tensor filled, float? scale) -> Tensor")
+_LIBRARY.impl("attend_filled", _attend_filled, "CPU")
+torch.library.register_fake(
+    "robustok::attend_filled", lambda queries, *_: queries.new_empty(queries.shape), lib=_LIBRARY
+)
 
 
 class StaticPredictor(NamedTuple):
