@@ -204,7 +204,7 @@ def copies(run: Run) -> Table | None:
         [name, number(record["value"]), interval(record["interval"], 1), count(record["images"])]
         for name, record in found.items()
     ]
-    spaces_table = ", ".join(sorted({str(record["protocol"].get("features")) for record in found.values()}))
+    spaces = ", ".join(sorted({str(record["protocol"].get("features")) for record in found.values()}))
     note = (
         "Authentic is an image that is farther from its nearest training image than that is from its own nearest "
         f"(AuthPct, arXiv 2102.08921), measured in {spaces}. Fewer than among real images that were never trained on "

@@ -177,9 +177,9 @@ def chosen_tokens(b: int, n: int, alpha: float, beta: float, *, generator: Gener
     return images & places
 
 
-def replace_tokens(tokens: Tokens, near: Neighbors, draw_replacements: Draw) -> Tokens:
+def replace_tokens(tokens: Tokens, near: Neighbors, draw: Draw) -> Tokens:
     """The drawn tokens replaced by the neighbors drawn for them."""
-    return torch.where(draw_replacements.chosen, near[tokens, draw_replacements.rank], tokens)
+    return torch.where(draw.chosen, near[tokens, draw.rank], tokens)
 
 
 def perturb(tokens: Tokens, near: Neighbors, alpha: float, beta: float, *, generator: Generator) -> Tokens:
@@ -210,18 +210,16 @@ def draw_as_released(b: int, n: int, delta: int, alpha: float, beta: float, *, g
     return Draw(first & (uniform <= alpha), rank)
 
 
-def replace_as_released(
-    latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw_replacements: Draw
-) -> Tokens:
+def replace_as_released(latents: Latents, tokens: Tokens, codebook: Codebook, delta: int, draw: Draw) -> Tokens:
     """The drawn tokens replaced as released: codes are ranked by distance to the encoder's output.
 
     Rank 0 is thus the token itself, and one drawn token in `delta` does not change. It searches the codebook
     anew in every step. `latents` are (b, n, d) where the quantizer compares them with codes.
     """
-    if not draw_replacements.chosen.any():
+    if not draw.chosen.any():
         return tokens
     near = torch.cdist(latents.float(), codebook.float()).topk(delta, largest=False, sorted=True).indices
-    return torch.where(draw_replacements.chosen, near.gather(2, draw_replacements.rank[:, :, None])[:, :, 0], tokens)
+    return torch.where(draw.chosen, near.gather(2, draw.rank[:, :, None])[:, :, 0], tokens)
 
 
 class NeighborTable:
