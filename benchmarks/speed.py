@@ -4,6 +4,7 @@
     python benchmarks/speed.py --quick                   # the same rows at toy size, in seconds: shows that they run
     python benchmarks/speed.py --only sampling           # rows whose name holds this
     python benchmarks/speed.py --peer-checkout DIR       # also RAR's loop, of bytedance/1d-tokenizer
+    python benchmarks/speed.py --only fid --fidelity-checkout DIR  # beside toshas/torch-fidelity, where not installed
 
 Prints two Markdown tables and what the machine is. The two of a row take turns, and the shortest time of each counts:
 what else runs on the machine only adds. With one thread (OMP_NUM_THREADS=1) it is that thread's own time.
@@ -21,10 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import fid_pipeline
 import torch
 import training_steps
 from data_loading import SIZE, jpeg
@@ -61,6 +62,7 @@ class Sizes:
     images: tuple[int, ...] = (1000, 10_000, 50_000)  # of statistics
     features: int = 2048
     jpegs: int = 256
+    pictures: int = 64  # of each set that a FID is of
     steps: Callable[[], list[training_steps.Case]] = training_steps.demo
     step_batch: int | None = None  # as the case says
     watched: float = 12.0  # seconds of steps beside busy processes, and as many before, until threads are chosen
@@ -78,6 +80,7 @@ QUICK = Sizes(
     (100, 200),
     8,
     4,
+    2,
     lambda: training_steps.full("-smoke"),
     step_batch=8,
     watched=0.2,
@@ -268,23 +271,37 @@ def scoring(sizes: Sizes, peer: str) -> Iterator[Row]:
     a, b = (FeatureStats.of(torch.randn(2 * sizes.features, sizes.features)) for _ in range(2))
     other, ours = shortest(lambda: by_matrix_root(a, b), lambda: frechet_distance(fresh(a), fresh(b)))
     yield Row(f"Frechet distance, {sizes.features} features", "scipy's sqrtm", ours, other)
-    file = WEIGHTS.located()
-    if file is None or find_spec("torch_fidelity") is None:
-        print("the FID pipeline: torch-fidelity or the weights of Inception are not here", file=sys.stderr)
+
+
+def fid(sizes: Sizes, peer: str) -> Iterator[Row]:
+    """Images to features, and two sets of images to their distance, with the same weights in both."""
+    fidelity = fid_pipeline.peer()
+    if fidelity is None:
+        print("the FID pipeline: torch-fidelity is not here; see --fidelity-checkout", file=sys.stderr)
         return
-    from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-not-found]
-        FeatureExtractorInceptionV3,
-    )
-
-    pixels, extract = torch.randint(256, (sizes.jpegs, 3, SIZE, SIZE), dtype=torch.uint8), inception_space(file)
-    theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
-
-    @torch.no_grad()
-    def peers() -> FeatureStats:
-        return FeatureStats.of(torch.cat([theirs(part)[0] for part in pixels.split(32)]))
-
-    other, ours = shortest(peers, lambda: FeatureStats.of(torch.cat([extract(p).features for p in pixels.split(32)])))
-    yield Row(f"features and statistics of {len(pixels)} images", "torch-fidelity", ours, other)
+    generated, real = (fid_pipeline.Pictures(sizes.pictures, SIZE, seed) for seed in (0, 1))
+    with tempfile.TemporaryDirectory(prefix="robustok-") as place:
+        weights = WEIGHTS.located() or fid_pipeline.random_weights(fidelity, Path(place) / "weights.pth")
+        network, extract, pixels = fid_pipeline.peers_network(fidelity, weights), inception_space(weights), real.pixels
+        theirs, ours = fid_pipeline.peers_features(network, pixels), fid_pipeline.our_features(extract, pixels)
+        apart = fid_pipeline.check_agreement(ours, theirs)
+        print(f"features of both agree: at most {apart:.1e} of the largest apart", file=sys.stderr)
+        features = shortest(
+            lambda: fid_pipeline.peers_features(network, pixels), lambda: fid_pipeline.our_features(extract, pixels)
+        )
+        found: dict[str, float] = {}
+        whole = shortest(
+            lambda: found.update(theirs=fid_pipeline.peers_distance(fidelity, weights, generated, real)),
+            lambda: found.update(ours=fid_pipeline.our_distance(weights, generated, real)),
+        )
+    fid_pipeline.check_distance(**found)
+    print(f"FID {found['ours']:.6g}, of torch-fidelity {found['theirs']:.6g}", file=sys.stderr)
+    for name, count, (other, mine) in (
+        ("Inception's features", len(pixels), features),
+        ("FID of two sets, all of it", 2 * len(pixels), whole),
+    ):
+        rates = f"{count / mine:.1f} images/s against {count / other:.1f}"
+        yield Row(f"{name}, {count} images of {SIZE} pixels, {rates}", "torch-fidelity", mine, other)
 
 
 def reading(sizes: Sizes, peer: str) -> Iterator[Row]:
@@ -310,7 +327,7 @@ def perturbation(sizes: Sizes, peer: str) -> Iterator[Row]:
         yield Row(f"perturbation, K = {k}", "the released code's way", ours, other)
 
 
-ROWS = {f.__name__: f for f in (sampling, compiled, pairs, steps, beside, scoring, reading, perturbation)}
+ROWS = {f.__name__: f for f in (sampling, compiled, pairs, steps, beside, scoring, fid, reading, perturbation)}
 
 
 def growth(sizes: Sizes) -> Iterator[tuple[str, int, float]]:
@@ -343,7 +360,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="toy sizes")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--peer-checkout", default="", help="a checkout of bytedance/1d-tokenizer")
+    parser.add_argument("--fidelity-checkout", default="", help="a checkout of toshas/torch-fidelity")
     given = parser.parse_args(words)
+    sys.path[:0] = [given.fidelity_checkout] if given.fidelity_checkout else []
     torch.manual_seed(0)
     sizes = QUICK if given.quick else Sizes()
     print(f"{machine()}\n")

@@ -2,13 +2,12 @@
 
 import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing.spawn import start_processes
 
 from robustok.cli import main
 from robustok.cli.images import cache_at
@@ -69,15 +68,19 @@ def test_ten_crops(place, tmp_path):
     assert Shards(tmp_path, "tokens").manifest["views"] == 10
 
 
+def as_torchrun_starts_it(rank, argv, port):
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "ROBUSTOK_TIMEOUT": "60"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    assert main(argv) == 0
+
+
 def test_processes_of_torchrun_share_one_cache(place, tmp_path):
     assert main(words(place, tmp_path / "alone", "--quiet")) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "robustok", *words(place, tmp_path / "together", "--quiet")]
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ROBUSTOK_TIMEOUT": "60"}
-    ranks = [subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    argv = words(place, tmp_path / "together", "--quiet")
+    start_processes(as_torchrun_starts_it, (argv, port), nprocs=2, start_method="forkserver")
     alone, together = (Shards(tmp_path / name, "tokens") for name in ("alone", "together"))
     assert together.manifest == alone.manifest
     assert torch.equal(together.column("tokens").int(), alone.column("tokens").int())

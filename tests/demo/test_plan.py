@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.demo.test_run import MINI
-from tests.demo.test_run_continuous import CONTINUOUS
+from tests.demo.mini import CONTINUOUS, MINI
 
 from robustok.demo import plan, run_state
 from robustok.demo.config import DemoImages

@@ -8,66 +8,38 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.training.tiny import GENERATOR, MAIN, POST
+from tests.demo.mini import MINI
+from tests.training.tiny import POST
 
 from robustok import presets
 from robustok.backbones.vgg import VGGHED
 from robustok.demo import run
 from robustok.demo.ablation import run_ablation
-from robustok.demo.config import Demo, DemoImages
+from robustok.demo.config import DemoImages
 from robustok.demo.plan import NAMES
 from robustok.demo.run import run_demo
 from robustok.demo.run_state import RunState
 from robustok.demo.scores import SPACES, trained_in
-from robustok.generators.sampling import Sampling
-from robustok.report.page import write_report
 from robustok.report.run import read_run
 from robustok.training import loop
 from robustok.training.optim import is_bf16
 
-MINI = Demo(
-    main=replace(MAIN, semantic=0.0),
-    generator=GENERATOR,
-    post=replace(POST, sampling=Sampling(guidance=1.5), sigma=0.5, pairs=32, held_out=40),
-    train_images=128,
-    reference=60,
-    scored=40,
-    pfid_images=8,
-)
 WANTED = {"rfid", "rfid_pfid_images", "pfid", "gfid_before", "gfid_control", "gfid_after", "fd_floor"}
 WANTED |= {"codebook_use", "authpct", "authpct_held_out", "seconds_total", "peak_rss_gib"}
 
 
-PAGES = list[tuple[str, set[str]]]()  # every page that a run wrote, and which stages had left their model by then
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo")
-
-    def kept(folder: Path) -> Path:
-        path = write_report(folder)
-        PAGES.append((path.read_text(), {model.parent.name for model in out.glob("*/model.safetensors")}))
-        return path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", kept)
-        run_demo(MINI, out, quiet=True)
-    return out
-
-
-def test_the_page_is_there_while_the_tokenizer_trains_and_after_every_stage(finished):
-    first, last = PAGES[0], PAGES[-1]
+def test_the_page_is_there_while_the_tokenizer_trains_and_after_every_stage(mini):
+    first, last = mini.pages[0], mini.pages[-1]
     assert first[1] == set()  # no stage is over
     assert "Reconstructed" in first[0]
     assert "Generated, before" not in first[0]
     stages = [
-        sum(stages == {*before} for _, stages in PAGES) for before in (("tokenizer",), ("tokenizer", "generator"))
+        sum(stages == {*before} for _, stages in mini.pages) for before in (("tokenizer",), ("tokenizer", "generator"))
     ]
     assert min(stages) >= 2  # after training and scores; after training and sampling
-    assert "rFID" in next(page for page, stages in PAGES if stages == {"tokenizer", "generator"})
+    assert "rFID" in next(page for page, stages in mini.pages if stages == {"tokenizer", "generator"})
     assert "Generated, after" in last[0]
-    assert last[0] == (finished / "report.html").read_text()
+    assert last[0] == (mini.folder / "report.html").read_text()
 
 
 def records(out: Path) -> list[dict]:

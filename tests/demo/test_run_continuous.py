@@ -1,78 +1,62 @@
 """The main job without a codebook, in miniature, and the table of the four corners."""
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import pytest
-from tests.training.tiny import AUTOENCODER, GENERATOR, LOOP, MAIN, POST
+from tests.demo.mini import CONTINUOUS, MINI, Finished
+from tests.training.tiny import AUTOENCODER
 
 from robustok import presets
 from robustok.demo.ablation import factorial_table, run_factorial
-from robustok.demo.config import Demo
 from robustok.demo.run import run_demo
 from robustok.evaluation.scores.score import Score
-from robustok.generators.diffusion_transformer import DiffusionTransformer
-from robustok.generators.flow import FlowSampling
-from robustok.generators.sampling import Sampling
 from robustok.report.text import BLANK, MINUS
 from robustok.training import loop
-from robustok.training.generator_training import GeneratorTraining
-from robustok.training.optim import Optim
-
-DISCRETE = Demo(
-    main=replace(MAIN, semantic=0.0),
-    generator=GENERATOR,
-    post=replace(POST, sampling=Sampling(guidance=1.5), sigma=0.5, pairs=32, held_out=40),
-    train_images=128,
-    reference=60,
-    scored=40,
-    pfid_images=8,
-)
-CONTINUOUS = replace(
-    DISCRETE,
-    main=AUTOENCODER,
-    generator=GeneratorTraining(
-        generator=DiffusionTransformer(tokens=16, channels=8, classes=10, width=64, depth=1, heads=1),
-        loop=LOOP,
-        optim=Optim(lr=1e-3),
-        ema_decay=0.9,
-    ),
-    post=replace(DISCRETE.post, sampling=FlowSampling(steps=3, guidance=1.5)),
-)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corners(mini: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three of them are run; the fourth has been run already, and is only read."""
     out = tmp_path_factory.mktemp("corners")
-    run_factorial({"discrete": DISCRETE, "continuous": CONTINUOUS}, out, seeds=(0,), quiet=True)
+    shutil.copytree(mini.folder, out / "discrete_perturbed_0")
+    run_factorial({"discrete": MINI, "continuous": CONTINUOUS}, out, seeds=(0,), quiet=True)
     return out
 
 
-def test_the_same_scores_as_with_a_codebook(finished):
-    records = json.loads((finished / "continuous_perturbed_0" / "scores.json").read_text())
+def test_what_was_run_before_is_a_corner_as_it_is(corners, mini):
+    """The log of a stage has the time of every step: none was taken again."""
+    for name in ("tokenizer", "generator", "post_training", "control"):
+        for file in ("model.safetensors", "metrics.jsonl"):
+            there, here = (folder / name / file for folder in (corners / "discrete_perturbed_0", mini.folder))
+            assert there.read_bytes() == here.read_bytes()
+
+
+def test_the_same_scores_as_with_a_codebook(corners):
+    records = json.loads((corners / "continuous_perturbed_0" / "scores.json").read_text())
     found = {record["metric"] for record in records}
     assert found >= {"rfid", "pfid", "ifid", "psnr", "gfid_before", "gfid_control", "gfid_after", "gfid_difference"}
     assert sum(record["metric"] == "pfid_cell" for record in records) == 15
-    page = (finished / "continuous_perturbed_0" / "report.html").read_text()
+    page = (corners / "continuous_perturbed_0" / "report.html").read_text()
     assert "latents" in page
     assert "Codebook use" not in page
 
 
-def test_a_finished_one_is_only_read_again_and_another_is_refused(finished, monkeypatch):
-    folder = finished / "continuous_perturbed_0"
+def test_a_finished_one_is_only_read_again_and_another_is_refused(corners, monkeypatch):
+    folder = corners / "continuous_perturbed_0"
     weights = (folder / "post_training" / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(loop, "prefetched", lambda *_: iter(()))  # no stage may train a step
         run_demo(CONTINUOUS, folder, quiet=True)
     assert (folder / "post_training" / "model.safetensors").read_bytes() == weights
     with pytest.raises(ValueError, match="holds a demo with other settings"):
-        run_demo(DISCRETE, folder, quiet=True)
+        run_demo(MINI, folder, quiet=True)
 
 
-def test_every_corner_is_a_row_whose_cells_are_its_scores(finished):
-    records = [Score.from_plain(plain) for plain in json.loads((finished / "corners.json").read_text())]
-    lines = (finished / "corners.md").read_text().splitlines()[2:]
+def test_every_corner_is_a_row_whose_cells_are_its_scores(corners):
+    records = [Score.from_plain(plain) for plain in json.loads((corners / "corners.json").read_text())]
+    lines = (corners / "corners.md").read_text().splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
     assert [tuple(row[:2]) for row in rows] == [
         (kind, f"{arm} perturbation") for kind in ("discrete", "continuous") for arm in ("without", "with")
@@ -86,9 +70,9 @@ def test_every_corner_is_a_row_whose_cells_are_its_scores(finished):
         assert float(row[8].removesuffix(" %").replace(MINUS, "-")) == pytest.approx(change, abs=0.051)
 
 
-def test_only_perturbation_is_between_the_arms(finished):
+def test_only_perturbation_is_between_the_arms(corners):
     with_it, without = (
-        json.loads((finished / f"continuous_{arm}_0" / "config.json").read_text())
+        json.loads((corners / f"continuous_{arm}_0" / "config.json").read_text())
         for arm in ("perturbed", "unperturbed")
     )
     assert without["main"]["perturbation"].pop("beta") == 0

@@ -33,7 +33,7 @@ from robustok.training.performance import Performance
 from robustok.training.tokenizer_training import TokenizerStage
 
 PART = Conv(stem=8, channels=(16, 32), blocks=1, attention=False)  # 4 tokens for an image of 32 px
-STEPS, HALF = 20, 10
+STEPS, HALF = 10, 5
 TOGETHER = 2  # processes
 
 Batches = Callable[[int, Tensor], Any]  # from a step and rows to those rows of its batch
