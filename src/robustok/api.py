@@ -34,6 +34,7 @@ from robustok.models import load_generator, load_tokenizer
 from robustok.presets.defaults import post_training_for
 from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.places import home
 from robustok.runtime.whole_numbers import whole_number
 from robustok.shapes import Labels, Pixels
 from robustok.training import post_training
@@ -225,6 +226,6 @@ def _images(images: Any) -> Any:
 
 def _place(folder: Any) -> Path:
     try:
-        return Path(os.fspath(folder))
+        return home(os.fspath(folder))
     except TypeError as error:
         raise ValueError(f"folder is {folder!r}; give a path") from error

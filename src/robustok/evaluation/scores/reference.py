@@ -27,6 +27,7 @@ from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, share
 from robustok.runtime.checkpoint import parse_json, stored_tensors, write_bytes
 from robustok.runtime.distributed import from_main
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
+from robustok.runtime.places import home
 from robustok.runtime.tensor_files import read_tensor_file
 from robustok.runtime.words import reason
 from robustok.shapes import Features, Pixels
@@ -180,7 +181,7 @@ def read_reference(
     A file without images has no sample, and so no precision and recall. `progress` is told of the file's images.
     Raises ValueError for a file that is missing, damaged or of another kind or feature space.
     """
-    path, extract = Path(path), extractor(features)
+    path, extract = home(path), extractor(features)
     if path.suffix == ".safetensors":
         reference = Reference.load(path)
         reference.check_space(extract.describe())
