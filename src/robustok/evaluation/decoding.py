@@ -76,7 +76,7 @@ def _check_images(output: Any, count: int) -> None:
             f"({count}, 3, height, width)"
         )
     _check_finite(output, "decoder")
-    low, high = float(output.min()), float(output.max())
+    low, high = (float(end) for end in output.detach().aminmax())
     if high > BYTES and low > -high / 2:
         raise ValueError(
             f"the decoder makes images from {low:.3g} to {high:.3g}; scale what it decodes to [-1, 1]: "
