@@ -289,7 +289,7 @@ def test_what_does_not_fit_is_refused(arguments, message):
 
 def test_labels_that_would_be_cut_to_whole_numbers_are_refused(unchecked):
     for some in (torch.tensor([0.7, 1.0]), torch.tensor([True, False])):
-        with pytest.raises(ValueError, match="labels are a Tensor .*; give whole numbers in a row"):
+        with pytest.raises(ValueError, match="labels are .*; give the numbers of classes in a row"):
             sample_latents(GENERATOR, some, FlowSampling(), seed=0)
 
 

@@ -394,9 +394,9 @@ def test_tokens_are_whole_whatever_type_the_labels_have(kind, unchecked):
 @pytest.mark.parametrize(
     ("labels", "keep", "tokens", "message"),
     [
-        ([0.7, 1.0], None, None, r"labels are a Tensor of shape \(2,\) and torch.float32; give whole numbers in a row"),
-        ([True, False], None, None, "labels are .* torch.bool; .* of a mask give mask.nonzero"),
-        ([[0, 1]], None, None, r"labels are a Tensor of shape \(1, 2\)"),
+        ([0.7, 1.0], None, None, r"labels are \(2,\) of torch.float32; give the numbers of classes in a row"),
+        ([True, False], None, None, r"labels are \(2,\) of torch.bool"),
+        ([[0, 1]], None, None, r"labels are \(1, 2\)"),
         ([0, 1], [[True] * 3] * 2, [[0] * 4] * 2, r"keep is \(2, 3\) .*; give \(2, 4\) bools"),
         ([0, 1], [[1] * 4] * 2, [[0] * 4] * 2, r"keep is \(2, 4\) of torch.int64"),
         ([0, 1], [[True] * 4] * 2, [[0.5] * 4] * 2, "tokens are of torch.float32; .* whole numbers as tokens"),

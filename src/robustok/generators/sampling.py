@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from robustok.generators.compiled import Rows, compiled_batch, memory_of
-from robustok.generators.fit import check_labels
+from robustok.generators.fit import check_labels, whole_labels
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Made
 from robustok.inference import packed
 from robustok.runtime.configs import check_choices
-from robustok.runtime.whole_numbers import whole_numbers
 from robustok.shapes import Labels, TokenMask, Tokens
 
 Distribution = Float[Tensor, "b k"]
@@ -215,17 +214,16 @@ def in_batches(
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
     n, device = generator.tokens_per_image, generator.device
-    labels = whole_numbers(
-        labels, "labels"
-    )  # tokens come in their type: 8 bits would cut those of large codebooks short
+    labels = whole_labels(labels)  # tokens come in their type: 8 bits would cut those of large codebooks short
     check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
-    if tokens is not None and (keep.shape != tokens.shape or keep.dtype != torch.bool or tokens.is_floating_point()):
-        raise ValueError(
-            f"keep is {tuple(keep.shape)} of {keep.dtype} and tokens are of {tokens.dtype}; give {tuple(tokens.shape)} "
-            "bools, and whole numbers as tokens"
-        )
+    if keep is not None and tokens is not None:
+        if keep.shape != tokens.shape or keep.dtype != torch.bool or tokens.is_floating_point():
+            raise ValueError(
+                f"keep is {tuple(keep.shape)} of {keep.dtype} and tokens are of {tokens.dtype}; give "
+                f"{tuple(tokens.shape)} bools, and whole numbers as tokens"
+            )
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))

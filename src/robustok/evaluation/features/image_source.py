@@ -39,7 +39,7 @@ def images_at(source: ImageSource, indices: Int[Tensor, " b"]) -> Images:
             f"{counted(len(indices), 'image')} of {source.describe().get('name')} came as {tuple(found.shape)}; wanted "
             "(images, 3, height, width): repeat a gray channel three times, put channels before height"
         )
-    return found.float()  # type: ignore[no-any-return]
+    return found.float()
 
 
 def pixels_of(images: Images) -> Pixels:
