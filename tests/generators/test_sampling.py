@@ -389,23 +389,3 @@ def test_tokens_are_whole_whatever_type_the_labels_have(kind, unchecked):
         keep, tokens = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) < 0.5, wanted.flip(0)
         kept = [sampled(model, labels, how, seed=0, keep=keep, start=t) for t in (tokens, tokens.int())]
         assert torch.equal(*kept)
-
-
-@pytest.mark.parametrize(
-    ("labels", "keep", "tokens", "message"),
-    [
-        ([0.7, 1.0], None, None, r"labels are \(2,\) of torch.float32; give the numbers of classes in a row"),
-        ([True, False], None, None, r"labels are \(2,\) of torch.bool"),
-        ([[0, 1]], None, None, r"labels are \(1, 2\)"),
-        ([0, 1], [[True] * 3] * 2, [[0] * 4] * 2, r"keep is \(2, 3\) .*; give \(2, 4\) bools"),
-        ([0, 1], [[1] * 4] * 2, [[0] * 4] * 2, r"keep is \(2, 4\) of torch.int64"),
-        ([0, 1], [[True] * 4] * 2, [[0.5] * 4] * 2, "tokens are of torch.float32; .* whole numbers as tokens"),
-        ([0, 1], [[True] * 4] * 2, [[-1] * 4] * 2, "tokens hold code -1, but the generator knows codes 0 to 4"),
-    ],
-)
-def test_what_would_be_cut_to_whole_numbers_is_refused(labels, keep, tokens, message, unchecked):
-    shape = {"codebook_size": 5, "tokens": 4, "classes": 2, "width": 16, "depth": 1, "heads": 1}
-    given = [None if x is None else torch.tensor(x) for x in (keep, tokens)]
-    for model in (AutoregressiveModel(Autoregressive(**shape)), MaskedModel(Masked(**shape))):
-        with pytest.raises(ValueError, match=message):
-            sampled(model, torch.tensor(labels), plain_sampling(model), seed=0, keep=given[0], start=given[1])

@@ -218,12 +218,12 @@ def in_batches(
     check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
-    if keep is not None and tokens is not None:
-        if keep.shape != tokens.shape or keep.dtype != torch.bool or tokens.is_floating_point():
-            raise ValueError(
-                f"keep is {tuple(keep.shape)} of {keep.dtype} and tokens are of {tokens.dtype}; give "
-                f"{tuple(tokens.shape)} bools, and whole numbers as tokens"
-            )
+    whole = keep is None or tokens is None or (keep.dtype == torch.bool and not tokens.is_floating_point())
+    if keep is not None and tokens is not None and (keep.shape != tokens.shape or not whole):
+        raise ValueError(
+            f"keep is {tuple(keep.shape)} of {keep.dtype} and tokens are of {tokens.dtype}; give "
+            f"{tuple(tokens.shape)} bools, and whole numbers as tokens"
+        )
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
