@@ -37,6 +37,8 @@ def models():
         ([11], "labels go from 0 to 9, and 10 is for no label; not 11"),
         ([2**70], f"labels go from 0 to 9, and 10 is for no label; not {2**70}"),
         (torch.tensor([0.5]), "give the numbers of classes"),
+        ([True, False], r"labels are \[True, False\]; give the numbers of classes"),  # a mask: classes 1 and 0
+        (torch.tensor([3, 5]) == 3, "give the numbers of classes"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(models, labels, message):

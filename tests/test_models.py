@@ -69,6 +69,23 @@ GENERATORS = [
 ]
 
 
+def test_the_weights_of_our_own_model_stand_for_their_folder(tmp_path):
+    """As a shell completes the name; of no known family were their keys."""
+    model = AutoregressiveModel(Autoregressive(classes=2, codebook_size=3, tokens=4, width=16, depth=1, heads=1))
+    model.save_pretrained(tmp_path)
+    found = load_generator(tmp_path / "model.safetensors")
+    assert found.fingerprint() == model.fingerprint()
+    assert found.source.path == tmp_path
+    with pytest.raises(ValueError, match="holds a generator, not a tokenizer"):
+        load_tokenizer(tmp_path / "model.safetensors")
+    write_json(tmp_path / "config.json", {"kind": "generator"})
+    with pytest.raises(ValueError, match="the config is None; it should be of type dict"):
+        load_generator(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="is of no known family"):
+        load_generator(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize("model", GENERATORS, ids=lambda model: model.kind)
 def test_a_generator_remembers_what_it_was_trained_on(model, tmp_path):
     assert OWN[model.kind] is type(model)

@@ -4,7 +4,6 @@ Models may be in half precision: what is computed is computed in float32, of a c
 too. Whatever cannot be meant raises ValueError in one line.
 """
 
-import operator
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -34,6 +33,7 @@ from robustok.models import load_generator, load_tokenizer
 from robustok.presets.defaults import post_training_for
 from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.places import home
 from robustok.runtime.whole_numbers import whole_number
 from robustok.shapes import Labels, Pixels
 from robustok.training import post_training
@@ -180,9 +180,12 @@ def _shown(value: Any) -> str:
 def _labels(labels: Any, null_class: int) -> Labels:
     """Class numbers, on the CPU. Raises ValueError for none, and for what is no class."""
     try:
-        numbers = [operator.index(label) for label in labels]
-    except TypeError as error:
-        raise ValueError(f"labels are {labels!r}; give the numbers of classes, such as [0, 1]") from error
+        found = [whole_number(label) for label in labels]
+    except TypeError:  # one label alone
+        found = [None]
+    numbers = [number for number in found if number is not None]
+    if len(numbers) < len(found):  # with True and False among what is none: a mask is no list of classes
+        raise ValueError(f"labels are {labels!r:.99}; give the numbers of classes, such as [0, 1]")
     if not numbers:
         raise ValueError("labels are empty; give the number of at least one class, such as [0, 1]")
     if unknown := sorted({label for label in numbers if not 0 <= label <= null_class}):
@@ -225,6 +228,6 @@ def _images(images: Any) -> Any:
 
 def _place(folder: Any) -> Path:
     try:
-        return Path(os.fspath(folder))
+        return home(os.fspath(folder))
     except TypeError as error:
         raise ValueError(f"folder is {folder!r}; give a path") from error

@@ -13,7 +13,7 @@ from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.generators.fit import check_fit
 from robustok.generators.llama import LlamaModel
 from robustok.generators.masked import MaskedModel
-from robustok.runtime.checkpoint import CONFIG, read_json
+from robustok.runtime.checkpoint import CONFIG, MODEL, read_json
 from robustok.runtime.pretrained import Pretrained
 from robustok.tokenizer.autoencoder import Autoencoder
 from robustok.tokenizer.tokenizer import Tokenizer
@@ -49,6 +49,7 @@ def load_generator(name: str | Path, *, tokenizer: Any = None, **fields: Any) ->
 
 def _load(name: str | Path, role: Role, fields: Mapping[str, Any], tokenizer: Any = None) -> Any:
     source = located(name)
+    source = replace(source, path=_own_folder(source.path))
     find = _from_folder if source.path.is_dir() else _from_file
     try:
         model = find(source.path, role, fields, tokenizer)
@@ -59,6 +60,13 @@ def _load(name: str | Path, role: Role, fields: Mapping[str, Any], tokenizer: An
     layout = getattr(model, "layout", None)
     model.source = replace(source, weights=layout.chosen if isinstance(layout, Layout) else None)
     return model
+
+
+def _own_folder(path: Path) -> Path:
+    """The folder of weights of a model of robustok, of which config.json beside them tells; of all else the path."""
+    told = read_json(path.with_name(CONFIG)) if path.name == MODEL and path.with_name(CONFIG).is_file() else {}
+    own = isinstance(told, dict) and "family" not in told and str(told.get("kind")) in OWN
+    return path.parent if own else path
 
 
 def _from_folder(folder: Path, role: Role, fields: Mapping[str, Any], tokenizer: Any) -> Any:

@@ -1,6 +1,7 @@
 """`robustok compare` as it is typed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,4 @@ def test_a_file_whose_name_has_an_equals_sign(tmp_path, monkeypatch):
     (tmp_path / "lr=1.json").write_text("[]")
     assert source("lr=1.json")[0] == ""
     assert source("ours=lr=1.json")[0] == "ours"
+    assert source("ours=~/scores.json") == ("ours", Path.home() / "scores.json")

@@ -82,12 +82,22 @@ def test_words_become_a_command():
         (["a", "--flour", "f", "--flour", "g"], "--flour is given twice, and only one can count"),
         (["a", "--flower", "f"], "there is no option --flower; did you mean --flour?"),
         (["a", "--settings"], "there is no option --settings"),
+        (["a", "--flour", ""], "argument --flour: it is empty; give its value, or leave it out"),  # was the folder here
+        ([" ", "--flour", "f"], "argument loaves: it is empty"),
     ],
 )
 def test_words_that_are_no_command(words, message):
     with pytest.raises(ValueError) as error:
         parse(BakeBread, words)
     assert message in str(error.value)
+
+
+def test_a_tilde_is_the_users_folder_where_the_shell_leaves_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/baker")
+    baked = parse(BakeBread, ["~/a", "--flour=~/f", "--seeds=~/s", "--seeds", "a~"])
+    assert baked.loaves == (Path("/baker/a"),)
+    assert baked.flour == Path("/baker/f")
+    assert baked.seeds == ("/baker/s", "a~")
 
 
 def test_a_word_too_many():

@@ -287,6 +287,12 @@ def test_what_does_not_fit_is_refused(arguments, message):
         sample_latents(GENERATOR, labels(2), FlowSampling(), seed=0, **arguments)
 
 
+def test_labels_that_would_be_cut_to_whole_numbers_are_refused(unchecked):
+    for some in (torch.tensor([0.7, 1.0]), torch.tensor([True, False])):
+        with pytest.raises(ValueError, match="labels are .*; give the numbers of classes in a row"):
+            sample_latents(GENERATOR, some, FlowSampling(), seed=0)
+
+
 def test_wrong_labels_channels_and_exploding_generators_are_refused():
     with pytest.raises(ValueError, match="labels go from 0 to 2, and 3 is for no label; not 4"):
         sample_latents(GENERATOR, labels(2, 4), FlowSampling(), seed=0)

@@ -215,7 +215,7 @@ def test_wrong_words_say_what_there_is(name: str, known: str):
 
 def test_tokens_that_would_be_taken_for_masks_are_refused():
     keep = torch.ones(1, N, dtype=torch.bool)
-    with pytest.raises(ValueError, match="tokens hold code 5, but the generator knows 5; give tokens of the tokenizer"):
+    with pytest.raises(ValueError, match="tokens hold code 5, but the generator knows codes 0 to 4; give tokens of"):
         sample_masked(Toy(), torch.tensor([0]), MaskedSampling(), seed=0, keep=keep, tokens=torch.full((1, N), MASK))
 
 
@@ -224,3 +224,23 @@ def test_weights_that_make_no_numbers_are_refused():
     toy.by_place = toy.by_place * math.nan
     with pytest.raises(ValueError, match="sampling ended in NaN or infinity"):
         sample_masked(toy, torch.tensor([0]), MaskedSampling(steps=2), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "keep", "tokens", "message"),
+    [
+        ([0.7, 1.0], None, None, r"labels are \(2,\) of torch.float32; give the numbers of classes in a row"),
+        ([True, False], None, None, r"labels are \(2,\) of torch.bool"),
+        ([[0, 1]], None, None, r"labels are \(1, 2\)"),
+        ([0, 1], [[True] * 3] * 2, [[0] * 4] * 2, r"keep is \(2, 3\) .*; give \(2, 4\) bools"),
+        ([0, 1], [[1] * 4] * 2, [[0] * 4] * 2, r"keep is \(2, 4\) of torch.int64"),
+        ([0, 1], [[True] * 4] * 2, [[0.5] * 4] * 2, "tokens are of torch.float32; .* whole numbers as tokens"),
+        ([0, 1], [[True] * 4] * 2, [[-1] * 4] * 2, "tokens hold code -1, but the generator knows codes 0 to 4"),
+    ],
+)
+def test_what_would_be_cut_to_whole_numbers_is_refused(labels, keep, tokens, message, unchecked):
+    shape = {"codebook_size": 5, "tokens": 4, "classes": 2, "width": 16, "depth": 1, "heads": 1}
+    given = [None if x is None else torch.tensor(x) for x in (keep, tokens)]
+    for model in (AutoregressiveModel(Autoregressive(**shape)), MaskedModel(Masked(**shape))):
+        with pytest.raises(ValueError, match=message):
+            sample(model, torch.tensor(labels), plain_sampling(model), seed=0, keep=given[0], start=given[1])

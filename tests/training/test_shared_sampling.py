@@ -53,3 +53,13 @@ def test_samples_of_another_kind_are_drawn_anew(other, tmp_path):
 
 def test_a_file_that_does_not_say_is_not_trusted(tmp_path):
     assert sampled_in(tmp_path / "none.safetensors") == "unknown"
+
+
+@pytest.mark.parametrize("left", [0, 20, -10])
+def test_a_damaged_file_is_drawn_anew(left, tmp_path):
+    """As a copy that was cut short leaves it: a run that went on ended with an error of ours."""
+    drawn, path = draw(tmp_path).clone(), tmp_path / "drawn.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left])
+    assert torch.equal(draw(tmp_path), drawn)
+    assert path.read_bytes() == whole

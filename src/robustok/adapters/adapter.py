@@ -31,6 +31,7 @@ from robustok.adapters.files import Layout, read_checkpoint, write_checkpoint
 from robustok.adapters.published_generators import PublishedGenerator
 from robustok.runtime.checkpoint import CONFIG, MODEL, check_weights, read_json, write_json
 from robustok.runtime.configs import from_plain, to_plain
+from robustok.runtime.places import home
 from robustok.runtime.pretrained import Pretrained
 from robustok.runtime.renaming import Renames, State, original, renamed
 from robustok.runtime.tensor_files import WRAPPERS
@@ -170,7 +171,7 @@ class Adapter(Pretrained):
     @classmethod
     def from_pretrained(cls: type[A], folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> A:
         """The model in a folder that `save_pretrained` wrote. Raises ValueError for anything else that is there."""
-        folder = Path(folder)
+        folder = home(folder)
         saved = read_json(folder / CONFIG)
         if not isinstance(saved, dict) or saved.get("family") != cls.family:
             raise ValueError(f"{folder} holds no {cls.family}; give a folder that save_pretrained of one wrote")

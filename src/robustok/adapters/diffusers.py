@@ -20,6 +20,7 @@ from robustok.adapters.diffusers_autoencoders import ABOUT, CONTINUOUS, Diffuser
 from robustok.generators.flow_matching import noise_levels
 from robustok.layers import in_float32
 from robustok.runtime.checkpoint import CONFIG, fingerprint, read_json, write_json
+from robustok.runtime.places import home
 from robustok.shapes import Labels, Latents
 from robustok.tokenizer.encoder import to_map, to_sequence
 
@@ -102,9 +103,10 @@ class DiffusersDiT(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write `transformer/` and `scheduler/` as a pipeline of diffusers has them."""
-        self.transformer.save_pretrained(Path(folder) / "transformer")
-        self.scheduler.save_pretrained(Path(folder) / "scheduler")
-        write_json(Path(folder) / ABOUT, {"kind": "generator", "family": self.family} | about)
+        folder = home(folder)
+        self.transformer.save_pretrained(folder / "transformer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        write_json(folder / ABOUT, {"kind": "generator", "family": self.family} | about)
 
 
 def noise_level(signal: Float[Tensor, " steps"]) -> Float[Tensor, " steps"]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from robustok.adapters.tokenizer_adapter import last_layer
 from robustok.layers import in_float32
 from robustok.runtime.checkpoint import fingerprint, write_json
+from robustok.runtime.places import home
 from robustok.runtime.pretrained import without_decoder
 from robustok.shapes import Codebook, Images, Latents, Tokens
 from robustok.tokenizer.encoder import to_map, to_sequence
@@ -64,8 +65,9 @@ class DiffusersTokenizer(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write what `from_pretrained` of diffusers reads, and beside it what is said `about` the model."""
+        folder = home(folder)
         self.vae.save_pretrained(folder)
-        write_json(Path(folder) / ABOUT, self.about | about)
+        write_json(folder / ABOUT, self.about | about)
 
 
 class DiffusersAutoencoder(DiffusersTokenizer):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustok.runtime.places import home
 from robustok.runtime.weights import cache_folder, sha256
 from robustok.runtime.words import reason
 
@@ -32,7 +33,7 @@ def located(name: str | Path) -> Source:
     """The file or folder of a name, downloaded if need be. Raises ValueError that says what to fetch where it fails."""
     if not isinstance(name, str | os.PathLike):
         raise ValueError(f"{name!r} is no name of a model; give a file, a folder or owner/repository:file")
-    path = Path(name).expanduser()
+    path = home(name)
     if path.exists():
         return Source(path)
     match = NAME.fullmatch(str(name))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from robustok.cli.arguments import OutFile
 from robustok.cli.options import Option, Verbose
+from robustok.runtime.places import home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Compare(Verbose):
 def source(text: str) -> tuple[str, Path]:
     """`NAME=FILE` or `FILE` as a name or "" and a path; what exists as it is typed is no name."""
     name, given, path = text.partition("=")
-    return (name, Path(path)) if given and not Path(text).exists() else ("", Path(text))
+    return (name, home(path)) if given and not Path(text).exists() else ("", Path(text))
 
 
 def _format_of(out: Path | None) -> str:

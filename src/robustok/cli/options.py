@@ -7,6 +7,7 @@ without a default is required. Options that several verbs have are dataclasses t
 
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, replace
@@ -57,8 +58,10 @@ class Option:
 
     def read(self, text: str) -> Any:
         """The value that was typed. Raises ValueError."""
+        if not text.strip():  # as of a variable that a script forgot to set, which Path takes for the folder we are in
+            raise ValueError(f"argument {self.typed}: it is empty; give its value, or leave it out")
         try:
-            value = self.kind(text)
+            value = self.kind(os.path.expanduser(text))  # the shell does not in --out=~/runs
         except ValueError as error:
             raise ValueError(f"argument {self.typed}: {error}") from error
         if self.choices and value not in self.choices:

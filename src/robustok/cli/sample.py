@@ -1,6 +1,5 @@
 """`robustok sample`."""
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ class Sample(Sampled, Shared):
 
         from robustok.evaluation.decoding import decoded
         from robustok.generators.fit import check_fit
-        from robustok.runtime.checkpoint import write_bytes
+        from robustok.runtime.checkpoint import replacing
         from robustok.runtime.distributed import is_main
         from robustok.runtime.logging import Progress
         from robustok.runtime.pictures import sheet, write_png
@@ -69,11 +68,11 @@ class Sample(Sampled, Shared):
         pixels = torch.cat(list(decoded(tokenizer, tokens)))
         columns = len(classes) if len(classes) <= 20 else math.isqrt(min(len(pixels), GRID))
         write_png(self.out / "grid.png", sheet(pixels[:GRID], min(columns, len(pixels))))
-        arrays, images = io.BytesIO(), pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        for file in former:
-            file.unlink()
-        np.savez(arrays, images, labels.numpy())
-        write_bytes(self.out / SAMPLES, arrays.getvalue())
+        images = pixels.permute(0, 2, 3, 1).numpy()
+        for former_image in former:
+            former_image.unlink()
+        with replacing(self.out / SAMPLES) as partial, partial.open("wb") as file:  # tens of GB, perhaps
+            np.savez(file, np.ascontiguousarray(images), labels.numpy())
         for number, image in enumerate(images if self.png else ()):
             write_png(self.out / IMAGES / _png(number), Image.fromarray(image))
         self.say(f"grid: {self.out / 'grid.png'}\nimages: {self.out / SAMPLES}")

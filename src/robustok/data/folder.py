@@ -20,6 +20,7 @@ from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.label_files import told_by
 from robustok.data.user_cache import cached_file, keep
 from robustok.runtime.checkpoint import parse_json
+from robustok.runtime.places import home
 from robustok.runtime.words import reason
 
 REMEMBERED = 20_000  # files from which on a listing is kept
@@ -40,7 +41,7 @@ class FolderFiles(Files):
     errors = "skip"
 
     def __init__(self, path: str | Path, labels: str | Path | None = None):
-        self.path, self.place = Path(path), str(path)
+        self.path, self.place = home(path), str(path)
         self.listing = listing_of(self.path)
         tell_unread(self.listing.others, self.place)
         self.classes, self.labels = self._told(labels)
@@ -68,7 +69,7 @@ class FolderFiles(Files):
             return unlabeled(len(names))
         if "/" in names[0]:
             raise ValueError(f"the classes of {self.path} are its sub-folders {some(told[0])}; leave {labels} out")
-        return told_by(Path(labels), names, self.place)
+        return told_by(home(labels), names, self.place)
 
 
 class Listing(NamedTuple):

@@ -13,6 +13,7 @@ from robustok.data.shards import MANIFEST, Shards, write_shards
 from robustok.generators.fit import fingerprints
 from robustok.layers import check_float32
 from robustok.runtime.checkpoint import read_json
+from robustok.runtime.places import home
 from robustok.shapes import Images, Labels
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of, kind_of
 
@@ -42,6 +43,7 @@ def encode_images(
     another tokenizer made or of other images, if the disk has no room, or if a latent is not finite in float16.
     """
     check_float32(tokenizer)
+    folder = home(folder)
     kind, codebook, views = kind_of(tokenizer), codebook_of(tokenizer), views_of(images, crops)
     device = tokenizer.device if codebook is None else codebook.device
     codes = None if codebook is None else len(codebook)
@@ -64,7 +66,7 @@ def encode_images(
     if announce is not None:
         announce(len(images) * (views * size + LABEL))
     write_shards(
-        Path(folder),
+        folder,
         kind,
         manifest,
         len(images),
@@ -86,7 +88,7 @@ class LatentCache:
 
     def __init__(self, folder: str | Path, tokenizer: TokenizerLike):
         """Raises ValueError if the folder is incomplete, or holds what another tokenizer made."""
-        self.folder, self.kind = Path(folder), kind_of(tokenizer)
+        self.folder, self.kind = home(folder), kind_of(tokenizer)
         self._shards = Shards(self.folder, self.kind)
         manifest = self._manifest = self._shards.manifest
         self.earlier_fingerprints = fingerprints(tokenizer)  # under which it may be known too
@@ -186,8 +188,8 @@ def _encode_views(
         return {name: torch.cat(batches), "labels": images.labels[indices]}
 
 
-def _begun_with(folder: str | Path, tokenizer: Any) -> str:
+def _begun_with(folder: Path, tokenizer: Any) -> str:
     """The tokenizer's fingerprint for a manifest: the one by which the folder knows it already, else its own."""
-    path, known = Path(folder) / MANIFEST, fingerprints(tokenizer)
+    path, known = folder / MANIFEST, fingerprints(tokenizer)
     told = read_json(path).get("tokenizer") if path.is_file() else None
     return told if told in known else known[0]

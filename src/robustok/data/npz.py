@@ -8,6 +8,7 @@ import torch
 
 from robustok.data.images import Indices, short_hash
 from robustok.runtime.npz import array_names, center_square, checksum, map_array, read_array
+from robustok.runtime.places import home
 from robustok.shapes import Images, to_images
 
 
@@ -22,7 +23,7 @@ class NpzImages:
     known_range = True  # 0 is black
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = path = home(path)
         self.array = map_array(path, "arr_0")
         if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[-1] != 3:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Images from wherever they are, by one name: a folder, tar shards, parquet files, a Hugging Face dataset."""
 
+import os
 from pathlib import Path
 from typing import Unpack
 
@@ -39,7 +40,7 @@ def open_images(
     Raises ValueError for what is none of these, for a folder that holds images beside archives of them, and where
     images or labels are missing.
     """
-    files = _files(str(name), split, labels, window)
+    files = _files(os.path.expanduser(name), split, labels, window)
     if len(files) > CHECKED:
         view = {**view, "errors": view.get("errors") or "defer"}
     return ImageFiles(files, size, **view)

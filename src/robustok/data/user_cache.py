@@ -7,11 +7,12 @@ from pathlib import Path
 
 from robustok.runtime.checkpoint import write_bytes
 from robustok.runtime.locking import claim
+from robustok.runtime.places import home, user_cache
 
 
 def data_folder() -> Path:
     """ROBUSTOK_DATA, else ~/.cache/robustok/data."""
-    return Path(os.environ.get("ROBUSTOK_DATA") or Path.home() / ".cache" / "robustok" / "data")
+    return home(os.environ.get("ROBUSTOK_DATA") or user_cache() / "data")
 
 
 def cached_file(kind: str, of: str, suffix: str) -> Path:

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustok.layers import check_float32
 from robustok.layers import precision as precision
+from robustok.runtime.words import counted
 from robustok.shapes import Images, Pixels, to_pixels
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of, codes_of
+
+BYTES = 20  # no decoder of images in [-1, 1] makes that, and one of bytes does
 
 
 @torch.no_grad()
@@ -45,7 +49,7 @@ def decoded(tokenizer: TokenizerLike, tokens: Tensor, batch_size: int = 125) -> 
     for part in tokens.split(batch_size):
         with evaluating(tokenizer):
             output = tokenizer.decode(codes_of(tokenizer, part))
-        _check_finite(output, "decoder")
+        _check_images(output, len(part))
         yield to_pixels(output).cpu()
 
 
@@ -60,6 +64,24 @@ def evaluating(model: object) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _check_images(output: Any, count: int) -> None:
+    """Raises ValueError for what is no image in [-1, 1], which would be clamped in silence."""
+    floats = isinstance(output, Tensor) and output.is_floating_point()
+    if not floats or output.ndim != 4 or output.shape[:2] != (count, 3):
+        made = f"{tuple(output.shape)} of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"the decoder makes {made} of {counted(count, 'image')}; wanted floats in [-1, 1] of shape "
+            f"({count}, 3, height, width)"
+        )
+    _check_finite(output, "decoder")
+    low, high = (float(end) for end in output.detach().aminmax())
+    if high > BYTES and low > -high / 2:
+        raise ValueError(
+            f"the decoder makes images from {low:.3g} to {high:.3g}; scale what it decodes to [-1, 1]: "
+            "pixels / 127.5 - 1"
+        )
 
 
 def _check_finite(values: Tensor, part: str) -> None:

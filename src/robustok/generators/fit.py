@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from robustok.generators.protocol import Made
 from robustok.shapes import Labels
 
@@ -72,6 +74,16 @@ def _form(model: Any) -> tuple[Made, str]:
         return "tokens", "" if tokens is None else f"{tokens} tokens of {codes} codes"
     shape = getattr(model, "latent_shape", None)
     return "latents", "" if shape is None else f"latents of shape {tuple(shape)}"
+
+
+def whole_labels(labels: Labels) -> Labels:
+    """Labels in 64 bits. Raises ValueError for a mask and for fractions, which would become classes."""
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels are {tuple(labels.shape)} of {labels.dtype}; give the numbers of classes in a row, such as "
+            "torch.tensor([0, 1])"
+        )
+    return labels.long()
 
 
 def check_labels(generator: Any, labels: Labels, *, null_class: bool = False) -> None:

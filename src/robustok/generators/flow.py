@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from robustok.generators.fit import check_labels
+from robustok.generators.fit import check_labels, whole_labels
 from robustok.generators.flow_matching import Interpolant, along, coefficients, endpoints, noised, shifted
 from robustok.generators.noise import Draw, noise_stream
 from robustok.generators.protocol import GeneratorLike, Made
@@ -168,7 +168,7 @@ def sample_latents(
     smoother than a sample: of Gaussian data of variance v it has (a^2 v + s^2) / (a^2 v) times less, a and s the
     factors of data and noise at the level.
     """
-    labels = labels.long()  # 8 bits may have no room for the class that stands for none
+    labels = whole_labels(labels)  # of 8 bits there may be no room for the class that stands for none
     _check(generator, labels, config, start, level, null_class)
     if start is not None and level == 0:
         return start.to(labels.device, torch.float32, copy=True)

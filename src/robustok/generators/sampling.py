@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from robustok.generators.compiled import Rows, compiled_batch, memory_of
-from robustok.generators.fit import check_labels
+from robustok.generators.fit import check_labels, whole_labels
 from robustok.generators.noise import uniforms
 from robustok.generators.protocol import GeneratorLike, Made
 from robustok.inference import packed
@@ -214,19 +214,26 @@ def sample_in_batches(
     if (keep is None) != (tokens is None):
         raise ValueError("keep and tokens go together; give both or neither")
     n, device = generator.tokens_per_image, generator.device
-    labels = labels.long()  # tokens come in their type, and 8 bits would cut those of large codebooks short
+    labels = whole_labels(labels)  # tokens come in their type: 8 bits would cut those of large codebooks short
     check_labels(generator, labels, null_class=null_class)
     if tokens is not None and tokens.shape != (len(labels), n):
         raise ValueError(f"tokens are {tuple(tokens.shape)}, but {len(labels)} labels of {n} tokens were asked for")
+    whole = keep is None or tokens is None or (keep.dtype == torch.bool and not tokens.is_floating_point())
+    if keep is not None and tokens is not None and (keep.shape != tokens.shape or not whole):
+        raise ValueError(
+            f"keep is {tuple(keep.shape)} of {keep.dtype} and tokens are of {tokens.dtype}; give "
+            f"{tuple(tokens.shape)} bools, and whole numbers as tokens"
+        )
     batches = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, min(start + batch_size, len(labels)))
         uniform = uniforms(seed, range(first + part.start, first + part.stop), numbers).to(device)
         kept = None if keep is None or tokens is None else Kept(keep[part].to(device), tokens[part].long().to(device))
-        if kept is not None and (unknown := kept.tokens[kept.keep] >= generator.codebook_size).any():
+        known = None if kept is None else kept.tokens[kept.keep]
+        if known is not None and (unknown := (known < 0) | (known >= generator.codebook_size)).any():
             raise ValueError(
-                f"tokens hold code {int(kept.tokens[kept.keep][unknown][0])}, but the generator knows "
-                f"{generator.codebook_size}; give tokens of the tokenizer that it was trained on"
+                f"tokens hold code {int(known[unknown][0])}, but the generator knows codes 0 to "
+                f"{generator.codebook_size - 1}; give tokens of the tokenizer that it was trained on"
             )
         with packed(generator, keep_weight):
             batch = finish(labels[part].to(device), uniform, kept)

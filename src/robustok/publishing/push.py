@@ -7,6 +7,7 @@ from typing import Any
 
 from robustok.publishing.model_card import CARD, RUN, SCORES, Card, described, write_card
 from robustok.runtime.checkpoint import CONFIG, MODEL
+from robustok.runtime.places import home
 from robustok.runtime.words import reason
 
 UPLOADED = (CARD, CONFIG, MODEL, SCORES, RUN, "discriminator/*.json", "discriminator/*.safetensors")
@@ -33,8 +34,8 @@ def push_to_hub(
     check_repository(repository)
     card = Card(name=repository, license=license, data_license=data_license)
     if isinstance(model, str | Path):
-        described(Path(model))
-        return _upload(Path(model), repository, private, card)
+        described(home(model))
+        return _upload(home(model), repository, private, card)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return _upload(Path(folder), repository, private, card)

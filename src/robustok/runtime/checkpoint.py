@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robustok.runtime.places import PARTIAL
+from robustok.runtime.places import PARTIAL, home
 from robustok.runtime.words import reason
 
 MODEL, CONFIG = "model.safetensors", "config.json"
@@ -50,7 +50,7 @@ def parse_json(text: str | bytes, **how: Any) -> Any:
 
 def read_json(path: str | Path) -> Any:
     """The JSON in the file. Raises ValueError when it is missing or damaged."""
-    path = Path(path)
+    path = home(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
     try:
@@ -72,7 +72,7 @@ def load_model(folder: str | Path, kind: str | None = None) -> tuple[dict[str, T
 
     Raises ValueError when a file is missing, damaged, of another kind, or holds weights that are not finite.
     """
-    folder = Path(folder)
+    folder = home(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give the folder that holds {MODEL} and {CONFIG}")
     config = read_json(folder / CONFIG)
@@ -213,7 +213,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def stored_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, mapped from the file, and metadata of a safetensors file. Raises SafetensorError."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(home(path), framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
@@ -233,6 +233,7 @@ def trouble(path: Path) -> str:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A neighbor to write to, which becomes `path` when the block ends well and disappears otherwise."""
+    path = home(path)
     partial = path.with_name(path.name + PARTIAL)
     try:
         if path.exists() and not path.is_file():  # /dev/null would become a file

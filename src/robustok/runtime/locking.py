@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from robustok.runtime.distributed import from_main
+from robustok.runtime.places import home
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -106,8 +107,10 @@ def alone_in_its(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     def decorate(train: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(train)
         def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-            with alone_in(inspect.signature(train).bind(*args, **kwargs).arguments[name]):
-                return train(*args, **kwargs)
+            given = inspect.signature(train).bind(*args, **kwargs)
+            folder = given.arguments[name] = home(given.arguments[name])
+            with alone_in(folder):
+                return train(*given.args, **given.kwargs)
 
         return alone
 

@@ -12,6 +12,17 @@ BLOCK = 4096  # bytes that are written on trial, for a full disk still takes emp
 PARTIAL = ".partial"  # what `checkpoint.replacing` adds to a name for the while
 
 
+def home(path: str | os.PathLike[str]) -> Path:
+    """The path, `~` at its beginning being the user's folder, as a shell has it."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where nobody is known
+
+
+def user_cache() -> Path:
+    """~/.cache/robustok; where nobody has a home, as in some containers, a folder of the system's."""
+    found = home("~/.cache/robustok")
+    return found if found.is_absolute() else Path(tempfile.gettempdir(), "robustok-cache")
+
+
 def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
     """Check that a file can be written to `path`, or files into the folder `path`; nothing is left behind.
 

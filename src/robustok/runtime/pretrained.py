@@ -45,7 +45,7 @@ class Pretrained(nn.Module):
     def from_pretrained(cls: type[M], folder: str | Path) -> M:
         """The model in a folder, in evaluation mode. Raises ValueError for anything else that is there."""
         state, saved = load_model(folder, cls.kind)
-        model = cls(from_plain(cls.config_type, saved["config"]))
+        model = cls(from_plain(cls.config_type, saved.get("config")))
         model.load_saved(state, folder)
         model.recall(saved)
         return model.eval()

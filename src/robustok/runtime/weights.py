@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from robustok.runtime.places import home, user_cache
 from robustok.runtime.tensor_files import read_tensors
 from robustok.runtime.words import reason
 
@@ -133,7 +134,7 @@ class HubModel:
 
 def cache_folder() -> Path:
     """The folder of weights: ROBUSTOK_WEIGHTS, else ~/.cache/robustok."""
-    return Path(os.environ.get("ROBUSTOK_WEIGHTS") or Path.home() / ".cache" / "robustok")
+    return home(os.environ.get("ROBUSTOK_WEIGHTS") or user_cache())
 
 
 def tensor_file(folder: Path) -> Path | None:

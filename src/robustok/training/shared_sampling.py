@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from robustok.data.images import short_hash
 from robustok.generators.generate import AnySampling, sample
 from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision as number_format
-from robustok.runtime.checkpoint import stored_tensors, write_bytes
+from robustok.runtime.checkpoint import parse_json, stored_tensors, write_bytes
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, gather, rank, world_size
 from robustok.runtime.logging import Progress
@@ -84,8 +85,7 @@ def sampled_in(path: Path) -> str:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """How the samples in a file were drawn; nothing where there is none, or one that does not say."""
-    if not path.exists():
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get("drawn", "{}"))
+    """How the samples in a file were drawn; nothing where there is none, or one that does not say or was damaged."""
+    with suppress(OSError, SafetensorError, ValueError), safe_open(path, framework="pt") as file:
+        return parse_json((file.metadata() or {}).get("drawn", "{}"))
+    return {}

@@ -30,3 +30,21 @@ def test_refuses_images_in_another_range(scale, match):
     for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
         with pytest.raises(ValueError, match=match):
             score(Wrong(scale))
+
+
+@pytest.mark.parametrize("scale", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.half])
+def test_floats_of_any_kind_are_scored_alike(scale):
+    scores = [
+        score_tokenizer(Blocks(), Wrong(lambda x, last=last: last(x / 127.5 - 1)), shades)
+        for last in (scale, torch.clone)
+    ]
+    exact = scale is not torch.Tensor.half
+    for found, wanted in zip(*scores, strict=True):
+        assert found.value == pytest.approx(wanted.value, rel=1e-9 if exact else 0.05)
+
+
+@pytest.mark.parametrize("scale", [lambda x: x[:, :1], lambda x: x.movedim(1, 3), lambda x: x[1:], lambda x: x[0]])
+def test_refuses_images_of_another_shape(scale):
+    for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
+        with pytest.raises(ValueError, match=r"images of .* came as \(.*\); wanted \(images, 3, height, width\)"):
+            score(Wrong(lambda pixels: scale(pixels / 127.5 - 1)))

@@ -127,6 +127,12 @@ def test_refuses_what_has_no_distance():
         good + FeatureStats.of(features(20, 8))
 
 
+def test_what_is_no_number_is_no_distance_of_0():
+    a = FeatureStats.of(features(60))
+    with pytest.raises(ValueError, match="the Frechet distance came out as nan; look for NaN"):
+        frechet_distance(a, FeatureStats(60, a.mean * float("nan"), a.scatter))
+
+
 def test_products_of_triangles_block_by_block(monkeypatch):
     r, s = (torch.linalg.cholesky(FeatureStats.of(features(300, 64, seed)).covariance) for seed in (0, 1))
     plain = r.T @ s @ s.T @ r

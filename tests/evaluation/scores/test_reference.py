@@ -81,6 +81,31 @@ def test_refuses_files_that_are_no_reference(tmp_path):
         Reference.load(path)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "about", "why"),
+    [
+        ({"mean": torch.full((3,), float("nan"))}, {}, "the statistics hold NaN"),  # which scored 0 once
+        ({"scatter": torch.ones(2, 3)}, {}, r"a mean of shape \(3,\) and a covariance of shape \(2, 3\)"),
+        ({"scatter": torch.arange(9.0).view(3, 3)}, {}, "is not symmetric"),
+        ({"sample": torch.ones(20, 2)}, {}, r"a sample of shape \(20, 2\)"),
+        ({"sample": torch.full((20, 3), float("nan"))}, {}, "are not its own"),
+        ({"sample": None}, {}, "'sample'"),
+        ({}, {"count": "20"}, "integer"),
+        ({}, {"count": -3}, "a count of -3"),
+        ({}, {"space": None}, "NoneType"),
+    ],
+)
+def test_refuses_a_reference_that_was_edited(tmp_path, tensors, about, why):
+    path = tmp_path / "noise.safetensors"
+    Reference.of(Noise(20), colors).save(path)
+    with safe_open(path, framework="pt") as file:
+        known = json.loads(file.metadata()["about"]) | about
+    held = {name: value for name, value in (load_file(path) | tensors).items() if value is not None}
+    save_file(held, path, {"robustok": "reference", "about": json.dumps(known)})
+    with pytest.raises(ValueError, match=f"noise.safetensors is no whole reference .*{why}.* make the reference again"):
+        Reference.load(path)
+
+
 def test_refuses_features_of_another_space():
     reference = Reference.of(Noise(20), colors)
     reference.check_space({"features": "colors"})

@@ -122,6 +122,29 @@ def test_as_torch_fidelity_caches_them(tmp_path, adm, kind):
     np.testing.assert_allclose(reference.stats.covariance, adm["sigma"])
 
 
+@pytest.mark.parametrize("kind", [">f8", np.longdouble])
+def test_numbers_that_torch_does_not_know_are_read(tmp_path, adm, kind):
+    """Of the other byte order, as big-endian machines write them, and longer ones."""
+    wanted = read_reference(_saved(tmp_path / "usual.npz", mu=adm["mu"], sigma=adm["sigma"]), Quarters())
+    found = read_reference(
+        _saved(tmp_path / "other.npz", mu=adm["mu"].astype(kind), sigma=adm["sigma"].astype(kind)), Quarters()
+    )
+    assert torch.equal(found.stats.mean, wanted.stats.mean)
+    assert torch.equal(found.stats.scatter, wanted.stats.scatter)
+
+
+def test_refuses_statistics_and_images_of_none(tmp_path, adm):
+    with pytest.raises(ValueError, match=r"a mean of shape \(0,\)"):
+        read_reference(_saved(tmp_path / "a.npz", mu=adm["mu"][:0], sigma=adm["sigma"][:0, :0]), Quarters())
+    with pytest.raises(ValueError, match=r"arr_0 in .* is uint8 of shape \(0, 16, 16, 3\)"):
+        read_reference(_saved(tmp_path / "b.npz", **adm | {"arr_0": PIXELS[:0]}), Quarters())
+
+
+def _saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
 def test_our_own_files(tmp_path):
     reference = Reference.of(Images(PIXELS), Quarters())
     reference.save(tmp_path / "own.safetensors")

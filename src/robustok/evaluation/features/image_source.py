@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -28,6 +30,18 @@ class ImageSource(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
+def images_at(source: ImageSource, indices: Int[Tensor, " b"]) -> Images:
+    """Images of a source, in float32; arrays of numpy become tensors. Raises ValueError for another shape."""
+    found: Any = source.images(indices)
+    found = torch.tensor(found) if isinstance(found, np.ndarray) else found
+    if found.ndim != 4 or found.shape[:2] != (len(indices), 3):
+        raise ValueError(
+            f"{counted(len(indices), 'image')} of {source.describe().get('name')} came as {tuple(found.shape)}; wanted "
+            "(images, 3, height, width): repeat a gray channel three times, put channels before height"
+        )
+    return found.float()
+
+
 def pixels_of(images: Images) -> Pixels:
     """Images in [-1, 1] as pixels. Raises ValueError for NaN and for what is plainly in another range."""
     if images.isnan().any():
@@ -47,7 +61,7 @@ def check_range(images: ImageSource) -> None:
         raise ValueError(f"{counted(len(images), 'image')} cannot be scored; give at least two, better some thousands")
     if getattr(images, "known_range", False) or len(images) < LOOKED_AT:
         return
-    some = images.images(spread(LOOKED_AT, len(images)))
+    some = images_at(images, spread(LOOKED_AT, len(images)))
     if some.min() >= 0:
         raise ValueError(
             f"images run from {float(some.min()):.3g} to {float(some.max()):.3g}, as if 0 were black; scale them to "

@@ -4,6 +4,7 @@ Statistics are kept in float64 and add up, so that neither the batch size nor th
 processes shows in a score, and memory does not grow with the number of images.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,18 +50,8 @@ class FeatureStats:
     @classmethod
     def published(cls, mean: Tensor, covariance: Tensor, count: int = 0) -> "FeatureStats":
         """Statistics that were computed elsewhere. Raises ValueError for what cannot be a mean and a covariance."""
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(
-                f"a mean of shape {tuple(mean.shape)} and a covariance of shape {tuple(covariance.shape)} do not "
-                "belong together; wanted (f,) and (f, f)"
-            )
         mean, covariance = mean.double(), covariance.double()
-        if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise ValueError("the statistics hold NaN or infinity; compute them again from the images")
-        if (covariance.diagonal() < 0).any():
-            raise ValueError("the covariance has a negative variance, so it is none; compute the statistics again")
-        if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():  # some were kept in float32
-            raise ValueError("the covariance is not symmetric, so it is none; compute the statistics again")
+        check_moments(mean, covariance)
         return cls(count, mean, (covariance + covariance.T) / 2 * max(1, count - 1))
 
     def __add__(self, other: "FeatureStats") -> "FeatureStats":
@@ -115,6 +106,21 @@ class FeatureStats:
         return vectors[:, kept] * values[kept].sqrt()
 
 
+def check_moments(mean: Tensor, covariance: Tensor) -> None:
+    """Raises ValueError for what cannot be a mean and a covariance, or a multiple of one."""
+    if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(
+            f"a mean of shape {tuple(mean.shape)} and a covariance of shape {tuple(covariance.shape)} do not "
+            "belong together; wanted (f,) and (f, f)"
+        )
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise ValueError("the statistics hold NaN or infinity; compute them again from the images")
+    if (covariance.diagonal() < 0).any():
+        raise ValueError("the covariance has a negative variance, so it is none; compute the statistics again")
+    if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():  # some were kept in float32
+        raise ValueError("the covariance is not symmetric, so it is none; compute the statistics again")
+
+
 def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the covariances A and B; never negative.
 
@@ -124,7 +130,7 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     factored once. Singular covariances (fewer images than features, dead features) get their factors from an
     eigendecomposition, cut to its rank.
 
-    Raises ValueError for statistics of less than two images, of constant images, or of two feature spaces.
+    Raises ValueError for statistics of less than two images, of constant images, of two feature spaces, or with NaN.
     """
     if len(a.mean) != len(b.mean):
         raise ValueError(_other_space(a, b))
@@ -140,7 +146,12 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
         root_trace = torch.linalg.eigvalsh(_gram(lowers[0], lowers[1])).clamp_min(0).sqrt().sum()
     else:
         root_trace = torch.linalg.svdvals(a.root.T @ b.root).sum()
-    return max(0.0, float(shift + one.trace() + other.trace() - 2 * root_trace))
+    distance = float(shift + one.trace() + other.trace() - 2 * root_trace)
+    if not math.isfinite(distance):  # which max would call 0
+        raise ValueError(
+            f"the Frechet distance came out as {distance}; look for NaN and for huge features on either side"
+        )
+    return max(0.0, distance)
 
 
 def eigh(matrix: Float64[Tensor, "f f"]) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:

@@ -20,6 +20,9 @@ from robustok.runtime.distributed import gather_objects
 from robustok.shapes import Images, Pixels, Tokens, to_images
 
 PSNR_CEILING = 100.0  # dB; stands for the infinite PSNR of an image that is reproduced exactly
+# Of 255: images in [0, 1] that are taken for [-1, 1] do not go below the second, go above the third, and their
+# originals below the first.
+DARK, GRAY, LIGHT = 32, 88, 230
 PFID_STREAMS = ("real of pFID", "reconstructed of pFID", "between")  # "between": between two latents
 
 PairDistance: TypeAlias = Callable[[Images, Images], Tensor]  # images, reconstructions -> (b,), as LPIPS
@@ -90,9 +93,12 @@ class PixelAccumulator:
     def __init__(self, lpips: PairDistance | None):
         self.lpips = lpips
         self.values: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.darkest, self.made = 255, (255, 0)  # of all images; of all reconstructions, and the lightest of these
 
     def add(self, pixels: Pixels, output: Pixels, indices: Tensor) -> None:
         """Images and their reconstructions."""
+        self.darkest = min(self.darkest, int(pixels.min()))
+        self.made = min(self.made[0], int(output.min())), max(self.made[1], int(output.max()))
         values = {"psnr": psnr(output, pixels).clamp_max(PSNR_CEILING), "ssim": ssim(output, pixels)}
         if self.lpips is not None:
             values["lpips"] = self.lpips(to_images(pixels), to_images(output)).double().flatten().cpu()
@@ -108,6 +114,12 @@ class PixelAccumulator:
 
     def scores(self, protocol: Mapping[str, Any]) -> Iterator[Score]:
         """Means over images."""
+        if self.darkest < DARK and self.made[0] > GRAY and self.made[1] > LIGHT:
+            warnings.warn(
+                f"images go down to {self.darkest} of 255, reconstructions to {self.made[0]}, as if 0 were black to "
+                "the decoder; if it is, scale what it decodes to [-1, 1]: 2 * images - 1",
+                stacklevel=2,
+            )
         about: dict[str, Any] = getattr(self.lpips, "describe", dict)()
         how: dict[str, dict[str, Any]] = {"psnr": {"ceiling": PSNR_CEILING}, "ssim": {"window": WINDOW}, "lpips": about}
         for metric in (name for name in how if name in self.values):

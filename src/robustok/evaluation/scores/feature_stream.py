@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import Extractor, Outputs, in_batches, outputs
-from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress, check_range, pixels_of
+from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress, check_range, images_at, pixels_of
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats
 from robustok.evaluation.metrics.inception_score import ClassStats
@@ -145,7 +145,7 @@ def stream_of(
     check_range(images)
 
     def pixels(indices: Tensor) -> Pixels:
-        return pixels_of(images.images(indices))
+        return pixels_of(images_at(images, indices))
 
     return shared_stream(pixels, len(images), extractor(features), keep=keep, batch_size=batch_size, progress=progress)
 

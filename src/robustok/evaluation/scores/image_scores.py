@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.features.image_source import ImageSource, Progress, pixels_of
+from robustok.evaluation.features.image_source import ImageSource, Progress, images_at, pixels_of
 from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractor, extractors
 from robustok.evaluation.metrics.checks import Generated, Real
 from robustok.evaluation.metrics.fid import frechet_distance
@@ -109,7 +109,7 @@ def nearest_images(
     own = extracted(extract, generated).features.cpu()
     found = nearest(own, train.sample)
     distances = (own.double() - train.sample[found].double()).norm(dim=1)
-    return NearestImages(pixels_of(images.images(found)), found, distances)
+    return NearestImages(pixels_of(images_at(images, found)), found, distances)
 
 
 def with_references(

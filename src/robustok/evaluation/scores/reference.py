@@ -7,6 +7,7 @@ own images where it has some.
 
 import hashlib
 import json
+import operator
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +22,14 @@ from torch import Tensor
 from robustok.evaluation.features.extractor import PLAIN, Extractor, outputs
 from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progress
 from robustok.evaluation.features.registry import FeatureSpace, extractor
-from robustok.evaluation.metrics.fid import FeatureStats
+from robustok.evaluation.metrics.fid import FeatureStats, check_moments
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, shared_stream, stream_of
 from robustok.runtime.checkpoint import parse_json, stored_tensors, write_bytes
 from robustok.runtime.distributed import from_main
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
+from robustok.runtime.places import home
 from robustok.runtime.tensor_files import read_tensor_file
+from robustok.runtime.words import reason
 from robustok.shapes import Features, Pixels
 
 FAR = 100  # times the squared distance that two means of the same images' features have on average
@@ -121,25 +124,34 @@ class Reference:
             raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
         if metadata.get("robustok") != "reference":
             raise ValueError(f"{path} holds no reference statistics; {remedy}")
-        about, sample = parse_json(metadata["about"]), tensors["sample"]
-        if about.get("samples") != SAMPLES and len(sample) < about["count"]:
+        try:
+            reference, samples = cls._read(tensors, parse_json(metadata["about"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no whole reference ({reason(error)}); {remedy}") from error
+        if samples != SAMPLES and len(reference.sample) < reference.stats.count:
             warnings.warn(
                 f"the sample in {path} is of every n-th image, which may miss classes, and so is left out; make the "
                 "reference again to have precision, recall and the like",
                 stacklevel=2,
             )
-            sample = sample[:0]
+            reference = replace(reference, sample=reference.sample[:0])
+        return reference
+
+    @classmethod
+    def _read(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> tuple["Reference", str | None]:
+        """The reference that a file holds, and how its sample was drawn. Raises nearly anything for what is none."""
 
         def stats(prefix: str) -> FeatureStats:
-            return FeatureStats(about["count"], tensors[f"{prefix}mean"], tensors[f"{prefix}scatter"])
+            mean, scatter = (tensors[f"{prefix}{name}"].double() for name in ("mean", "scatter"))
+            check_moments(mean, scatter)
+            return FeatureStats(operator.index(about["count"]), mean, scatter)
 
-        return cls(
-            stats=stats(""),
-            sample=sample,
-            images=about["images"],
-            space=about["space"],
-            spatial=stats("spatial_") if "spatial_mean" in tensors else None,
-        )
+        sample, whole = tensors["sample"].float(), stats("")
+        if sample.ndim != 2 or sample.shape[1] != len(whole.mean) or not sample.isfinite().all() or whole.count < 0:
+            raise ValueError(f"a count of {whole.count} and a sample of shape {tuple(sample.shape)} are not its own")
+        spatial = stats("spatial_") if "spatial_mean" in tensors else None
+        own: dict[str, Any] = {"stats": whole, "spatial": spatial, "sample": sample}
+        return cls(**own, images=dict(about["images"]), space=dict(about["space"])), about.get("samples")
 
 
 class Statistics(NamedTuple):
@@ -169,7 +181,7 @@ def read_reference(
     A file without images has no sample, and so no precision and recall. `progress` is told of the file's images.
     Raises ValueError for a file that is missing, damaged or of another kind or feature space.
     """
-    path, extract = Path(path), extractor(features)
+    path, extract = home(path), extractor(features)
     if path.suffix == ".safetensors":
         reference = Reference.load(path)
         reference.check_space(extract.describe())
@@ -212,11 +224,13 @@ def _statistics(path: Path, arrays: dict[str, Array], images: Array | None) -> S
             raise ValueError(f"{name} in {path} is of type {arrays[name].dtype}; statistics are floating-point")
     if ("mu_s" in arrays) != ("sigma_s" in arrays):
         raise ValueError(f"{path} has only one of mu_s and sigma_s; give a file with both or neither")
-    if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):
+    if images is not None and (
+        images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size
+    ):
         raise ValueError(
             f"arr_0 in {path} is {images.dtype} of shape {images.shape}; images are uint8, (count, height, width, 3)"
         )
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}  # of any byte order
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

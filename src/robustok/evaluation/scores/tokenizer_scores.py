@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.evaluation.decoding import decoded, encoded, precision
-from robustok.evaluation.features.image_source import ImageSource, Progress, check_range, pixels_of
+from robustok.evaluation.features.image_source import ImageSource, Progress, check_range, images_at, pixels_of
 from robustok.evaluation.features.registry import FeatureSpaces, extractors
 from robustok.evaluation.metrics.ifid import HELD, WEIGHT, Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised_by_cells
@@ -95,7 +95,7 @@ def score_tokenizer(
         run.tell(len(output))
 
     for block in run.own:
-        batch, indices, positions = images.images(block.indices), block.indices, block.positions
+        batch, indices, positions = images_at(images, block.indices), block.indices, block.positions
         pixels, tokens = pixels_of(batch), run.encoded(batch)
         output = run.decoded(tokens)
         of_pixels.add(pixels, output, indices)
@@ -148,7 +148,7 @@ class _Run:
         return encoded(self.tokenizer, images, self.batch_size)
 
     def latents(self, block: _Block) -> Latents:
-        return self.encoded(self.images.images(block.indices))
+        return self.encoded(images_at(self.images, block.indices))
 
     def decoded(self, tokens: Tensor) -> Pixels:
         return torch.cat(list(decoded(self.tokenizer, tokens, self.batch_size)))
@@ -229,7 +229,7 @@ def _shown(run: _Run, other: ImageSource | None) -> Iterator[tuple[Latents, Int[
             yield run.latents(block), block.positions
     else:
         for indices in torch.arange(len(other)).split(BLOCK):
-            yield run.encoded(other.images(indices)), None
+            yield run.encoded(images_at(other, indices)), None
 
 
 def _blocks(count: int, for_pfid: int) -> Iterator[_Block]:
