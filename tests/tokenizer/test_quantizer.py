@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robustok.tokenizer.quantizer import VQ, VectorQuantizer, code_use, nearest_code, rotate, straight_through
+from robustok.tokenizer.quantizer import VQ, VectorQuantizer, code_use, nearest_code, rotation_trick, straight_through
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -60,7 +60,7 @@ def test_straight_through_copies_the_gradient():
 def test_rotation_turns_and_scales_the_gradient_as_it_does_the_latent():
     latents = random(2, 3, 4).requires_grad_()
     codes = 2 * random(2, 3, 4, seed=1)
-    passed = rotate(latents, codes)
+    passed = rotation_trick(latents, codes)
     torch.testing.assert_close(passed, codes)
     passed.backward(codes / codes.norm(dim=-1, keepdim=True))
     # a rotation's transpose takes the code's direction back to the latent's; the scale is |codes| / |latents|
