@@ -19,11 +19,13 @@ import robustok
 from robustok.adapters import FAMILIES, diffusers
 from robustok.adapters.diffusion_transformers import LightningDiT
 from robustok.adapters.published_generators import PublishedGenerator
+from robustok.cli.demo import Demo
 from robustok.cli.options import Command, Configurable, check_names, verb_named
 from robustok.cli.parser import parse
 from robustok.cli.settings import layered
 from robustok.cli.verbs import VERBS
 from robustok.data import ImageFolder, open_images
+from robustok.data.fluent import EMBEDDED
 from robustok.data.image_files import FileView
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
@@ -192,7 +194,8 @@ def understood(words: list[str]) -> Command | str:
     """The command of words, its options and the settings of its preset checked; or its help. Raises ValueError."""
     command = parse(verb_named(words[0], VERBS), words[1:])
     if isinstance(command, Configurable):
-        preset = command.chosen()
+        own = isinstance(command, Demo) and command.images not in EMBEDDED  # which are not here
+        preset = command.start() if own else command.chosen()
         failures = [error for config in kinds(preset) if (error := refusal(command, config)) is not None]
         if len(failures) == len(kinds(preset)):
             raise failures[0]

@@ -16,7 +16,7 @@ SEEDS = (0, 1, 2)  # of an ablation, unless told
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Configurable, Verbose):
-    """The whole method on embedded images or on your own, from nothing to a page of results.
+    """The whole method, on embedded images or your own, up to a page of results.
 
     Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder for
     the generator; scores each step. Reads only what comes with the packages, images and networks' weights, unless
@@ -42,6 +42,9 @@ class Demo(Configurable, Verbose):
     labels: Annotated[str, Option("FILE|NAME")] | None = None
     no_flip: bool = False  # mirrored images do not belong to your set (text, left and right shoes)
     upscale: bool = False  # enlarge images of your own that are smaller than 64 pixels, rather than refuse them
+    # images of your own that cannot be read: skip (found in advance, as is usual for up to 20,000), fail (when met, as
+    # is usual otherwise), replace (by the next one of the class)
+    broken: Literal["skip", "fail", "replace"] | None = None
     # folder to write to; runs/demo, runs/masked, runs/continuous, runs/rae or runs/corners unless given, with the name
     # of --images behind it
     out: Folder | None = None
@@ -61,9 +64,11 @@ class Demo(Configurable, Verbose):
         labels: str | None = None,
         no_flip: bool = False,
         upscale: bool = False,
+        broken: str | None = None,
     ) -> Any:
         """The demo of a name, for tokens or for continuous latents, of gray images, of colored ones, of one's own."""
         from robustok import presets
+        from robustok.cli.images import ERRORS
         from robustok.data.fluent import EMBEDDED
         from robustok.data.sources import open_images
 
@@ -73,11 +78,12 @@ class Demo(Configurable, Verbose):
         name = "_".join([kind] * bool(kind) + [preset] * (preset != "default"))
         demo = getattr(presets, name or "demo")()
         if images in EMBEDDED:
-            if labels or no_flip or upscale:
-                raise ValueError(f"{images} is embedded as it is; leave out --labels, --no-flip and --upscale")
+            if labels or no_flip or upscale or broken:
+                raise ValueError(f"{images} is embedded; leave out --labels, --no-flip, --upscale and --broken")
             return presets.in_color(demo) if images == "fluent" else demo
         listed = open_images(images, 1, labels=labels, errors="defer")
-        return replace(presets.of_own_images(demo, images, listed), labels=labels, flip=not no_flip, upscale=upscale)
+        how: dict[str, Any] = {"labels": labels, "flip": not no_flip, "upscale": upscale}
+        return replace(presets.of_own_images(demo, images, listed), broken=ERRORS[broken] if broken else None, **how)
 
     def run(self) -> None:
         """Run the demo, its ablation, or the 2 x 2 ablation if asked for."""

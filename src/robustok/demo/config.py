@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from robustok.data.fluent import EMBEDDED
-from robustok.data.image_files import FileView
+from robustok.data.image_files import Errors, FileView
 from robustok.data.images import ImageSet, evenly_ordered
 from robustok.data.sources import open_images
 from robustok.runtime.configs import to_plain
@@ -28,6 +28,7 @@ class Demo:
     labels: str | None = None  # what tells the classes of one's own images, as `open_images` takes it
     flip: bool = True  # whether one's own images may be mirrored
     upscale: bool = False  # whether those of one's own that are too small are enlarged, or else refused
+    broken: Errors | None = None  # what becomes of those that cannot be read, as `ImageFiles` takes it
     train_images: int = 55_000  # images that everything is trained on, the first ones; of one's own, at most
     reference: int = 10_000  # validation images that generated images are scored against
     scored: int = 5_000  # generated images that are scored, and validation images that are reconstructed
@@ -93,7 +94,7 @@ def _of_purposes(config: Demo, size: int) -> tuple[ImageSet, ImageSet]:
     """Images to train on, and to score on: those of an embedded set, or, of one's own, all others and the first."""
     if config.images in EMBEDDED:
         return EMBEDDED[config.images]("train", size), EMBEDDED[config.images]("validation", size)
-    view: FileView = {"flip": config.flip, "upscale": config.upscale}
+    view: FileView = {"flip": config.flip, "upscale": config.upscale, "errors": config.broken}
     images = evenly_ordered(open_images(config.images, size, labels=config.labels, **view))
     if config.reference >= len(images):
         raise ValueError(
