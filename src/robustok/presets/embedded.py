@@ -117,7 +117,7 @@ def masked() -> Demo:
             generator=Masked(codebook_size=1024, tokens=64, classes=10, width=192, depth=4, heads=3),
             loop=replace(discrete.generator.loop, steps=1280, save_every=320, preview_every=320),
         ),
-        post=replace(discrete.post, sampling=MaskedSampling(steps=8, guidance=3.0)),
+        post=replace(discrete.post, sampling=MaskedSampling(steps=8, guidance=1.0, choice_temperature=9.0)),
     )
 
 
