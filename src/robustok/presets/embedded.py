@@ -110,8 +110,8 @@ def demo() -> Demo:
 def masked() -> Demo:
     """`robustok demo --generator masked`: the same tokens, filled in by a masked generator in 8 steps.
 
-    Up to 39 minutes of one thread; one seed: gFID 284 -> 171 in lite0, 253 -> 140 in lite2, 271 -> 196 in vgg-hed; of the
-    control 252, 240, 244. Sampling was chosen by held-out training images: guidance only harmed.
+    Up to 39 minutes of one thread; one seed: gFID 284 -> 171 in lite0, 253 -> 140 in lite2, 271 -> 196 in vgg-hed; of
+    the control 252, 240, 244. Sampling was chosen by held-out training images: guidance only harmed.
     """
     discrete = demo()
     return replace(
