@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from robustok.cli.arguments import Folder, Images, Numbers, OwnSeed
 from robustok.cli.options import Configurable, Option, Verbose
 
-DEFAULT_OUT = {"discrete": "runs/demo", "continuous": "runs/continuous", "rae": "runs/rae"}
 # each without and with perturbation
 CORNERS: tuple[Literal["discrete", "continuous"], ...] = ("discrete", "continuous")
 SEEDS = (0, 1, 2)  # of an ablation, unless told
@@ -107,9 +106,10 @@ class Demo(Configurable, Verbose):
     def _out(self) -> Path:
         """The folder to write to. Raises ValueError for one within the images, whose pictures would be among them."""
         kind = "corners" if self.corners else "masked" if self.generator == "masked" else self.latent
-        name = re.sub(r"\W+", "-", Path(self.images).resolve().stem).strip("-")
-        out = self.out or Path(DEFAULT_OUT.get(kind, f"runs/{kind}") + f"-{name}" * (name != "fashion-mnist"))
         images = Path(self.images)
+        name = re.sub(r"\W+", "-", images.resolve().stem).strip("-")
+        usual = "demo" if kind == "discrete" else kind
+        out = self.out or Path("runs", usual + f"-{name}" * (name != "fashion-mnist"))
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise ValueError(
                 f"--out {out} lies in --images {images}, so its pictures would be taken for images; give another"

@@ -1,8 +1,8 @@
 """Every named run, as a function that returns its config; a variant is `dataclasses.replace`.
 
 `embedded` are the runs on the embedded images, for two CPU cores, with a codebook and without, `own_images` the same on
-others; `tokenizers`,
-`generators` and `decoders` are those on ImageNet, each in three sizes; `recipes` knows all of them by name.
+others; `tokenizers`, `generators` and `decoders` are those on ImageNet, each in three sizes; `recipes` knows all of
+them by name.
 """
 
 from robustok.presets.embedded import (
