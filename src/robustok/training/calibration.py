@@ -1,6 +1,7 @@
 """Calibrated perturbation: as many tokens replaced, by codes as far away, as a short pilot generator is seen to err."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -12,7 +13,7 @@ from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import DISTANCES
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-from robustok.training.pilot import Pilot, encoded_tokens, train_pilot
+from robustok.training.pilot import Pilot, encoded_tokens, new_pilot, train_pilot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]
     tokens, labels = encoded_tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
-    pilot = train_pilot(config, tokens, labels, len(codebook), len(images.classes), seed=seed)
+    shape = tokens.shape[1], len(codebook), len(images.classes)
+    pilot = train_pilot(config, partial(new_pilot, config, *shape), tokens, labels, seed=seed)
     tokens, labels = encoded_tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
     drawn = pilot_tokens(pilot, tokens, labels, seed=seed)
     return departing(drawn, tokens, codebook.detach(), books=books_of(tokenizer))

@@ -1,19 +1,24 @@
 """A pilot: a small generator, trained shortly on a frozen latent space, that shows how generators will err in it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices
 from robustok.data.order import batch_indices
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
+from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Labels, Tokens
+from robustok.shapes import Labels, Latents, Tokens
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.protocol import TokenizerLike
 
 BLOCK = 250  # images encoded at a time
+
+AnyPilot = TypeVar("AnyPilot", AutoregressiveModel, DiffusionTransformerModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,7 @@ class Pilot:
     lr: float = 1e-3  # of the pilot, falling to 0 along a line
     width: int = 128  # channels of the pilot
     depth: int = 2  # transformer blocks of the pilot
-    train_images: int = 20_000  # whose tokens it learns, at most
+    train_images: int = 20_000  # whose tokens or latents it learns, at most
 
     def __post_init__(self) -> None:
         self.as_perturbation()  # checks beta and freeze_from
@@ -39,7 +44,7 @@ class Pilot:
                 f"the pilot's lr is {self.lr} and its width {self.width}; give a positive lr and a multiple of 32"
             )
 
-    def as_perturbation(self, alpha: float = 1.0, delta: int = 1) -> Perturbation:
+    def as_perturbation(self, alpha: float = 1.0, delta: int = 1) -> Any:
         """What it comes to with an alpha and a delta."""
         start = self.freeze_from
         return Perturbation(alpha=alpha, beta=self.beta, delta=delta, latent_space="frozen", freeze_from=start)
@@ -50,11 +55,28 @@ def now(perturbation: Any, *measured: Any) -> Any:
     return perturbation.as_perturbation(*measured) if isinstance(perturbation, Pilot) else perturbation
 
 
+def pilot_images(config: Pilot, images: ImageSet | None, seed: int) -> tuple[ImageSet, Indices]:
+    """The images, and which of them a pilot learns. Raises ValueError for no images."""
+    if images is None:
+        raise ValueError(
+            "a rehearsed perturbation trains a pilot generator on some images; give them to set_reference first"
+        )
+    return images, torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
+
+
+@torch.no_grad()
+def encoded_latents(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Latents:
+    """The latents of some images, on the tokenizer's device."""
+    parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]
+    return torch.cat(parts).float()
+
+
+@torch.no_grad()
 def encoded_tokens(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
     """The tokens of some images, on the tokenizer's device."""
-    with torch.no_grad():
-        parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]
-        return torch.cat([tokenizer.quantize(latents).tokens for latents in parts])
+    return torch.cat(
+        [tokenizer.quantize(encoded_latents(tokenizer, images, part)).tokens for part in rows.split(BLOCK)]
+    )
 
 
 def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> AutoregressiveModel:
@@ -72,17 +94,20 @@ def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> Autoregre
 
 
 def train_pilot(
-    config: Pilot, tokens: Tokens, labels: Labels, codes: int, classes: int, *, seed: int
-) -> AutoregressiveModel:
-    """A small generator after a short training on tokens (b n). Raises ValueError where its weights are not finite."""
+    config: Pilot, build: Callable[[], AnyPilot], latents: Tensor, labels: Labels, *, seed: int
+) -> AnyPilot:
+    """A small generator after a short training on tokens (b n) or latents (b n d).
+
+    `build` makes it with fresh weights. Raises ValueError where they are not finite in the end.
+    """
     torch.manual_seed(derive(seed, "pilot weights"))
-    model = new_pilot(config, tokens.shape[1], codes, classes).to(tokens.device).train()
+    model = build().to(latents.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.96), weight_decay=0.03)
-    batch_size = min(config.batch_size, len(tokens))
+    batch_size = min(config.batch_size, len(latents))
     for step in range(config.steps):
-        rows = batch_indices(len(tokens), batch_size, seed, step).to(tokens.device)
+        rows = batch_indices(len(latents), batch_size, seed, step).to(latents.device)
         drawn = model.draw(batch_size, generator=stream(seed, "pilot label dropout", step))
-        loss = model.loss(tokens[rows], labels[rows], drawn)
+        loss = model.loss(latents[rows], labels[rows], drawn)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 - step / config.steps)
         optimizer.zero_grad()

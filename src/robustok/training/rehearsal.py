@@ -1,23 +1,31 @@
-"""Rehearsed perturbation: the decoder learns on what a short pilot generator makes of images' tokens.
+"""Rehearsed perturbation: the decoder learns on what a short pilot generator makes of images' tokens or latents.
 
-Those are post-training's pairs (arXiv 2509.12474, sec. 4.3) before there is a generator: replaced tokens fit those
-around them as a generator's do, which codes drawn among a token's neighbors do not.
+Those are post-training's pairs (arXiv 2509.12474, sec. 4.3) before there is a generator. Replaced tokens fit those
+around them as a generator's do, which codes drawn among a token's neighbors do not; latents are noised and followed
+back, so that they err as sampled ones do and not by plain noise, which a generator takes away.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from robustok.data.images import ImageSet
 from robustok.generators.autoregressive import AutoregressiveModel
+from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.flow_matching import noised
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Kept, Sampling, finish_tokens
-from robustok.runtime.configs import check_shares
-from robustok.runtime.seeding import stream
-from robustok.shapes import Codebook, TokenMask, Tokens
+from robustok.runtime.configs import check_least, check_shares
+from robustok.shapes import Codebook, Latents, TokenMask, Tokens
+from robustok.tokenizer.latent_perturbation import LatentDraw, LatentNoise, channel_std
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-from robustok.training.pilot import Pilot, encoded_tokens, new_pilot, train_pilot
+from robustok.training.pilot import Pilot, encoded_latents, encoded_tokens, new_pilot, pilot_images, train_pilot
 
 CLASSES = 1  # that a pilot has at least; it learns and draws of none
 
@@ -43,14 +51,10 @@ class Rehearsed(Pilot):
 
 def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> AutoregressiveModel:
     """A pilot trained on some of the images. Raises ValueError for no images."""
-    if images is None:
-        raise ValueError(
-            "a rehearsed perturbation trains a pilot generator on some images; give them to set_reference first"
-        )
-    rows = torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
+    images, rows = pilot_images(config, images, seed)
     tokens = encoded_tokens(tokenizer, images, rows)
     nothing = torch.full_like(tokens[:, 0], CLASSES)  # the null class of a pilot of so many
-    return train_pilot(config, tokens, nothing, len(_codebook(tokenizer)), CLASSES, seed=seed)
+    return train_pilot(config, partial(empty_pilot, config, tokenizer), tokens, nothing, seed=seed)
 
 
 def empty_pilot(config: Rehearsed, tokenizer: TokenizerLike) -> AutoregressiveModel:
@@ -78,3 +82,86 @@ def rehearse(
     books = books_of(tokenizer)
     size = pilot.codebook_size // books
     return torch.where(chosen & (drawn // size == tokens // size), drawn, tokens) if books > 1 else drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsedLatents(Pilot):
+    """Perturbation in two phases, in whose second one a pilot generator cleans what `LatentNoise` did to latents.
+
+    It learns latents without classes by flow matching, once the encoder is frozen. An image's latents are noised to a
+    level of its own and followed back to the data, which is SDEdit (Meng et al. 2021, arXiv 2108.01073).
+    """
+
+    sigma: float = 0.5  # least share that stays real, 0 to 1: an image's noise level is uniform between 0 and 1 - sigma
+    back: int = 4  # Euler steps in which the noised latents are followed back
+
+    def __post_init__(self) -> None:
+        check_shares(self, "sigma")
+        check_least(self, 1, "back")
+        super().__post_init__()
+
+    def as_perturbation(self) -> LatentNoise:
+        """What is done to latents before the pilot follows them."""
+        noise, start = 1 - self.sigma, self.freeze_from
+        return LatentNoise(beta=self.beta, strength=noise, latent_space="frozen", freeze_from=start)
+
+
+class LatentPilot(nn.Module):
+    """A pilot of latents, with the mean and the standard deviation of each channel (d) of those that it learned."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: RehearsedLatents, latent_shape: tuple[int, int]):
+        super().__init__()
+        self.generator = empty_latent_pilot(config, latent_shape)
+        self.register_buffer("mean", torch.zeros(latent_shape[1]))
+        self.register_buffer("std", torch.ones(latent_shape[1]))
+
+    def follow(self, latents: Latents, level: Float[Tensor, " b"], noise: Latents, steps: int) -> Latents:
+        """Latents (b n d) noised to each image's own level, 0 to 1, and followed back to the data."""
+        nothing = torch.full((len(latents),), self.generator.null_class, device=latents.device)
+        x = noised((latents - self.mean) / self.std, noise, level)
+        for t, following in pairwise(torch.linspace(1, 0, steps + 1).tolist()):
+            velocity = self.generator(x, t * level, nothing).float()
+            x = x + (following - t) * level[:, None, None] * velocity
+        return x * self.std + self.mean
+
+
+def empty_latent_pilot(config: RehearsedLatents, latent_shape: tuple[int, int]) -> DiffusionTransformerModel:
+    """A pilot of latents before its training."""
+    n, d = latent_shape
+    return DiffusionTransformerModel(
+        DiffusionTransformer(
+            tokens=n,
+            channels=d,
+            classes=CLASSES,
+            width=config.width,
+            depth=config.depth,
+            heads=config.width // 32,
+            layout="grid" if math.isqrt(n) ** 2 == n else "sequence",
+        )
+    )
+
+
+def latent_pilot_of(
+    config: RehearsedLatents, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int
+) -> LatentPilot:
+    """A pilot trained on some of the images' latents. Raises ValueError for no images."""
+    latents = encoded_latents(tokenizer, *pilot_images(config, images, seed))
+    shape = (latents.shape[1], latents.shape[2])
+    pilot = LatentPilot(config, shape).to(latents.device)
+    pilot.mean.copy_(latents.mean(dim=(0, 1)))
+    pilot.std.copy_(channel_std(latents).clamp_min(torch.finfo(torch.float32).tiny))  # of a channel that never changes
+    nothing = torch.full((len(latents),), CLASSES, device=latents.device)
+    standard = (latents - pilot.mean) / pilot.std
+    pilot.generator = train_pilot(config, partial(empty_latent_pilot, config, shape), standard, nothing, seed=seed)
+    return pilot
+
+
+@torch.no_grad()
+def rehearse_latents(pilot: LatentPilot, latents: Latents, draw: LatentDraw, steps: int) -> Latents:
+    """Latents (b n d), those of chosen images as the pilot makes them from what noise left of them."""
+    rows = draw.chosen.any(dim=1).nonzero().flatten()
+    followed = pilot.follow(latents[rows].float(), draw.fraction[rows], draw.how[rows].float(), steps)
+    return latents.index_copy(0, rows, followed.to(latents.dtype))

@@ -15,9 +15,11 @@ from robustok.training.objective import Objective
 from robustok.training.optim import Optim, Precision
 from robustok.training.performance import Performance
 from robustok.training.pilot import now
-from robustok.training.rehearsal import Rehearsed
+from robustok.training.rehearsal import Rehearsed, RehearsedLatents
 
-AnyPerturbation: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | Rehearsed | AnyLatentPerturbation
+OfTokens: TypeAlias = Perturbation | ReleasedPerturbation | Calibrated | Rehearsed
+OfLatents: TypeAlias = AnyLatentPerturbation | RehearsedLatents
+AnyPerturbation: TypeAlias = OfTokens | OfLatents
 OF_A_CODEBOOK = ("codebook", "semantic", "semantic_scale", "teacher", "semantic_size")  # settings of one kind only
 OF_LATENTS = ("mask_ratio_min", "mask_ratio_max", "statistics_images")
 
@@ -89,12 +91,15 @@ class TokenizerTraining:
     @property
     def has_codebook(self) -> bool:
         """True when what is trained has a codebook."""
-        return not isinstance(self.perturbation, AnyLatentPerturbation)
+        return isinstance(self.perturbation, OfTokens)
 
 
 def other_kind(perturbation: AnyPerturbation, tokenizer: str, has_codebook: bool) -> str:
     """The message against perturbing a tokenizer as one of the other kind is."""
-    kind, remedy = ("has a", "Perturbation") if has_codebook else ("has no", "LatentNoise, LatentMixing or AddedNoise")
+    if has_codebook:
+        kind, remedy = "has a", "Perturbation or Rehearsed"
+    else:
+        kind, remedy = "has no", "LatentNoise, RehearsedLatents, LatentMixing or AddedNoise"
     return (
         f"a {tokenizer} {kind} codebook and is not perturbed by {type(perturbation).__name__}; set perturbation to "
         f"{remedy}"

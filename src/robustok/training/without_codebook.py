@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok.data.images import ImageSet
-from robustok.runtime.distributed import gather
+from robustok.runtime.distributed import from_main, gather
 from robustok.runtime.seeding import spread, stream
 from robustok.shapes import Images, Latents, Scalar
 from robustok.tokenizer.autoencoder import Autoencoder
@@ -29,6 +29,8 @@ from robustok.tokenizer.protocol import TokenizerLike
 from robustok.training.micro_batch import BatchRows, MicroBatch, micro_batches_of
 from robustok.training.optim import autocast
 from robustok.training.phases import Phases
+from robustok.training.pilot import now
+from robustok.training.rehearsal import LatentPilot, RehearsedLatents, latent_pilot_of, rehearse_latents
 from robustok.training.tokenizer_settings import TokenizerTraining
 
 Terms: TypeAlias = tuple[list[tuple[str, float, Scalar]], dict[str, Tensor]]  # (name, weight, loss), and what is logged
@@ -50,8 +52,8 @@ class WithoutCodebook:
 
     def __init__(self, config: TokenizerTraining, model: TokenizerLike, phases: Phases, device: torch.device):
         self.config, self.model, self.phases, self.device = config, model, phases, device
-        assert isinstance(config.perturbation, AnyLatentPerturbation)
-        self.perturbation = config.perturbation
+        self.perturbation: AnyLatentPerturbation = now(config.perturbation)
+        self.pilot: LatentPilot | None = None  # of a rehearsed perturbation, from its second phase on
         least = min(micro.size for micro in micro_batches_of(config.loop.batch_size, config.optim.micro_batches, 0, 1))
         if isinstance(self.perturbation, LatentMixing) and self.perturbation.beta and least < 2:
             raise ValueError(
@@ -110,7 +112,11 @@ class WithoutCodebook:
         return {}
 
     def freeze(self, averaged: Any, images: ImageSet | None) -> None:
-        """The second phase begins: nothing is to be measured."""
+        """The second phase begins: train a pilot generator, if one is to rehearse."""
+        how, seed = self.config.perturbation, self.config.loop.seed
+        if isinstance(how, RehearsedLatents):
+            weights = from_main(lambda: latent_pilot_of(how, averaged, images, seed=seed).cpu().state_dict())
+            self._take_pilot(how, weights)
 
     def finished(self, averaged: Any, images: ImageSet | None) -> Any:
         """The averaged tokenizer as it is used: one of our own with standardized latents."""
@@ -137,14 +143,22 @@ class WithoutCodebook:
         if not draw.chosen.any():
             return latents
         first, stop = int(micro.rows.own[0]), int(micro.rows.own[-1]) + 1
+        if isinstance(how := self.config.perturbation, RehearsedLatents):
+            assert self.pilot is not None, "nothing is chosen before the second phase"
+            return rehearse_latents(self.pilot, latents, LatentDraw(*(part[first:stop] for part in draw)), how.back)
         whole = torch.cat([everyone[:first], latents, everyone[stop:]])
         return perturb_latents(self.perturbation, whole, draw)[first:stop]
 
+    def _take_pilot(self, how: RehearsedLatents, weights: Mapping[str, Tensor]) -> None:
+        self.pilot = LatentPilot(how, self.latent_shape).to(self.device).eval().requires_grad_(False)
+        self.pilot.load_state_dict(weights)
+
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {} if self.pilot is None else {"pilot": self.pilot.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is remembered from step to step."""
+        if isinstance(how := self.config.perturbation, RehearsedLatents) and self.phases.decoder_only:
+            self._take_pilot(how, state["pilot"])
 
 
 @torch.no_grad()

@@ -1,0 +1,126 @@
+"""Does a second phase on perturbed latents make a decoder that generates better? One latent space, one generator.
+
+    python benchmarks/second_phases.py run runs/post_training docs/studies/second_phases --seed 0
+    python benchmarks/second_phases.py page docs/studies/second_phases
+
+An autoencoder is trained without perturbation and a diffusion transformer on its latents, both as the continuous demo
+has them (they are those of `post_training_bakeoff.py --corner "latents, unperturbed"`, and lie in the same folder).
+Then the decoder alone is trained on, as long in each arm: on clean latents, on noised ones, or on those that a pilot
+generator followed back from noise. No arm sees the generator; all decode its same samples. One JSON file for each arm
+and seed; what is finished is not done again.
+"""
+
+import argparse
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import post_training_page
+import torch
+from main_training_scores import Notes
+from main_training_study import WORK, circumstances
+from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, file_name
+from post_training_bakeoff import Judge, Models, train_demo
+
+from robustok.runtime.checkpoint import write_json
+from robustok.runtime.configs import to_plain
+from robustok.runtime.locking import claim
+from robustok.tokenizer.latent_perturbation import LatentNoise
+from robustok.training.optim import Optim
+from robustok.training.rehearsal import RehearsedLatents
+from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
+
+CORNER = "latents, unperturbed"
+FROM_THE_START = 1e-6  # of the steps: the encoder is frozen, so the second phase may begin with the second step
+NOISE = LatentNoise(beta=1.0, strength=0.5, latent_space="frozen", freeze_from=FROM_THE_START)
+ARMS: dict[str, LatentNoise | RehearsedLatents | None] = {
+    ORIGINAL: None,
+    CLEAN: replace(NOISE, beta=0.0),
+    "noise": NOISE,
+    "rehearsed": RehearsedLatents(freeze_from=FROM_THE_START),
+}
+HEAD = """# A second phase on perturbed latents, for one latent space and one generator
+
+*Written by `benchmarks/second_phases.py page` from the JSON files beside it; do not edit.*
+
+An autoencoder of the continuous demo, trained without perturbation, and a diffusion transformer on its latents. Then
+the decoder alone is trained on for 500 steps with a fresh discriminator, on clean latents (the control), on latents
+with noise (`LatentNoise`, up to half), or on latents that a pilot generator followed back from as much noise
+(`RehearsedLatents`). No arm sees the generator. All decoders of a seed decode its same 2,000 samples, 10,000 validation
+images score them, and nothing is chosen: the last average is what is scored.
+"""
+
+
+def second_phase(arm: LatentNoise | RehearsedLatents, main: TokenizerTraining, steps: int) -> TokenizerTraining:
+    """Main training of a finished tokenizer's decoder alone."""
+    adversary = replace(main.objective.adversary, disc_start=0.0, gan_start=0.1)
+    return replace(
+        main,
+        tokenizer=None,
+        perturbation=arm,
+        loop=replace(main.loop, steps=steps, save_every=max(1, steps // 4), preview_every=0),
+        objective=replace(main.objective, adversary=adversary),
+        optim=Optim(lr=main.optim.lr / 2, warmup=20, final_lr_fraction=0.05),
+    )
+
+
+def run_arm(arm: str, main: TokenizerTraining, models: Models, runs: Path, results: Path) -> None:
+    """Train one arm's decoder on and measure it; what was finished before is not done again."""
+    judge, name = models.judge, file_name("second", arm, models.seed)
+    if (results / f"{name}.json").exists():
+        return
+    with claim(runs / name / WORK) as free:
+        if not free:
+            return
+        print(f"{arm}, seed {models.seed}", flush=True)
+        notes = Notes(runs / name / "measured.json")
+        notes.add("circumstances", circumstances())
+        about: dict[str, Any] = {"corner": CORNER, "arm": arm, "seed": models.seed, "step": 0}
+        tokenizer = models.trained.tokenizer
+        if (perturbation := ARMS[arm]) is not None:
+            config = second_phase(perturbation, main, judge.size.steps)
+            tokenizer.requires_grad_(False).decoder.requires_grad_(True)
+            began, clock = time.process_time(), time.monotonic()
+            trained = train_tokenizer(config, judge.train, runs / name, tokenizer=tokenizer, quiet=True)
+            notes.once("seconds", lambda: {"cpu": time.process_time() - began, "clock": time.monotonic() - clock})
+            assert trained.fingerprint() == tokenizer.fingerprint(), "the latent space is the same"
+            tokenizer, about = trained, about | {"step": config.loop.steps, "settings": to_plain(config)}
+        pixels = models.pixels(tokenizer)
+        notes.once("scores", lambda: judge.scores(models.before, judge.streams(pixels)))
+        notes.once("to_the_eye", lambda: judge.to_the_eye(pixels))
+        spaces = {space: extract.describe() for space, extract in judge.spaces.items()}
+        about |= {"size": vars(judge.size), "spaces": spaces}
+        results.mkdir(parents=True, exist_ok=True)
+        write_json(results / f"{name}.json", about | notes.values)
+
+
+def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, preset: Any = None) -> None:
+    """Work off the arms of a seed that are not finished."""
+    demo = (preset or CORNERS[CORNER]()).with_seed(seed)
+    judge = Judge(size, runs, demo.main.tokenizer.image_size, spaces)
+    folder = runs / file_name(CORNER, seed)
+    models = Models(train_demo(demo, judge.train, folder), seed, judge, folder)
+    for arm in ARMS:
+        run_arm(arm, demo.main, models, runs, results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    running = verbs.add_parser("run", help="train and measure what is left of the arms")
+    running.add_argument("runs", type=Path, help="folder of models and samples, which stays out of the repository")
+    running.add_argument("results", type=Path, help="folder of one JSON file for each arm and seed")
+    running.add_argument("--seed", type=int, default=0)
+    running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), a.seed))
+    page = verbs.add_parser("page", help="write README.md beside the JSON files")
+    page.add_argument("results", type=Path)
+    page.set_defaults(do=lambda a: post_training_page.write(a.results, HEAD, (CORNER,), tuple(ARMS)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    chosen = parser.parse_args()
+    chosen.do(chosen)
+
+
+if __name__ == "__main__":
+    main()

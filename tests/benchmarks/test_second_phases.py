@@ -1,0 +1,58 @@
+"""The study of second phases: a tiny one trains only decoders, on one latent space, and goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import second_phases
+import torch
+import torch.nn.functional as F
+from post_training_arms import CLEAN, ORIGINAL, Size
+from tests.training.tiny import AUTOENCODER
+
+from robustok.evaluation.features.extractor import CustomExtractor
+from robustok.presets import continuous_smoke
+from robustok.training.rehearsal import RehearsedLatents
+
+TINY = Size(steps=4, held_out=50, scored=60, train=200, reference=60)
+
+
+def coarse(pixels: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(pixels[:, :1].float(), 8).flatten(1)
+
+
+def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
+    demo = continuous_smoke().without_perturbation()
+    main = replace(AUTOENCODER, mask_ratio_max=0.0, perturbation=demo.main.perturbation, loop=demo.main.loop)
+    demo = replace(demo, main=replace(main, loop=replace(main.loop, steps=4)))
+    demo = replace(
+        demo,
+        generator=replace(
+            demo.generator,
+            loop=replace(demo.generator.loop, steps=2),
+            generator=replace(demo.generator.generator, tokens=16, channels=8, patch=1, width=32, depth=1, heads=1),
+        ),
+    )
+    pilot = RehearsedLatents(freeze_from=second_phases.FROM_THE_START, steps=2, batch_size=8, width=32, depth=1)
+    monkeypatch.setitem(second_phases.ARMS, "rehearsed", pilot)
+    how = {"spaces": {"lite0": CustomExtractor(coarse, "lite0")}, "preset": demo}
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    second_phases.run(runs, results, TINY, 3, **how)
+    found = {arm: json.loads((results / f"second_{arm.replace(' ', '_')}_3.json").read_text()) for arm in (
+        ORIGINAL, CLEAN, "noise", "rehearsed"
+    )}  # fmt: skip
+    before = found[ORIGINAL]["scores"]["lite0"]
+    assert before["change"] == 0
+    distances = {run["scores"]["lite0"]["gfid"] for run in found.values()}
+    assert len(distances) == 4  # every arm's decoder is another one
+    for run in found.values():
+        assert run["scores"]["lite0"]["gfid"] - run["scores"]["lite0"]["change"] == pytest.approx(before["gfid"])
+    assert found["rehearsed"]["settings"]["perturbation"]["type"] == "RehearsedLatents"
+    monkeypatch.setattr(second_phases, "train_tokenizer", lambda *_, **__: pytest.fail("nothing is left to do"))
+    second_phases.run(runs, results, TINY, 3, **how)
+    second_phases.post_training_page.write(
+        results, second_phases.HEAD, (second_phases.CORNER,), tuple(second_phases.ARMS)
+    )
+    written = (results / "README.md").read_text()
+    assert written.startswith("# A second phase on perturbed latents")
+    assert "| rehearsed | 1 | " in written
