@@ -44,8 +44,9 @@ class Pilot:
                 f"the pilot's lr is {self.lr} and its width {self.width}; give a positive lr and a multiple of 32"
             )
 
-    def as_perturbation(self, alpha: float = 1.0, delta: int = 1) -> Any:
-        """What it comes to with an alpha and a delta."""
+    def as_perturbation(self, *measured: Any) -> Any:
+        """What it comes to, with an alpha and a delta where they have been measured."""
+        alpha, delta = measured or (1.0, 1)
         start = self.freeze_from
         return Perturbation(alpha=alpha, beta=self.beta, delta=delta, latent_space="frozen", freeze_from=start)
 

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,9 +45,9 @@ class Rehearsed(Pilot):
         check_shares(self, "sigma")
         super().__post_init__()
 
-    def as_perturbation(self, *measured: float) -> Perturbation:
+    def as_perturbation(self, *measured: Any) -> Perturbation:
         """Which tokens are drawn anew; by which codes, the pilot says."""
-        return super().as_perturbation(alpha=1 - self.sigma)
+        return super().as_perturbation(1 - self.sigma, 1)
 
 
 def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> AutoregressiveModel:
@@ -100,7 +101,7 @@ class RehearsedLatents(Pilot):
         check_least(self, 1, "back")
         super().__post_init__()
 
-    def as_perturbation(self) -> LatentNoise:
+    def as_perturbation(self, *measured: Any) -> LatentNoise:
         """What is done to latents before the pilot follows them."""
         noise, start = 1 - self.sigma, self.freeze_from
         return LatentNoise(beta=self.beta, strength=noise, latent_space="frozen", freeze_from=start)
