@@ -30,7 +30,7 @@ from robustok.generators.protocol import lacking
 from robustok.generators.sampling import Sampling
 from robustok.layers import in_float32
 from robustok.models import load_generator, load_tokenizer
-from robustok.presets.defaults import post_training_for
+from robustok.presets.defaults import post_training_for, with_networks_at_hand
 from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.places import home
@@ -126,16 +126,17 @@ def post_train(
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
     `pairs` of the images, or as many as there are, are paired with tokens or latents of which the generator made all
-    but a share `sigma`; 0.9 or so suits a decoder that was trained without perturbation, two numbers give pairs of
-    shares from the first to the second, "auto" finds out by short tries on held-out images. `held_out` of the images,
+    but a share `sigma`. Without a `config` it is "auto" unless given: held-out images choose by short tries, which take
+    about a fifth of the time; two numbers give pairs of shares from the first to the second. `held_out` of the images,
     as many of every class as it has, are left out of it and decide which decoder is kept, in the space of `features`:
     lite0 at the images' own size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it
     was stopped, it goes on.
 
     Without a `config` it is chosen by what is given (`robustok.presets.defaults`): robustok's own tokenizers of less
     than 128 pixels are tuned for some minutes of a CPU, all others as in the paper, for 10 epochs of up to 200,000
-    pairs in batches of 1,024, which wants a GPU. The other settings go over it; without them generators of other
-    families are sampled as published.
+    pairs in batches of 1,024, which wants a GPU; where the two published networks of its losses cannot be had, a
+    warning says so, and embedded ones take their place. The other settings go over it; without them generators of
+    other families are sampled as published.
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """
@@ -153,7 +154,7 @@ def post_train(
         return from_plain(PostTraining, to_plain(preset) | settings)
 
     if config is None:
-        config = post_training_for(tokenizer, generator, len(_images(images)), over=over)
+        config = with_networks_at_hand(post_training_for(tokenizer, generator, len(_images(images)), over=over))
     result = post_training.post_train(
         over(config), tokenizer, generator, _images(images), _place(folder), features=features
     )

@@ -196,7 +196,7 @@ def test_the_table_of_the_docs_is_that_of_the_presets():
 def test_the_command_line_knows_the_same_names():
     assert TrainTokenizer.start("robustok_unperturbed-one_gpu").perturbation.beta == 0
     assert TrainGenerator.start("rar_l-smoke").loop.steps == STEPS
-    assert PostTrain.start("post_off_the_shelf").sigma == 0.9
+    assert PostTrain.start("post_off_the_shelf").sigma == "auto"
 
 
 def test_an_unknown_name_is_refused():

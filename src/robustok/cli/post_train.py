@@ -20,9 +20,10 @@ class PostTrain(Training):
     long on clean latents, into OUT/control.
 
     Without --preset, robustok's own tokenizers of less than 128 pixels are tuned for some minutes of a CPU, and all
-    others as in the paper: 10 epochs of up to 200,000 pairs in batches of 1,024, which wants a GPU and two networks of
-    other people (robustok doctor). Sigma is then 0.7, or 0.9 for tokenizers of other families; other families are
-    sampled as published, where that is known. One image in ten is held out, up to the preset's number.
+    others as in the paper: up to 10 epochs of up to 200,000 pairs in batches of 1,024, which wants a GPU and two
+    networks of other people (robustok doctor; embedded ones where these cannot be had). Sigma is then found by short
+    tries, unless given. Other families are sampled as published, where that is known. One image in ten is held out, up
+    to the preset's number.
 
     demo has half of main training's learning rate as the paper, but also an L1 and a Frechet term; smoke and continuous
     have a tenth of it.
@@ -46,13 +47,14 @@ class PostTrain(Training):
     def run(self) -> None:
         """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
         from robustok.cli.images import images_of
-        from robustok.presets.defaults import post_training_for
+        from robustok.presets.defaults import post_training_for, with_networks_at_hand
         from robustok.training.post_training import post_train
 
         self.check_apart()
         _, tokenizer, generator = self.opened()
         images = images_of(self.images, tokenizer.image_size, self)
         config = post_training_for(tokenizer, generator, len(images), name=self.preset, over=self.settings)
+        config = config if self.preset else with_networks_at_hand(config)
         discriminator = self.tokenizer / "discriminator"
         result = post_train(
             config,
