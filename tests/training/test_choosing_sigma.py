@@ -45,6 +45,16 @@ def test_the_better_half_goes_on_and_the_best_of_the_longest_tries_is_chosen(tmp
     assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (20 * 16, 10, 0)
 
 
+@pytest.mark.parametrize(("warmup", "taken"), [(0, 0), (3, 3), (100, 5)])
+def test_a_try_has_its_learning_rate_by_half_of_its_first_look(warmup, taken, tmp_path):
+    """A recipe's warm-up of an epoch would leave a try at next to none."""
+    tune = Tuner(s5=3.0, s7=4.0, s8=2.0, s9=5.0)
+    given = replace(AUTO, optim=replace(AUTO.optim, warmup=warmup))
+    chosen, _ = choose_sigma(given, tune, tmp_path, held_out())
+    assert tune.config.optim == replace(given.optim, warmup=taken)
+    assert chosen.optim == given.optim
+
+
 def test_finished_tries_are_read_back_and_others_go_on(tmp_path):
     whole = choose_sigma(AUTO, Tuner(s5=3.0, s7=4.0, s8=2.0, s9=5.0), tmp_path, held_out())
     again = Tuner()

@@ -162,12 +162,41 @@ def test_held_out_images_are_left_out_or_given_and_decide_alike(tmp_path):
     assert not (tmp_path / "c" / "held_out.safetensors").exists()
 
 
+def without_a_start(config):
+    """Full learning rate and discriminator from the first step on."""
+    adversary = replace(config.objective.adversary, disc_start=0.0, gan_start=0.0)
+    return replace(
+        config,
+        optim=replace(config.optim, warmup=0),
+        objective=replace(config.objective, adversary=adversary),
+    )
+
+
+@pytest.mark.parametrize(("warmup", "gan_start", "looks"), [(0, 0.0, 3), (2, 0.0, 5), (0, 0.5, 5), (2, 0.75, 6)])
+def test_patience_begins_where_learning_rate_and_discriminator_are_there(warmup, gan_start, looks):
+    """Before, nothing is to be expected: a fresh discriminator would be cut off before it ever charged."""
+    config = without_a_start(replace(POST, loop=replace(POST.loop, steps=4), validate_every=1, patience=2))
+    adversary = replace(config.objective.adversary, gan_start=gan_start)
+    config = replace(
+        config,
+        optim=replace(config.optim, warmup=warmup),
+        objective=replace(config.objective, adversary=adversary),
+    )
+    stage, done = DecoderStage(config, tokenizer()), 0
+    stage.evaluate(lambda _: 1.0, 0)
+    while not stage.out_of_patience():
+        done += 1
+        stage.evaluate(lambda _: 2.0, done)
+    assert done + 1 == looks
+
+
 @pytest.mark.parametrize(
     ("distances", "looks", "best"), [([5, 6, 7, 4], 3, 0), ([5, 4, 5, 3, 6, 3, 2], 6, 3), ([9, 8, 7, 6, 5, 4], 6, 5)]
 )
 def test_it_ends_when_looks_find_no_better_decoder(distances, looks, best, tmp_path):
     """Two in a row without a better one; called again, it takes no step more."""
     config = replace(POST, loop=replace(POST.loop, steps=5), validate_every=1, patience=2)
+    config = without_a_start(config)
     check, told = held_out(), iter(distances)
     check.__class__ = type("Told", (HeldOut,), {"__call__": lambda *_: float(next(told))})
     for _ in range(2):

@@ -2,7 +2,7 @@
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): all shares are tried for some steps, the better half
 goes on for as many again, and so on until one is left. A try is the beginning of the run that is to come: its learning
-rate, its losses, its free samples; only its pairs are fewer.
+rate, its losses, its free samples; only its pairs are fewer, and its learning rate is reached sooner.
 """
 
 import math
@@ -109,5 +109,13 @@ def _short(config: PostTraining, sigma: float, first: int) -> PostTraining:
     while halvings > 2:
         longest, halvings = 2 * longest, halvings // 2
     pairs = min(config.pairs, longest * config.loop.batch_size)
-    loop = replace(config.loop, preview_every=0)
-    return replace(config, sigma=sigma, pairs=pairs, loop=loop, validate_every=first, patience=0, witnesses=())
+    return replace(
+        config,
+        sigma=sigma,
+        pairs=pairs,
+        loop=replace(config.loop, preview_every=0),
+        optim=replace(config.optim, warmup=min(config.optim.warmup, first // 2)),
+        validate_every=first,
+        patience=0,
+        witnesses=(),
+    )

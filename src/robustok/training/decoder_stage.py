@@ -126,6 +126,9 @@ class DecoderStage(Generic[AnyOne]):
         )
         self.first_distance = self.best_distance = self.last_distance = float("inf")
         self.best_step, self.validations_since = 0, 0
+        # Until the learning rate and the discriminator are there, looks that find nothing better say nothing.
+        charges = config.objective.adversary.gan_start if config.objective.adversarial else 0.0
+        self.settled = max(config.optim.warmup, charges * config.loop.steps)
         self.best = copy.deepcopy(self.ema.module.state_dict())
 
     def step(self, batch: tuple[Tensor, Images] | tuple[Tensor, Images, Tensor], step: int) -> dict[str, Tensor]:
@@ -153,7 +156,7 @@ class DecoderStage(Generic[AnyOne]):
         """Measure the averaged decoder on held-out images and keep it if it is the best so far."""
         now = distance(self.ema.module)
         self.last_distance = now
-        self.validations_since += 1
+        self.validations_since += done > self.settled
         if now < self.best_distance:
             self.best_distance, self.best_step, self.validations_since = now, done, 0
             self.best = {name: weight.clone() for name, weight in self.ema.module.state_dict().items()}
