@@ -3,10 +3,11 @@
     python benchmarks/speed.py                           # on a CPU that does nothing else: half an hour
     python benchmarks/speed.py --quick                   # the same rows at toy size, in seconds: shows that they run
     python benchmarks/speed.py --only sampling           # rows whose name holds this
+    python benchmarks/speed.py --only operators          # where the time of a step goes
     python benchmarks/speed.py --peer-checkout DIR       # also RAR's loop, of bytedance/1d-tokenizer
     python benchmarks/speed.py --only fid --fidelity-checkout DIR  # beside toshas/torch-fidelity, where not installed
 
-Prints two Markdown tables and what the machine is. The two of a row take turns, and the shortest time of each counts:
+Prints three Markdown tables and what the machine is. The two of a row take turns, and the shortest time of each counts:
 what else runs on the machine only adds. With one thread (OMP_NUM_THREADS=1) it is that thread's own time.
 """
 
@@ -34,6 +35,7 @@ from perturbation import perturbing
 from PIL import Image
 from rar_loop import GUIDANCE, peer_loop, plain_loop
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from robustok.data import ImageFolder
 from robustok.data.decoding import center_crop
@@ -43,8 +45,11 @@ from robustok.generators.autoregressive import Autoregressive, AutoregressiveMod
 from robustok.generators.sampling import Sampling, sample_tokens, uniforms
 from robustok.report.table import Column, Table
 from robustok.runtime.threads import Threads, cores
+from robustok.training.optim import is_bf16
+from robustok.training.performance import Performance
 
 REPEAT = 3
+SHOWN = 8  # operators of each step
 Work = Callable[[], Any]
 
 
@@ -344,6 +349,22 @@ def growth(sizes: Sizes) -> Iterator[tuple[str, int, float]]:
         yield "statistics, of images", count, shortest(lambda f=features: FeatureStats.of(f))[0]
 
 
+def operators(sizes: Sizes) -> Iterator[tuple[str, str, float, float]]:
+    """What is done, an operator of it, its milliseconds and its share of all: those that take most of the time."""
+    batch = sizes.batches[len(sizes.batches) // 2]
+    how = training_steps.How("in the precision of this machine", "auto", Performance())
+    works = {f"a step of {case.name}": one_step(case, how, sizes) for case in sizes.steps()}
+    works[f"sampling, {batch} images"] = sampler(rar(sizes), batch, is_bf16("cpu", "auto"))
+    for name, work in works.items():
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            work()
+        spent = {event.key: event.self_cpu_time_total / 1e3 for event in watched.key_averages()}
+        whole, most = sum(spent.values()), sorted(spent, key=lambda key: -spent[key])[:SHOWN]
+        yield from ((name, key, spent[key], spent[key] / whole) for key in most)
+        rest = whole - sum(spent[key] for key in most)
+        yield name, f"{len(spent) - len(most)} others", rest, rest / whole
+
+
 def machine() -> str:
     """What it runs on, and the limit that its matrix products set."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -378,6 +399,10 @@ def main(words: list[str] | None = None) -> None:
         found, first = list(growth(sizes)), dict[str, float]()
         grown = [[f"{w} {n}", f"{1e3 * s:,.1f}", f"{s / n / first.setdefault(w, s / n):.2f}"] for w, n, s in found]
         print(Table(columns=["what", "ms", "time for each, smallest = 1"], rows=grown).to_markdown(), end="")
+    if given.only in "operators":
+        parts = [[what, key, f"{ms:,.1f}", f"{share:.0%}"] for what, key, ms, share in operators(sizes)]
+        columns = ["of", Column("operator", left=True), "ms", "share"]
+        print("\n" + Table(columns=columns, rows=parts).to_markdown(), end="")
 
 
 if __name__ == "__main__":
