@@ -55,12 +55,12 @@ def test_every_row_is_there_at_toy_size(capsys, monkeypatch):
         assert sum(name.startswith(start) for name in names) == 1, start
     assert names.count("a step of RAR-L, generator") == sum("beside 1 busy process" in name for name in names) == 1
     parts = [row for row in rows if row[0] == "a step of RobusTok, post-training" and row[-1].endswith("%")]
-    assert "aten::addmm" in [row[1] for row in parts]  # linear maps are among what takes longest
-    assert sum(int(row[-1].rstrip("%")) for row in parts) == pytest.approx(100, abs=5)
+    assert len(parts) == speed.SHOWN + 1
+    assert sum(int(row[-1].rstrip("%")) for row in parts) == pytest.approx(100, abs=speed.SHOWN)  # each is rounded
     for sigma in ("0.9", "0.7", "0.5", "0"):
         assert f"pairs, sigma {sigma}, 2 images, float32" in names
     for row in (row for row in rows if len(row) == 6):
         if row[0].startswith(("sampling, 2", "compiled", "pairs", "a step", "Frechet", "4 JPEGs", "perturbation, K")):
             ours, other, ratio = (float(cell.replace(",", "")) for cell in row[2:5])
-            assert ratio == pytest.approx(other / ours, rel=0.2, abs=0.05)
+            assert ratio * ours == pytest.approx(other, abs=0.06 * (1 + ratio + ours))  # all three are rounded
     assert sum(name.startswith("statistics, of images") for name in names) == 2
