@@ -76,10 +76,12 @@ def test_a_share_that_was_best_too_early_is_dropped(worst, tmp_path):
     assert all(one.distance > one.before for one in tries)
 
 
-def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path):
+def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path, capsys):
     config = replace(POST, loop=replace(POST.loop, steps=8), sigma="auto", pairs=16, held_out=16)
     config = replace(config, features="lite0@32")
-    result = post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True, control=True)
+    result = post_train(config, tokenizer(), generator(), images(), tmp_path, control=True)
+    told = capsys.readouterr()
+    assert all(f"try at sigma {sigma}: at step 1" in told.out + told.err for sigma in SIGMAS)
     saved = json.loads((tmp_path / "config.json").read_text())["post_training"]
     assert len(result.tries) == 6
     chosen = min(result.tries[4:], key=lambda one: one.distance)

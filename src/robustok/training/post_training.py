@@ -103,6 +103,9 @@ def post_train(
         if config.free_samples:
             rows = torch.arange(config.free_samples) * len(train) // config.free_samples
             free = drawn(FREE, train.labels.sort().values[rows], "free samples")
+        called = (
+            "control" if config.sigma == 1 else "post-training" if until is None else f"try at sigma {config.sigma}"
+        )
         return train_decoder(
             config,
             tokenizer,
@@ -114,7 +117,7 @@ def post_train(
             discriminator=discriminator,
             device=device,
             until=until,
-            name="post-training" if config.sigma != 1 else "control",
+            name=called,
             quiet=quiet,
         )
 
