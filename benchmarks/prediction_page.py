@@ -174,6 +174,8 @@ def page(results: Path, others: Path, kinds: Sequence[str], seed: int) -> Iterat
     whole, apart = ({space: judged(some, space) for space in SPACES} for some in (found, independent))
     yield "\n## What predicts\n"
     yield from verdict(whole, apart)
+    yield "\n## Which part of gFID each explains\n"
+    yield from parts(found)
     yield "\n## Every candidate\n" + ABOUT
     tables = [
         (f"{space}{title}: {count} tokenizers", rows)
@@ -251,18 +253,85 @@ def winner(tables: Judged) -> str | None:
     return next((row.name for row in rows if not row.diagnosis and holds(row.name)), None)
 
 
+def parts(found: Sequence[Tokenizer]) -> Iterator[str]:
+    """Each candidate's r with what decoders change of gFID, and with what latent spaces do, in the judged spaces."""
+    yield (
+        "Tokenizers with equal tokens, and so with one generator, differ in their decoders alone. *Decoder*: r of what "
+        "is above and below the mean of those with the same tokens. *Latent space*: r of these means, one for each set "
+        "of tokens. In brackets: 95 % intervals by bootstrap, of tokenizers or of sets of tokens. Beside each space: "
+        "how much of gFID's variance is of decoders.\n"
+    )
+    spaces = [(space, apart_in(found, space)) for space in JUDGED_IN]
+    told = [(f"{space} ({share:.0%})", rows) for space, (share, rows) in spaces if rows]
+    if not told:
+        yield "Too few tokenizers to say anything."
+        return
+    by_decoders = {name: abs(estimate.value) for name, (estimate, _) in told[0][1].items()}
+    yield from table(
+        ("candidate", *(f"{part}, {title}" for title, _ in told for part in ("decoder", "latent space"))),
+        (
+            (marked(name), *(in_words(estimate) for _, rows in told for estimate in rows[name]))
+            for name in sorted(by_decoders, key=lambda name: -by_decoders[name] if by_decoders[name] > 0 else 0.0)
+        ),
+    )
+
+
+def apart_in(found: Sequence[Tokenizer], space: str) -> tuple[float, dict[str, tuple[Estimate, Estimate]]]:
+    """In a space: the decoders' share of gFID's variance, and each candidate's r with their part and with the rest."""
+    known = [one for one in found if space in one.study["gfid"]]
+    tokens = [one.tokens for one in known]
+    try:
+        numbers = [candidates(one, space) for one in known]
+    except KeyError:
+        return math.nan, {}
+    gfid = apart([one.study["gfid"][space] for one in known], tokens)
+    if len(gfid.of_decoders) < LISTED or len(gfid.means) < 3:
+        return math.nan, {}
+    rows = {}
+    for name in (name for name, value in numbers[0].items() if len(value) == 1):
+        own = apart([number[name][0] for number in numbers], tokens)
+        rows[name] = (
+            correlation(pearson, own.of_decoders, gfid.of_decoders, rounds=ROUNDS),
+            correlation(pearson, own.means, gfid.means, rounds=ROUNDS),
+        )
+    return gfid.share, rows
+
+
+class Apart(NamedTuple):
+    """Numbers of tokenizers, split into what decoders and what sets of tokens make of them."""
+
+    of_decoders: list[float]  # of each tokenizer whose tokens others have, too: above the mean of these
+    means: list[float]  # of each set of tokens
+    share: float  # of the sum of squares that is of decoders
+
+
+def apart(values: Sequence[float], tokens: Sequence[str]) -> Apart:
+    sets = [[value for value, own in zip(values, tokens, strict=True) if own == name] for name in dict.fromkeys(tokens)]
+    means = [sum(members) / len(members) for members in sets]
+    shared = [(members, mean) for members, mean in zip(sets, means, strict=True) if len(members) > 1]
+    own = [0.0 if math.isclose(value, mean) else value - mean for members, mean in shared for value in members]
+    overall = sum(values) / len(values)
+    whole = sum((value - overall) ** 2 for value in values)
+    return Apart(own, means, sum(value**2 for value in own) / whole if whole else math.nan)
+
+
 def compared(rows: Sequence[Row]) -> Iterator[str]:
     """One row a candidate."""
     yield from table(
         ("candidate", "error", "error of log gFID", "Pearson", "Pearson, log gFID", "Spearman"),
         (
             (
-                f"{row.name} *(diagnosis)*" if row.diagnosis else row.name,
+                marked(row.name),
                 *map(in_words, (row.error, row.error_log, row.pearson, row.pearson_log, row.spearman)),
             )
             for row in rows
         ),
     )
+
+
+def marked(name: str) -> str:
+    """A candidate's name, and whether it needs the finished generator."""
+    return f"{name} *(diagnosis)*" if name.startswith(DIAGNOSES) else name
 
 
 def in_words(estimate: Estimate) -> str:

@@ -9,7 +9,21 @@ import prediction_page
 import pytest
 from correlation import Estimate
 from main_training_arms import QUEUE
-from prediction_page import ENOUGH, JUDGED_IN, SPACES, Row, area, candidates, judged, page, read, winner, write
+from prediction_page import (
+    ENOUGH,
+    JUDGED_IN,
+    SPACES,
+    Row,
+    apart,
+    apart_in,
+    area,
+    candidates,
+    judged,
+    page,
+    read,
+    winner,
+    write,
+)
 
 SIGMAS = (0, 0.25, 0.5, 0.75)
 
@@ -100,3 +114,35 @@ def test_a_winner_holds_in_all_three_spaces_and_is_no_diagnosis():
     assert winner(tables) == "B"
     tables["convolutions"] = (16, [row("A", 0.2, 0.9), row("B", 0.3, math.nan)])
     assert winner(tables) is None
+
+
+def test_numbers_are_split_into_what_decoders_and_what_sets_of_tokens_make_of_them():
+    """As in an analysis of variance: 1 and 3 around 2, 4 and 8 around 6, and 7, which shares its tokens with none."""
+    split = apart([1.0, 4.0, 3.0, 8.0, 7.0], ["a", "b", "a", "b", "c"])
+    assert split.of_decoders == [-1.0, 1.0, -2.0, 2.0]
+    assert split.means == [2.0, 6.0, 7.0]
+    assert split.share == pytest.approx(10 / (3.6**2 + 0.6**2 + 1.6**2 + 3.4**2 + 2.4**2))
+    third = 0.1 + 0.2  # not 0.3 to the last digit: what depends on the tokens alone has no part of decoders
+    assert apart([third, 0.3, 1.0], ["a", "a", "b"]).of_decoders == [0.0, 0.0]
+
+
+def test_a_score_that_sees_decoders_alone_is_told_from_one_that_sees_tokens_alone(tmp_path):
+    """Three decoders on each of four sets of tokens: gFID adds a decoder's part, rFID's excess, and one of tokens."""
+    for number in range(12):
+        invented(tmp_path, number, tokens=f"tokens {number // 3}")
+        decoder, tokens = float(number % 3), float(number // 3)
+        path = tmp_path / f"{number}.json"
+        study = json.loads(path.read_text())
+        study["gfid"] = dict.fromkeys(SPACES, 100 + 10 * decoder + 7 * tokens)
+        study["reconstruction"]["pfid"] = dict.fromkeys(JUDGED_IN, 50 + decoder)
+        path.write_text(json.dumps(study))
+        scores = json.loads((tmp_path / "candidates" / f"{number}.json").read_text())
+        scores["probe"] = 3.0 + tokens
+        (tmp_path / "candidates" / f"{number}.json").write_text(json.dumps(scores))
+    share, rows = apart_in(read(tmp_path, tmp_path / "none"), "lite0")
+    assert rows["pFID"][0].value == pytest.approx(1)
+    assert math.isnan(rows["probe, nats a token"][0].value)
+    assert rows["probe, nats a token"][1].value == pytest.approx(1)
+    assert share == pytest.approx(200 * 4 / (200 * 4 + 3 * 49 * 5))
+    write(tmp_path, tmp_path / "none", [], seed=0)
+    assert f"| candidate | decoder, lite0 ({share:.0%}) |" in (tmp_path / "README.md").read_text()
