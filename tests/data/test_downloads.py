@@ -122,7 +122,7 @@ def test_a_server_that_tells_no_size_with_a_part_is_asked_for_the_whole(server, 
 def test_more_bytes_than_announced_end_the_download(server, monkeypatch):
     address, _ = server
     monkeypatch.setattr(Handler, "more", 1)
-    with pytest.raises(ValueError, match=r"train-00\d.tar sent \d+ bytes or more where \d+ were announced; .* start again"):
+    with pytest.raises(ValueError, match=r"train-00\d.tar sent \d+ bytes or more where .* announced; .* start again"):
         open_images(address, 16)
     assert kept() == []
 
