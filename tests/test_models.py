@@ -14,7 +14,7 @@ from robustok.generators.autoregressive import Autoregressive, AutoregressiveMod
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.llama import Llama, LlamaModel
 from robustok.models import OWN, load_generator, load_tokenizer
-from robustok.runtime.checkpoint import read_json, save_model, write_json
+from robustok.runtime.checkpoint import read_json, save_model, save_resume, write_json
 from robustok.tokenizer.encoder import Conv
 from robustok.tokenizer.quantizer import VQ
 from robustok.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -82,8 +82,12 @@ def test_the_weights_of_our_own_model_stand_for_their_folder(tmp_path):
     with pytest.raises(ValueError, match="the config is None; it should be of type dict"):
         load_generator(tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match="is of no known family"):
-        load_generator(tmp_path / "model.safetensors")
+    for name in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match="is of robustok, but no config.json beside it says of what; copy"):
+            load_generator(name)
+    save_resume(tmp_path / "resume.safetensors", {"step": 3})
+    with pytest.raises(ValueError, match="is a resume file of robustok, not a model; give the folder of a model"):
+        load_generator(tmp_path / "resume.safetensors")
 
 
 @pytest.mark.parametrize("model", GENERATORS, ids=lambda model: model.kind)

@@ -1,9 +1,12 @@
 """Models by name: robustok's own, which load themselves, those of other families, and those of diffusers."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
 
 from robustok.adapters import diffusers, family_named, family_of, fields_from
 from robustok.adapters.files import Layout
@@ -96,9 +99,21 @@ def _from_folder(folder: Path, role: Role, fields: Mapping[str, Any], tokenizer:
 
 
 def _from_file(path: Path, role: Role, fields: Mapping[str, Any], tokenizer: Any) -> Any:
+    _check_foreign(path)
     family = family_of(path)
     _expect(role, family.kind, path)
     return family.from_checkpoint(path, **(fields_from(tokenizer, family) | dict(fields)))
+
+
+def _check_foreign(path: Path) -> None:
+    """Raises ValueError for a file of our own, which alone does not tell what it is."""
+    own = None
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+        own = (file.metadata() or {}).get("robustok")
+    if own == "model":
+        raise ValueError(f"{path} is of robustok, but no {CONFIG} beside it says of what; copy or restore that, too")
+    if own is not None:
+        raise ValueError(f"{path} is a {own} file of robustok, not a model; give the folder of a model")
 
 
 def _expect(wanted: Role, found: str, where: Path) -> None:

@@ -43,6 +43,17 @@ def test_text_that_is_none(text):
         from_text(text, "--x")
 
 
+@pytest.mark.parametrize("text", ["loop:\n  seed: 1\n  seed: 2", '{"seed": 1, "seed": 2}'])
+def test_a_name_that_comes_twice_is_refused(text):
+    with pytest.raises(ValueError, match="it says seed twice, and only one can count; leave out the other"):
+        from_text(text, "run.yaml")
+
+
+def test_a_name_may_be_said_anew_where_yaml_merges():
+    merged = from_text("a: &a {seed: 1}\nb: {<<: *a, seed: 2}\nc: {<<: *a}", "run.yaml")
+    assert merged == {"a": {"seed": 1}, "b": {"seed": 2}, "c": {"seed": 1}}
+
+
 def test_the_order_in_which_settings_are_typed_does_not_matter():
     """A kind that is named after what is set in it would take its place, and with it what was set."""
     typed = [

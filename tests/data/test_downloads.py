@@ -23,6 +23,9 @@ class Handler(SimpleHTTPRequestHandler):
 
     asked: ClassVar[Counter] = Counter()
     break_off = 0  # answers that end after half of their bytes
+    whole_size = True  # whether the answer for a part tells the size of the whole
+    length = True  # whether any answer tells its own
+    more = 0  # bytes that are sent beyond the file's
 
     def do_GET(self):
         path = Path(self.translate_path(self.path))
@@ -31,11 +34,13 @@ class Handler(SimpleHTTPRequestHandler):
             return
         data, wanted = path.read_bytes(), self.headers.get("Range")
         first, last = (part and int(part) for part in wanted.removeprefix("bytes=").split("-")) if wanted else (0, "")
-        part = data[first : len(data) if last == "" else last + 1]
+        part = data[first : len(data) if last == "" else last + 1] + bytes(Handler.more if last == "" else 0)
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(part)))
+            size = len(data) if Handler.whole_size else "*"
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{size}")
+        if Handler.length:
+            self.send_header("Content-Length", str(len(part)))
         self.send_header("ETag", f'"{hash(data)}"')
         self.end_headers()
         if last == "":
@@ -99,6 +104,25 @@ def test_a_server_that_keeps_breaking_off_is_given_up_and_what_came_is_kept(serv
     with pytest.raises(
         ValueError, match=r"train-000.tar cannot be fetched to .* .*; what came is kept, so start again"
     ):
+        open_images(address, 16)
+    assert kept() == []
+
+
+def test_a_server_that_tells_no_size_with_a_part_is_asked_for_the_whole(server, monkeypatch):
+    """As RFC 9110 allows, `bytes 0-0/*`: the length of that part is not the shard's."""
+    address, there = server
+    monkeypatch.setattr(Handler, "whole_size", False)
+    open_images(address, 16)
+    assert [path.read_bytes() for path in kept()] == [path.read_bytes() for path in sorted(there.glob("*.tar"))]
+    monkeypatch.setattr(Handler, "length", False)
+    with pytest.raises(ValueError, match=r"train-000.tar\?new cannot be fetched \(its server does not tell its size\)"):
+        open_images(address.replace("{000..004}.tar", "000.tar?new"), 16)
+
+
+def test_more_bytes_than_announced_end_the_download(server, monkeypatch):
+    address, _ = server
+    monkeypatch.setattr(Handler, "more", 1)
+    with pytest.raises(ValueError, match=r"train-00\d.tar sent \d+ bytes or more where .* announced; .* start again"):
         open_images(address, 16)
     assert kept() == []
 

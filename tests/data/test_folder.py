@@ -286,11 +286,14 @@ def test_a_file_of_classes_that_does_not_fit_says_how(validation, folder):
         FolderFiles(validation, validation.parent / "nowhere.csv")
 
 
-def test_a_link_to_nowhere_is_a_broken_image(folder):
-    os.symlink(folder / "nowhere.png", folder / "cat" / "link.png")
-    with pytest.raises(ValueError, match="cat/link.png in .* cannot be read .No such file or directory.; repair or"):
+@pytest.mark.parametrize(
+    ("target", "why"), [("nowhere.png", "No such file or directory"), ("link.png", "Too many levels of symbolic links")]
+)
+def test_a_link_to_nowhere_or_to_itself_is_a_broken_image(folder, target, why):
+    os.symlink(target, folder / "cat" / "link.png")
+    with pytest.raises(ValueError, match=f"cat/link.png in .* cannot be read .{why}.; repair or"):
         ImageFolder(folder, 16, errors="defer").images(torch.arange(some_shards.COUNT + 1))
-    with pytest.warns(UserWarning, match="1 of 31 images in .* cannot be read: cat/link.png .No such file"):
+    with pytest.warns(UserWarning, match=f"1 of 31 images in .* cannot be read: cat/link.png .{why}"):
         assert len(ImageFolder(folder, 16)) == some_shards.COUNT
 
 

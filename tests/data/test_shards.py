@@ -93,8 +93,8 @@ def held() -> int:
 def test_hashes_are_checked_once_and_again_when_a_shard_changes(tmp_path, monkeypatch):
     write_shards(tmp_path, "rows", {}, 8, rows, shard_size=4)
     hashed = []
-    own = shards._hash
-    monkeypatch.setattr(shards, "_hash", lambda tensors: hashed.append(0) or own(tensors))
+    own = shards.is_whole
+    monkeypatch.setattr(shards, "is_whole", lambda *file: hashed.append(0) or own(*file))
     for looks in (2, 2):
         Shards(tmp_path, "rows")
         assert len(hashed) == looks
@@ -126,6 +126,17 @@ def test_a_reader_without_the_right_to_write_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "write_json", refused)
     assert len(Shards(tmp_path, "rows")) == 8
     assert not (tmp_path / shards.VERIFIED).exists()
+
+
+@pytest.mark.parametrize("left", [b"", b"[1, 2]", b'{"00000-of-0'])
+def test_a_damaged_note_of_what_is_whole_is_made_anew(left, tmp_path):
+    write_shards(tmp_path, "rows", {}, 8, rows, shard_size=4)
+    Shards(tmp_path, "rows")
+    noted = (tmp_path / shards.VERIFIED).read_bytes()
+    for use in (lambda: Shards(tmp_path, "rows"), lambda: write_shards(tmp_path, "rows", {}, 8, rows, shard_size=4)):
+        (tmp_path / shards.VERIFIED).write_bytes(left)
+        use()
+        assert (tmp_path / shards.VERIFIED).read_bytes() == noted
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,6 @@ def test_what_it_was_not_made_for_is_refused(tmp_path):
     (tmp_path / MANIFEST).write_text(json.dumps({"kind": "pairs"}))
     with pytest.raises(ValueError, match="holds pairs, not tokens"):
         LatentCache(tmp_path, Reader())
+    (tmp_path / MANIFEST).write_text("[]")
+    with pytest.raises(ValueError, match="holds a list and is no manifest; make the folder anew"):
+        encode_images(Reader(), Pictures(), tmp_path)

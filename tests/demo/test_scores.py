@@ -12,8 +12,9 @@ from robustok.data.images import FashionMNIST
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.demo.compared import Compared
 from robustok.demo.config import Demo, DemoImages
-from robustok.demo.scores import copy_scores
+from robustok.demo.scores import copy_scores, reference_of
 from robustok.evaluation.decoding import encoded
+from robustok.evaluation.features.spaces.embedded import lite0
 from robustok.evaluation.scores.score import Score
 from robustok.tokenizer.autoencoder import Autoencoder
 
@@ -21,6 +22,15 @@ REAL = FashionMNIST("validation").subset(torch.arange(20))
 HOW = {"sampling": "as it was"}
 SETS = DemoImages(images(), REAL, REAL, REAL)
 DEMO = Demo(main=MAIN, generator=GENERATOR, post=POST)
+
+
+def test_a_damaged_reference_is_made_anew(tmp_path: Path):
+    reference_of(SETS, tmp_path, lite0())
+    path = tmp_path / "reference.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes(8))
+    reference_of(SETS, tmp_path, lite0())
+    assert path.read_bytes() == whole
 
 
 def copies(model: Any, drawn: torch.Tensor, known: LatentCache) -> list[Score]:

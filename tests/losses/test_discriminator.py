@@ -125,6 +125,8 @@ def test_impossible_settings_are_refused():
         PatchGAN(width=24)
     with pytest.raises(ValueError, match="width is 0; give a multiple of 16"):
         FeatureDiscriminator(width=0)
+    with pytest.raises(ValueError, match="size is 0; give a side in pixels, or None for images as they are"):
+        FeatureDiscriminator(size=0)
     with pytest.raises(ValueError, match="halvings is 0; a PatchGAN needs 1 or more"):
         PatchGAN(halvings=0)
     for stages in ((), (0, 1), (6,)):

@@ -137,6 +137,7 @@ def test_the_same_seeds_of_two_systems_are_paired(write):
         ('{"metric": "rfid"}', "holds no list of scores; give what robustok evaluate --out"),
         ("[3]", "holds no list of scores"),
         ('[{"metric": "rfid"}]', "a.json: .* is no record of a score"),
+        ('[{"metric": "fid", "value": 1' + "0" * 400 + ', "interval": null, "images": 2}]', "is no record of a score"),
         ("[", "is not JSON"),
         ("[]", "there is no score of rfid, .* in .*a.json"),
     ],
@@ -147,6 +148,14 @@ def test_refuses_what_is_no_file_of_scores(content, message, tmp_path):
         read_systems([("", tmp_path / "a.json")])
     with pytest.raises(ValueError, match="there is no file .*b.json"):
         read_systems([("", tmp_path / "b.json")])
+
+
+def test_a_file_with_nothing_to_compare_is_told(write, tmp_path):
+    """It was left out of the table without a word."""
+    (tmp_path / "empty.json").write_text("[]")
+    for nothing in (("", tmp_path / "empty.json"), write("psnr.json", score("psnr"))):
+        with pytest.raises(ValueError, match=f"there is no score of rfid in .*{nothing[1].name}; leave it out, or ask"):
+            read_systems([write("a.json", score("rfid")), nothing], ["rfid"])
 
 
 def test_refuses_a_metric_with_many_values(write):

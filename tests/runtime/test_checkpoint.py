@@ -80,6 +80,13 @@ def test_files_are_as_open_to_others_as_the_system_says(tmp_path: Path):
     )
 
 
+def test_equal_contents_are_equal_files(tmp_path: Path):
+    for name in "abcdef":  # safetensors has the entries of metadata in any order
+        save_resume(tmp_path / name, {"weight": torch.ones(2), "é": 3.5, "new\nline": True})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert load_resume(tmp_path / "a")["é"] == 3.5
+
+
 def test_views_shared_memory_and_channels_last_survive(tmp_path: Path):
     whole = torch.arange(24.0).view(2, 3, 2, 2)
     state = {"all": whole, "again": whole, "view": whole[:, 1], "last": whole.to(memory_format=torch.channels_last)}
@@ -122,6 +129,25 @@ def break_header(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:30])
 
 
+def break_byte(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def break_half(folder: Path) -> None:
+    """As a power cut may leave a file: its length is right, its end are zeros."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] + bytes(200))
+
+
+def break_name(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"weight"', b'"weighs"'))
+
+
 def break_weights(folder: Path) -> None:
     save_model(folder, {"fine": torch.ones(2), "weight": torch.tensor([1.0, float("nan")])}, {})
 
@@ -135,6 +161,9 @@ def break_kind(folder: Path) -> None:
     [
         (break_truncated, "model.safetensors was cut short or damaged; copy or download it again"),
         (break_header, "model.safetensors was cut short or damaged; copy or download it again"),
+        (break_byte, "model.safetensors is damaged, or was edited: its contents do not fit the hash in it; copy it"),
+        (break_half, "model.safetensors is damaged, or was edited"),
+        (break_name, "model.safetensors is damaged, or was edited"),
         (break_weights, "^weight in .* holds NaN or infinity: .*; take an earlier save or train again"),
         (break_kind, "model.safetensors is a resume file, not a model; save the model again"),
         (lambda f: torch.save({"a": torch.ones(1)}, f / "model.safetensors"), "is a pickle.*convert it to safetensors"),
@@ -152,6 +181,20 @@ def test_a_damaged_model_is_a_one_line_error_that_says_what_to_do(model: Path, d
     with pytest.raises(ValueError, match=message) as caught:
         load_model(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_resume_file_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: bool):
+    """Where the structure names another tensor than there is; files of older versions have no hash that tells."""
+    if not hashed:
+        monkeypatch.setattr(checkpoint, "HASH", "hash")
+    path = tmp_path / "resume.safetensors"
+    save_resume(path, {"weight": torch.ones(2)})
+    assert torch.equal(load_resume(path)["weight"], torch.ones(2))
+    path.write_bytes(path.read_bytes().replace(b'"0.weight":', b'"1.weight":'))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="resume.safetensors is damaged"):
+        load_resume(path)
 
 
 def test_other_files_are_no_resume_files(model: Path):

@@ -166,6 +166,8 @@ def test_networks_see_target_and_output_moved_alike():
         torch.testing.assert_close(loss.detach(), expected.detach(), rtol=1e-5, atol=1e-6)
         of_loss, of_expected = (torch.autograd.grad(x, decoder.weight, retain_graph=True)[0] for x in (loss, expected))
         torch.testing.assert_close(of_loss, of_expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="perceptual_size is 0; it must be at least 1"):
+        Objective(perceptual_size=0)
     with pytest.raises(ValueError, match="shift is -1; give a number of pixels"):
         replace(OBJECTIVE, shift=-1)
 

@@ -81,7 +81,9 @@ def test_a_damaged_save_says_which_older_one_there_is(tmp_path: Path):
     train(tmp_path, config=replace(LOOP, keep_last=2))
     (tmp_path / "resume.safetensors").unlink()
     (tmp_path / "resume.safetensors").write_bytes(b"\x20" + bytes(7) + b'{"step')
-    with pytest.raises(ValueError, match=r"was cut short .*; or rename resume_0000012.safetensors beside it, to go on"):
+    with pytest.raises(
+        ValueError, match=r"cut short .*; or delete it to start afresh; or rename resume_0000012.* beside"
+    ):
         train(tmp_path, config=replace(LOOP, keep_last=2))
 
 

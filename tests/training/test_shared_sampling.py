@@ -63,3 +63,11 @@ def test_a_damaged_file_is_drawn_anew(left, tmp_path):
     path.write_bytes(whole[:left])
     assert torch.equal(draw(tmp_path), drawn)
     assert path.read_bytes() == whole
+
+
+def test_a_file_of_which_a_byte_changed_is_drawn_anew(tmp_path):
+    drawn, path = draw(tmp_path).clone(), tmp_path / "drawn.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    assert torch.equal(draw(tmp_path), drawn)
+    assert path.read_bytes() == whole

@@ -15,7 +15,16 @@ MOST, DEEPEST = 10_000, 50  # values in settings, and how deeply they are nested
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as it is meant where it is typed: 1e-4 is a number (YAML 1.1 wants 1.0e-4), a date is a text."""
+    """YAML as it is meant where it is typed: 1e-4 is a number (YAML 1.1 wants 1.0e-4), a date is a text.
+
+    A name that comes twice is refused: of two values only one could count.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"it says {twice[0]} twice, and only one can count; leave out the other")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -90,12 +90,8 @@ class Downloads:
         """Ask the server for a file's size and tag; where it does not answer, recall those that the file came with."""
         path = self._place(address)
         try:
-            with urlopen(Request(address, headers={"Range": "bytes=0-0"}), timeout=TIMEOUT) as answer:
-                told = answer.headers
-                whole = (told.get("Content-Range") or "").rpartition("/")[2]
-                size = int(whole if whole.isdecimal() else told["Content-Length"])
-                return Remote(size, told.get("ETag") or told.get("Last-Modified") or "")
-        except (OSError, HTTPException, TypeError, ValueError) as error:
+            return _told(address)
+        except (OSError, HTTPException, ValueError) as error:
             known = _state(path)
             if known is not None and path.is_file():
                 return known
@@ -153,6 +149,17 @@ def _state(path: Path) -> Remote | None:
         return None
 
 
+def _told(address: str) -> Remote:
+    """Size and tag of a file, from the answer for its first byte, or for all of it where that leaves the size out."""
+    for headers in ({"Range": "bytes=0-0"}, {}):
+        with urlopen(Request(address, headers=headers), timeout=TIMEOUT) as answer:
+            told = answer.headers
+            size = (told["Content-Range"] or "").rpartition("/")[2] if answer.status == PART else told["Content-Length"]
+            if size is not None and size.isdecimal():
+                return Remote(int(size), told["ETag"] or told["Last-Modified"] or "")
+    raise OSError("its server does not tell its size")
+
+
 def _fetch(address: str, remote: Remote, path: Path) -> None:
     """Bring a file here, going on where an earlier try ended; it has its name when it is whole."""
     partial = path.with_name(path.name + ".partial")
@@ -171,6 +178,12 @@ def _fetch(address: str, remote: Remote, path: Path) -> None:
         except (OSError, HTTPException) as caught:
             error = caught
         there = _size(partial)
+        if there > remote.size:
+            partial.unlink()
+            raise ValueError(
+                f"{address} sent {there} bytes or more where {remote.size} were announced; it may have changed "
+                "meanwhile, so start again"
+            )
         idle = 0 if there > have else idle + 1
         final = (isinstance(error, HTTPError) and error.code < 500) or getattr(error, "errno", None) == ENOSPC
         if there != remote.size and (idle == TRIES or final):

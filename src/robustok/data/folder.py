@@ -190,7 +190,7 @@ def _scan(root: str, folder: str) -> Walked:
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
             broken = entry.is_symlink() and not os.path.exists(entry.path)
-            if entry.is_dir() or (broken and not suffix):  # a link to nowhere was one to a folder, by its name
+            if not suffix if broken else entry.is_dir():  # a link to nowhere was one to a folder, by its name
                 found.folders.append(entry.name)
             elif suffix in SUFFIXES and (broken or entry.is_file()):
                 name = f"{folder}/{entry.name}" if folder else entry.name

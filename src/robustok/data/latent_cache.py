@@ -191,5 +191,6 @@ def _encode_views(
 def _begun_with(folder: Path, tokenizer: Any) -> str:
     """The tokenizer's fingerprint for a manifest: the one by which the folder knows it already, else its own."""
     path, known = folder / MANIFEST, fingerprints(tokenizer)
-    told = read_json(path).get("tokenizer") if path.is_file() else None
+    held = read_json(path) if path.is_file() else None
+    told = held.get("tokenizer") if isinstance(held, dict) else None
     return told if told in known else known[0]

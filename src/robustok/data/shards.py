@@ -8,7 +8,6 @@ takes a shard that nobody is making, and what a killed process left undone anoth
 Shards are read where they lie, mapped into memory, so that a folder may be larger than it.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -19,13 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from robustok.data.images import Indices
-from robustok.runtime.checkpoint import read_json, stored_tensors, write_bytes, write_json
+from robustok.runtime.checkpoint import (
+    HASH,
+    is_whole,
+    parse_json,
+    read_json,
+    save_tensors,
+    stored_tensors,
+    write_json,
+)
 from robustok.runtime.distributed import rank, world_size
 from robustok.runtime.locking import claim
 
@@ -73,7 +79,7 @@ def write_shards(
                 if not path.exists() or (damaged[path] != MISSING and _trouble(path)):
                     tensors = make(shards[path])
                     assert all(len(tensor) == len(shards[path]) for tensor in tensors.values())
-                    write_bytes(path, safetensors.torch.save(tensors, {"sha256": _hash(tensors)}))
+                    save_tensors(path, tensors)
             there += len(shards[path])
             if progress is not None:
                 progress(there)
@@ -197,7 +203,7 @@ def _troubles(folder: Path, paths: list[Path]) -> dict[Path, str]:
     Those found whole are remembered by size and time, if the folder can be written to: a terabyte is hashed once.
     """
     verified = folder / VERIFIED
-    known: dict[str, list[int]] = read_json(verified) if verified.exists() else {}
+    known = _noted(verified)
     states = {path: _state(path) for path in paths}
     troubles = dict.fromkeys((path for path, state in states.items() if state is None), MISSING)
     unknown = [path for path, state in states.items() if state is not None and known.get(path.name) != state]
@@ -209,6 +215,14 @@ def _troubles(folder: Path, paths: list[Path]) -> dict[Path, str]:
         with suppress(OSError):  # somebody else's folder
             write_json(verified, whole)
     return {path: troubles[path] for path in paths if path in troubles}
+
+
+def _noted(verified: Path) -> dict[str, Any]:
+    """What was noted of shards that were found whole; nothing where the note is damaged, for it only saves time."""
+    with suppress(OSError, ValueError):
+        if isinstance(known := parse_json(verified.read_bytes()), dict):
+            return known
+    return {}
 
 
 def _state(path: Path) -> list[int] | None:
@@ -226,12 +240,4 @@ def _trouble(path: Path) -> str:
         tensors, metadata = stored_tensors(path)
     except SafetensorError as error:
         return f"is damaged ({error})"
-    return "" if metadata.get("sha256") == _hash(tensors) else "is damaged (its contents do not fit its hash)"
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return "" if HASH in metadata and is_whole(tensors, metadata) else "is damaged (its contents do not fit its hash)"

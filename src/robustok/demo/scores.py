@@ -3,6 +3,7 @@ what they copy.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,10 +41,12 @@ def demo_spaces(images: DemoImages, out: Path, missing_from: Sequence[Score] = (
 
 
 def reference_of(images: DemoImages, out: Path, extract: Extractor) -> Reference:
-    """The statistics of the validation images in a space, computed once."""
+    """The statistics of the validation images in a space, computed once, or anew where their file was damaged."""
     path = out / ("reference.safetensors" if extract.name == SPACES[0] else f"reference_{extract.name}.safetensors")
-    if not path.exists():
-        Reference.of(images.reference, extract).save(path)
+    if path.exists():
+        with suppress(ValueError):
+            return Reference.load(path)
+    Reference.of(images.reference, extract).save(path)
     return Reference.load(path)
 
 

@@ -48,6 +48,8 @@ class FeatureDiscriminator:
 
     def __post_init__(self) -> None:
         check_width(self.width)
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is {self.size}; give a side in pixels, or None for images as they are")
         if not self.stages or not set(self.stages) <= set(range(1, len(LITE0.channels) + 1)):
             raise ValueError(f"stages is {self.stages}; name one or more of Lite0's stages 1 to {len(LITE0.channels)}")
 

@@ -97,19 +97,20 @@ def read_systems(sources: Sequence[tuple[str, Path]], metrics: Sequence[str] | N
     """The systems in files or run folders, each with the name given or "", and their scores by some metrics.
 
     Without metrics, by the usual ones. Raises ValueError for what cannot be read, for a metric of which a run has
-    several values, and when none is left.
+    several values, and for a file or folder that has none of the metrics.
     """
     metrics = metrics or tuple(METRICS)
     systems: dict[str, System] = {}
     for name, path in sources:
         scores = read_scores(path)
         alone = "before" if any(variant_of(score.metric)[1] for score in scores) else ""  # a demo's: the decoder before
-        seen = set()
+        seen, taken = set(), False
         for score in scores:
             base = name or str(score.system.get("name", "")) or _place(path)
             metric, arm = variant_of(score.metric.removesuffix(CHANGE))
             if metric not in metrics:
                 continue
+            taken = True
             if score.metric.endswith(CHANGE):
                 before, after = (_system(systems, base, str(score.protocol.get(end))) for end in ("from", "to"))
                 if score.interval:
@@ -120,8 +121,8 @@ def read_systems(sources: Sequence[tuple[str, Path]], metrics: Sequence[str] | N
                 raise ValueError(f"{path} has several values of {metric}; --metrics takes those with one each")
             seen.add((arm, column))
             _system(systems, base, arm or alone).add(replace(score, metric=metric))
-    if not systems:
-        raise ValueError(f"there is no score of {', '.join(metrics)} in {', '.join(str(path) for _, path in sources)}")
+        if not taken:
+            raise ValueError(f"there is no score of {', '.join(metrics)} in {path}; leave it out, or ask for others")
     return list(systems.values())
 
 

@@ -22,6 +22,7 @@ from robustok.runtime.places import PARTIAL, home
 from robustok.runtime.words import reason
 
 MODEL, CONFIG = "model.safetensors", "config.json"
+HASH = "sha256"  # what metadata of our files call the hash of their contents
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -64,7 +65,7 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Mapping[
     """Write a model folder: `model.safetensors` (weights) and `config.json`."""
     folder = Path(folder)
     write_json(folder / CONFIG, config)
-    _save(folder / MODEL, state, {"robustok": "model"})
+    save_tensors(folder / MODEL, state, {"robustok": "model"})
 
 
 def load_model(folder: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -145,7 +146,7 @@ def save_resume(path: str | Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state, "", tensors)
-    _save(Path(path), tensors, {"robustok": "resume", "structure": json.dumps(structure)})
+    save_tensors(path, tensors, {"robustok": "resume", "structure": json.dumps(structure)})
 
 
 def load_resume(path: str | Path) -> Any:
@@ -153,7 +154,10 @@ def load_resume(path: str | Path) -> Any:
     tensors, metadata = _load(Path(path))
     if metadata.get("robustok") != "resume":
         raise ValueError(f"{path} is not a resume file; give the resume.safetensors of a run folder")
-    return _restore(parse_json(metadata["structure"]), tensors)
+    try:
+        return _restore(parse_json(metadata["structure"]), tensors)
+    except (KeyError, ValueError) as error:  # of an older version, without a hash
+        raise ValueError(f"{path} is damaged ({reason(error)}); restore it") from error
 
 
 def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
@@ -189,8 +193,11 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
     return structure
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors, copied if they are a part of their memory or share it with another: safetensors refuses those."""
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, all of it or none, with a hash for `is_whole`; equal contents make equal files.
+
+    Tensors are copied if they are a part of their memory or share it with another: safetensors refuses those.
+    """
     own, owners = dict[str, Tensor](), set[int]()
     for name, tensor in tensors.items():
         own[name] = tensor.detach().cpu().contiguous()
@@ -198,17 +205,51 @@ def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
         if memory.nbytes() != own[name].nbytes or memory.data_ptr() in owners:
             own[name] = own[name].clone()
         owners.add(memory.data_ptr())
-    with replacing(path) as partial:
-        save_file(own, partial, metadata)
+    told = {**(metadata or {}), HASH: contents_hash(own, metadata)}
+    with replacing(Path(path)) as partial:
+        save_file(own, partial, told)
+        _sort_metadata(partial)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in a header in order, which safetensors writes in any."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= size, "a header is JSON without spaces, filled up at its end"
+        file.seek(8)
+        file.write(text.ljust(size))
+
+
+def contents_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors, and over what else a file tells of them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    for entry in sorted((metadata or {}).items()):
+        digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()
+
+
+def is_whole(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Tell whether a file's contents fit its hash. Those of older versions have none, and are believed."""
+    others = {name: value for name, value in metadata.items() if name != HASH}
+    return HASH not in metadata or metadata[HASH] == contents_hash(tensors, others)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give a folder that robustok wrote")
     try:
-        return stored_tensors(path)
+        tensors, metadata = stored_tensors(path)
     except SafetensorError as error:
         raise ValueError(f"{path} {trouble(path)} ({error})") from error
+    if not is_whole(tensors, metadata):
+        raise ValueError(f"{path} is damaged, or was edited: its contents do not fit the hash in it; copy it again")
+    return tensors, metadata
 
 
 def stored_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 from robustok.runtime.words import reason
 
 Array = np.ndarray[Any, np.dtype[Any]]
+CHUNK = 1 << 20  # bytes read at a time
 LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 
 
@@ -36,13 +37,17 @@ def read_array(path: str | Path, name: str) -> Array:
 
 
 def map_array(path: str | Path, name: str) -> Array:
-    """An array on the disk, of which only what is asked for is read; a compressed one is unpacked to a temporary file.
+    """An array on the disk, of which only what is asked for is in memory; a compressed one goes to a temporary file.
 
+    All of it is read once, so that its checksum has been verified.
     Raises ValueError for a file that is missing, damaged or lacks the array, and for an array of Python objects.
     """
     with ExitStack() as kept, _opened(path) as archive:
         member = _member(archive, path, name)
         if member.compress_type == zipfile.ZIP_STORED:
+            with archive.open(member) as whole:
+                while whole.read(CHUNK):  # at its end the checksum is compared
+                    pass
             file: Any = kept.enter_context(open(path, "rb"))
             file.seek(member.header_offset + LOCAL_HEADER - 4)
             lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what else is between header and data

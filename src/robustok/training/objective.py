@@ -17,6 +17,7 @@ from robustok.losses.adversarial import adaptive_weight, feature_matching
 from robustok.losses.frechet import relative
 from robustok.losses.perceptual import FeatureMaps, Perceptual, gram_distance
 from robustok.losses.reconstruction import l1, l2
+from robustok.runtime.configs import check_least
 from robustok.runtime.distributed import mean
 from robustok.runtime.seeding import stream
 from robustok.shapes import Images, Scalar
@@ -69,6 +70,8 @@ class Objective:
                 f"consistency is {self.consistency}, and compares features of the discriminator once that is met; give "
                 "adversarial a weight, and l1, l2, perceptual or gram one for the time before, or set consistency to 0"
             )
+        if self.perceptual_size is not None:
+            check_least(self, 1, "perceptual_size")
         if self.shift < 0:
             raise ValueError(f"shift is {self.shift}; give a number of pixels, 0 for images as they are")
         self._check_frechet_spaces()

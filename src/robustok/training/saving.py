@@ -55,7 +55,7 @@ class Saves:
                 saved = load_resume(path)
             except ValueError as error:
                 older = f"; or rename {self._older()[-1]} beside it, to go on from there" if self._older() else ""
-                raise ValueError(f"{error}{older}") from error
+                raise ValueError(f"{error}; or delete it to start afresh{older}") from error
         done = int(saved["counts"]["done"]) if saved else 0
         everyone = gather(torch.tensor([done])).tolist()
         if len(set(everyone)) > 1:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from robustok.data.images import short_hash
 from robustok.generators.generate import AnySampling, sample
 from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision as number_format
-from robustok.runtime.checkpoint import parse_json, stored_tensors, write_bytes
+from robustok.runtime.checkpoint import is_whole, parse_json, save_tensors, stored_tensors
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, gather, rank, world_size
 from robustok.runtime.logging import Progress
@@ -69,12 +68,11 @@ def sampled(
             "purpose": purpose,
             "precision": number_format(generator),
         }
-        if not from_main(lambda: _about(path) == about):
+        if not from_main(lambda: _holds(path, about)):
             with Progress(purpose, len(labels), quiet=quiet) as progress:
                 drawn = sample_together(generator, labels, sampling, derive(seed, purpose), progress.update)
             name = "latents" if drawn.is_floating_point() else "tokens"
-            data = {name: drawn.cpu().contiguous()}
-            from_main(lambda: write_bytes(path, save(data, {"drawn": json.dumps(about)})))
+            from_main(lambda: save_tensors(path, {name: drawn}, {"drawn": json.dumps(about)}))
     (drawn,) = stored_tensors(path)[0].values()
     return drawn
 
@@ -82,6 +80,15 @@ def sampled(
 def sampled_in(path: Path) -> str:
     """The number format in which the generator computed what `sampled` left in a file."""
     return str(_about(path).get("precision", "unknown"))
+
+
+def _holds(path: Path, about: dict[str, Any]) -> bool:
+    """Tell whether the file holds samples that were drawn so, as they were written."""
+    if _about(path) != about:
+        return False
+    with suppress(SafetensorError):
+        return is_whole(*stored_tensors(path))
+    return False
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -73,7 +73,11 @@ def test_refuses_files_that_are_no_reference(tmp_path):
     with pytest.raises(ValueError, match="noise.safetensors cannot be read .* make the reference again"):
         Reference.load(path)
     Reference.of(Noise(20), colors).save(path)
-    path.write_bytes(path.read_bytes()[:-10])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="is damaged, or was edited: its contents do not fit the hash in it; give"):
+        Reference.load(path)
+    path.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="cannot be read"):
         Reference.load(path)
     save_file({"mean": torch.ones(2)}, path)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import PLAIN, Extractor, outputs
@@ -24,7 +23,7 @@ from robustok.evaluation.features.image_source import BLOCK, ImageSource, Progre
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.fid import FeatureStats, check_moments
 from robustok.evaluation.scores.feature_stream import KEPT, SAMPLES, SIDE, shared_stream, stream_of
-from robustok.runtime.checkpoint import parse_json, stored_tensors, write_bytes
+from robustok.runtime.checkpoint import is_whole, parse_json, save_tensors, stored_tensors
 from robustok.runtime.distributed import from_main
 from robustok.runtime.npz import Array, array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.places import home
@@ -109,7 +108,7 @@ class Reference:
         if self.spatial:
             tensors |= {"spatial_mean": self.spatial.mean, "spatial_scatter": self.spatial.scatter}
         about = {"count": self.stats.count, "images": self.images, "space": self.space, "samples": SAMPLES}
-        write_bytes(path, save(tensors, {"robustok": "reference", "about": json.dumps(about)}))
+        save_tensors(path, tensors, {"robustok": "reference", "about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
@@ -124,6 +123,8 @@ class Reference:
             raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
         if metadata.get("robustok") != "reference":
             raise ValueError(f"{path} holds no reference statistics; {remedy}")
+        if not is_whole(tensors, metadata):
+            raise ValueError(f"{path} is damaged, or was edited: its contents do not fit the hash in it; {remedy}")
         try:
             reference, samples = cls._read(tensors, parse_json(metadata["about"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -54,7 +54,7 @@ class Score:
                 protocol=dict(plain["protocol"]),
                 system=dict(plain.get("system", {})),
             )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{str(plain)[:60]} is no record of a score ({error!r}); wanted metric, value, interval, images, "
                 "seeds and protocol"
