@@ -25,8 +25,8 @@ class Demo(Configurable, Verbose):
     Writes report.html, scores.json, config.json, images/ and one folder per stage into --out.
 
     Not all is as in the paper: beta is 0.5 and delta 3.9 % of the codes (paper: 0.1 and 2.4 %), losses have an L1 and a
-    Frechet term (paper: none), half of a pair is kept (paper: 0.7 to 0.8); of continuous latents and in short runs
-    post-training keeps 0.7 of it and has a tenth of main training's learning rate (paper: half).
+    Frechet term (paper: none), half of a pair is kept (paper: 0.7 to 0.8); in short runs post-training keeps 0.7 of it
+    and has a tenth of main training's learning rate (paper: half).
     """
 
     group = "Start here"

@@ -1,8 +1,9 @@
 """`sigma="auto"`: the share of a pair that stays real is chosen by short tries, judged by held-out images.
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): all shares are tried for some steps, the better half
-goes on for as many again, and so on until one is left. A try is the beginning of the run that is to come: its learning
-rate, its losses, its free samples; only its pairs are fewer, and its learning rate is reached sooner.
+goes on for as many again, and so on until one is left. A try is the beginning of the run that is to come, with its
+losses and its free samples, but fewer pairs and a small learning rate: at its own, which helps in the end, a decoder is
+first thrown off what main training had settled on, by more than shares differ.
 """
 
 import math
@@ -22,6 +23,8 @@ from robustok.training.saving import RUN, deciding
 
 SIGMAS = (0.5, 0.7, 0.8, 0.9)  # from much of the generator to little (arXiv 2509.12474: 0.7 to 0.95, by the decoder)
 ONE_IN = 40  # steps of a run, that each share is tried in the first round; with pairs and looks, a fifth of its time
+SLOWER = 0.2  # learning rate of a try, over the run's
+AVERAGES = 5  # weight averages fit into the first round of a try: that of a run would hold mostly the original
 TRIES = "tries"  # in a run's folder: theirs, and what they found
 
 Tune = Callable[[PostTraining, Path, HeldOut, int], TrainedDecoder[Any]]
@@ -114,7 +117,8 @@ def _short(config: PostTraining, sigma: float, first: int) -> PostTraining:
         sigma=sigma,
         pairs=pairs,
         loop=replace(config.loop, preview_every=0),
-        optim=replace(config.optim, warmup=min(config.optim.warmup, first // 2)),
+        optim=replace(config.optim, lr=SLOWER * config.optim.lr, warmup=0),
+        ema_decay=min(config.ema_decay, max(0.0, 1 - AVERAGES / first)),
         validate_every=first,
         patience=0,
         witnesses=(),
