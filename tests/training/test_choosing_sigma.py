@@ -45,14 +45,15 @@ def test_the_better_half_goes_on_and_the_best_of_the_longest_tries_is_chosen(tmp
     assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (20 * 16, 10, 0)
 
 
-@pytest.mark.parametrize(("warmup", "taken"), [(0, 0), (3, 3), (100, 5)])
-def test_a_try_has_its_learning_rate_by_half_of_its_first_look(warmup, taken, tmp_path):
-    """A recipe's warm-up of an epoch would leave a try at next to none."""
+@pytest.mark.parametrize(("decay", "taken"), [(0.999, 0.5), (0.5, 0.5), (0.2, 0.2)])
+def test_a_try_is_slow_and_its_average_is_its_own(decay, taken, tmp_path):
+    """A run's own learning rate throws a decoder off at first, and its average would hold mostly the original."""
     tune = Tuner(s5=3.0, s7=4.0, s8=2.0, s9=5.0)
-    given = replace(AUTO, optim=replace(AUTO.optim, warmup=warmup))
+    given = replace(AUTO, ema_decay=decay, optim=replace(AUTO.optim, warmup=100))
     chosen, _ = choose_sigma(given, tune, tmp_path, held_out())
-    assert tune.config.optim == replace(given.optim, warmup=taken)
-    assert chosen.optim == given.optim
+    assert tune.config.optim == replace(given.optim, lr=0.2 * given.optim.lr, warmup=0)
+    assert tune.config.ema_decay == taken
+    assert (chosen.optim, chosen.ema_decay) == (given.optim, given.ema_decay)
 
 
 def test_finished_tries_are_read_back_and_others_go_on(tmp_path):
