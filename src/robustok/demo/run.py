@@ -108,7 +108,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
                 quiet=quiet,
             )
             tuned[name], held_out = result.tuned, result.held_out  # the same samples decide for both
-            tell_tuned(state, tuned[name], name)
+            state.say(f"{name}: {result.tuned.in_words()}")
     with state.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
         by_name = {DECODERS[stage]: result for stage, result in tuned.items()}
         compared = Compared(
@@ -254,19 +254,3 @@ def quotable(scores: list[Score], held_out: set[str], after: str) -> list[str]:
         f"after: {said[first]}, with the {after}",
         *(f"held out, in {name}, where nothing was trained: {said[name]}" for name in said if name in held_out),
     ]
-
-
-def tell_tuned(state: RunState, result: TrainedDecoder[Any], name: str) -> None:
-    """Print which decoder was kept."""
-    kept = f"held-out distance {result.before:.1f} -> {result.after:.1f}, decoder of step {result.step} kept"
-    if result.worse_in:
-        why = "; ".join(f"{space}: {words}" for space, words in result.worse_in.items())
-        kept = f"the best decoder is worse in another space, so the original is kept ({why})"
-    elif result.by_chance:
-        kept = f"the best decoder may be so by chance, so the original is kept ({result.by_chance})"
-    elif result.step == 0:
-        kept = (
-            f"no decoder was better on held-out images than the original ({result.before:.1f}), which is kept; try a "
-            "larger sigma, a lower learning rate, or fewer steps"
-        )
-    state.say(f"{name}: {kept}")

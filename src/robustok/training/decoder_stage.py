@@ -202,6 +202,20 @@ class TrainedDecoder(Generic[AnyOne]):
     worse_in: dict[str, str] = field(default_factory=dict)  # spaces for whose sake the best was not kept, and why
     by_chance: str = ""  # by how much the best was better, where it was not kept since other images could undo it
 
+    def in_words(self) -> str:
+        """Which decoder was kept, and why."""
+        if self.worse_in:
+            why = "; ".join(f"{space}: {words}" for space, words in self.worse_in.items())
+            return f"the best decoder is worse in another space, so the original is kept ({why})"
+        if self.by_chance:
+            return f"the best decoder may be so by chance, so the original is kept ({self.by_chance})"
+        if self.step == 0:
+            return (
+                f"no decoder was better on held-out images than the original ({self.before:.4g}), which is kept; try a "
+                "larger sigma, a lower learning rate, or fewer steps"
+            )
+        return f"held-out distance {self.before:.4g} -> {self.after:.4g}, decoder of step {self.step} kept"
+
 
 @alone_in_its("folder")
 def train_decoder(
