@@ -223,7 +223,7 @@ def test_free_samples_are_drawn_once_of_every_class_and_trained_on(tmp_path):
     [
         ({"sigma": 1.5}, "sigma is 1.5; it is a share between 0 and 1, or two of them"),
         ({"sigma": (0.9, 0.5)}, "the first not above the second, or auto"),
-        ({"patience": -1}, "patience is -1; it is a number of validations"),
+        ({"patience": -1}, "patience is -1; it must be at least 0"),
         ({"free_samples": 3}, "free_samples is 3; give 0, or at least the 16 of a batch"),
         ({"free_samples": -1}, "free_samples is -1; give 0, or"),
         (
