@@ -35,7 +35,7 @@ class Reference(Features, View, Shared):
 
     def run(self) -> None:
         """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
-        from robustok.cli.images import device_of, is_npz, scored_images, size_of
+        from robustok.cli.images import SIZE, SIZES, device_of, is_npz, scored_images
         from robustok.cli.scoring import told
         from robustok.evaluation.features.registry import extractor
         from robustok.evaluation.scores.reference import Reference as Statistics
@@ -48,7 +48,7 @@ class Reference(Features, View, Shared):
             )
         compiled = "inductor" if self.compile else None
         extract = extractor(self.features, device_of(self.device), dtype=self.dtype, compile=compiled)
-        size = self.size or (None if is_npz(self.images) else size_of(self.images))
+        size = self.size or (None if is_npz(self.images) else SIZES.get(self.images, SIZE))
         images = scored_images(self.images, size, self.scored())
         about, space, sample = images.describe(), extract.describe(), min(len(images), self.sample_size)
         there = out.exists() and not self.overwrite
