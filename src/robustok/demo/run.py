@@ -69,7 +69,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     tunes the decoder for as many steps on clean latents (sigma = 1), to tell what the generator's latents bought.
     """
     out = Path(out)
-    state = RunState(out, {"demo": config.settings(), "control": control}, quiet, lambda: show(state, out))
+    state = RunState(out, {"demo": to_plain(config), "control": control}, quiet, lambda: show(state, out))
     called = words(config)
     state.say(OUTLINE.format(seed=config.seed, out=out, **called))
     write_json(out / "config.json", to_plain(config))
@@ -173,9 +173,9 @@ def words(config: Demo) -> dict[str, str]:
     off = config.main.perturbation.beta == 0
     generators: dict[Any, str] = {DiffusionTransformer: "a diffusion transformer", Masked: "a masked generator"}
     return {
-        "tokenizer": "continuous tokenizer" if config.continuous else "tokenizer",
+        "tokenizer": "tokenizer" if config.main.has_codebook else "continuous tokenizer",
         "generator": generators.get(type(config.generator.generator), "a generator"),
-        "latents": "latents" if config.continuous else "tokens",
+        "latents": "tokens" if config.main.has_codebook else "latents",
         "pictures": {
             "fashion-mnist": "28 x 28 pictures of clothes (Fashion-MNIST)",
             "fluent": "scenes in color (Fluent emoji)",
