@@ -7,16 +7,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from robustok.cli.help import help_of, listing
-from robustok.cli.options import (
-    LISTING,
-    Command,
-    Configurable,
-    Option,
-    check_names,
-    did_you_mean,
-    name_of,
-    options_of,
-)
+from robustok.cli.options import LISTING, Command, Configurable, Option, check_names, did_you_mean, name_of, options_of
 
 
 class Words(NamedTuple):

@@ -156,10 +156,8 @@ def spaces_table(run: Run) -> Table | None:
                 continue
             places, last = decimals(max(known)), gain(run, metric, "after", features=space)
             if metric in FRACTIONS:
-                places, last = (
-                    3,
-                    TableCell(None if before is None or after is None else _decimal(after - before, True, 3)),
-                )
+                moved = None if before is None or after is None else _decimal(after - before, True, 3)
+                places, last = 3, TableCell(moved)
             head = TableCell(metric_named(metric).label, f"{metric_named(metric).better} is better")
             rows.append([head, *(number(values[decoder], places) for decoder in shown), last])
     change_column = Column("After", "against before, paired 95 %", kind="value")

@@ -131,12 +131,7 @@ def clean(config: PostTraining) -> PostTraining:
 
 
 def _pairs(
-    config: PostTraining,
-    generator: GeneratorLike,
-    cache: LatentCache,
-    folder: Path,
-    count: int,
-    quiet: bool,
+    config: PostTraining, generator: GeneratorLike, cache: LatentCache, folder: Path, count: int, quiet: bool
 ) -> Pairs:
     """The pairs of a config, made in the precision that it says; of a range of sigma, equally many of each share."""
 
