@@ -19,12 +19,12 @@ import numpy as np
 
 from robustok.data.classes import SPLITS
 from robustok.data.columns import FIRST, Columns, NoImagesError, image_bytes
-from robustok.data.file_names import is_hidden, matches, some
+from robustok.data.file_names import is_hidden, matches
 from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.order import Windows
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.extras import needed
-from robustok.runtime.words import reason
+from robustok.runtime.words import reason, some
 
 T = TypeVar("T")
 MIXED = 4096  # images that a window holds at least, unless it is given

@@ -1,6 +1,6 @@
 """Numbers and errors in words, for messages of one line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 TOLD = "another process says so"  # note on an error that need not be told again
@@ -9,6 +9,12 @@ TOLD = "another process says so"  # note on an error that need not be told again
 def counted(number: int, noun: str) -> str:
     """`1 image`, `20,000 images`."""
     return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
+    return ", ".join([*names[:5], *more])
 
 
 def listed(about: Mapping[str, Any]) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from robustok.data.file_names import some
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import MODEL, load_resume, read_json, replacing, save_resume, write_json
 from robustok.runtime.configs import completed
 from robustok.runtime.distributed import gather, is_main
+from robustok.runtime.words import some
 from robustok.runtime.writing import Writer, snapshot
 
 RESUME, RUN, BEST = "resume.safetensors", "run.json", "best"
