@@ -43,7 +43,6 @@ class Analyze(Sampled, View, Verbose):
         from robustok.analysis.tokens import analyze
         from robustok.cli.models import tokenizer_named
         from robustok.evaluation.features.registry import extractor
-        from robustok.generators.fit import check_fit
         from robustok.generators.protocol import makes
 
         device, tokenizer, generator = self.opened()
@@ -51,7 +50,6 @@ class Analyze(Sampled, View, Verbose):
         images = self._images(tokenizer.image_size, generator.null_class)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.sampling(generator)
-        check_fit(generator, tokenizer, how["sampling"])
         if makes(generator) == "latents":
             if tuned is not None:
                 raise ValueError(

@@ -55,8 +55,8 @@ class Reference(Features, View, Shared):
         if there:
             _check_same(out, {"images": about, "features": space, "sample": counted(sample, "image")})
         else:
-            with told("reference", quiet=self.quiet) as tell:
-                made = Statistics.of(images, extract, keep=self.sample_size, progress=tell)
+            with told("reference", quiet=self.quiet) as bar:
+                made = Statistics.of(images, extract, keep=self.sample_size, progress=bar.tell)
             if is_main():
                 made.save(out)
         if not self.quiet:
