@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +39,7 @@ class Reference(Features, View, Shared):
         from robustok.evaluation.features.registry import extractor
         from robustok.evaluation.scores.reference import Reference as Statistics
         from robustok.runtime.distributed import is_main
+        from robustok.runtime.weights import sha256
 
         out = self.out
         if out.suffix != ".safetensors":  # by which evaluate knows it from images
@@ -60,7 +60,7 @@ class Reference(Features, View, Shared):
             if is_main():
                 made.save(out)
         if not self.quiet:
-            file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
+            file = f"{out}, SHA-256 {sha256(out)[:16]}" + ", as it was" * there
             held = f"{counted(sample, 'image')}, for precision, recall and kernel distances"
             print(table([("file", file), ("images", listed(about)), ("features", listed(space)), ("sample", held)]))
 
