@@ -18,8 +18,8 @@ def some(names: Sequence[str]) -> str:
 
 
 def listed(about: Mapping[str, Any]) -> str:
-    """`name photos, count 5000`."""
-    return ", ".join(f"{name} {value}" for name, value in about.items())
+    """`name photos, count 5000`; what is nested is in brackets."""
+    return ", ".join(f"{name} ({listed(v)})" if isinstance(v, Mapping) else f"{name} {v}" for name, v in about.items())
 
 
 def reason(error: BaseException) -> str:
