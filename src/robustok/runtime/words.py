@@ -1,6 +1,7 @@
 """Numbers and errors in words, for messages of one line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 TOLD = "another process says so"  # note on an error that need not be told again
@@ -20,6 +21,14 @@ def some(names: Sequence[str]) -> str:
 def listed(about: Mapping[str, Any]) -> str:
     """`name photos, count 5000`; what is nested is in brackets."""
     return ", ".join(f"{name} ({listed(v)})" if isinstance(v, Mapping) else f"{name} {v}" for name, v in about.items())
+
+
+def did_you_mean(name: Any, names: Iterable[Any], written: Callable[[str], str] = str) -> str:
+    """`; did you mean ...?` with the nearest of the names, or all of them when none is near."""
+    known = [str(known) for known in names]
+    near = get_close_matches(str(name), known, n=1)
+    others = f"; choose from {', '.join(map(written, known))}" if known else ""
+    return f"; did you mean {written(near[0])}?" if near else others
 
 
 def reason(error: BaseException) -> str:
