@@ -117,7 +117,7 @@ def test_other_things_than_models_and_images_are_refused(models, tmp_path):
         ({"sigma": (0.9, 0.5)}, "two of them, the first not above the second, or auto"),
         ({"sigma": math.nan}, "sigma is nan; it is a share"),
         ({"sigma": -0.1}, "sigma is -0.1; it is a share"),
-        ({"pairs": 0}, "pairs is 0; post-training needs at least 1"),
+        ({"pairs": 0}, "pairs is 0; it must be at least 1"),
         ({"pairs": 1.5}, "pairs is 1.5; it should be of type int"),
         ({"held_out": -3}, "held_out is -3; it must be at least 2"),
         ({"config": {"loop": {}}}, "config is .*; give a PostTraining"),

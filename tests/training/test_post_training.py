@@ -122,7 +122,7 @@ def test_images_that_moved_are_still_those_of_the_pairs(tmp_path):
 
 
 def test_it_is_never_run_unchecked():
-    with pytest.raises(ValueError, match="validated at least every some steps"):
+    with pytest.raises(ValueError, match="validate_every is 0; it must be at least 1"):
         PostTraining(loop=POST.loop, validate_every=0)
 
 
