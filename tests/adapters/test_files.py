@@ -235,7 +235,7 @@ def test_weights_of_another_family_or_size_say_so(tmp_path):
     with pytest.raises(ValueError, match=message):
         Line.from_state(state)
     names = {f"n{i}": torch.ones(1) for i in range(9)}
-    with pytest.raises(ValueError, match=r"it: 9 keys missing \(n0, n1, n2, n3, n4, ...\); give the file that belongs"):
+    with pytest.raises(ValueError, match=r"it: 9 keys missing \(n0, n1, n2, n3, n4, and 4 more\); give the file"):
         check_weights({}, names, "it", REMEDY)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +76,7 @@ def one_alpha(monkeypatch):
 
 
 def test_the_numbers_are_json_and_depend_on_no_batch(result, one_alpha):
-    plain = json.loads(json.dumps(result.analysis.to_plain()))
+    plain = json.loads(json.dumps(asdict(result.analysis)))
     assert set(plain) >= {"protocol", "forced", "free", "other_real", "code_usage", "imitation", "plane", "effects"}
     assert len(plain["plane"]["points"]["generated"]) == 120
     tokenizer, generator, images = parts()

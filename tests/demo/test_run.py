@@ -21,6 +21,7 @@ from robustok.demo.run import run_demo
 from robustok.demo.run_state import RunState
 from robustok.demo.scores import SPACES, trained_in
 from robustok.report.run import read_run
+from robustok.runtime.configs import to_plain
 from robustok.training import loop
 from robustok.training.optim import is_bf16
 
@@ -162,7 +163,7 @@ def test_the_plan_is_of_what_is_not_over(finished, tmp_path, monkeypatch, capsys
         (tmp_path / "half" / gone / "model.safetensors").unlink()
     (tmp_path / "half" / "generator" / "model.safetensors").unlink()
     (tmp_path / "half" / "generator" / "metrics.jsonl").write_text('{"step": 2}\n')
-    state = RunState(tmp_path / "half", {"demo": MINI.settings(), "control": True})
+    state = RunState(tmp_path / "half", {"demo": to_plain(MINI), "control": True})
     run.tell_plan(state, MINI, DemoImages.of(MINI), tmp_path / "half", True)
     assert state.plan == {"generator": 60 * (1 - 2 / MINI.generator.loop.steps), "post_training": 60, "control": 60}
     told = capsys.readouterr().out

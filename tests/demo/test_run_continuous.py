@@ -97,8 +97,8 @@ def test_seeds_give_intervals():
 
 def test_the_presets_differ_in_what_they_say():
     full, small = presets.continuous(), presets.continuous_short()
-    assert full.continuous
-    assert not presets.demo().continuous
+    assert not full.main.has_codebook
+    assert presets.demo().main.has_codebook
     assert small.main.tokenizer == full.main.tokenizer
     assert small.main.loop.steps == presets.short().main.loop.steps < full.main.loop.steps
     assert presets.continuous_smoke().post.sampling.steps < full.post.sampling.steps

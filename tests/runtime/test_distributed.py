@@ -21,13 +21,12 @@ def test_on_one_process_nothing_happens():
     assert distributed.mean(value) is value
     assert distributed.gather(value) is value
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-    distributed.barrier()
 
 
 def work(rank: int, folder: str) -> None:
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    distributed.barrier()
+    dist.barrier()
     own = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank
     own.requires_grad_()
     together = distributed.gather(own)
@@ -146,7 +145,7 @@ def failing(rank: int, folder: str, ports: tuple[int, ...]) -> None:
         os.environ.update({name: str(value) for name, value in place.items()})
         try:
             with distributed.processes():
-                distributed.barrier()
+                dist.barrier()
                 if case == 0:
                     raise ValueError("a setting is wrong")
                 if case == 1 and rank == 1:
@@ -154,7 +153,7 @@ def failing(rank: int, folder: str, ports: tuple[int, ...]) -> None:
                 if case == 2 and rank == 1:
                     (Path(folder) / "1.json").write_text(json.dumps(told))
                     os.kill(os.getpid(), signal.SIGKILL)
-                distributed.barrier()
+                dist.barrier()
         except (ValueError, RuntimeError) as error:
             told.append([type(error).__name__, str(error), getattr(error, "__notes__", [])])
     (Path(folder) / f"{rank}.json").write_text(json.dumps(told))

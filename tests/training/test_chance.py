@@ -14,8 +14,6 @@ from torch import nn
 from robustok.data.images import FashionMNIST
 from robustok.data.latent_cache import encode_images
 from robustok.data.pairs import make_pairs
-from robustok.demo.run import tell_tuned
-from robustok.demo.run_state import RunState
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling
@@ -85,23 +83,12 @@ def test_the_original_is_kept_in_ten_of_ten_seeds_and_told_why(tmp_path: Path):
     assert alone.step == told["refused_step"]
 
 
-class Told(RunState):
-    """A demo's state that remembers what it says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, words: str) -> None:
-        self.said.append(words)
-
-
-def test_the_demo_tells_why_the_original_is_kept():
-    state = Told()
+def test_it_is_told_why_the_original_is_kept():
     result = TrainedDecoder(Exact(), 0, 120.0, 120.0, 119.0, by_chance="120 to 119 are 1.0 standard errors")
-    tell_tuned(state, result, "post_training")
-    tell_tuned(state, replace(result, by_chance=""), "post_training")
-    assert state.said[0].endswith("by chance, so the original is kept (120 to 119 are 1.0 standard errors)")
-    assert "no decoder was better on held-out images than the original (120.0)" in state.said[1]
+    assert result.in_words().endswith("by chance, so the original is kept (120 to 119 are 1.0 standard errors)")
+    told = replace(result, by_chance="").in_words()
+    assert told.startswith("no decoder was better on held-out images than the original (120), which is kept")
+    assert "so the original is kept (lite2: worse)" in replace(result, worse_in={"lite2": "worse"}).in_words()
 
 
 def test_a_decoder_that_is_better_for_certain_is_kept():

@@ -65,7 +65,7 @@ def test_learning_rate_without_warm_up_and_past_the_end():
     [
         ({"lr": 0.0}, "lr is 0.0; it must be positive"),
         ({"betas": (0.9, 1.0)}, r"betas are \(0.9, 1.0\); each must be at least 0 and below 1"),
-        ({"final_lr_fraction": 2.0}, "final_lr_fraction is 2.0; it is a fraction of lr, so from 0 to 1"),
+        ({"final_lr_fraction": 2.0}, "final_lr_fraction is 2.0; it is a share, choose one between 0 and 1"),
         ({"warmup": -1}, "warmup is -1; it must be at least 0"),
         ({"clip": -1.0}, "clip is -1.0; it must be at least 0"),
         ({"micro_batches": 0}, "micro_batches is 0; it must be at least 1"),

@@ -12,7 +12,6 @@ from torch.multiprocessing.spawn import start_processes
 
 from robustok.generators.sampling import Sampling
 from robustok.runtime.checkpoint import load_model, load_resume
-from robustok.runtime.distributed import barrier
 from robustok.runtime.logging import MetricsLog
 from robustok.training.shared_sampling import sample_together
 
@@ -34,7 +33,7 @@ def work(rank: int, folder: str) -> None:
         result = run(Path(folder) / name)
         if name == "post":
             torch.save({"before": result.before, "after": result.after, "step": result.step}, f"{folder}/{rank}.pt")
-        barrier()
+        dist.barrier()
     torch.save(shared(), f"{folder}/shared_{rank}.pt")
     dist.destroy_process_group()
 

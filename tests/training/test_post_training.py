@@ -122,7 +122,7 @@ def test_images_that_moved_are_still_those_of_the_pairs(tmp_path):
 
 
 def test_it_is_never_run_unchecked():
-    with pytest.raises(ValueError, match="validated at least every some steps"):
+    with pytest.raises(ValueError, match="validate_every is 0; it must be at least 1"):
         PostTraining(loop=POST.loop, validate_every=0)
 
 
@@ -252,7 +252,7 @@ def test_free_samples_are_drawn_once_of_every_class_and_trained_on(tmp_path):
     [
         ({"sigma": 1.5}, "sigma is 1.5; it is a share between 0 and 1, or two of them"),
         ({"sigma": (0.9, 0.5)}, "the first not above the second, or auto"),
-        ({"patience": -1}, "patience is -1; it is a number of validations"),
+        ({"patience": -1}, "patience is -1; it must be at least 0"),
         ({"free_samples": 3}, "free_samples is 3; give 0, or at least the 16 of a batch"),
         ({"free_samples": -1}, "free_samples is -1; give 0, or"),
         (

@@ -20,6 +20,7 @@ from robustok.adapters.diffusers_autoencoders import ABOUT, CONTINUOUS, Diffuser
 from robustok.generators.flow_matching import noise_levels
 from robustok.layers import in_float32
 from robustok.runtime.checkpoint import CONFIG, fingerprint, read_json, write_json
+from robustok.runtime.extras import needed
 from robustok.runtime.places import home
 from robustok.shapes import Labels, Latents
 from robustok.tokenizer.encoder import to_map, to_sequence
@@ -152,7 +153,6 @@ def _is_of_diffusers(model: Any) -> bool:
 
 def load_tokenizer(folder: Path, image_size: int | None = None) -> Any:
     """The tokenizer in a folder that diffusers wrote: a model's, or a pipeline's with `vae/` or `vqvae/`."""
-    import_extra()
     if (folder / PIPELINE).is_file():
         if (folder / "vqvae").is_dir():
             return tokenizer_of(_load(folder / "vqvae"), image_size)
@@ -164,26 +164,15 @@ def load_tokenizer(folder: Path, image_size: int | None = None) -> Any:
 
 def load_generator(folder: Path) -> DiffusersDiT:
     """The generator in a pipeline's folder, with `transformer/` and `scheduler/`."""
-    diffusers = import_extra()
+    diffusers = needed("diffusers", "diffusers", f"the model in {folder}")
     name = read_json(folder / "scheduler" / "scheduler_config.json")["_class_name"]
     scheduler = getattr(diffusers, name).from_pretrained(folder / "scheduler")
     return DiffusersDiT(_load(folder / "transformer"), scheduler)
 
 
-def import_extra() -> Any:
-    """The library diffusers. Raises ValueError where it is not installed."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError(
-            f"models of diffusers need that library ({error}); install it: pip install 'robustok[diffusers]'"
-        ) from error
-    return diffusers
-
-
 def _load(folder: Path) -> Any:
     """A model as diffusers loads it, from safetensors alone, so that nothing in the file is run."""
-    diffusers = import_extra()
+    diffusers = needed("diffusers", "diffusers", f"the model in {folder}")
     name = read_json(folder / CONFIG).get("_class_name")
     if name not in KNOWN:
         raise ValueError(f"{folder} holds a {name} of diffusers; known are {', '.join(KNOWN)}")

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.adapters.tokenizer_adapter import last_layer
+from robustok.adapters.tokenizer_adapter import Decoding
 from robustok.layers import in_float32
 from robustok.runtime.checkpoint import fingerprint, write_json
 from robustok.runtime.places import home
@@ -34,7 +34,7 @@ ABOUT = "robustok.json"  # beside what diffusers writes of a model
 CONTINUOUS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderRAE")
 
 
-class DiffusersTokenizer(nn.Module):
+class DiffusersTokenizer(Decoding, nn.Module):
     """An autoencoder of diffusers, computed in float32, and its way back to diffusers."""
 
     family = "diffusers"
@@ -46,14 +46,6 @@ class DiffusersTokenizer(nn.Module):
         self.image_size = _image_size(vae, image_size)
         self.tokens_per_image = (self.image_size // stride_of(vae)) ** 2
         self.about = {"kind": "tokenizer", "family": self.family, "image_size": self.image_size}
-
-    @property
-    def device(self) -> torch.device:
-        return self.last_layer.device
-
-    @property
-    def last_layer(self) -> Tensor:
-        return last_layer(self.decoder)
 
     def fingerprint(self) -> str:
         """A hash of what decides the tokens or latents."""

@@ -13,14 +13,9 @@ from robustok.tokenizer.quantizer import VQ, VectorQuantizer
 from robustok.tokenizer.tokenizer import WithQuantizer, check_size
 
 
-class TokenizerAdapter(Adapter):
-    """A `TokenizerLike`, once a family adds `encoder`, `decoder` and what is between them."""
+class Decoding:
+    """What the `decoder` of any tokenizer tells."""
 
-    kind = "tokenizer"
-    decider_parts: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # parts that decide the tokens
-    decider_fields: ClassVar[tuple[str, ...]] = ()  # and fields of the config, dotted
-    image_size: int
-    encoder: Any
     decoder: Any
 
     @property
@@ -29,7 +24,18 @@ class TokenizerAdapter(Adapter):
 
     @property
     def last_layer(self) -> Tensor:
-        return last_layer(self.decoder)
+        """The weight of the last convolution or linear map, whose gradients balance two kinds of loss."""
+        return [part for part in self.decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
+
+
+class TokenizerAdapter(Decoding, Adapter):
+    """A `TokenizerLike`, once a family adds `encoder`, `decoder` and what is between them."""
+
+    kind = "tokenizer"
+    decider_parts: ClassVar[tuple[str, ...]] = ("encoder.", "to_code.", "quantizer.")  # parts that decide the tokens
+    decider_fields: ClassVar[tuple[str, ...]] = ()  # and fields of the config, dotted
+    image_size: int
+    encoder: Any
 
     def encode(self, images: Images) -> Latents:
         """Latents (b n d) of images in [-1, 1]."""
@@ -49,11 +55,6 @@ class TokenizerAdapter(Adapter):
 
 class CodebookAdapter(WithQuantizer, TokenizerAdapter):
     """A `TokenizerLike` with a codebook, once a family adds a `quantizer`, too."""
-
-
-def last_layer(decoder: nn.Module) -> Tensor:
-    """The weight whose gradients balance reconstruction and adversarial loss: of the last convolution or linear map."""
-    return [part for part in decoder.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1].weight
 
 
 def vector_quantizer(codebook_size: int, width: int, *, normalized: bool) -> VectorQuantizer:

@@ -8,24 +8,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.evaluation.decoding import encoded
+from robustok.evaluation.features.image_source import ImageSource
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.seeding import spread
-from robustok.shapes import Images, Labels
+from robustok.shapes import Labels
 from robustok.tokenizer.protocol import TokenizerLike
 
 Progress = Callable[[str, int, int], None]  # told what is being done, how much of it, and of how much
 
 
 @runtime_checkable
-class LabeledImages(Protocol):
+class LabeledImages(ImageSource, Protocol):
     """Real images with their classes."""
 
     labels: Tensor  # (len,) int64
-
-    def __len__(self) -> int: ...
-    def images(self, indices: Int[Tensor, " b"]) -> Images: ...
-    def describe(self) -> dict[str, Any]: ...
 
 
 def check_models(generator: GeneratorLike, tokenizer: TokenizerLike, sampling: Any, images: LabeledImages) -> None:

@@ -4,7 +4,7 @@ Each number stands beside its floor, what other real images come to. What become
 `robustok.evaluation.scores.tokenizer_scores`; here it is the latents alone.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
@@ -54,10 +54,6 @@ class LatentAnalysis:
     floor: float  # squared MMD of two sets of real images
     returns: tuple[Return, ...]
     imitation: Imitation  # real latents disturbed by noise, beside the generated ones
-
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON values, the contents of `analysis.json`."""
-        return asdict(self)
 
 
 @torch.no_grad()

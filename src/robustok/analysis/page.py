@@ -82,11 +82,7 @@ def _sections(result: Result) -> dict[str, Sequence[Any]]:
             tables.grid_table(imitation, imitation.from_real[target.view], far, target.to_real),
         ],
         "plane": [_plane(analysis)],
-        "effects": [
-            tables.effects_table(analysis.effects),
-            _spectra(analysis),
-            tables.colors_table(analysis.effects),
-        ],
+        "effects": [tables.effects_table(analysis.effects), _spectra(analysis), tables.colors_table(analysis.effects)],
         "changes": [tables.changes_table(analysis.changes)],
         "protocol": [part("definitions", "facts", _protocol(analysis.protocol))],
     }

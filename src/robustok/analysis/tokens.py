@@ -1,7 +1,7 @@
 """The whole analysis of a tokenizer with its generator, and of the tokenizer after post-training."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,10 +59,6 @@ class Analysis:
             },
             "Another real image of the class": self.other_real,
         }
-
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON values, the contents of `analysis.json`."""
-        return asdict(self)
 
 
 class Result(NamedTuple):

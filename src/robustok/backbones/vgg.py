@@ -6,7 +6,6 @@ fine-tuned for holistically-nested edge detection (HED; Xie & Tu 2015, arXiv 150
 the file was made: `vgg_hed_weights/README.md` beside this.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -148,12 +147,6 @@ def vgg_hed() -> Vgg16:
     """The embedded network, of images in [-1, 1]; its maps are relu1_2, relu2_2 and relu3_3 at stride 1, 2, 4."""
     shift = tuple(mean / 127.5 - 1 for mean in HED_MEAN)
     return Vgg16(_hed_weights(), stages=HED_STAGES, shift=shift, scale=(1 / 127.5,) * 3)
-
-
-@cache
-def hed_fingerprint() -> str:
-    """SHA-256 of the embedded file: names this feature space in a score's protocol."""
-    return hashlib.sha256(hed_weight_file().read_bytes()).hexdigest()
 
 
 def hed_weight_file() -> Traversable:

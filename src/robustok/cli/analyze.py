@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from robustok.cli.arguments import OF_IMAGES, Count, Folder, GeneratorName, OutFolder, TokenizerName, View
@@ -39,11 +39,10 @@ class Analyze(Sampled, View, Verbose):
     def run(self) -> None:
         """Numbers in `analysis.json`, the main ones printed; of tokens also `analysis.html`, with charts and images."""
         from robustok.analysis.latents import analyze_latents
-        from robustok.analysis.page import page, text
+        from robustok.analysis.page import page
         from robustok.analysis.tokens import analyze
         from robustok.cli.models import tokenizer_named
         from robustok.evaluation.features.registry import extractor
-        from robustok.generators.fit import check_fit
         from robustok.generators.protocol import makes
 
         device, tokenizer, generator = self.opened()
@@ -51,18 +50,17 @@ class Analyze(Sampled, View, Verbose):
         images = self._images(tokenizer.image_size, generator.null_class)
         how: dict[str, Any] = {"count": self.count, "seed": self.seed, "progress": self._progress()}
         how["sampling"] = self.sampling(generator)
-        check_fit(generator, tokenizer, how["sampling"])
         if makes(generator) == "latents":
             if tuned is not None:
                 raise ValueError(
                     "of latents the decoder changes nothing; compare decoders by robustok evaluate --against"
                 )
             analysis = analyze_latents(tokenizer, generator, images, **how)
-            self._finish(text(analysis), analysis.to_plain(), None)
+            self._finish(analysis)
         else:
             space = extractor(self.features, device)
             result = analyze(tokenizer, generator, images, tuned=tuned, features=space, **how)
-            self._finish(text(result.analysis), result.analysis.to_plain(), lambda: page(result))
+            self._finish(result.analysis, lambda: page(result))
 
     def _images(self, size: int, null_class: int) -> Any:
         """The real images. Those without classes get the label that stands for none, and a warning says so.
@@ -104,23 +102,25 @@ class Analyze(Sampled, View, Verbose):
 
         return tell
 
-    def _finish(self, text: str, numbers: Any, page: Callable[[], str] | None = None) -> None:
+    def _finish(self, analysis: Any, page: Callable[[], str] | None = None) -> None:
         """Print the tables, then write the files; without a page, that of an earlier analysis goes away.
 
         Where a file cannot be written, the tables are printed in any case.
         """
+        from robustok.analysis.page import text
         from robustok.runtime.checkpoint import write_bytes, write_json
 
-        self.say(text)
+        said = text(analysis)
+        self.say(said)
         html = self.out / "analysis.html"
         try:
-            write_json(self.out / "analysis.json", numbers)
+            write_json(self.out / "analysis.json", asdict(analysis))
             if page is None:
                 html.unlink(missing_ok=True)
             else:
                 write_bytes(html, page().encode())
         except OSError:
             if self.quiet:
-                print(text, flush=True)
+                print(said, flush=True)
             raise
         self.say(f"\nnumbers: {self.out / 'analysis.json'}" + (f"\npage: {html}" if page else ""))

@@ -107,8 +107,8 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """Options of how images are read."""
+class Reading:
+    """Options of how images are read, whatever for."""
 
     upscale: bool = False  # enlarge images that are smaller than the crop, rather than refuse them
     # mirrored images do not belong to the set (not for fashion-mnist; text, left and right shoes)
@@ -116,10 +116,16 @@ class View:
     # what tells the classes, where it is not found: a file such as LOC_val_solution.csv (for a folder), a field as cls
     # or json:label (tar), a column (parquet, hf); or none (scores need no classes)
     labels: Annotated[str, Option("FILE|NAME")] | None = None
-    window: Count | None = None  # tar shards, or row groups of parquet files, that an epoch mixes, for slow disks
     # images that cannot be read: skip (found in advance, as is usual for folders of up to 20,000), fail (when met, as
     # is usual otherwise), replace (by the next one of the class)
     broken: Literal["skip", "fail", "replace"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Reading):
+    """Options of how images are read in training and for scores."""
+
+    window: Count | None = None  # tar shards, or row groups of parquet files, that an epoch mixes, for slow disks
     workers: Count | None = None  # threads that decode images; as many as there are cores unless given
 
     def scored(self, *, own_labels: bool = True) -> "View":

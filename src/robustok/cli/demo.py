@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from robustok.cli.arguments import Folder, Images, Numbers, OwnSeed
-from robustok.cli.options import Configurable, Option, Verbose
+from robustok.cli.arguments import Folder, Images, Numbers, OwnSeed, Reading
+from robustok.cli.options import Configurable, Verbose
 
 # each without and with perturbation
 CORNERS: tuple[Literal["discrete", "continuous"], ...] = ("discrete", "continuous")
@@ -14,7 +14,7 @@ SEEDS = (0, 1, 2)  # of an ablation, unless told
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Configurable, Verbose):
+class Demo(Reading, Configurable, Verbose):
     """The whole method, on embedded images or your own, up to a page of results.
 
     Trains a tokenizer with latent perturbation, a generator on its tokens or continuous latents, and the decoder for
@@ -36,14 +36,6 @@ class Demo(Configurable, Verbose):
     generator: Literal["autoregressive", "masked"] = "autoregressive"  # how it draws tokens: in order, or filling in
     preset: Literal["default", "short", "smoke"] = "default"  # which run
     images: Images = "fashion-mnist"
-    # what tells the classes of your own images, where it is not found: a file (for a folder), a field (tar), a column
-    # (parquet, hf)
-    labels: Annotated[str, Option("FILE|NAME")] | None = None
-    no_flip: bool = False  # mirrored images do not belong to your set (text, left and right shoes)
-    upscale: bool = False  # enlarge images of your own that are smaller than 64 pixels, rather than refuse them
-    # images of your own that cannot be read: skip (found in advance, as is usual for up to 20,000), fail (when met, as
-    # is usual otherwise), replace (by the next one of the class)
-    broken: Literal["skip", "fail", "replace"] | None = None
     # folder to write to; runs/demo, runs/masked, runs/continuous, runs/rae or runs/corners unless given, with the name
     # of --images behind it
     out: Folder | None = None

@@ -143,7 +143,6 @@ class Evaluate(Sampled, Features, View, Shared):
         from robustok.evaluation.scores.fdr6 import fdr_of
         from robustok.evaluation.scores.score import of_system
         from robustok.generators.compiled import can_compile
-        from robustok.generators.fit import check_fit
         from robustok.generators.sampling import balanced_labels
         from robustok.losses.lpips import LPIPS
 
@@ -153,7 +152,6 @@ class Evaluate(Sampled, Features, View, Shared):
         device, tokenizer, generator = self.opened()
         if generator is not None:
             how["sampling"] = self.sampling(generator)
-            check_fit(generator, tokenizer, how["sampling"])
         size = self.size if tokenizer is None else tokenizer.image_size
 
         def opened(name: str | None) -> Any:
@@ -169,7 +167,7 @@ class Evaluate(Sampled, Features, View, Shared):
             references = scoring.references_of(self.reference, extractors, side, view, keep=keep, quiet=self.quiet)
             if self.train:
                 references = scoring.with_train(self.train, references, extractors, side, view, quiet=self.quiet)
-        with scoring.told("scoring", quiet=self.quiet) as tell:
+        with scoring.told("scoring", quiet=self.quiet) as bar:
             match given:
                 case ["tokenizer", "images"]:
                     scores = tokenizer_scores.score_tokenizer(
@@ -179,12 +177,12 @@ class Evaluate(Sampled, Features, View, Shared):
                         pfid_images=self.pfid_images,
                         neighbors_in=opened(self.neighbors_in),
                         lpips=LPIPS(device=device) if self.lpips else None,
-                        progress=tell,
+                        progress=bar.tell,
                         **how,
                     )
                 case ["generator", "tokenizer", "reference"]:
                     labels = balanced_labels(self.count, generator.null_class)
-                    how |= {"keep": keep, "progress": tell}
+                    how |= {"keep": keep, "progress": bar.tell}
                     if self.compile and can_compile(generator):
                         how["compile"] = "inductor"
                     decoders = tokenizer
@@ -195,7 +193,7 @@ class Evaluate(Sampled, Features, View, Shared):
                         generator, decoders, references, labels, extractors, **how
                     )
                 case _:
-                    scores = image_scores.score_image_set(shown, references, extractors, keep=keep, progress=tell)
+                    scores = image_scores.score_image_set(shown, references, extractors, keep=keep, progress=bar.tell)
         if self.nearest:
             self._show_nearest(shown, generator, tokenizer, references[0].train, extractors[0], side, how)
         scores = [*scores, *(fdr_of(scores) if self.fdr else ())]

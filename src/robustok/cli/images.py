@@ -69,11 +69,6 @@ def own_size(name: str, broken: str | None = None) -> int:
     return open_images(name, 1, split="validation", labels="none", errors="skip").side
 
 
-def size_of(name: str) -> int:
-    """The usual side of these images in pixels."""
-    return SIZES.get(name, SIZE)
-
-
 def is_npz(name: str) -> bool:
     return name.endswith(".npz") and not Path(name).is_dir()
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from robustok.cli.arguments import Device, Fields, OutFolder, OwnSeed, Seed, View
 from robustok.cli.options import Configurable, Shared
@@ -55,11 +55,9 @@ class Sampled(Models, Configurable):
 
 def samplings_with(name: str) -> list[str]:
     """The kinds of sampling that have a setting."""
-    from robustok.generators.flow import FlowSampling
-    from robustok.generators.sampling import Sampling
-    from robustok.generators.unmasking import MaskedSampling
+    from robustok.generators.generate import AnySampling
 
-    return [kind.__name__ for kind in (Sampling, MaskedSampling, FlowSampling) if name in kind.__dataclass_fields__]
+    return [kind.__name__ for kind in get_args(AnySampling) if name in kind.__dataclass_fields__]
 
 
 @dataclass(frozen=True, kw_only=True)

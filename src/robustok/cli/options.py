@@ -16,6 +16,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from robustok.runtime.words import did_you_mean
+
 LISTING = "settings"  # the option that lists every setting
 NO_OPTION = {"option": False}  # metadata of a field that is not typed by its name
 Config = TypeVar("Config")
@@ -175,10 +177,3 @@ def check_names(verb: type[Command], typed: Iterable[tuple[str, str]], preset: A
             near = inside if len(inside) == 1 and not deeper else near
             hint = f"; did you mean --{'.'.join([*near, *deeper])}?" if near else ""
             raise ValueError(f"there is no option or setting --{name}{hint}; --{LISTING} lists every setting")
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?` with the nearest of the names, or all of them when none is near."""
-    known = list(names)
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(known)}" if known else ""

@@ -7,16 +7,8 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from robustok.cli.help import help_of, listing
-from robustok.cli.options import (
-    LISTING,
-    Command,
-    Configurable,
-    Option,
-    check_names,
-    did_you_mean,
-    name_of,
-    options_of,
-)
+from robustok.cli.options import LISTING, Command, Configurable, Option, check_names, name_of, options_of
+from robustok.runtime.words import did_you_mean
 
 
 class Words(NamedTuple):

@@ -72,14 +72,4 @@ class PostTrain(Training):
             self.say(f"held-out distance by sigma, in short tries: {said}")
         for folder, trained in ((self.out, result.tuned), (self.out / "control", result.control)):
             if trained is not None:
-                refused = trained.worse_in or trained.by_chance  # which is told below
-                kept = "the original one" if refused else "the original one, for none was better"
-                kept = f"of step {trained.step}" if trained.step else kept
-                change = f"{trained.before:.4g} -> {trained.after:.4g}"
-                self.say(f"{folder}: held-out distance {change}, decoder kept: {kept}")
-                for space, why in trained.worse_in.items():
-                    self.say(f"{folder}: the best decoder is worse in {space}, and so was not kept: {why}")
-                if trained.by_chance:
-                    self.say(
-                        f"{folder}: the best decoder may be so by chance, and so was not kept: {trained.by_chance}"
-                    )
+                self.say(f"{folder}: {trained.in_words()}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,11 +34,12 @@ class Reference(Features, View, Shared):
 
     def run(self) -> None:
         """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
-        from robustok.cli.images import device_of, is_npz, scored_images, size_of
+        from robustok.cli.images import SIZE, SIZES, device_of, is_npz, scored_images
         from robustok.cli.scoring import told
         from robustok.evaluation.features.registry import extractor
         from robustok.evaluation.scores.reference import Reference as Statistics
         from robustok.runtime.distributed import is_main
+        from robustok.runtime.weights import sha256
 
         out = self.out
         if out.suffix != ".safetensors":  # by which evaluate knows it from images
@@ -48,19 +48,19 @@ class Reference(Features, View, Shared):
             )
         compiled = "inductor" if self.compile else None
         extract = extractor(self.features, device_of(self.device), dtype=self.dtype, compile=compiled)
-        size = self.size or (None if is_npz(self.images) else size_of(self.images))
+        size = self.size or (None if is_npz(self.images) else SIZES.get(self.images, SIZE))
         images = scored_images(self.images, size, self.scored())
         about, space, sample = images.describe(), extract.describe(), min(len(images), self.sample_size)
         there = out.exists() and not self.overwrite
         if there:
             _check_same(out, {"images": about, "features": space, "sample": counted(sample, "image")})
         else:
-            with told("reference", quiet=self.quiet) as tell:
-                made = Statistics.of(images, extract, keep=self.sample_size, progress=tell)
+            with told("reference", quiet=self.quiet) as bar:
+                made = Statistics.of(images, extract, keep=self.sample_size, progress=bar.tell)
             if is_main():
                 made.save(out)
         if not self.quiet:
-            file = f"{out}, SHA-256 {sha256(out.read_bytes()).hexdigest()[:16]}" + ", as it was" * there
+            file = f"{out}, SHA-256 {sha256(out)[:16]}" + ", as it was" * there
             held = f"{counted(sample, 'image')}, for precision, recall and kernel distances"
             print(table([("file", file), ("images", listed(about)), ("features", listed(space)), ("sample", held)]))
 

@@ -48,7 +48,6 @@ class Sample(Sampled, Shared):
         from PIL import Image
 
         from robustok.evaluation.decoding import decoded
-        from robustok.generators.fit import check_fit
         from robustok.runtime.checkpoint import replacing
         from robustok.runtime.distributed import is_main
         from robustok.runtime.logging import Progress
@@ -57,7 +56,6 @@ class Sample(Sampled, Shared):
 
         _, tokenizer, generator = self.opened()
         sampling = self.sampling(generator)
-        check_fit(generator, tokenizer, sampling)
         classes = self.labels or range(generator.null_class)
         labels = torch.tensor([classes[i % len(classes)] for i in range(self.count)])
         former = self._former_images()

@@ -1,8 +1,7 @@
 """Spaces and references of `robustok evaluate` and `reference`, and their scores as text."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,17 +29,9 @@ PLACE = "{features}"  # in the name of a reference: where that of the feature sp
 COLUMNS, NEAREST = 10, 20  # of a picture of nearest training images, and generated images in it at most
 
 
-@contextmanager
-def told(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def told(name: str, *, quiet: bool) -> Progress:
     """Progress of a piece of work, on stderr."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with Progress(name, 1, quiet=quiet, console=console) as progress:
-
-        def tell(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        yield tell
+    return Progress(name, 1, quiet=quiet, console=Console(stderr=True, highlight=False, soft_wrap=True))
 
 
 def extractors_of(
@@ -106,14 +97,16 @@ def references_of(
     `{features}` in a file's name stands for that of the space, so that several spaces have a file each. `split` is the
     part of a set that has several.
     """
-    with told("reference" if split == "validation" else "training images", quiet=quiet) as tell:
+    with told("reference" if split == "validation" else "training images", quiet=quiet) as bar:
         files = {extract.name: name.replace(PLACE, extract.name) for extract in extractors}
         if all(is_statistics(file) for file in files.values()):
-            return [read_reference(files[extract.name], extract, keep=keep, progress=tell) for extract in extractors]
+            return [
+                read_reference(files[extract.name], extract, keep=keep, progress=bar.tell) for extract in extractors
+            ]
         if PLACE in name:
             raise ValueError(f"{name} names no files of statistics; {PLACE} is for such, one of each feature space")
         images = scored_images(name, None if is_npz(name) else size, view.scored(), split=split)
-        return [Reference.of(images, extract, keep=keep, progress=tell) for extract in extractors]
+        return [Reference.of(images, extract, keep=keep, progress=bar.tell) for extract in extractors]
 
 
 def with_train(

@@ -78,7 +78,9 @@ def from_file(path: Path) -> dict[str, Any]:
     if {"kind", "config"} <= values.keys():
         raise ValueError(f"{path} is of a model and not of a run; give the run.json beside it, or a file of settings")
     if {"loop", "stage"} <= values.keys():  # the run.json of a run folder, with what the run was of beside its settings
-        return dict(_expect_dict(values["stage"], path))
+        if not isinstance(stage := values["stage"], dict):
+            raise ValueError(f"{path} says of its stage {stage!r}, which is no settings; give the run.json of a folder")
+        return stage
     return values
 
 
@@ -91,12 +93,6 @@ def _placed(values: dict[str, Any], plain: dict[str, Any], path: Path) -> dict[s
     if len(holders) != 1:
         raise ValueError(f"{path} holds settings of a {kind}, and here those of a {plain['type']} are wanted")
     return {holders[0]: values}
-
-
-def _expect_dict(value: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} says of its stage {value!r}, which is no settings; give the run.json of a run folder")
-    return value
 
 
 def from_text(text: str, where: str) -> Any:

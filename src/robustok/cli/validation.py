@@ -22,7 +22,7 @@ def of_tokenizer(name: str | None, size: int, steps: int, typed: ValidationOptio
         pfid_images=min(pfid_images, typed.validate_images),
         features=typed.validate_features or "lite0",
     )
-    return {"validate": validate, "validate_every": _every(typed, steps)}
+    return {"validate": validate, "validate_every": typed.validate_every or max(1, steps // VALIDATIONS)}
 
 
 def of_generator(
@@ -45,8 +45,4 @@ def of_generator(
         features=extracts,
         fdr=typed.fdr,
     )
-    return {"validate": validate, "validate_every": _every(typed, steps), **preview}
-
-
-def _every(validating: ValidationOptions, steps: int) -> int:
-    return validating.validate_every or max(1, steps // VALIDATIONS)
+    return {"validate": validate, "validate_every": typed.validate_every or max(1, steps // VALIDATIONS), **preview}

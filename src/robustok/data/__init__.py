@@ -5,13 +5,4 @@ from robustok.data.image_files import ImageFiles
 from robustok.data.images import FashionMNIST, ImageSet, Subset, hold_out
 from robustok.data.sources import ImageFolder, open_images
 
-__all__ = [
-    "FashionMNIST",
-    "FluentEmoji",
-    "ImageFiles",
-    "ImageFolder",
-    "ImageSet",
-    "Subset",
-    "hold_out",
-    "open_images",
-]
+__all__ = ["FashionMNIST", "FluentEmoji", "ImageFiles", "ImageFolder", "ImageSet", "Subset", "hold_out", "open_images"]

@@ -12,7 +12,7 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from robustok.data.file_names import some
+from robustok.runtime.words import some
 
 Classes: TypeAlias = tuple[tuple[str, ...], Tensor]  # names, and labels (count,) int64 that are indices into them
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,11 +153,3 @@ def _called(usual: Sequence[str], names: Sequence[str]) -> str | None:
     """The first usual name that is there, whatever its case."""
     there = {name.lower(): name for name in reversed(names)}
     return next((there[name] for name in usual if name in there), None)
-
-
-def needed(package: str, what: str) -> Any:
-    """An optional package, for `what`. Raises ValueError where it is not installed."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ValueError(f"{what} takes {package}; pip install 'robustok[data]'") from error

@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from glob import glob
 from pathlib import Path
 
+from robustok.runtime.words import some
+
 # fmt: off
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".apng",
@@ -43,12 +45,6 @@ def tell_unread(others: Sequence[str], place: str) -> None:
             f"{place} also holds images of kinds that are not read, {some(unread)}; convert them to PNG or JPEG",
             stacklevel=4,
         )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
-    return ", ".join([*names[:5], *more])
 
 
 def matches(pattern: str) -> list[str]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustok.data.classes import Classes, by_folder, ordered, unlabeled
-from robustok.data.file_names import PACKED, SUFFIXES, is_hidden, some, tell_unread
+from robustok.data.file_names import PACKED, SUFFIXES, is_hidden, tell_unread
 from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.label_files import told_by
 from robustok.data.user_cache import cached_file, keep
 from robustok.runtime.checkpoint import parse_json
 from robustok.runtime.places import home
-from robustok.runtime.words import reason
+from robustok.runtime.words import reason, some
 
 REMEMBERED = 20_000  # files from which on a listing is kept
 SAMPLE = 256  # files whose size is compared before a kept listing is believed

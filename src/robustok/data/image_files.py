@@ -19,12 +19,11 @@ from torch import Tensor
 
 from robustok.data import decoding
 from robustok.data.classes import check_none_lost
-from robustok.data.file_names import some
 from robustok.data.images import Draws, ImageSet, Indices, short_hash
 from robustok.data.order import Windows
 from robustok.runtime.threads import cores
 from robustok.runtime.whole_numbers import whole_number, whole_numbers
-from robustok.runtime.words import reason
+from robustok.runtime.words import reason, some
 from robustok.shapes import Images
 
 CHECKED_AT_ONCE = 4096  # files, for all outcomes together are many

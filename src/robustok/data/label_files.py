@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustok.data.classes import WHOLE, Classes, classes_of, is_missing, one_spelling
-from robustok.data.file_names import SUFFIXES, some
+from robustok.data.file_names import SUFFIXES
 from robustok.runtime.checkpoint import parse_json
+from robustok.runtime.words import some
 
 # fmt: off
 NAMES = (  # of a column of images

@@ -166,13 +166,7 @@ def views_of(images: ImageSet, crops: Crops = 1) -> int:
 
 @torch.no_grad()
 def _encode_views(
-    name: str,
-    encode: Callable[[Images], Tensor],
-    images: ImageSet,
-    rows: range,
-    *,
-    batch_size: int,
-    crops: Crops = 1,
+    name: str, encode: Callable[[Images], Tensor], images: ImageSet, rows: range, *, batch_size: int, crops: Crops
 ) -> dict[str, Tensor]:
     """What `encode` makes of every view of some images, (b, views, ...) by the `name`, and their labels."""
     indices = torch.arange(rows.start, rows.stop)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -18,6 +18,7 @@ from robustok.data.images import DRAWS, ImageSet
 from robustok.data.latent_cache import LatentCache
 from robustok.data.order import batch_indices
 from robustok.runtime.seeding import stream
+from robustok.runtime.trees import mapped
 from robustok.shapes import Images, Labels
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def prefetched(make: Callable[[int], T], start: int, stop: int, *, ahead: int | 
         raise ValueError(f"ahead is {ahead}; give the number of batches to make ahead, 1 or more")
 
     def made(step: int) -> T:
-        return _pinned(make(step)) if gpu else make(step)
+        return mapped(make(step), lambda tensor: tensor.pin_memory()) if gpu else make(step)
 
     # torch's own threads would wait for cores that the step needs.
     one_core = partial(torch.set_num_threads, 1)
@@ -73,14 +74,3 @@ def prefetched(make: Callable[[int], T], start: int, stop: int, *, ahead: int | 
             yield batch
     finally:
         threads.shutdown(cancel_futures=True)
-
-
-def _pinned(value: Any) -> Any:
-    """A tensor in pinned memory, or every tensor of a tuple or list."""
-    match value:
-        case Tensor():
-            return value.pin_memory()
-        case tuple() | list():
-            entries = map(_pinned, value)
-            return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
-    return value

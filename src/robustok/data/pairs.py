@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices
 from robustok.data.latent_cache import LatentCache, as_read, as_stored
-from robustok.data.shards import read_shards, write_shards
+from robustok.data.shards import Shards, write_shards
 from robustok.generators.fit import check_classes, check_fit
 from robustok.generators.generate import AnySampling, sample
 from robustok.generators.noise import uniforms
@@ -163,10 +163,10 @@ class Pairs:
 
     def __init__(self, *folders: str | Path):
         """Raises ValueError if a folder is incomplete."""
-        manifests, several = zip(*(read_shards(Path(folder), "pairs") for folder in folders), strict=True)
+        parts = [Shards(Path(folder), "pairs") for folder in folders]
+        manifest, shares = parts[0].manifest, [part.manifest["sigma"] for part in parts]
         with torch.autocast("cpu", enabled=False):  # which does not join half precision
-            manifest, tensors = manifests[0], {name: torch.cat([one[name] for one in several]) for name in several[0]}
-        shares = [one["sigma"] for one in manifests]
+            tensors = {name: torch.cat([part.column(name) for part in parts]) for name in parts[0].names()}
         self.sigma: float | list[float] = shares[0] if len(shares) == 1 else shares
         self.fingerprint: str = manifest["tokenizer"]
         self.image_set: dict[str, Any] | None = manifest.get("image_set")

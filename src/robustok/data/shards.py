@@ -156,12 +156,6 @@ class _Manifest(dict[str, Any]):
         raise ValueError(f"{self.path} does not say the {name}; it was damaged or edited, so make the folder anew")
 
 
-def read_shards(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the tensors, all rows of them, in memory. Raises ValueError as `Shards` does."""
-    shards = Shards(folder, kind)
-    return shards.manifest, {name: shards.column(name) for name in shards.names()}
-
-
 def _mark(folder: Path, wanted: dict[str, Any]) -> None:
     """Write the manifest, or compare it with the one that is there. Raises ValueError where they differ."""
     while not (folder / MANIFEST).exists():

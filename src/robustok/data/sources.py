@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Unpack
 
 from robustok.data.downloads import is_address
-from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, some
+from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden
 from robustok.data.folder import FolderFiles
 from robustok.data.image_files import Files, FileView, ImageFiles
 from robustok.data.tables import PREFIX, ParquetFiles, holds_images, hub_files, is_saved, saved_files
 from robustok.data.tars import TarFiles
+from robustok.runtime.words import some
 
 CHECKED = 20_000  # files of a folder that are all decoded once in advance, at most, unless errors say so
 

@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from robustok.data.classes import SPLITS
-from robustok.data.columns import FIRST, Columns, NoImagesError, image_bytes, needed
-from robustok.data.file_names import is_hidden, matches, some
+from robustok.data.columns import FIRST, Columns, NoImagesError, image_bytes
+from robustok.data.file_names import is_hidden, matches
 from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.order import Windows
 from robustok.runtime.checkpoint import parse_json
-from robustok.runtime.words import reason
+from robustok.runtime.extras import needed
+from robustok.runtime.words import reason, some
 
 T = TypeVar("T")
 MIXED = 4096  # images that a window holds at least, unless it is given
@@ -41,7 +42,7 @@ class ParquetFiles(Files):
     """
 
     def __init__(self, path: str | Path, *, labels: str | None = None, window: int | None = None):
-        pa = needed("pyarrow", f"reading {path}")
+        pa = needed("pyarrow", "data", f"reading {path}")
         import pyarrow.parquet as pq
 
         self.place, self.paths, told = str(path), _paths(str(path)), None
@@ -192,7 +193,7 @@ class ArrowFiles(Files):
 
 def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
     """The images of a folder that `Dataset.save_to_disk` wrote. Raises ValueError for one of several splits."""
-    pa, folder = needed("pyarrow", f"reading {folder}"), Path(folder)
+    pa, folder = needed("pyarrow", "data", f"reading {folder}"), Path(folder)
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.name for path in folder.iterdir() if (path / "state.json").is_file())
         example = f": {folder / splits[0]}" if splits else ""
@@ -210,7 +211,7 @@ def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
 def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles:
     """The images of `hf:owner/name` or `hf:owner/name:split`. Raises ValueError where the set cannot be had."""
     name, _, given = name.removeprefix(PREFIX).partition(":")
-    datasets = needed("datasets", f"{PREFIX}{name}")
+    datasets = needed("datasets", "data", f"{PREFIX}{name}")
     try:
         dataset = datasets.load_dataset(name, split=given or split)
     except Exception as error:  # datasets raises nearly anything

@@ -15,11 +15,12 @@ import numpy as np
 
 from robustok.data.classes import Classes, by_folder, by_name, classes_of, is_missing, synset_of, unlabeled
 from robustok.data.downloads import Downloads, is_address
-from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, matches, some, tell_unread
+from robustok.data.file_names import SUFFIXES, archives_in, expanded, is_hidden, matches, tell_unread
 from robustok.data.image_files import Files
 from robustok.data.order import Windows
 from robustok.data.user_cache import cached_file, keep
 from robustok.runtime.checkpoint import parse_json
+from robustok.runtime.words import some
 
 # `wids.ShardListDataset` (webdataset) also gives sample i of a list of shards, but knows nothing of labels, folders,
 # links, repeated names or shards cut short, so that our pass over all headers would stay. After that pass the offset of

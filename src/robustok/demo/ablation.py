@@ -26,6 +26,7 @@ from robustok.report.page import write_report
 from robustok.report.table import Column, Table
 from robustok.report.text import BLANK, MINUS
 from robustok.runtime.checkpoint import write_bytes, write_json
+from robustok.runtime.configs import to_plain
 from robustok.tokenizer.protocol import kind_of
 from robustok.training.tokenizer_training import train_tokenizer
 
@@ -64,7 +65,7 @@ def marked(scores: Iterable[Score], metrics: Sequence[str], where: Mapping[str, 
 def perturbed(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     """The demo itself, and gFID of its generator's snapshots."""
     scores = run_demo(config, folder, quiet=quiet)
-    variant = Variant(config, folder, folder, RunState(folder / "perturbed", {"demo": config.settings()}, quiet))
+    variant = Variant(config, folder, folder, RunState(folder / "perturbed", {"demo": to_plain(config)}, quiet))
     with variant.state.stage("snapshots", f"Seed {config.seed}: gFID in the course of the generator's training"):
         return variant.snapshot_scores(load_tokenizer(folder / "tokenizer")) + scores
 
@@ -72,7 +73,7 @@ def perturbed(config: Demo, folder: Path, quiet: bool) -> list[Score]:
 def unperturbed(config: Demo, folder: Path, quiet: bool) -> list[Score]:
     """Tokenizer and generator with the same budget, but without perturbation."""
     config, own = config.without_perturbation(), folder / "unperturbed"
-    images, state = DemoImages.of(config), RunState(own, {"demo": config.settings()}, quiet)
+    images, state = DemoImages.of(config), RunState(own, {"demo": to_plain(config)}, quiet)
     variant = Variant(config, own, folder, state)
     with state.stage("tokenizer", f"Seed {config.seed}: main training without perturbation"):
         tokenizer = train_tokenizer(config.main, images.train, own / "tokenizer", quiet=quiet)

@@ -10,7 +10,6 @@ from robustok.data.fluent import EMBEDDED
 from robustok.data.image_files import Errors, FileView
 from robustok.data.images import ImageSet, evenly_ordered
 from robustok.data.sources import open_images
-from robustok.runtime.configs import to_plain
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.training.generator_training import GeneratorTraining
 from robustok.training.post_training import PostTraining
@@ -45,15 +44,6 @@ class Demo:
         off = Perturbation(beta=0.0) if self.main.has_codebook else replace(p, beta=0.0, latent_space="joint")
         main = replace(self.main, perturbation=off)
         return replace(self, main=main)
-
-    @property
-    def continuous(self) -> bool:
-        """True where the tokenizer has no codebook."""
-        return not self.main.has_codebook
-
-    def settings(self) -> dict[str, Any]:
-        """The settings that decide the results, as JSON values."""
-        return to_plain(self)
 
     @property
     def seed(self) -> int:

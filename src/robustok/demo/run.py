@@ -69,7 +69,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
     tunes the decoder for as many steps on clean latents (sigma = 1), to tell what the generator's latents bought.
     """
     out = Path(out)
-    state = RunState(out, {"demo": config.settings(), "control": control}, quiet, lambda: show(state, out))
+    state = RunState(out, {"demo": to_plain(config), "control": control}, quiet, lambda: show(state, out))
     called = words(config)
     state.say(OUTLINE.format(seed=config.seed, out=out, **called))
     write_json(out / "config.json", to_plain(config))
@@ -108,7 +108,7 @@ def run_demo(config: Demo, out: str | Path, *, control: bool = True, quiet: bool
                 quiet=quiet,
             )
             tuned[name], held_out = result.tuned, result.held_out  # the same samples decide for both
-            tell_tuned(state, tuned[name], name)
+            state.say(f"{name}: {result.tuned.in_words()}")
     with state.stage("generation_scores", "6/6 The same samples, decoded before and after, and scored"):
         by_name = {DECODERS[stage]: result for stage, result in tuned.items()}
         compared = Compared(
@@ -173,9 +173,9 @@ def words(config: Demo) -> dict[str, str]:
     off = config.main.perturbation.beta == 0
     generators: dict[Any, str] = {DiffusionTransformer: "a diffusion transformer", Masked: "a masked generator"}
     return {
-        "tokenizer": "continuous tokenizer" if config.continuous else "tokenizer",
+        "tokenizer": "tokenizer" if config.main.has_codebook else "continuous tokenizer",
         "generator": generators.get(type(config.generator.generator), "a generator"),
-        "latents": "latents" if config.continuous else "tokens",
+        "latents": "tokens" if config.main.has_codebook else "latents",
         "pictures": {
             "fashion-mnist": "28 x 28 pictures of clothes (Fashion-MNIST)",
             "fluent": "scenes in color (Fluent emoji)",
@@ -254,19 +254,3 @@ def quotable(scores: list[Score], held_out: set[str], after: str) -> list[str]:
         f"after: {said[first]}, with the {after}",
         *(f"held out, in {name}, where nothing was trained: {said[name]}" for name in said if name in held_out),
     ]
-
-
-def tell_tuned(state: RunState, result: TrainedDecoder[Any], name: str) -> None:
-    """Print which decoder was kept."""
-    kept = f"held-out distance {result.before:.1f} -> {result.after:.1f}, decoder of step {result.step} kept"
-    if result.worse_in:
-        why = "; ".join(f"{space}: {words}" for space, words in result.worse_in.items())
-        kept = f"the best decoder is worse in another space, so the original is kept ({why})"
-    elif result.by_chance:
-        kept = f"the best decoder may be so by chance, so the original is kept ({result.by_chance})"
-    elif result.step == 0:
-        kept = (
-            f"no decoder was better on held-out images than the original ({result.before:.1f}), which is kept; try a "
-            "larger sigma, a lower learning rate, or fewer steps"
-        )
-    state.say(f"{name}: {kept}")

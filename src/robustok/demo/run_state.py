@@ -26,10 +26,7 @@ class RunState:
         self, folder: Path, settings: dict[str, Any], quiet: bool = False, show: Callable[[], object] | None = None
     ):
         self.path, self.quiet, self.show = folder / STATE, quiet, show
-        self.plan, self._pace = (
-            dict[str, float](),
-            1.0,
-        )  # seconds that stages will take, and what they took of it lately
+        self.plan, self._pace = dict[str, float](), 1.0  # seconds stages will take, and what they took of it lately
         self.console = Console(highlight=False, soft_wrap=True)
         self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
         if self.path.exists():

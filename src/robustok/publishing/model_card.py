@@ -15,6 +15,7 @@ from safetensors import safe_open
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, write_bytes
+from robustok.runtime.words import listed
 
 CARD, SCORES, RUN = "README.md", "scores.json", "run.json"
 DATA_LICENSES = {"fashion-mnist": "MIT", "fluent": "MIT"}  # of image sets by the name they give themselves
@@ -67,7 +68,7 @@ def model_card(folder: str | Path, card: Card = Card()) -> str:
     cached = run.get("tokens") or run.get("latents") or {}
     best = config.get("best", {})
     environment = Environment(loader=PackageLoader("robustok.publishing"), trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"json": json.dumps, "inline": inline, "label": label}
+    environment.filters |= {"json": json.dumps, "inline": listed, "label": label}
     heads, rows = scores_of(folder, best)
     text = environment.get_template("model_card.md.j2").render(
         card=card,
@@ -113,19 +114,10 @@ def scores_of(folder: Path, best: Mapping[str, Any]) -> tuple[tuple[str, ...], l
         between = "" if score.interval is None else f"{score.interval[0]:.4g} to {score.interval[1]:.4g}"
         seeds = f"; seeds {', '.join(map(str, score.seeds))}" if score.seeds else ""
         if score.metric not in PARTS:
-            protocol = inline(score.protocol) + seeds
+            protocol = listed(score.protocol) + seeds
             rows.append((label(score.metric), f"{score.value:.4g}", between, str(score.images), protocol))
     return ("score", "value", "95 %", "images", "protocol"), rows
 
 
 def label(metric: str) -> str:
     return metric_named(metric).label
-
-
-def inline(value: Any) -> str:
-    """`name photos, count 5000`: nested values on one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{name} ({inline(v)})" if isinstance(v, Mapping) else f"{name} {v}" for name, v in value.items()
-        )
-    return str(value)

@@ -7,6 +7,7 @@ from typing import Any
 
 from robustok.publishing.model_card import CARD, RUN, SCORES, Card, described, write_card
 from robustok.runtime.checkpoint import CONFIG, MODEL
+from robustok.runtime.extras import needed
 from robustok.runtime.places import home
 from robustok.runtime.words import reason
 
@@ -48,12 +49,8 @@ def check_repository(name: str) -> None:
 
 
 def _upload(folder: Path, repository: str, private: bool, card: Card) -> str:
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ValueError("the hub needs its library; pip install 'robustok[hub]'") from error
+    api = needed("huggingface_hub", "hub", f"writing to {repository}").HfApi()
     write_card(folder, card)
-    api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(

@@ -40,7 +40,6 @@ KINDS = {"TokenizerTraining": "tokenizer", "GeneratorTraining": "generator", "Po
 # where the settings of a stage's own files say what its generator was made for
 TOLD = ("generator.training.stage.generator", "generator.model.config")
 IMAGES, HELD_OUT = "images", "heldout_fd"
-TRIES = "post_training/tries/tries.json"
 SMALL = 96  # side up to which images are magnified
 GROUPS = ("overview", "pairs", "changed", "nearest")
 
@@ -195,29 +194,23 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no run: there is none of {', '.join(names)}; give the folder that a run wrote"
         )
     reader = _Reader(folder)
+    places, config, records = {stage: stage for stage in STAGES}, {}, list[Record]()
     if only := reader.only():
         places = {only: "."} | ({"control": "control"} if (folder / "control").is_dir() else {})
-        return Run(
-            name=folder.resolve().name,
-            only=only,
-            metrics={stage: rows for stage, place in places.items() if (rows := reader.rows(place))},
-            stage_configs={stage: reader.settings(place) for stage, place in places.items()},
-            grids=list(reader.previews()),
-            tries=reader.read("tries/tries.json", list, needed=False),
-            missing=reader.missing,
-        )
-    config = reader.read("config.json", dict)
-    needless = ("ablation.json", f"generator/{STEPS_FILE}")
-    records = [*reader.records("scores.json"), *(r for file in needless for r in reader.records(file, needed=False))]
+    else:
+        config, records = reader.read("config.json", dict), list(reader.records("scores.json"))
+        for file in ("ablation.json", f"generator/{STEPS_FILE}"):
+            records += reader.records(file, needed=False)
     return Run(
         name=folder.resolve().name,
+        only=only,
         config=config,
         scores=[r for r in records if "arm" not in r["protocol"]],
         ablation=[r for r in records if "arm" in r["protocol"]],
-        metrics={stage: rows for stage in STAGES if (rows := reader.rows(stage))},
-        stage_configs={stage: settings for stage in STAGES if (settings := reader.settings(stage))},
-        grids=list(reader.grids()),
-        tries=reader.read(TRIES, list, needed=False),
+        metrics={stage: rows for stage, place in places.items() if (rows := reader.rows(place))},
+        stage_configs={stage: told for stage, place in places.items() if (told := reader.settings(place))},
+        grids=list(reader.previews() if only else reader.grids()),
+        tries=reader.read(f"{'' if only else 'post_training/'}tries/tries.json", list, needed=False),
         missing=reader.missing,
     )
 

@@ -1,6 +1,7 @@
 """The scores of a run: Fréchet distances on one scale, the other figures, the cells of pFID, each feature space."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from markupsafe import Markup
 
@@ -21,6 +22,7 @@ from robustok.report.text import (
     interval,
     number,
     percent,
+    signed,
     signed_percent,
 )
 
@@ -44,28 +46,19 @@ OF_GENERATED = {  # metric without its _before, _control or _after: name, how to
     "kid": ("KID", "kernel distance, lower is better"),
     "vendi": ("Vendi score", "effective number of different images, higher is better"),
 }
-Written = Callable[[float, bool], str]  # a value, or with True a change, with its sign
-
-
-def _percent(value: float, signed: bool) -> str:
-    return signed_percent(value) if signed else percent(value)
-
-
-def _decimal(value: float, signed: bool, places: int = 2) -> str:
-    return ("+" if signed and value > 0 else "") + number(value, places)
-
-
+Written = Callable[[float], str]
+TWO, THREE = partial(number, places=2), partial(number, places=3)
 EYE: dict[str, tuple[str, Written, str, str]] = {  # metric: unit, how it is written, falling and rising in words
-    "off_manifold": ("like no real image", _percent, "fewer such images", "more such images"),
-    "color": ("distance of mean colors, Delta E", _decimal, "colors nearer to real ones", "colors farther from them"),
-    "contrast": ("distance of their spread, Delta E", _decimal, "contrast nearer", "contrast farther"),
-    "detail": ("distance of spectra, dB", _decimal, "detail nearer to real images'", "detail farther from theirs"),
-    "fine_detail": ("power in the finest octave, dB", _decimal, "less of it", "more of it"),
+    "off_manifold": ("like no real image", percent, "fewer such images", "more such images"),
+    "color": ("distance of mean colors, Delta E", TWO, "colors nearer to real ones", "colors farther from them"),
+    "contrast": ("distance of their spread, Delta E", TWO, "contrast nearer", "contrast farther"),
+    "detail": ("distance of spectra, dB", TWO, "detail nearer to real images'", "detail farther from theirs"),
+    "fine_detail": ("power in the finest octave, dB", TWO, "less of it", "more of it"),
 }
 FRACTIONS = ("precision", "recall", "density", "coverage")
-FIGURES: dict[str, tuple[str, Callable[[float], str], str]] = {  # metric: name, how it is written, note
+FIGURES: dict[str, tuple[str, Written, str]] = {  # metric: name, how it is written, note
     "psnr": ("PSNR", lambda value: f"{number(value)} dB", "higher is better"),
-    "ssim": ("SSIM", lambda value: number(value, 3), "at most 1"),
+    "ssim": ("SSIM", THREE, "at most 1"),
     "codebook_use": ("Codebook use", percent, "of all codes"),
     "codebook_perplexity": ("Perplexity", lambda value: number(value, 0), "effective number of codes"),
     "steps_to_gfid": ("Steps to gFID", count, "of the generator"),
@@ -156,10 +149,8 @@ def spaces_table(run: Run) -> Table | None:
                 continue
             places, last = decimals(max(known)), gain(run, metric, "after", features=space)
             if metric in FRACTIONS:
-                places, last = (
-                    3,
-                    TableCell(None if before is None or after is None else _decimal(after - before, True, 3)),
-                )
+                moved = None if before is None or after is None else signed(after - before, THREE)
+                places, last = 3, TableCell(moved)
             head = TableCell(metric_named(metric).label, f"{metric_named(metric).better} is better")
             rows.append([head, *(number(values[decoder], places) for decoder in shown), last])
     change_column = Column("After", "against before, paired 95 %", kind="value")
@@ -180,11 +171,11 @@ def effects(run: Run) -> Table | None:
         ends = paired["interval"] if paired else None
         words = "within the noise" if not ends or ends[0] <= 0 <= ends[1] else less if ends[1] < 0 else more
         words = "nothing: the original decoder was kept" if run.kept("post_training") else words
-        span = f"{written(ends[0], True)} to {written(ends[1], True)}" if ends else ""
-        known = [None if value is None else written(value, False) for value in (values[name] for name in shown)]
+        span = f"{signed(ends[0], written)} to {signed(ends[1], written)}" if ends else ""
+        known = [None if value is None else written(value) for value in (values[name] for name in shown)]
         real = run.value(f"{metric}_floor")
         head = TableCell(metric_named(metric).label, unit)
-        rows.append([head, *known, None if real is None else written(real, False), TableCell(words, span)])
+        rows.append([head, *known, None if real is None else written(real), TableCell(words, span)])
     columns: list[Column | str] = [
         "Generated images",
         *shown,
@@ -264,7 +255,7 @@ def heat_map(run: Run) -> Table | None:
 def heat(
     cells: Mapping[tuple[float, float], float],
     place: tuple[float, float],
-    written: Callable[[float], str],
+    written: Written,
     *,
     root: float = 1.0,
     kind: str = "",

@@ -1,6 +1,7 @@
 """Numbers as a reader wants them."""
 
 import math
+from collections.abc import Callable
 
 BLANK, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 ALPHA, DELTA = "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER DELTA}"
@@ -37,9 +38,14 @@ def change(new: float | None, old: float | None) -> float | None:
     return (new - old) / abs(old)
 
 
+def signed(value: float, written: Callable[[float], str]) -> str:
+    """A change as it is `written`, with its sign."""
+    return f"+{written(value)}" if value > 0 else written(value)
+
+
 def signed_percent(fraction: float | None) -> str:
     """A change with its sign: 0.12 as "+12.0 %"."""
-    return f"+{percent(fraction)}" if fraction is not None and fraction > 0 else percent(fraction)
+    return percent(fraction) if fraction is None else signed(fraction, percent)
 
 
 def interval(bounds: list[float] | None, places: int) -> str:

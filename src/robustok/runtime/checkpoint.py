@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustok.runtime.places import PARTIAL, home
-from robustok.runtime.words import reason
+from robustok.runtime.words import reason, some
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 HASH = "sha256"  # what metadata of our files call the hash of their contents
@@ -116,13 +116,8 @@ def check_weights(
 def check_misfits(misfits: Mapping[str, Sequence[str]], complaint: str, remedy: str) -> None:
     """Raises ValueError for any keys, listed by what is wrong with them."""
     if any(misfits.values()):
-        listed = (f"{len(keys)} keys {how} ({first_of(keys)})" for how, keys in misfits.items() if keys)
+        listed = (f"{len(keys)} keys {how} ({some(keys)})" for how, keys in misfits.items() if keys)
         raise ValueError(f"{complaint}: {', '.join(listed)}; {remedy}")
-
-
-def first_of(names: Sequence[str], count: int = 5) -> str:
-    """The first few names, and dots where there are more."""
-    return ", ".join([*names[:count], *(["..."] if len(names) > count else [])])
 
 
 def fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str:

@@ -6,10 +6,11 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
+
+from robustok.runtime.words import did_you_mean
 
 LARGEST = 2**63 - 1  # of whole numbers other than seeds
 FORMER = {  # fields by the names that they had up to version 0.1, in files written then
@@ -86,7 +87,7 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         return _from_union(arguments, data, where)
     if origin is Literal:
         if data not in arguments or type(data) not in map(type, arguments):
-            raise ValueError(f"{_at(where)} {data!r}{_nearest(data, arguments)}")
+            raise ValueError(f"{_at(where)} {data!r}{did_you_mean(data, arguments, repr)}")
         return data
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _from_fields(kind, data, where)
@@ -155,7 +156,7 @@ def _from_fields(kind: type, data: Any, where: str) -> Any:
     values = dict(_expect(dict, data, where))
     given = values.pop("type", kind.__name__)
     if given != kind.__name__:
-        raise ValueError(f"{_at(where)} {given!r}{_nearest(given, [kind.__name__])}")
+        raise ValueError(f"{_at(where)} {given!r}{did_you_mean(given, [kind.__name__], repr)}")
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name in list(values):
@@ -164,7 +165,8 @@ def _from_fields(kind: type, data: Any, where: str) -> Any:
         elif name not in fields and name in GONE:
             del values[name]
         elif name not in fields:
-            raise ValueError(f"{_join(where, name)} is not a field of {kind.__name__}{_nearest(name, fields)}")
+            hint = did_you_mean(name, fields, repr)
+            raise ValueError(f"{_join(where, name)} is not a field of {kind.__name__}{hint}")
     for name, field in fields.items():
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and name not in values:
@@ -178,7 +180,7 @@ def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     if isinstance(data, dict) and classes:
         name = data.get("type", next(iter(classes)) if len(classes) == 1 else None)
         if not isinstance(name, str) or name not in classes:
-            raise ValueError(f"{_at(where)} {name!r}{_nearest(name, classes)}")
+            raise ValueError(f"{_at(where)} {name!r}{did_you_mean(name, classes, repr)}")
         return from_plain(classes[name], data, where)
     for kind in kinds:
         if kind not in classes.values():
@@ -211,10 +213,3 @@ def _join(where: str, name: str) -> str:
 
 def _at(where: str) -> str:
     return f"{where} is" if where else "the config is"
-
-
-def _nearest(name: Any, names: Iterable[Any]) -> str:
-    """`; did you mean ...?` with the nearest of `names`, or all of them when none is near."""
-    known = [str(known) for known in names]
-    near = get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(map(repr, known))}"

@@ -120,12 +120,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if _active():
-        dist.barrier()
-
-
 def mean(value: Tensor) -> Tensor:
     """Average over all ranks; the value itself when there is only one. Gradients flow as in `gather`."""
     return _Exchange.apply(value, _mean, _mean) if _active() else value

@@ -121,6 +121,11 @@ class Progress:
             self._tenth, self._spoke = tenth, now
             self.console.print(f"{self.name}: {done}/{self.total}, {text}", markup=False)
 
+    def tell(self, done: int, total: int) -> None:
+        """Show that `done` are finished of so many as turn out to be to do."""
+        self.total = total
+        self.update(done)
+
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if not self.quiet:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from robustok.runtime.checkpoint import first_of
+from robustok.runtime.words import some
 
 State: TypeAlias = Mapping[str, Tensor]
 Renames: TypeAlias = Sequence[tuple[str, str]]  # (theirs, ours), see `renamed`
@@ -78,7 +78,7 @@ def sizes(state: State, *needed: str) -> dict[str, torch.Size]:
     """Shapes by name. Raises ValueError that lists which of the `needed` names are not there."""
     missing = [name for name in needed if name not in state]
     if missing:
-        raise ValueError(f"{len(missing)} keys missing ({first_of(missing)}); give a whole checkpoint")
+        raise ValueError(f"{len(missing)} keys missing ({some(missing)}); give a whole checkpoint")
     return {name: tensor.shape for name, tensor in state.items()}
 
 

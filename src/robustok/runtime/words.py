@@ -1,6 +1,7 @@
 """Numbers and errors in words, for messages of one line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 TOLD = "another process says so"  # note on an error that need not be told again
@@ -11,9 +12,23 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
+def some(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
+    return ", ".join([*names[:5], *more])
+
+
 def listed(about: Mapping[str, Any]) -> str:
-    """`name photos, count 5000`."""
-    return ", ".join(f"{name} {value}" for name, value in about.items())
+    """`name photos, count 5000`; what is nested is in brackets."""
+    return ", ".join(f"{name} ({listed(v)})" if isinstance(v, Mapping) else f"{name} {v}" for name, v in about.items())
+
+
+def did_you_mean(name: Any, names: Iterable[Any], written: Callable[[str], str] = str) -> str:
+    """`; did you mean ...?` with the nearest of the names, or all of them when none is near."""
+    known = [str(known) for known in names]
+    near = get_close_matches(str(name), known, n=1)
+    others = f"; choose from {', '.join(map(written, known))}" if known else ""
+    return f"; did you mean {written(near[0])}?" if near else others
 
 
 def reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Files that the main process alone writes while it trains, some in the background, and what follows when it cannot."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustok.runtime.distributed import is_main, whole
+from robustok.runtime.trees import mapped
 
 
 class Writer:
@@ -70,14 +71,9 @@ def snapshot(state: Any) -> Any:
 
     Every process calls it, for tensors that FSDP cut over them are put together, one after the other.
     """
-    match state:
-        case Tensor():
-            tensor = whole(state.detach())
-            return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if is_main() else None
-        case Mapping():
-            return {key: snapshot(value) for key, value in state.items()}
-        case list():
-            return [snapshot(value) for value in state]
-        case tuple():
-            return tuple(snapshot(value) for value in state)
-    return state
+
+    def copied(tensor: Tensor) -> Tensor | None:
+        tensor = whole(tensor.detach())
+        return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if is_main() else None
+
+    return mapped(state, copied)

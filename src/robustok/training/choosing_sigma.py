@@ -108,9 +108,7 @@ def _best(tries: list[Try]) -> tuple[float, ...]:
 
 def _short(config: PostTraining, sigma: float, first: int) -> PostTraining:
     """A run as the config says, of whose steps only those of the tries are ever taken."""
-    longest, halvings = first, len(SIGMAS)
-    while halvings > 2:
-        longest, halvings = 2 * longest, halvings // 2
+    longest = first * len(SIGMAS) // 2  # as many rounds as it takes to halve them down to two
     pairs = min(config.pairs, longest * config.loop.batch_size)
     return replace(
         config,

@@ -24,7 +24,7 @@ from robustok.generators.fit import fingerprints
 from robustok.generators.generate import AnySampling
 from robustok.generators.sampling import Sampling
 from robustok.layers import check_float32
-from robustok.runtime.configs import check_shares
+from robustok.runtime.configs import check_least, check_shares
 from robustok.runtime.distributed import from_main
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.seeding import derive
@@ -80,15 +80,10 @@ class PostTraining:
                 "second, or auto"
             )
         check_shares(self, "warm_up")
+        check_least(self, 0, "patience")
+        check_least(self, 1, "pairs", "validate_every")
+        check_least(self, 2, "held_out")
         check_pair_mode(self.pair_mode, self.sampling)
-        if self.pairs < 1:
-            raise ValueError(f"pairs is {self.pairs}; post-training needs at least 1, better some thousands")
-        if self.held_out < 2:
-            raise ValueError(f"held_out is {self.held_out}; a distance needs at least 2 images, better some thousands")
-        if self.patience < 0:
-            raise ValueError(
-                f"patience is {self.patience}; it is a number of validations, 0 for training to the last step"
-            )
         if self.free_samples and self.free_samples < self.loop.batch_size:
             raise ValueError(
                 f"free_samples is {self.free_samples}; give 0, or at least the {self.loop.batch_size} of a batch, "
@@ -98,11 +93,6 @@ class PostTraining:
             raise ValueError(
                 "free_samples are for the adversarial and the Frechet term, and the objective has neither; give one of "
                 "them a weight, or leave free_samples at 0"
-            )
-        if self.validate_every < 1:
-            raise ValueError(
-                f"validate_every is {self.validate_every}; post-training can hurt, so it is "
-                "validated at least every some steps"
             )
 
 
@@ -162,10 +152,6 @@ class DecoderStage(Generic[AnyOne]):
             self.best = {name: weight.clone() for name, weight in self.ema.module.state_dict().items()}
         return {"heldout_fd": now, "best_heldout_fd": self.best_distance}
 
-    def out_of_patience(self) -> bool:
-        """Whether so many validations in a row found no better decoder that nothing is to be expected of more steps."""
-        return 0 < self.config.patience <= self.validations_since
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "decoder": self.decoder.state_dict(),
@@ -205,6 +191,20 @@ class TrainedDecoder(Generic[AnyOne]):
     worse_in: dict[str, str] = field(default_factory=dict)  # spaces for whose sake the best was not kept, and why
     by_chance: str = ""  # by how much the best was better, where it was not kept since other images could undo it
 
+    def in_words(self) -> str:
+        """Which decoder was kept, and why."""
+        if self.worse_in:
+            why = "; ".join(f"{space}: {words}" for space, words in self.worse_in.items())
+            return f"the best decoder is worse in another space, so the original is kept ({why})"
+        if self.by_chance:
+            return f"the best decoder may be so by chance, so the original is kept ({self.by_chance})"
+        if self.step == 0:
+            return (
+                f"no decoder was better on held-out images than the original ({self.before:.4g}), which is kept; try a "
+                "larger sigma, a lower learning rate, or fewer steps"
+            )
+        return f"held-out distance {self.before:.4g} -> {self.after:.4g}, decoder of step {self.step} kept"
+
 
 @alone_in_its("folder")
 def train_decoder(
@@ -241,8 +241,8 @@ def train_decoder(
     of_pairs: dict[str, Any] = {"sigma": pairs.sigma}
     of_pairs |= {} if pairs.precision is None else {"pairs_sampled_in": pairs.precision}
     of_pairs |= {} if pairs.mode == "sdedit" else {"pair_mode": pairs.mode}
-    space = held_out.extract.describe()
-    decided = {} if space.get("features") == "lite0" else {"decided_in": space}  # of two spaces they do not compare
+    space = held_out.extract.describe()  # of two spaces distances do not compare
+    about = of_pairs | ({} if space.get("features") == "lite0" else {"decided_in": space})
     loop = config.loop
     rows = own_rows(micro_batches_of(loop.batch_size, config.optim.micro_batches)).own
     stage = DecoderStage(config, tokenizer, device)
@@ -264,6 +264,9 @@ def train_decoder(
         others = batch_indices(len(free), loop.batch_size, derive(loop.seed, "free samples"), step)
         return pair.generated, images.images(pair.images), free[others[rows]].to(pair.generated.dtype)
 
+    def enough(done: int) -> bool:
+        return (until is not None and done >= until) or 0 < config.patience <= stage.validations_since
+
     with config.performance.tf32_matmul():
         run(
             stage,
@@ -271,20 +274,15 @@ def train_decoder(
             loop,
             Path(folder),
             name=name,
-            describe={
-                "stage": without_performance(config),
-                **of_pairs,
-                **decided,
-                "discriminator": discriminator is not None,
-            },
+            describe={"stage": without_performance(config), **about, "discriminator": discriminator is not None},
             preview=lambda done: {"before_and_after": held_out.picture(stage.ema.module)},
             validate=lambda done: stage.evaluate(held_out, done),
             validate_every=config.validate_every,
             first=first,
-            enough=lambda done: (until is not None and done >= until) or stage.out_of_patience(),
+            enough=enough,
             quiet=quiet,
         )
-    return _kept(stage, tokenizer, Path(folder), held_out, {**of_pairs, **decided})
+    return _kept(stage, tokenizer, Path(folder), held_out, about)
 
 
 def _kept(

@@ -77,7 +77,9 @@ class GeneratorStage:
         self._whole = copy.deepcopy(self.ema.module).cpu() if config.shard else self.ema.module
         config.performance.apply([self.model])
         if config.shard:
-            self._shard()
+            bf16 = is_bf16(self.device, config.precision)
+            for module in (self.model, self.ema.module):
+                shard(module, _units(module), travel=torch.bfloat16 if bf16 else None, method="loss")
         self.optimizer = Optimizer(self.model, config.optim, config.loop.steps)
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
@@ -92,12 +94,6 @@ class GeneratorStage:
                 loss = self.model.loss(inputs.to(self.device), labels.to(self.device), draw)
             accumulation.backward(loss, {}, micro)
         return accumulation.step(step, self.ema, self.model)
-
-    def _shard(self) -> None:
-        """Cut weights and average over the ranks, block by block."""
-        bf16 = is_bf16(self.device, self.config.precision)
-        for module in (self.model, self.ema.module):
-            shard(module, _units(module), travel=torch.bfloat16 if bf16 else None, method="loss")
 
     def averaged(self) -> Any:
         """The generator with the averaged weights; every process calls it, for it may have to be put together."""

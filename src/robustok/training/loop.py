@@ -27,7 +27,7 @@ from robustok.data.loading import prefetched
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import check_least
-from robustok.runtime.distributed import is_main, mean, rank
+from robustok.runtime.distributed import from_main, is_main, mean, rank
 from robustok.runtime.locking import alone_in
 from robustok.runtime.logging import MetricsLog, Progress, in_words
 from robustok.runtime.seeding import derive
@@ -222,7 +222,7 @@ def _begin(
         stage.load_state_dict(saved["stage"])
         files.now(lambda: log.rewind(counts.done))
         return counts
-    saves.check_left()
+    from_main(saves.check_left)
     known = first() if first else {}
     files.now(lambda: write_json(saves.folder / RUN, saves.settings))
     files.now(lambda: log.rewind(-1))

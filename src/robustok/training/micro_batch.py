@@ -7,7 +7,7 @@ holds its own rows of the batch only, micro-batch after micro-batch.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from robustok.runtime.distributed import rank, world_size
+from robustok.runtime.trees import mapped
 
 AnyDraw = TypeVar("AnyDraw", bound=tuple[Any, ...])
 
@@ -123,23 +124,12 @@ def split(batch: Any, micro_batches: Sequence[MicroBatch]) -> Iterator[tuple[Any
             optimizer.backward(loss(piece), micro.fraction, last=micro.last)
     """
     lengths = set[int]()
-    _mapped(batch, lambda tensor: lengths.add(len(tensor)))
+    mapped(batch, lambda tensor: lengths.add(len(tensor)))
     if len(lengths) != 1:
         raise ValueError(f"the tensors of a batch have lengths {sorted(lengths)}; they must agree to be split")
     assert lengths == {sum(m.counts[m.own] for m in micro_batches)}, "a process holds its own rows of the batch only"
     start = 0
     for micro in micro_batches:
         stop = start + micro.counts[micro.own]
-        yield _mapped(batch, itemgetter(slice(start, stop))), micro
+        yield mapped(batch, itemgetter(slice(start, stop))), micro
         start = stop
-
-
-def _mapped(batch: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The batch with every tensor changed."""
-    match batch:
-        case Tensor():
-            return change(batch)
-        case dict():
-            return {name: _mapped(value, change) for name, value in batch.items()}
-    values = [_mapped(value, change) for value in batch]
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)

@@ -157,10 +157,8 @@ class ImageLoss:
             and isinstance(config.network, EfficientNetLite0)
             and self.discriminator.takes_maps(config.perceptual_size, config.perceptual_stages)
         )
-        self.maps: tuple[FeatureMaps | None, FeatureMaps | None] = (
-            None,
-            None,
-        )  # of the target and the output of the last `loss`
+        # Of the target and the output of the last `loss`.
+        self.maps: tuple[FeatureMaps | None, FeatureMaps | None] = (None, None)
 
     def _spaces(self) -> dict[str, Perceptual | None]:
         """The Frechet term's networks by name; None is the perceptual term's, which sees the images only once."""

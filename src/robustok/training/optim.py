@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustok.runtime.configs import check_least
+from robustok.runtime.configs import check_least, check_shares
 from robustok.runtime.distributed import AveragedGradients, cut_like, mean, whole
 from robustok.shapes import Scalar
 from robustok.training.micro_batch import MicroBatch
@@ -36,8 +36,7 @@ class Optim:
             raise ValueError(f"lr is {self.lr}; it must be positive, for example 2e-4")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; each must be at least 0 and below 1, for example (0.9, 0.95)")
-        if not 0 <= self.final_lr_fraction <= 1:
-            raise ValueError(f"final_lr_fraction is {self.final_lr_fraction}; it is a fraction of lr, so from 0 to 1")
+        check_shares(self, "final_lr_fraction")
         check_least(self, 0, "weight_decay", "warmup", "clip")
         check_least(self, 1, "micro_batches")
 

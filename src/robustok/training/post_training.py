@@ -11,7 +11,6 @@ from robustok.data.images import ImageSet, hold_out
 from robustok.data.latent_cache import LatentCache, encode_images
 from robustok.data.order import check_batch
 from robustok.data.pairs import Pairs, make_pairs
-from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, deciding_space, extractor
 from robustok.evaluation.scores.reference import Reference
 from robustok.generators.fit import check_classes, check_fit
@@ -19,7 +18,7 @@ from robustok.generators.protocol import GeneratorLike
 from robustok.runtime.locking import alone_in_its
 from robustok.runtime.logging import Progress
 from robustok.runtime.seeding import derive
-from robustok.tokenizer.protocol import TokenizerLike, kind_of
+from robustok.tokenizer.protocol import kind_of
 from robustok.training.choosing_sigma import Try, choose_sigma
 from robustok.training.decoder_stage import AnyOne, TrainedDecoder, train_decoder
 from robustok.training.decoder_stage import PostTraining as PostTraining
@@ -75,7 +74,9 @@ def post_train(
     device. Raises ValueError for a generator that was trained on another tokenizer or knows fewer classes than the
     images have.
     """
-    _check_given(config, tokenizer, generator, images)
+    check_fit(generator, tokenizer, config.sampling)
+    check_classes(generator, images.labels, images.classes)
+    config.objective.check_side(tokenizer.image_size)
     folder, device = Path(folder), tokenizer.device
     discriminator = None if config.fresh_discriminator else discriminator
     config = config if discriminator is not None else _warmed_up(config)
@@ -90,7 +91,7 @@ def post_train(
         extract = extractor(features or config.features or deciding_space(tokenizer.image_size), device)
         train, held = hold_out(images, config.held_out) if held_out is None else (images, held_out)
         check_batch(min(config.pairs, len(train)), config.loop.batch_size)
-        witnesses = [Witness(space, Reference.of(held, space)) for space in _spaces(config, device)]
+        witnesses = [Witness(x := extractor(name, device), Reference.of(held, x)) for name in config.witnesses]
         generated = drawn(SAMPLES, held.labels, "held-out samples")
         check = HeldOut(tokenizer, generated, Reference.of(held, extract), extract, witnesses)
     if cache is None:
@@ -121,19 +122,10 @@ def post_train(
             quiet=quiet,
         )
 
-    tries: list[Try] = []
-    if config.sigma == "auto":
-        config, tries = choose_sigma(config, tuned, folder, check)
+    config, tries = choose_sigma(config, tuned, folder, check) if config.sigma == "auto" else (config, [])
     result = tuned(config, folder, check)
     other = tuned(clean(config), folder / "control", check) if control else None
     return PostTrainingResult(result, other, held_out=check, tries=tries)
-
-
-def _check_given(config: PostTraining, tokenizer: TokenizerLike, generator: GeneratorLike, images: ImageSet) -> None:
-    """Raises ValueError for models, images and an objective that do not go together."""
-    check_fit(generator, tokenizer, config.sampling)
-    check_classes(generator, images.labels, images.classes)
-    config.objective.check_side(tokenizer.image_size)
 
 
 def clean(config: PostTraining) -> PostTraining:
@@ -141,18 +133,8 @@ def clean(config: PostTraining) -> PostTraining:
     return replace(config, sigma=1.0, free_samples=0)
 
 
-def _spaces(config: PostTraining, device: torch.device) -> list[Extractor]:
-    """The other spaces, in which a decoder must not be worse."""
-    return [extractor(name, device) for name in config.witnesses]
-
-
 def _pairs(
-    config: PostTraining,
-    generator: GeneratorLike,
-    cache: LatentCache,
-    folder: Path,
-    count: int,
-    quiet: bool,
+    config: PostTraining, generator: GeneratorLike, cache: LatentCache, folder: Path, count: int, quiet: bool
 ) -> Pairs:
     """The pairs of a config, made in the precision that it says; of a range of sigma, equally many of each share."""
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from robustok.data.file_names import some
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
 from robustok.runtime.checkpoint import MODEL, load_resume, read_json, replacing, save_resume, write_json
 from robustok.runtime.configs import completed
-from robustok.runtime.distributed import from_main, gather, is_main
+from robustok.runtime.distributed import gather, is_main
+from robustok.runtime.words import some
 from robustok.runtime.writing import Writer, snapshot
 
 RESUME, RUN, BEST = "resume.safetensors", "run.json", "best"
@@ -77,9 +77,6 @@ class Saves:
 
         What a run with the same settings left is what this one will make again.
         """
-        from_main(self._check_left)
-
-    def _check_left(self) -> None:
         left = self._left()
         told = next((path for path in (self.folder / RUN, self.folder / BEST / RUN) if path.is_file()), None)
         if left and told and deciding(read_json(told)) != deciding(self.settings):

@@ -34,13 +34,12 @@ def sample_together(
 
     Raises ValueError for settings of the other kind of generator, and for one that cannot be compiled where it shall.
     """
-    shares = labels.tensor_split(world_size()) if len(labels) >= world_size() else None
-    own, counts = labels, [len(share) for share in shares or ()]
-    if shares is not None:
-        own = shares[rank()]
-    first = sum(counts[: rank()])
-    drawn = sample(generator, own, sampling, seed=seed, first=first, compile=compile, progress=progress)
-    return drawn if shares is None else gather(drawn, counts)
+    how: dict[str, Any] = {"seed": seed, "compile": compile, "progress": progress}
+    if len(labels) < world_size():
+        return sample(generator, labels, sampling, **how)
+    shares = labels.tensor_split(world_size())
+    counts = [len(share) for share in shares]
+    return gather(sample(generator, shares[rank()], sampling, first=sum(counts[: rank()]), **how), counts)
 
 
 def sampled(

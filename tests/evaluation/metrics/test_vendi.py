@@ -44,8 +44,6 @@ def test_two_kinds_of_which_one_is_rare():
 def test_either_side_of_the_kernel_gives_the_published_definition(count, width, q):
     features = cloud(count, width)
     assert vendi_score(features, q=q) == pytest.approx(by_definition(features, q), rel=1e-9)
-    unit = torch.nn.functional.normalize(features)
-    assert vendi_score(unit, q=q, normalize=False) == pytest.approx(by_definition(features, q), rel=1e-5)
 
 
 def test_what_has_no_cosine_is_refused():
@@ -55,7 +53,5 @@ def test_what_has_no_cosine_is_refused():
         vendi_score(torch.tensor([[0.0, 0], [1, 0], [0, 0]]))
     with pytest.raises(ValueError, match="hold NaN or infinity"):
         vendi_score(cloud(3, 3) * torch.nan)
-    with pytest.raises(ValueError, match="not of length 1.* leave normalize=True"):
-        vendi_score(cloud(3, 3), normalize=False)
     with pytest.raises(ValueError, match="q is -1; the order of an entropy is 0 or more"):
         vendi_score(cloud(3, 3), q=-1)

@@ -8,12 +8,12 @@ from robustok.shapes import Features
 ROUNDING = 1e-12  # eigenvalues below it, of a matrix of trace 1, are zero but for rounding
 
 
-def vendi_score(features: Features, *, q: float = 1, normalize: bool = True) -> float:
+def vendi_score(features: Features, *, q: float = 1) -> float:
     """exp of the entropy of the eigenvalues of K / n, with K the cosines between n images' features: from 1 to n.
 
     n images that are all alike score 1, n that have nothing in common n. `q` is the order of the entropy
     (Pasarkar and Dieng 2023, arXiv 2310.12952): 1 is Shannon's, a smaller one counts rare images for more, infinity the
-    most frequent alone. Without `normalize` the kernel is the inner product of features that are of length 1 already.
+    most frequent alone.
     As `score_X` and `score_dual` of the authors' package and dgm-eval compute it, from whichever of the two matrices,
     X X' and X' X, is smaller: the other eigenvalues are zero. The score grows with n, so compare equal numbers only.
 
@@ -27,8 +27,6 @@ def vendi_score(features: Features, *, q: float = 1, normalize: bool = True) -> 
     length = x.norm(dim=1)
     if not length.isfinite().all():
         raise ValueError("the features hold NaN or infinity; look for broken images")
-    if not normalize and not torch.allclose(length, torch.ones_like(length), rtol=0, atol=1e-4):
-        raise ValueError("the features are not of length 1, as the kernel of the score asks for; leave normalize=True")
     if (length == 0).any():
         raise ValueError(f"the features of {int((length == 0).sum())} images are all zero, so they have no cosine")
     x = x / length[:, None]

@@ -6,13 +6,15 @@ distances are relative: compare them with each other and with the distance betwe
 """
 
 from collections.abc import Callable
+from importlib.resources.abc import Traversable
 
 import torch
 from torch import Tensor, nn
 
 from robustok.backbones import vgg
-from robustok.backbones.lite import LITE0, Lite, Release, weights_hash
+from robustok.backbones.lite import LITE0, Lite, Release, weight_file
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs, resize_images, side_within
+from robustok.runtime.weights import sha256
 from robustok.shapes import Features, Images, to_images
 
 LITE0_SIDES = (64, 224)  # pixels at which lite0 looks unless told; and at most where it decides
@@ -38,7 +40,7 @@ def lite0(
         raise ValueError(f"Lite0 looks at 32 pixels or more, not {size}; choose lite0@32 to lite0@224, or lite0")
     about = {
         "features": "lite0" if size == LITE0_SIDES[0] else f"lite0@{size}",
-        "weights": weights_hash(LITE0)[:16],
+        "weights": sha256(str(weight_file(LITE0)))[:16],
         "resize": f"bilinear, antialiased, to {size} pixels",
     }
     space = _Space(Lite(LITE0), lambda lite, images: lite(images).pooled, (size, size))
@@ -50,7 +52,7 @@ def lite_space(release: Release, *, device: torch.device | str = "cpu") -> Netwo
 
     Raises ValueError where its package is not installed.
     """
-    limits, weights = (SMALLEST, release.size), weights_hash(release)
+    limits, weights = (SMALLEST, release.size), weight_file(release)
     space = _Space(Lite(release), lambda lite, images: lite(images).pooled, limits)
     return _own_size(space, release.name.lower(), f"EfficientNet-{release.name}", weights, device)
 
@@ -62,15 +64,17 @@ def vgg_hed_space(*, device: torch.device | str = "cpu") -> NetworkExtractor:
     """
     space = _Space(vgg.vgg_hed(), lambda trunk, images: trunk(images).stages[-1].mean(dim=(2, 3)), VGG_LIMITS)
     network = "VGG-16 as HED fine-tuned it, mean of relu3_3"
-    return _own_size(space, "vgg-hed", network, vgg.hed_fingerprint(), device)
+    return _own_size(space, "vgg-hed", network, vgg.hed_weight_file(), device)
 
 
-def _own_size(space: _Space, name: str, network: str, weights: str, device: torch.device | str) -> NetworkExtractor:
+def _own_size(
+    space: _Space, name: str, network: str, weights: Traversable, device: torch.device | str
+) -> NetworkExtractor:
     least, most = space.limits
     about = {
         "features": name,
         "network": network,
-        "weights": weights[:16],
+        "weights": sha256(str(weights))[:16],
         "resize": f"bilinear, antialiased, to squares of the longer side, {least} to {most} pixels",
     }
     return NetworkExtractor(space, about, limits=space.limits, batch_size=BATCH, device=device)

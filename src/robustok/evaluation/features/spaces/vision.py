@@ -38,6 +38,7 @@ from robustok.backbones.dino import HEAD, hub_names
 from robustok.backbones.resampling import resampled
 from robustok.evaluation.features.extractor import NetworkExtractor, Outputs
 from robustok.runtime.checkpoint import check_misfits
+from robustok.runtime.extras import needed
 from robustok.runtime.tensor_files import read_tensors
 from robustok.runtime.weights import TENSORS, HubModel, sha256, tensor_file
 from robustok.shapes import Features, Images, Pixels
@@ -275,18 +276,13 @@ def loaded(kind: Any, config: Any, state: Mapping[str, Tensor], source: Path, un
 def transformers(name: str) -> Any:
     """A class of the package transformers."""
     with quiet():
-        import transformers as package
-
-        return getattr(package, name)
+        return getattr(needed("transformers", "features", "this feature space"), name)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no reports of transformers meanwhile; what matters in them is checked here."""
-    try:
-        from transformers.utils import logging
-    except ImportError as error:
-        raise ValueError("this feature space needs transformers: pip install 'robustok[features]'") from error
+    logging = needed("transformers", "features", "this feature space").utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
