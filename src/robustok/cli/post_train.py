@@ -25,8 +25,8 @@ class PostTrain(Training):
     tries, unless given. Other families are sampled as published, where that is known. One image in ten is held out, up
     to the preset's number.
 
-    demo and continuous have half of main training's learning rate as the paper, but also an L1 and a Frechet term; smoke
-    has a tenth of it.
+    demo and continuous have half of main training's learning rate, as the paper, but also an L1 and a Frechet term;
+    smoke has a tenth of it.
     """
 
     preset: Annotated[str, which(DECODERS)] | None = None
