@@ -17,7 +17,6 @@ from jaxtyping import config, install_import_hook
 from tests import checking, standin
 
 gc.set_threshold(10_000, 20, 20)  # a tenth of all time went into looking for garbage among what was imported
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two threads wait for each other on a busy machine
 checking.install()  # before any module of robustok is imported
 # The numeric tower (PEP 484): an int will do where a float is wanted.
 install_import_hook("robustok", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

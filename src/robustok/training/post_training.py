@@ -104,9 +104,6 @@ def post_train(
         if config.free_samples:
             rows = torch.arange(config.free_samples) * len(train) // config.free_samples
             free = drawn(FREE, train.labels.sort().values[rows], "free samples")
-        called = (
-            "control" if config.sigma == 1 else "post-training" if until is None else f"try at sigma {config.sigma}"
-        )
         return train_decoder(
             config,
             tokenizer,
@@ -118,7 +115,7 @@ def post_train(
             discriminator=discriminator,
             device=device,
             until=until,
-            name=called,
+            name=_called(config, until),
             quiet=quiet,
         )
 
@@ -126,6 +123,13 @@ def post_train(
     result = tuned(config, folder, check)
     other = tuned(clean(config), folder / "control", check) if control else None
     return PostTrainingResult(result, other, held_out=check, tries=tries)
+
+
+def _called(config: PostTraining, until: int | None) -> str:
+    """What a run is called on the screen; only tries end after so many steps."""
+    if config.sigma == 1:
+        return "control"
+    return "post-training" if until is None else f"try at sigma {config.sigma}"
 
 
 def clean(config: PostTraining) -> PostTraining:
