@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from robustok.backbones.dino import DINOv2
 from robustok.backbones.lite import EfficientNetLite0
+from robustok.runtime.configs import check_least
 from robustok.tokenizer.autoencoder import AutoencoderConfig
 from robustok.tokenizer.latent_perturbation import AnyLatentPerturbation
 from robustok.tokenizer.perturbation import Perturbation, ReleasedPerturbation, second_phase
@@ -54,10 +55,7 @@ class TokenizerTraining:
                 "mask_ratio_min and mask_ratio_max are fractions of patches below 1, the first not above the second; "
                 f"not {self.mask_ratio_min} and {self.mask_ratio_max}"
             )
-        if self.statistics_images < 1:
-            raise ValueError(
-                f"statistics_images is {self.statistics_images}; mean and scale need at least 1, better some thousands"
-            )
+        check_least(self, 1, "statistics_images", "semantic_size")
         if not self.objective.of_pairs:
             raise ValueError(
                 "the objective has no term between an image and its reconstruction; give l1, l2, perceptual or gram a "
