@@ -207,7 +207,7 @@ def test_another_familys_tokenizer_is_trained_as_it_is(images, tmp_path):
     [
         ({"mask_ratio_min": 0.5, "mask_ratio_max": 0.2}, "the first not above the second; not 0.5 and 0.2"),
         ({"mask_ratio_max": 1.0}, "fractions of patches below 1"),
-        ({"statistics_images": 0}, "mean and scale need at least 1"),
+        ({"statistics_images": 0}, "statistics_images is 0; it must be at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_say_so(fields, message):
