@@ -52,6 +52,10 @@ def test_settings_of_a_pilot_are_not_taken_for_those_of_the_run(run_copy: Path):
     assert "for 1,500 steps on 55,000 images; in the last 25 % of the steps, in which only the decoder still" in said
     assert "a pilot generator drew 40 % of the tokens anew in 100 % of the images of a batch" in said
     assert "had resampled 30 %" in said
+    config["main"]["perturbation"] = {"type": "RehearsedLatents", **pilot}
+    (run_copy / "config.json").write_text(json.dumps(config))
+    said = read(run_copy).text.replace(NB, " ")
+    assert "a pilot generator followed latents back from noise of up to 40 % in 100 % of the images of a batch" in said
     config["main"]["perturbation"] = {"type": "Calibrated", **pilot}
     (run_copy / "config.json").write_text(json.dumps(config))
     said = read(run_copy).text
@@ -63,6 +67,16 @@ STAGES = {
     "generator": ("GeneratorTraining", "A generator", "A generator learned a tokenizer's tokens in"),
     "post_training": ("PostTraining", "A decoder post-trained for its generator", "The decoder alone learned for"),
 }
+
+
+def test_the_page_of_post_training_alone_says_that_the_original_decoder_was_kept(run_copy: Path):
+    folder = run_copy / "post_training"
+    (folder / "run.json").write_text(json.dumps({"loop": {}, "stage": {"type": "PostTraining"}}))
+    told = {"kind": "tokenizer", "config": {}, "post_training": {"step": 0, "by_chance": "0.3 standard errors"}}
+    (folder / "config.json").write_text(json.dumps(told))
+    said = read(folder).text
+    assert "The decoder that post-training kept" in said
+    assert "The best step may have been so by chance, so the original decoder was kept." in said
 
 
 @pytest.mark.parametrize("stage", STAGES)
