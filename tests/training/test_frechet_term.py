@@ -49,6 +49,30 @@ def test_the_frechet_term_observes_images_of_every_class(order: str, monkeypatch
     assert not torch.equal(again[1], rows)
 
 
+def test_what_was_seen_of_images_is_kept_for_the_next_run_and_for_no_other_network(monkeypatch: pytest.MonkeyPatch):
+    """Tries, a run and its control ask for the same; another network, size, seed or set sees anew."""
+    images, looks = FashionMNIST("train").subset(torch.arange(32)), []
+    take = type(images).images
+    monkeypatch.setattr(type(images), "images", lambda self, rows: looks.append(self) or take(self, rows))
+    first, again = image_loss(FRECHET), image_loss(FRECHET)
+    for loss in (first, again):
+        loss.set_reference(images)
+    assert len(looks) == 1
+    one, other = first.frechet.spaces["frechet"], again.frechet.spaces["frechet"]
+    assert torch.equal(one.scale, other.scale)
+    assert all(torch.equal(value, other.loss.state_dict()[name]) for name, value in one.loss.state_dict().items())
+    others = [
+        image_loss(replace(FRECHET, network=VGGHED())),
+        image_loss(replace(FRECHET, perceptual_size=64)),
+        ImageLoss(FRECHET, 10, seed=1, device=CPU),
+    ]
+    for count, loss in enumerate(others, start=2):
+        loss.set_reference(images)
+        assert len(looks) == count
+    first.set_reference(FashionMNIST("train").subset(torch.arange(32)))
+    assert len(looks) == 5
+
+
 @pytest.mark.parametrize("rows", [[3], [3] * 8])
 def test_images_that_are_all_the_same_are_refused_before_the_first_step(rows: list[int]):
     images = FashionMNIST("train").subset(torch.tensor(rows))

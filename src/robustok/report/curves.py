@@ -115,7 +115,7 @@ def _tries(run: Run) -> Table | None:
             ]
             for one in run.tries
         ],
-        caption="Short tries that chose sigma; the better half went on",
+        caption="Short tries that chose sigma",
         kind="dense",
     )
 

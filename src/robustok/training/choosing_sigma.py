@@ -1,14 +1,14 @@
 """`sigma="auto"`: the share of a pair that stays real is chosen by short tries, judged by held-out images.
 
-Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): all shares are tried for some steps, the better half
-goes on for as many again, and so on until one is left. A try is the beginning of the run that is to come, with its
-losses and its free samples, but fewer pairs and a small learning rate: at its own, which helps in the end, a decoder is
-first thrown off what main training had settled on, by more than shares differ.
+A try is a run of its own, from start to end, with the losses and the free samples of the run that is to come, fewer
+pairs, and a small learning rate that falls to the end: at its own, which helps after hundreds of steps, a decoder is
+first thrown off what main training had settled on, by more than shares differ. Tries that went on for another round, as
+successive halving has it, lost by it what their order had told (docs/studies/post_training/tried.md).
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from robustok.training.performance import without_performance
 from robustok.training.saving import RUN, deciding
 
 SIGMAS = (0.5, 0.7, 0.8, 0.9)  # from much of the generator to little (arXiv 2509.12474: 0.7 to 0.95, by the decoder)
-ONE_IN = 40  # steps of a run, that each share is tried in the first round; with pairs and looks, a fifth of its time
+ONE_IN = 30  # steps of a run, that each share is tried for; with pairs and looks, up to a quarter of its time
 SLOWER = 0.2  # learning rate of a try, over the run's
-AVERAGES = 5  # weight averages fit into the first round of a try: that of a run would hold mostly the original
+AVERAGES = 5  # weight averages fit into a try: that of a run would hold mostly the original
 TRIES = "tries"  # in a run's folder: theirs, and what they found
 
-Tune = Callable[[PostTraining, Path, HeldOut, int], TrainedDecoder[Any]]
+Tune = Callable[[PostTraining, Path, HeldOut, str], TrainedDecoder[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +54,26 @@ class Try:
 def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut) -> tuple[PostTraining, list[Try]]:
     """The config with the share that held-out images chose, and the tries. Those that were finished are not repeated.
 
-    `tune` trains a decoder as a config says, in a folder, judged by held-out images, and stops after some steps. Raises
-    ValueError where the folder holds tries with other settings.
+    `tune` trains a decoder as a config says, in a folder, judged by held-out images, under a name. Raises ValueError
+    where the folder holds tries with other settings.
     """
     path = folder / TRIES / "tries.json"
     tries = [Try.from_plain(row) for row in from_main(lambda: read_json(path) if path.exists() else [])]
-    first = max(1, config.loop.steps // ONE_IN)
+    short = _short(config)
     for sigma in {one.sigma for one in tries}:
-        _check_same(_short(config, sigma, first), _place(folder, sigma))
-    judge = check.of_first(max(2, first * config.loop.batch_size))
-    for steps, left in _rounds(SIGMAS, first, tries):
-        for sigma in left:
-            if any((one.sigma, one.steps) == (sigma, steps) for one in tries):
-                continue
-            began = time.monotonic()
-            how = _short(config, sigma, first)
-            found = tune(how, _place(folder, sigma), judge, steps)
-            seconds = round(time.monotonic() - began, 1)
-            tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
-            rows = [one.to_plain() for one in tries]
-            from_main(partial(write_json, path, rows))
-    return replace(config, sigma=_best(tries)[0]), tries
+        _check_same(replace(short, sigma=sigma), _place(folder, sigma))
+    judge = check.of_first(max(2, short.pairs // 2))
+    for sigma in SIGMAS:
+        if any(one.sigma == sigma for one in tries):
+            continue
+        began = time.monotonic()
+        found = tune(replace(short, sigma=sigma), _place(folder, sigma), judge, f"try at sigma {sigma}")
+        seconds = round(time.monotonic() - began, 1)
+        steps = short.loop.steps
+        tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
+        rows = [one.to_plain() for one in tries]
+        from_main(partial(write_json, path, rows))
+    return replace(config, sigma=min(tries, key=lambda one: one.distance).sigma), tries
 
 
 def _place(folder: Path, sigma: float) -> Path:
@@ -91,33 +90,19 @@ def _check_same(config: PostTraining, place: Path) -> None:
         )
 
 
-def _rounds(sigmas: tuple[float, ...], first: int, tries: list[Try]) -> Iterator[tuple[int, tuple[float, ...]]]:
-    """(steps, shares) of each round; whoever works it off appends to `tries`, by which the next one is chosen."""
-    steps = first
-    while len(sigmas) > 1:
-        yield steps, sigmas
-        of_round = [one for one in tries if one.steps == steps]
-        sigmas, steps = _best(of_round)[: len(sigmas) // 2], 2 * steps
-
-
-def _best(tries: list[Try]) -> tuple[float, ...]:
-    """The shares of the longest tries, the lowest distance first."""
-    longest = max(one.steps for one in tries)
-    return tuple(one.sigma for one in sorted(tries, key=lambda one: one.distance) if one.steps == longest)
-
-
-def _short(config: PostTraining, sigma: float, first: int) -> PostTraining:
-    """A run as the config says, of whose steps only those of the tries are ever taken."""
-    longest = first * len(SIGMAS) // 2  # as many rounds as it takes to halve them down to two
-    pairs = min(config.pairs, longest * config.loop.batch_size)
+def _short(config: PostTraining) -> PostTraining:
+    """A try of a run, but for its share. A fresh discriminator does not charge in it, for it would know nothing yet."""
+    steps = max(1, config.loop.steps // ONE_IN)
+    adversary = config.objective.adversary
+    charges = 0.0 if adversary.gan_start == 0 else 1.0
     return replace(
         config,
-        sigma=sigma,
-        pairs=pairs,
-        loop=replace(config.loop, preview_every=0),
-        optim=replace(config.optim, lr=SLOWER * config.optim.lr, warmup=0),
-        ema_decay=min(config.ema_decay, max(0.0, 1 - AVERAGES / first)),
-        validate_every=first,
+        pairs=min(config.pairs, steps * config.loop.batch_size),
+        loop=replace(config.loop, steps=steps, preview_every=0),
+        objective=replace(config.objective, adversary=replace(adversary, gan_start=charges)),
+        optim=replace(config.optim, lr=SLOWER * config.optim.lr, warmup=min(config.optim.warmup, steps // 10)),
+        ema_decay=min(config.ema_decay, max(0.0, 1 - AVERAGES / steps)),
+        validate_every=steps,
         patience=0,
         witnesses=(),
     )

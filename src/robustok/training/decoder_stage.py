@@ -218,7 +218,6 @@ def train_decoder(
     free: Tensor | None = None,
     discriminator: str | Path | None = None,
     device: str | torch.device = "cpu",
-    until: int | None = None,
     name: str = "post-training",
     quiet: bool = False,
 ) -> TrainedDecoder[AnyOne]:
@@ -227,8 +226,8 @@ def train_decoder(
     `free` are `config.free_samples` tokens or latents that the generator sampled freely. `discriminator` is the folder
     of one to begin with; without it a fresh one learns before it charges. The tokenizer with the best decoder goes to
     `folder`: that of the lowest held-out distance, unless it is worse in a space that bears witness, or no better than
-    other images could undo, for then the original stays. A run that was stopped goes on, and so does one that was to
-    end after `until` steps. Raises ValueError for pairs of another tokenizer or of other images.
+    other images could undo, for then the original stays. A run that was stopped goes on. Raises ValueError for pairs of
+    another tokenizer or of other images.
     """
     if config.free_samples != (0 if free is None else len(free)):
         raise ValueError(f"free_samples is {config.free_samples}; give as many tokens or latents as `free`")
@@ -265,7 +264,7 @@ def train_decoder(
         return pair.generated, images.images(pair.images), free[others[rows]].to(pair.generated.dtype)
 
     def enough(done: int) -> bool:
-        return (until is not None and done >= until) or 0 < config.patience <= stage.validations_since
+        return 0 < config.patience <= stage.validations_since
 
     with config.performance.tf32_matmul():
         run(

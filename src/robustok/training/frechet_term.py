@@ -1,21 +1,26 @@
 """The Frechet term of training: decoded images distributed as real ones are, in one feature space or in several."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from robustok.data.images import ImageSet
+from robustok.data.images import ImageSet, Indices
 from robustok.losses.frechet import FrechetLoss
 from robustok.losses.perceptual import FeatureMaps, Perceptual
+from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.distributed import gather
 from robustok.runtime.seeding import stream
 from robustok.shapes import Features, Images
 from robustok.training.micro_batch import MicroBatch
 
 OBSERVED = 4096  # real images whose moments the Frechet term compares with
+# Features of real images, by what they were seen with: a run, its tries and its control ask for the same ones. They are
+# kept as long as the set of images is.
+OF_IMAGES: WeakKeyDictionary[ImageSet, dict[Hashable, Features]] = WeakKeyDictionary()
 CONSTANT = 1e-6  # spread of a channel, over the largest value of all, up to which it is rounding
 
 
@@ -50,15 +55,10 @@ class FrechetTerm:
         where that is every channel.
         """
         rows = torch.randperm(len(images), generator=stream(self.seed, "observed images"))[:OBSERVED].sort().values
-        found: dict[str, list[Features]] = {name: [] for name in self.spaces}
-        for part in rows.split(256):
-            batch = images.images(part).to(self.device)
-            for name, space in self.spaces.items():
-                network = space.network or perceptual
-                assert network is not None, "without a network of its own, a space takes the perceptual term's"
-                found[name].append(channel_means(network.feature_maps(batch)))
-        for name, space in self.spaces.items():
-            features = torch.cat(found[name]).double()
+        for space in self.spaces.values():
+            network = space.network or perceptual
+            assert network is not None, "without a network of its own, a space takes the perceptual term's"
+            features = self._observed(images, rows, network).double()
             spread = features.std(dim=0, correction=min(1, len(rows) - 1))
             varies = spread > CONSTANT * features.abs().max()
             if not varies.any():
@@ -70,6 +70,15 @@ class FrechetTerm:
             features = features / space.scale
             space.loss = FrechetLoss(features.mean(dim=0), features.T.cov(correction=0), self.decay).to(self.device)
         self.observed, self.chosen = len(rows), len(rows) < len(images)
+
+    def _observed(self, images: ImageSet, rows: Indices, network: Perceptual) -> Features:
+        """Channel means of some images, those that were taken before as they were."""
+        taken = OF_IMAGES.setdefault(images, {})
+        key = (self.seed, len(rows), network.maps, network.size, fingerprint(dict(network.named_buffers())))
+        if key not in taken:
+            parts = (images.images(part).to(self.device) for part in rows.split(256))
+            taken[key] = torch.cat([channel_means(network.feature_maps(part)).cpu() for part in parts])
+        return taken[key].to(self.device)
 
     def __call__(self, images: Images, maps: FeatureMaps | None, micro: MicroBatch) -> dict[str, Tensor]:
         """The distances, after decoded images, this process' rows of a micro-batch, have moved the averages.

@@ -98,7 +98,7 @@ def post_train(
         with Progress("encoding", len(train), quiet=quiet) as progress:
             cache = encode_images(tokenizer, train, folder / kind_of(tokenizer), progress=progress.update)
 
-    def tuned(config: PostTraining, where: Path, check: HeldOut, until: int | None = None) -> TrainedDecoder[AnyOne]:
+    def tuned(config: PostTraining, where: Path, check: HeldOut, name: str) -> TrainedDecoder[AnyOne]:
         pairs = _pairs(config, generator, cache, where / "pairs", min(config.pairs, len(train)), quiet)
         free = None
         if config.free_samples:
@@ -114,22 +114,14 @@ def post_train(
             free=free,
             discriminator=discriminator,
             device=device,
-            until=until,
-            name=_called(config, until),
+            name=name,
             quiet=quiet,
         )
 
     config, tries = choose_sigma(config, tuned, folder, check) if config.sigma == "auto" else (config, [])
-    result = tuned(config, folder, check)
-    other = tuned(clean(config), folder / "control", check) if control else None
+    result = tuned(config, folder, check, "control" if config.sigma == 1 else "post-training")
+    other = tuned(clean(config), folder / "control", check, "control") if control else None
     return PostTrainingResult(result, other, held_out=check, tries=tries)
-
-
-def _called(config: PostTraining, until: int | None) -> str:
-    """What a run is called on the screen; only tries end after so many steps."""
-    if config.sigma == 1:
-        return "control"
-    return "post-training" if until is None else f"try at sigma {config.sigma}"
 
 
 def clean(config: PostTraining) -> PostTraining:
