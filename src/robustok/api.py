@@ -126,9 +126,9 @@ def post_train(
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
     `pairs` of the images, or as many as there are, are paired with tokens or latents of which the generator made all
-    but a share `sigma`. Without a `config` it is "auto" unless given: held-out images choose by short tries, which take
-    about a fifth of the time; two numbers give pairs of shares from the first to the second. `held_out` of the images,
-    as many of every class as it has, are left out of it and decide which decoder is kept, in the space of `features`:
+    but a share `sigma`. Without a `config` it is "auto" unless given: held-out images choose by short tries, which
+    take about a quarter of the time; two numbers give pairs of shares from the first to the second. `held_out` of the
+    images, as many of every class as it has, are left out and decide which decoder is kept, in the space of `features`:
     lite0 at the images' own size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it
     was stopped, it goes on.
 

@@ -265,7 +265,7 @@ def test_post_training_of_a_titok_s_decoder_for_its_generator(family, tmp_path, 
     generator = robustok.load_generator(tmp_path / "generator.bin", tokenizer=tokenizer, heads=2)
     assert robustok.sample(generator, tokenizer, [0, 1, 1], steps=3, guidance=2.0).shape == (3, 3, 32, 32)
     chosen = post_training_for(tokenizer, generator, 32)
-    assert (chosen.sampling, chosen.sigma) == (family.sampling, 0.9)
+    assert (chosen.sampling, chosen.sigma) == (family.sampling, "auto")
     generator.source = Source(Path(next(iter(family.presets.values())).weights.rpartition("/")[2]))
     published = default_sampling(generator)
     assert post_training_for(tokenizer, generator, 32).sampling == published != family.sampling

@@ -40,23 +40,23 @@ def test_the_best_of_the_tries_is_chosen(tmp_path):
     assert tune.asked == [(sigma, f"try at sigma {sigma}") for sigma in SIGMAS]
     assert config == replace(AUTO, sigma=0.8)
     assert [(one.sigma, one.steps, one.before, one.distance) for one in tries] == [
-        (0.5, 13, 9.0, 3.0),
-        (0.7, 13, 9.0, 4.0),
-        (0.8, 13, 9.0, 2.0),
-        (0.9, 13, 9.0, 5.0),
+        (0.5, 16, 9.0, 3.0),
+        (0.7, 16, 9.0, 4.0),
+        (0.8, 16, 9.0, 2.0),
+        (0.9, 16, 9.0, 5.0),
     ]
     assert sum(one.steps for one in tries) <= AUTO.loop.steps / 4
-    assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (13 * 16, 13, 0)
+    assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (16 * 16, 16, 0)
 
 
-@pytest.mark.parametrize(("decay", "taken"), [(0.999, 1 - 5 / 13), (0.2, 0.2)])
+@pytest.mark.parametrize(("decay", "taken"), [(0.999, 1 - 5 / 16), (0.2, 0.2)])
 def test_a_try_is_a_slow_run_of_its_own(decay, taken, tmp_path):
     """A run's own learning rate throws a decoder off at first, and its average would hold mostly the original."""
     tune = Tuner(s5=3.0, s7=4.0, s8=2.0, s9=5.0)
     given = replace(AUTO, ema_decay=decay, optim=replace(AUTO.optim, warmup=100))
     chosen, _ = choose_sigma(given, tune, tmp_path, held_out())
     assert tune.config.optim == replace(given.optim, lr=0.2 * given.optim.lr, warmup=1)
-    assert tune.config.loop.steps == 13
+    assert tune.config.loop.steps == 16
     assert tune.config.ema_decay == pytest.approx(taken)
     assert (chosen.optim, chosen.ema_decay, chosen.loop) == (given.optim, given.ema_decay, given.loop)
 

@@ -95,7 +95,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(post_training, "extractor", extractor)
 
 
-def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, tmp_path):
+def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, monkeypatch, tmp_path):
     source = tokenizer()
     for size, config, argument, space in (
         (32, None, None, "lite0"),
@@ -107,6 +107,7 @@ def test_the_space_is_chosen_by_argument_then_by_config_then_by_size(asked, tmp_
         how = replace(POST, held_out=16, features=config)
         with pytest.raises(Asked, match=f"^{space}$"):
             post_train(how, source, generator(), images(), tmp_path, features=argument, quiet=True)
+    monkeypatch.setattr("robustok.api.with_networks_at_hand", lambda config: config)  # which would fetch them
     with pytest.raises(Asked, match="^lite0@224$"):
         robustok.post_train(source, generator(), images(), tmp_path)
 
