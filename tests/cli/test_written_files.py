@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -170,19 +171,27 @@ def test_scores_are_printed_whatever_becomes_of_the_file(tmp_path: Path, capsys,
     assert told.err == "robustok evaluate: could not write scores.json (No space left on device)\n"
 
 
+@dataclass
+class Numbers:
+    """An analysis of one number."""
+
+    a: int
+
+
 def test_a_quiet_analysis_is_printed_where_it_cannot_be_kept(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("robustok.analysis.page.text", lambda analysis: "the tables")
     place = Path("nowhere")
     command = Analyze(tokenizer=place, generator=place, images="fashion-mnist", out=tmp_path, quiet=True)
-    command._finish("the tables", {"a": 1}, page=lambda: "page")
+    command._finish(Numbers(1), page=lambda: "page")
     assert capsys.readouterr().out == ""
     assert (tmp_path / "analysis.html").read_text() == "page"
-    command._finish("the tables", {"a": 2}, page=None)
+    command._finish(Numbers(2), page=None)
     assert [path.name for path in tmp_path.iterdir()] == ["analysis.json"], "the page was of another analysis"
     monkeypatch.setattr(
         "robustok.runtime.checkpoint.write_json", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
     )
     with pytest.raises(OSError, match="full"):
-        command._finish("the tables", {"a": 1}, page=None)
+        command._finish(Numbers(1), page=None)
     assert capsys.readouterr().out == "the tables\n"
 
 
