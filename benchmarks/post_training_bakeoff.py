@@ -184,12 +184,17 @@ def run_arm(corner: str, arm: str, config: PostTraining, models: Models, runs: P
         about["tries"] = [vars(one) for one in result.tries]
         notes.once("seconds", lambda: seconds)  # of a run that was stopped, what was left of it
         tokenizer = tuned.tokenizer
-    pixels = models.pixels(tokenizer)
+    about |= {"corner": corner, "arm": arm, "seed": models.seed, "settings": to_plain(config)}
+    measure(tokenizer, models, notes, about, results / f"{name}.json")
+
+
+def measure(tokenizer: Any, models: Models, notes: Notes, about: dict[str, Any], path: Path) -> None:
+    """Score what a decoder makes of the samples, and write that with what the notes and `about` tell of the arm."""
+    judge, pixels = models.judge, models.pixels(tokenizer)
     notes.once("scores", lambda: judge.scores(models.before, judge.streams(pixels)))
     notes.once("to_the_eye", lambda: judge.to_the_eye(pixels))
     spaces = {space: extract.describe() for space, extract in judge.spaces.items()}
-    about |= {"corner": corner, "arm": arm, "seed": models.seed, "size": vars(judge.size), "spaces": spaces}
-    write_json(results / f"{name}.json", about | {"settings": to_plain(config)} | notes.values)
+    write_json(path, about | {"size": vars(judge.size), "spaces": spaces} | notes.values)
 
 
 Work = tuple[str, str, int]  # corner, arm and seed

@@ -22,9 +22,8 @@ import torch
 from main_training_scores import Notes
 from main_training_study import WORK, circumstances
 from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, file_name
-from post_training_bakeoff import Judge, Models, train_demo
+from post_training_bakeoff import Judge, Models, measure, train_demo
 
-from robustok.runtime.checkpoint import write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import claim
 from robustok.tokenizer.latent_perturbation import LatentNoise
@@ -87,13 +86,8 @@ def run_arm(arm: str, main: TokenizerTraining, models: Models, runs: Path, resul
             notes.once("seconds", lambda: {"cpu": time.process_time() - began, "clock": time.monotonic() - clock})
             assert trained.fingerprint() == tokenizer.fingerprint(), "the latent space is the same"
             tokenizer, about = trained, about | {"step": config.loop.steps, "settings": to_plain(config)}
-        pixels = models.pixels(tokenizer)
-        notes.once("scores", lambda: judge.scores(models.before, judge.streams(pixels)))
-        notes.once("to_the_eye", lambda: judge.to_the_eye(pixels))
-        spaces = {space: extract.describe() for space, extract in judge.spaces.items()}
-        about |= {"size": vars(judge.size), "spaces": spaces}
         results.mkdir(parents=True, exist_ok=True)
-        write_json(results / f"{name}.json", about | notes.values)
+        measure(tokenizer, models, notes, about, results / f"{name}.json")
 
 
 def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, preset: Any = None) -> None:

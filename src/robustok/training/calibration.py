@@ -13,7 +13,7 @@ from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Codebook, Labels, Tokens
 from robustok.tokenizer.perturbation import DISTANCES
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-from robustok.training.pilot import Pilot, encoded_tokens, new_pilot, train_pilot
+from robustok.training.pilot import Pilot, encoded_images, new_pilot, train_pilot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     order = torch.randperm(len(images), generator=stream(seed, "pilot images"))
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]
-    tokens, labels = encoded_tokens(tokenizer, images, train), images.labels[train].to(tokenizer.device)
+    tokens, labels = encoded_images(tokenizer, images, train), images.labels[train].to(tokenizer.device)
     shape = tokens.shape[1], len(codebook), len(images.classes)
     pilot = train_pilot(config, partial(new_pilot, config, *shape), tokens, labels, seed=seed)
-    tokens, labels = encoded_tokens(tokenizer, images, held), images.labels[held].to(tokenizer.device)
+    tokens, labels = encoded_images(tokenizer, images, held), images.labels[held].to(tokenizer.device)
     drawn = pilot_tokens(pilot, tokens, labels, seed=seed)
     return departing(drawn, tokens, codebook.detach(), books=books_of(tokenizer))
 

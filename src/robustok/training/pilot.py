@@ -9,10 +9,11 @@ from torch import Tensor
 
 from robustok.data.images import ImageSet, Indices
 from robustok.data.order import batch_indices
+from robustok.evaluation.decoding import encoded
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.runtime.seeding import derive, stream
-from robustok.shapes import Labels, Latents, Tokens
+from robustok.shapes import Labels
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.protocol import TokenizerLike
 
@@ -65,19 +66,10 @@ def pilot_images(config: Pilot, images: ImageSet | None, seed: int) -> tuple[Ima
     return images, torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
 
 
-@torch.no_grad()
-def encoded_latents(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Latents:
-    """The latents of some images, on the tokenizer's device."""
-    parts = [tokenizer.encode(images.images(part).to(tokenizer.device)) for part in rows.split(BLOCK)]
-    return torch.cat(parts).float()
-
-
-@torch.no_grad()
-def encoded_tokens(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tokens:
-    """The tokens of some images, on the tokenizer's device."""
-    return torch.cat(
-        [tokenizer.quantize(encoded_latents(tokenizer, images, part)).tokens for part in rows.split(BLOCK)]
-    )
+def encoded_images(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tensor:
+    """The tokens (b n) of some images, or their latents (b n d) without a codebook, on the tokenizer's device."""
+    parts = [encoded(tokenizer, images.images(part), BLOCK) for part in rows.split(BLOCK)]
+    return torch.cat(parts).to(tokenizer.device)
 
 
 def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> AutoregressiveModel:

@@ -8,7 +8,6 @@ back, so that they err as sampled ones do and not by plain noise, which a genera
 import math
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from robustok.data.images import ImageSet
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
+from robustok.generators.flow import FlowSampling, integrate
 from robustok.generators.flow_matching import noised
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Kept, Sampling, finish_tokens
@@ -26,7 +26,7 @@ from robustok.shapes import Codebook, Latents, TokenMask, Tokens
 from robustok.tokenizer.latent_perturbation import LatentDraw, LatentNoise, channel_std
 from robustok.tokenizer.perturbation import Perturbation
 from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
-from robustok.training.pilot import Pilot, encoded_latents, encoded_tokens, new_pilot, pilot_images, train_pilot
+from robustok.training.pilot import Pilot, encoded_images, new_pilot, pilot_images, train_pilot
 
 CLASSES = 1  # that a pilot has at least; it learns and draws of none
 
@@ -53,7 +53,7 @@ class Rehearsed(Pilot):
 def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> AutoregressiveModel:
     """A pilot trained on some of the images. Raises ValueError for no images."""
     images, rows = pilot_images(config, images, seed)
-    tokens = encoded_tokens(tokenizer, images, rows)
+    tokens = encoded_images(tokenizer, images, rows)
     nothing = torch.full_like(tokens[:, 0], CLASSES)  # the null class of a pilot of so many
     return train_pilot(config, partial(empty_pilot, config, tokenizer), tokens, nothing, seed=seed)
 
@@ -124,9 +124,12 @@ class LatentPilot(nn.Module):
         """Latents (b n d) noised to each image's own level, 0 to 1, and followed back to the data."""
         nothing = torch.full((len(latents),), self.generator.null_class, device=latents.device)
         x = noised((latents - self.mean) / self.std, noise, level)
-        for t, following in pairwise(torch.linspace(1, 0, steps + 1).tolist()):
-            velocity = self.generator(x, t * level, nothing).float()
-            x = x + (following - t) * level[:, None, None] * velocity
+
+        def field(x: Latents, t: float) -> Latents:
+            """By t, the share of its own level that is left of an image's noise."""
+            return level[:, None, None] * self.generator(x, t * level, nothing).float()
+
+        *_, x = integrate(field, x, FlowSampling(steps=steps), lambda: noise)
         return x * self.std + self.mean
 
 
@@ -150,7 +153,7 @@ def latent_pilot_of(
     config: RehearsedLatents, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int
 ) -> LatentPilot:
     """A pilot trained on some of the images' latents. Raises ValueError for no images."""
-    latents = encoded_latents(tokenizer, *pilot_images(config, images, seed))
+    latents = encoded_images(tokenizer, *pilot_images(config, images, seed))
     shape = (latents.shape[1], latents.shape[2])
     pilot = LatentPilot(config, shape).to(latents.device)
     pilot.mean.copy_(latents.mean(dim=(0, 1)))
