@@ -119,7 +119,7 @@ class Row(NamedTuple):
 
     @property
     def diagnosis(self) -> bool:
-        return self.name.startswith(DIAGNOSES)
+        return is_diagnosis(self.name)
 
 
 def judged(tokenizers: Sequence[Tokenizer], space: str) -> tuple[int, list[Row]]:
@@ -329,9 +329,13 @@ def compared(rows: Sequence[Row]) -> Iterator[str]:
     )
 
 
+def is_diagnosis(name: str) -> bool:
+    return name.startswith(DIAGNOSES)
+
+
 def marked(name: str) -> str:
     """A candidate's name, and whether it needs the finished generator."""
-    return f"{name} *(diagnosis)*" if name.startswith(DIAGNOSES) else name
+    return f"{name} *(diagnosis)*" if is_diagnosis(name) else name
 
 
 def in_words(estimate: Estimate) -> str:

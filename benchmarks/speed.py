@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import fid_pipeline
+import operators
 import torch
 import training_steps
 from data_loading import SIZE, jpeg
@@ -35,7 +36,6 @@ from perturbation import perturbing
 from PIL import Image
 from rar_loop import GUIDANCE, peer_loop, plain_loop
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from robustok.data import ImageFolder
 from robustok.data.decoding import center_crop
@@ -49,7 +49,6 @@ from robustok.training.optim import is_bf16
 from robustok.training.performance import Performance
 
 REPEAT = 3
-SHOWN = 8  # operators of each step
 Work = Callable[[], Any]
 
 
@@ -349,20 +348,12 @@ def growth(sizes: Sizes) -> Iterator[tuple[str, int, float]]:
         yield "statistics, of images", count, shortest(lambda f=features: FeatureStats.of(f))[0]
 
 
-def operators(sizes: Sizes) -> Iterator[tuple[str, str, float, float]]:
-    """What is done, an operator of it, its milliseconds and its share of all: those that take most of the time."""
-    batch = sizes.batches[len(sizes.batches) // 2]
-    how = training_steps.How("in the precision of this machine", "auto", Performance())
-    works = {f"a step of {case.name}": one_step(case, how, sizes) for case in sizes.steps()}
-    works[f"sampling, {batch} images"] = sampler(rar(sizes), batch, is_bf16("cpu", "auto"))
-    for name, work in works.items():
-        with profile(activities=[ProfilerActivity.CPU]) as watched:
-            work()
-        spent = {event.key: event.self_cpu_time_total / 1e3 for event in watched.key_averages()}
-        whole, most = sum(spent.values()), sorted(spent, key=lambda key: -spent[key])[:SHOWN]
-        yield from ((name, key, spent[key], spent[key] / whole) for key in most)
-        rest = whole - sum(spent[key] for key in most)
-        yield name, f"{len(spent) - len(most)} others", rest, rest / whole
+def watched(sizes: Sizes) -> Iterator[tuple[str, Work]]:
+    """What operators are told of: a step of each stage in the precision of this machine, and sampling."""
+    batch, how = sizes.batches[len(sizes.batches) // 2], training_steps.How("as it runs", "auto", Performance())
+    for case in sizes.steps():
+        yield f"a step of {case.name}", one_step(case, how, sizes)
+    yield f"sampling, {batch} images", sampler(rar(sizes), batch, is_bf16("cpu", "auto"))
 
 
 def machine() -> str:
@@ -400,9 +391,7 @@ def main(words: list[str] | None = None) -> None:
         grown = [[f"{w} {n}", f"{1e3 * s:,.1f}", f"{s / n / first.setdefault(w, s / n):.2f}"] for w, n, s in found]
         print(Table(columns=["what", "ms", "time for each, smallest = 1"], rows=grown).to_markdown(), end="")
     if given.only in "operators":
-        parts = [[what, key, f"{ms:,.1f}", f"{share:.0%}"] for what, key, ms, share in operators(sizes)]
-        columns = ["of", Column("operator", left=True), "ms", "share"]
-        print("\n" + Table(columns=columns, rows=parts).to_markdown(), end="")
+        print(f"\n{operators.table(watched(sizes)).to_markdown()}", end="")
 
 
 if __name__ == "__main__":

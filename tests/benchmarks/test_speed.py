@@ -1,5 +1,6 @@
 """The benchmark of speed: its plain loop draws from the same distributions as ours, and all of it runs at toy size."""
 
+import operators
 import pytest
 import speed
 import torch
@@ -55,8 +56,8 @@ def test_every_row_is_there_at_toy_size(capsys, monkeypatch):
         assert sum(name.startswith(start) for name in names) == 1, start
     assert names.count("a step of RAR-L, generator") == sum("beside 1 busy process" in name for name in names) == 1
     parts = [row for row in rows if row[0] == "a step of RobusTok, post-training" and row[-1].endswith("%")]
-    assert len(parts) == speed.SHOWN + 1
-    assert sum(int(row[-1].rstrip("%")) for row in parts) == pytest.approx(100, abs=speed.SHOWN)  # each is rounded
+    assert len(parts) == operators.SHOWN + 1
+    assert sum(int(row[-1].rstrip("%")) for row in parts) == pytest.approx(100, abs=operators.SHOWN)  # each is rounded
     for sigma in ("0.9", "0.7", "0.5", "0"):
         assert f"pairs, sigma {sigma}, 2 images, float32" in names
     for row in (row for row in rows if len(row) == 6):
