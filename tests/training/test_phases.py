@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, tokenizer
+from tests.training.tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, stepped, tokenizer
 
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
@@ -17,16 +17,6 @@ from robustok.training.rehearsal import Rehearsed
 from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
-
-
-def stepped(config: Any, steps: int, stage: Any = None, first: int = 0) -> Any:
-    """A stage after some steps."""
-    if stage is None:
-        stage = TokenizerStage(config)
-        stage.set_reference(images())
-    for step in range(first, steps):
-        stage.step(training_batch(images(), LOOP.batch_size, LOOP.seed, step), step)
-    return stage
 
 
 def weights(module: Any, decoder: bool) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.tiny import LOOP, MAIN, generator, images, tokenizer
+from tests.training.tiny import LOOP, MAIN, generator, images, stepped, tokenizer
 
 from robustok.data.loading import training_batch
 from robustok.generators.sampling import Sampling, sample_tokens
@@ -52,33 +52,24 @@ def test_a_code_of_another_codebook_does_not_take_a_tokens_place(monkeypatch):
     assert found.tolist() == [[7] * 8 + [20] * 8]
 
 
-def stepped(steps: int, stage: TokenizerStage | None = None, first: int = 0) -> TokenizerStage:
-    if stage is None:
-        stage = TokenizerStage(SHORT)
-        stage.set_reference(IMAGES)
-    for step in range(first, steps):
-        stage.step(training_batch(IMAGES, LOOP.batch_size, LOOP.seed, step), step)
-    return stage
-
-
 def test_the_pilot_is_trained_once_at_the_change_of_phase_and_resumed_with_the_run():
-    before = stepped(3)
+    before = stepped(SHORT, 3)
     assert before.latents.pilot is None
     plain = Perturbation(alpha=0.75, beta=1.0, delta=1, latent_space="frozen", freeze_from=0.5)
     assert before.latents.perturbation == plain
-    straight = stepped(8, before, first=3)
+    straight = stepped(SHORT, 8, before, first=3)
     pilot = pilot_of(REHEARSED, straight.ema.module, IMAGES, seed=LOOP.seed)  # the codes did not change
     assert straight.latents.pilot.fingerprint() == pilot.fingerprint()
 
     resumed = TokenizerStage(SHORT)  # and has not seen the images: the pilot is part of the state
-    resumed.load_state_dict(stepped(6).state_dict())
-    stepped(8, resumed, first=6)
+    resumed.load_state_dict(stepped(SHORT, 6).state_dict())
+    stepped(SHORT, 8, resumed, first=6)
     state = straight.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in resumed.model.state_dict().items())
 
 
 def test_the_decoder_is_given_what_the_pilot_drew():
-    stage = stepped(5)
+    stage = stepped(SHORT, 5)
     batch = training_batch(IMAGES, LOOP.batch_size, LOOP.seed, 5)
     drawn = stage.latents.draw(len(batch), 5)
     assert drawn["chosen"].sum(dim=1).tolist() == [12] * len(batch)  # three quarters of 16 tokens

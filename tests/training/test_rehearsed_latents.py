@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.tiny import AUTOENCODER, LOOP, images
+from tests.training.tiny import AUTOENCODER, LOOP, images, stepped
 
 from robustok.data.loading import training_batch
 from robustok.generators.flow_matching import noised
@@ -78,33 +78,24 @@ def test_a_pilot_learns_standardized_latents():
     assert pilot.generator.head.weight.abs().sum() > 0  # where it begins it is zero
 
 
-def stepped(steps: int, stage: TokenizerStage | None = None, first: int = 0) -> TokenizerStage:
-    if stage is None:
-        stage = TokenizerStage(SHORT)
-        stage.set_reference(IMAGES)
-    for step in range(first, steps):
-        stage.step(training_batch(IMAGES, LOOP.batch_size, LOOP.seed, step), step)
-    return stage
-
-
 def test_the_pilot_is_trained_once_at_the_change_of_phase_and_resumed_with_the_run():
-    before = stepped(3)
+    before = stepped(SHORT, 3)
     assert before.latents.pilot is None
     assert before.latents.perturbation == LatentNoise(beta=1.0, strength=0.75, latent_space="frozen", freeze_from=0.5)
-    straight = stepped(8, before, first=3)
+    straight = stepped(SHORT, 8, before, first=3)
     pilot = latent_pilot_of(REHEARSED, straight.ema.module, IMAGES, seed=LOOP.seed)  # the encoder did not change
     state = straight.latents.pilot.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in pilot.state_dict().items())
 
     resumed = TokenizerStage(SHORT)  # and has not seen the images: the pilot is part of the state
-    resumed.load_state_dict(stepped(6).state_dict())
-    stepped(8, resumed, first=6)
+    resumed.load_state_dict(stepped(SHORT, 6).state_dict())
+    stepped(SHORT, 8, resumed, first=6)
     state = straight.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in resumed.model.state_dict().items())
 
 
 def test_the_decoder_is_given_what_the_pilot_made():
-    stage = stepped(5)
+    stage = stepped(SHORT, 5)
     batch = training_batch(IMAGES, LOOP.batch_size, LOOP.seed, 5)
     drawn = stage.latents.draw(len(batch), 5)
     whole = MicroBatch(0, 0, (len(batch),), 0, len(batch))
@@ -116,7 +107,7 @@ def test_the_decoder_is_given_what_the_pilot_made():
 
 
 def test_a_part_of_a_batch_is_rehearsed_as_the_whole():
-    stage = stepped(5)
+    stage = stepped(SHORT, 5)
     batch = training_batch(IMAGES, LOOP.batch_size, LOOP.seed, 5)
     drawn = stage.latents.draw(len(batch), 5)
     whole = stage.latents.encode(batch, drawn, drawn, MicroBatch(0, 0, (16,), 0, 16), 5).codes

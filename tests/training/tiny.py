@@ -9,6 +9,7 @@ from torch import nn
 
 from robustok.data.images import FashionMNIST, Subset
 from robustok.data.latent_cache import LatentCache, encode_images
+from robustok.data.loading import training_batch
 from robustok.data.pairs import Pairs, make_pairs
 from robustok.evaluation.features.extractor import CustomExtractor, Extractor
 from robustok.evaluation.scores.reference import Reference
@@ -31,7 +32,7 @@ from robustok.training.held_out import HeldOut
 from robustok.training.loop import Loop
 from robustok.training.objective import Objective
 from robustok.training.optim import Optim
-from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
+from robustok.training.tokenizer_training import TokenizerStage, TokenizerTraining, train_tokenizer
 
 PART = Conv(stem=4, channels=(16, 32), blocks=1, attention=False)
 LOOP = Loop(steps=8, batch_size=16, log_every=2, save_every=3, preview_every=4)
@@ -80,6 +81,16 @@ POST = PostTraining(
 
 def images(count: int = 64) -> Subset:
     return FashionMNIST("train").subset(torch.arange(count))
+
+
+def stepped(config: Any, steps: int, stage: Any = None, first: int = 0) -> Any:
+    """A tokenizer's stage after some steps on `images()`, or a given one that goes on from `first`."""
+    if stage is None:
+        stage = TokenizerStage(config)
+        stage.set_reference(images())
+    for step in range(first, steps):
+        stage.step(training_batch(images(), LOOP.batch_size, LOOP.seed, step), step)
+    return stage
 
 
 def coarse(pixels: Pixels) -> Features:
