@@ -137,8 +137,10 @@ def configured(arm: str, preset: Demo, size: Size, seed: int) -> PostTraining:
     return ARMS[arm](base)
 
 
-def control_of(arm: str) -> str:
+def control_of(arm: str) -> str | None:
     """The arm that trains as long, and as this one does, on images' own tokens."""
+    if arm in (ORIGINAL, CLEAN, LIMITED_CLEAN):
+        return None
     return LIMITED_CLEAN if arm.startswith("limited") else CLEAN
 
 

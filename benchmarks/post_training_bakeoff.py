@@ -14,6 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,13 @@ class Models:
             return (drawn if drawn.is_floating_point() else drawn.long())[: len(labels)]
         how: dict[str, Any] = {"purpose": purpose, "precision": post.sampling_precision, "quiet": True}
         return sampled(path, self.trained.generator, labels, post.sampling, self.seed, **how)
+
+    def with_decoder(self, tokenizer: Any, discriminator: Path) -> "Models":
+        """The same generator and samples, and another decoder for the same latents to begin with."""
+        check, other = self.held_out, copy(self)
+        other.trained = replace(self.trained, tokenizer=tokenizer, discriminator=discriminator)
+        other.held_out = HeldOut(tokenizer, check.generated, check.reference, check.extract, check.witnesses)
+        return other
 
     def pixels(self, tokenizer: Any) -> Pixels:
         return torch.cat(list(decoded(tokenizer, self.samples)))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from main_training_page import table
-from post_training_arms import ARMS, CLEAN, CORNERS, LIMITED_CLEAN, ORIGINAL, SPACES, control_of
+from post_training_arms import ARMS, CLEAN, CORNERS, ORIGINAL, SPACES, control_of
 
 from robustok.evaluation.scores.intervals import seeds_interval
 from robustok.runtime.checkpoint import read_json, write_bytes
@@ -29,16 +29,25 @@ What was tried before, shorter: [tried.md](tried.md).
 """
 
 
+Control = Callable[[str], str | None]  # the arm that one is held against
+
+
 def write(
-    results: Path, head: str = HEAD, corners: Collection[str] = tuple(CORNERS), arms: Collection[str] = tuple(ARMS)
+    results: Path,
+    head: str = HEAD,
+    corners: Collection[str] = tuple(CORNERS),
+    arms: Collection[str] = tuple(ARMS),
+    control: Control = control_of,
 ) -> None:
     """Write README.md beside the results, also where there are none yet. Raises ValueError for a damaged one."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
-    lines = [head, *page(found, corners, arms)]
+    lines = [head, *page(found, corners, arms, control)]
     write_bytes(results / "README.md", ("\n".join(lines).rstrip() + "\n").encode())
 
 
-def page(found: Sequence[Result], corners: Collection[str], known: Collection[str]) -> Iterator[str]:
+def page(
+    found: Sequence[Result], corners: Collection[str], known: Collection[str], control: Control = control_of
+) -> Iterator[str]:
     """The lines of the page below its head: of each corner the known arms, as far as they are finished."""
     if not found:
         yield "No arm is finished yet."
@@ -46,11 +55,11 @@ def page(found: Sequence[Result], corners: Collection[str], known: Collection[st
         arms = {arm: [r for r in found if (r["corner"], r["arm"]) == (corner, arm)] for arm in known}
         if arms := {arm: runs for arm, runs in arms.items() if runs}:
             yield f"\n## {corner.capitalize()}\n"
-            yield from of_corner(arms)
+            yield from of_corner(arms, control)
     yield from circumstances(found)
 
 
-def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
+def of_corner(arms: dict[str, list[Result]], control: Control) -> Iterator[str]:
     """What is known of one corner."""
     seeds = sorted({run["seed"] for runs in arms.values() for run in runs})
     yield seeds_in_words(seeds)
@@ -74,7 +83,7 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         ),
     )
     yield "\nSeconds are of the process that ended an arm: of one that was stopped in between, what was left of it."
-    yield from against_controls(arms, spaces)
+    yield from against_controls(arms, spaces, control)
     yield "\n### Precision, recall and coverage\n"
     names = [(space, metric) for space in spaces for metric in ("precision", "recall", "coverage")]
     yield from table(
@@ -107,26 +116,26 @@ def of_corner(arms: dict[str, list[Result]]) -> Iterator[str]:
         yield from table(("sigma", "steps", "held-out distance", "seconds"), rows)
 
 
-def against_controls(arms: dict[str, list[Result]], spaces: Sequence[str]) -> Iterator[str]:
+def against_controls(arms: dict[str, list[Result]], spaces: Sequence[str], control: Control) -> Iterator[str]:
     """gFID of each arm against its control's, seed by seed: mean, interval, and in how many seeds it is lower."""
     rows = []
     for arm, runs in arms.items():
-        control = {run["seed"]: run for run in arms.get(control_of(arm), ())}
-        shared = [run for run in runs if run["seed"] in control and arm not in (ORIGINAL, CLEAN, LIMITED_CLEAN)]
+        held_against = {run["seed"]: run for run in arms.get(control(arm) or "", ())}
+        shared = [run for run in runs if run["seed"] in held_against]
         if not shared:
             continue
         cells = []
         for space in spaces:
 
-            def change(run: Result, space: str = space, control: dict[int, Result] = control) -> float:
-                return run["scores"][space]["gfid"] / control[run["seed"]]["scores"][space]["gfid"] - 1
+            def change(run: Result, space: str = space, others: dict[int, Result] = held_against) -> float:
+                return run["scores"][space]["gfid"] / others[run["seed"]]["scores"][space]["gfid"] - 1
 
             lower = sum(change(run) < 0 for run in shared)
             cells.append(f"{over(shared, change, '{:+.1%}')}; lower in {lower} of {len(shared)}")
-        rows.append((arm, *cells))
+        rows.append((arm, control(arm), *cells))
     if rows:
-        yield "\n### gFID against the clean control, seed by seed\n"
-        yield from table(("arm", *spaces), rows)
+        yield "\n### gFID against the control, seed by seed\n"
+        yield from table(("arm", "control", *spaces), rows)
 
 
 def seeds_in_words(seeds: Sequence[int]) -> str:

@@ -6,8 +6,9 @@
 An autoencoder is trained without perturbation and a diffusion transformer on its latents, both as the continuous demo
 has them (they are those of `post_training_bakeoff.py --corner "latents, unperturbed"`, and lie in the same folder).
 Then the decoder alone is trained on, as long in each arm: on clean latents, on noised ones, or on those that a pilot
-generator followed back from noise. No arm sees the generator; all decode its same samples. One JSON file for each arm
-and seed; what is finished is not done again.
+generator followed back from noise. No arm sees the generator; all decode its same samples. Last, the original decoder
+and some arms' are post-trained for it, as the demo does. One JSON file for each arm and seed; what is finished is not
+done again.
 """
 
 import argparse
@@ -21,9 +22,11 @@ import post_training_page
 import torch
 from main_training_scores import Notes
 from main_training_study import WORK, circumstances
-from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, file_name
+from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, configured, file_name
 from post_training_bakeoff import Judge, Models, measure, train_demo
+from post_training_bakeoff import run_arm as post_train_arm
 
+from robustok import load_tokenizer
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import claim
 from robustok.tokenizer.latent_perturbation import LatentNoise
@@ -40,6 +43,7 @@ ARMS: dict[str, LatentNoise | RehearsedLatents | None] = {
     "noise": NOISE,
     "rehearsed": RehearsedLatents(freeze_from=FROM_THE_START),
 }
+POST_TRAINED = {f"{arm}, post-trained": arm for arm in (ORIGINAL, "noise", "rehearsed")}  # and what each begins with
 HEAD = """# A second phase on perturbed latents, for one latent space and one generator
 
 *Written by `benchmarks/second_phases.py page` from the JSON files beside it; do not edit.*
@@ -47,9 +51,18 @@ HEAD = """# A second phase on perturbed latents, for one latent space and one ge
 An autoencoder of the continuous demo, trained without perturbation, and a diffusion transformer on its latents. Then
 the decoder alone is trained on for 500 steps with a fresh discriminator, on clean latents (the control), on latents
 with noise (`LatentNoise`, up to half), or on latents that a pilot generator followed back from as much noise
-(`RehearsedLatents`). No arm sees the generator. All decoders of a seed decode its same 2,000 samples, 10,000 validation
-images score them, and nothing is chosen: the last average is what is scored.
+(`RehearsedLatents`). No arm sees the generator. All decoders of a seed decode its same 2,000 samples, 10,000
+validation images score them, and nothing is chosen: the last average is what is scored. *Post-trained*: the arm's
+decoder after 500 steps of the demo's post-training for that generator, on pairs that keep half, its step chosen by
+held-out training images. What a second phase still gains then is its change against the original, post-trained.
 """
+
+
+def control_of(arm: str) -> str | None:
+    """The arm that one is held against."""
+    if arm in POST_TRAINED:
+        return None if POST_TRAINED[arm] == ORIGINAL else f"{ORIGINAL}, post-trained"
+    return None if arm in (ORIGINAL, CLEAN) else CLEAN
 
 
 def second_phase(arm: LatentNoise | RehearsedLatents, main: TokenizerTraining, steps: int) -> TokenizerTraining:
@@ -98,6 +111,22 @@ def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, pr
     models = Models(train_demo(demo, judge.train, folder), seed, judge, folder)
     for arm in ARMS:
         run_arm(arm, demo.main, models, runs, results)
+    for arm, start in POST_TRAINED.items():
+        name = file_name(CORNER, arm, seed)
+        if (results / f"{name}.json").exists():
+            continue
+        with claim(runs / name / WORK) as free:
+            if not free:
+                continue
+            given = models
+            if start != ORIGINAL:
+                where = runs / file_name("second", start, seed)
+                given = models.with_decoder(load_tokenizer(where), where / "discriminator")
+            post_train_arm(CORNER, arm, configured("limited, sigma 0.5", demo, size, seed), given, runs, results)
+
+
+def write_page(results: Path) -> None:
+    post_training_page.write(results, HEAD, (CORNER,), (*ARMS, *POST_TRAINED), control_of)
 
 
 def main() -> None:
@@ -110,7 +139,7 @@ def main() -> None:
     running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), a.seed))
     page = verbs.add_parser("page", help="write README.md beside the JSON files")
     page.add_argument("results", type=Path)
-    page.set_defaults(do=lambda a: post_training_page.write(a.results, HEAD, (CORNER,), tuple(ARMS)))
+    page.set_defaults(do=lambda a: write_page(a.results))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     chosen = parser.parse_args()
     chosen.do(chosen)

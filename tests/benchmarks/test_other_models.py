@@ -56,7 +56,7 @@ def test_a_tiny_study_measures_every_arm_once_and_pages_it_by_model(tmp_path, mo
     assert written.startswith("# Decoders of other families")
     assert "## Llamagen" in written
     assert "| post-trained | 1 | " in written
-    assert "### gFID against the clean control, seed by seed" in written
+    assert "### gFID against the control, seed by seed" in written
 
 
 def test_the_librarys_post_training_is_what_is_measured(tmp_path):

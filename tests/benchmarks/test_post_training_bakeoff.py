@@ -99,9 +99,9 @@ def test_the_page_gives_means_and_intervals_over_seeds(tmp_path):
         (tmp_path / f"{arms.file_name(arm, 1)}.json").write_text(json.dumps(invented(arm, 1, change)))
     post_training_page.write(tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| limited, sigma 0.5 | -25.0%; lower in 1 of 1 |" in page  # 60 against 80, and not against 87.5
-    assert "| paired | -20.0%; lower in 1 of 1 |" in page  # 70 against 87.5
-    assert "| paired, sigma auto | +2.9%; lower in 0 of 1 |" in page
+    assert "| limited, sigma 0.5 | limited, clean control | -25.0%; lower in 1 of 1 |" in page  # 60 against 80
+    assert "| paired | clean control | -20.0%; lower in 1 of 1 |" in page  # 70 against 87.5
+    assert "| paired, sigma auto | clean control | +2.9%; lower in 0 of 1 |" in page
     assert "Seeds 0, 1: mean, and its 95 % interval over seeds (Student's t) in brackets." in page
     assert "| paired | 2 | -25.0% [-88.5%, +38.5%]; worst -20.0% |" in page  # 12.706 * 7.07 / sqrt(2)
     assert "| paired | 25.0% [25.0%, 25.0%] | 1.50 [1.50, 1.50] | -2.50 [-2.50, -2.50] |" in page

@@ -24,7 +24,8 @@ def coarse(pixels: torch.Tensor) -> torch.Tensor:
 def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     demo = continuous_smoke().without_perturbation()
     main = replace(AUTOENCODER, mask_ratio_max=0.0, perturbation=demo.main.perturbation, loop=demo.main.loop)
-    demo = replace(demo, main=replace(main, loop=replace(main.loop, steps=4)))
+    post = replace(demo.post, objective=main.objective)
+    demo = replace(demo, main=replace(main, loop=replace(main.loop, steps=4)), post=post)
     demo = replace(
         demo,
         generator=replace(
@@ -38,21 +39,28 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     how = {"spaces": {"lite0": CustomExtractor(coarse, "lite0")}, "preset": demo}
     runs, results = tmp_path / "runs", tmp_path / "results"
     second_phases.run(runs, results, TINY, 3, **how)
-    found = {arm: json.loads((results / f"second_{arm.replace(' ', '_')}_3.json").read_text()) for arm in (
-        ORIGINAL, CLEAN, "noise", "rehearsed"
-    )}  # fmt: skip
+    files = {arm: f"second_{arm.replace(' ', '_')}_3" for arm in (ORIGINAL, CLEAN, "noise", "rehearsed")}
+    for arm in (ORIGINAL, "noise", "rehearsed"):
+        files[f"{arm}, post-trained"] = f"latents_unperturbed_{arm}_post-trained_3"
+    found = {arm: json.loads((results / f"{name}.json").read_text()) for arm, name in files.items()}
     before = found[ORIGINAL]["scores"]["lite0"]
     assert before["change"] == 0
     distances = {run["scores"]["lite0"]["gfid"] for run in found.values()}
-    assert len(distances) == 4  # every arm's decoder is another one
+    kept = [arm for arm, run in found.items() if arm.endswith("post-trained") and not run["step"]]
+    for arm in kept:  # held-out images may find none that is better than what it began with
+        assert found[arm]["scores"]["lite0"]["gfid"] == found[arm.split(",")[0]]["scores"]["lite0"]["gfid"]
+    assert len(distances) == 7 - len(kept)  # every other arm's decoder is another one
     for run in found.values():
         assert run["scores"]["lite0"]["gfid"] - run["scores"]["lite0"]["change"] == pytest.approx(before["gfid"])
     assert found["rehearsed"]["settings"]["perturbation"]["type"] == "RehearsedLatents"
+    assert found["rehearsed, post-trained"]["before"] != found["original, post-trained"]["before"]
+    monkeypatch.setattr(second_phases, "post_train_arm", lambda *_: pytest.fail("nothing is left to do"))
     monkeypatch.setattr(second_phases, "train_tokenizer", lambda *_, **__: pytest.fail("nothing is left to do"))
     second_phases.run(runs, results, TINY, 3, **how)
-    second_phases.post_training_page.write(
-        results, second_phases.HEAD, (second_phases.CORNER,), tuple(second_phases.ARMS)
-    )
+    second_phases.write_page(results)
     written = (results / "README.md").read_text()
     assert written.startswith("# A second phase on perturbed latents")
     assert "| rehearsed | 1 | " in written
+    assert "| rehearsed | clean control | " in written
+    assert "| rehearsed, post-trained | original, post-trained | " in written
+    assert "| original, post-trained | original" not in written
