@@ -24,6 +24,15 @@ from robustok.training.rehearsal import Rehearsed
         ("null", None),
         ("true", True),
         ("7", 7),
+        ("-1_000", -1000),
+        ("010", 10),  # not eight, as YAML 1.1 has it
+        ("08", 8),
+        ("0x1F", 31),
+        ("0o10", 8),
+        ("1:30", "1:30"),  # not ninety
+        ("1:30.5", "1:30.5"),
+        ("-.5", -0.5),
+        ("1.", 1.0),
         ("ViT", "ViT"),
         ("e5", "e5"),
         ("1e", "1e"),

@@ -94,6 +94,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return standin
 
 
+def test_damaged_weights_are_not_pushed(tmp_path: Path, hub: Hub):
+    ours().save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        push_to_hub(tmp_path / "model", NAME)
+    assert not hub.root.exists()
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_is_pushed_is_loaded_by_its_name(kind: str, hub: Hub):
     model = MODELS[kind]()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from robustok.runtime import checkpoint
 from robustok.runtime.checkpoint import (
@@ -181,6 +182,34 @@ def test_a_damaged_model_is_a_one_line_error_that_says_what_to_do(model: Path, d
     with pytest.raises(ValueError, match=message) as caught:
         load_model(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+)
+def test_weights_are_read_from_any_precision(tmp_path: Path, dtype: torch.dtype):
+    layer = nn.Linear(2, 2)
+    save_model(tmp_path, {name: weight.to(dtype) for name, weight in layer.state_dict().items()}, {})
+    read = nn.Linear(2, 2)
+    load_weights(read, load_model(tmp_path)[0], tmp_path)
+    assert read.weight.dtype == torch.float32
+    assert torch.equal(read.weight, layer.weight.to(dtype).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype: torch.dtype):
+    """torch would round them, or leave half of each number out, without a word."""
+    layer = nn.Linear(2, 2)
+    state = layer.state_dict() | {"bias": torch.ones(2).to(dtype)}
+    with pytest.raises(ValueError, match=r"weights in file .*: 1 keys that are no floating-point numbers \(bias \w+\)"):
+        load_weights(layer, state, "file")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_nan_is_found_in_eight_bits(tmp_path: Path, dtype: torch.dtype):
+    save_model(tmp_path, {"weight": torch.tensor([1.0, float("nan")]).to(dtype)}, {})
+    with pytest.raises(ValueError, match="^weight in .* holds NaN or infinity"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("hashed", [True, False])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustok.runtime.checkpoint import parse_json, replacing
+from robustok.runtime.checkpoint import is_finite, parse_json, replacing
 from robustok.runtime.renaming import State
 from robustok.runtime.tensor_files import WRAPPERS, read_tensor_file, unwrapped
 from robustok.runtime.words import reason
@@ -57,7 +57,7 @@ def read_checkpoint(path: str | Path, prefer: Sequence[str] = WRAPPERS, *, finit
         prefix += found
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     for name, tensor in state.items():
-        if name not in MASKS and not _finite(tensor):
+        if name not in MASKS and not is_finite(tensor):
             raise ValueError(f"{name} in {path} holds NaN or infinity, so it cannot be used; take another save of it")
     chosen = entries[0] if several else None
     return Checkpoint(state, Layout(entries, prefix, chosen, {name: tensor.dtype for name, tensor in state.items()}))
@@ -79,16 +79,6 @@ def write_checkpoint(path: str | Path, state: State, layout: Layout) -> None:
             torch.save(dict.fromkeys(layout.entries, whole) or whole, partial)
         except RuntimeError as error:  # what torch makes of a full disk
             raise OSError(reason(error)) from error
-
-
-def _finite(tensor: Tensor) -> bool:
-    """True when no number is NaN or infinite: the extremes tell it without a copy of the tensor."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    if tensor.element_size() == 1:  # float8, which cannot be compared
-        tensor = tensor.float()
-    low, high = tensor.aminmax()
-    return bool(low.isfinite() and high.isfinite())
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ MOST, DEEPEST = 10_000, 50  # values in settings, and how deeply they are nested
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as it is meant where it is typed: 1e-4 is a number (YAML 1.1 wants 1.0e-4), a date is a text.
+    """YAML as it is meant where it is typed: 1e-4 is a number (YAML 1.1 wants 1.0e-4), a date is a text, 010 is ten.
 
-    A name that comes twice is refused: of two values only one could count.
+    Whole numbers are those of YAML 1.2: decimal, or 0x and 0o; 1.1 reads 010 as eight and 1:30 as ninety. A name that
+    comes twice is refused: of two values only one could count.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -26,13 +27,24 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f"it says {twice[0]} twice, and only one can count; leave out the other")
         return super().construct_mapping(node, deep)
 
+    def construct_whole(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node)).replace("_", "")
+        return int(text, 0 if {"x", "o"} & set(text) else 10)
 
+
+def _number(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"[-+]?(?:{pattern})\Z")
+
+
+_WHOLE = _number(r"[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+")
+_BROKEN = _number(r"(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF|nan|NaN|NAN)")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in ("timestamp", "int", "float")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_POWER_OF_TEN = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _WHOLE, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _BROKEN, list("-+.0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def layered(preset: Config, files: Iterable[Path], typed: Iterable[tuple[str, str]]) -> Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustok.publishing.model_card import CARD, RUN, SCORES, Card, described, write_card
-from robustok.runtime.checkpoint import CONFIG, MODEL
+from robustok.runtime.checkpoint import CONFIG, MODEL, load_model
 from robustok.runtime.extras import needed
 from robustok.runtime.places import home
 from robustok.runtime.words import reason
@@ -29,13 +29,14 @@ def push_to_hub(
     `owner/name`, made if it is not there, which `load_tokenizer` and `load_generator` then take. `license` is that of
     the weights, `data_license` that of the images, where they are not known. Of a run's folder the model, its scores,
     its recipe and the discriminator (to begin post-training with) are uploaded: never what a run goes on from, nor
-    tokens, pairs or previews. Raises ValueError for another folder or name, without the extra `hub`, and when the hub
-    refuses.
+    tokens, pairs or previews. Raises ValueError for another folder or name, for weights that are damaged or not finite,
+    without the extra `hub`, and when the hub refuses.
     """
     check_repository(repository)
     card = Card(name=repository, license=license, data_license=data_license)
     if isinstance(model, str | Path):
         described(home(model))
+        load_model(home(model))  # what is damaged or not finite stays here
         return _upload(home(model), repository, private, card)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

@@ -83,7 +83,7 @@ def load_model(folder: str | Path, kind: str | None = None) -> tuple[dict[str, T
     if metadata.get("robustok", "model") != "model":
         raise ValueError(f"{folder / MODEL} is a {metadata['robustok']} file, not a model; save the model again")
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise ValueError(
                 f"{name} in {folder / MODEL} holds NaN or infinity: training went wrong before it was saved; "
                 "take an earlier save or train again with a lower learning rate"
@@ -101,13 +101,23 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 def check_weights(
     given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str, remedy: str, *, shapes: bool = True
 ) -> None:
-    """Raises ValueError that lists the first of the missing and unexpected keys, and of those of another shape."""
-    other = [name for name in wanted if shapes and name in given and given[name].shape != wanted[name].shape]
+    """Raises ValueError that lists the first of the missing and unexpected keys, and of those of another shape or kind.
+
+    Weights may be kept in any precision, but not as whole or complex numbers: those are quantized, or something else.
+    """
+    shared = wanted.keys() & given.keys()
+    other = [name for name in wanted if shapes and name in shared and given[name].shape != wanted[name].shape]
+    broken = [name for name in wanted if name in shared and wanted[name].is_floating_point()]
     misfits = {
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
         "of another shape": [
             f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}" for name in other
+        ],
+        "that are no floating-point numbers": [
+            f"{name} {str(given[name].dtype).removeprefix('torch.')}"
+            for name in broken
+            if not given[name].is_floating_point()
         ],
     }
     check_misfits(misfits, complaint, remedy)
@@ -118,6 +128,16 @@ def check_misfits(misfits: Mapping[str, Sequence[str]], complaint: str, remedy: 
     if any(misfits.values()):
         listed = (f"{len(keys)} keys {how} ({some(keys)})" for how, keys in misfits.items() if keys)
         raise ValueError(f"{complaint}: {', '.join(listed)}; {remedy}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """True when no number is NaN or infinite: the extremes tell it without a copy of the tensor."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    if tensor.element_size() == 1:  # float8, which cannot be compared
+        tensor = tensor.float()
+    low, high = tensor.aminmax()
+    return bool(low.isfinite() and high.isfinite())
 
 
 def fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str:
