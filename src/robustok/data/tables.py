@@ -211,6 +211,8 @@ def saved_files(folder: str | Path, *, labels: str | None = None) -> ArrowFiles:
 def hub_files(name: str, split: str, *, labels: str | None = None) -> ArrowFiles:
     """The images of `hf:owner/name` or `hf:owner/name:split`. Raises ValueError where the set cannot be had."""
     name, _, given = name.removeprefix(PREFIX).partition(":")
+    if not name.strip():
+        raise ValueError(f"{PREFIX}{name} names no dataset; write {PREFIX}owner/name or {PREFIX}owner/name:split")
     datasets = needed("datasets", "data", f"{PREFIX}{name}")
     try:
         dataset = datasets.load_dataset(name, split=given or split)
