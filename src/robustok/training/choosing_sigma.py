@@ -21,8 +21,8 @@ from robustok.training.held_out import HeldOut
 from robustok.training.performance import without_performance
 from robustok.training.saving import RUN, deciding
 
-SIGMAS = (0.5, 0.7, 0.8, 0.9)  # from much of the generator to little (arXiv 2509.12474: 0.7 to 0.95, by the decoder)
-ONE_IN = 25  # steps of a run, that each share is tried for; with pairs and looks a quarter of its time, if it is long
+SIGMAS = (0.5, 0.7, 0.9)  # from much of the generator to little (arXiv 2509.12474: 0.7 to 0.95, by the decoder)
+ONE_IN = 25  # steps of a run, that each share is tried for; with pairs and looks a quarter of its time
 LOOKED_AT = 500  # held-out samples by which tries are judged; of 256 they could not be told apart
 SLOWER = 0.2  # learning rate of a try, over the run's
 AVERAGES = 5  # weight averages fit into a try: that of a run would hold mostly the original
