@@ -1,9 +1,12 @@
 """The page of the prediction study, from its JSON files: how each candidate goes with gFID, and what is missing."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import torch
@@ -171,6 +174,9 @@ def page(results: Path, others: Path, kinds: Sequence[str], seed: int) -> Iterat
         return
     yield "## The tokenizers\n"
     yield from listed(found)
+    if told := list(networks(found)):
+        yield "\nFeature spaces that are not quite the same network for all tokenizers:\n"
+        yield from told
     whole, apart = ({space: judged(some, space) for space in SPACES} for some in (found, independent))
     yield "\n## What predicts\n"
     yield from verdict(whole, apart)
@@ -197,7 +203,7 @@ def listed(found: Sequence[Tokenizer]) -> Iterator[str]:
         "rFID and pFID of the same images, and gFID, in lite0 / convolutions / perceptron. Equal letters: equal "
         "tokens, and one generator for both, so those are not independent.\n"
     )
-    letters = {tokens: chr(ord("a") + number) for number, tokens in enumerate(dict.fromkeys(alike))}
+    letters = dict(zip(dict.fromkeys(alike), lettered(), strict=False))
     yield from table(
         ("tokenizer, seed", "tokens", "codes", "perplexity", "rFID", "pFID", "probe, nats", "nats", "guidance", "gFID"),
         (
@@ -218,6 +224,24 @@ def listed(found: Sequence[Tokenizer]) -> Iterator[str]:
             for one in found
         ),
     )
+
+
+def lettered() -> Iterator[str]:
+    """a to z, aa to zz and so on."""
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(ascii_lowercase, repeat=length))
+
+
+def networks(found: Sequence[Tokenizer]) -> Iterator[str]:
+    """Which classifiers the tokenizers were scored by, where those of several machines are not the same."""
+    for space in JUDGED_IN:
+        told = [accuracy for one in found if (accuracy := one.study["spaces"][space].get("accuracy")) is not None]
+        if len(set(told)) > 1:
+            each = ", ".join(f"{accuracy:.2%} right ({count})" for accuracy, count in Counter(told).most_common())
+            yield (
+                f"- {space}: every machine trained it from the same seed, and processors round differently: {each}; "
+                "a tokenizer's numbers are all of one of these."
+            )
 
 
 Judged = dict[str, tuple[int, list[Row]]]
