@@ -10,6 +10,7 @@ from robustok.presets import continuous, demo
 from robustok.presets.scales import varied
 from robustok.training.discriminator_training import Adversarial
 from robustok.training.post_training import PostTraining
+from robustok.training.rehearsal import RehearsedLatents
 
 ORIGINAL, CLEAN, LIMITED_CLEAN = "original", "clean control", "limited, clean control"
 SPACES = ("lite0", "lite2", "vgg-hed")  # the first is trained in, unless an arm's networks are of another family
@@ -116,6 +117,7 @@ CORNERS: dict[str, Callable[[], Demo]] = {
     "tokens, unperturbed": lambda: demo().without_perturbation(),
     "latents": continuous,
     "latents, unperturbed": lambda: continuous().without_perturbation(),
+    "latents, rehearsed": lambda: varied(continuous(), main={"perturbation": RehearsedLatents()}),
 }
 
 
