@@ -35,13 +35,12 @@ from robustok.training.rehearsal import RehearsedLatents
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 
 CORNER = "latents, unperturbed"
-FROM_THE_START = 1e-6  # of the steps: the encoder is frozen, so the second phase may begin with the second step
-NOISE = LatentNoise(beta=1.0, strength=0.5, latent_space="frozen", freeze_from=FROM_THE_START)
+NOISE = LatentNoise(beta=1.0, strength=0.5, latent_space="frozen", freeze_from=0.0)
 ARMS: dict[str, LatentNoise | RehearsedLatents | None] = {
     ORIGINAL: None,
     CLEAN: replace(NOISE, beta=0.0),
     "noise": NOISE,
-    "rehearsed": RehearsedLatents(freeze_from=FROM_THE_START),
+    "rehearsed": RehearsedLatents(freeze_from=0.0),
 }
 POST_TRAINED = {f"{arm}, post-trained": arm for arm in (ORIGINAL, "noise", "rehearsed")}  # and what each begins with
 HEAD = """# A second phase on perturbed latents, for one latent space and one generator
@@ -93,7 +92,7 @@ def run_arm(arm: str, main: TokenizerTraining, models: Models, runs: Path, resul
         tokenizer = models.trained.tokenizer
         if (perturbation := ARMS[arm]) is not None:
             config = second_phase(perturbation, main, judge.size.steps)
-            tokenizer.requires_grad_(False).decoder.requires_grad_(True)
+            tokenizer.decoder.requires_grad_(True)
             began, clock = time.process_time(), time.monotonic()
             trained = train_tokenizer(config, judge.train, runs / name, tokenizer=tokenizer, quiet=True)
             notes.once("seconds", lambda: {"cpu": time.process_time() - began, "clock": time.monotonic() - clock})

@@ -34,7 +34,7 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
             generator=replace(demo.generator.generator, tokens=16, channels=8, patch=1, width=32, depth=1, heads=1),
         ),
     )
-    pilot = RehearsedLatents(freeze_from=second_phases.FROM_THE_START, steps=2, batch_size=8, width=32, depth=1)
+    pilot = RehearsedLatents(freeze_from=0.0, steps=2, batch_size=8, width=32, depth=1)
     monkeypatch.setitem(second_phases.ARMS, "rehearsed", pilot)
     how = {"spaces": {"lite0": CustomExtractor(coarse, "lite0")}, "preset": demo}
     runs, results = tmp_path / "runs", tmp_path / "results"

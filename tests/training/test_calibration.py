@@ -117,7 +117,7 @@ def test_the_choice_can_be_typed_by_its_name():
     ("wrong", "message"),
     [
         ({"beta": 1.5}, "beta is 1.5; it is a share"),
-        ({"freeze_from": 1.0}, "leaves one of the two phases without a step"),
+        ({"freeze_from": 1.0}, "leaves the second phase without a step"),
         ({"steps": 0}, "the pilot's steps is 0; it must be at least 1"),
         ({"width": 48}, "width 48; give a positive lr and a multiple of 32"),
         ({"measured": 2}, "measured is 2; give at least 20 images"),

@@ -7,13 +7,14 @@ import pytest
 import torch
 from tests.training.tiny import AUTOENCODER, LOOP, MAIN, TWO_PHASES, images, stepped, tokenizer
 
+from robustok.data.images import FashionMNIST
 from robustok.data.loading import training_batch
 from robustok.runtime.checkpoint import load_resume
 from robustok.runtime.configs import comments
 from robustok.tokenizer.latent_perturbation import LatentDraw, LatentMixing, LatentNoise, perturb_latents
 from robustok.tokenizer.perturbation import Draw, Perturbation, ReleasedPerturbation
 from robustok.training.calibration import Calibrated
-from robustok.training.rehearsal import Rehearsed
+from robustok.training.rehearsal import Rehearsed, RehearsedLatents
 from robustok.training.tokenizer_training import TokenizerStage, train_tokenizer
 
 SHORT = replace(MAIN, perturbation=TWO_PHASES)
@@ -187,9 +188,9 @@ def test_disturbed_latents_pass_no_gradient_where_it_is_stopped():
     ("wrong", "message"),
     [
         ({"latent_space": "free"}, "latent_space is 'free'; choose from 'joint', 'stopped', 'frozen'"),
-        ({"latent_space": "frozen", "freeze_from": 0.0}, "leaves one of the two phases without a step"),
-        ({"latent_space": "frozen", "freeze_from": 1.0}, "leaves one of the two phases without a step"),
-        ({"freeze_from": 1.5}, "freeze_from is 1.5, which leaves one of the two phases without a step"),
+        ({"latent_space": "frozen", "freeze_from": -0.1}, "leaves the second phase without a step"),
+        ({"latent_space": "frozen", "freeze_from": 1.0}, "leaves the second phase without a step"),
+        ({"freeze_from": 1.5}, "freeze_from is 1.5, which leaves the second phase without a step"),
     ],
 )
 def test_choices_that_cannot_be_are_refused(wrong, message, unchecked):
@@ -212,6 +213,43 @@ def test_what_of_a_given_decoder_was_not_to_learn_does_not_in_the_second_phase_e
     assert torch.equal(stage.model.decoder.get_parameter("embed.weight"), held)
     assert not stage.model.encoder.get_parameter("out.weight").requires_grad
     assert stage.model.decoder.get_parameter("out.bias").requires_grad
+
+
+TINY_PILOT: dict[str, Any] = {"freeze_from": 0.0, "steps": 2, "batch_size": 8, "width": 32, "depth": 1}
+
+
+@pytest.mark.parametrize(
+    "perturbation",
+    [
+        replace(TWO_PHASES, freeze_from=0.0),
+        Rehearsed(**TINY_PILOT),
+        LatentNoise(beta=1.0, latent_space="frozen", freeze_from=0.0),
+        RehearsedLatents(**TINY_PILOT),
+    ],
+)
+def test_a_finished_tokenizers_decoder_learns_alone_from_the_first_step(perturbation, tmp_path):
+    """The latent space stays what it is to the last bit, on other images, too, so that its generators go on fitting."""
+    config = MAIN if isinstance(perturbation, Perturbation | Rehearsed) else AUTOENCODER
+    given = stepped(config, 2).averaged().requires_grad_(True)
+    fingerprint, others, decoder = given.fingerprint(), weights(given, False), weights(given, True)
+    config = replace(config, tokenizer=None, perturbation=perturbation, mask_ratio_max=0.0)
+    fresh = FashionMNIST("train").subset(torch.arange(1_000, 1_064))
+    trained = train_tokenizer(config, fresh, tmp_path, tokenizer=given, quiet=True)
+    assert trained.fingerprint() == fingerprint
+    assert equal(weights(trained, False), others)
+    assert not equal(weights(trained, True), decoder)
+    stage = TokenizerStage(config, tokenizer=given)
+    stage.set_reference(fresh)
+    stepped(config, 1, stage)
+    assert stage.phases.perturbing
+    assert stage.latents.draw(16, 0)["chosen"].any(dim=1).all()
+
+
+def test_a_new_tokenizer_needs_a_first_phase():
+    with pytest.raises(
+        ValueError, match="freeze_from is 0, so only the decoder would learn, of a tokenizer that is new"
+    ):
+        replace(MAIN, perturbation=Rehearsed(**TINY_PILOT))
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_the_choice_can_be_typed_by_its_name():
         ({"sigma": 1.5}, "sigma is 1.5; it is a share"),
         ({"back": 0}, "back is 0"),
         ({"beta": -1.0}, "beta is -1.0; it is a share"),
-        ({"freeze_from": 0.0}, "leaves one of the two phases without a step"),
+        ({"freeze_from": 1.0}, "leaves the second phase without a step"),
         ({"width": 40}, "a multiple of 32"),
     ],
 )

@@ -12,7 +12,9 @@ from robustok.names import TOKENIZERS
 class TrainTokenizer(ValidationOptions, Training):
     """Stage 1: a tokenizer, with latent perturbation.
 
-    Main training. Reads images; with --tokenizer, a tokenizer of any family with a codebook, which is trained further.
+    Main training. Reads images; with --tokenizer, a tokenizer of any family, which is trained further. With
+    --perturbation Rehearsed (a codebook) or RehearsedLatents (none) and --perturbation.freeze_from 0 its decoder alone
+    learns, and its latents stay what they are.
 
     Writes model.safetensors, config.json, metrics.jsonl, previews/, discriminator/ and best/ into --out.
 

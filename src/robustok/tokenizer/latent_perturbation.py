@@ -35,7 +35,8 @@ class LatentPerturbation:
     anneal_end: float = 0.6  # fraction of training after which they stay where they are
     final_fraction: float = 0.5  # what is left of alpha and strength from then on
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
+    # frozen: fraction of training that is clean, then the decoder learns alone, perturbed; 0: a given tokenizer's
+    freeze_from: float = 0.75
 
     def __post_init__(self) -> None:
         check_annealed(self)

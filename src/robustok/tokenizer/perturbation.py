@@ -42,7 +42,8 @@ class Perturbation(CodePerturbation):
     """How hard sampling errors are imitated during main training."""
 
     latent_space: LatentSpace = "joint"  # trained on perturbed images, too; stopped: not on them; frozen: in two phases
-    freeze_from: float = 0.75  # frozen: fraction of training that is clean; then the decoder learns alone, perturbed
+    # frozen: fraction of training that is clean, then the decoder learns alone, perturbed; 0: a given tokenizer's
+    freeze_from: float = 0.75
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,12 +104,12 @@ def check_annealed(config: Any) -> None:
 
 
 def check_latent_space(config: Any) -> None:
-    """Raises ValueError for a choice that there is not, and for two phases of which one has no step."""
+    """Raises ValueError for a choice that there is not, and for a second phase that never begins."""
     check_choices(config)
-    if not 0 < config.freeze_from < 1:
+    if not 0 <= config.freeze_from < 1:
         raise ValueError(
-            f"perturbation freeze_from is {config.freeze_from}, which leaves one of the two phases without a step; "
-            "choose a fraction between 0 and 1, for example 0.75"
+            f"perturbation freeze_from is {config.freeze_from}, which leaves the second phase without a step; choose a "
+            "fraction below 1, for example 0.75, or 0 for a finished tokenizer, whose decoder learns alone"
         )
 
 

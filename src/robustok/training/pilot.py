@@ -27,7 +27,8 @@ class Pilot:
     """Perturbation in two phases, of which a pilot shows something: its training, and when the second phase begins."""
 
     beta: float = 1.0  # fraction of the batch's images that are perturbed, 0 to 1
-    freeze_from: float = 0.75  # fraction of training after which perturbation begins and only the decoder learns
+    # fraction of training after which perturbation begins and only the decoder learns; 0: that of a given tokenizer
+    freeze_from: float = 0.75
     steps: int = 300  # of the pilot
     batch_size: int = 64  # of the pilot
     lr: float = 1e-3  # of the pilot, falling to 0 along a line

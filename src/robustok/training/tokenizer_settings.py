@@ -65,9 +65,17 @@ class TokenizerTraining:
         self._check_phases()
 
     def _check_phases(self) -> None:
-        """Raises ValueError for so few steps that one of two phases has none."""
+        """Raises ValueError for so few steps that one of two phases has none, or a new tokenizer without a first."""
         perturbation, steps = now(self.perturbation), self.loop.steps
-        if perturbation.latent_space == "frozen" and not 0 < second_phase(perturbation, steps) < steps:
+        if perturbation.latent_space != "frozen":
+            return
+        if perturbation.freeze_from == 0 and self.tokenizer is not None:
+            raise ValueError(
+                "perturbation freeze_from is 0, so only the decoder would learn, of a tokenizer that is new; give a "
+                "finished tokenizer, or a fraction above 0, for example 0.75"
+            )
+        least = 0 if perturbation.freeze_from == 0 else 1
+        if not least <= second_phase(perturbation, steps) < steps:
             raise ValueError(
                 f"perturbation freeze_from is {perturbation.freeze_from}, which leaves one of the two phases without a "
                 f"step, for there are {steps} in all; take more steps, or another fraction, for example 0.75 of 4 or "

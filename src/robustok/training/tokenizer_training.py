@@ -89,7 +89,7 @@ class TokenizerStage:
             latents.freeze(self.ema.module, self._images)
         micro_batches = micro_batches_here(len(batch), config.loop.batch_size, config.optim.micro_batches)
         rows = own_rows(micro_batches)
-        if step == 0:
+        if step == 0 and not self.phases.decoder_only:
             latents.start(batch, rows, self._images)
         drawn = latents.draw(rows.of, step)
         own_draws = {name: draw[rows.own] for name, draw in drawn.items()}

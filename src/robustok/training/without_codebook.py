@@ -61,7 +61,10 @@ class WithoutCodebook:
                 f"{config.optim.micro_batches} micro-batches has some of one image; take a larger batch_size, fewer "
                 "micro_batches, or LatentNoise"
             )
-        if isinstance(model, Autoencoder):  # trained on latents as they are; standardized anew at the end
+        self.standard: tuple[Tensor, Tensor] | None = None  # of a given one of our own, whose encoder will not change
+        if isinstance(model, Autoencoder):  # trained on latents as they are; standardized at the end
+            if phases.change == 0:
+                self.standard = model.latent_mean.clone(), model.latent_scale.clone()
             model.latent_mean.zero_()
             model.latent_scale.fill_(1)
         hides = isinstance(model, Autoencoder) and isinstance(model.config.encoder, ViT | Conv)
@@ -121,7 +124,9 @@ class WithoutCodebook:
     def finished(self, averaged: Any, images: ImageSet | None) -> Any:
         """The averaged tokenizer as it is used: one of our own with standardized latents."""
         model = copy.deepcopy(averaged)
-        if isinstance(model, Autoencoder) and images is not None:
+        if self.standard is not None:
+            model.standardize(*self.standard)
+        elif isinstance(model, Autoencoder) and images is not None:
             model.standardize(*latent_statistics(averaged, images, self.config.statistics_images))
         return model
 
