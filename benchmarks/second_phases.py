@@ -1,21 +1,25 @@
 """Does a second phase on perturbed latents make a decoder that generates better? One latent space, one generator.
 
     python benchmarks/second_phases.py run runs/post_training docs/studies/second_phases --seed 0
+    python benchmarks/second_phases.py run runs/post_training docs/studies/second_phases --seed 1 --longer 3000
     python benchmarks/second_phases.py page docs/studies/second_phases
 
 An autoencoder is trained without perturbation and a diffusion transformer on its latents, both as the continuous demo
 has them (they are those of `post_training_bakeoff.py --corner "latents, unperturbed"`, and lie in the same folder).
 Then the decoder alone is trained on, as long in each arm: on clean latents, on noised ones, or on those that a pilot
 generator followed back from noise. No arm sees the generator; all decode its same samples. Last, the original decoder
-and some arms' are post-trained for it, as the demo does. One JSON file for each arm and seed; what is finished is not
-done again.
+and some arms' are post-trained for it, as the demo does. `--longer` trains another generator of the same latents, for
+more steps, and scores what the finished decoders make of its samples. One JSON file for each arm and seed; what is
+finished is not done again.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import post_training_page
@@ -23,10 +27,14 @@ import torch
 from main_training_scores import Notes
 from main_training_study import WORK, circumstances
 from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, configured, file_name
-from post_training_bakeoff import Judge, Models, measure, train_demo
+from post_training_bakeoff import Judge, Models, measure, once, train_demo
 from post_training_bakeoff import run_arm as post_train_arm
 
-from robustok import load_tokenizer
+from robustok import load_generator, load_tokenizer
+from robustok.demo.config import Demo
+from robustok.demo.run import train_demo_generator
+from robustok.presets.scales import varied
+from robustok.runtime.checkpoint import parse_json, read_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import claim
 from robustok.tokenizer.latent_perturbation import LatentNoise
@@ -124,8 +132,57 @@ def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, pr
             post_train_arm(CORNER, arm, configured("limited, sigma 0.5", demo, size, seed), given, runs, results)
 
 
+def run_longer(
+    runs: Path, results: Path, size: Size, seed: int, steps: int, spaces: Any = None, preset: Any = None
+) -> None:
+    """Let a generator that trained for more steps sample for the decoders of a seed whose arms are finished."""
+    demo = (preset or CORNERS[CORNER]()).with_seed(seed)
+    judge = Judge(size, runs, demo.main.tokenizer.image_size, spaces)
+    shorter, corner = runs / file_name(CORNER, seed), f"{CORNER}, generator of {steps:,} steps"
+    folder = runs / file_name(corner, seed)
+    trained, more = train_demo(demo, judge.train, shorter), varied(demo, generator={"loop": {"steps": steps}})
+    how: dict[str, Any] = {"where": folder / "generator"}
+    generator = once(load_generator, train_demo_generator, more, trained.tokenizer, trained.cache, **how)
+    models = Models(replace(trained, generator=generator), seed, judge, folder)
+    gains = {str(each): gain(where / "generator") for each, where in ((demo_steps(demo), shorter), (steps, folder))}
+    for arm in ARMS:
+        name, told = file_name(corner, arm, seed), results / f"{file_name('second', arm, seed)}.json"
+        if (results / f"{name}.json").exists() or not told.exists():
+            continue
+        print(f"{corner}, {arm}, seed {seed}", flush=True)
+        decoder = trained.tokenizer if arm == ORIGINAL else load_tokenizer(runs / file_name("second", arm, seed))
+        notes, known = Notes(runs / name / "measured.json"), read_json(told)
+        notes.add("circumstances", circumstances())
+        about = {key: known[key] for key in ("arm", "seed", "step", "settings", "seconds") if key in known}
+        measure(decoder, models, notes, about | {"corner": corner, "gains": gains}, results / f"{name}.json")
+
+
+def demo_steps(demo: Demo) -> int:
+    return demo.generator.loop.steps
+
+
+def gain(generator: Path) -> float | None:
+    """How much lower a generator's loss was in the last fifth of its training than in the one before, as a share."""
+    rows = [parse_json(line) for line in (generator / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    fifth = len(losses) // 5
+    return 1 - mean(losses[-fifth:]) / mean(losses[-2 * fifth : -fifth]) if fifth else None
+
+
 def write_page(results: Path) -> None:
-    post_training_page.write(results, HEAD, (CORNER,), (*ARMS, *POST_TRAINED), control_of)
+    found = [read_json(path) for path in sorted(results.glob("*.json"))]
+    corners = dict.fromkeys([CORNER, *(run["corner"] for run in found)])
+    post_training_page.write(results, HEAD + convergence(found), (*corners,), (*ARMS, *POST_TRAINED), control_of)
+
+
+def convergence(found: Sequence[dict[str, Any]]) -> str:
+    """How far generators of a longer training are converged, and those of the demo's length."""
+    told = [
+        f"seed {seed}: {', '.join(f'{by:.1%} with {int(steps):,} steps' for steps, by in gains.items() if by)}"
+        for seed, gains in sorted({run["seed"]: run["gains"] for run in found if "gains" in run}.items())
+    ]
+    lower = "How much lower a generator's loss was in the last fifth of its training than in the one before: "
+    return f"\n{lower}{'; '.join(told)}.\n" if told else ""
 
 
 def main() -> None:
@@ -135,7 +192,14 @@ def main() -> None:
     running.add_argument("runs", type=Path, help="folder of models and samples, which stays out of the repository")
     running.add_argument("results", type=Path, help="folder of one JSON file for each arm and seed")
     running.add_argument("--seed", type=int, default=0)
-    running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), a.seed))
+    running.add_argument("--longer", type=int, help="steps of another generator, which samples for finished decoders")
+    running.set_defaults(
+        do=lambda a: (
+            run_longer(a.runs, a.results, Size(), a.seed, a.longer)
+            if a.longer
+            else run(a.runs, a.results, Size(), a.seed)
+        )
+    )
     page = verbs.add_parser("page", help="write README.md beside the JSON files")
     page.add_argument("results", type=Path)
     page.set_defaults(do=lambda a: write_page(a.results))

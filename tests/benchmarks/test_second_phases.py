@@ -57,6 +57,22 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     monkeypatch.setattr(second_phases, "post_train_arm", lambda *_: pytest.fail("nothing is left to do"))
     monkeypatch.setattr(second_phases, "train_tokenizer", lambda *_, **__: pytest.fail("nothing is left to do"))
     second_phases.run(runs, results, TINY, 3, **how)
+    monkeypatch.undo()
+    longer = replace(demo.generator.loop, steps=10, log_every=1)
+    how["preset"] = replace(demo, generator=replace(demo.generator, loop=longer))
+    second_phases.run_longer(runs, results, TINY, 3, 10, **how)
+    of_longer = {
+        arm: json.loads((results / f"latents_unperturbed_generator_of_10_steps_{arm}_3.json").read_text())
+        for arm in (ORIGINAL, "noise", "rehearsed")
+    }
+    for arm, run in of_longer.items():  # the same decoders, other samples
+        assert run["step"] == found[arm]["step"]
+        assert run["scores"]["lite0"]["gfid"] != found[arm]["scores"]["lite0"]["gfid"]
+    losses = [row["loss"] for row in map(json.loads, (
+        runs / "latents_unperturbed_generator_of_10_steps_3" / "generator" / "metrics.jsonl"
+    ).read_text().splitlines())]  # fmt: skip
+    gained = 1 - (losses[-2] + losses[-1]) / (losses[-4] + losses[-3])
+    assert of_longer["noise"]["gains"]["10"] == pytest.approx(gained)
     second_phases.write_page(results)
     written = (results / "README.md").read_text()
     assert written.startswith("# A second phase on perturbed latents")
@@ -64,3 +80,5 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     assert "| rehearsed | clean control | " in written
     assert "| rehearsed, post-trained | original, post-trained | " in written
     assert "| original, post-trained | original" not in written
+    assert "## Latents, unperturbed, generator of 10 steps" in written
+    assert f"in the one before: seed 3: {gained:.1%} with 10 steps." in written
