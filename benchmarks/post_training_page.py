@@ -93,6 +93,21 @@ def of_corner(arms: dict[str, list[Result]], control: Control) -> Iterator[str]:
             for arm, runs in arms.items()
         ),
     )
+    if known := {arm: some for arm, runs in arms.items() if (some := [run for run in runs if "rfid" in run])}:
+        yield "\n### Reconstruction\n"
+        yield "rFID and PSNR (dB) of as many validation images as there are samples, against the same reference.\n"
+        yield from table(
+            ("arm", "seeds", *spaces, "PSNR"),
+            (
+                (
+                    arm,
+                    len(runs),
+                    *(over(runs, lambda r, s=space: r["rfid"][s], "{:.1f}") for space in spaces),
+                    over(runs, lambda r: r["psnr"], "{:.2f}"),
+                )
+                for arm, runs in known.items()
+            ),
+        )
     yield "\n### To the eye\n"
     yield "Off manifold: share of images in no real image's ball (lite0, k = 3). Color: Wasserstein distance of CIELAB"
     yield "statistics. Detail: power against real images' in the finest octave, in decibels; 0 is as much.\n"

@@ -27,16 +27,19 @@ import torch
 from main_training_scores import Notes
 from main_training_study import WORK, circumstances
 from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, configured, file_name
-from post_training_bakeoff import Judge, Models, measure, once, train_demo
+from post_training_bakeoff import BLOCK, Judge, Models, measure, once, train_demo
 from post_training_bakeoff import run_arm as post_train_arm
 
 from robustok import load_generator, load_tokenizer
 from robustok.demo.config import Demo
 from robustok.demo.run import train_demo_generator
+from robustok.evaluation.metrics.fid import frechet_distance
+from robustok.evaluation.metrics.pixelwise import psnr
 from robustok.presets.scales import varied
-from robustok.runtime.checkpoint import parse_json, read_json
+from robustok.runtime.checkpoint import parse_json, read_json, write_json
 from robustok.runtime.configs import to_plain
 from robustok.runtime.locking import claim
+from robustok.shapes import to_pixels
 from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.training.optim import Optim
 from robustok.training.rehearsal import RehearsedLatents
@@ -127,9 +130,34 @@ def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, pr
                 continue
             given = models
             if start != ORIGINAL:
-                where = runs / file_name("second", start, seed)
+                where = where_is(start, runs, seed)
                 given = models.with_decoder(load_tokenizer(where), where / "discriminator")
             post_train_arm(CORNER, arm, configured("limited, sigma 0.5", demo, size, seed), given, runs, results)
+    add_reconstruction(judge, runs, results, seed)
+
+
+def where_is(arm: str, runs: Path, seed: int) -> Path:
+    """The folder of an arm's tokenizer."""
+    if arm == ORIGINAL:
+        return runs / file_name(CORNER, seed) / "tokenizer"
+    return runs / (file_name(CORNER, arm, seed) if arm in POST_TRAINED else file_name("second", arm, seed))
+
+
+def add_reconstruction(judge: Judge, runs: Path, results: Path, seed: int) -> None:
+    """Put rFID and PSNR of as many validation images as are sampled into the results that lack them."""
+    images = judge.validation.images(torch.arange(len(judge.real)))
+    for arm in (*ARMS, *POST_TRAINED):
+        path = results / f"{file_name(*((CORNER,) if arm in POST_TRAINED else ('second',)), arm, seed)}.json"
+        if not path.exists() or "rfid" in (known := read_json(path)) or not where_is(arm, runs, seed).exists():
+            continue
+        tokenizer = load_tokenizer(where_is(arm, runs, seed))
+        with torch.no_grad():
+            pixels = torch.cat([to_pixels(tokenizer.decode(tokenizer.encode(part))) for part in images.split(BLOCK)])
+        rfid = {
+            name: frechet_distance(stream.stats, judge.references[name].stats)
+            for name, stream in judge.streams(pixels).items()
+        }
+        write_json(path, known | {"rfid": rfid, "psnr": float(psnr(pixels, judge.real).mean())})
 
 
 def run_longer(
@@ -150,7 +178,7 @@ def run_longer(
         if (results / f"{name}.json").exists() or not told.exists():
             continue
         print(f"{corner}, {arm}, seed {seed}", flush=True)
-        decoder = trained.tokenizer if arm == ORIGINAL else load_tokenizer(runs / file_name("second", arm, seed))
+        decoder = load_tokenizer(where_is(arm, runs, seed))
         notes, known = Notes(runs / name / "measured.json"), read_json(told)
         notes.add("circumstances", circumstances())
         about = {key: known[key] for key in ("arm", "seed", "step", "settings", "seconds") if key in known}

@@ -53,6 +53,8 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     for run in found.values():
         assert run["scores"]["lite0"]["gfid"] - run["scores"]["lite0"]["change"] == pytest.approx(before["gfid"])
     assert found["rehearsed"]["settings"]["perturbation"]["type"] == "RehearsedLatents"
+    assert all(run["rfid"]["lite0"] > 0 and run["psnr"] > 0 for run in found.values())
+    assert len({run["psnr"] for run in found.values()}) == 7 - len(kept)
     assert found["rehearsed, post-trained"]["before"] != found["original, post-trained"]["before"]
     monkeypatch.setattr(second_phases, "post_train_arm", lambda *_: pytest.fail("nothing is left to do"))
     monkeypatch.setattr(second_phases, "train_tokenizer", lambda *_, **__: pytest.fail("nothing is left to do"))
@@ -81,4 +83,5 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     assert "| rehearsed, post-trained | original, post-trained | " in written
     assert "| original, post-trained | original" not in written
     assert "## Latents, unperturbed, generator of 10 steps" in written
+    assert f"| noise | 1 | {found['noise']['rfid']['lite0']:.1f} | {found['noise']['psnr']:.2f} |" in written
     assert f"in the one before: seed 3: {gained:.1%} with 10 steps." in written
