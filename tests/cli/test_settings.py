@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from robustok.cli import main
 from robustok.cli.settings import from_text, layered
 from robustok.presets import smoke
 from robustok.tokenizer.quantizer import FSQ
@@ -75,3 +76,11 @@ def test_the_order_in_which_settings_are_typed_does_not_matter():
     assert found == layered(smoke(), (), typed[::-1])
     assert found.main.perturbation == Rehearsed(sigma=0.4)
     assert found.main.tokenizer.quantizer == FSQ(levels=(8, 5, 5))
+
+
+def test_a_second_phase_alone_is_for_a_tokenizer_that_is_given(capsys):
+    asked = ["train-tokenizer", "demo", "--perturbation", "Rehearsed", "--perturbation.freeze_from", "0", "--settings"]
+    assert main([*asked, "--tokenizer", "folder"]) == 0
+    assert "--perturbation.freeze_from 0.0" in " ".join(capsys.readouterr().out.split())
+    assert main(asked) == 2
+    assert "only the decoder would learn, of a tokenizer that is new" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`robustok train-tokenizer`."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from robustok.cli.arguments import Count, Images, Model, ValidationOptions, which
@@ -33,11 +34,12 @@ class TrainTokenizer(ValidationOptions, Training):
     pfid_images: Count = 500  # of --validate-images, those of pFID, each decoded 15 times
 
     @staticmethod
-    def start(preset: str = "demo") -> Any:
-        """Main training as a preset has it."""
+    def start(preset: str = "demo", tokenizer: Path | None = None) -> Any:
+        """Main training as a preset has it, of a new tokenizer or of one that is given."""
         from robustok.presets.recipes import stage
 
-        return stage(preset, "main")
+        main = stage(preset, "main")
+        return replace(main, tokenizer=None) if tokenizer else main
 
     def run(self) -> None:
         """Main training on the images, of a new tokenizer or of one that is given."""
@@ -54,7 +56,6 @@ class TrainTokenizer(ValidationOptions, Training):
                 kinds = ("has a codebook", "demo or smoke"), ("has no codebook", "continuous or continuous-smoke")
                 kind, names = kinds[preset.has_codebook]
                 raise ValueError(f"{self.tokenizer} {kind}; take the preset {names} to train it further")
-            preset = replace(preset, tokenizer=None)
         elif self.images != "fashion-mnist":  # which is gray
             preset = replace(preset, tokenizer=replace(preset.tokenizer, channels=3))
         config = self.settings(preset)
