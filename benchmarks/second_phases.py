@@ -7,7 +7,7 @@
 An autoencoder is trained without perturbation and a diffusion transformer on its latents, both as the continuous demo
 has them (they are those of `post_training_bakeoff.py --corner "latents, unperturbed"`, and lie in the same folder).
 Then the decoder alone is trained on, as long in each arm: on clean latents, on noised ones, or on those that a pilot
-generator followed back from noise. No arm sees the generator; all decode its same samples. Last, the original decoder
+generator followed back from noise. None of these sees the generator; all decode its same samples. Last, the original decoder
 and some arms' are post-trained for it, as the demo does. `--longer` trains another generator of the same latents, for
 more steps, and scores what the finished decoders make of its samples. One JSON file for each arm and seed; what is
 finished is not done again.
@@ -61,7 +61,7 @@ HEAD = """# A second phase on perturbed latents, for one latent space and one ge
 An autoencoder of the continuous demo, trained without perturbation, and a diffusion transformer on its latents. Then
 the decoder alone is trained on for 500 steps with a fresh discriminator, on clean latents (the control), on latents
 with noise (`LatentNoise`, up to half), or on latents that a pilot generator followed back from as much noise
-(`RehearsedLatents`). No arm sees the generator. All decoders of a seed decode its same 2,000 samples, 10,000
+(`RehearsedLatents`). None of these sees the generator. All decoders of a seed decode its same 2,000 samples, 10,000
 validation images score them, and nothing is chosen: the last average is what is scored. *Post-trained*: the arm's
 decoder after 500 steps of the demo's post-training for that generator, on pairs that keep half, its step chosen by
 held-out training images. What a second phase still gains then is its change against the original, post-trained.
