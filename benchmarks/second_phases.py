@@ -7,10 +7,10 @@
 An autoencoder is trained without perturbation and a diffusion transformer on its latents, both as the continuous demo
 has them (they are those of `post_training_bakeoff.py --corner "latents, unperturbed"`, and lie in the same folder).
 Then the decoder alone is trained on, as long in each arm: on clean latents, on noised ones, or on those that a pilot
-generator followed back from noise. None of these sees the generator; all decode its same samples. Last, the original decoder
-and some arms' are post-trained for it, as the demo does. `--longer` trains another generator of the same latents, for
-more steps, and scores what the finished decoders make of its samples. One JSON file for each arm and seed; what is
-finished is not done again.
+generator followed back from noise. None of these sees the generator; all decode its same samples. Last, the original
+decoder and some arms' are post-trained for it, as the demo does. `--longer` trains another generator of the same
+latents, for more steps, and scores what the finished decoders make of its samples. One JSON file for each arm and seed;
+what is finished is not done again.
 """
 
 import argparse
