@@ -13,7 +13,8 @@ images choose nothing: the step that is kept is chosen on held-out training imag
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,6 +206,16 @@ def measure(tokenizer: Any, models: Models, notes: Notes, about: dict[str, Any],
     write_json(path, about | {"size": vars(judge.size), "spaces": spaces} | notes.values)
 
 
+@contextmanager
+def unfinished(name: str, runs: Path, results: Path) -> Iterator[bool]:
+    """True where an arm has no results yet and nobody else works on it; for the while it is ours."""
+    if (results / f"{name}.json").exists():
+        yield False
+        return
+    with claim(runs / name / WORK) as free:
+        yield free
+
+
 Work = tuple[str, str, int]  # corner, arm and seed
 
 
@@ -236,11 +247,8 @@ def work_off(
     results.mkdir(parents=True, exist_ok=True)
     made: dict[tuple[str, int], Models] = {}
     for corner, arm, seed in work:
-        name = file_name(corner, arm, seed)
-        if (results / f"{name}.json").exists():
-            continue
-        with claim(runs / name / WORK) as free:
-            if not free:
+        with unfinished(file_name(corner, arm, seed), runs, results) as ours:
+            if not ours:
                 continue
             if (corner, seed) not in made:
                 made[corner, seed] = models(corner, seed, runs / file_name(corner, seed))

@@ -25,21 +25,19 @@ from typing import Any
 import post_training_page
 import torch
 from main_training_scores import Notes
-from main_training_study import WORK, circumstances
+from main_training_study import circumstances
 from post_training_arms import CLEAN, CORNERS, ORIGINAL, Size, configured, file_name
-from post_training_bakeoff import BLOCK, Judge, Models, measure, once, train_demo
+from post_training_bakeoff import Judge, Models, measure, once, train_demo, unfinished
 from post_training_bakeoff import run_arm as post_train_arm
 
 from robustok import load_generator, load_tokenizer
-from robustok.demo.config import Demo
 from robustok.demo.run import train_demo_generator
+from robustok.evaluation.decoding import decoded, encoded
 from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.metrics.pixelwise import psnr
 from robustok.presets.scales import varied
 from robustok.runtime.checkpoint import parse_json, read_json, write_json
 from robustok.runtime.configs import to_plain
-from robustok.runtime.locking import claim
-from robustok.shapes import to_pixels
 from robustok.tokenizer.latent_perturbation import LatentNoise
 from robustok.training.optim import Optim
 from robustok.training.rehearsal import RehearsedLatents
@@ -90,11 +88,9 @@ def second_phase(arm: LatentNoise | RehearsedLatents, main: TokenizerTraining, s
 
 def run_arm(arm: str, main: TokenizerTraining, models: Models, runs: Path, results: Path) -> None:
     """Train one arm's decoder on and measure it; what was finished before is not done again."""
-    judge, name = models.judge, file_name("second", arm, models.seed)
-    if (results / f"{name}.json").exists():
-        return
-    with claim(runs / name / WORK) as free:
-        if not free:
+    judge, name = models.judge, named(arm, models.seed)
+    with unfinished(name, runs, results) as ours:
+        if not ours:
             return
         print(f"{arm}, seed {models.seed}", flush=True)
         notes = Notes(runs / name / "measured.json")
@@ -122,11 +118,8 @@ def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, pr
     for arm in ARMS:
         run_arm(arm, demo.main, models, runs, results)
     for arm, start in POST_TRAINED.items():
-        name = file_name(CORNER, arm, seed)
-        if (results / f"{name}.json").exists():
-            continue
-        with claim(runs / name / WORK) as free:
-            if not free:
+        with unfinished(named(arm, seed), runs, results) as ours:
+            if not ours:
                 continue
             given = models
             if start != ORIGINAL:
@@ -136,23 +129,27 @@ def run(runs: Path, results: Path, size: Size, seed: int, spaces: Any = None, pr
     add_reconstruction(judge, runs, results, seed)
 
 
+def named(arm: str, seed: int) -> str:
+    """What an arm's folder and its results are called."""
+    return file_name(CORNER if arm in POST_TRAINED else "second", arm, seed)
+
+
 def where_is(arm: str, runs: Path, seed: int) -> Path:
     """The folder of an arm's tokenizer."""
     if arm == ORIGINAL:
         return runs / file_name(CORNER, seed) / "tokenizer"
-    return runs / (file_name(CORNER, arm, seed) if arm in POST_TRAINED else file_name("second", arm, seed))
+    return runs / named(arm, seed)
 
 
 def add_reconstruction(judge: Judge, runs: Path, results: Path, seed: int) -> None:
     """Put rFID and PSNR of as many validation images as are sampled into the results that lack them."""
     images = judge.validation.images(torch.arange(len(judge.real)))
     for arm in (*ARMS, *POST_TRAINED):
-        path = results / f"{file_name(*((CORNER,) if arm in POST_TRAINED else ('second',)), arm, seed)}.json"
+        path = results / f"{named(arm, seed)}.json"
         if not path.exists() or "rfid" in (known := read_json(path)) or not where_is(arm, runs, seed).exists():
             continue
         tokenizer = load_tokenizer(where_is(arm, runs, seed))
-        with torch.no_grad():
-            pixels = torch.cat([to_pixels(tokenizer.decode(tokenizer.encode(part))) for part in images.split(BLOCK)])
+        pixels = torch.cat(list(decoded(tokenizer, encoded(tokenizer, images))))
         rfid = {
             name: frechet_distance(stream.stats, judge.references[name].stats)
             for name, stream in judge.streams(pixels).items()
@@ -172,9 +169,10 @@ def run_longer(
     how: dict[str, Any] = {"where": folder / "generator"}
     generator = once(load_generator, train_demo_generator, more, trained.tokenizer, trained.cache, **how)
     models = Models(replace(trained, generator=generator), seed, judge, folder)
-    gains = {str(each): gain(where / "generator") for each, where in ((demo_steps(demo), shorter), (steps, folder))}
+    lengths = {demo.generator.loop.steps: shorter, steps: folder}
+    gains = {str(length): gain(where / "generator") for length, where in lengths.items()}
     for arm in ARMS:
-        name, told = file_name(corner, arm, seed), results / f"{file_name('second', arm, seed)}.json"
+        name, told = file_name(corner, arm, seed), results / f"{named(arm, seed)}.json"
         if (results / f"{name}.json").exists() or not told.exists():
             continue
         print(f"{corner}, {arm}, seed {seed}", flush=True)
@@ -183,10 +181,6 @@ def run_longer(
         notes.add("circumstances", circumstances())
         about = {key: known[key] for key in ("arm", "seed", "step", "settings", "seconds") if key in known}
         measure(decoder, models, notes, about | {"corner": corner, "gains": gains}, results / f"{name}.json")
-
-
-def demo_steps(demo: Demo) -> int:
-    return demo.generator.loop.steps
 
 
 def gain(generator: Path) -> float | None:
