@@ -107,7 +107,7 @@ def check_weights(
     """
     shared = wanted.keys() & given.keys()
     other = [name for name in wanted if shapes and name in shared and given[name].shape != wanted[name].shape]
-    broken = [name for name in wanted if name in shared and wanted[name].is_floating_point()]
+    floating = [name for name in wanted if name in shared and wanted[name].is_floating_point()]
     misfits = {
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
@@ -116,7 +116,7 @@ def check_weights(
         ],
         "that are no floating-point numbers": [
             f"{name} {str(given[name].dtype).removeprefix('torch.')}"
-            for name in broken
+            for name in floating
             if not given[name].is_floating_point()
         ],
     }
