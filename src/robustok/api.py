@@ -18,7 +18,7 @@ from robustok.adapters.diffusers import adapted
 from robustok.adapters.published_generators import default_sampling
 from robustok.data.images import ImageSet
 from robustok.evaluation.decoding import decoded
-from robustok.evaluation.features.image_source import ImageSource
+from robustok.evaluation.features.image_source import ImageSource, check_set
 from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces
 from robustok.evaluation.scores import generator_scores, tokenizer_scores
 from robustok.evaluation.scores.reference import Reference
@@ -35,6 +35,7 @@ from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.places import home
 from robustok.runtime.whole_numbers import whole_number
+from robustok.runtime.words import shown
 from robustok.shapes import Labels, Pixels
 from robustok.training import post_training
 from robustok.training.post_training import PostTraining
@@ -84,7 +85,8 @@ def score_tokenizer(
     `options` are those of that function; the tokenizer may be a raw autoencoder of diffusers, which takes images of any
     size. Raises ValueError.
     """
-    tokenizer, _ = _ready(tokenizer, image_size=getattr(_images(images), "size", None))
+    check_set(images)
+    tokenizer, _ = _ready(tokenizer, image_size=getattr(images, "size", None))
     return tokenizer_scores.score_tokenizer(tokenizer, images, features, **_counts(options))
 
 
@@ -106,7 +108,7 @@ def score_generator(
     known = _labels(labels, generator.null_class)
     for one in reference if isinstance(reference, list | tuple) else [reference]:
         if not isinstance(one, Reference):
-            raise ValueError(f"{_shown(one)} is no reference; make one of real images: Reference.of(images, extractor)")
+            raise ValueError(f"{shown(one)} is no reference; make one of real images: Reference.of(images, extractor)")
     return generator_scores.score_generator(generator, tokenizer, reference, known, features, **how)
 
 
@@ -140,6 +142,7 @@ def post_train(
 
     Both may be of diffusers: `post_train(pipe.vae, pipe, ...).to_diffusers()` is the autoencoder to put in its place.
     """
+    check_set(images)
     tokenizer, generator = _ready(tokenizer, generator)
     if not isinstance(sampling, Sampling | FlowSampling | None):
         raise ValueError(f"sampling is {sampling!r}; give a Sampling, a MaskedSampling or a FlowSampling")
@@ -154,10 +157,8 @@ def post_train(
         return from_plain(PostTraining, to_plain(preset) | settings)
 
     if config is None:
-        config = with_networks_at_hand(post_training_for(tokenizer, generator, len(_images(images)), over=over))
-    result = post_training.post_train(
-        over(config), tokenizer, generator, _images(images), _place(folder), features=features
-    )
+        config = with_networks_at_hand(post_training_for(tokenizer, generator, len(images), over=over))
+    result = post_training.post_train(over(config), tokenizer, generator, images, _place(folder), features=features)
     return result.tuned.tokenizer
 
 
@@ -168,14 +169,10 @@ def _ready(tokenizer: Any, generator: Any = None, image_size: int | None = None)
         for model in adapted(tokenizer, generator, image_size=image_size)
     )
     if not (callable(getattr(tokenizer, "encode", None)) and callable(getattr(tokenizer, "decode", None))):
-        raise ValueError(f"{_shown(tokenizer)} is no tokenizer; load one: robustok.load_tokenizer(name)")
+        raise ValueError(f"{shown(tokenizer)} is no tokenizer; load one: robustok.load_tokenizer(name)")
     if generator is not None and lacking(generator):
-        raise ValueError(f"{_shown(generator)} is no generator; load one: robustok.load_generator(name)")
+        raise ValueError(f"{shown(generator)} is no generator; load one: robustok.load_generator(name)")
     return tokenizer, generator
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str | Path | int | float | None) else f"a {type(value).__name__}"
 
 
 def _labels(labels: Any, null_class: int) -> Labels:
@@ -218,13 +215,6 @@ def _counts(options: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} is {options[name]!r}; give a whole number from {least} up")
         counts[name] = count
     return options | counts
-
-
-def _images(images: Any) -> Any:
-    """A set of images. Raises ValueError for what is none."""
-    if not all(hasattr(images, name) for name in ("__len__", "images", "describe")):
-        raise ValueError(f"{_shown(images)} is no set of images; open one: robustok.data.open_images(path, size)")
-    return images
 
 
 def _place(folder: Any) -> Path:

@@ -71,6 +71,14 @@ def test_an_error_on_every_pixel_of_256_moves_what_decides():
     assert checkered == pytest.approx(plain, rel=0.01)
 
 
+def test_an_extractor_of_the_users_that_makes_other_features_than_the_reference_is_no_collapsed_decoder():
+    extract = extractor(lambda pixels: pixels.float().mean(dim=(2, 3)))
+    wider = FeatureStats.of(torch.rand(12, 4, generator=torch.Generator().manual_seed(0)))
+    check = HeldOut(Through(), to_sequence(smooth(0)), wider, extract)
+    with pytest.raises(ValueError, match="features of 4 and of 3 numbers cannot be compared"):
+        check(nn.Identity())
+
+
 @pytest.mark.parametrize(
     ("side", "space"),
     [(16, "lite0"), (64, "lite0"), (96, "lite0@96"), (224, "lite0@224"), (256, "lite0@224"), (512, "lite0@224")],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 TOLD = "another process says so"  # note on an error that need not be told again
@@ -16,6 +17,11 @@ def some(names: Sequence[str]) -> str:
     """The first five names, and how many more there are."""
     more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
     return ", ".join([*names[:5], *more])
+
+
+def shown(value: object) -> str:
+    """A value that is short, else what it is: `'photos'`, `a Tensor`."""
+    return repr(value) if isinstance(value, str | Path | int | float | None) else f"a {type(value).__name__}"
 
 
 def listed(about: Mapping[str, Any]) -> str:

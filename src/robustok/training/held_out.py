@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok.evaluation.features.extractor import Extractor, outputs
-from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
+from robustok.evaluation.metrics.fid import FeatureStats, check_one_space, frechet_distance
 from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
 from robustok.evaluation.scores.intervals import NORMAL_95
@@ -70,6 +70,8 @@ class HeldOut:
         parts = [stats for _, stats in sorted(chain(*gather_objects(own)), key=itemgetter(0))]
 
         def distance() -> float:
+            for part in parts:
+                check_one_space(self.reference, part)
             try:
                 return frechet_distance(reduce(add, parts), self.reference)
             except ValueError:  # all images alike, or features that are not finite

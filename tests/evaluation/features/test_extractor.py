@@ -190,6 +190,7 @@ def test_arrays_of_numpy_are_features(pixels, kind, wrap):
         (np.zeros(6, dtype=np.float32), r"a \(6,\) array of float32"),
         (np.zeros((6, 3), dtype=np.int64), r"a \(6, 3\) array of int64"),
         (np.zeros((5, 3)), r"a \(5, 3\) array of float64"),
+        (torch.zeros(6, 0), r"a \(6, 0\) tensor of torch.float32"),
         (torch.zeros(6, 3, 2), r"a \(6, 3, 2\) tensor of torch.float32"),
         ([[0.0] * 3] * 6, "a list"),
         (None, "a NoneType"),

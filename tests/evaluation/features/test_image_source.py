@@ -2,6 +2,7 @@ import pytest
 import torch
 from tests.evaluation.scored import Blocks, Noise, shades
 
+from robustok.evaluation.scores.image_scores import score_image_set
 from robustok.evaluation.scores.reference import Reference
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 
@@ -48,3 +49,13 @@ def test_refuses_images_of_another_shape(scale):
     for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
         with pytest.raises(ValueError, match=r"images of .* came as \(.*\); wanted \(images, 3, height, width\)"):
             score(Wrong(lambda pixels: scale(pixels / 127.5 - 1)))
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [(torch.zeros(4, 3, 8, 8), "a Tensor"), ([1, 2], "a list"), ("photos", "'photos'"), (None, "None")],
+)
+def test_refuses_what_is_no_set_of_images(given, what, unchecked):
+    for score in (Reference.of, lambda images: score_image_set(images, [])):
+        with pytest.raises(ValueError, match=f"{what} is no set of images; open one"):
+            score(given)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from robustok.evaluation.features.extractor import Outputs
+from robustok.evaluation.features.registry import extractor
 from robustok.evaluation.metrics.fid import FeatureStats
 from robustok.evaluation.metrics.inception_score import ClassStats
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted, feature_stream
@@ -131,6 +132,13 @@ def test_an_extractor_sees_batches_of_one_size(batch):
     assert extract.sizes == {8}
     assert torch.equal(stream.sample, pixels.float().mean(dim=(2, 3)))
     assert torch.equal(extracted(extract, pixels).features, stream.sample)
+
+
+def test_refuses_an_extractor_that_makes_more_features_of_some_images():
+    widths = iter((3, 2))
+    extract = extractor(lambda pixels: pixels.float().mean(dim=(2, 3))[:, : next(widths)])
+    with pytest.raises(ValueError, match="an extractor made 2 and 3 features"):
+        extracted(extract, torch.zeros(60, 3, 4, 4, dtype=torch.uint8))
 
 
 def test_images_of_several_sizes_are_not_mixed():

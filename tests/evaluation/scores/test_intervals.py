@@ -34,6 +34,12 @@ def test_influence_is_the_derivative_with_respect_to_an_images_share():
         assert (up - down) / (2 * step) == pytest.approx(float(moved.b[image]), rel=1e-5)
 
 
+def test_features_of_two_lengths_are_of_two_extractors(unchecked):
+    a, b = cloud(40), cloud(40, width=2)
+    with pytest.raises(ValueError, match="features of 3 and of 2 numbers cannot be compared"):
+        influence(FeatureStats.of(a), FeatureStats.of(b), a, b)
+
+
 def test_error_of_the_distance_between_normal_distributions():
     n = 20_000
     draws = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -64,6 +64,10 @@ def in_batches(network: Callable[[Pixels], Outputs], pixels: Pixels, size: int, 
         missing = -len(part) % fill
         found = network(torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]))
         parts.append([None if x is None else x[: len(part)] for x in found[:3]])
+    widths = {part[0].shape[1] for part in parts if part[0] is not None}
+    if len(widths) > 1:
+        told = " and ".join(map(str, sorted(widths)))
+        raise ValueError(f"an extractor made {told} features of images of one set; it returns as many of each")
     features, logits, spatial = (None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True))
     assert features is not None
     return Outputs(features, logits, spatial, found.side)
@@ -74,7 +78,7 @@ def checked(name: str, made: object, count: int) -> Features:
     what = type(made).__name__
     if isinstance(made, Tensor | np.ndarray):
         what = f"{tuple(made.shape)} {'tensor' if isinstance(made, Tensor) else 'array'} of {made.dtype}"
-        if made.ndim == 2 and len(made) == count:
+        if made.ndim == 2 and len(made) == count and made.shape[1]:
             if isinstance(made, Tensor) and made.is_floating_point():
                 return made.float()
             if isinstance(made, np.ndarray) and made.dtype.kind == "f":

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.runtime.seeding import spread
-from robustok.runtime.words import counted
+from robustok.runtime.words import counted, shown
 from robustok.shapes import Images, Pixels, to_pixels
 
 Progress = Callable[[int, int], None]  # called with the number of images that are done, and of all
@@ -28,6 +28,12 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
     def images(self, indices: Int[Tensor, " b"]) -> Images: ...
     def describe(self) -> dict[str, Any]: ...
+
+
+def check_set(images: object) -> None:
+    """Raises ValueError for what is no set of images, such as a tensor or a path."""
+    if not isinstance(images, ImageSource):
+        raise ValueError(f"{shown(images)} is no set of images; open one: robustok.data.open_images(path, size)")
 
 
 def images_at(source: ImageSource, indices: Int[Tensor, " b"]) -> Images:
@@ -57,6 +63,7 @@ def check_range(images: ImageSource) -> None:
 
     It is a guess, for arrays that somebody scaled; the bytes of files say themselves what is black.
     """
+    check_set(images)
     if len(images) < 2:
         raise ValueError(f"{counted(len(images), 'image')} cannot be scored; give at least two, better some thousands")
     if getattr(images, "known_range", False) or len(images) < LOOKED_AT:

@@ -56,8 +56,7 @@ class FeatureStats:
 
     def __add__(self, other: "FeatureStats") -> "FeatureStats":
         """The statistics of both sets together (Chan et al. 1979)."""
-        if len(self.mean) != len(other.mean):
-            raise ValueError(_other_space(self, other))
+        check_one_space(self, other)
         if not (self.count and other.count):
             raise ValueError("statistics of an unknown number of images cannot be merged; compute them from the images")
         count = self.count + other.count
@@ -132,8 +131,7 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
 
     Raises ValueError for statistics of less than two images, of constant images, of two feature spaces, or with NaN.
     """
-    if len(a.mean) != len(b.mean):
-        raise ValueError(_other_space(a, b))
+    check_one_space(a, b)
     shift = (a.mean - b.mean).square().sum()
     one, other = a.covariance, b.covariance
     # A feature that never varies in one of the sets adds nothing to the root, but would make it singular.
@@ -209,8 +207,10 @@ def _cholesky(covariance: Float64[Tensor, "f f"]) -> Float64[Tensor, "f f"] | No
     return None if (lower.diagonal().square() <= floor).any() else lower
 
 
-def _other_space(a: FeatureStats, b: FeatureStats) -> str:
-    return (
-        f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be compared: they come from two "
-        "extractors; compute both with the same one"
-    )
+def check_one_space(a: FeatureStats, b: FeatureStats) -> None:
+    """Raises ValueError for statistics of features of two lengths, which no one extractor makes."""
+    if len(a.mean) != len(b.mean):
+        raise ValueError(
+            f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be compared: they come from two "
+            "extractors; compute both with the same one"
+        )

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import Extractor
-from robustok.evaluation.features.image_source import ImageSource, Progress, images_at, pixels_of
+from robustok.evaluation.features.image_source import ImageSource, Progress, check_set, images_at, pixels_of
 from robustok.evaluation.features.registry import FeatureSpace, FeatureSpaces, extractor, extractors
 from robustok.evaluation.metrics.checks import Generated, Real
 from robustok.evaluation.metrics.fid import frechet_distance
@@ -61,6 +61,7 @@ def score_image_set(
 
     With several feature spaces there is one reference for each, in the same order.
     """
+    check_set(images)
     about = {"generated": images.describe()}
     scores: list[Score] = []
     for extract, real in with_references(features, reference):

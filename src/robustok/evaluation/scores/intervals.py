@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from robustok.evaluation.metrics.fid import EPSILON, FeatureStats, eigh
+from robustok.evaluation.metrics.fid import EPSILON, FeatureStats, check_one_space, eigh
 from robustok.shapes import Features
 
 NORMAL_95 = 1.959964  # standard errors to either side that cover 95 % of a normal distribution
@@ -47,7 +47,10 @@ def influence(
     I - T, where T = R (R' B R)^(-1/2) R' is the map that carries b's images to a's (Gelbrich 1990). An image x
     of b thus moves it by 2 (mean b - mean a)'(x - mean b) + (x - mean b)'(I - T)(x - mean b), up to a
     constant; likewise for a, with the inverse map B R (R' B R)^(-3/2) R' B.
+
+    Raises ValueError for statistics of two feature spaces.
     """
+    check_one_space(a, b)
     across = a.root.T @ b.root
     if across.shape[0] <= across.shape[1]:
         values, vectors = eigh(across @ across.T)
