@@ -57,8 +57,8 @@ second phase of `RehearsedLatents`. Candidates were [named before](../prediction
 not known, but for what the pilot makes; they were computed after. Every Frechet distance is of the same {looked_at}
 validation images; VIV is of {spread:,} training images, among which iFID looks for neighbors, too.
 """
-ABOUT = """- pFID of latents: mean of 15 cells of noise. iFID: of midpoints of neighbors (arXiv 2603.05630). VIV: what classes
-  leave open of latents (arXiv 2606.03578). All three need no generator.
+ABOUT = """- pFID of latents: mean of 15 cells of noise. iFID: of midpoints of neighbors (arXiv 2603.05630). VIV: what
+  classes leave open of latents (arXiv 2606.03578). All three need no generator.
 - Followed by the pilot: FD of images whose latents were noised to a level and followed back in 4 steps by the small
   generator without classes that `RehearsedLatents` trains (300 steps).
 - Followed by the generator: the same by the finished one, as it samples. Generation-aware rFID: noised to levels of

@@ -6,33 +6,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import prediction_page
+import prediction_verdict
 import pytest
 from correlation import Estimate
 from main_training_arms import QUEUE
-from prediction_page import (
-    ENOUGH,
-    JUDGED_IN,
-    SPACES,
-    Row,
-    apart,
-    apart_in,
-    area,
-    candidates,
-    judged,
-    lettered,
-    page,
-    read,
-    winner,
-    write,
-)
+from prediction_page import JUDGED_IN, SPACES, area, candidates, lettered, measured, page, read, write
+from prediction_verdict import ENOUGH, Row, apart, apart_in, judged, winner
 
 SIGMAS = (0, 0.25, 0.5, 0.75)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(prediction_page, "ROUNDS", 60)
+    monkeypatch.setattr(prediction_verdict, "ROUNDS", 60)
 
 
 def invented(folder: Path, number: int, *, arm: str = "", tokens: str = "", measured: bool = True) -> None:
@@ -95,12 +81,13 @@ def test_a_score_that_is_missing_in_a_space_leaves_the_tokenizer_out_there(tmp_p
     scores: dict[str, Any] = json.loads(path.read_text())
     del scores["fd"]["fixed replacement"]["vgg-hed"]
     path.write_text(json.dumps(scores))
-    found = read(tmp_path, tmp_path / "none")
+    tokenizers = read(tmp_path, tmp_path / "none")
+    found = [measured(one) for one in tokenizers]
     assert [judged(found, space)[0] for space in ("lite0", "vgg-hed")] == [9, 8]
     assert judged(found[:7], "lite0") == (7, [])
     rows = judged(found, "lite0")[1]
     assert [row.error.value for row in rows] == sorted(row.error.value for row in rows)
-    assert candidates(found[0], "lite0")["pFID - rFID"] == (pytest.approx(2.0),)
+    assert candidates(tokenizers[0], "lite0")["pFID - rFID"] == (pytest.approx(2.0),)
 
 
 def test_without_any_result_there_is_a_page(tmp_path):
@@ -118,11 +105,11 @@ def test_a_winner_holds_in_all_three_spaces_and_is_no_diagnosis():
 
     first = [row("nats of the generator", 0.1, 0.2), row("A", 0.2, 0.9), row("B", 0.3, 0.9), row("C", 0.4, 1.2)]
     tables = dict.fromkeys(JUDGED_IN, (16, first))
-    assert winner(tables) == "A"
+    assert winner(tables, JUDGED_IN) == "A"
     tables["perceptron"] = (16, [row("A", 0.2, 1.1), row("B", 0.3, 0.9)])
-    assert winner(tables) == "B"
+    assert winner(tables, JUDGED_IN) == "B"
     tables["convolutions"] = (16, [row("A", 0.2, 0.9), row("B", 0.3, math.nan)])
-    assert winner(tables) is None
+    assert winner(tables, JUDGED_IN) is None
 
 
 def test_numbers_are_split_into_what_decoders_and_what_sets_of_tokens_make_of_them():
@@ -148,7 +135,7 @@ def test_a_score_that_sees_decoders_alone_is_told_from_one_that_sees_tokens_alon
         scores = json.loads((tmp_path / "candidates" / f"{number}.json").read_text())
         scores["probe"] = 3.0 + tokens
         (tmp_path / "candidates" / f"{number}.json").write_text(json.dumps(scores))
-    share, rows = apart_in(read(tmp_path, tmp_path / "none"), "lite0")
+    share, rows = apart_in([measured(one) for one in read(tmp_path, tmp_path / "none")], "lite0")
     assert rows["pFID"][0].value == pytest.approx(1)
     assert math.isnan(rows["probe, nats a token"][0].value)
     assert rows["probe, nats a token"][1].value == pytest.approx(1)

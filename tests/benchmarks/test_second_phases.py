@@ -8,11 +8,9 @@ import second_phases
 import torch
 import torch.nn.functional as F
 from post_training_arms import CLEAN, ORIGINAL, Size
-from tests.training.tiny import AUTOENCODER
+from tests.benchmarks.tiny_latents import PILOT, tiny_continuous
 
 from robustok.evaluation.features.extractor import CustomExtractor
-from robustok.presets import continuous_smoke
-from robustok.training.rehearsal import RehearsedLatents
 
 TINY = Size(steps=4, held_out=50, scored=60, train=200, reference=60)
 
@@ -22,20 +20,8 @@ def coarse(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
-    demo = continuous_smoke().without_perturbation()
-    main = replace(AUTOENCODER, mask_ratio_max=0.0, perturbation=demo.main.perturbation, loop=demo.main.loop)
-    post = replace(demo.post, objective=main.objective)
-    demo = replace(demo, main=replace(main, loop=replace(main.loop, steps=4)), post=post)
-    demo = replace(
-        demo,
-        generator=replace(
-            demo.generator,
-            loop=replace(demo.generator.loop, steps=2),
-            generator=replace(demo.generator.generator, tokens=16, channels=8, patch=1, width=32, depth=1, heads=1),
-        ),
-    )
-    pilot = RehearsedLatents(freeze_from=0.0, steps=2, batch_size=8, width=32, depth=1)
-    monkeypatch.setitem(second_phases.ARMS, "rehearsed", pilot)
+    demo = tiny_continuous()
+    monkeypatch.setitem(second_phases.ARMS, "rehearsed", PILOT)
     how = {"spaces": {"lite0": CustomExtractor(coarse, "lite0")}, "preset": demo}
     runs, results = tmp_path / "runs", tmp_path / "results"
     second_phases.run(runs, results, TINY, 3, **how)
