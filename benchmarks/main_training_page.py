@@ -63,6 +63,10 @@ def page(found: Sequence[Result]) -> Iterator[str]:
         yield "\n## gFID after post-training of both\n"
         spaces = [s for s in spaces if all(s in r["post"]["gfid"] for runs in tuned.values() for r in runs.values())]
         yield from table(("arm", *spaces, *(f"change in {space}" for space in spaces)), post_trained(tuned, spaces))
+        yield "\nWhat post-training changed, of the same tokens, and recall before and after:\n"
+        yield from table(
+            ("arm", *spaces, *(f"recall in {space}" for space in spaces)), gained_by_post_training(tuned, spaces)
+        )
     yield "\n## Reconstruction, robustness, predictability\n"
     yield from reconstructed(arms, spaces[0])
     yield "\n## Along the generator's training\n"
@@ -153,6 +157,26 @@ def post_trained(tuned: dict[str, dict[int, Result]], spaces: Sequence[str]) -> 
     for arm, runs in tuned.items():
         values = [over(runs, lambda r, s=space: r["post"]["gfid"][s], "{:.4g}") for space in spaces]
         yield arm, *values, *(change(tuned, arm, lambda r, s=space: r["post"]["gfid"][s]) for space in spaces)
+
+
+def gained_by_post_training(tuned: dict[str, dict[int, Result]], spaces: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The change of gFID from before to after, seed by seed, and recall on both sides."""
+
+    def recall(result: Result, space: str) -> float:
+        return result["precision_recall"][space]["recall"]
+
+    for arm, runs in tuned.items():
+        pair = {"before": runs, "after": {seed: r["post"] for seed, r in runs.items()}}
+        yield (
+            arm,
+            *(change(pair, "after", lambda r, s=space: r["gfid"][s], "before") for space in spaces),
+            *(
+                " to ".join(
+                    over(half, lambda r, s=space: recall(r, s), "{:.3f}").split(" ")[0] for half in pair.values()
+                )
+                for space in spaces
+            ),
+        )
 
 
 def reconstructed(arms: dict[str, dict[int, Result]], space: str) -> Iterator[str]:

@@ -84,3 +84,21 @@ def test_gain_and_mean_in_closed_form():
     runs = {0: {"x": 1.0}, 1: {"x": 3.0}}
     assert over(runs, lambda r: r["x"], "{:.1f}") == "2.0 (-10.7 to 14.7)"  # 2 +- 12.7062 * 1
     assert over({0: {"x": 1.0}}, lambda r: r["x"], "{:.1f}") == "1.0"
+
+
+def test_what_post_training_changes_is_told_against_the_same_decoder_before(tmp_path):
+    def tuned(lite0: float, recall: float) -> dict[str, Any]:
+        both = {name: {"precision": 0.5, "recall": recall} for name in ("lite0", "other")}
+        return {"post": {"gfid": {"lite0": lite0, "other": 3.0}, "precision_recall": both}}
+
+    page = written(
+        tmp_path,
+        result("none", 0, 200.0, **tuned(150.0, 0.35)),
+        result("none", 1, 100.0, **tuned(65.0, 0.45)),
+        result("paper", 0, 300.0, **tuned(270.0, 0.2)),
+        result("stopped", 0, 1.0),
+    )
+    line = next(line for line in page.splitlines() if line.startswith("| none | -30.0% ("))  # -25 % and -35 %
+    assert line.split(" | ")[2].startswith("+125.0% (")  # 2 to 3 and 1 to 3: the mean of +50 % and +200 %
+    assert line.endswith("| 0.250 to 0.400 | 0.250 to 0.400 |")
+    assert "| paper | -10.0% | +0.0% | 0.250 to 0.200 | 0.250 to 0.200 |" in page
