@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from main_training_arms import ARMS, QUEUE
@@ -162,20 +163,15 @@ def post_trained(tuned: dict[str, dict[int, Result]], spaces: Sequence[str]) -> 
 def gained_by_post_training(tuned: dict[str, dict[int, Result]], spaces: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The change of gFID from before to after, seed by seed, and recall on both sides."""
 
-    def recall(result: Result, space: str) -> float:
-        return result["precision_recall"][space]["recall"]
+    def recall(runs: dict[int, Result], space: str) -> float:
+        return mean(result["precision_recall"][space]["recall"] for result in runs.values())
 
     for arm, runs in tuned.items():
-        pair = {"before": runs, "after": {seed: r["post"] for seed, r in runs.items()}}
+        pair = {"before": runs, "after": {seed: result["post"] for seed, result in runs.items()}}
         yield (
             arm,
             *(change(pair, "after", lambda r, s=space: r["gfid"][s], "before") for space in spaces),
-            *(
-                " to ".join(
-                    over(half, lambda r, s=space: recall(r, s), "{:.3f}").split(" ")[0] for half in pair.values()
-                )
-                for space in spaces
-            ),
+            *(f"{recall(runs, space):.3f} to {recall(pair['after'], space):.3f}" for space in spaces),
         )
 
 
