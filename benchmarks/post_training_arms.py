@@ -74,6 +74,7 @@ ARMS: dict[str, Change] = {
         with_sigma(0.5)(config), precision="fp32", sampling_precision="fp32"
     ),
     "limited, sigma 0.5": limited(with_sigma(0.5)),
+    "limited, sigma 0.5, a witness": limited(lambda config: replace(with_sigma(0.5)(config), witnesses=("vgg-hed",))),
     LIMITED_CLEAN: limited(with_lr(HALF, lambda config: replace(config, sigma=1.0, free_samples=0))),
     "limited, sigma 0.5, float32": limited(
         lambda config: replace(with_sigma(0.5)(config), precision="fp32", sampling_precision="fp32")

@@ -155,6 +155,13 @@ class Models:
         how: dict[str, Any] = {"purpose": purpose, "precision": post.sampling_precision, "quiet": True}
         return sampled(path, self.trained.generator, labels, post.sampling, self.seed, **how)
 
+    def asking(self, names: Sequence[str]) -> HeldOut:
+        """The held-out check, with witnesses more."""
+        check, judge = self.held_out, self.judge
+        more = [Witness(judge.spaces[name], Reference.of(judge.held, judge.spaces[name])) for name in names]
+        others = [*check.witnesses, *more]
+        return HeldOut(check.tokenizer, check.generated, check.reference, check.extract, others)
+
     def with_decoder(self, tokenizer: Any, discriminator: Path) -> "Models":
         """The same generator and samples, and another decoder for the same latents to begin with."""
         check, other = self.held_out, copy(self)
@@ -181,7 +188,7 @@ def run_arm(corner: str, arm: str, config: PostTraining, models: Models, runs: P
             trained.generator,
             judge.train,
             runs / name,
-            held_out=models.held_out,
+            held_out=models.asking(config.witnesses),
             cache=trained.cache,
             discriminator=trained.discriminator,
             quiet=True,
@@ -189,7 +196,7 @@ def run_arm(corner: str, arm: str, config: PostTraining, models: Models, runs: P
         tuned = result.tuned
         seconds = {"cpu": time.process_time() - began, "clock": time.monotonic() - clock}
         about = {"step": tuned.step, "before": tuned.before, "after": tuned.after, "last": tuned.last}
-        about |= {"worse_in": tuned.worse_in} if tuned.worse_in else {}
+        about |= {"worse_in": tuned.worse_in, "share": tuned.share} if tuned.worse_in else {}
         about["tries"] = [vars(one) for one in result.tries]
         notes.once("seconds", lambda: seconds)  # of a run that was stopped, what was left of it
         tokenizer = tuned.tokenizer

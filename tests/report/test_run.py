@@ -27,6 +27,15 @@ def test_a_decoder_that_was_refused_is_told_with_the_reason(run_copy: Path, why:
     assert f"{said} the original decoder was kept" in read(run_copy).text
 
 
+def test_a_decoder_on_the_way_to_the_best_is_told(run_copy: Path):
+    told = {"sigma": 0.5, "step": 250, "refused_step": 250, "worse_in": {"vgg-hed": "..."}, "share": 0.5}
+    about = {"kind": "tokenizer", "post_training": told}
+    (run_copy / "post_training" / "config.json").write_text(json.dumps(about))
+    said = read(run_copy).text.replace(NB, " ")
+    assert "beyond the noise, so the decoder 50 % of the way to it was kept" in said
+    assert "the original decoder was kept" not in said
+
+
 def test_codes_and_tokens_are_those_of_the_tokenizer_and_not_of_a_preset(run_copy: Path):
     """A quantizer may have another number of codes than a demo's generator is said to know before it is told."""
     config = json.loads((run_copy / "config.json").read_text())

@@ -15,7 +15,7 @@ from robustok.evaluation.scores.reference import Reference
 from robustok.shapes import to_pixels
 from robustok.tokenizer.protocol import codes_of
 from robustok.training import post_training
-from robustok.training.decoder_stage import train_decoder
+from robustok.training.decoder_stage import train_decoder, weights_between
 from robustok.training.held_out import HeldOut, Witness
 from robustok.training.post_training import post_train
 
@@ -30,6 +30,10 @@ def brighter(decoder: nn.Module, by: float) -> nn.Module:
     with torch.no_grad():
         [bias for bias in other.parameters() if bias.shape == (3,)][-1].add_(by)
     return other
+
+
+def flat(decoder: nn.Module) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in decoder.parameters()])
 
 
 def judged_by(images_of_witness: torch.Tensor) -> HeldOut:
@@ -73,6 +77,59 @@ def test_the_original_is_kept_where_the_spaces_disagree(tmp_path):
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["post_training"]
     assert (saved["step"], saved["worse_in"]) == (0, result.worse_in)
     assert saved["refused_step"] > 0
+
+
+@pytest.mark.parametrize(("tolerated", "share"), [(0.9, 0.75), (0.6, 0.5), (0.3, 0.25), (0.1, 0.0)])
+def test_where_the_best_is_worse_in_another_space_the_farthest_that_is_not_is_kept(tmp_path, tolerated, share):
+    """A witness that bears no decoder which is farther off the original than a share of the way to the best."""
+    source, check = tokenizer(), held_out()
+    original, asked = flat(source.decoder), list[torch.Tensor]()
+
+    def worse_in(decoder: nn.Module) -> dict[str, str]:
+        asked.append(flat(decoder) - original)
+        return {"witness": "worse"} if asked[-1].norm() > tolerated * asked[0].norm() else {}
+
+    check.worse_in = worse_in
+    folder = tmp_path / "run"
+    result = train_decoder(POST, source, pairs(tmp_path), images(), folder, held_out=check, quiet=True)
+    saved = json.loads((folder / "config.json").read_text())["post_training"]
+    assert result.worse_in == saved["worse_in"] == {"witness": "worse"}
+    assert saved["refused_step"] > 0
+    torch.testing.assert_close(flat(result.tokenizer.decoder) - original, share * asked[0])
+    assert result.after == saved["after"] == pytest.approx(check(result.tokenizer.decoder))
+    if share:
+        assert (result.share, saved["share"], result.step) == (share, share, saved["refused_step"])
+        assert result.after < result.before
+        told = f"the decoder {share:.0%} of the way from the original to that of step {result.step} kept"
+    else:
+        assert (result.share, result.step, "share" in saved) == (1.0, 0, False)
+        told = "so the original is kept (witness: worse)"
+    assert told in result.in_words()
+
+
+def test_what_lies_between_is_not_kept_where_it_is_farther_off_than_the_original(tmp_path):
+    check = held_out()
+    asked, measured = list[nn.Module](), list[float]()
+
+    class Farther(HeldOut):
+        def __call__(self, decoder: nn.Module) -> float:
+            measured.append(super().__call__(decoder))
+            return 2 * measured[0] if asked else measured[-1]  # of what lies between
+
+        def worse_in(self, decoder: nn.Module) -> dict[str, str]:
+            asked.append(decoder)
+            return {"witness": "worse"} if len(asked) == 1 else {}
+
+    check = Farther(check.tokenizer, check.generated, check.reference, check.extract)
+    result = train_decoder(POST, tokenizer(), pairs(tmp_path), images(), tmp_path / "run", held_out=check, quiet=True)
+    assert (len(asked), result.step, result.after) == (1, 0, result.before)
+
+
+def test_whole_numbers_among_weights_are_the_bests():
+    original, best = {"w": torch.zeros(2), "seen": torch.tensor(3)}, {"w": torch.ones(2), "seen": torch.tensor(9)}
+    between = weights_between(original, best, 0.25)
+    assert between["w"].tolist() == [0.25, 0.25]
+    assert int(between["seen"]) == 9
 
 
 def test_witnesses_are_named_by_the_config_and_see_the_held_out_images(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ A pair is a real image and its own tokens, of which the generator has sampled an
 codebook stay as they are, so the generator's tokens keep their meaning and inference costs what it did.
 
 Post-training can hurt. So before it begins and while it runs, tokens that the generator sampled freely are decoded
-and compared with held-out images; the decoder with the lowest distance is kept, which may be the original.
+and compared with held-out images; the decoder with the lowest distance is kept, which may be the original. If it gains
+in the space that decides and loses in another one, one between both may gain in the first and lose nothing.
 """
 
 import copy
@@ -38,6 +39,9 @@ from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precisi
 from robustok.training.performance import Performance, without_performance
 
 AnyOne = TypeVar("AnyOne", bound=TokenizerLike)
+Weights = dict[str, Tensor]
+
+BETWEEN = (0.75, 0.5, 0.25)  # shares of the way to the best decoder, where that is worse in another space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,26 +188,33 @@ class TrainedDecoder(Generic[AnyOne]):
     """A tokenizer with the decoder that was kept, and by how much it was better."""
 
     tokenizer: AnyOne  # with the decoder that was best on held-out images
-    step: int  # at which it was best; 0: none was better than the original
+    step: int  # at which it was best; 0: the original was kept
     before: float  # held-out distance of the original decoder
     after: float  # held-out distance of the decoder that was kept
     last: float  # held-out distance of the decoder of the last step, kept or not
     worse_in: dict[str, str] = field(default_factory=dict)  # spaces for whose sake the best was not kept, and why
     by_chance: str = ""  # by how much the best was better, where it was not kept since other images could undo it
+    share: float = 1.0  # of the way from the original's weights to the best's, where those between were kept
 
     def in_words(self) -> str:
         """Which decoder was kept, and why."""
-        if self.worse_in:
-            why = "; ".join(f"{space}: {words}" for space, words in self.worse_in.items())
+        why = "; ".join(f"{space}: {words}" for space, words in self.worse_in.items())
+        if why and self.step == 0:
             return f"the best decoder is worse in another space, so the original is kept ({why})"
         if self.by_chance:
             return f"the best decoder may be so by chance, so the original is kept ({self.by_chance})"
+        gained = f"held-out distance {self.before:.4g} -> {self.after:.4g}"
+        if why:
+            return (
+                f"{gained}, the decoder {self.share:.0%} of the way from the original to that of step {self.step} kept,"
+                f" as that one is worse in another space ({why})"
+            )
         if self.step == 0:
             return (
                 f"no decoder was better on held-out images than the original ({self.before:.4g}), which is kept; try a "
                 "larger sigma, a lower learning rate, or fewer steps"
             )
-        return f"held-out distance {self.before:.4g} -> {self.after:.4g}, decoder of step {self.step} kept"
+        return f"{gained}, decoder of step {self.step} kept"
 
 
 @alone_in_its("folder")
@@ -225,9 +236,10 @@ def train_decoder(
 
     `free` are `config.free_samples` tokens or latents that the generator sampled freely. `discriminator` is the folder
     of one to begin with; without it a fresh one learns before it charges. The tokenizer with the best decoder goes to
-    `folder`: that of the lowest held-out distance, unless it is worse in a space that bears witness, or no better than
-    other images could undo, for then the original stays. A run that was stopped goes on. Raises ValueError for pairs of
-    another tokenizer or of other images.
+    `folder`: that of the lowest held-out distance. Where that is worse in a space that bears witness, it is the one
+    farthest on the way to it that is not (`BETWEEN`); the original stays where there is none, or where the best is no
+    better than other images could undo. A run that was stopped goes on. Raises ValueError for pairs of another
+    tokenizer or of other images.
     """
     if config.free_samples != (0 if free is None else len(free)):
         raise ValueError(f"free_samples is {config.free_samples}; give as many tokens or latents as `free`")
@@ -287,23 +299,39 @@ def train_decoder(
 def _kept(
     stage: DecoderStage[AnyOne], tokenizer: AnyOne, folder: Path, held_out: HeldOut, about: dict[str, Any]
 ) -> TrainedDecoder[AnyOne]:
-    """The best decoder, or the original where that is worse in another space; saved, with what led to it."""
+    """The decoder that is kept, see `train_decoder`; saved, with what led to it."""
     tuned = copy.deepcopy(tokenizer)
     as_module(tuned).to(stage.device).eval().requires_grad_(False)
-    original = copy.deepcopy(tuned.decoder.state_dict())
+    original, first = copy.deepcopy(tuned.decoder.state_dict()), stage.first_distance
     tuned.decoder.load_state_dict(stage.best)
-    worse = held_out.worse_in(tuned.decoder) if stage.best_step else {}
-    comparable = stage.best_step and not worse and math.isfinite(stage.first_distance)
+    step, share, after = stage.best_step, 1.0, stage.best_distance
+    refused = worse = held_out.worse_in(tuned.decoder) if step else {}
+    for share in BETWEEN if worse else ():
+        tuned.decoder.load_state_dict(weights_between(original, stage.best, share))
+        after = held_out(tuned.decoder)
+        worse = held_out.worse_in(tuned.decoder) if after < first else refused
+        if not worse:
+            break
+    comparable = step and not worse and math.isfinite(first)
     chance = held_out.by_chance(tuned.decoder) if comparable else ""
-    step, after = (0, stage.first_distance) if worse or chance else (stage.best_step, stage.best_distance)
     if worse or chance:
         tuned.decoder.load_state_dict(original)
+        step, share, after = 0, 1.0, first
     about |= {
         "step": step,
-        "before": stage.first_distance if math.isfinite(stage.first_distance) else None,  # all images were alike
+        "before": first if math.isfinite(first) else None,  # all images were alike
         "after": after if math.isfinite(after) else None,
     }
-    about |= {"worse_in": worse, "refused_step": stage.best_step} if worse else {}
+    about |= {"worse_in": refused, "refused_step": stage.best_step} if refused else {}
     about |= {"by_chance": chance, "refused_step": stage.best_step} if chance else {}
+    about |= {"share": share} if share < 1 else {}
     from_main(lambda: tuned.save_pretrained(folder, post_training=about))
-    return TrainedDecoder(tuned, step, stage.first_distance, after, stage.last_distance, worse, chance)
+    return TrainedDecoder(tuned, step, first, after, stage.last_distance, refused, chance, share)
+
+
+def weights_between(original: Weights, best: Weights, share: float) -> Weights:
+    """Weights that share of the way from one decoder to another that began with it (Wortsman et al. 2022, WiSE-FT)."""
+    return {
+        name: torch.lerp(original[name], weight, share) if weight.is_floating_point() else weight
+        for name, weight in best.items()
+    }
