@@ -22,7 +22,8 @@ the pairs, too, or in arms called *free* at free samples. In arms called *limite
 is at most 0.5, as in the demo, in the others at most 10,000, as in VQGAN. *Gram* compares which features occur
 together, *consistency* features of the discriminator, each with its real image (arXiv 2609.24088); *in two spaces* the
 Frechet term is of lite0 and lite2, each over its own value (as FDDA). The step that is kept is chosen by held-out
-training images in lite0; if none is better than the original, that is kept, and the change is 0. All decoders of a seed
+training images in lite0; if none is better than the original, that is kept, and the change is 0; arms with *a witness*
+(vgg-hed) keep one between both where the best is worse there. All decoders of a seed
 decode the same samples, and validation images score them, which chose nothing.
 
 What was tried before, shorter: [tried.md](tried.md).
@@ -76,7 +77,7 @@ def of_corner(arms: dict[str, list[Result]], control: Control) -> Iterator[str]:
                 arm,
                 len(runs),
                 *(gained(runs, space) for space in spaces),
-                ", ".join(str(run["step"]) for run in runs),
+                ", ".join(kept(run) for run in runs),
                 over(runs, lambda r: r["seconds"]["cpu"], "{:.0f}"),
             )
             for arm, runs in tuned.items()
@@ -129,6 +130,12 @@ def of_corner(arms: dict[str, list[Result]], control: Control) -> Iterator[str]:
         yield f"\n### Tries of {run['arm']}, seed {run['seed']}\n"
         rows = ((t["sigma"], t["steps"], f"{t['distance']:.1f}", f"{t['seconds']:.0f}") for t in run["tries"])
         yield from table(("sigma", "steps", "held-out distance", "seconds"), rows)
+
+
+def kept(run: Result) -> str:
+    """The step whose decoder was kept, and the share of the way to it where that is not the whole."""
+    share = run.get("share", 1.0)
+    return str(run["step"]) if share == 1 else f"{run['step']} ({share:.0%} of the way)"
 
 
 def against_controls(arms: dict[str, list[Result]], spaces: Sequence[str], control: Control) -> Iterator[str]:

@@ -17,7 +17,8 @@ from robustok.demo.config import Demo
 from robustok.evaluation.features.extractor import CustomExtractor
 
 TINY = arms.Size(steps=4, pairs=32, free_samples=32, held_out=50, scored=60, train=200, reference=60)
-SOME = (arms.ORIGINAL, arms.CLEAN, "paired, sigma 0.5 to 0.9", "free, discriminator", "paired and free both")
+WITNESS = "limited, sigma 0.5, a witness"
+SOME = (WITNESS, arms.ORIGINAL, arms.CLEAN, "paired, sigma 0.5 to 0.9", "free, discriminator", "paired and free both")
 
 
 def coarse(pixels: torch.Tensor) -> torch.Tensor:
@@ -34,25 +35,29 @@ def result(folder: Path, arm: str) -> dict[str, Any]:
 
 def test_a_tiny_bakeoff_measures_every_arm_once_on_the_same_samples(tmp_path, monkeypatch):
     runs, results = tmp_path / "runs", tmp_path / "results"
-    space = {"lite0": CustomExtractor(coarse, "lite0")}
+    space = {name: CustomExtractor(coarse, name) for name in ("lite0", "vgg-hed")}
     work = [("tokens", arm, 0) for arm in SOME]
     bakeoff.run(runs, results, TINY, work, space, {"tokens": tiny})
     original = result(results, arms.ORIGINAL)
     assert original["scores"]["lite0"]["change"] == 0
-    for arm in SOME[1:]:
+    for arm in SOME:
         found = result(results, arm)
         scores = found["scores"]["lite0"]
         assert scores["gfid"] - scores["change"] == pytest.approx(original["scores"]["lite0"]["gfid"])
         assert (scores["change"] == 0) == (found["step"] == 0)
-        assert found["seconds"]["cpu"] > 0
+        assert arm == arms.ORIGINAL or found["seconds"]["cpu"] > 0
         assert found["circumstances"][0]["torch"] == torch.__version__
     assert result(results, arms.CLEAN)["settings"]["sigma"] == 1.0
+    witness = result(results, WITNESS)
+    assert witness["settings"]["witnesses"] == ["vgg-hed"]
+    assert ("share" in witness) == ("worse_in" in witness)
+    assert witness["before"] == result(results, arms.CLEAN)["before"]
     monkeypatch.setattr(bakeoff, "run_arm", lambda *_: pytest.fail("a finished arm is not computed again"))
     bakeoff.run(runs, results, TINY, work, space, {"tokens": tiny})
     post_training_page.write(results)
     page = (results / "README.md").read_text()
     assert "One seed, 0: intervals are over images, and one seed proves nothing about the next one." in page
-    assert all(f"| {arm} | 1 | " in page for arm in SOME[1:])
+    assert all(f"| {arm} | 1 | " in page for arm in SOME if arm != arms.ORIGINAL)
 
 
 @pytest.mark.parametrize("corner", arms.CORNERS)
@@ -97,6 +102,10 @@ def test_the_page_gives_means_and_intervals_over_seeds(tmp_path):
     (tmp_path / f"{control}.json").write_text(json.dumps(invented("clean control", 1, -12.5)))
     for arm, change in {"limited, sigma 0.5": -40, "limited, clean control": -20}.items():  # a control of its own
         (tmp_path / f"{arms.file_name(arm, 1)}.json").write_text(json.dumps(invented(arm, 1, change)))
+    part_way = "limited, sigma 0.5, a witness"
+    for seed, share in enumerate(({"share": 0.5, "worse_in": {"vgg-hed": "..."}}, {})):
+        told = invented(part_way, seed, -10) | share
+        (tmp_path / f"{arms.file_name(part_way, seed)}.json").write_text(json.dumps(told))
     post_training_page.write(tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "| limited, sigma 0.5 | limited, clean control | -25.0%; lower in 1 of 1 |" in page  # 60 against 80
@@ -106,6 +115,7 @@ def test_the_page_gives_means_and_intervals_over_seeds(tmp_path):
     assert "| paired | 2 | -25.0% [-88.5%, +38.5%]; worst -20.0% |" in page  # 12.706 * 7.07 / sqrt(2)
     assert "| paired | 25.0% [25.0%, 25.0%] | 1.50 [1.50, 1.50] | -2.50 [-2.50, -2.50] |" in page
     assert "| 0.7 | 5 | 12.3 | 6 |" in page
+    assert "| 4 (50% of the way), 4 |" in page
     assert page.count("a CPU, threads 1") == 1
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="broken"):
