@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from robustok.evaluation.scores.score import Score
 from robustok.tokenizer.autoencoder import Autoencoder, AutoencoderConfig
 from robustok.tokenizer.bottleneck import Plain
 from robustok.tokenizer.encoder import Conv
+from robustok.training import pilot_distance
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -157,6 +159,25 @@ def test_a_tokenizer_without_a_codebook(scores, place, capsys):
     assert "pfid_cell, alpha 0.9, strength 0.1" in capsys.readouterr().out
     assert main(["evaluate", "--tokenizer", "tokenizer", "--images", "real", "--neighbors-in", "ours", *QUICK]) == 2
     assert "iFID is of latents, and this tokenizer makes codes" in capsys.readouterr().err
+
+
+def test_what_a_pilot_foretells_of_an_autoencoder(scores, place, capsys, monkeypatch):
+    monkeypatch.setattr(
+        pilot_distance, "PILOT", replace(pilot_distance.PILOT, steps=2, batch_size=4, width=32, depth=1)
+    )
+    torch.manual_seed(0)
+    part = Conv(stem=4, channels=(8, 8), blocks=1, attention=False)
+    config = AutoencoderConfig(image_size=SIDE, encoder=part, decoder=part, bottleneck=Plain(width=4))
+    Autoencoder(config).save_pretrained(place / "continuous")
+    words = ["--images", "real", "--predict", "ours.npz", "--pfid-images", "8"]
+    found = values(scores("--tokenizer", "continuous", *words))
+    assert found["pilot_fd"] > 0
+    assert main(["evaluate", "--tokenizer", "continuous", *words, *QUICK]) == 0
+    assert "pilot_fd: images whose latents were noised and followed back" in " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", "--tokenizer", "tokenizer", *words, *QUICK]) == 2
+    assert "this tokenizer makes codes" in capsys.readouterr().err
+    assert main(["evaluate", "--generated", "ours", "--reference", "real", "--predict", "ours", *QUICK]) == 2
+    assert "--predict is for a --tokenizer before there is a generator" in capsys.readouterr().err
 
 
 def test_a_generator_and_two_decoders_of_its_tokens(scores, place, capsys):

@@ -28,7 +28,8 @@ SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of
 class Evaluate(Sampled, Features, View, Shared):
     """Scores of a tokenizer, of a generator, or of images.
 
-    --tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook.
+    --tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook, and with
+    --predict the distance that foretells gFID.
 
     --generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND, Vendi score; in the
     space inception also sFID and the Inception Score; with --train AuthPct and C_T, which tell of copies. Settings say
@@ -70,6 +71,9 @@ class Evaluate(Sampled, Features, View, Shared):
     # images among which iFID looks for neighbors, for example the training set, as its paper does; those of pFID
     # unless given
     neighbors_in: ScoredImages | None = None
+    # training images whose latents a small generator learns within a minute or so, to foretell how well an autoencoder
+    # (a tokenizer without a codebook) will generate: pilot_fd, to be compared between autoencoders of one kind
+    predict: ScoredImages | None = None
     # images of each set, at most, for precision, recall, density, coverage, KID, MIND, Vendi score, AuthPct and C_T;
     # training images all count
     sample_size: Count = 2000
@@ -127,6 +131,8 @@ class Evaluate(Sampled, Features, View, Shared):
             raise ValueError(
                 "--nearest FILE.png shows images of --train, so give the images there, not their statistics"
             )
+        if self.predict and given != ["tokenizer", "images"]:
+            raise ValueError("--predict is for a --tokenizer before there is a generator: give that and --images")
         if self.against and given != ["generator", "tokenizer", "reference"]:
             raise ValueError("--against compares two tokenizers on the tokens of a --generator, with a --reference")
         if given in (["tokenizer", "images"], ["generator", "tokenizer", "reference"], ["generated", "reference"]):
@@ -167,6 +173,13 @@ class Evaluate(Sampled, Features, View, Shared):
             references = scoring.references_of(self.reference, extractors, side, view, keep=keep, quiet=self.quiet)
             if self.train:
                 references = scoring.with_train(self.train, references, extractors, side, view, quiet=self.quiet)
+        pilots: list[Any] = []
+        if self.predict:
+            from robustok.training.pilot_distance import pilot_distance
+
+            with scoring.told("pilot", quiet=self.quiet) as bar:
+                learned = images.scored_images(self.predict, size, view, split="train")
+                pilots = pilot_distance(tokenizer, shown, learned, extractors, progress=bar.tell, **how)
         with scoring.told("scoring", quiet=self.quiet) as bar:
             match given:
                 case ["tokenizer", "images"]:
@@ -196,7 +209,7 @@ class Evaluate(Sampled, Features, View, Shared):
                     scores = image_scores.score_image_set(shown, references, extractors, keep=keep, progress=bar.tell)
         if self.nearest:
             self._show_nearest(shown, generator, tokenizer, references[0].train, extractors[0], side, how)
-        scores = [*scores, *(fdr_of(scores) if self.fdr else ())]
+        scores = [*scores, *pilots, *(fdr_of(scores) if self.fdr else ())]
         names = (self.generator, self.tokenizer, self.generated)
         name = self.name or " + ".join(str(part) for part in names if part)
         return of_system(scores, name=name, tokenizer=tokenizer, generator=generator)

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robustok.data.images import ImageSet, Indices
+from robustok.data.images import Indices
 from robustok.data.order import batch_indices
 from robustok.evaluation.decoding import encoded
+from robustok.evaluation.features.image_source import ImageSource, images_at
 from robustok.generators.autoregressive import Autoregressive, AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformerModel
 from robustok.runtime.seeding import derive, stream
@@ -19,6 +20,7 @@ from robustok.tokenizer.protocol import TokenizerLike
 
 BLOCK = 250  # images encoded at a time
 
+Shown = TypeVar("Shown", bound=ImageSource)
 AnyPilot = TypeVar("AnyPilot", AutoregressiveModel, DiffusionTransformerModel)
 
 
@@ -58,7 +60,7 @@ def now(perturbation: Any, *measured: Any) -> Any:
     return perturbation.as_perturbation(*measured) if isinstance(perturbation, Pilot) else perturbation
 
 
-def pilot_images(config: Pilot, images: ImageSet | None, seed: int) -> tuple[ImageSet, Indices]:
+def pilot_images(config: Pilot, images: Shown | None, seed: int) -> tuple[Shown, Indices]:
     """The images, and which of them a pilot learns. Raises ValueError for no images."""
     if images is None:
         raise ValueError(
@@ -67,9 +69,9 @@ def pilot_images(config: Pilot, images: ImageSet | None, seed: int) -> tuple[Ima
     return images, torch.randperm(len(images), generator=stream(seed, "pilot images"))[: config.train_images]
 
 
-def encoded_images(tokenizer: TokenizerLike, images: ImageSet, rows: Indices) -> Tensor:
+def encoded_images(tokenizer: TokenizerLike, images: ImageSource, rows: Indices) -> Tensor:
     """The tokens (b n) of some images, or their latents (b n d) without a codebook, on the tokenizer's device."""
-    parts = [encoded(tokenizer, images.images(part), BLOCK) for part in rows.split(BLOCK)]
+    parts = [encoded(tokenizer, images_at(images, part), BLOCK) for part in rows.split(BLOCK)]
     return torch.cat(parts).to(tokenizer.device)
 
 

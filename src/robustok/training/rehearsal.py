@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.data.images import ImageSet
+from robustok.evaluation.features.image_source import ImageSource
 from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.generators.diffusion_transformer import DiffusionTransformer, DiffusionTransformerModel
 from robustok.generators.flow import FlowSampling, integrate
@@ -50,7 +50,9 @@ class Rehearsed(Pilot):
         return super().as_perturbation(1 - self.sigma, 1)
 
 
-def pilot_of(config: Rehearsed, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int) -> AutoregressiveModel:
+def pilot_of(
+    config: Rehearsed, tokenizer: TokenizerLike, images: ImageSource | None, *, seed: int
+) -> AutoregressiveModel:
     """A pilot trained on some of the images. Raises ValueError for no images."""
     images, rows = pilot_images(config, images, seed)
     tokens = encoded_images(tokenizer, images, rows)
@@ -150,7 +152,7 @@ def empty_latent_pilot(config: RehearsedLatents, latent_shape: tuple[int, int]) 
 
 
 def latent_pilot_of(
-    config: RehearsedLatents, tokenizer: TokenizerLike, images: ImageSet | None, *, seed: int
+    config: RehearsedLatents, tokenizer: TokenizerLike, images: ImageSource | None, *, seed: int
 ) -> LatentPilot:
     """A pilot trained on some of the images' latents. Raises ValueError for no images."""
     latents = encoded_images(tokenizer, *pilot_images(config, images, seed))

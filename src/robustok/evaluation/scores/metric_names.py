@@ -18,6 +18,7 @@ METRICS = {  # in the order of a system table's columns
     "rfid_pfid_images": Metric("rFID of pFID's images", "lower", True),
     "pfid": Metric("pFID", "lower", True),
     "ifid": Metric("iFID", "lower", True),
+    "pilot_fd": Metric("Pilot FD", "lower", True),
     "gfid": Metric("gFID", "lower", True),
     "fid": Metric("FID", "lower", True),
     "fd": Metric("FD", "lower", True),
