@@ -71,7 +71,7 @@ class Evaluate(Sampled, Features, View, Shared):
     # images among which iFID looks for neighbors, for example the training set, as its paper does; those of pFID
     # unless given
     neighbors_in: ScoredImages | None = None
-    # training images whose latents a small generator learns within a minute or so, to foretell how well an autoencoder
+    # training images whose latents a small generator learns within minutes, to foretell how well an autoencoder
     # (a tokenizer without a codebook) will generate: pilot_fd, to be compared between autoencoders of one kind
     predict: ScoredImages | None = None
     # images of each set, at most, for precision, recall, density, coverage, KID, MIND, Vendi score, AuthPct and C_T;
