@@ -35,7 +35,7 @@ from robustok.publishing.push import push_to_hub
 from robustok.runtime.configs import from_plain, to_plain
 from robustok.runtime.places import home
 from robustok.runtime.whole_numbers import whole_number
-from robustok.runtime.words import shown
+from robustok.runtime.words import in_short
 from robustok.shapes import Labels, Pixels
 from robustok.training import post_training
 from robustok.training.post_training import PostTraining
@@ -108,7 +108,9 @@ def score_generator(
     known = _labels(labels, generator.null_class)
     for one in reference if isinstance(reference, list | tuple) else [reference]:
         if not isinstance(one, Reference):
-            raise ValueError(f"{shown(one)} is no reference; make one of real images: Reference.of(images, extractor)")
+            raise ValueError(
+                f"{in_short(one)} is no reference; make one of real images: Reference.of(images, extractor)"
+            )
     return generator_scores.score_generator(generator, tokenizer, reference, known, features, **how)
 
 
@@ -169,9 +171,9 @@ def _ready(tokenizer: Any, generator: Any = None, image_size: int | None = None)
         for model in adapted(tokenizer, generator, image_size=image_size)
     )
     if not (callable(getattr(tokenizer, "encode", None)) and callable(getattr(tokenizer, "decode", None))):
-        raise ValueError(f"{shown(tokenizer)} is no tokenizer; load one: robustok.load_tokenizer(name)")
+        raise ValueError(f"{in_short(tokenizer)} is no tokenizer; load one: robustok.load_tokenizer(name)")
     if generator is not None and lacking(generator):
-        raise ValueError(f"{shown(generator)} is no generator; load one: robustok.load_generator(name)")
+        raise ValueError(f"{in_short(generator)} is no generator; load one: robustok.load_generator(name)")
     return tokenizer, generator
 
 

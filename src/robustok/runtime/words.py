@@ -19,7 +19,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join([*names[:5], *more])
 
 
-def shown(value: object) -> str:
+def in_short(value: object) -> str:
     """A value that is short, else what it is: `'photos'`, `a Tensor`."""
     return repr(value) if isinstance(value, str | Path | int | float | None) else f"a {type(value).__name__}"
 

@@ -59,8 +59,6 @@ def post_train(
 ) -> PostTrainingResult[AnyOne]:
     """The tokenizer with its decoder tuned for the generator, or with the original one if none was better.
 
-    Which decoder is kept, `train_decoder` says.
-
     This is all of stage 3; the demo, the command line, the library and the benchmarks call it alike.
 
     held_out       images that decide which decoder is kept, or what another post-training made of them. None:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.runtime.seeding import spread
-from robustok.runtime.words import counted, shown
+from robustok.runtime.words import counted, in_short
 from robustok.shapes import Images, Pixels, to_pixels
 
 Progress = Callable[[int, int], None]  # called with the number of images that are done, and of all
@@ -33,7 +33,7 @@ class ImageSource(Protocol):
 def check_set(images: object) -> None:
     """Raises ValueError for what is no set of images, such as a tensor or a path."""
     if not isinstance(images, ImageSource):
-        raise ValueError(f"{shown(images)} is no set of images; open one: robustok.data.open_images(path, size)")
+        raise ValueError(f"{in_short(images)} is no set of images; open one: robustok.data.open_images(path, size)")
 
 
 def images_at(source: ImageSource, indices: Int[Tensor, " b"]) -> Images:
