@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 import second_phases
 import torch
 from latent_spread import velocity_irreducible_variance
-from main_training_page import table
+from main_training_page import table, write_page
 from main_training_scores import Notes, evenly
 from main_training_study import circumstances
 from post_training_arms import CORNERS, ORIGINAL, SPACES, file_name
-from prediction_page import log
-from prediction_verdict import FITTED, Measured, report
+from prediction_verdict import FITTED, Measured, log, report
 from torch import Tensor
 
 from robustok import load_generator, load_tokenizer
@@ -36,15 +35,15 @@ from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.scores.feature_stream import extracted
 from robustok.evaluation.scores.tokenizer_scores import score_tokenizer
 from robustok.generators.flow import FlowSampling, sample_latents
-from robustok.runtime.checkpoint import read_json, write_bytes, write_json
+from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Latents, to_pixels
-from robustok.training.rehearsal import RehearsedLatents, latent_pilot_of
+from robustok.training.pilot_distance import PILOT
+from robustok.training.rehearsal import latent_pilot_of
 
 CORNERS_OF_LATENTS = ("latents", "latents, rehearsed")  # beside the one that second phases begin with
 LEVELS = (0.25, 0.5, 0.75)  # of noise, from which latents are followed back
 ONE_PASS = (0.25, 0.3, 0.35, 0.4, 0.45)  # generation-aware rFID draws them from between the first and the last
-PILOT = RehearsedLatents()
 HEAD = """# Which score of an autoencoder goes with gFID?
 
 *Written by `benchmarks/latent_prediction.py page` from JSON files; do not edit.*
@@ -146,8 +145,7 @@ def followed(arm: Arm, tokenizer: Any, sampling: FlowSampling, judge: Judge) -> 
     def by_pilot(level: float) -> Latents:
         nonlocal pilot
         pilot = pilot or latent_pilot_of(PILOT, tokenizer, judge.train, seed=arm.seed)
-        with torch.no_grad():
-            return pilot.follow(own, torch.full((len(own),), level), noise, PILOT.back)
+        return pilot.follow(own, torch.full((len(own),), level), noise, PILOT.back)
 
     def by_generator(level: float, rows: Tensor, *, one_pass: bool) -> Latents:
         given: dict[str, Any] = {"start": own[rows], "level": level, "one_pass": one_pass}
@@ -258,7 +256,7 @@ def in_spaces(values: dict[str, float]) -> str:
 
 def write(results: Path, second: Path, bakeoff: Path) -> None:
     """Write README.md beside the results."""
-    write_bytes(results / "README.md", ("\n".join(page(results, second, bakeoff)).rstrip() + "\n").encode())
+    write_page(results, page(results, second, bakeoff))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

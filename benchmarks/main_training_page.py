@@ -35,7 +35,7 @@ ABOUT = {
 def write(results: Path) -> None:
     """Write README.md beside the results, also where there are none yet. Raises ValueError for a damaged one."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
-    write_bytes(results / "README.md", ("\n".join(page(found)).rstrip() + "\n").encode())
+    write_page(results, page(found))
 
 
 def page(found: Sequence[Result]) -> Iterator[str]:
@@ -265,6 +265,11 @@ def change(arms: dict[str, dict[int, Result]], arm: str, value: Callable[[Result
         return f"{ratios[0]:+.1%}"
     mean, (low, high) = seeds_interval(ratios)
     return f"{mean:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def write_page(folder: Path, lines: Iterable[str]) -> None:
+    """Write README.md beside the results."""
+    write_bytes(folder / "README.md", ("\n".join(lines).rstrip() + "\n").encode())
 
 
 def table(columns: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Iterator[str]:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from main_training_page import table
+from main_training_page import table, write_page
 from post_training_arms import ARMS, CLEAN, CORNERS, ORIGINAL, SPACES, control_of
 
 from robustok.evaluation.scores.intervals import seeds_interval
-from robustok.runtime.checkpoint import read_json, write_bytes
+from robustok.runtime.checkpoint import read_json
 
 Result = dict[str, Any]
 HEAD = """# Which way of post-training gains most, also where nothing was trained
@@ -43,7 +43,7 @@ def write(
     """Write README.md beside the results, also where there are none yet. Raises ValueError for a damaged one."""
     found = [read_json(path) for path in sorted(results.glob("*.json"))]
     lines = [head, *page(found, corners, arms, control)]
-    write_bytes(results / "README.md", ("\n".join(lines).rstrip() + "\n").encode())
+    write_page(results, lines)
 
 
 def page(

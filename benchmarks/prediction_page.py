@@ -1,7 +1,6 @@
 """The page of the prediction study, from its JSON files: how each candidate goes with gFID, and what is missing."""
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from main_training_arms import QUEUE
-from main_training_page import table
+from main_training_page import table, write_page
 from prediction_scores import DISTANCES, SIGMAS
-from prediction_verdict import FITTED, Measured, report
+from prediction_verdict import FITTED, Measured, log, report
 
-from robustok.runtime.checkpoint import read_json, write_bytes
+from robustok.runtime.checkpoint import read_json
 
 JUDGED_IN = ("lite0", "convolutions", "perceptron")  # a winner must hold in all of them
 SPACES = (*JUDGED_IN, "lite2", "vgg-hed")
@@ -84,10 +83,6 @@ def candidates(tokenizer: Tokenizer, space: str) -> dict[str, tuple[float, ...]]
         f"{FITTED}log rFID, log probe": (log(rfid), predictable),
     }
     return {name: (value,) for name, value in single.items()} | both
-
-
-def log(value: float) -> float:
-    return math.log(value) if value > 0 else math.nan
 
 
 def area(curve: Sequence[float], rfid: float) -> float:
@@ -180,4 +175,4 @@ def networks(found: Sequence[Tokenizer]) -> Iterator[str]:
 
 def write(results: Path, others: Path, kinds: Sequence[str], seed: int) -> None:
     """Write README.md beside the results, also where there are none yet."""
-    write_bytes(results / "README.md", ("\n".join(page(results, others, kinds, seed)).rstrip() + "\n").encode())
+    write_page(results, page(results, others, kinds, seed))

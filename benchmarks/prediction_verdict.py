@@ -225,3 +225,7 @@ def in_words(estimate: Estimate) -> str:
     if estimate.value != estimate.value:
         return "-"
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def log(value: float) -> float:
+    return math.log(value) if value > 0 else math.nan

@@ -32,7 +32,6 @@ IN_WORDS = (
 )
 
 
-@torch.no_grad()
 def pilot_distance(
     tokenizer: TokenizerLike,
     images: ImageSource,
@@ -59,21 +58,23 @@ def pilot_distance(
     if images.describe() == train.describe():
         raise ValueError("the pilot would be asked of the very images that it learned; give it others")
     spaces = extractors(features, tokenizer.device)
-    with torch.enable_grad():
-        pilot = latent_pilot_of(PILOT, tokenizer, train, seed=seed)
+    pilot = latent_pilot_of(PILOT, tokenizer, train, seed=seed)
     pairs = [(FeatureStream(space.describe()), FeatureStream(space.describe())) for space in spaces]
     own = list(enumerate(torch.arange(len(images)).split(BLOCK)))[rank() :: world_size()]
+    done, total = 0, sum(len(rows) for _, rows in own)
     for number, rows in own:
         shown = images_at(images, rows)
+        pixels = pixels_of(shown)
         latents = encoded(tokenizer, shown, batch_size).to(tokenizer.device).float()
         noise = torch.randn(latents.shape, generator=stream(seed, "pilot distance", number)).to(latents)
         followed = pilot.follow(latents, latents.new_full((len(rows),), LEVEL), noise, PILOT.back)
         made = torch.cat(list(decoded(tokenizer, followed, batch_size)))
         for space, (real, other) in zip(spaces, pairs, strict=True):
-            real.add(extracted(space, pixels_of(shown)), rows)
+            real.add(extracted(space, pixels), rows)
             other.add(extracted(space, made), rows)
+        done += len(rows)
         if progress is not None:
-            progress(int(rows[-1]) + 1, len(images))
+            progress(done, total)
     gathered = [(real.gather(), other.gather()) for real, other in pairs]
     about: dict[str, Any] = {
         "reference": images.describe(),
