@@ -223,6 +223,7 @@ def test_images_holds_what_this_run_drew(models, tmp_path: Path, capsys):
     assert "images holds 6 files that this run would not replace, such as 000005.png" in refused(capsys, [*sample, "3"])
     assert "images holds 6 files" in refused(capsys, [word for word in [*sample, "9"] if word != "--png"])
     (out / "images" / "000006.png.partial").write_bytes(b"as of a run that was killed while it wrote")
+    (out / "images" / "000006.png.partial.claim").touch()
     assert main([*sample, "7", "--seed", "1"]) == 0
     with np.load(out / "samples.npz") as arrays:
         drawn = arrays["arr_0"]

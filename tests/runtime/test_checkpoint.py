@@ -5,12 +5,13 @@ import pickle
 import resource
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustok.runtime import checkpoint
@@ -22,6 +23,7 @@ from robustok.runtime.checkpoint import (
     read_json,
     save_model,
     save_resume,
+    save_tensors,
     write_bytes,
     write_json,
 )
@@ -368,3 +370,17 @@ def test_a_pickle_is_never_run(tmp_path: Path):
         with pytest.raises(ValueError, match="is a pickle, which can run code when opened"):
             load_resume(file)
     assert not sprung.exists()
+
+
+def test_of_two_who_write_one_file_at_once_each_leaves_it_whole(tmp_path: Path):
+    """The one's half is never renamed to be the other's file, and nobody is told of a neighbor that is gone."""
+    path = tmp_path / "weights.safetensors"
+    state = {"w": torch.arange(200_000)}
+
+    def write(number: int) -> None:
+        save_tensors(path, {"w": state["w"] + number})
+        assert load_file(path)["w"].diff().eq(1).all()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(40)))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

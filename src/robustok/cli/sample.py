@@ -7,7 +7,7 @@ from pathlib import Path
 from robustok.cli.arguments import Count, GeneratorName, Numbers, OutFolder, TokenizerName
 from robustok.cli.kinds import Sampled
 from robustok.cli.options import Shared
-from robustok.runtime.places import PARTIAL
+from robustok.runtime.places import CLAIM, PARTIAL
 from robustok.runtime.words import counted
 
 IMAGES, SAMPLES = "images", "samples.npz"  # in the folder that is written to
@@ -84,7 +84,8 @@ class Sample(Sampled, Shared):
         folder = self.out / IMAGES
         there = sorted(folder.iterdir()) if folder.is_dir() else []
         drawn = [_png(number) for number in range(self.count)] if self.png else []
-        ours = {*drawn, *(name + PARTIAL for name in drawn)}  # a run that was killed may leave one half written
+        left = (PARTIAL, PARTIAL + CLAIM)  # by a run that was killed while it wrote
+        ours = {*drawn, *(name + ending for name in drawn for ending in left)}
         sampled = (self.out / SAMPLES).is_file()
         if there and sampled and self.png and {file.name for file in there} <= ours:
             return there

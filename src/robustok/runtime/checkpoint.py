@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from robustok.runtime.locking import claim
 from robustok.runtime.places import PARTIAL, home
 from robustok.runtime.words import reason, some
 
@@ -288,24 +289,28 @@ def trouble(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A neighbor to write to, which becomes `path` when the block ends well and disappears otherwise."""
+    """A neighbor to write to, which becomes `path` when the block ends well and disappears otherwise.
+
+    Whoever writes the same file meanwhile waits for its turn, or half of one would become the other's.
+    """
     path = home(path)
     partial = path.with_name(path.name + PARTIAL)
     try:
         if path.exists() and not path.is_file():  # /dev/null would become a file
             raise OSError(errno.EISDIR if path.is_dir() else errno.EEXIST, "there is no file that could be replaced")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        yield partial
-        partial.chmod(mode)  # safetensors hides its files from everybody else
-        _to_disk(partial)
-        os.replace(partial, path)
-        _to_disk(path.parent)  # the rename itself
+        with claim(partial, wait=True):
+            try:
+                partial.unlink(missing_ok=True)  # of one who was killed
+                partial.touch()
+                mode = partial.stat().st_mode
+                yield partial
+                partial.chmod(mode)  # safetensors hides its files from everybody else
+                _to_disk(partial)
+                os.replace(partial, path)
+                _to_disk(path.parent)  # the rename itself
+            finally:
+                partial.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # below a file there is nothing to remove
-            partial.unlink(missing_ok=True)
         kept = "the file there is unchanged" if path.exists() else "nothing was written"
         told = f"could not write {path} ({reason(error)}); {kept}; make room or choose another folder, then start again"
         number = getattr(error, "errno", None)  # safetensors tells none

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from robustok.runtime.distributed import from_main
-from robustok.runtime.places import home
+from robustok.runtime.places import CLAIM, home
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
     except ImportError:  # Windows, where one process does the work
         yield True
         return
-    claimed = path.with_name(path.name + ".claim")
+    claimed = path.with_name(path.name + CLAIM)
     claimed.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with claimed.open("ab") as lock:

@@ -10,6 +10,7 @@ from robustok.runtime.words import reason
 
 BLOCK = 4096  # bytes that are written on trial, for a full disk still takes empty files
 PARTIAL = ".partial"  # what `checkpoint.replacing` adds to a name for the while
+CLAIM = ".claim"  # what `locking.claim` adds to it
 
 
 def home(path: str | os.PathLike[str]) -> Path:
@@ -43,7 +44,7 @@ def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
             raise ValueError(f"{there} is a file, so nothing can be written below it; choose another place than {path}")
         for name in missing:
             with suppress(FileNotFoundError):
-                (there / f"{name}{PARTIAL}").lstat()  # an OSError where the file system does not take such a name
+                (there / f"{name}{PARTIAL}{CLAIM}").lstat()  # an OSError where the file system does not take such a name
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(BLOCK))
             file.flush()
