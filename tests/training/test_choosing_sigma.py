@@ -40,22 +40,40 @@ def test_the_best_of_the_tries_is_chosen(tmp_path):
     assert tune.asked == [(sigma, f"try at sigma {sigma}") for sigma in SIGMAS]
     assert config == replace(AUTO, sigma=0.7)
     assert [(one.sigma, one.steps, one.before, one.distance) for one in tries] == [
-        (0.5, 16, 9.0, 3.0),
-        (0.7, 16, 9.0, 2.0),
-        (0.9, 16, 9.0, 5.0),
+        (0.5, 33, 9.0, 3.0),
+        (0.7, 33, 9.0, 2.0),
+        (0.9, 33, 9.0, 5.0),
     ]
     assert sum(one.steps for one in tries) <= AUTO.loop.steps / 4
-    assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (16 * 16, 16, 0)
+    assert (tune.config.pairs, tune.config.validate_every, tune.config.patience) == (16 * 16, 33, 0)
 
 
-@pytest.mark.parametrize(("decay", "taken"), [(0.999, 1 - 5 / 16), (0.2, 0.2)])
+@pytest.mark.parametrize(
+    ("distances", "tried", "chosen"),
+    [
+        ({"s5": 2.0, "s7": 3.0}, (0.5, 0.7), 0.5),
+        ({"s5": 3.0, "s7": 3.0, "s9": 2.0}, SIGMAS, 0.9),
+        ({"s5": 3.0, "s7": 3.0, "s9": 3.0}, SIGMAS, 0.5),
+        ({"s5": 3.0, "s7": math.inf}, (0.5, 0.7), 0.5),
+        ({"s5": math.inf, "s7": math.inf, "s9": 2.0}, SIGMAS, 0.9),
+    ],
+)
+def test_no_larger_share_is_tried_once_one_was_worse(distances, tried, chosen, tmp_path):
+    tune = Tuner(**distances)
+    for _ in range(2):  # the second time as they were recorded
+        config, tries = choose_sigma(AUTO, tune, tmp_path, held_out())
+        assert (config.sigma, tuple(one.sigma for one in tries)) == (chosen, tried)
+    assert tuple(sigma for sigma, _ in tune.asked) == tried
+
+
+@pytest.mark.parametrize(("decay", "taken"), [(0.999, 1 - 5 / 33), (0.2, 0.2)])
 def test_a_try_is_a_slow_run_of_its_own(decay, taken, tmp_path):
     """A run's own learning rate throws a decoder off at first, and its average would hold mostly the original."""
     tune = Tuner(s5=3.0, s7=2.0, s9=5.0)
     given = replace(AUTO, ema_decay=decay, optim=replace(AUTO.optim, warmup=100))
     chosen, _ = choose_sigma(given, tune, tmp_path, held_out())
-    assert tune.config.optim == replace(given.optim, lr=0.2 * given.optim.lr, warmup=1)
-    assert tune.config.loop.steps == 16
+    assert tune.config.optim == replace(given.optim, lr=0.2 * given.optim.lr, warmup=3)
+    assert tune.config.loop.steps == 33
     assert tune.config.ema_decay == pytest.approx(taken)
     assert (chosen.optim, chosen.ema_decay, chosen.loop) == (given.optim, given.ema_decay, given.loop)
 
@@ -87,10 +105,11 @@ def test_a_real_run_tries_and_then_trains_with_what_it_chose(tmp_path, capsys):
     config = replace(config, features="lite0@32")
     result = post_train(config, tokenizer(), generator(), images(), tmp_path, control=True)
     told = capsys.readouterr()
-    assert all(f"try at sigma {sigma}: at step 1" in told.out + told.err for sigma in SIGMAS)
+    tried = [one.sigma for one in result.tries]
+    assert tuple(tried) == SIGMAS[: len(tried)]
+    assert all(f"try at sigma {sigma}: at step 1" in told.out + told.err for sigma in tried)
     assert "post-training: at step 8" in told.out + told.err
     saved = json.loads((tmp_path / "config.json").read_text())["post_training"]
-    assert [one.sigma for one in result.tries] == list(SIGMAS)
     chosen = min(result.tries, key=lambda one: one.distance)
     assert saved["sigma"] == Pairs(tmp_path / "pairs").sigma == chosen.sigma
     assert json.loads((tmp_path / "tries" / "tries.json").read_text()) == [vars(one) for one in result.tries]

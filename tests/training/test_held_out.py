@@ -12,7 +12,7 @@ from torch import nn
 from robustok.evaluation.features.extractor import CustomExtractor
 from robustok.evaluation.metrics.fid import FeatureStats, frechet_distance
 from robustok.evaluation.scores.reference import Reference
-from robustok.shapes import to_pixels
+from robustok.shapes import Features, Pixels, to_pixels
 from robustok.tokenizer.protocol import codes_of
 from robustok.training import post_training
 from robustok.training.decoder_stage import train_decoder, weights_between
@@ -63,6 +63,24 @@ def test_a_decoder_is_worse_where_its_images_are_farther_off_beyond_the_noise():
     assert worse["witness"].startswith(f"{before:.4g} to {after:.4g} ")
     assert "beyond the noise" in worse["witness"]
     assert check.tokenizer.decoder is original
+
+
+def test_a_distance_that_is_known_is_not_measured_anew():
+    """Tries, run and control each begin with what the original is worth; another decoder is looked at."""
+    check, looks = held_out(), []
+
+    def measured(pixels: Pixels) -> Features:
+        looks.append(len(pixels))
+        return coarse(pixels)
+
+    check.extract = CustomExtractor(measured, check.extract.name)
+    original = check.tokenizer.decoder
+    before = check(original)
+    assert sum(looks) == len(check.generated)
+    assert check(copy.deepcopy(original)) == before
+    assert sum(looks) == len(check.generated)
+    assert check(brighter(original, 0.1)) != before
+    assert sum(looks) == 2 * len(check.generated)
 
 
 def test_the_original_is_kept_where_the_spaces_disagree(tmp_path):

@@ -44,7 +44,7 @@ def check_writable(path: str | Path, kind: Literal["file", "folder"]) -> None:
             raise ValueError(f"{there} is a file, so nothing can be written below it; choose another place than {path}")
         for name in missing:
             with suppress(FileNotFoundError):
-                (there / f"{name}{PARTIAL}{CLAIM}").lstat()  # an OSError where the file system does not take such a name
+                (there / f"{name}{PARTIAL}{CLAIM}").lstat()  # an OSError where names of that length are not taken
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(BLOCK))
             file.flush()

@@ -21,6 +21,7 @@ from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
 from robustok.evaluation.scores.intervals import NORMAL_95
 from robustok.evaluation.scores.reference import Reference
+from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.shapes import Images, Pixels, to_pixels
 from robustok.tokenizer.protocol import TokenizerLike, codes_of, decoding_with
@@ -52,6 +53,7 @@ class HeldOut:
         self.reference = reference.stats if isinstance(reference, Reference) else reference
         self.tokenizer, self.generated, self.extract = tokenizer, generated, extract
         self.witnesses = witnesses
+        self._known: dict[str, float] = {}  # distances by the decoders' weights: tries, run and control begin alike
 
     def of_first(self, count: int) -> "HeldOut":
         """The same by the first so many samples: for less time, with more noise, without witnesses."""
@@ -63,6 +65,11 @@ class HeldOut:
 
         Several processes share the images.
         """
+        weights = fingerprint(decoder.state_dict())
+        known = from_main(lambda: self._known.get(weights))
+        return self._known.setdefault(weights, self._distance(decoder) if known is None else known)
+
+    def _distance(self, decoder: nn.Module) -> float:
         own = [
             (number, FeatureStats.of(outputs(self.extract, pixels).features))
             for number, pixels in self._decoded(decoder)
