@@ -83,6 +83,18 @@ def test_a_distance_that_is_known_is_not_measured_anew():
     assert sum(looks) == 2 * len(check.generated)
 
 
+def test_some_samples_are_of_all_classes_though_these_come_one_after_another():
+    """As the images of a folder do: the first 100 of 400 would be of one class out of four."""
+    check = held_out()
+    check.generated = torch.arange(4).repeat_interleave(100)[:, None].expand(-1, 16)
+    few = check.of_some(100)
+    assert few.generated[:, 0].bincount().tolist() == pytest.approx([25] * 4, abs=12)
+    assert torch.equal(check.of_some(1_000).generated, check.generated)
+    rows = check.picture(check.tokenizer.decoder, 8)
+    assert len(rows) == 16
+    assert len(rows[:8].flatten(1).unique(dim=0)) > 1
+
+
 def test_the_original_is_kept_where_the_spaces_disagree(tmp_path):
     """The witness' real images are what the original makes, so that every other decoder is worse."""
     check = judged_by(decoded(held_out(), 0.0))
@@ -159,6 +171,6 @@ def test_witnesses_are_named_by_the_config_and_see_the_held_out_images(tmp_path,
     (witness,) = found.held_out.witnesses
     assert witness.extract.name == "negative"
     torch.testing.assert_close(255 - witness.reference.stats.mean, found.held_out.reference.mean)
-    assert not found.held_out.of_first(4).witnesses
+    assert not found.held_out.of_some(4).witnesses
     with pytest.raises(ValueError, match="there is no feature space 'nowhere'"):
         post_train(replace(config, witnesses=("nowhere",)), tokenizer(), generator(), images(), tmp_path / "b")

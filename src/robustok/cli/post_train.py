@@ -48,6 +48,7 @@ class PostTrain(Training):
         """Pairs, then a decoder tuned on them; and the control on clean latents, if asked for."""
         from robustok.cli.images import images_of
         from robustok.presets.defaults import post_training_for, with_networks_at_hand
+        from robustok.training.choosing_sigma import chosen
         from robustok.training.post_training import post_train
 
         self.check_apart()
@@ -69,7 +70,7 @@ class PostTrain(Training):
         )
         if result.tries:
             said = ", ".join(f"{one.sigma:g} {one.distance:.4g} at step {one.steps}" for one in result.tries)
-            self.say(f"held-out distance by sigma, in short tries: {said}")
+            self.say(f"held-out distance by sigma, in short tries: {said}; {chosen(result.tries).sigma:g} is taken")
         for folder, trained in ((self.out, result.tuned), (self.out / "control", result.control)):
             if trained is not None:
                 self.say(f"{folder}: {trained.in_words()}")

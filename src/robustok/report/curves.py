@@ -115,7 +115,7 @@ def _tries(run: Run) -> Table | None:
             ]
             for one in run.tries
         ],
-        caption="Short tries that chose sigma",
+        caption="Short tries that chose sigma: the smallest of those as good as the best",
         kind="dense",
     )
 

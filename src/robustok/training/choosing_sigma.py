@@ -6,12 +6,13 @@ first thrown off what main training had settled on, by more than shares differ. 
 successive halving has it, lost by it what their order had told; tries half as long had none to tell
 (docs/studies/post_training/tried.md).
 
-Shares are tried from the smallest on, until one is worse than the one before: the distance has one valley.
+Shares are tried from the smallest on, until one is worse than the one before: the distance has one valley. Of those
+that tries cannot tell apart the smallest is taken, which whole runs gained most with.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ PASSES = 2  # of a try over its pairs
 LOOKED_AT = 500  # held-out samples by which tries are judged; of 256 they could not be told apart
 SLOWER = 0.2  # learning rate of a try, over the run's
 AVERAGES = 5  # weight averages fit into a try: that of a run would hold mostly the original
+ALIKE = 0.1  # of what the farthest try changed: with other pairs and another seed shares differed by that much again
 TRIES = "tries"  # in a run's folder: theirs, and what they found
 
 Tune = Callable[[PostTraining, Path, HeldOut, str], TrainedDecoder[Any]]
@@ -67,7 +69,7 @@ def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut)
     short = _short(config)
     for sigma in {one.sigma for one in tries}:
         _check_same(replace(short, sigma=sigma), _place(folder, sigma))
-    judge = check.of_first(LOOKED_AT)
+    judge = check.of_some(LOOKED_AT)
     for sigma in SIGMAS[len(tries) :]:
         if len(tries) > 1 and tries[-1].distance > tries[-2].distance:
             break
@@ -78,7 +80,14 @@ def choose_sigma(config: PostTraining, tune: Tune, folder: Path, check: HeldOut)
         tries.append(Try(sigma=sigma, steps=steps, distance=found.last, before=found.before, seconds=seconds))
         rows = [one.to_plain() for one in tries]
         from_main(partial(write_json, path, rows))
-    return replace(config, sigma=min(tries, key=lambda one: one.distance).sigma), tries
+    return replace(config, sigma=chosen(tries).sigma), tries
+
+
+def chosen(tries: Sequence[Try]) -> Try:
+    """The one with the smallest share of those that are as good as the best."""
+    changes = [abs(one.distance - one.before) for one in tries]
+    best = min(one.distance for one in tries) + ALIKE * max(filter(math.isfinite, changes), default=0.0)
+    return min((one for one in tries if one.distance <= best), key=lambda one: one.sigma)
 
 
 def _place(folder: Path, sigma: float) -> Path:

@@ -23,6 +23,7 @@ from robustok.evaluation.scores.intervals import NORMAL_95
 from robustok.evaluation.scores.reference import Reference
 from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
+from robustok.runtime.seeding import spread
 from robustok.shapes import Images, Pixels, to_pixels
 from robustok.tokenizer.protocol import TokenizerLike, codes_of, decoding_with
 
@@ -55,9 +56,13 @@ class HeldOut:
         self.witnesses = witnesses
         self._known: dict[str, float] = {}  # distances by the decoders' weights: tries, run and control begin alike
 
-    def of_first(self, count: int) -> "HeldOut":
-        """The same by the first so many samples: for less time, with more noise, without witnesses."""
-        return HeldOut(self.tokenizer, self.generated[:count], self.reference, self.extract)
+    def of_some(self, count: int) -> "HeldOut":
+        """The same by so many samples, of all classes: for less time, with more noise, without witnesses."""
+        return HeldOut(self.tokenizer, self.generated[self._some(count)], self.reference, self.extract)
+
+    def _some(self, count: int) -> Tensor:
+        """Numbers of so many samples, as if drawn: they may come class by class, as a folder's images do."""
+        return spread(count, len(self.generated))
 
     @torch.no_grad()
     def __call__(self, decoder: nn.Module) -> float:
@@ -153,8 +158,8 @@ class HeldOut:
 
     @torch.no_grad()
     def picture(self, decoder: nn.Module, count: int = 8) -> Images:
-        """The first images as the original decoder makes them, above those that `decoder` makes."""
-        codes = codes_of(self.tokenizer, self.generated[:count])
+        """Images of some samples as the original decoder makes them, above those that `decoder` makes."""
+        codes = codes_of(self.tokenizer, self.generated[self._some(count)])
         before = self.tokenizer.decode(codes)
         with decoding_with(self.tokenizer, decoder):
             return torch.cat([before, self.tokenizer.decode(codes)]).clamp(-1, 1)
