@@ -10,10 +10,8 @@ OUT/pair_variants/SEED; what is there is not done again.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from robustok.api import load_generator, load_tokenizer
 from robustok.data.latent_cache import LatentCache
-from robustok.data.pairs import Pair, PairMode, Pairs, make_pairs
+from robustok.data.pairs import PairMode, Pairs, make_pairs
 from robustok.demo.config import Demo, DemoImages
 from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.spaces.embedded import lite0
@@ -69,22 +67,6 @@ def variants(config: Demo) -> list[Variant]:
     ]
 
 
-class Mixed(Pairs):
-    """Several sets of pairs as one."""
-
-    def __init__(self, parts: Sequence[Pairs]):
-        self.sigma, self.mode = fmean(part.sigma for part in parts), parts[0].mode
-        self.fingerprint, self.precision = parts[0].fingerprint, parts[0].precision
-        every = [part.batch(torch.arange(len(part))) for part in parts]
-        self._all = Pair(*(torch.cat(tensors) for tensors in zip(*every, strict=True)))
-
-    def __len__(self) -> int:
-        return len(self._all.images)
-
-    def batch(self, indices: Tensor) -> Pair:
-        return Pair(*(tensor[indices] for tensor in self._all))
-
-
 class Cost(NamedTuple):
     """What pairs took and what they are."""
 
@@ -119,16 +101,16 @@ class Bench:
 
         count, known = self.config.post.pairs // len(variant.sigmas), folder / "cost.json"
         hook, began = self.generator.register_forward_hook(passing), perf_counter()
-        parts = []
-        for sigma in variant.sigmas:
+        folders = [folder / f"pairs_{sigma:g}" for sigma in variant.sigmas]
+        for sigma, place in zip(variant.sigmas, folders, strict=True):
             with (
                 Progress(f"{variant.name}, sigma {sigma:g}", count) as progress,
                 autocast(self.generator.device, self.config.post.sampling_precision),
             ):
-                part = make_pairs(
+                make_pairs(
                     self.generator,
                     self.cache,
-                    folder / f"pairs_{sigma:g}",
+                    place,
                     sigma=sigma,
                     sampling=variant.sampling,
                     count=count,
@@ -136,9 +118,8 @@ class Bench:
                     mode=variant.mode,
                     progress=progress.update,
                 )
-            parts.append(part)
         hook.remove()
-        pairs = Mixed(parts)
+        pairs = Pairs(*folders)
         if not known.exists():
             cost = self._cost(pairs, passed / len(pairs), perf_counter() - began)
             write_json(known, cost._asdict())

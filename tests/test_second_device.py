@@ -36,6 +36,8 @@ from robustok.generators.sampling import Sampling
 from robustok.generators.unmasking import MaskedSampling
 from robustok.losses.augmentation import Augmentation
 from robustok.losses.discriminator import DinoDiscriminator, FeatureDiscriminator
+from robustok.runtime.checkpoint import load_resume, save_resume
+from robustok.runtime.writing import snapshot
 from robustok.tokenizer.bottleneck import Plain, VarianceExpansion
 from robustok.tokenizer.encoder import ViT
 from robustok.tokenizer.frozen_encoder import FrozenLite0
@@ -43,6 +45,7 @@ from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing
 from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
 from robustok.training import loop
+from robustok.training.decoder_stage import DecoderStage, weights_between
 from robustok.training.generator_training import GeneratorTraining, build_generator, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train
@@ -234,6 +237,15 @@ def test_post_training_is_resumed(kind, device, tmp_path, monkeypatch):
     tuned = stopped_and_resumed(train, monkeypatch).tuned
     assert tuned.tokenizer.fingerprint() == source.fingerprint() == source.cpu().fingerprint()
     assert isinstance(tuned.tokenizer.last_layer.data, OnStandin)
+
+
+def test_the_best_decoder_as_read_back_mixes_with_the_original(device, tmp_path):
+    """Where a witness finds it worse, which may first be asked when a stopped run goes on."""
+    stage = DecoderStage(replace(POST, objective=ASKED), tokenizer().to(device), device)
+    save_resume(tmp_path / "resume.safetensors", snapshot(stage.state_dict()))
+    stage.load_state_dict(load_resume(tmp_path / "resume.safetensors"))
+    between = weights_between(stage.decoder.state_dict(), stage.best, 0.5)
+    assert all(isinstance(weight, OnStandin) for weight in between.values())
 
 
 @pytest.mark.parametrize("name", MAKE)

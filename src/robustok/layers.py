@@ -6,6 +6,8 @@ so a forward pass draws no random numbers.
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Literal, NamedTuple, TypeVar
 
@@ -32,6 +34,19 @@ def in_float32(module: M) -> M:
             if buffer.is_floating_point():
                 setattr(part, name, buffer.float())
     return whole
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Evaluation mode for the while: no dropout, no codebook that learns from what is scored."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def check_float32(module: object) -> None:

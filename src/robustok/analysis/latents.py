@@ -14,13 +14,13 @@ import torch
 from robustok.analysis.image_sets import LabeledImages, Progress, check_models, encode, two_sets
 from robustok.analysis.imitation import Imitation, nearest_cells
 from robustok.analysis.latent_kernel import JOINT, VIEWS, distances, embed, views
-from robustok.evaluation.decoding import evaluating
 from robustok.evaluation.metrics.ifid import Nearest
 from robustok.evaluation.metrics.latent_pfid import NOISE_GRID, ChannelStats, NoiseCell, noised_by_cells
 from robustok.evaluation.scores.halves import half_interval, halves
 from robustok.evaluation.scores.intervals import Interval
 from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.protocol import GeneratorLike
+from robustok.layers import evaluating
 from robustok.runtime.configs import to_plain
 from robustok.shapes import Latents
 from robustok.tokenizer.protocol import TokenizerLike

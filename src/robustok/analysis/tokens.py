@@ -14,7 +14,7 @@ from robustok.analysis.image_sets import LabeledImages, Progress, check_models, 
 from robustok.analysis.imitation import Imitation, imitate
 from robustok.analysis.prediction import Forced, free_running, teacher_forcing
 from robustok.analysis.projection import principal_plane
-from robustok.evaluation.decoding import decoded, evaluating
+from robustok.evaluation.decoding import decoded
 from robustok.evaluation.features.extractor import Extractor
 from robustok.evaluation.features.registry import FeatureSpace, extractor
 from robustok.evaluation.metrics.pfid import Cell, grid
@@ -22,7 +22,7 @@ from robustok.evaluation.scores.effects import Change, Effect, ImageStatistics, 
 from robustok.generators.protocol import GeneratorLike, is_masked
 from robustok.generators.sampling import Sampling
 from robustok.generators.unmasking import MaskedSampling
-from robustok.layers import check_float32
+from robustok.layers import check_float32, evaluating
 from robustok.runtime.configs import to_plain
 from robustok.runtime.seeding import stream
 from robustok.shapes import Codebook, Pixels, Tokens, to_pixels

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from robustok.data.images import ImageSet, Indices, five_crops
 from robustok.data.shards import MANIFEST, Shards, write_shards
 from robustok.generators.fit import fingerprints
-from robustok.layers import check_float32
+from robustok.layers import check_float32, evaluating
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.places import home
 from robustok.shapes import Images, Labels
@@ -50,8 +50,9 @@ def encode_images(
 
     @torch.no_grad()
     def encode(view: Images) -> Tensor:
-        latents = tokenizer.encode(view.to(device))
-        return as_stored(latents if codebook is None else tokenizer.quantize(latents).tokens, codes)
+        with evaluating(tokenizer):
+            latents = tokenizer.encode(view.to(device))
+            return as_stored(latents if codebook is None else tokenizer.quantize(latents).tokens, codes)
 
     manifest = {"tokenizer": _begun_with(folder, tokenizer), "images": images.describe(), "views": views}
     manifest |= {"classes": list(images.classes)} | ({"crops": crops, "zoom": ZOOM} if crops > 1 else {})

@@ -1,13 +1,12 @@
 """Tokenizers as scores see them: images to tokens or latents, and these to pixels."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustok.layers import check_float32
+from robustok.layers import check_float32, evaluating
 from robustok.layers import precision as precision
 from robustok.runtime.words import counted
 from robustok.shapes import Images, Pixels, to_pixels
@@ -51,19 +50,6 @@ def decoded(tokenizer: TokenizerLike, tokens: Tensor, batch_size: int = 125) -> 
             output = tokenizer.decode(codes_of(tokenizer, part))
         _check_images(output, len(part))
         yield to_pixels(output).cpu()
-
-
-@contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """Evaluation mode for the while: no dropout, no codebook that learns from what is scored."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _check_images(output: Any, count: int) -> None:

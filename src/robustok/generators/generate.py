@@ -11,6 +11,7 @@ from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.generators.protocol import GeneratorLike
 from robustok.generators.sampling import Sampling, sample_tokens
 from robustok.generators.unmasking import MaskedSampling, sample_masked
+from robustok.layers import evaluating
 from robustok.shapes import Labels, TokenMask
 
 AnySampling: TypeAlias = Sampling | MaskedSampling | FlowSampling
@@ -54,8 +55,9 @@ def sample(
         memory_of(generator)  # which says what cannot be compiled
     how: dict[str, Any] = {"seed": seed, "first": first, "null_class": null_class, "progress": progress}
     how |= {} if batch_size is None else {"batch_size": batch_size}
-    if isinstance(sampling, MaskedSampling):
-        return sample_masked(generator, labels, sampling, keep=keep, tokens=start, **how)
-    if isinstance(sampling, Sampling):
-        return sample_tokens(generator, labels, sampling, keep=keep, tokens=start, compile=compile, **how)
-    return sample_latents(generator, labels, sampling, start=start, level=level, one_pass=one_pass, **how)
+    with evaluating(generator):
+        if isinstance(sampling, MaskedSampling):
+            return sample_masked(generator, labels, sampling, keep=keep, tokens=start, **how)
+        if isinstance(sampling, Sampling):
+            return sample_tokens(generator, labels, sampling, keep=keep, tokens=start, compile=compile, **how)
+        return sample_latents(generator, labels, sampling, start=start, level=level, one_pass=one_pass, **how)

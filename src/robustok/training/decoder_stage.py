@@ -179,7 +179,8 @@ class DecoderStage(Generic[AnyOne]):
         self.image_loss.load_state_dict(state["image_loss"])
         best = state["best"]
         self.first_distance, self.best_distance = best["first"], best["distance"]
-        self.best_step, self.best = best["step"], best["decoder"]
+        self.best_step = best["step"]
+        self.best = {name: weight.to(self.device) for name, weight in best["decoder"].items()}
         self.last_distance, self.validations_since = best.get("last", math.inf), best.get("validations_since", 0)
 
 

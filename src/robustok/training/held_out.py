@@ -21,6 +21,7 @@ from robustok.evaluation.scores.difference import paired_difference
 from robustok.evaluation.scores.feature_stream import FeatureStream, extracted
 from robustok.evaluation.scores.intervals import NORMAL_95
 from robustok.evaluation.scores.reference import Reference
+from robustok.layers import evaluating
 from robustok.runtime.checkpoint import fingerprint
 from robustok.runtime.distributed import from_main, gather_objects, rank, world_size
 from robustok.runtime.seeding import spread
@@ -94,7 +95,7 @@ class HeldOut:
     def _decoded(self, decoder: nn.Module) -> Iterator[tuple[int, Pixels]]:
         """This process's batches of the samples as a decoder makes them, each with its number."""
         for number, generated in list(enumerate(self.generated.split(BATCH)))[rank() :: world_size()]:
-            with decoding_with(self.tokenizer, decoder):
+            with evaluating(self.tokenizer), decoding_with(self.tokenizer, decoder):
                 pixels = to_pixels(self.tokenizer.decode(codes_of(self.tokenizer, generated)))
             yield number, pixels
 
@@ -160,6 +161,7 @@ class HeldOut:
     def picture(self, decoder: nn.Module, count: int = 8) -> Images:
         """Images of some samples as the original decoder makes them, above those that `decoder` makes."""
         codes = codes_of(self.tokenizer, self.generated[self._some(count)])
-        before = self.tokenizer.decode(codes)
-        with decoding_with(self.tokenizer, decoder):
-            return torch.cat([before, self.tokenizer.decode(codes)]).clamp(-1, 1)
+        with evaluating(self.tokenizer):
+            before = self.tokenizer.decode(codes)
+            with decoding_with(self.tokenizer, decoder):
+                return torch.cat([before, self.tokenizer.decode(codes)]).clamp(-1, 1)
