@@ -38,7 +38,7 @@ from robustok.generators.flow import FlowSampling, sample_latents
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.seeding import derive, stream
 from robustok.shapes import Latents, to_pixels
-from robustok.training.pilot_distance import PILOT
+from robustok.training.pilot_distance import PILOT, own_seed
 from robustok.training.rehearsal import latent_pilot_of
 
 CORNERS_OF_LATENTS = ("latents", "latents, rehearsed")  # beside the one that second phases begin with
@@ -59,7 +59,8 @@ validation images; VIV is of {spread:,} training images, among which iFID looks 
 ABOUT = """- pFID of latents: mean of 15 cells of noise. iFID: of midpoints of neighbors (arXiv 2603.05630). VIV: what
   classes leave open of latents (arXiv 2606.03578). All three need no generator.
 - Followed by the pilot: FD of images whose latents were noised to a level and followed back in 4 steps by the small
-  generator without classes that `RehearsedLatents` trains (300 steps).
+  generator without classes that `RehearsedLatents` trains (300 steps), of another seed than the one that a *rehearsed*
+  decoder learned from. That knows what pilots leave, so the others are judged by themselves, too.
 - Followed by the generator: the same by the finished one, as it samples. Generation-aware rFID: noised to levels of
   0.25 to 0.45 and taken back in one pass (arXiv 2609.24088).
 """
@@ -136,31 +137,38 @@ class Judge:
         return self.made[arm.latents, name]
 
 
-def followed(arm: Arm, tokenizer: Any, sampling: FlowSampling, judge: Judge) -> Iterator[tuple[str, Latents]]:
-    """The images' latents, noised and followed back: by a pilot, by the generator, and by it in one pass."""
+def by_pilot(arm: Arm, tokenizer: Any, judge: Judge) -> Iterator[tuple[str, Latents]]:
+    """The images' latents, noised and followed back by a pilot that no decoder learned from."""
     own = encoded(tokenizer, judge.images.images(torch.arange(len(judge.images))))
-    pilot, generator, purpose = None, load_generator(arm.generator), derive(arm.seed, "followed")
     noise = torch.randn(own.shape, generator=stream(arm.seed, "followed"))
+    pilot = None
 
-    def by_pilot(level: float) -> Latents:
+    def by_it(level: float) -> Latents:
         nonlocal pilot
-        pilot = pilot or latent_pilot_of(PILOT, tokenizer, judge.train, seed=arm.seed)
+        pilot = pilot or latent_pilot_of(PILOT, tokenizer, judge.train, seed=own_seed(arm.seed))
         return pilot.follow(own, torch.full((len(own),), level), noise, PILOT.back)
 
-    def by_generator(level: float, rows: Tensor, *, one_pass: bool) -> Latents:
+    for level in LEVELS:
+        yield f"followed by the pilot, {level:g}", judge.once(arm, f"pilot {level}", lambda at=level: by_it(at))
+
+
+def by_generator(arm: Arm, tokenizer: Any, sampling: FlowSampling, judge: Judge) -> Iterator[tuple[str, Latents]]:
+    """The same by the finished generator, as it samples and in one pass."""
+    own = encoded(tokenizer, judge.images.images(torch.arange(len(judge.images))))
+    generator, purpose = load_generator(arm.generator), derive(arm.seed, "followed")
+
+    def by_it(level: float, rows: Tensor, *, one_pass: bool) -> Latents:
         given: dict[str, Any] = {"start": own[rows], "level": level, "one_pass": one_pass}
         return sample_latents(generator, judge.images.labels[rows], sampling, seed=purpose, **given)
 
     def in_one_pass() -> Latents:
         parts = [torch.arange(first, len(own), len(ONE_PASS)) for first in range(len(ONE_PASS))]
-        made = [by_generator(level, rows, one_pass=True) for level, rows in zip(ONE_PASS, parts, strict=True)]
+        made = [by_it(level, rows, one_pass=True) for level, rows in zip(ONE_PASS, parts, strict=True)]
         return torch.cat(made)[torch.cat(parts).argsort()]
 
     everything = torch.arange(len(own))
     for level in LEVELS:
-        yield f"followed by the pilot, {level:g}", judge.once(arm, f"pilot {level}", lambda at=level: by_pilot(at))
-    for level in LEVELS:
-        made = judge.once(arm, f"generator {level}", lambda at=level: by_generator(at, everything, one_pass=False))
+        made = judge.once(arm, f"generator {level}", lambda at=level: by_it(at, everything, one_pass=False))
         yield f"followed by the generator, {level:g}", made
     yield "generation-aware rFID", judge.once(arm, "one pass", in_one_pass)
 
@@ -182,7 +190,12 @@ def measure(arm: Arm, judge: Judge, sampling: FlowSampling, notes: Notes) -> Non
 
     notes.once("viv", viv)
     notes.once("scores", of_tokenizer)
-    notes.once("fd", lambda: {n: judge.distances(tokenizer, x) for n, x in followed(arm, tokenizer, sampling, judge)})
+
+    def distances(made: Iterator[tuple[str, Latents]]) -> dict[str, dict[str, float]]:
+        return {name: judge.distances(tokenizer, latents) for name, latents in made}
+
+    notes.once("fd by pilot", lambda: distances(by_pilot(arm, tokenizer, judge)))
+    notes.once("fd", lambda: distances(by_generator(arm, tokenizer, sampling, judge)))
 
 
 def score(runs: Path, results: Path, second: Path, bakeoff: Path, size: Size, preset: Any = None) -> None:
@@ -206,7 +219,9 @@ def candidates(known: dict[str, Any], space: str) -> dict[str, tuple[float, ...]
     """Every candidate's number, or numbers, in a space."""
     rfid, pfid, ifid = (known["scores"][name][space] for name in ("rfid", "pfid", "ifid"))
     single = {"rFID": rfid, "pFID of latents": pfid, "pFID - rFID": pfid - rfid, "pFID / rFID": pfid / rfid}
-    single |= {"iFID": ifid, "VIV": known["viv"]} | {name: found[space] for name, found in known["fd"].items()}
+    single |= {"iFID": ifid, "VIV": known["viv"]} | {
+        name: found[space] for name, found in (known["fd by pilot"] | known["fd"]).items()
+    }
     both = {f"{FITTED}log(pFID - rFID), log VIV": (log(pfid - rfid), log(known["viv"]))}
     return {name: (value,) for name, value in single.items()} | both
 
@@ -247,7 +262,8 @@ def page(results: Path, second: Path, bakeoff: Path) -> Iterator[str]:
             for arm, known, found in rows
         ),
     )
-    yield from report(measured, SPACES, SPACES, ABOUT)
+    untaught = [one for one in measured if "rehearsed" not in one.name]
+    yield from report(measured, SPACES, SPACES, ABOUT, {"Those that no pilot taught": untaught})
 
 
 def in_spaces(values: dict[str, float]) -> str:

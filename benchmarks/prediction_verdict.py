@@ -10,6 +10,7 @@ from main_training_page import table
 ENOUGH = 16  # tokenizers, before anything is called a prediction
 LISTED = 8  # tokenizers, before candidates are listed: of so many, some fit any few points
 PREDICTION = 0.5  # leave-one-out error, over that of the mean, below which it is one
+ALL, ONE_OF_EACH = "All tokenizers", "One tokenizer of each latent space"
 FITTED = "(fitted) "  # begins the names of candidates that are predictions of gFID, not numbers
 # begin the names of what needs a finished generator
 DIAGNOSES = ("nats", "resampled by the generator", "followed by the generator", "generation-aware rFID")
@@ -39,27 +40,35 @@ def one_of_each(found: Sequence[Measured]) -> list[Measured]:
     return list({one.latents: one for one in reversed(found)}.values())[::-1]
 
 
-def report(found: Sequence[Measured], spaces: Sequence[str], judged_in: Sequence[str], about: str) -> Iterator[str]:
+def report(
+    found: Sequence[Measured],
+    spaces: Sequence[str],
+    judged_in: Sequence[str],
+    about: str,
+    some: Mapping[str, Sequence[Measured]] | None = None,
+) -> Iterator[str]:
     """What predicts, which part of gFID each candidate explains, and all of them in each space.
 
-    A winner must hold in the spaces `judged_in`; `about` says what candidates are.
+    A winner must hold in the spaces `judged_in`; `about` says what candidates are, `some` by what they are called
+    which of the tokenizers to judge by themselves.
     """
-    whole, alone = ({space: judged(some, space) for space in spaces} for some in (found, one_of_each(found)))
+    groups = {ALL: found, ONE_OF_EACH: one_of_each(found)} | dict(some or {})
+    tables = {title: {space: judged(group, space) for space in spaces} for title, group in groups.items()}
     yield "\n## What predicts\n"
-    yield from verdict(whole, alone, judged_in)
+    yield from verdict(tables, judged_in)
     yield "\n## Which part of gFID each explains\n"
     yield from parts(found, judged_in)
     yield "\n## Every candidate\n" + ABOUT + about
-    tables = [
-        (f"{space}{title}: {count} tokenizers", rows)
+    titled = [
+        (f"{space}{'' if title == ALL else f', {title[0].lower()}{title[1:]}'}: {count} tokenizers", rows)
         for space in spaces
-        for title, (count, rows) in (("", whole[space]), (", one tokenizer of each latent space", alone[space]))
+        for title, (count, rows) in ((title, of[space]) for title, of in tables.items())
     ]
-    for title, rows in tables:
+    for title, rows in titled:
         if rows:
             yield f"\n### {title}\n"
             yield from compared(rows)
-    if few := [title for title, rows in tables if not rows]:
+    if few := [title for title, rows in titled if not rows]:
         yield f"\nToo few to say anything: {'; '.join(few)}."
 
 
@@ -106,9 +115,9 @@ def judged(tokenizers: Sequence[Measured], space: str) -> tuple[int, list[Row]]:
     return len(gfid), sorted(rows, key=lambda row: row.error.value if row.error.value == row.error.value else math.inf)
 
 
-def verdict(whole: Judged, apart: Judged, spaces: Sequence[str]) -> Iterator[str]:
-    """The winner by the rules, of all tokenizers and of independent ones; none where there are too few."""
-    for title, tables in (("All tokenizers", whole), ("One tokenizer of each latent space", apart)):
+def verdict(groups: Mapping[str, Judged], spaces: Sequence[str]) -> Iterator[str]:
+    """The winner by the rules of each group of tokenizers; none where there are too few."""
+    for title, tables in groups.items():
         count = min(tables[space][0] for space in spaces)
         if count < ENOUGH:
             yield f"- {title}: {count}, fewer than the {ENOUGH} that are wanted: nothing here is called a prediction."

@@ -46,7 +46,9 @@ def test_a_tiny_study_measures_every_candidate_once(tmp_path, monkeypatch):
     assert 0 < found["viv"] <= math.pi / 2
     assert {*found["scores"]} == {"rfid", "pfid", "ifid"}
     followed = [
-        found["fd"][f"followed by the {by}, {level:g}"] for by in ("pilot", "generator") for level in study.LEVELS
+        found[fd][f"followed by the {by}, {level:g}"]
+        for fd, by in (("fd by pilot", "pilot"), ("fd", "generator"))
+        for level in study.LEVELS
     ]
     distances = [of["lite0"] for of in (*followed, found["fd"]["generation-aware rFID"], *found["scores"].values())]
     assert all(distance > 0 for distance in distances)
@@ -78,11 +80,14 @@ def test_the_page_tells_what_predicts_from_what_does_not(tmp_path, monkeypatch):
             result(second, f"second_{arm}", seed, 100 + excess)
             rfid = dict.fromkeys(SPACES, 30.0 + (seed * 7 + number * 3) % 5)
             pfid = {space: value + excess for space, value in rfid.items()}
-            names = [f"followed by the {by}, {level:g}" for by in ("pilot", "generator") for level in study.LEVELS]
+            by_pilot, by_generator = (
+                [f"followed by the {by}, {level:g}" for level in study.LEVELS] for by in ("pilot", "generator")
+            )
             values = {
                 "viv": 0.9 + (seed * 3) % 4 / 10,
                 "scores": {"rfid": rfid, "pfid": pfid, "ifid": rfid},
-                "fd": dict.fromkeys([*names, "generation-aware rFID"], pfid),
+                "fd by pilot": dict.fromkeys(by_pilot, pfid),
+                "fd": dict.fromkeys([*by_generator, "generation-aware rFID"], pfid),
                 "size": vars(study.Size()),
             }
             name = study.file_name(f"unperturbed, {arm}, {seed}")

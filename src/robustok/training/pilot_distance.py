@@ -20,7 +20,7 @@ from robustok.evaluation.scores.score import Distance, Score
 from robustok.layers import precision
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, rank, world_size
-from robustok.runtime.seeding import stream
+from robustok.runtime.seeding import derive, stream
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of
 from robustok.training.rehearsal import RehearsedLatents, latent_pilot_of
 
@@ -30,6 +30,11 @@ IN_WORDS = (
     "images whose latents were noised and followed back by a pilot generator; of 16 small autoencoders of clothes it "
     "foretold gFID with a quarter to two fifths of the error of guessing, so compare autoencoders of one kind by it"
 )
+
+
+def own_seed(seed: int) -> int:
+    """The seed of the pilot: not that of the one by which `RehearsedLatents` may have trained the decoder."""
+    return derive(seed, "pilot distance")
 
 
 def pilot_distance(
@@ -58,7 +63,7 @@ def pilot_distance(
     if images.describe() == train.describe():
         raise ValueError("the pilot would be asked of the very images that it learned; give it others")
     spaces = extractors(features, tokenizer.device)
-    pilot = latent_pilot_of(PILOT, tokenizer, train, seed=seed)
+    pilot = latent_pilot_of(PILOT, tokenizer, train, seed=own_seed(seed))
     pairs = [(FeatureStream(space.describe()), FeatureStream(space.describe())) for space in spaces]
     own = list(enumerate(torch.arange(len(images)).split(BLOCK)))[rank() :: world_size()]
     done, total = 0, sum(len(rows) for _, rows in own)
