@@ -61,10 +61,11 @@ def calibrate(config: Calibrated, tokenizer: TokenizerLike, images: ImageSet | N
     order = torch.randperm(len(images), generator=stream(seed, "pilot images"))
     measured = min(config.measured, len(images) // 5)
     held, train = order[:measured], order[measured:][: config.train_images]
-    tokens, labels = encoded_images(tokenizer, images, train), images.labels[train].to(tokenizer.device)
+    tokens = encoded_images(tokenizer, images, train)
     shape = tokens.shape[1], len(codebook), len(images.classes)
-    pilot = train_pilot(config, partial(new_pilot, config, *shape), tokens, labels, seed=seed)
-    tokens, labels = encoded_images(tokenizer, images, held), images.labels[held].to(tokenizer.device)
+    device = tokenizer.device
+    pilot = train_pilot(config, partial(new_pilot, config, *shape), tokens, images.labels[train], device, seed=seed)
+    tokens, labels = encoded_images(tokenizer, images, held).to(device), images.labels[held].to(device)
     drawn = pilot_tokens(pilot, tokens, labels, seed=seed)
     return departing(drawn, tokens, codebook.detach(), books=books_of(tokenizer))
 

@@ -70,9 +70,8 @@ def pilot_images(config: Pilot, images: Shown | None, seed: int) -> tuple[Shown,
 
 
 def encoded_images(tokenizer: TokenizerLike, images: ImageSource, rows: Indices) -> Tensor:
-    """The tokens (b n) of some images, or their latents (b n d) without a codebook, on the tokenizer's device."""
-    parts = [encoded(tokenizer, images_at(images, part), BLOCK) for part in rows.split(BLOCK)]
-    return torch.cat(parts).to(tokenizer.device)
+    """The tokens (b n) of some images, or their latents (b n d) without a codebook, on the CPU."""
+    return torch.cat([encoded(tokenizer, images_at(images, part), BLOCK) for part in rows.split(BLOCK)])
 
 
 def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> AutoregressiveModel:
@@ -90,20 +89,20 @@ def new_pilot(config: Pilot, tokens: int, codes: int, classes: int) -> Autoregre
 
 
 def train_pilot(
-    config: Pilot, build: Callable[[], AnyPilot], latents: Tensor, labels: Labels, *, seed: int
+    config: Pilot, build: Callable[[], AnyPilot], latents: Tensor, labels: Labels, device: torch.device, *, seed: int
 ) -> AnyPilot:
-    """A small generator after a short training on tokens (b n) or latents (b n d).
+    """A small generator on a device, after a short training on tokens (b n) or latents (b n d) of the CPU.
 
     `build` makes it with fresh weights. Raises ValueError where they are not finite in the end.
     """
     torch.manual_seed(derive(seed, "pilot weights"))
-    model = build().to(latents.device).train()
+    model = build().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.96), weight_decay=0.03)
     batch_size = min(config.batch_size, len(latents))
     for step in range(config.steps):
-        rows = batch_indices(len(latents), batch_size, seed, step).to(latents.device)
+        rows = batch_indices(len(latents), batch_size, seed, step)
         drawn = model.draw(batch_size, generator=stream(seed, "pilot label dropout", step))
-        loss = model.loss(latents[rows], labels[rows], drawn)
+        loss = model.loss(latents[rows].to(device), labels[rows].to(device), drawn)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 - step / config.steps)
         optimizer.zero_grad()

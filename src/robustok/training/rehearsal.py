@@ -57,7 +57,7 @@ def pilot_of(
     images, rows = pilot_images(config, images, seed)
     tokens = encoded_images(tokenizer, images, rows)
     nothing = torch.full_like(tokens[:, 0], CLASSES)  # the null class of a pilot of so many
-    return train_pilot(config, partial(empty_pilot, config, tokenizer), tokens, nothing, seed=seed)
+    return train_pilot(config, partial(empty_pilot, config, tokenizer), tokens, nothing, tokenizer.device, seed=seed)
 
 
 def empty_pilot(config: Rehearsed, tokenizer: TokenizerLike) -> AutoregressiveModel:
@@ -155,15 +155,15 @@ def latent_pilot_of(
     config: RehearsedLatents, tokenizer: TokenizerLike, images: ImageSource | None, *, seed: int
 ) -> LatentPilot:
     """A pilot trained on some of the images' latents. Raises ValueError for no images."""
-    latents = encoded_images(tokenizer, *pilot_images(config, images, seed))
+    latents, device = encoded_images(tokenizer, *pilot_images(config, images, seed)), tokenizer.device
     shape = (latents.shape[1], latents.shape[2])
-    pilot = LatentPilot(config, shape).to(latents.device)
+    pilot = LatentPilot(config, shape)
     pilot.mean.copy_(latents.mean(dim=(0, 1)))
     pilot.std.copy_(channel_std(latents).clamp_min(torch.finfo(torch.float32).tiny))  # of a channel that never changes
-    nothing = torch.full((len(latents),), CLASSES, device=latents.device)
-    standard = (latents - pilot.mean) / pilot.std
-    pilot.generator = train_pilot(config, partial(empty_latent_pilot, config, shape), standard, nothing, seed=seed)
-    return pilot
+    nothing, standard = torch.full((len(latents),), CLASSES), latents.sub_(pilot.mean).div_(pilot.std)  # may be GBs
+    build = partial(empty_latent_pilot, config, shape)
+    pilot.generator = train_pilot(config, build, standard, nothing, device, seed=seed)
+    return pilot.to(device)
 
 
 @torch.no_grad()
