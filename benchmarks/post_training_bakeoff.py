@@ -144,7 +144,7 @@ class Models:
             Witness(judge.spaces[name], Reference.of(judge.held, judge.spaces[name]))
             for name in (SPACES[0], *trained.post.witnesses)
         )
-        self.held_out = HeldOut(trained.tokenizer, generated, deciding.reference.stats, deciding.extract, others)
+        self.held_out = HeldOut(trained.tokenizer, generated, deciding.reference, deciding.extract, others)
 
     def _sampled(self, name: str, labels: Tensor, purpose: str) -> Tensor:
         """What a demo left in the folder, as many of it as are asked for, or drawn now."""
@@ -157,16 +157,15 @@ class Models:
 
     def asking(self, names: Sequence[str]) -> HeldOut:
         """The held-out check, with witnesses more."""
-        check, judge = self.held_out, self.judge
+        judge = self.judge
         more = [Witness(judge.spaces[name], Reference.of(judge.held, judge.spaces[name])) for name in names]
-        others = [*check.witnesses, *more]
-        return HeldOut(check.tokenizer, check.generated, check.reference, check.extract, others)
+        return self.held_out.with_(witnesses=[*self.held_out.witnesses, *more])
 
     def with_decoder(self, tokenizer: Any, discriminator: Path) -> "Models":
         """The same generator and samples, and another decoder for the same latents to begin with."""
-        check, other = self.held_out, copy(self)
+        other = copy(self)
         other.trained = replace(self.trained, tokenizer=tokenizer, discriminator=discriminator)
-        other.held_out = HeldOut(tokenizer, check.generated, check.reference, check.extract, check.witnesses)
+        other.held_out = self.held_out.with_(tokenizer=tokenizer)
         return other
 
     def pixels(self, tokenizer: Any) -> Pixels:
@@ -258,9 +257,19 @@ def work_off(
             if not ours:
                 continue
             if (corner, seed) not in made:
-                made[corner, seed] = models(corner, seed, runs / file_name(corner, seed))
+                folder = runs / file_name(corner, seed)
+                with claim(folder / WORK, wait=True):  # others may want them, too, for their arms
+                    made[corner, seed] = models(corner, seed, folder)
             found = made[corner, seed]
             run_arm(corner, arm, config(corner, arm, found), found, runs, results)
+
+
+def _asked(corner: str, seed: int, arms: Sequence[str] | None) -> list[Work]:
+    """The arms that were asked for, of all that a corner has. Raises ValueError for one that it lacks."""
+    every = queue(corner, seed)
+    if unknown := {*(arms or ())} - {arm for _, arm, _ in every}:
+        raise ValueError(f"the corner {corner!r} has no arm {unknown.pop()!r}; choose another corner")
+    return [work for work in every if not arms or work[1] in arms]
 
 
 def main() -> None:
@@ -272,11 +281,7 @@ def main() -> None:
     running.add_argument("--corner", choices=list(CORNERS), default="tokens")
     running.add_argument("--arm", choices=list(ARMS), action="append", help="only these; may be given again")
     running.add_argument("--seed", type=int, default=0)
-    running.set_defaults(
-        do=lambda a: run(
-            a.runs, a.results, Size(), [work for work in queue(a.corner, a.seed) if not a.arm or work[1] in a.arm]
-        )
-    )
+    running.set_defaults(do=lambda a: run(a.runs, a.results, Size(), _asked(a.corner, a.seed, a.arm)))
     page = verbs.add_parser("page", help="write README.md beside the JSON files")
     page.add_argument("results", type=Path)
     page.set_defaults(do=lambda a: post_training_page.write(a.results))

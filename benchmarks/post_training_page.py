@@ -125,7 +125,7 @@ def of_corner(arms: dict[str, list[Result]], control: Control) -> Iterator[str]:
         ),
     )
     if CLEAN in arms:
-        yield "\nThe clean control is trained as long on images' own tokens; what it lacks, the generator's bought."
+        yield "\nThe clean control is trained as long on images' own tokens or latents, nothing generated."
     for run in (run for runs in arms.values() for run in runs if run.get("tries")):
         yield f"\n### Tries of {run['arm']}, seed {run['seed']}\n"
         rows = ((t["sigma"], t["steps"], f"{t['distance']:.1f}", f"{t['seconds']:.0f}") for t in run["tries"])

@@ -44,13 +44,11 @@ from robustok.tokenizer.frozen_encoder import FrozenLite0
 from robustok.tokenizer.latent_perturbation import AddedNoise, LatentMixing
 from robustok.tokenizer.perturbation import ReleasedPerturbation
 from robustok.tokenizer.quantizer import BSQ, EMAVQ, FSQ, LFQ, VQ, MultiScaleVQ, ResidualVQ, SimVQ
-from robustok.training import loop, pilot_distance
-from robustok.training.calibration import Calibrated, calibrate
+from robustok.training import loop
 from robustok.training.decoder_stage import DecoderStage, weights_between
 from robustok.training.generator_training import GeneratorTraining, build_generator, train_generator
 from robustok.training.objective import Objective
 from robustok.training.post_training import post_train
-from robustok.training.rehearsal import Rehearsed, RehearsedLatents, latent_pilot_of, pilot_of, rehearse
 from robustok.training.tokenizer_training import TokenizerTraining, train_tokenizer
 from robustok.training.validation import generator_validation, sample_preview, tokenizer_validation
 from tests.adapters.test_every_family import MAKE, made
@@ -239,30 +237,6 @@ def test_post_training_is_resumed(kind, device, tmp_path, monkeypatch):
     tuned = stopped_and_resumed(train, monkeypatch).tuned
     assert tuned.tokenizer.fingerprint() == source.fingerprint() == source.cpu().fingerprint()
     assert isinstance(tuned.tokenizer.last_layer.data, OnStandin)
-
-
-def test_pilots_learn_and_draw_on_the_device(device):
-    short: dict[str, Any] = {"steps": 2, "batch_size": 8, "width": 32, "depth": 1, "train_images": 16}
-    of_tokens, of_latents = tokenizer().to(device), Patches().to(device)
-    own = torch.arange(32).repeat(8).view(16, 16).to(device)
-    pilot = pilot_of(Rehearsed(**short), of_tokens, images(), seed=0)
-    drawn = rehearse(pilot, of_tokens, own, own % 2 == 0, torch.rand(16, 16).to(device))
-    assert isinstance(drawn, OnStandin)
-    assert isinstance(next(pilot.parameters()).data, OnStandin)
-    departs, _ = calibrate(Calibrated(**short, measured=20), of_tokens, images(120), seed=0)
-    assert 0 <= departs <= 1
-    follows = latent_pilot_of(RehearsedLatents(**short), of_latents, images(), seed=0)
-    latents = torch.randn(4, 16, 12).to(device)
-    followed = follows.follow(latents, torch.full((4,), 0.5).to(device), torch.randn(4, 16, 12).to(device), 2)
-    assert isinstance(followed, OnStandin)
-
-
-def test_what_a_pilot_foretells_is_the_same_on_the_device(device, monkeypatch):
-    monkeypatch.setattr(pilot_distance, "PILOT", RehearsedLatents(steps=2, batch_size=8, width=32, depth=1))
-    shown = images(24)
-    (on_cpu,) = pilot_distance.pilot_distance(Patches(), shown, images(), colors(torch.device("cpu")))
-    (here,) = pilot_distance.pilot_distance(Patches().to(device), shown, images(), colors(device))
-    assert here.value == pytest.approx(on_cpu.value, rel=1e-3)
 
 
 def test_the_best_decoder_as_read_back_mixes_with_the_original(device, tmp_path):

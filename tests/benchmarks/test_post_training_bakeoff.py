@@ -125,3 +125,10 @@ def test_the_page_gives_means_and_intervals_over_seeds(tmp_path):
 def test_a_page_without_results_says_so(tmp_path):
     post_training_page.write(tmp_path)
     assert "No arm is finished yet." in (tmp_path / "README.md").read_text()
+
+
+def test_an_arm_that_a_corner_lacks_is_refused():
+    with pytest.raises(ValueError, match="'tokens' has no arm 'paired, one pass'"):
+        bakeoff._asked("tokens", 0, ["paired", "paired, one pass"])
+    assert bakeoff._asked("latents", 1, ["paired, one pass"]) == [("latents", "paired, one pass", 1)]
+    assert len(bakeoff._asked("tokens", 0, None)) > 20

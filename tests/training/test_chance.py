@@ -85,10 +85,14 @@ def test_the_original_is_kept_in_ten_of_ten_seeds_and_told_why(tmp_path: Path):
 
 def test_it_is_told_why_the_original_is_kept():
     result = TrainedDecoder(Exact(), 0, 120.0, 120.0, 119.0, by_chance="120 to 119 are 1.0 standard errors")
+    worse = replace(result, worse_in={"vgg-hed": "9 to 12"}).in_words()
+    assert "worse in another space, so the original is kept (vgg-hed: 9 to 12; one between the two may be" in worse
+    assert "by chance: 120 to 119 are 1.0 standard errors" in worse
     assert result.in_words().endswith("by chance, so the original is kept (120 to 119 are 1.0 standard errors)")
     told = replace(result, by_chance="").in_words()
     assert told.startswith("no decoder was better on held-out images than the original (120), which is kept")
-    assert "so the original is kept (lite2: worse)" in replace(result, worse_in={"lite2": "worse"}).in_words()
+    sure = replace(result, by_chance="", worse_in={"lite2": "worse"})
+    assert "so the original is kept (lite2: worse)" in sure.in_words()
 
 
 def test_a_decoder_that_is_better_for_certain_is_kept():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tests.training import tiny
 from tests.training.tiny import AUTOENCODER, GENERATOR, MAIN, MASKED, OBJECTIVE, POST, STAGES, images, tokenizer
 from torch import Tensor
 
+from robustok.data.images import FashionMNIST, Subset
 from robustok.runtime.locking import TRAINING, alone_in, claim
 from robustok.training.decoder_stage import DecoderStage
 from robustok.training.generator_training import GeneratorStage
@@ -134,3 +135,24 @@ def test_a_run_of_which_every_step_was_skipped_does_not_end_well(
         with pytest.raises(RuntimeError, match=r"stopped at step 8: every step was skipped, .* no learning rate helps"):
             STAGES[name](tmp_path)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@dataclass
+class Pictures(Subset):
+    """A set of images that is no key of a dictionary."""
+
+    def __init__(self, count: int):
+        whole = FashionMNIST("train")
+        super().__init__(whole, torch.arange(count))
+
+
+def test_a_set_of_images_may_be_a_dataclass():
+    """What real images look like is then taken anew each time."""
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Pictures(64))
+    losses = [built("post").image_loss.frechet for _ in range(2)]
+    for term, some in zip(losses, (Pictures(64), images()), strict=True):
+        term.set_reference(some, built("post").image_loss.perceptual)
+    states = [term.spaces["frechet"].loss.state_dict() for term in losses]
+    for name, known in states[0].items():
+        assert torch.equal(known, states[1][name])

@@ -201,7 +201,8 @@ class TrainedDecoder(Generic[AnyOne]):
         """Which decoder was kept, and why."""
         why = "; ".join(f"{space}: {words}" for space, words in self.worse_in.items())
         if why and self.step == 0:
-            return f"the best decoder is worse in another space, so the original is kept ({why})"
+            between = f"; one between the two may be better by chance: {self.by_chance}" if self.by_chance else ""
+            return f"the best decoder is worse in another space, so the original is kept ({why}{between})"
         if self.by_chance:
             return f"the best decoder may be so by chance, so the original is kept ({self.by_chance})"
         gained = f"held-out distance {self.before:.4g} -> {self.after:.4g}"

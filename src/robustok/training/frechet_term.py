@@ -73,7 +73,10 @@ class FrechetTerm:
 
     def _observed(self, images: ImageSet, rows: Indices, network: Perceptual) -> Features:
         """Channel means of some images, those that were taken before as they were."""
-        taken = OF_IMAGES.setdefault(images, {})
+        try:
+            taken = OF_IMAGES.setdefault(images, {})
+        except TypeError:  # a set of the user's that cannot be a key, as a dataclass cannot
+            taken = {}
         key = (self.seed, len(rows), network.maps, network.size, fingerprint(dict(network.named_buffers())))
         if key not in taken:
             parts = (images.images(part).to(self.device) for part in rows.split(256))

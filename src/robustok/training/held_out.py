@@ -55,11 +55,17 @@ class HeldOut:
         self.reference = reference.stats if isinstance(reference, Reference) else reference
         self.tokenizer, self.generated, self.extract = tokenizer, generated, extract
         self.witnesses = witnesses
-        self._known: dict[str, float] = {}  # distances by the decoders' weights: tries, run and control begin alike
+        self._known: dict[str, float] = {}  # distances by decoder and weights: tries, run and control begin alike
 
     def of_some(self, count: int) -> "HeldOut":
         """The same by so many samples, of all classes: for less time, with more noise, without witnesses."""
         return HeldOut(self.tokenizer, self.generated[self._some(count)], self.reference, self.extract)
+
+    def with_(self, *, tokenizer: TokenizerLike | None = None, witnesses: Sequence[Witness] | None = None) -> "HeldOut":
+        """The same of another tokenizer with the same latents, or with other witnesses."""
+        tokenizer = self.tokenizer if tokenizer is None else tokenizer
+        witnesses = self.witnesses if witnesses is None else witnesses
+        return HeldOut(tokenizer, self.generated, self.real or self.reference, self.extract, witnesses)
 
     def _some(self, count: int) -> Tensor:
         """Numbers of so many samples, as if drawn: they may come class by class, as a folder's images do."""
@@ -71,9 +77,9 @@ class HeldOut:
 
         Several processes share the images.
         """
-        weights = fingerprint(decoder.state_dict())
-        known = from_main(lambda: self._known.get(weights))
-        return self._known.setdefault(weights, self._distance(decoder) if known is None else known)
+        which = f"{decoder} {fingerprint(decoder.state_dict())}"
+        known = from_main(lambda: self._known.get(which))
+        return self._known.setdefault(which, self._distance(decoder) if known is None else known)
 
     def _distance(self, decoder: nn.Module) -> float:
         own = [
