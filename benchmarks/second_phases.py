@@ -51,7 +51,7 @@ ARMS: dict[str, LatentNoise | RehearsedLatents | None] = {
     "noise": NOISE,
     "rehearsed": RehearsedLatents(freeze_from=0.0),
 }
-POST_TRAINED = {f"{arm}, post-trained": arm for arm in (ORIGINAL, "noise", "rehearsed")}  # and what each begins with
+POST_TRAINED = {f"{arm}, post-trained": arm for arm in (ORIGINAL, CLEAN, "noise", "rehearsed")}  # and what each begins with
 HEAD = """# A second phase on perturbed latents, for one latent space and one generator
 
 *Written by `benchmarks/second_phases.py page` from the JSON files beside it; do not edit.*
@@ -62,14 +62,16 @@ with noise (`LatentNoise`, up to half), or on latents that a pilot generator fol
 (`RehearsedLatents`). None of these sees the generator. All decoders of a seed decode its same 2,000 samples, 10,000
 validation images score them, and nothing is chosen: the last average is what is scored. *Post-trained*: the arm's
 decoder after 500 steps of the demo's post-training for that generator, on pairs that keep half, its step chosen by
-held-out training images. What a second phase still gains then is its change against the original, post-trained.
+held-out training images. What a second phase still gains then is its change against the clean one, post-trained,
+which had as many steps.
 """
 
 
 def control_of(arm: str) -> str | None:
     """The arm that one is held against."""
     if arm in POST_TRAINED:
-        return None if POST_TRAINED[arm] == ORIGINAL else f"{ORIGINAL}, post-trained"
+        before = {ORIGINAL: None, CLEAN: f"{ORIGINAL}, post-trained"}
+        return before.get(POST_TRAINED[arm], f"{CLEAN}, post-trained")
     return None if arm in (ORIGINAL, CLEAN) else CLEAN
 
 
