@@ -51,7 +51,7 @@ ARMS: dict[str, LatentNoise | RehearsedLatents | None] = {
     "noise": NOISE,
     "rehearsed": RehearsedLatents(freeze_from=0.0),
 }
-POST_TRAINED = {f"{arm}, post-trained": arm for arm in (ORIGINAL, CLEAN, "noise", "rehearsed")}  # and what each begins with
+POST_TRAINED = {f"{arm}, post-trained": arm for arm in ARMS}  # and what each begins with
 HEAD = """# A second phase on perturbed latents, for one latent space and one generator
 
 *Written by `benchmarks/second_phases.py page` from the JSON files beside it; do not edit.*

@@ -26,8 +26,8 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     runs, results = tmp_path / "runs", tmp_path / "results"
     second_phases.run(runs, results, TINY, 3, **how)
     files = {arm: f"second_{arm.replace(' ', '_')}_3" for arm in (ORIGINAL, CLEAN, "noise", "rehearsed")}
-    for arm in (ORIGINAL, "noise", "rehearsed"):
-        files[f"{arm}, post-trained"] = f"latents_unperturbed_{arm}_post-trained_3"
+    for arm, name in [*files.items()]:
+        files[f"{arm}, post-trained"] = f"latents_unperturbed_{name[len('second_') : -2]}_post-trained_3"
     found = {arm: json.loads((results / f"{name}.json").read_text()) for arm, name in files.items()}
     before = found[ORIGINAL]["scores"]["lite0"]
     assert before["change"] == 0
@@ -35,12 +35,12 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     kept = [arm for arm, run in found.items() if arm.endswith("post-trained") and not run["step"]]
     for arm in kept:  # held-out images may find none that is better than what it began with
         assert found[arm]["scores"]["lite0"]["gfid"] == found[arm.split(",")[0]]["scores"]["lite0"]["gfid"]
-    assert len(distances) == 7 - len(kept)  # every other arm's decoder is another one
+    assert len(distances) == 8 - len(kept)  # every other arm's decoder is another one
     for run in found.values():
         assert run["scores"]["lite0"]["gfid"] - run["scores"]["lite0"]["change"] == pytest.approx(before["gfid"])
     assert found["rehearsed"]["settings"]["perturbation"]["type"] == "RehearsedLatents"
     assert all(run["rfid"]["lite0"] > 0 and run["psnr"] > 0 for run in found.values())
-    assert len({run["psnr"] for run in found.values()}) == 7 - len(kept)
+    assert len({run["psnr"] for run in found.values()}) == 8 - len(kept)
     assert found["rehearsed, post-trained"]["before"] != found["original, post-trained"]["before"]
     monkeypatch.setattr(second_phases, "post_train_arm", lambda *_: pytest.fail("nothing is left to do"))
     monkeypatch.setattr(second_phases, "train_tokenizer", lambda *_, **__: pytest.fail("nothing is left to do"))
@@ -66,7 +66,8 @@ def test_a_tiny_study_measures_every_arm_once(tmp_path, monkeypatch):
     assert written.startswith("# A second phase on perturbed latents")
     assert "| rehearsed | 1 | " in written
     assert "| rehearsed | clean control | " in written
-    assert "| rehearsed, post-trained | original, post-trained | " in written
+    assert "| rehearsed, post-trained | clean control, post-trained | " in written
+    assert "| clean control, post-trained | original, post-trained | " in written
     assert "| original, post-trained | original" not in written
     assert "## Latents, unperturbed, generator of 10 steps" in written
     assert f"| noise | 1 | {found['noise']['rfid']['lite0']:.1f} | {found['noise']['psnr']:.2f} |" in written
