@@ -216,10 +216,11 @@ HEAD = """# Decoders of other families, tuned for their generators
 
 Small models of the classes of LlamaGen (VQ tokenizer with perturbation, GPT) and of diffusers (AutoencoderKL without
 perturbation, diffusion transformer), trained on Fashion-MNIST, since no published weights were at hand. Then the
-library's post-training for models of other families: sigma by tries, a fresh discriminator, lite0 trained in and
-deciding, vgg-hed as a witness (a decoder that is worse there beyond the noise would not be kept), lite2 nowhere. The
-clean control is tuned as long on images' own tokens or latents. All decoders of a seed decode the same 2,000 samples,
-10,000 validation images score them, which chose nothing.
+library's post-training for models of other families: sigma by tries (of an earlier version where four shares and two
+rounds are listed: too short to tell shares of tokens apart), a fresh discriminator, lite0 trained in and deciding,
+vgg-hed as a witness (a decoder that is worse there beyond the noise would not be kept), lite2 nowhere. The clean
+control is tuned as long on images' own tokens or latents. All decoders of a seed decode the same 2,000 samples, 10,000
+validation images score them, which chose nothing.
 """
 
 
