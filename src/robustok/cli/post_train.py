@@ -33,7 +33,8 @@ class PostTrain(Training):
     tokenizer: TokenizerName
     generator: GeneratorName
     images: Images
-    control: bool = False  # also tune as long on clean latents, to see what the generator's latents bought
+    # also tune on clean latents, as long or until nothing better is found, to see what the generator's latents bought
+    control: bool = False
     # feature space in which held-out images decide; lite0 at the images' own size, 64 to 224 pixels, unless given
     features: str | None = None
 

@@ -34,7 +34,7 @@ SHARES = 5  # that pairs of a range of sigma have, evenly spaced
 
 @dataclass(frozen=True)
 class PostTrainingResult(Generic[AnyOne]):
-    """The tokenizer with the tuned decoder, and with one tuned as long on clean latents if that was asked for."""
+    """The tokenizer with the tuned decoder, and with one tuned alike on clean latents if that was asked for."""
 
     tuned: TrainedDecoder[AnyOne]
     control: TrainedDecoder[AnyOne] | None
@@ -66,7 +66,8 @@ def post_train(
                    tokenizer and the generator may have been trained on them)
     cache          the tokens or latents of the images that are trained on, if they are there already
     discriminator  folder of one to begin with, as main training leaves it; a fresh one learns before it charges
-    control        tune another decoder as long on clean latents, into `folder/control`
+    control        tune another decoder as long on clean latents, into `folder/control`; with patience each of the two
+                   ends when it finds nothing better
     features       space in which held-out images decide, before `config.features`; it looks at the images whole
                    unless told
 
