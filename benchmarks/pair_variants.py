@@ -10,6 +10,7 @@ OUT/pair_variants/SEED; what is there is not done again.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
