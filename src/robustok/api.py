@@ -1,7 +1,8 @@
 """What `import robustok` offers: load, sample, score, post-train, publish in one call each.
 
-Models may be in half precision: what is computed is computed in float32, of a copy. Raw models of diffusers are taken
-too. Whatever cannot be meant raises ValueError in one line.
+Models may be in half precision: what is computed is computed in float32, of a copy. (Not a tokenizer of robustok's
+beside the generator that was trained on it, which knows its tokenizer by the weights.) Raw models of diffusers are
+taken too. Whatever cannot be meant raises ValueError in one line.
 """
 
 import os

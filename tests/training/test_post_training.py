@@ -221,6 +221,15 @@ def test_pairs_of_a_range_have_shares_from_one_end_to_the_other(tmp_path):
     assert result.tuned.before > 0
 
 
+@pytest.mark.parametrize(("ends", "shares"), [((0.6, 0.6), 0.6), ((0.9998, 0.99984), 5)])
+def test_a_range_may_be_narrow(ends, shares, tmp_path):
+    """Of no width it is one share; where shares look alike in four digits each still has a folder of its own."""
+    config = replace(POST, loop=replace(POST.loop, steps=1), pairs=20, held_out=8, sigma=ends, features=SMALL)
+    post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
+    told = json.loads((tmp_path / "config.json").read_text())["post_training"]["sigma"]
+    assert (told if isinstance(told, float) else len({*told})) == shares
+
+
 def test_free_samples_are_drawn_once_of_every_class_and_trained_on(tmp_path):
     """What they are makes a difference to the decoder, and without terms of pairs they are all that is decoded."""
     free_only = replace(POST.objective, l1=0.0, l2=0.0, perceptual=0.0)

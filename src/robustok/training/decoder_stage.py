@@ -37,6 +37,7 @@ from robustok.training.micro_batch import micro_batches_here, micro_batches_of, 
 from robustok.training.objective import ImageLoss, Objective
 from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast
 from robustok.training.performance import Performance, without_performance
+from robustok.training.undisturbed import undisturbed
 
 AnyOne = TypeVar("AnyOne", bound=TokenizerLike)
 Weights = dict[str, Tensor]
@@ -220,6 +221,7 @@ class TrainedDecoder(Generic[AnyOne]):
 
 
 @alone_in_its("folder")
+@undisturbed
 def train_decoder(
     config: PostTraining,
     tokenizer: AnyOne,

@@ -26,6 +26,7 @@ from robustok.training.micro_batch import micro_batches_here, micro_batches_of, 
 from robustok.training.optim import EMA, Accumulation, Optim, Optimizer, Precision, autocast, is_bf16, load_whole
 from robustok.training.performance import Performance, blocks, without_performance
 from robustok.training.previews import Picture
+from robustok.training.undisturbed import undisturbed
 
 AnyGenerator: TypeAlias = Autoregressive | Llama | Masked | DiffusionTransformer
 AnyModel: TypeAlias = AutoregressiveModel | LlamaModel | MaskedModel | DiffusionTransformerModel
@@ -150,6 +151,7 @@ def _model(config: GeneratorTraining, given: Any) -> Any:
 
 
 @alone_in_its("folder")
+@undisturbed
 def train_generator(
     config: GeneratorTraining,
     cache: LatentCache,

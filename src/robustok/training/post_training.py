@@ -26,6 +26,7 @@ from robustok.training.held_out import HeldOut, Witness
 from robustok.training.objective import Objective
 from robustok.training.optim import autocast
 from robustok.training.shared_sampling import sampled
+from robustok.training.undisturbed import undisturbed
 
 SAMPLES = "held_out.safetensors"  # in a run's folder: what decoders are compared by
 FREE = "free_samples.safetensors"  # what they are trained on, beside the pairs
@@ -43,6 +44,7 @@ class PostTrainingResult(Generic[AnyOne]):
 
 
 @alone_in_its("folder")
+@undisturbed
 def post_train(
     config: PostTraining,
     tokenizer: AnyOne,
@@ -155,14 +157,16 @@ def _pairs(
     match config.sigma:
         case "auto":
             raise ValueError("sigma is auto, which post_train resolves; pairs need a number")
-        case low, high:
+        case low, high if low < high:
             shares = torch.linspace(low, high, SHARES, dtype=torch.float64).tolist()
             counts = [len(part) for part in torch.arange(count).tensor_split(SHARES) if len(part)]
-            folders = [folder / f"sigma_{share:.4g}" for share in shares[: len(counts)]]
+            names = [f"sigma_{share:.4g}" for share in shares]
+            names = names if len({*names}) == SHARES else [f"sigma_{share}" for share in shares]
+            folders = [folder / name for name in names[: len(counts)]]
             for i, (share, own, where) in enumerate(zip(shares, counts, folders, strict=False)):
                 made(share, own, where, derive(config.loop.seed, "pairs of a range", i))
             return Pairs(*folders)
-        case sigma:
+        case (sigma, _) | sigma:
             return made(sigma, count, folder, config.loop.seed)
 
 

@@ -30,6 +30,7 @@ from robustok.runtime.writing import Writer, snapshot
 RESUME, RUN, BEST = "resume.safetensors", "run.json", "best"
 AUTO = ("pfid", "gfid")  # the scores by which the best model is chosen unless another is named
 LEFT = (BEST, "previews", MODEL, "discriminator")  # what a run leaves beside its saves
+TOLD_SINCE = ("flip",)  # names of settings that older versions' runs do not tell
 DECIDES = ("type", "steps", "batch_size", "seed")  # what of a Loop decides the result
 
 
@@ -63,8 +64,7 @@ class Saves:
                 f"{path} holds different steps for different processes ({', '.join(map(str, everyone))}); "
                 "give a folder on a disk that all machines share"
             )
-        if saved and deciding(saved["settings"]) != deciding(self.settings):
-            changes = "; ".join(_differences(deciding(saved["settings"]), deciding(self.settings)))
+        if saved and (changes := "; ".join(self._changes(saved["settings"]))):
             gone = some([str(path), *map(str, self._left())])
             raise ValueError(
                 f"{self.folder} holds a run with other settings ({changes}); "
@@ -79,11 +79,16 @@ class Saves:
         """
         left = self._left()
         told = next((path for path in (self.folder / RUN, self.folder / BEST / RUN) if path.is_file()), None)
-        if left and told and deciding(read_json(told)) != deciding(self.settings):
+        if left and told and self._changes(read_json(told)):
             raise ValueError(
                 f"{self.folder} holds what a run with other settings left, without the {RESUME} that it could go on "
                 f"from; choose another folder, or delete {some([*map(str, left)])} to start afresh"
             )
+
+    def _changes(self, former: Mapping[str, Any]) -> list[str]:
+        """What differs from the settings of another run; of what an older version did not tell, nothing does."""
+        now = {name: value for name, value in self.settings.items() if name in former or name not in TOLD_SINCE}
+        return list(_differences(deciding(former), deciding(now)))
 
     def _left(self) -> list[Path]:
         """Everything that a run leaves beside its last save, as far as it is there."""

@@ -38,6 +38,7 @@ from robustok.training.previews import Picture
 from robustok.training.tokenizer_settings import AnyPerturbation as AnyPerturbation
 from robustok.training.tokenizer_settings import TokenizerTraining as TokenizerTraining
 from robustok.training.tokenizer_settings import other_kind
+from robustok.training.undisturbed import undisturbed
 from robustok.training.with_codebook import WithCodebook
 from robustok.training.without_codebook import WithoutCodebook
 
@@ -148,6 +149,7 @@ def _model(config: TokenizerTraining, given: TokenizerLike | None) -> TokenizerL
 
 
 @alone_in_its("folder")
+@undisturbed
 def train_tokenizer(
     config: TokenizerTraining,
     images: ImageSet,
@@ -183,7 +185,7 @@ def train_tokenizer(
             loop,
             Path(folder),
             name="tokenizer",
-            describe={"stage": without_performance(config), "images": images.describe()}
+            describe={"stage": without_performance(config), "images": images.describe(), "flip": images.flip}
             | _frozen_weights(stage.model)
             | ({} if tokenizer is None else {"from": tokenizer.fingerprint()}),
             preview=lambda done: reconstructions(stage.ema.module, images),
