@@ -126,6 +126,7 @@ def test_other_things_than_models_and_images_are_refused(models, tmp_path):
         ({"features": "lite0@16"}, "Lite0 looks at 32 pixels or more, not 16"),
         ({"images": [1, 2]}, "a list is no set of images"),
         ({"folder": 5}, "folder is 5; give a path"),
+        ({"folder": ""}, "folder is ''; give a path"),
     ],
 )
 def test_post_training_that_cannot_be_is_refused_before_any_work(models, options, message, tmp_path):

@@ -132,7 +132,7 @@ def post_train(
 
     `pairs` of the images, or as many as there are, are paired with tokens or latents of which the generator made all
     but a share `sigma`. Without a `config` it is "auto" unless given: held-out images choose by short tries, which
-    take about a quarter of the time; two numbers give pairs of shares from the first to the second. `held_out` of the
+    add about a fifth to the time; two numbers give pairs of shares from the first to the second. `held_out` of the
     images, as many of every class as it has, are left out and decide which decoder is kept, in the space of `features`:
     lite0 at the images' own size, 64 to 224 pixels, unless given. Everything goes to `folder`; called again after it
     was stopped, it goes on.
@@ -222,6 +222,8 @@ def _counts(options: dict[str, Any]) -> dict[str, Any]:
 
 def _place(folder: Any) -> Path:
     try:
-        return home(os.fspath(folder))
+        if not (name := os.fspath(folder)):  # which is the current folder
+            raise TypeError
+        return home(name)
     except TypeError as error:
         raise ValueError(f"folder is {folder!r}; give a path") from error
