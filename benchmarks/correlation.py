@@ -67,17 +67,24 @@ def correlation(
     return bootstrap(lambda chosen: statistic(a[chosen], b[chosen]), len(a), level=level, rounds=rounds)
 
 
-def left_out(columns: Sequence[Sequence[float]], target: Sequence[float], weights: Numbers | None = None) -> Numbers:
+def left_out(
+    columns: Sequence[Sequence[float]],
+    target: Sequence[float],
+    weights: Numbers | None = None,
+    kin: Sequence[str] | None = None,
+) -> Numbers:
     """The target of each model as a least squares fit to the others says it, one for each row of weights (..., count).
 
     The fit is linear in the columns, with a constant; without columns it is the mean of the others. A model's weight is
     how often it is there: all of its copies are left out with it, so that a resample does not predict a model from
-    itself. NaN where the others do not determine the fit.
+    itself. `kin` names of each what it is related by: those of its name are left out with it, too. NaN where the others
+    do not determine the fit.
     """
     y = np.asarray(target, dtype=np.float64)
     x = np.stack([np.ones(len(y)), *(standardized(np.asarray(c, dtype=np.float64)) for c in columns)], axis=1)
     w = np.ones(len(y)) if weights is None else weights
-    others = w[..., None, :] * (1 - np.eye(len(y)))  # (..., left out, model)
+    related = np.eye(len(y)) if kin is None else np.equal.outer(np.asarray(kin), np.asarray(kin))
+    others = w[..., None, :] * (1 - related)  # (..., left out, model)
     p = x.shape[1]
     normal = (others @ (x[:, :, None] * x[:, None, :]).reshape(-1, p * p)).reshape(*others.shape[:-1], p, p)
     diagonal = normal.diagonal(axis1=-2, axis2=-1).prod(axis=-1)
@@ -92,11 +99,17 @@ def standardized(values: Numbers) -> Numbers:
 
 
 def left_out_ratio(
-    columns: Sequence[Sequence[float]], target: Sequence[float], *, level: float = 0.95, rounds: int = ROUNDS
+    columns: Sequence[Sequence[float]],
+    target: Sequence[float],
+    *,
+    kin: Sequence[str] | None = None,
+    level: float = 0.95,
+    rounds: int = ROUNDS,
 ) -> Estimate:
     """Root mean square error of `left_out`'s predictions, over that of the mean of the others: 1 knows nothing.
 
-    Raises ValueError for less than three models, or where columns and target differ in length.
+    Models that are `kin` are left out, and drawn for the interval, together. Raises ValueError for less than three
+    models or kinds of these, or where columns and target differ in length.
     """
     y = np.asarray(target, dtype=np.float64)
     if any(len(column) != len(y) for column in columns):
@@ -104,16 +117,23 @@ def left_out_ratio(
             f"a prediction takes columns of the target's {len(y)} models, not {[len(c) for c in columns]}; pair them"
         )
 
+    names = list(range(len(y))) if kin is None else list(dict.fromkeys(kin))
+    kind, kinds = np.array([names.index(own) for own in (kin or names)]), len(names)
+
     def ratio(chosen: NDArray[np.int64]) -> Numbers:
-        weights = (chosen[..., None] == np.arange(len(y))).sum(axis=-2).astype(np.float64)
+        drawn = (chosen[..., None] == np.arange(kinds)).sum(axis=-2).astype(np.float64)
+        weights = drawn[..., kind]
 
         def error(predicted: Numbers) -> Numbers:
             there = np.where(weights > 0, weights * (predicted - y) ** 2, 0.0)
             return np.sqrt(there.sum(axis=-1) / weights.sum(axis=-1))
 
-        by_mean = error(left_out([], target, weights))
+        by_mean = error(left_out([], target, weights, kin))
         return np.divide(
-            error(left_out(columns, target, weights)), by_mean, out=np.full_like(by_mean, np.nan), where=by_mean > 0
+            error(left_out(columns, target, weights, kin)),
+            by_mean,
+            out=np.full_like(by_mean, np.nan),
+            where=by_mean > 0,
         )
 
-    return bootstrap(ratio, len(y), level=level, rounds=rounds)
+    return bootstrap(ratio, kinds, level=level, rounds=rounds)

@@ -18,6 +18,8 @@ ABOUT = """
 - **Pearson, Spearman**: with gFID over tokenizers. Spearman's is the same for log gFID.
 - **error**: root mean square error of gFID as a line fitted on the other tokenizers says it, over that of the mean of
   the others. 1 knows nothing; below 0.5 is wanted.
+- **error, kin left out**: the same, all tokenizers with the same tokens or latents being left out, and drawn,
+  together, for they are not independent.
 - In brackets: 95 % intervals by bootstrap over tokenizers (all copies of a tokenizer are left out with
   it). With so few tokenizers they are wide, and of so many candidates some look good by chance.
 - *(fitted)* candidates are two numbers at once; what is correlated are the predictions from the others, which is
@@ -83,6 +85,7 @@ class Row(NamedTuple):
     spearman: Estimate
     pearson_log: Estimate
     error: Estimate
+    error_apart: Estimate
     error_log: Estimate
 
     @property
@@ -96,7 +99,8 @@ def judged(tokenizers: Sequence[Measured], space: str) -> tuple[int, list[Row]]:
     numbers, gfid = [one.candidates[space] for one in known], [one.gfid[space] for one in known]
     if len(gfid) < LISTED:
         return len(gfid), []
-    logs = [math.log(value) for value in gfid]
+    logs, latents = [math.log(value) for value in gfid], [one.latents for one in known]
+    several = 3 <= len({*latents}) < len(latents)
     rows = []
     for name in numbers[0]:
         columns = list(zip(*(of[name] for of in numbers), strict=True))
@@ -109,6 +113,7 @@ def judged(tokenizers: Sequence[Measured], space: str) -> tuple[int, list[Row]]:
                 correlation(spearman, value, gfid, rounds=ROUNDS),
                 correlation(pearson, value_log, logs, rounds=ROUNDS),
                 left_out_ratio(columns, gfid, rounds=ROUNDS),
+                left_out_ratio(columns, gfid, kin=latents, rounds=ROUNDS) if several else Estimate(*[math.nan] * 3),
                 left_out_ratio(columns, logs, rounds=ROUNDS),
             )
         )
@@ -210,11 +215,19 @@ def apart(values: Sequence[float], latents: Sequence[str]) -> Apart:
 def compared(rows: Sequence[Row]) -> Iterator[str]:
     """One row a candidate."""
     yield from table(
-        ("candidate", "error", "error of log gFID", "Pearson", "Pearson, log gFID", "Spearman"),
+        (
+            "candidate",
+            "error",
+            "error, kin left out",
+            "error of log gFID",
+            "Pearson",
+            "Pearson, log gFID",
+            "Spearman",
+        ),
         (
             (
                 marked(row.name),
-                *map(in_words, (row.error, row.error_log, row.pearson, row.pearson_log, row.spearman)),
+                *map(in_words, (row.error, row.error_apart, row.error_log, row.pearson, row.pearson_log, row.spearman)),
             )
             for row in rows
         ),

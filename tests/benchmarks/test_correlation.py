@@ -80,6 +80,27 @@ def test_a_model_that_is_there_twice_is_left_out_twice():
     assert left_out([], y, weights)[0].tolist() == pytest.approx([5 / 3, 0.5, 4 / 3, 5 / 4])
 
 
+def test_kin_are_left_out_and_drawn_together():
+    """Against a loop over the families; in which a line through one family's own members would predict it."""
+    rng = np.random.default_rng(3)
+    kin = [name for name in "abcde" for _ in range(3)]
+    family = {name: rng.normal() for name in "abcde"}
+    x = np.array([family[name] + 0.01 * rng.normal() for name in kin])
+    y = np.array([rng.normal() for _ in "abcde"]).repeat(3) + 0.01 * rng.normal(size=15)
+    predicted = left_out([x], y, kin=kin)
+    for i, name in enumerate(kin):
+        others = np.array([other != name for other in kin])
+        slope, start = np.polyfit(x[others], y[others], 1)
+        assert predicted[i] == pytest.approx(start + slope * x[i])
+    apart, together = left_out_ratio([x], y, kin=kin, rounds=200), left_out_ratio([x], y, rounds=200)
+    means = np.array([y[[other != name for other in kin]].mean() for name in kin])
+    assert apart.value == pytest.approx(np.sqrt(((predicted - y) ** 2).mean() / ((means - y) ** 2).mean()))
+    assert apart.value > together.value
+    assert apart.high - apart.low > 0
+    with pytest.raises(ValueError, match="at least three"):
+        left_out_ratio([x[:6]], y[:6], kin=kin[:6])
+
+
 def test_a_fit_that_the_others_do_not_determine_is_nan():
     assert np.isnan(left_out([[1.0, 1.0, 1.0, 2.0]], [1.0, 2.0, 3.0, 4.0])).tolist() == [False, False, False, True]
     assert np.isnan(left_out([[1.0, 2.0, 3.0], [1.0, 4.0, 2.0]], [1.0, 2.0, 3.0])).all()

@@ -101,7 +101,7 @@ def test_the_area_is_that_under_the_trapezoids():
 
 def test_a_winner_holds_in_all_three_spaces_and_is_no_diagnosis():
     def row(name: str, error: float, high: float) -> Row:
-        return Row(name, *[Estimate(0.5, 0.4, 0.6)] * 3, Estimate(error, 0.1, high), Estimate(error, 0.1, high))
+        return Row(name, *[Estimate(0.5, 0.4, 0.6)] * 3, *[Estimate(error, 0.1, high)] * 3)
 
     first = [row("nats of the generator", 0.1, 0.2), row("A", 0.2, 0.9), row("B", 0.3, 0.9), row("C", 0.4, 1.2)]
     tables = dict.fromkeys(JUDGED_IN, (16, first))
