@@ -55,6 +55,32 @@ def test_other_protocols_are_refused_unless_forced(files, capsys):
     assert "Not computed alike: gFID has resize" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("format", ["markdown", "latex", "csv", "html"])
+def test_an_earlier_table_is_replaced_and_nothing_else(format, files, capsys, tmp_path):
+    out = tmp_path / "table"
+    words = ["compare", *files, "--format", format, "--out", str(out), "--quiet"]
+    assert main(words) == 0
+    table = out.read_bytes()
+    assert main([*words, "--metrics", "gfid"]) == 0
+    assert out.read_bytes() == table
+    for text in ("# my notes\n\n| System | is a word |\n", "<!DOCTYPE html>\n<title>robustok · demo</title>\n"):
+        out.write_text(text)
+        assert main(words) == 2
+        assert f"table is there already and holds no table of systems in {format}" in capsys.readouterr().err
+        assert out.read_text() == text
+
+
+def test_nothing_is_written_into_a_run_that_is_compared(files, capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    scores = tmp_path / "run" / "scores.json"
+    (tmp_path / "ours-0.json").rename(scores)
+    kept = scores.read_bytes()
+    for place in ("run/scores.json", "run/new/table.csv"):
+        assert main(["compare", "run", "theirs-0.json", "--format", "csv", "--out", place]) == 2
+        assert f"{place} lies in run, which is compared; give an --out outside of it" in capsys.readouterr().err
+    assert scores.read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,5 +1,6 @@
 """`robustok compare`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,8 +44,8 @@ class Compare(Verbose):
         metrics = tuple(dict.fromkeys(self.metrics.split(","))) if self.metrics else None
         name = self.format or _format_of(self.out)
         sources = [source(text) for text in self.scores]
-        if self.out is not None and self.out.resolve() in [path.resolve() for _, path in sources]:
-            raise ValueError(f"{self.out} is one of the files that are compared; give another --out")
+        if self.out is not None:
+            _check_out(self.out, name, [path for _, path in sources])
         made = system_table(read_systems(sources, metrics), metrics, baseline=self.baseline, force=self.force)
         text = FORMATS[name](made)
         if self.out is None:
@@ -62,6 +63,19 @@ def source(text: str) -> tuple[str, Path]:
     """`NAME=FILE` or `FILE` as a name or "" and a path; what exists as it is typed is no name."""
     name, given, path = text.partition("=")
     return (name, home(path)) if given and not Path(text).exists() else ("", Path(text))
+
+
+def _check_out(out: Path, name: str, compared: Iterable[Path]) -> None:
+    """Refuse, by a ValueError, to write into what is compared, or over anything but an earlier table of the format."""
+    from robustok.report.system_table import is_table
+
+    for path in compared:
+        if out.resolve() == path.resolve():
+            raise ValueError(f"{out} is one of the files that are compared; give another --out")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"{out} lies in {path}, which is compared; give an --out outside of it")
+    if out.is_file() and not is_table(out, name):
+        raise ValueError(f"{out} is there already and holds no table of systems in {name}; give another --out")
 
 
 def _format_of(out: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustok.evaluation.scores.difference import unlike
@@ -12,6 +13,7 @@ from robustok.report.systems import Estimate, ScoreColumn, System, columns_of
 from robustok.report.table import Table, TableCell, markdown_list, markdown_text
 from robustok.report.text import count, decimals
 
+HEAD = 2048  # bytes by which a page is known
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
@@ -98,7 +100,7 @@ class SystemTable:
 
     def to_html(self) -> str:
         """A page that needs no other file."""
-        return render("comparison", title="Systems compared", table=self.shown(), differences=self.differences)
+        return render("comparison", title=TITLE, table=self.shown(), differences=self.differences)
 
     def to_csv(self) -> str:
         """One system a line, with every number in full: of each score value, interval, images and seeds.
@@ -130,6 +132,13 @@ FORMATS: dict[str, Callable[[SystemTable], str]] = {
     "html": SystemTable.to_html,
 }
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
+TITLE = "Systems compared"  # of the page
+OPENINGS = {  # what tells a table of these from other files
+    "markdown": "| System ",
+    "latex": r"% \usepackage{booktabs}",
+    "csv": "system,",
+    "html": f"<title>robustok · {TITLE}</title>",  # in its first lines
+}
 
 
 def system_table(
@@ -161,6 +170,13 @@ def system_table(
         if system is not against
     }
     return SystemTable(facts, list(headings.values()), rows, notes, differences)
+
+
+def is_table(path: Path, name: str) -> bool:
+    """True for a file that begins as a table of systems in a format of `FORMATS`, and for an empty one."""
+    with path.open("rb") as file:
+        start = file.read(HEAD).decode(errors="replace")
+    return not start or (OPENINGS[name] in start if name == "html" else start.startswith(OPENINGS[name]))
 
 
 def in_three_digits(number: float) -> str:
