@@ -112,7 +112,7 @@ def test_own_images_that_are_too_small(upscale: bool, photos: None, ran: list[An
 
 def test_own_images_that_are_too_few_or_would_be_mixed_with_pictures(photos: None, ran: list[Any], capsys: Any):
     assert main(["demo", "--images", "my photos", "--out", "my photos/run"]) == 2
-    assert "--out my photos/run lies in --images my photos, so its pictures would be" in capsys.readouterr().err
+    assert "--out my photos/run lies in --images my photos, so what is written would be" in capsys.readouterr().err
     assert main(["demo", "--images", "my photos/ant"]) == 2
     assert "70 images in my photos/ant are too few to train, choose and score on; give at least 100" in (
         capsys.readouterr().err

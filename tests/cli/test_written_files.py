@@ -207,13 +207,46 @@ def test_records_never_replace_what_they_were_computed_from(tmp_path: Path, caps
     assert "is one of the files that are compared" in refused(capsys, words)
 
 
+WITHIN = [
+    ["train-tokenizer", "smoke"],
+    ["train-tokenizer", "smoke", "--images", "fashion-mnist", "--validation"],
+    ["train-generator", "smoke", "--tokenizer", "t"],
+    ["train-generator", "smoke", "--tokenizer", "t", "--images", "fashion-mnist", "--reference"],
+    ["post-train", "--tokenizer", "t", "--generator", "g"],
+    ["encode", "--tokenizer", "t"],
+    ["analyze", "--tokenizer", "t", "--generator", "g"],
+    ["reference"],
+    ["demo"],
+]
+
+
+@pytest.mark.parametrize("argv", WITHIN, ids=lambda argv: argv[0])
+def test_no_verb_writes_into_a_folder_of_images(argv, tmp_path: Path, capsys):
+    """Before anything is read; what lies beside the folder is another matter, which its name may begin."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    name = argv[-1] if argv[-1] in ("--validation", "--reference") else "--images"
+    words = [*argv, *([] if name == argv[-1] else [name]), str(photos), "--out"]
+    for out in ("photos/run.safetensors", "photos/a/../b/run.safetensors"):
+        told = refused(capsys, [*words, str(tmp_path / out)])
+        assert f"run.safetensors lies in {name} {photos}, so what is written would be taken for images" in told
+    assert not list(photos.iterdir())
+    assert "lies in" not in refused(capsys, [*words, str(tmp_path / "photos-run.safetensors")])
+
+
+def test_a_picture_of_nearest_images_is_none_of_them(tmp_path: Path, capsys):
+    words = ["evaluate", "--generated", "a", "--reference", "b", "--train", str(tmp_path), "--nearest"]
+    assert f"lies in --train {tmp_path}" in refused(capsys, [*words, str(tmp_path / "nearest.png")])
+
+
 @pytest.mark.parametrize("name", ["images", "tokenizer"])
 def test_a_run_never_writes_into_what_it_reads(name, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(images, "device_of", None)
     argv = ["train-tokenizer", "smoke", "--images", "fashion-mnist", "--out", str(tmp_path)]
     argv += ["--tokenizer", str(tmp_path)] if name == "tokenizer" else []
     argv[3] = str(tmp_path / ".") if name == "images" else argv[3]
-    assert f"--out and --{name} are the same folder" in refused(capsys, argv)
+    told = refused(capsys, argv)
+    assert ("lies in --images" if name == "images" else "--out and --tokenizer are the same folder") in told
 
 
 def test_images_holds_what_this_run_drew(models, tmp_path: Path, capsys):

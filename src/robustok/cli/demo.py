@@ -97,15 +97,13 @@ class Demo(Reading, Configurable, Verbose):
 
     def _out(self) -> Path:
         """The folder to write to. Raises ValueError for one within the images, whose pictures would be among them."""
+        from robustok.cli.images import check_outside
+
         kind = "corners" if self.corners else "masked" if self.generator == "masked" else self.latent
-        images = Path(self.images)
-        name = re.sub(r"\W+", "-", images.resolve().stem).strip("-")
+        name = re.sub(r"\W+", "-", Path(self.images).resolve().stem).strip("-")
         usual = "demo" if kind == "discrete" else kind
         out = self.out or Path("runs", usual + f"-{name}" * (name != "fashion-mnist"))
-        if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
-            raise ValueError(
-                f"--out {out} lies in --images {images}, so its pictures would be taken for images; give another"
-            )
+        check_outside(out, self, "images")
         return out
 
     def _check_seeds(self) -> None:

@@ -105,8 +105,12 @@ class Evaluate(Sampled, Features, View, Shared):
 
     def _check_records(self) -> None:
         """Refuse, by a ValueError, to write over another kind of file, such as one of those that are to be scored."""
-        if self.nearest is not None and self.nearest.exists():  # it may be a picture that somebody took
-            raise ValueError(f"{self.nearest} is there already; remove it, or give another --nearest")
+        from robustok.cli.images import check_outside
+
+        if self.nearest is not None:
+            check_outside(self.nearest, self, "generated", "reference", "train", what="--nearest")
+            if self.nearest.exists():  # it may be a picture that somebody took
+                raise ValueError(f"{self.nearest} is there already; remove it, or give another --nearest")
         if self.out is not None and self.out.is_file():
             with self.out.open("rb") as file:
                 first = file.read(1)

@@ -69,6 +69,19 @@ def own_size(name: str, broken: str | None = None) -> int:
     return open_images(name, 1, split="validation", labels="none", errors="skip").side
 
 
+def check_outside(out: Path, options: object, *names: str, what: str = "--out") -> None:
+    """Refuse, by a ValueError, to write into a folder of images that an option of one of the names gives.
+
+    What is written there would be among the images of the next run, which then could not go on.
+    """
+    for name in names:
+        given = getattr(options, name, None)
+        if given is not None and Path(given).is_dir() and out.resolve().is_relative_to(Path(given).resolve()):
+            raise ValueError(
+                f"{what} {out} lies in --{name} {given}, so what is written would be taken for images; give another"
+            )
+
+
 def is_npz(name: str) -> bool:
     return name.endswith(".npz") and not Path(name).is_dir()
 

@@ -83,7 +83,10 @@ class Training(Models, View, Configurable, Shared):
 
     def check_apart(self) -> None:
         """Refuse, by a ValueError, an --out that is also read from, whose files the run would replace or add to."""
-        for name in ("images", "validation", "tokenizer", "generator"):
+        from robustok.cli.images import check_outside
+
+        for name in ("tokenizer", "generator"):
             given = getattr(self, name, None)
             if given is not None and Path(given).is_dir() and Path(given).resolve() == self.out.resolve():
                 raise ValueError(f"--out and --{name} are the same folder, {given}; give another --out")
+        check_outside(self.out, self, "images", "validation", "reference")

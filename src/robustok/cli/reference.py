@@ -34,7 +34,7 @@ class Reference(Features, View, Shared):
 
     def run(self) -> None:
         """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
-        from robustok.cli.images import SIZE, SIZES, device_of, is_npz, scored_images
+        from robustok.cli.images import SIZE, SIZES, check_outside, device_of, is_npz, scored_images
         from robustok.cli.scoring import told
         from robustok.evaluation.features.registry import extractor
         from robustok.evaluation.scores.reference import Reference as Statistics
@@ -46,6 +46,7 @@ class Reference(Features, View, Shared):
             raise ValueError(
                 f"{out} does not end in .safetensors, by which it is known as a reference; give another --out"
             )
+        check_outside(out, self, "images")
         compiled = "inductor" if self.compile else None
         extract = extractor(self.features, device_of(self.device), dtype=self.dtype, compile=compiled)
         size = self.size or (None if is_npz(self.images) else SIZES.get(self.images, SIZE))
