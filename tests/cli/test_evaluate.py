@@ -253,10 +253,17 @@ def test_a_reference_says_what_it_is_and_is_never_lost(place, capsys, tmp_path):
     assert out.read_bytes() == content
     assert main([*words, "--images", str(place / "ours"), "--overwrite"]) == 0
     assert Reference.load(out).images["name"] == "ours"
-    out.write_bytes(b"my thesis")
-    assert main([*words, "--images", str(place / "ours")]) == 2
-    assert "is there already and is no reference; choose another file" in capsys.readouterr().err
-    assert out.read_bytes() == b"my thesis"
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_reference_replaces_nothing_but_a_reference(more, place, capsys, tmp_path):
+    out = tmp_path / "made.safetensors"
+    words = ["reference", "--images", str(place / "ours"), "--size", "16", "--out", str(out), *more, *QUICK]
+    for content in (b"my thesis", (place / "tokenizer" / "model.safetensors").read_bytes()):
+        out.write_bytes(content)
+        assert main(words) == 2
+        assert "is there already and is no reference; choose another file" in capsys.readouterr().err
+        assert out.read_bytes() == content
 
 
 def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path):

@@ -29,7 +29,7 @@ class Reference(Features, View, Shared):
     # side of the center crops of a folder in pixels: 256, of fashion-mnist 32, of fluent 64, unless given
     size: Count | None = None
     sample_size: Count = 2000  # images whose features are kept, at most
-    overwrite: bool = False  # replace a file that holds another reference
+    overwrite: bool = False  # replace a file that holds another reference, and no other file
     device: Device | None = None
 
     def run(self) -> None:
@@ -38,6 +38,7 @@ class Reference(Features, View, Shared):
         from robustok.cli.scoring import told
         from robustok.evaluation.features.registry import extractor
         from robustok.evaluation.scores.reference import Reference as Statistics
+        from robustok.evaluation.scores.reference import is_reference
         from robustok.runtime.distributed import is_main
         from robustok.runtime.weights import sha256
 
@@ -47,6 +48,8 @@ class Reference(Features, View, Shared):
                 f"{out} does not end in .safetensors, by which it is known as a reference; give another --out"
             )
         check_outside(out, self, "images")
+        if out.is_file() and not is_reference(out):
+            raise ValueError(f"{out} is there already and is no reference; choose another file")
         compiled = "inductor" if self.compile else None
         extract = extractor(self.features, device_of(self.device), dtype=self.dtype, compile=compiled)
         size = self.size or (None if is_npz(self.images) else SIZES.get(self.images, SIZE))
@@ -74,7 +77,7 @@ def _check_same(out: Path, wanted: Mapping[str, Any]) -> None:
     try:
         there = Statistics.load(out)
     except ValueError as error:
-        raise ValueError(f"{out} is there already and is no reference; {remedy}") from error
+        raise ValueError(f"{out} is there already and is no whole reference; {remedy}") from error
     found = {"images": there.images, "features": there.space, "sample": counted(len(there.sample), "image")}
     for name, value in found.items():
         if value != wanted[name]:

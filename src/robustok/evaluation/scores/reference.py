@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from robustok.evaluation.features.extractor import PLAIN, Extractor, outputs
@@ -244,6 +244,15 @@ def _statistics(path: Path, arrays: dict[str, Array], images: Array | None) -> S
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Statistics(stats, spatial, images, {"name": path.name, "hash": digest.hexdigest()[:16]})
+
+
+def is_reference(path: str | Path) -> bool:
+    """True for a file that says it is what `Reference.save` wrote, damaged or of an older form though it may be."""
+    try:
+        with safe_open(home(path), framework="pt") as file:
+            return (file.metadata() or {}).get("robustok") == "reference"
+    except (OSError, SafetensorError):
+        return False
 
 
 def _check_width(path: Path, stats: FeatureStats, extract: Extractor) -> None:
