@@ -338,3 +338,37 @@ def test_folders_may_be_called_as_files_are(tmp_path, capsys):
     assert main([*words, "--json", "--quiet"]) == 0
     fid = json.loads(capsys.readouterr().out)[0]
     assert (fid["metric"], fid["value"]) == ("fid", pytest.approx(0, abs=1e-6))  # but for rounding
+
+
+# Records that are there
+
+
+def test_records_are_replaced_by_those_of_the_same_system_alone(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    out, ours = tmp_path / "scores.json", ["--generated", "ours", "--reference", "real.safetensors"]
+    models = ["--generator", "generator", "--tokenizer", "better", "--reference", "real.safetensors", "--count", "10"]
+    by_both = [*models, "--against", "tokenizer"]
+    tokenizer = ["--tokenizer", "better", "--images", "real", "--pfid-images", "8"]
+
+    def evaluate(words):
+        capsys.readouterr()
+        return main(["evaluate", *words, "--out", str(out), *QUICK])
+
+    for words, others in ((ours, tokenizer), (models, by_both), (by_both, models), (tokenizer, ours)):
+        out.unlink(missing_ok=True)
+        assert evaluate(words) == 0
+        assert evaluate([*words, "--seed", "1"]) == 0, "the same again"
+        kept = out.read_bytes()
+        for other in (others, [*words, "--name", "another"]):
+            assert evaluate(other) == 2
+            assert "scores.json is there already and holds other scores" in capsys.readouterr().err
+        assert out.read_bytes() == kept
+    out.write_text(json.dumps([{**record, "system": {}} for record in json.loads(kept)]))
+    assert evaluate(tokenizer) == 0, "as of the best tokenizer of a run, whose scores have no name"
+    demo = [Score(metric=name, value=1.0, images=8, protocol={}).to_plain() for name in ("rfid", "gfid_before")]
+    out.write_text(json.dumps(demo))
+    assert evaluate(tokenizer) == 2
+    assert "holds other scores (gfid_before, rfid)" in capsys.readouterr().err
+    out.write_text('["my notes"]')
+    assert evaluate(tokenizer) == 2
+    assert "holds no records of scores" in capsys.readouterr().err

@@ -20,8 +20,10 @@ from robustok.cli.arguments import (
 )
 from robustok.cli.kinds import Sampled, samplings_with
 from robustok.cli.options import Option, Shared
+from robustok.runtime.words import some
 
 SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of a file of statistics, else lite0"
+HEADS = {"generator": "gfid", "generated": "fid", "images": "rfid"}  # the score that all of what is given have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +113,33 @@ class Evaluate(Sampled, Features, View, Shared):
             check_outside(self.nearest, self, "generated", "reference", "train", what="--nearest")
             if self.nearest.exists():  # it may be a picture that somebody took
                 raise ValueError(f"{self.nearest} is there already; remove it, or give another --nearest")
-        if self.out is not None and self.out.is_file():
-            with self.out.open("rb") as file:
-                first = file.read(1)
-            if first not in (b"", b"["):
-                raise ValueError(f"{self.out} is there already and holds no records of scores; give another --out")
+        if self.out is not None and self.out.is_file() and self.out.stat().st_size:
+            self._check_alike(self.out)
+
+    def _check_alike(self, out: Path) -> None:
+        """Refuse, by a ValueError, a file of anything but what the same command would write: scores of that system."""
+        from robustok.evaluation.scores.metric_names import variant_of
+        from robustok.report.systems import CHANGE, read_scores
+
+        try:
+            with out.open("rb") as file:
+                there = read_scores(out) if file.read(1) == b"[" else None  # it may be of many GB
+        except ValueError:
+            there = None
+        if there is None:
+            raise ValueError(f"{out} is there already and holds no records of scores; give another --out")
+        head = next(HEADS[part] for part in self._given() if part in HEADS)
+        own = {head + end for end in ("_before", "_after", CHANGE)} if self.against else {head}
+        heads = {s.metric for s in there if variant_of(s.metric.removesuffix(CHANGE))[0] in HEADS.values()}
+        names = {str(score.system["name"]) for score in there if "name" in score.system}
+        if there and (heads != own or names - {self._name()}):
+            what = sorted(names - {self._name()} or heads or {score.metric for score in there})
+            raise ValueError(f"{out} is there already and holds other scores ({some(what)}); give another --out")
+
+    def _name(self) -> str:
+        """What the records call the system."""
+        names = (self.generator, self.tokenizer, self.generated)
+        return self.name or " + ".join(str(part) for part in names if part)
 
     def _given(self) -> list[str]:
         """Names of what was given to score. Raises ValueError where that is not enough, or too much."""
@@ -214,9 +238,7 @@ class Evaluate(Sampled, Features, View, Shared):
         if self.nearest:
             self._show_nearest(shown, generator, tokenizer, references[0].train, extractors[0], side, how)
         scores = [*scores, *pilots, *(fdr_of(scores) if self.fdr else ())]
-        names = (self.generator, self.tokenizer, self.generated)
-        name = self.name or " + ".join(str(part) for part in names if part)
-        return of_system(scores, name=name, tokenizer=tokenizer, generator=generator)
+        return of_system(scores, name=self._name(), tokenizer=tokenizer, generator=generator)
 
     def _show_nearest(
         self, shown: Any, generator: Any, tokenizer: Any, train: Any, extract: Any, side: int, how: dict[str, Any]
