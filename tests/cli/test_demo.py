@@ -118,7 +118,7 @@ def test_own_images_that_are_too_few_or_would_be_mixed_with_pictures(photos: Non
         capsys.readouterr().err
     )
     assert main(["demo", "--images", "fluent", "--no-flip"]) == 2
-    assert "fluent is embedded; leave out --labels, --no-flip, --upscale and --broken" in capsys.readouterr().err
+    assert "fluent is taken without --no-flip; leave that out" in capsys.readouterr().err
     assert not ran
 
 

@@ -55,22 +55,21 @@ class Demo(Reading, Configurable, Verbose):
         labels: str | None = None,
         no_flip: bool = False,
         upscale: bool = False,
-        broken: str | None = None,
+        broken: Literal["skip", "fail", "replace"] | None = None,
     ) -> Any:
         """The demo of a name, for tokens or for continuous latents, of gray images, of colored ones, of one's own."""
         from robustok import presets
-        from robustok.cli.images import ERRORS
+        from robustok.cli.images import ERRORS, check_reading
         from robustok.data.fluent import EMBEDDED
         from robustok.data.sources import open_images
 
         if latent != "discrete" and generator == "masked":
             raise ValueError(f"a masked generator fills in tokens; leave out --generator masked or --latent {latent}")
+        check_reading(Reading(labels=labels, no_flip=no_flip, upscale=upscale, broken=broken), images)
         kind = latent if latent != "discrete" else "masked" if generator == "masked" else ""
         name = "_".join([kind] * bool(kind) + [preset] * (preset != "default"))
         demo = getattr(presets, name or "demo")()
         if images in EMBEDDED:
-            if labels or no_flip or upscale or broken:
-                raise ValueError(f"{images} is embedded; leave out --labels, --no-flip, --upscale and --broken")
             return presets.in_color(demo) if images == "fluent" else demo
         listed = open_images(images, 1, labels=labels, errors="defer")
         how: dict[str, Any] = {"labels": labels, "flip": not no_flip, "upscale": upscale}

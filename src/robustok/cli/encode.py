@@ -29,13 +29,14 @@ class Encode(Models, View, Shared):
 
     def run(self) -> None:
         """A cache of every image's tokens, or of its latents if the tokenizer has no codebook."""
-        from robustok.cli.images import check_outside, images_of
+        from robustok.cli.images import check_outside, check_reading, images_of
         from robustok.data.latent_cache import encode_images
         from robustok.runtime.logging import Progress
         from robustok.runtime.words import counted
         from robustok.tokenizer.protocol import kind_of
 
         check_outside(self.out, self, "images")
+        check_reading(self, self.images)
         _, tokenizer, _ = self.opened()
         images = images_of(self.images, tokenizer.image_size, self)
 

@@ -181,6 +181,8 @@ class Evaluate(Sampled, Features, View, Shared):
         from robustok.losses.lpips import LPIPS
 
         given, view = self._given(), self.scored()
+        of_any = (self.images, self.generated, self.reference, self.train, self.neighbors_in, self.predict)
+        images.check_reading(self, *of_any)
         keep = self.sample_size
         how: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
         device, tokenizer, generator = self.opened()

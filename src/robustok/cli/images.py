@@ -1,11 +1,12 @@
 """From what was typed to images, caches of them, and a device."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from robustok.cli.arguments import View
+from robustok.cli.arguments import Reading, View
 from robustok.data.fluent import EMBEDDED
 from robustok.data.image_files import BrokenFileError, Errors
 from robustok.data.images import ImageSet
@@ -19,6 +20,8 @@ from robustok.tokenizer.protocol import TokenizerLike, kind_of
 
 ERRORS: dict[str, Errors] = {"skip": "skip", "fail": "defer", "replace": "replace"}  # what --broken says
 SIZE, SIZES = 256, {"fashion-mnist": 32, "fluent": 64}  # side in pixels, where neither a tokenizer nor the user decides
+
+STATISTICS = (".safetensors", ".pt", ".pth")  # ends of the names of files of statistics
 
 
 def images_of(
@@ -82,6 +85,27 @@ def check_outside(out: Path, options: object, *names: str, what: str = "--out") 
             )
 
 
+def check_reading(options: Reading, *names: str | None, beside: Iterable[str | None] = ()) -> None:
+    """Refuse, by a ValueError, options of how images are read where all images are taken as they are.
+
+    Those are embedded sets, npz files, statistics, and what a cache holds, which has no name here. Of images `beside`
+    those of the names only --upscale and --broken are heeded.
+    """
+    for parts, heeding in (
+        (("labels", "no_flip", "window"), names),
+        (("upscale", "broken"), (*names, *beside)),
+    ):
+        given = [f"--{part.replace('_', '-')}" for part in parts if getattr(options, part, None)]
+        there = list(dict.fromkeys(name for name in heeding if name is not None))
+        if given and all(map(_as_it_is, there)):
+            what = f"{' and '.join(there) or 'a cache'} {'are' if len(there) > 1 else 'is'}"
+            raise ValueError(f"{what} taken without {' and '.join(given)}; leave that out")
+
+
+def _as_it_is(name: str) -> bool:
+    return name in EMBEDDED or (name.endswith((".npz", *STATISTICS)) and not Path(name).is_dir())
+
+
 def is_npz(name: str) -> bool:
     return name.endswith(".npz") and not Path(name).is_dir()
 
@@ -90,7 +114,7 @@ def is_statistics(name: str) -> bool:
     """True for a file of statistics rather than images. Raises ValueError for an npz file that cannot be read."""
     if Path(name).is_dir():
         return False
-    return name.endswith((".safetensors", ".pt", ".pth")) or (is_npz(name) and "mu" in array_names(Path(name)))
+    return name.endswith(STATISTICS) or (is_npz(name) and "mu" in array_names(Path(name)))
 
 
 def cache_at(folder: Path, tokenizer: TokenizerLike) -> LatentCache:

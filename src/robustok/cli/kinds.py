@@ -81,12 +81,14 @@ class Training(Models, View, Configurable, Shared):
             return config
         return replace(config, loop=replace(config.loop, tracker=tuple(dict.fromkeys(self.tracker))))
 
-    def check_apart(self) -> None:
-        """Refuse, by a ValueError, an --out that is also read from, whose files the run would replace or add to."""
-        from robustok.cli.images import check_outside
+    def check_given(self) -> None:
+        """Refuse, by a ValueError, an --out that is also read from, and ways to read images where none are read."""
+        from robustok.cli.images import check_outside, check_reading
 
         for name in ("tokenizer", "generator"):
             given = getattr(self, name, None)
             if given is not None and Path(given).is_dir() and Path(given).resolve() == self.out.resolve():
                 raise ValueError(f"--out and --{name} are the same folder, {given}; give another --out")
         check_outside(self.out, self, "images", "validation", "reference")
+        beside = (getattr(self, "validation", None), getattr(self, "reference", None))
+        check_reading(self, getattr(self, "images", None), beside=beside)

@@ -52,7 +52,7 @@ class PostTrain(Training):
         from robustok.training.choosing_sigma import chosen
         from robustok.training.post_training import post_train
 
-        self.check_apart()
+        self.check_given()
         _, tokenizer, generator = self.opened()
         images = images_of(self.images, tokenizer.image_size, self)
         config = post_training_for(tokenizer, generator, len(images), name=self.preset, over=self.settings)

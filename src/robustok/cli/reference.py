@@ -34,7 +34,7 @@ class Reference(Features, View, Shared):
 
     def run(self) -> None:
         """The reference that images are, in a file; what was there and is another one stays, unless told otherwise."""
-        from robustok.cli.images import SIZE, SIZES, check_outside, device_of, is_npz, scored_images
+        from robustok.cli.images import SIZE, SIZES, check_outside, check_reading, device_of, is_npz, scored_images
         from robustok.cli.scoring import told
         from robustok.evaluation.features.registry import extractor
         from robustok.evaluation.scores.reference import Reference as Statistics
@@ -48,6 +48,7 @@ class Reference(Features, View, Shared):
                 f"{out} does not end in .safetensors, by which it is known as a reference; give another --out"
             )
         check_outside(out, self, "images")
+        check_reading(self, self.images)
         if out.is_file() and not is_reference(out):
             raise ValueError(f"{out} is there already and is no reference; choose another file")
         compiled = "inductor" if self.compile else None

@@ -51,14 +51,14 @@ class TrainGenerator(GeneratorValidation, Training):
         from robustok.tokenizer.protocol import kind_of
         from robustok.training.generator_training import MODELS, train_generator
 
-        self.check_apart()
+        if (self.images is None) == (self.cache is None):
+            raise ValueError("a generator is trained on images, or on a cache of them; give either --images or --cache")
+        self.check_given()
         for option, given in (("gfid-below", self.gfid_below), ("fdr", self.fdr)):
             if given and self.reference is None:
                 raise ValueError(f"--{option} is about validations of the generator, so give a --reference for these")
         device, tokenizer, _ = self.opened()
         preset = self.chosen()
-        if (self.images is None) == (self.cache is None):
-            raise ValueError("a generator is trained on images, or on a cache of them; give either --images or --cache")
         cache: Any = None if self.cache is None else cache_at(self.cache, tokenizer)
         images = None if self.images is None else images_of(self.images, tokenizer.image_size, self)
         classes = int(cache.labels.max()) + 1 if images is None else len(images.classes)

@@ -48,7 +48,7 @@ class TrainTokenizer(ValidationOptions, Training):
         from robustok.tokenizer.protocol import codebook_of
         from robustok.training.tokenizer_training import train_tokenizer
 
-        self.check_apart()
+        self.check_given()
         device, given, _ = self.opened()
         preset = self.chosen()
         if given is not None:
