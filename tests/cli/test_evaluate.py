@@ -314,6 +314,12 @@ def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path)
             "--generated ours --reference real --dtype bfloat16",
             "lite0 computes as it is made; dtype and compile are for",
         ),
+        ("--generated ours --reference real --count 8", "--count goes with --generator, and here are --generated and"),
+        ("--generated ours --reference real --lpips", "--lpips goes with --images, and here are --generated and"),
+        ("--generator g --tokenizer t --reference r --pfid-images 8", "--pfid-images goes with --images, and here are"),
+        ("--generator g --tokenizer t --reference r --neighbors-in r", "; leave --neighbors-in out"),
+        ("--tokenizer tokenizer --images real --sample-size 8", "--sample-size goes with --reference, and here are"),
+        ("--tokenizer tokenizer --images real --size 16", "which all images get; leave out --size 16"),
         ("--generated ours --reference real --out real.npz", "real.npz is there already and holds no records"),
     ],
 )

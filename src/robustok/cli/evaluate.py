@@ -1,6 +1,7 @@
 """`robustok evaluate`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,14 @@ from robustok.runtime.words import some
 
 SPACES = f"spaces to score in, one or several of {A_SPACE}; unless given that of a file of statistics, else lite0"
 HEADS = {"generator": "gfid", "generated": "fid", "images": "rfid"}  # the score that all of what is given have
+PART_OF = {  # options, and what they are of
+    "count": "generator",
+    "lpips": "images",
+    "pfid_images": "images",
+    "neighbors_in": "images",
+    "sample_size": "reference",
+}
+COUNT = 5000  # images to generate, unless told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +77,7 @@ class Evaluate(Sampled, Features, View, Shared):
     # the mean of the distances, each over that of ImageNet at 256 pixels
     fdr: bool = False
     lpips: bool = False  # also the LPIPS of reconstructions
-    count: Count = 5000  # images to generate, all classes equally often
+    count: Count | None = None  # images to generate, all classes equally often; 5,000 unless given
     pfid_images: Count | None = None  # images that each cell of pFID perturbs, and of iFID; all unless given
     # images among which iFID looks for neighbors, for example the training set, as its paper does; those of pFID
     # unless given
@@ -76,9 +85,9 @@ class Evaluate(Sampled, Features, View, Shared):
     # training images whose latents a small generator learns within minutes, to foretell how well an autoencoder
     # (a tokenizer without a codebook) will generate: pilot_fd, to be compared between autoencoders of one kind
     predict: ScoredImages | None = None
-    # images of each set, at most, for precision, recall, density, coverage, KID, MIND, Vendi score, AuthPct and C_T;
-    # training images all count
-    sample_size: Count = 2000
+    # images of each set, at most, for precision, recall, density, coverage, KID, MIND, Vendi score, AuthPct and C_T,
+    # 2,000 unless given; training images all count
+    sample_size: Count | None = None
     # side in pixels at which the images of folders are scored, center crops as ADM's; that of the first image of
     # --generated unless given
     size: Count | None = None
@@ -164,17 +173,28 @@ class Evaluate(Sampled, Features, View, Shared):
         if self.against and given != ["generator", "tokenizer", "reference"]:
             raise ValueError("--against compares two tokenizers on the tokens of a --generator, with a --reference")
         if given in (["tokenizer", "images"], ["generator", "tokenizer", "reference"], ["generated", "reference"]):
+            self._check_needed(given)
             return given
         raise ValueError(
             "evaluate takes --tokenizer and --images; or --generator, --tokenizer and --reference; or --generated and "
             "--reference"
         )
 
+    def _check_needed(self, given: Sequence[str]) -> None:
+        """Refuse, by a ValueError, options that what was given has no use for."""
+        for name, part in PART_OF.items():
+            if getattr(self, name) and part not in given:
+                option, there = name.replace("_", "-"), " and ".join(f"--{other}" for other in given)
+                raise ValueError(f"--{option} goes with --{part}, and here are {there}; leave --{option} out")
+        if self.size and "tokenizer" in given:
+            raise ValueError(f"--tokenizer has a size of its own, which all images get; leave out --size {self.size}")
+
     def _scores(self) -> list[Any]:
         """Every score of what was given."""
         from robustok.cli import images, models, scoring
         from robustok.evaluation.scores import generator_scores, image_scores, tokenizer_scores
         from robustok.evaluation.scores.fdr6 import fdr_of
+        from robustok.evaluation.scores.feature_stream import KEPT
         from robustok.evaluation.scores.score import of_system
         from robustok.generators.compiled import can_compile
         from robustok.generators.sampling import balanced_labels
@@ -183,7 +203,7 @@ class Evaluate(Sampled, Features, View, Shared):
         given, view = self._given(), self.scored()
         of_any = (self.images, self.generated, self.reference, self.train, self.neighbors_in, self.predict)
         images.check_reading(self, *of_any)
-        keep = self.sample_size
+        keep, count = self.sample_size or KEPT, self.count or COUNT
         how: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
         device, tokenizer, generator = self.opened()
         if generator is not None:
@@ -224,7 +244,7 @@ class Evaluate(Sampled, Features, View, Shared):
                         **how,
                     )
                 case ["generator", "tokenizer", "reference"]:
-                    labels = balanced_labels(self.count, generator.null_class)
+                    labels = balanced_labels(count, generator.null_class)
                     how |= {"keep": keep, "progress": bar.tell}
                     if self.compile and can_compile(generator):
                         how["compile"] = "inductor"
@@ -263,7 +283,7 @@ class Evaluate(Sampled, Features, View, Shared):
         if generator is None:
             pixels = pixels_of(shown.images(spread(scoring.NEAREST, len(shown))))
         else:
-            labels = balanced_labels(min(self.count, scoring.NEAREST), generator.null_class)
+            labels = balanced_labels(min(self.count or COUNT, scoring.NEAREST), generator.null_class)
             drawn = sample(generator, labels, how["sampling"], seed=self.seed, batch_size=len(labels))
             pixels = torch.cat(list(decoded(tokenizer, drawn)))
         size = None if images.is_npz(self.train) else side
