@@ -126,8 +126,9 @@ def test_own_images_that_are_too_few_or_would_be_mixed_with_pictures(photos: Non
     ("words", "message"),
     [
         ("--generator masked --latent continuous", "a masked generator fills in tokens; leave out --generator masked"),
-        ("--generator masked --corners", "--corners is of the presets demo and continuous; leave out --generator"),
-        ("--latent rae --corners", "--corners is of the presets demo and continuous; leave out --generator and --lat"),
+        ("--generator masked --corners", "--corners is of both kinds, discrete and continuous; leave out --generator"),
+        ("--latent continuous --corners", "--corners is of both kinds, discrete and continuous; leave out --generator"),
+        ("--latent rae --corners", "--corners is of both kinds, discrete and continuous; leave out --generator and"),
         ("--generator diffusion", "argument --generator: invalid choice: 'diffusion'"),
     ],
 )

@@ -112,8 +112,8 @@ class Demo(Reading, Configurable, Verbose):
             raise ValueError("--seeds are those of --ablate and --corners; add one of them, or give one --seed")
         if self.ablate and self.corners:
             raise ValueError("--ablate and --corners are two tables; ask for one at a time")
-        if self.corners and (self.generator == "masked" or self.latent == "rae"):
-            raise ValueError("--corners is of the presets demo and continuous; leave out --generator and --latent")
+        if self.corners and (self.generator == "masked" or self.latent != "discrete"):
+            raise ValueError("--corners is of both kinds, discrete and continuous; leave out --generator and --latent")
         if several and (self.no_control or self.seed is not None):
             name = "--ablate" if self.ablate else "--corners"
             raise ValueError(
