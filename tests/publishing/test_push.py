@@ -237,15 +237,40 @@ def test_what_cannot_be_pushed_says_why(hub: Hub, tmp_path: Path, monkeypatch: p
         push_to_hub(ours(), NAME)
 
 
-def test_a_card_that_is_there_already_and_does_not_say_what_is_given_now_is_told(hub: Hub, tmp_path: Path):
+def test_a_card_that_was_edited_and_does_not_say_what_is_given_now_is_told(hub: Hub, tmp_path: Path):
     """A license that is only given on the second time would go nowhere, in silence."""
     ours().save_pretrained(tmp_path)
     push_to_hub(tmp_path, NAME)
+    (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text() + "My own words.")
     with pytest.warns(UserWarning, match="README.md was there already and stays as it is, without apache-2.0; write"):
         push_to_hub(tmp_path, NAME, license="apache-2.0")
     (tmp_path / "README.md").unlink()
     push_to_hub(tmp_path, NAME, license="apache-2.0")
     push_to_hub(tmp_path, NAME, license="apache-2.0")  # what is there says it: no warning, which would be an error
+
+
+def test_a_card_that_nobody_edited_is_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = run_folder(tmp_path / "run")
+    scores = (folder / "scores.json").read_bytes()
+    (folder / "scores.json").unlink()
+    card, words = folder / "README.md", ["push", str(folder), NAME, "--card"]
+    assert main([*words, "--license", "mit", "--data-license", "a --> b"]) == 0
+    assert "| pFID | 3.25 |" in card.read_text()
+    (folder / "scores.json").write_bytes(scores)
+    assert main(words) == 0
+    text = card.read_text()
+    assert "| pFID | 3.5 |" in text
+    assert "\nWeights: mit.\n" in text
+    assert "Their license: a --> b." in text, "what was said once need not be said again"
+    assert text.splitlines()[-1].count("-->") == 1
+    assert capsys.readouterr().out == f"model card: {card}\n" * 2
+    card.write_text(text.replace("# someone", "# By someone"))
+    edited = card.read_text()
+    assert main(words) == 0
+    assert card.read_text() == edited != text
+    assert capsys.readouterr().out == (
+        f"model card: {card}, as it was: somebody edited it; delete it to have it written anew\n"
+    )
 
 
 def test_a_card_alone_is_of_a_name_that_could_be_pushed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,8 +12,9 @@ class Push(Command):
     """A model to the Hugging Face hub, with a model card.
 
     Reads the folder of a model: one that a train verb, post-train or save_pretrained wrote, or best/ in it. Writes
-    README.md into it, unless there is one, and uploads that, the weights, config.json, scores.json, run.json and the
-    discriminator; never the state that a run resumes from. load_tokenizer and load_generator then take the name.
+    README.md into it, unless there is one that you wrote or edited, and uploads that, the weights, config.json,
+    scores.json, run.json and the discriminator; never the state that a run resumes from. load_tokenizer and
+    load_generator then take the name.
 
     The card tells recipe, scores and data; keep scores with evaluate --out FOLDER/scores.json.
     """
@@ -29,12 +30,13 @@ class Push(Command):
 
     def run(self) -> None:
         """Upload a model's folder, or only write its card."""
-        from robustok.publishing.model_card import Card, write_card
+        from robustok.publishing.model_card import Card, stays, write_card
         from robustok.publishing.push import check_repository, push_to_hub
 
         check_repository(self.name)
         licenses = {"license": self.license, "data_license": self.data_license}
         if self.card:
-            print(f"model card: {write_card(self.folder, Card(name=self.name, **licenses))}")
+            left = ", as it was: somebody edited it; delete it to have it written anew" if stays(self.folder) else ""
+            print(f"model card: {write_card(self.folder, Card(name=self.name, **licenses))}{left}")
             return
         print(push_to_hub(self.folder, self.name, private=self.private, **licenses))

@@ -1,11 +1,12 @@
 """The README.md of a model folder: what it is, how to load it, its scores by their protocol, recipe, data, license."""
 
+import hashlib
 import json
 import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from safetensors import safe_open
 
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import Score
-from robustok.runtime.checkpoint import CONFIG, MODEL, read_json, write_bytes
+from robustok.runtime.checkpoint import CONFIG, MODEL, parse_json, read_json, write_bytes
 from robustok.runtime.words import listed
 
 CARD, SCORES, RUN = "README.md", "scores.json", "run.json"
 DATA_LICENSES = {"fashion-mnist": "MIT", "fluent": "MIT"}  # of image sets by the name they give themselves
+LICENSES = "license", "data_license"  # of `Card`
 PARTS = ("pfid_cell",)  # scores that another is the mean of
 KINDS = {
     "tokenizer": "discrete image tokenizer",
@@ -39,15 +41,20 @@ class Card:
 
 
 def write_card(folder: str | Path, card: Card = Card()) -> Path:
-    """Write `folder/README.md` and return its path; one that is there stays as it is.
+    """Write `folder/README.md` and return its path; one that somebody else wrote or edited stays as it is.
 
-    Where it does not say a license that is given now, a warning tells.
+    One that was written here is written anew, and keeps the licenses that are not given now. Where one that stays does
+    not say a license that is given now, a warning tells.
     """
     path = Path(folder) / CARD
-    if not path.exists():
-        write_bytes(path, model_card(folder, card).encode())
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    former = _licenses(text) if text else {}
+    if former is not None:
+        license, data_license = (getattr(card, name) or former.get(name) for name in LICENSES)
+        card = replace(card, license=license, data_license=data_license)
+        written = model_card(folder, card)
+        write_bytes(path, (written + _mark(written, {name: getattr(card, name) for name in LICENSES})).encode())
         return path
-    text = path.read_text(encoding="utf-8", errors="replace")
     if missing := [fact for fact in (card.license, card.data_license) if fact and fact not in text]:
         warnings.warn(
             f"{path} was there already and stays as it is, without {', '.join(missing)}; write that into it, or delete "
@@ -55,6 +62,31 @@ def write_card(folder: str | Path, card: Card = Card()) -> Path:
             stacklevel=2,
         )
     return path
+
+
+def stays(folder: str | Path) -> bool:
+    """True for a folder whose card somebody else wrote or edited, which `write_card` leaves as it is."""
+    path = Path(folder) / CARD
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return bool(text) and _licenses(text) is None
+
+
+def _mark(text: str, licenses: Mapping[str, str | None]) -> str:
+    """The last line of a card, which nobody sees: by it a card that was edited since is known."""
+    about = {"hash": hashlib.sha256(text.encode()).hexdigest()[:16], **licenses}
+    told = json.dumps(about).replace(">", r"\u003e")  # which would end the comment
+    return f"\n<!-- by robustok: {told} -->\n"
+
+
+def _licenses(text: str) -> dict[str, str | None] | None:
+    """The licenses that a card was written with, None for one that was not written here, or edited."""
+    body, _, last = text.rpartition("\n<!-- by robustok: ")
+    try:
+        about = parse_json(last.removesuffix(" -->\n"))
+        licenses = {name: about[name] for name in LICENSES}
+    except (ValueError, LookupError, TypeError):
+        return None
+    return licenses if text == body + _mark(body, licenses) else None
 
 
 def model_card(folder: str | Path, card: Card = Card()) -> str:

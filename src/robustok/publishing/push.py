@@ -23,7 +23,7 @@ def push_to_hub(
     license: str | None = None,
     data_license: str | None = None,
 ) -> str:
-    """Upload a model and return its address. It gets a model card, README.md, unless its folder has one.
+    """Upload a model and return its address. It gets a model card, README.md, unless its folder has one of yours.
 
     `model` is a folder that a run or `save_pretrained` wrote, or a model with `save_pretrained`; `repository` is
     `owner/name`, made if it is not there, which `load_tokenizer` and `load_generator` then take. `license` is that of
