@@ -267,6 +267,16 @@ def test_images_holds_what_this_run_drew(models, tmp_path: Path, capsys):
             assert (np.asarray(picture) == image).all()
 
 
+@pytest.mark.parametrize("png", [False, True])
+def test_what_sample_wrote_is_scored_by_its_images_and_not_by_its_grid(png, models, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    assert main(["sample", *models, *["--png"] * png, "--out", str(out), *QUICK, "--count", "4"]) == 0
+    np.savez(tmp_path / "real.npz", np.zeros((4, SIDE, SIDE, 3), np.uint8))
+    told = refused(capsys, ["evaluate", "--generated", str(out), "--reference", str(tmp_path / "real.npz"), *QUICK])
+    images = f" or {out / 'images'}" * png
+    assert told.endswith(f"out is what sample wrote, a grid among it; give its images, {out / 'samples.npz'}{images}\n")
+
+
 def test_pictures_of_the_user_are_never_replaced(models, tmp_path: Path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "000000.png").write_bytes(b"my picture")

@@ -10,6 +10,8 @@ from robustok.names import RUNS, SPACES, scaled
 
 MOST = 10**6  # numbers that a range stands for, at most
 
+GRID, SAMPLES, DRAWN = "grid.png", "samples.npz", "images"  # in the folder that sample writes
+
 
 def numbers(text: str) -> tuple[int, ...]:
     """`0,3` or `0-9` or both, as numbers in that order; a number may be negative. Raises ValueError."""

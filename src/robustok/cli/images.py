@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from robustok.cli.arguments import Reading, View
+from robustok.cli.arguments import DRAWN, GRID, SAMPLES, Reading, View
 from robustok.data.fluent import EMBEDDED
 from robustok.data.image_files import BrokenFileError, Errors
 from robustok.data.images import ImageSet
@@ -49,6 +49,7 @@ def scored_images(
 ) -> ImageSource:
     """Images to score: those of an npz file as they are, others at `size` (None: their own, that of the first)."""
     if not is_npz(name):
+        _check_no_grid(Path(name))
         return images_of(name, size or own_size(name, view.broken), view, split=split)
     images = NpzImages(name)
     if size not in (None, images.size):
@@ -56,6 +57,13 @@ def scored_images(
             f"the images in {name} are {images.size} pixels and not {size}; those of an npz are not resized"
         )
     return images
+
+
+def _check_no_grid(folder: Path) -> None:
+    """Refuse, by a ValueError, a folder that sample wrote, in which the grid would be taken for an image."""
+    if (folder / SAMPLES).is_file() and (folder / GRID).is_file():
+        drawn = f" or {folder / DRAWN}" if (folder / DRAWN).is_dir() else ""
+        raise ValueError(f"{folder} is what sample wrote, a grid among it; give its images, {folder / SAMPLES}{drawn}")
 
 
 def own_size(name: str, broken: str | None = None) -> int:

@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustok.cli.arguments import Count, GeneratorName, Numbers, OutFolder, TokenizerName
+from robustok.cli.arguments import DRAWN, GRID, SAMPLES, Count, GeneratorName, Numbers, OutFolder, TokenizerName
 from robustok.cli.kinds import Sampled
 from robustok.cli.options import Shared
 from robustok.runtime.places import CLAIM, PARTIAL
 from robustok.runtime.words import counted
 
-IMAGES, SAMPLES = "images", "samples.npz"  # in the folder that is written to
-GRID = 400  # images in the grid, at most
+SHOWN = 400  # images in the grid, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +64,23 @@ class Sample(Sampled, Shared):
         if not is_main():
             return
         pixels = torch.cat(list(decoded(tokenizer, tokens)))
-        columns = len(classes) if len(classes) <= 20 else math.isqrt(min(len(pixels), GRID))
-        write_png(self.out / "grid.png", sheet(pixels[:GRID], min(columns, len(pixels))))
+        columns = len(classes) if len(classes) <= 20 else math.isqrt(min(len(pixels), SHOWN))
+        write_png(self.out / GRID, sheet(pixels[:SHOWN], min(columns, len(pixels))))
         images = pixels.permute(0, 2, 3, 1).numpy()
         for former_image in former:
             former_image.unlink()
         with replacing(self.out / SAMPLES) as partial, partial.open("wb") as file:  # tens of GB, perhaps
             np.savez(file, np.ascontiguousarray(images), labels.numpy())
         for number, image in enumerate(images if self.png else ()):
-            write_png(self.out / IMAGES / _png(number), Image.fromarray(image))
-        self.say(f"grid: {self.out / 'grid.png'}\nimages: {self.out / SAMPLES}")
+            write_png(self.out / DRAWN / _png(number), Image.fromarray(image))
+        self.say(f"grid: {self.out / GRID}\nimages: {self.out / SAMPLES}")
 
     def _former_images(self) -> list[Path]:
         """The pictures in OUT/images, each of which this run draws anew. Raises ValueError where there are others.
 
         Those of an earlier run would be scored with those of this one, and what is not ours is not to be lost.
         """
-        folder = self.out / IMAGES
+        folder = self.out / DRAWN
         there = sorted(folder.iterdir()) if folder.is_dir() else []
         drawn = [_png(number) for number in range(self.count)] if self.png else []
         left = (PARTIAL, PARTIAL + CLAIM)  # by a run that was killed while it wrote
