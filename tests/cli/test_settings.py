@@ -84,3 +84,10 @@ def test_a_second_phase_alone_is_for_a_tokenizer_that_is_given(capsys):
     assert "--perturbation.freeze_from 0.0" in " ".join(capsys.readouterr().out.split())
     assert main(asked) == 2
     assert "only the decoder would learn, of a tokenizer that is new" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_given_keeps_its_own_settings(capsys):
+    words = ["train-tokenizer", "smoke", "--images", "fluent", "--tokenizer", "t1", "--out", "o", "--quiet"]
+    assert main([*words, "--tokenizer.quantizer.codebook_size", "5"]) == 2
+    told = capsys.readouterr().err
+    assert "a tokenizer that is given keeps its own settings; leave out --tokenizer.quantizer.codebook_size" in told

@@ -29,7 +29,7 @@ def test_a_changed_batch_does_not_change_the_next_call():
 
 @pytest.mark.parametrize("batch_size", [0, 11])
 def test_a_batch_that_cannot_be_filled_is_refused(batch_size):
-    with pytest.raises(ValueError, match="choose 1 to 10"):
+    with pytest.raises(ValueError, match="choose a batch_size of 1 to 10"):
         batch_indices(10, batch_size, seed=0, step=0)
 
 

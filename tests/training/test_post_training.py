@@ -278,6 +278,8 @@ def test_senseless_settings_are_refused(setting, message):
 def test_fewer_pairs_than_a_batch_are_refused_before_anything_is_sampled(tmp_path):
     for few in ({"pairs": 15}, {"held_out": 50}):
         config = replace(POST, **{"held_out": 4, **few})
-        with pytest.raises(ValueError, match=r"a batch of 16 cannot be filled from 1\d images; choose 1 to"):
+        with pytest.raises(
+            ValueError, match=r"a batch of 16 cannot be filled from 1\d images; choose a batch_size of 1 to"
+        ):
             post_train(config, tokenizer(), generator(), images(), tmp_path, quiet=True)
         assert not list(tmp_path.glob("*.safetensors"))

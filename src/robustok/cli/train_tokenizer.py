@@ -49,6 +49,9 @@ class TrainTokenizer(ValidationOptions, Training):
         from robustok.training.tokenizer_training import train_tokenizer
 
         self.check_given()
+        own = [name for name, _ in self.typed if name.split(".")[0] == "tokenizer"]
+        if self.tokenizer and own:
+            raise ValueError(f"a tokenizer that is given keeps its own settings; leave out --{own[0]}, or --tokenizer")
         device, given, _ = self.opened()
         preset = self.chosen()
         if given is not None:

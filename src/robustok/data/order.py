@@ -37,7 +37,9 @@ class Windows:
 def check_batch(length: int, batch_size: int) -> None:
     """Raises ValueError for a batch that so many images do not fill."""
     if not 1 <= batch_size <= length:
-        raise ValueError(f"a batch of {batch_size} cannot be filled from {length} images; choose 1 to {length}")
+        raise ValueError(
+            f"a batch of {batch_size} cannot be filled from {length} images; choose a batch_size of 1 to {length}"
+        )
 
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int, windows: Windows | None = None) -> Labels:
