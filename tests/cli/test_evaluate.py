@@ -319,7 +319,7 @@ def test_a_reference_has_the_suffix_that_it_is_known_by(place, capsys, tmp_path)
         ("--generator g --tokenizer t --reference r --pfid-images 8", "--pfid-images goes with --images, and here are"),
         ("--generator g --tokenizer t --reference r --neighbors-in r", "; leave --neighbors-in out"),
         ("--tokenizer tokenizer --images real --sample-size 8", "--sample-size goes with --reference, and here are"),
-        ("--tokenizer tokenizer --images real --size 16", "which all images get; leave out --size 16"),
+        ("--tokenizer tokenizer --images real --size 8", "images are 16 pixels, and so are all; leave out --size 8"),
         ("--generated ours --reference real --out real.npz", "real.npz is there already and holds no records"),
     ],
 )

@@ -186,8 +186,6 @@ class Evaluate(Sampled, Features, View, Shared):
             if getattr(self, name) and part not in given:
                 option, there = name.replace("_", "-"), " and ".join(f"--{other}" for other in given)
                 raise ValueError(f"--{option} goes with --{part}, and here are {there}; leave --{option} out")
-        if self.size and "tokenizer" in given:
-            raise ValueError(f"--tokenizer has a size of its own, which all images get; leave out --size {self.size}")
 
     def _scores(self) -> list[Any]:
         """Every score of what was given."""
@@ -209,6 +207,8 @@ class Evaluate(Sampled, Features, View, Shared):
         if generator is not None:
             how["sampling"] = self.sampling(generator)
         size = self.size if tokenizer is None else tokenizer.image_size
+        if self.size not in (None, size):
+            raise ValueError(f"the tokenizer's images are {size} pixels, and so are all; leave out --size {self.size}")
 
         def opened(name: str | None) -> Any:
             return None if name is None else images.scored_images(name, size, view)
