@@ -214,14 +214,13 @@ WITHIN = [
     ["train-generator", "smoke", "--tokenizer", "t", "--images", "fashion-mnist", "--reference"],
     ["post-train", "--tokenizer", "t", "--generator", "g"],
     ["encode", "--tokenizer", "t"],
-    ["analyze", "--tokenizer", "t", "--generator", "g"],
     ["reference"],
     ["demo"],
 ]
 
 
 @pytest.mark.parametrize("argv", WITHIN, ids=lambda argv: argv[0])
-def test_no_verb_writes_into_a_folder_of_images(argv, tmp_path: Path, capsys):
+def test_what_trains_or_counts_images_writes_nothing_among_them(argv, tmp_path: Path, capsys):
     """Before anything is read; what lies beside the folder is another matter, which its name may begin."""
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -41,12 +41,11 @@ class Analyze(Sampled, View, Verbose):
         from robustok.analysis.latents import analyze_latents
         from robustok.analysis.page import page
         from robustok.analysis.tokens import analyze
-        from robustok.cli.images import check_outside, check_reading
+        from robustok.cli.images import check_reading
         from robustok.cli.models import tokenizer_named
         from robustok.evaluation.features.registry import extractor
         from robustok.generators.protocol import makes
 
-        check_outside(self.out, self, "images")
         check_reading(self, self.images)
         device, tokenizer, generator = self.opened()
         tuned = tokenizer_named(self.tuned, device, self.fields) if self.tuned else None
