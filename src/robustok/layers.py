@@ -39,7 +39,8 @@ def in_float32(module: M) -> M:
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
     """Evaluation mode for the while: no dropout, no codebook that learns from what is scored."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    modes = [(part, part.training) for part in parts if hasattr(part, "training")]  # frozen by TorchScript: none
     for module, _ in modes:
         module.training = False
     try:

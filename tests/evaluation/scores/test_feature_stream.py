@@ -55,9 +55,9 @@ def test_keeps_all_of_few():
 
 def test_from_batches_of_pixels():
     pixels = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8)
-    stream = feature_stream(pixels.split(3), lambda batch: batch.flatten(1).float())
+    stream = feature_stream(pixels.split(3), values := lambda batch: batch.flatten(1).float())
     assert torch.equal(stream.sample, pixels.flatten(1).float())
-    assert stream.space == {"features": "<lambda>"}
+    assert stream.space == {"features": extractor(values).name}
 
 
 def test_refuses_to_score_nothing():

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustok.evaluation.features.functions import name_of, network_of, weights_of
+from robustok.layers import evaluating
 from robustok.runtime.words import counted, reason
 from robustok.shapes import Features, Images, Pixels
 
@@ -49,9 +51,11 @@ class RichExtractor(Extractor, Protocol):
 def outputs(extract: Extractor, pixels: Tensor) -> Outputs:
     """Everything an extractor has to give of Pixels (b 3 h w); of most it is the features alone.
 
-    Arrays of numpy become tensors. Raises ValueError for what is no float of shape (b, f).
+    Arrays of numpy become tensors; one that is a module is in evaluation mode. Raises ValueError for what is no float
+    of shape (b, f).
     """
-    found = Outputs(*extract.outputs(pixels)) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
+    with evaluating(extract):
+        found = Outputs(*extract.outputs(pixels)) if isinstance(extract, RichExtractor) else Outputs(extract(pixels))
     count, name = len(pixels), extract.name
     logits, spatial = (x if x is None else checked(name, x, count) for x in found[1:3])
     return Outputs(checked(name, found.features, count), logits, spatial, found.side)
@@ -165,22 +169,27 @@ class NetworkExtractor:
 
 
 class CustomExtractor:
-    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself."""
+    """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself.
+
+    A network is in evaluation mode for the while, and its protocol tells its weights.
+    """
 
     def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
         self.function = function
-        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+        self.name = name or name_of(function)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        made = checked(self.name, self.function(pixels), len(pixels))
+        with evaluating(network_of(self.function)):
+            made = checked(self.name, self.function(pixels), len(pixels))
         if bad := int((~made.isfinite().all(dim=1)).sum()):
             raise ValueError(f"{self.name} made NaN or infinity from {bad} of {counted(len(pixels), 'image')}")
         return made
 
     def describe(self) -> dict[str, Any]:
-        return {"features": self.name}
+        network = network_of(self.function)
+        return {"features": self.name} | ({"weights": weights_of(network)} if network is not None else {})
 
 
 def from_numpy(
@@ -199,7 +208,7 @@ def from_numpy(
         images = pixels.permute(0, 2, 3, 1).cpu().numpy().copy()
         return function(images.astype(np.float32) / 255 if floats else images)
 
-    return CustomExtractor(features, name or str(getattr(function, "__name__", type(function).__name__)))
+    return CustomExtractor(features, name or name_of(function))
 
 
 def resize_images(images: Images, size: int) -> Float[Tensor, "b 3 {size} {size}"]:
