@@ -47,11 +47,11 @@ def test_refuses_what_are_no_images(scale, match):
 
 def test_tells_where_black_may_be_0_to_a_decoder():
     scores, images = [], Noise(40)
-    for scale in (lambda x: x, lambda x: (x + 1) / 2, lambda x: x / 4):
+    for scale in (lambda x: x, lambda x: (x + 1) / 2, lambda x: (3 * x).sigmoid(), lambda x: x / 4, torch.sigmoid):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             scores.append(score_tokenizer(Scaled(scale), images, shades))
-        assert any("as if 0 were black to the decoder" in str(one.message) for one in told) == (len(scores) == 2)
+        assert any("as if 0 were black to the decoder" in str(one.message) for one in told) == (len(scores) in (2, 3))
     assert scores[0][0].value < scores[1][0].value
 
 

@@ -13,6 +13,11 @@ from robustok.shapes import Images, Pixels, to_pixels
 from robustok.tokenizer.protocol import TokenizerLike, codebook_of, codes_of
 
 BYTES = 20  # no decoder of images in [-1, 1] makes that, and one of bytes does
+MANY = 20  # images none of which is half dark: that is odd
+MIDDLE, SPAN = (
+    127,
+    64,
+)  # of 255: the pixel of 0, and half of what there is from there to 1; a collapsed decoder has less
 
 
 @torch.no_grad()
@@ -50,6 +55,11 @@ def decoded(tokenizer: TokenizerLike, tokens: Tensor, batch_size: int = 125) -> 
             output = tokenizer.decode(codes_of(tokenizer, part))
         _check_images(output, len(part))
         yield to_pixels(output).cpu()
+
+
+def seems_from_0(lowest: int, highest: int) -> bool:
+    """Tell whether the extremes of pixels, of many images, look like those of a decoder to which 0 is black."""
+    return lowest >= MIDDLE and highest - lowest > SPAN
 
 
 def _check_images(output: Any, count: int) -> None:

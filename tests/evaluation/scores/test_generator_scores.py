@@ -1,3 +1,6 @@
+import re
+import warnings
+
 import pytest
 import torch
 from tests.evaluation.scored import CODES, Blocks, Grays, Noise, shades
@@ -101,6 +104,28 @@ def test_a_generator_of_latents(images):
         ValueError, match="a Still is not sampled as a Sampling says; generators of tokens take Sampling"
     ):
         run(sampling=Sampling())
+
+
+@pytest.mark.parametrize(
+    ("scale", "count", "told"),
+    [
+        (3.0, 20, True),
+        (3.0, 19, False),  # few may all be bright
+        (0.3, 20, False),  # collapsed
+        (None, 20, False),
+    ],
+)
+def test_warns_once_of_a_decoder_that_makes_images_from_0_to_1(images, scale, count, told):
+    class Sigmoid(Grays):
+        def decode(self, codes):
+            return super().decode(codes) if scale is None else (scale * super().decode(codes)).sigmoid()
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        labels, how = torch.zeros(count, dtype=torch.int64), {"sampling": FlowSampling(steps=2), "batch_size": 5}
+        score_generator(Still(), {"after": Sigmoid()}, Reference.of(images, shades), labels, shades, **how)
+    words = r"generated images go from 1\d\d to 2\d\d of 255 by the decoder 'after', as if 0 were black .* \[-1, 1\]"
+    assert [bool(re.match(words, str(one.message))) for one in seen] == [True] * told
 
 
 def test_refuses_too_few_images(images):

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from robustok.evaluation.decoding import seems_from_0
 from robustok.evaluation.features.extractor import Extractor, Outputs
 from robustok.evaluation.metrics.codebook_use import code_counts, dead_codes, perplexity, used_fraction
 from robustok.evaluation.metrics.latent_pfid import NoiseCell
@@ -114,10 +115,11 @@ class PixelAccumulator:
 
     def scores(self, protocol: Mapping[str, Any]) -> Iterator[Score]:
         """Means over images."""
-        if self.darkest < DARK and self.made[0] > GRAY and self.made[1] > LIGHT:
+        to_light = self.darkest < DARK and self.made[0] > GRAY and self.made[1] > LIGHT
+        if to_light or (self.darkest < GRAY and seems_from_0(*self.made)):
             warnings.warn(
                 f"images go down to {self.darkest} of 255, reconstructions to {self.made[0]}, as if 0 were black to "
-                "the decoder; if it is, scale what it decodes to [-1, 1]: 2 * images - 1",
+                "the decoder; decoders make [-1, 1] here, so if it is, scale what it decodes: 2 * images - 1",
                 stacklevel=2,
             )
         about: dict[str, Any] = getattr(self.lpips, "describe", dict)()

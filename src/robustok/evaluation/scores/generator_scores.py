@@ -1,12 +1,13 @@
 """Scores of generators, and of several decoders of the same samples, each with the protocol it was computed by."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import torch
 
-from robustok.evaluation.decoding import decoded, precision
+from robustok.evaluation.decoding import MANY, decoded, precision, seems_from_0
 from robustok.evaluation.features.image_source import Progress
 from robustok.evaluation.features.registry import FeatureSpaces
 from robustok.evaluation.scores.difference import paired_difference
@@ -58,6 +59,7 @@ def score_generator(
     first = next(iter(decoders.values()))
     spaces = with_references(features, reference, first.device)
     streams = [{name: FeatureStream(extract.describe(), keep) for name in decoders} for extract, _ in spaces]
+    extremes: dict[str, list[int]] = {name: [255, 0] for name in decoders}  # of the pixels that each made
     batches = list(torch.arange(len(labels)).split(batch_size))[rank() :: world_size()] if len(labels) else []
     done = 0
     for at in batches:
@@ -65,6 +67,8 @@ def score_generator(
         drawn = sample(generator, labels[at], sampling, seed=seed, **how)
         for name, decoder in decoders.items():
             pixels = torch.cat(list(decoded(decoder, drawn, batch_size)))
+            low, high = extremes[name]
+            extremes[name] = [min(low, int(pixels.min())), max(high, int(pixels.max()))]
             for (extract, _), own in zip(spaces, streams, strict=True):
                 own[name].add(extracted(extract, pixels), at)
         done += len(at)
@@ -78,10 +82,23 @@ def score_generator(
     about |= {"sampled_by": compile} if compile else {}
 
     def scores() -> list[Score]:
+        if done >= MANY:
+            _tell_of_range(extremes)
         pairs = zip(spaces, whole, strict=True)
         return [s for (_, real), own in pairs for s in score_streams(own, real, seeds=(seed,), protocol=about)]
 
     return from_main(scores)
+
+
+def _tell_of_range(extremes: Mapping[str, Sequence[int]]) -> None:
+    """Warn of decoders to which 0 seems to be black, by the lowest and highest pixel that each made."""
+    for name, (low, high) in extremes.items():
+        if seems_from_0(low, high):
+            warnings.warn(
+                f"generated images go from {low} to {high} of 255{name and f' by the decoder {name!r}'}, as if 0 were "
+                "black to the decoder; decoders make [-1, 1] here, so if it is, scale what it decodes: 2 * images - 1",
+                stacklevel=4,
+            )
 
 
 def score_streams(
