@@ -1,5 +1,6 @@
 """The plan of a demo: what is timed, how often each is counted, and what is said of it."""
 
+import json
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -89,6 +90,26 @@ def test_each_is_counted_as_often_as_the_demo_takes_it():
 def test_the_plan_in_words():
     words = plan.plan_in_words({"tokenizer": 245.0, "tokenizer_scores": 10.0, "control": 60.0})
     assert words == "tokenizer 4:05 min, its scores 10 s, control 1:00 min: about 5:15 min in all"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (None, "wanted settings, seconds, scores, peak_rss_gib; restore it"),
+        ({"scores": []}, "wanted settings"),
+        ({"seconds": {"tokenizer": "1"}}, "its seconds are no numbers"),
+        ({"scores": {"floor": {}}}, "its scores of floor are no list"),
+        ({"scores": {"floor": [{"metric": "fd"}]}}, "floor: record 0, .* it has no value"),
+    ],
+)
+def test_a_damaged_diary_is_refused(changed, said, tmp_path):
+    whole = {"settings": {}, "seconds": {"tokenizer": 1.0}, "scores": {}, "peak_rss_gib": 0.5}
+    diary = tmp_path / "diary.json"
+    diary.write_text(json.dumps(whole))
+    assert RunState(tmp_path, {}).content == whole
+    diary.write_text(json.dumps({} if changed is None else whole | changed))
+    with pytest.raises(ValueError, match=rf"diary.json.* {said}"):
+        RunState(tmp_path, {})
 
 
 def test_after_each_stage_what_is_to_go_follows_the_latest_pace(tmp_path, monkeypatch, capsys):

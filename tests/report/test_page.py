@@ -289,7 +289,8 @@ def test_damage_is_named_and_the_rest_is_shown(run_copy: Path):
     (folder / "images" / "perturbed.png").write_bytes(b"GIF89a")
     with (folder / "tokenizer" / "metrics.jsonl").open("a") as log:
         log.write('{"step": 1510, "l1": 0.0')
-    page = read(folder)
+    with pytest.warns(UserWarning, match=r"leaves out what is damaged: .*scores.json is damaged: it is not JSON\."):
+        page = read(folder)
     assert "scores.json is damaged: it is not JSON." in page.text
     assert "config.json holds a list where a dict belongs." in page.text
     assert "The image real.png is not there." in page.text
@@ -298,12 +299,18 @@ def test_damage_is_named_and_the_rest_is_shown(run_copy: Path):
     assert len(page.all("img")) == 7
 
 
-def test_a_score_without_a_number_is_named(tmp_path: Path):
-    scores = [{"metric": "rfid", "value": None}, {"value": 1.0}, {"metric": "rfid", "value": 101.25}]
+def test_a_score_that_is_none_is_named(tmp_path: Path):
+    whole = {"metric": "rfid", "value": 101.25}
+    wrong = {"interval": [3.0, 1.0]}, {"value": True}, {"images": 24.7}, {"seeds": [None]}, {"protocol": []}
+    scores = [{"metric": "rfid", "value": None}, {"value": 1.0}, 3, whole, *({**whole, **one} for one in wrong)]
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    page = read(tmp_path)
-    assert "scores.json has no metric or no number in its record 0." in page.text
-    assert "scores.json has no metric or no number in its record 1." in page.text
+    with pytest.warns(UserWarning, match="Record 0 of scores.json is no score: its value is None; wanted a finite num"):
+        page = read(tmp_path)
+    assert "Record 0 of scores.json is no score: its value is None; wanted a finite number." in page.text
+    assert "Record 1 of scores.json is no score: it has no metric; wanted metric, value" in page.text
+    assert "Record 2 of scores.json is no score: it has no metric, no value" in page.text
+    for number, field in enumerate(("interval", "value", "images", "seeds", "protocol"), 4):
+        assert f"Record {number} of scores.json is no score: its {field} is" in page.text
     assert "101.2" in page.text
 
 

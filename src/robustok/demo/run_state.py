@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.score import Score, scores_of_records
 from robustok.runtime.checkpoint import read_json, write_json
 from robustok.runtime.configs import completed
 from robustok.runtime.logging import clock, peak_rss_gib
@@ -19,7 +19,7 @@ STATE = "diary.json"
 class RunState:
     """Runs stages, tells about them, and remembers their time and scores; `show` is called after each stage.
 
-    Raises ValueError when the folder holds a demo with other settings.
+    Raises ValueError when the folder holds a demo with other settings, or its diary is damaged.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RunState:
         self.console = Console(highlight=False, soft_wrap=True)
         self.content: dict[str, Any] = {"settings": settings, "seconds": {}, "scores": {}, "peak_rss_gib": 0.0}
         if self.path.exists():
-            self.content = read_json(self.path)
+            self.content = _diary(self.path)
             if completed(self.content["settings"]) != settings:
                 raise ValueError(
                     f"{folder} holds a demo with other settings or of an older version; choose another folder with "
@@ -90,3 +90,18 @@ class RunState:
         plain = [score for group in self.content["scores"].values() for score in group]
         measured = [Score.from_plain(score) for score in plain]
         return measured + [Score(metric=name, value=value, images=0, protocol=how) for name, value, how in costs]
+
+
+def _diary(path: Path) -> dict[str, Any]:
+    """The content of a diary. Raises ValueError where anything of it is not as it was written."""
+    content, remedy = read_json(path), "restore it, or choose another folder with --out"
+    kinds = {"settings": dict, "seconds": dict, "scores": dict, "peak_rss_gib": int | float}
+    if not isinstance(content, dict) or any(not isinstance(content.get(name), kinds[name]) for name in kinds):
+        raise ValueError(f"{path} is no diary of a demo: wanted {', '.join(kinds)}; {remedy}")
+    if not all(isinstance(taken, int | float) for taken in content["seconds"].values()):
+        raise ValueError(f"{path} is no diary of a demo: its seconds are no numbers; {remedy}")
+    for name, records in content["scores"].items():
+        if not isinstance(records, list):
+            raise ValueError(f"{path} is no diary of a demo: its scores of {name} are no list; {remedy}")
+        scores_of_records(records, f"{path}, {name}")
+    return content

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from safetensors import safe_open
 
 from robustok.evaluation.scores.metric_names import metric_named
-from robustok.evaluation.scores.score import Score
+from robustok.evaluation.scores.score import scores_in
 from robustok.runtime.checkpoint import CONFIG, MODEL, parse_json, read_json, write_bytes
 from robustok.runtime.words import listed
 
@@ -142,7 +142,7 @@ def scores_of(folder: Path, best: Mapping[str, Any]) -> tuple[tuple[str, ...], l
     if not (folder / SCORES).is_file():
         return ("score", "value"), [(label(name), f"{value:.4g}") for name, value in best.get("scores", {}).items()]
     rows: list[tuple[str, ...]] = []
-    for score in map(Score.from_plain, read_json(folder / SCORES)):
+    for score in scores_in(folder / SCORES):
         between = "" if score.interval is None else f"{score.interval[0]:.4g} to {score.interval[1]:.4g}"
         seeds = f"; seeds {', '.join(map(str, score.seeds))}" if score.seeds else ""
         if score.metric not in PARTS:

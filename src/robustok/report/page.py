@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run folder, all of it or none, and return its path.
 
     The page needs no other file: styles, charts and images are inside it, and it has no script. What the run has
-    not made yet is named on the page. Raises ValueError for a folder that holds nothing of a run.
+    not made yet is named on the page, and what is damaged in a warning, too. Raises ValueError for a folder that holds
+    nothing of a run.
     """
-    path = Path(run_folder) / "report.html"
-    write_bytes(path, page(read_run(Path(run_folder))).encode())
+    path, run = Path(run_folder) / "report.html", read_run(Path(run_folder))
+    if run.damaged:
+        warnings.warn(f"the page of {run_folder} leaves out what is damaged: {' '.join(run.damaged)}", stacklevel=2)
+    write_bytes(path, page(run).encode())
     return path
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from robustok.evaluation.scores.metric_names import VARIANTS
+from robustok.evaluation.scores.score import fault_of
 from robustok.runtime.checkpoint import read_json
 from robustok.runtime.configs import flat
 from robustok.runtime.logging import MetricsLog
@@ -106,6 +107,7 @@ class Run:
     grids: list[Grid] = field(default_factory=list)
     tries: list[Record] = field(default_factory=list)  # of sigma, where post-training chose it
     missing: list[str] = field(default_factory=list)  # one sentence each
+    damaged: list[str] = field(default_factory=list)  # those of them that are of damage
 
     def score(self, metric: str, **protocol: Any) -> Record | None:
         """The first record of that metric whose protocol has these entries."""
@@ -212,6 +214,7 @@ def read_run(folder: Path) -> Run:
         grids=list(reader.previews() if only else reader.grids()),
         tries=reader.read(f"{'' if only else 'post_training/'}tries/tries.json", list, needed=False),
         missing=reader.missing,
+        damaged=reader.damaged,
     )
 
 
@@ -221,6 +224,7 @@ class _Reader:
 
     folder: Path
     missing: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
     def read(self, place: str, kind: type, *, needed: bool = True) -> Any:
         """The content of a JSON file if it is of the kind, otherwise an empty one."""
@@ -233,8 +237,15 @@ class _Reader:
         if isinstance(content, kind):
             return content
         if needed or path.is_file():
-            self.missing.append(fault if path.is_file() else f"{place} is not there.")
+            if path.is_file():
+                self.tell_damage(fault)
+            else:
+                self.missing.append(f"{place} is not there.")
         return kind()
+
+    def tell_damage(self, fault: str) -> None:
+        self.missing.append(fault)
+        self.damaged.append(fault)
 
     def only(self) -> str | None:
         """The stage that the folder itself is of, if it is of one."""
@@ -253,10 +264,13 @@ class _Reader:
 
     def records(self, place: str, *, needed: bool = True) -> Iterator[Record]:
         for i, record in enumerate(self.read(place, list, needed=needed)):
-            if isinstance(record, dict) and "metric" in record and isinstance(record.get("value"), int | float):
-                yield {"interval": None, "images": None, "seeds": None, "protocol": {}} | record
+            told: Record = {"interval": None, "images": None, "seeds": None, "protocol": {}}
+            told |= record if isinstance(record, dict) else {}
+            unknown: Record = {name: usual for name, usual in (("images", 0), ("seeds", [])) if told[name] is None}
+            if fault := fault_of(told | unknown):
+                self.tell_damage(f"Record {i} of {place} is no score: {fault}.")
             else:
-                self.missing.append(f"{place} has no metric or no number in its record {i}.")
+                yield told
 
     def rows(self, stage: str) -> list[Row]:
         """The numbers of a stage's `metrics.jsonl`, by step."""

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from robustok.evaluation.scores.difference import Difference, distinct, score_difference, unlike
 from robustok.evaluation.scores.intervals import Interval, seeds_interval
 from robustok.evaluation.scores.metric_names import METRICS, variant_of
-from robustok.evaluation.scores.score import Score
-from robustok.runtime.checkpoint import read_json
+from robustok.evaluation.scores.score import Score, scores_in
 
 SCORES, CHANGE = "scores.json", "_difference"
 
@@ -138,14 +137,7 @@ def columns_of(systems: Sequence[System], metrics: Sequence[str] | None = None) 
 
 def read_scores(path: Path) -> list[Score]:
     """The scores in a file, or in a run's folder. Raises ValueError."""
-    file = path / SCORES if path.is_dir() else path
-    records = read_json(file)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{file} holds no list of scores; give what robustok evaluate --out or robustok demo wrote")
-    try:
-        return [Score.from_plain(record) for record in records]
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    return scores_in(path / SCORES if path.is_dir() else path)
 
 
 def column_of(score: Score, metric: str) -> ScoreColumn:

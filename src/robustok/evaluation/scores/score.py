@@ -1,8 +1,9 @@
 """A score: one number that says how it was computed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -11,6 +12,8 @@ from robustok.evaluation.metrics.fid import frechet_distance
 from robustok.evaluation.scores.feature_stream import FeatureStream
 from robustok.evaluation.scores.intervals import Influence, Interval, influence, mean_interval
 from robustok.evaluation.scores.reference import Reference
+from robustok.runtime.checkpoint import read_json
+from robustok.runtime.words import reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,24 +44,79 @@ class Score:
         } | ({"system": dict(self.system)} if self.system else {})
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Score":
+    def from_plain(cls, plain: Any) -> "Score":
         """Read what `to_plain` gave. Raises ValueError for anything else."""
+        fault = fault_of(plain)
+        if fault:
+            raise ValueError(f"{str(plain)[:60]} is no record of a score: {fault}")
+        interval = plain["interval"]
+        return cls(
+            metric=plain["metric"],
+            value=float(plain["value"]),
+            interval=interval and (float(interval[0]), float(interval[1])),
+            images=int(plain["images"]),
+            seeds=tuple(map(int, plain["seeds"])),
+            protocol=dict(plain["protocol"]),
+            system=dict(plain.get("system", {})),
+        )
+
+
+def fault_of(record: Any) -> str | None:
+    """What is wrong with a record of `scores.json`, the first thing of all; None where it is whole."""
+    if not isinstance(record, Mapping):
+        return f"it is a {type(record).__name__}; wanted {', '.join(FIELDS)}"
+    if missing := [name for name in FIELDS if name not in record]:
+        return f"it has no {', no '.join(missing)}; wanted {', '.join(FIELDS)}"
+    for name, (fits, wanted) in (FIELDS | {"system": FIELDS["protocol"]}).items():
+        if name in record and not fits(record[name]):
+            return f"its {name} is {record[name]!r:.60}; wanted {wanted}"
+    return None
+
+
+def _number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number larger than any float
+        return False
+
+
+def _whole(value: Any) -> bool:
+    return _number(value) and value == int(value)
+
+
+def _ends(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_number, value)) and value[0] <= value[1]
+
+
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of a record: what it must be, and in words
+    "metric": (lambda value: isinstance(value, str), "the name of a metric"),
+    "value": (_number, "a finite number"),
+    "interval": (_ends, "null, or two finite numbers, the lower one first"),
+    "images": (lambda value: _whole(value) and value >= 0, "a whole number"),
+    "seeds": (lambda value: isinstance(value, list | tuple) and all(map(_whole, value)), "a list of whole numbers"),
+    "protocol": (lambda value: isinstance(value, Mapping), "an object of names and values"),
+}
+
+
+def scores_in(file: Path) -> list[Score]:
+    """The scores in a file. Raises ValueError that names the record that is none."""
+    records = read_json(file)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{file} holds no list of scores; give what robustok evaluate --out or robustok demo wrote")
+    return scores_of_records(records, str(file))
+
+
+def scores_of_records(records: Sequence[Any], file: str) -> list[Score]:
+    """The scores that a `file` tells. Raises ValueError that names the record that is none."""
+    scores = []
+    for number, record in enumerate(records):
         try:
-            interval = plain["interval"] and (float(plain["interval"][0]), float(plain["interval"][1]))
-            return cls(
-                metric=str(plain["metric"]),
-                value=float(plain["value"]),
-                interval=interval,
-                images=int(plain["images"]),
-                seeds=tuple(plain["seeds"]),
-                protocol=dict(plain["protocol"]),
-                system=dict(plain.get("system", {})),
-            )
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(
-                f"{str(plain)[:60]} is no record of a score ({error!r}); wanted metric, value, interval, images, "
-                "seeds and protocol"
-            ) from error
+            scores.append(Score.from_plain(record))
+        except ValueError as error:
+            raise ValueError(f"{file}: record {number}, {reason(error)}; restore the file or write it anew") from error
+    return scores
 
 
 class Distance(NamedTuple):
