@@ -11,7 +11,7 @@ from tests.data import some_shards
 from robustok.data import ImageFolder
 from robustok.data import folder as folders
 from robustok.data.folder import FolderFiles
-from robustok.data.images import DRAWS
+from robustok.data.images import DRAWS, short_hash
 from robustok.shapes import to_pixels
 
 RED, BLUE, GRAY = (255, 0, 0), (0, 0, 255), (51, 51, 51)
@@ -47,6 +47,30 @@ def test_folder_with_classes(zoo):
     assert colors.shape == (3, 3, 8, 8)
     assert colors.unique(dim=2).unique(dim=3).flatten(1).tolist() == [[*RED], [*BLUE], [*GRAY]]
     assert torch.equal(images.images(torch.tensor([2, 0])), images.images(everything(images))[[2, 0]])
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif", ".TIFF", ".tga"])
+@pytest.mark.parametrize("side", [8, 300])
+def test_other_pictures_of_the_same_names_and_byte_counts_are_another_set(suffix, side, tmp_path):
+    def described(seed):
+        pixels = np.random.default_rng(seed).integers(256, size=(2, side, side, 3), dtype=np.uint8)
+        pixels[:, : side // 3] = 255  # what pictures have in common
+        for name, picture in zip("ab", pixels, strict=True):
+            Image.fromarray(picture).save(tmp_path / f"{name}{suffix}")
+        return [path.stat().st_size for path in sorted(tmp_path.iterdir())], FolderFiles(tmp_path).describe()
+
+    (sizes, first), (same_sizes, other) = described(0), described(1)
+    assert sizes == same_sizes
+    assert first["hash"] != other["hash"]
+    assert described(0) == (sizes, first)
+
+
+def test_the_hash_of_compressed_files_is_of_names_and_byte_counts(tmp_path):
+    save(tmp_path / "a.png")
+    size = (tmp_path / "a.png").stat().st_size
+    assert FolderFiles(tmp_path).describe()["hash"] == short_hash(f"a.png {size}".encode())
+    (tmp_path / "b.bmp").symlink_to(tmp_path / "nowhere")  # reading it tells
+    assert FolderFiles(tmp_path).describe()["hash"] == short_hash(f"a.png {size}\nb.bmp 0".encode())
 
 
 def test_flat_folder_is_one_class(tmp_path):

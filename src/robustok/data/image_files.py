@@ -159,7 +159,11 @@ class ImageFiles(ImageSet):
         return self._batch(lambda square: square, squares).unflatten(0, (-1, 5))
 
     def describe(self) -> dict[str, Any]:
-        """The entries that scores and caches record. The hash is of names and byte counts, for contents take hours."""
+        """The entries that scores and caches record.
+
+        The hash is of names and byte counts, for contents take hours; of files without compression, whose byte counts
+        are alike, also of some of their bytes.
+        """
         about = self.source.describe()
         if self._kept is not None:
             about |= {"count": len(self), "hash": short_hash(about["hash"].encode(), self._kept.numpy().tobytes())}
