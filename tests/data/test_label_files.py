@@ -37,6 +37,7 @@ READ = {
     "no-suffix": (lines("  ", PETS), PETS),
     "stems.txt": (lines(" ", PETS, ("a", "b", "c")), PETS),
     "one-a-line.txt": ("\n".join(PETS), PETS),
+    "one-a-line-with-numbers.txt": ("3 wheeler\n4 wheeler\n3 wheeler\n", ["3 wheeler", "4 wheeler", "3 wheeler"]),
     "quoted.txt": ('"a.png" "golden retriever"\n"b.png" "golden eagle"\n\'c.png\' \'golden retriever\'\n', PETS),
     # delimiters
     "commas.txt": (lines(","), SHORT),
@@ -146,6 +147,9 @@ REFUSED = {
         "cat a.png\ndog b.png\ncat c.png\n",
         "line 1 is cat a.png: write lines of an image and its class",
     ),
+    "indices.txt": ("0 0\n1 1\n2 0\n", "tells no class of 3 of 3 images .* line 1 is 0 0: write .* divided by a comma"),
+    "indices-and-names.txt": ("1 cat\n2 dog\n3 cat\n", "line 1 is 1 cat: write lines of an image and its class"),
+    "one-hot.txt": ("1 0\n0 1\n1 0\n", "line 1 is 1 0: write lines of an image and its class"),
     "attributes.txt": (lines(" ", ["1 -1 1"] * 3), "has several numbers for one image, 1 -1 1; keep the one"),
     "two-classes.csv": (
         lines(",") + "a.png,dog\n",

@@ -157,7 +157,7 @@ def _one_a_line(file: Path, rows: list[LabelRow], images: _Images, place: str) -
     named = next((row for row in rows if any(suffix in row.text.lower() for suffix in SUFFIXES)), None)
     if all(images.close(row.text) and not WHOLE.fullmatch(row.text) for row in rows):
         named = first
-    if named or any(len(row.fields) > 1 for row in rows):
+    if named or any(len(row.fields) > 1 for row in rows) or _numbered(rows):
         row = named or first
         raise ValueError(
             f"{file} tells no class of {count} of {count} images in {place}: {some(list(images.names))}; its "
@@ -172,6 +172,13 @@ def _one_a_line(file: Path, rows: list[LabelRow], images: _Images, place: str) -
     if empty:
         raise ValueError(f"{empty.where} of {file} is {empty.text}, which is no class; {remedy}")
     return classes_of([row.fields[0] for row in rows], str(file))
+
+
+def _numbered(rows: list[LabelRow]) -> bool:
+    """Tell whether rows are of several numbers, or each of a number of its own and a class, divided by a blank."""
+    texts = [row.text.strip() for row in rows]
+    numbers = {text.split()[0] for text in texts if len(text.split()) > 1 and WHOLE.fullmatch(text.split()[0])}
+    return any(map(SEVERAL.fullmatch, texts)) or len(numbers) == len(rows) > 1
 
 
 def _header(file: Path, rows: list[LabelRow], images: _Images) -> tuple[list[str] | None, list[LabelRow]]:
