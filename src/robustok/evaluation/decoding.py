@@ -10,7 +10,14 @@ from robustok.layers import check_float32, evaluating
 from robustok.layers import precision as precision
 from robustok.runtime.words import counted
 from robustok.shapes import Images, Pixels, to_pixels
-from robustok.tokenizer.protocol import TokenizerLike, codebook_of, codes_of
+from robustok.tokenizer.protocol import (
+    TokenizerLike,
+    check_table_of_codes,
+    checked_tokens,
+    codebook_of,
+    codes_of,
+    made_of,
+)
 
 BYTES = 20  # no decoder of images in [-1, 1] makes that, and one of bytes does
 MANY = 20  # images none of which is half dark: that is odd
@@ -24,23 +31,38 @@ MIDDLE, SPAN = (
 def encoded(tokenizer: TokenizerLike, images: Images, batch_size: int = 125) -> Tensor:
     """The tokens (b n) of images, or the latents (b n d) of a tokenizer without a codebook, on the CPU.
 
-    Raises ValueError for latents that are not finite.
+    Raises ValueError for latents that are not finite, and for what are no latents or no tokens.
     """
     check_float32(tokenizer)
+    codebook = codebook_of(tokenizer)
+    if codebook is not None:
+        check_table_of_codes(codebook)
     parts = []
     with evaluating(tokenizer):
         for part in images.split(batch_size):
             latents = tokenizer.encode(part.to(tokenizer.device))
-            if not isinstance(latents, Tensor):
-                raise ValueError(
-                    f"a {type(tokenizer).__name__} encodes to a {type(latents).__name__}, not to latents (b n d); "
-                    "robustok.score_tokenizer, sample and post_train take raw models of diffusers"
-                )
-            _check_finite(latents, "encoder")
-            if codebook_of(tokenizer) is not None:
-                latents = tokenizer.quantize(latents).tokens
-            parts.append(latents.cpu())
+            _check_latents(latents, len(part), tokenizer)
+            if codebook is None:
+                parts.append(latents.cpu())
+            else:
+                tokens = checked_tokens(tokenizer.quantize(latents), len(part), len(codebook))
+                parts.append(tokens.cpu())
     return torch.cat(parts)
+
+
+def _check_latents(latents: Any, count: int, tokenizer: TokenizerLike) -> None:
+    """Raises ValueError for what are no latents of so many images; those that become tokens may be of any shape."""
+    if not isinstance(latents, Tensor):
+        raise ValueError(
+            f"a {type(tokenizer).__name__} encodes to a {type(latents).__name__}, not to latents (b n d); "
+            "robustok.score_tokenizer, sample and post_train take raw models of diffusers"
+        )
+    if len(latents) != count or (codebook_of(tokenizer) is None and latents.ndim != 3):
+        raise ValueError(
+            f"a {type(tokenizer).__name__} encodes {counted(count, 'image')} to {made_of(latents)}; wanted latents of "
+            f"shape ({count}, tokens, dimensions)"
+        )
+    _check_finite(latents, "encoder")
 
 
 @torch.no_grad()

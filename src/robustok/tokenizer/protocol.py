@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,9 +65,66 @@ def kind_of(tokenizer: object) -> Literal["tokens", "latents"]:
 
 
 def codes_of(tokenizer: TokenizerLike, generated: Tensor) -> Latents:
-    """What a tokenizer decodes, on its device: the codes of tokens (b n); latents (b n d) as they are."""
+    """What a tokenizer decodes, on its device: the codes of tokens (b n); latents (b n d) as they are.
+
+    Raises ValueError where the codes of tokens are none.
+    """
     generated = generated.to(tokenizer.device)
-    return generated.float() if generated.is_floating_point() else tokenizer.lookup(generated)
+    if generated.is_floating_point():
+        return generated.float()
+    codes: Any = tokenizer.lookup(generated.long())
+    if not isinstance(codes, Tensor) or not codes.is_floating_point() or len(codes) != len(generated):
+        raise ValueError(
+            f"the lookup of a {type(tokenizer).__name__} makes {made_of(codes)} of tokens {tuple(generated.shape)}; "
+            f"wanted a float tensor of shape ({len(generated)}, tokens, dimensions)"
+        )
+    return _as_weights(tokenizer, codes)
+
+
+def _as_weights(tokenizer: object, codes: Tensor) -> Tensor:
+    """Codes in float32, as all is computed, unless weights are in double precision, too."""
+    if not isinstance(tokenizer, nn.Module):
+        return codes.float()
+    plain = codes.dtype == torch.float64 and all(w.dtype != torch.float64 for w in tokenizer.parameters())
+    return codes.float() if plain else codes
+
+
+def check_table_of_codes(codebook: Any) -> None:
+    """Raises ValueError for a codebook that is no tensor (codes, dimensions)."""
+    if not isinstance(codebook, Tensor) or codebook.ndim != 2:
+        remedy = {nn.Embedding: "give its weight", np.ndarray: "give torch.from_numpy(codebook).float()"}
+        raise ValueError(
+            f"the codebook is {made_of(codebook)}; wanted a float tensor of shape (codes, dimensions)"
+            + "".join(f": {words}" for kind, words in remedy.items() if isinstance(codebook, kind))
+        )
+
+
+def checked_tokens(quantized: Any, count: int, codes: int) -> Tokens:
+    """The tokens of `count` images, of a codebook of so many codes, as int64 (b n). Raises ValueError for others."""
+    tokens = getattr(quantized, "tokens", None)
+    if tokens is None:
+        raise ValueError(
+            f"quantize returns {made_of(quantized)} without tokens; wanted what has them as an attribute, such as "
+            "robustok.tokenizer.quantizer.Quantized"
+        )
+    whole = isinstance(tokens, Tensor) and not (tokens.is_floating_point() or tokens.dtype == torch.bool)
+    if not whole or tokens.ndim != 2 or len(tokens) != count:
+        raise ValueError(
+            f"quantize makes tokens that are {made_of(tokens)} of {count} images; wanted a tensor of whole numbers of "
+            f"shape ({count}, tokens)"
+        )
+    low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
+    if low < 0 or high >= codes:
+        raise ValueError(f"quantize makes tokens from {low} to {high}; of {codes} codes they go from 0 to {codes - 1}")
+    return tokens.long()
+
+
+def made_of(value: object) -> str:
+    """What a part of a tokenizer made, in words: its type, and shape and numbers of what has them."""
+    if isinstance(value, Tensor | np.ndarray):
+        kind = "a tensor" if isinstance(value, Tensor) else "an array of numpy"
+        return f"{kind} {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"
 
 
 def as_module(tokenizer: object) -> nn.Module:

@@ -47,7 +47,9 @@ def test_floats_of_any_kind_are_scored_alike(scale):
 @pytest.mark.parametrize("scale", [lambda x: x[:, :1], lambda x: x.movedim(1, 3), lambda x: x[1:], lambda x: x[0]])
 def test_refuses_images_of_another_shape(scale):
     for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
-        with pytest.raises(ValueError, match=r"images of .* came as \(.*\); wanted \(images, 3, height, width\)"):
+        with pytest.raises(
+            ValueError, match=r"images of .* came as \(.*\); wanted (\(images, 3, height, w|one for each i)"
+        ):
             score(Wrong(lambda pixels: scale(pixels / 127.5 - 1)))
 
 
@@ -59,3 +61,20 @@ def test_refuses_what_is_no_set_of_images(given, what, unchecked):
     for score in (Reference.of, lambda images: score_image_set(images, [])):
         with pytest.raises(ValueError, match=f"{what} is no set of images; open one"):
             score(given)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_set_that_gives_fewer_images_than_its_length_says_is_told(cut):
+    class Longer(Noise):
+        def __len__(self):
+            return len(self.pixels) + 13
+
+        def images(self, indices):
+            return super().images(indices[indices < len(self.pixels)] if cut else indices)
+
+    said = "came as .*; wanted one for each index, of which its length says that there are 53"
+    for score in (lambda x: Reference.of(x, shades), lambda x: score_tokenizer(Blocks(), x, shades)):
+        with pytest.raises(
+            ValueError, match=said if cut else r"noise has 53 images by its length, but images 0 to 5\d"
+        ):
+            score(Longer(40))

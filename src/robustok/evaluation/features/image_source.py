@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from robustok.runtime.seeding import spread
-from robustok.runtime.words import counted, in_short
+from robustok.runtime.words import counted, in_short, reason
 from robustok.shapes import Images, Pixels, to_pixels
 
 Progress = Callable[[int, int], None]  # called with the number of images that are done, and of all
@@ -37,15 +37,31 @@ def check_set(images: object) -> None:
 
 
 def images_at(source: ImageSource, indices: Int[Tensor, " b"]) -> Images:
-    """Images of a source, in float32; arrays of numpy become tensors. Raises ValueError for another shape."""
-    found: Any = source.images(indices)
-    found = torch.tensor(found) if isinstance(found, np.ndarray) else found
-    if found.ndim != 4 or found.shape[:2] != (len(indices), 3):
+    """Images of a source, in float32; arrays of numpy become tensors. Raises ValueError for another shape or number."""
+    try:
+        found: Any = source.images(indices)
+    except IndexError as error:
         raise ValueError(
-            f"{counted(len(indices), 'image')} of {source.describe().get('name')} came as {tuple(found.shape)}; wanted "
+            f"{_name(source)} has {counted(len(source), 'image')} by its length, but images {int(indices.min())} to "
+            f"{int(indices.max())} cannot be had ({reason(error)}); let its length be the number of images"
+        ) from error
+    found = torch.tensor(found) if isinstance(found, np.ndarray) else found
+    if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != 3:
+        came = tuple(found.shape) if isinstance(found, Tensor) else in_short(found)
+        raise ValueError(
+            f"{counted(len(indices), 'image')} of {_name(source)} came as {came}; wanted "
             "(images, 3, height, width): repeat a gray channel three times, put channels before height"
         )
+    if len(found) != len(indices):
+        raise ValueError(
+            f"{counted(len(indices), 'image')} of {_name(source)} came as {tuple(found.shape)}; wanted one for each "
+            f"index, of which its length says that there are {len(source)}"
+        )
     return found.float()
+
+
+def _name(source: ImageSource) -> Any:
+    return source.describe().get("name")
 
 
 def pixels_of(images: Images) -> Pixels:

@@ -33,7 +33,7 @@ from robustok.runtime.seeding import spread
 from robustok.runtime.words import counted
 from robustok.shapes import Codebook, Images, Latents, Pixels
 from robustok.tokenizer.perturbation import neighbors
-from robustok.tokenizer.protocol import TokenizerLike, books_of, codebook_of
+from robustok.tokenizer.protocol import TokenizerLike, books_of, check_table_of_codes, codebook_of
 
 ALONE = "one image has no Frechet distance, so rFID, pFID and iFID are left out; give two or more to have them"
 
@@ -64,6 +64,8 @@ def score_tokenizer(
         check_range(images)
     codebook = codebook_of(tokenizer)
     discrete = codebook is not None
+    if discrete:
+        check_table_of_codes(codebook)
     if neighbors_in is not None:
         if discrete:
             raise ValueError("iFID is of latents, and this tokenizer makes codes; leave neighbors_in out")
