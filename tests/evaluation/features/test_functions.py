@@ -43,7 +43,25 @@ class Described(Net):
         return {"features": self.name}
 
 
-@pytest.mark.parametrize("made", [CustomExtractor, lambda net: CustomExtractor(net.features), lambda net: net])
+def calling(net: nn.Module) -> CustomExtractor:
+    def features(pixels: torch.Tensor) -> torch.Tensor:
+        return net(pixels)
+
+    return CustomExtractor(features)
+
+
+MADE = [
+    lambda net: net,
+    CustomExtractor,
+    lambda net: CustomExtractor(net.features),
+    lambda net: CustomExtractor(lambda pixels: net(pixels)),
+    lambda net: CustomExtractor(partial(lambda pixels, by: net(pixels) * by, by=2)),
+    calling,
+    lambda net: from_numpy(lambda images: net(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()),
+]
+
+
+@pytest.mark.parametrize("made", MADE)
 def test_a_network_is_used_in_evaluation_mode_and_left_as_it_was(made):
     net = Described()
     before = copy.deepcopy(net.state_dict())
@@ -100,6 +118,18 @@ def test_lambdas_are_told_apart_by_the_networks_they_call():
     assert calling(Net(0)) == calling(Net(0)) != calling(Net(1))
     arrays = [from_numpy(lambda images, by=by: images.mean((1, 2)) * by).name for by in (np.ones(3), np.zeros(3))]
     assert arrays[0] != arrays[1]
+
+
+def test_what_a_lambda_fills_while_it_is_used_does_not_tell_it_apart():
+    seen, by_name = [], {}
+
+    def noting():
+        return name_of(lambda pixels: (seen.append(pixels), by_name.update(a=pixels), shades(pixels))[-1])
+
+    before = noting()
+    seen.append(1)
+    by_name["a"] = 2
+    assert noting() == before
 
 
 def test_a_function_keeps_its_name():

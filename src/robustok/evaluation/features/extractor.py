@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustok.evaluation.features.functions import name_of, network_of, weights_of
+from robustok.evaluation.features.functions import name_of, network_of, networks_in, weights_of
 from robustok.layers import evaluating
 from robustok.runtime.words import counted, reason
 from robustok.shapes import Features, Images, Pixels
@@ -171,7 +172,8 @@ class NetworkExtractor:
 class CustomExtractor:
     """Any function from Pixels to Features, as a tensor or an array of numpy, named after itself.
 
-    A network is in evaluation mode for the while, and its protocol tells its weights.
+    A network, and those that a function calls, are in evaluation mode for the while. The protocol of a network tells
+    its weights.
     """
 
     def __init__(self, function: Callable[[Pixels], Features], name: str | None = None):
@@ -181,11 +183,15 @@ class CustomExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         check_pixels(pixels)
-        with evaluating(network_of(self.function)):
+        with evaluating(self._networks):
             made = checked(self.name, self.function(pixels), len(pixels))
         if bad := int((~made.isfinite().all(dim=1)).sum()):
             raise ValueError(f"{self.name} made NaN or infinity from {bad} of {counted(len(pixels), 'image')}")
         return made
+
+    @cached_property
+    def _networks(self) -> nn.ModuleList:
+        return nn.ModuleList(networks_in(self.function))
 
     def describe(self) -> dict[str, Any]:
         network = network_of(self.function)

@@ -35,6 +35,18 @@ def network_of(function: Callable[..., Any]) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
+def networks_in(function: Callable[..., Any], deep: int = DEEP) -> list[nn.Module]:
+    """The network that a function is, or is a method of, and those that it calls by a name."""
+    network = network_of(function)
+    if network is not None:
+        return [network]
+    if isinstance(function, partial):
+        return networks_in(function.func, deep)
+    found = [value for _, value in _found(function)] if isinstance(function, FunctionType) and deep > 0 else []
+    within = [networks_in(value, deep - 1) for value in found if isinstance(value, FunctionType | MethodType)]
+    return [value for value in found if isinstance(value, nn.Module)] + [net for nets in within for net in nets]
+
+
 def weights_of(network: nn.Module) -> str:
     """16 hex digits that change with any parameter or buffer."""
     return fingerprint({**dict(network.named_parameters()), **dict(network.named_buffers())})
@@ -57,7 +69,7 @@ def _shown(value: Any) -> str:
 def _contents(function: FunctionType, deep: int = DEEP) -> Any:
     """What a lambda computes, what it takes if nothing is given, and what it finds by name."""
     names = {name: _told(value, deep - 1) for name, value in sorted(_found(function))}
-    defaults = _told((function.__defaults__, function.__kwdefaults__), deep - 1)
+    defaults = _told((function.__defaults__, *sorted((function.__kwdefaults__ or {}).items())), deep)
     return _code(function.__code__), defaults, names
 
 
@@ -80,7 +92,10 @@ def _code(code: CodeType) -> Any:
 
 
 def _told(value: Any, deep: int) -> str:
-    """A value by what is in it, in words that are the same in every process; its type where that is not known."""
+    """A value by what is in it, in words that are the same in every process.
+
+    Its type where that is not known, and for lists and dictionaries, which may grow while features are made.
+    """
     match value:
         case nn.Module():
             return f"{type(value).__name__} {weights_of(value)}"
@@ -90,12 +105,10 @@ def _told(value: Any, deep: int) -> str:
             return f"{value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
         case None | bool() | int() | float() | str() | bytes():
             return repr(value)
-        case tuple() | list() if deep > 0:
+        case tuple() if deep > 0:
             return f"[{', '.join(_told(one, deep - 1) for one in value)}]"
-        case set() | frozenset() if deep > 0:
+        case frozenset() if deep > 0:
             return f"{{{', '.join(sorted(_told(one, deep - 1) for one in value))}}}"
-        case dict() if deep > 0:
-            return f"{{{', '.join(sorted(_told(pair, deep) for pair in value.items()))}}}"
         case FunctionType() if deep > 0 and _is_lambda(value):
             return repr(_contents(value, deep - 1))
     return str(getattr(value, "__qualname__", type(value).__qualname__))
