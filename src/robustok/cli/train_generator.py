@@ -78,8 +78,8 @@ class TrainGenerator(GeneratorValidation, Training):
 
     def _tell_steps(self, batch_size: int, images: int, every: int) -> None:
         """Say, and write as records, at which steps the log first has a gFID as low as --gfid-below."""
-        from robustok.evaluation.scores.score import Score
-        from robustok.runtime.checkpoint import read_json, write_json
+        from robustok.evaluation.scores.score import Score, scores_in
+        from robustok.runtime.checkpoint import write_json
         from robustok.runtime.distributed import is_main
         from robustok.runtime.logging import MetricsLog
         from robustok.training.saving import BEST
@@ -88,7 +88,7 @@ class TrainGenerator(GeneratorValidation, Training):
         if not is_main():
             return
         kept = self.out / BEST / "scores.json"
-        known = [Score.from_plain(plain) for plain in read_json(kept)] if kept.is_file() else []
+        known = scores_in(kept) if kept.is_file() else []
         unknown = Score(metric="gfid", value=0.0, images=self.validate_images, protocol={})  # where none is kept
         gfid = next((score for score in known if score.metric == "gfid"), unknown)
         rows = [row for row in MetricsLog(self.out).rows() if "gfid" in row]

@@ -21,10 +21,8 @@ from robustok.tokenizer.protocol import (
 
 BYTES = 20  # no decoder of images in [-1, 1] makes that, and one of bytes does
 MANY = 20  # images none of which is half dark: that is odd
-MIDDLE, SPAN = (
-    127,
-    64,
-)  # of 255: the pixel of 0, and half of what there is from there to 1; a collapsed decoder has less
+MIDDLE = 127  # of 255: the pixel of 0
+SPAN = 64  # half of what there is from there to 1; a decoder that has collapsed has less
 
 
 @torch.no_grad()
