@@ -1,5 +1,6 @@
 """Pixels to features: one extractor per feature space, each with its own resize, which is part of the metric."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -210,6 +211,7 @@ def from_numpy(
     if not callable(function):
         raise ValueError(f"{function!r} is no function; give one from images (n h w 3) to features (n d)")
 
+    @functools.wraps(function, assigned=(), updated=())  # so that networks in it are found
     def features(pixels: Pixels) -> Any:
         images = pixels.permute(0, 2, 3, 1).cpu().numpy().copy()
         return function(images.astype(np.float32) / 255 if floats else images)
