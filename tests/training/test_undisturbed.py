@@ -1,7 +1,7 @@
 """Training is what its settings say, whatever torch was told before; and they say which images are mirrored."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 from tests.training.tiny import GENERATOR, LOOP, MAIN, POST, cache, extract, generator, images, tokenizer
 
 from robustok.data.latent_cache import LatentCache
+from robustok.generators.autoregressive import AutoregressiveModel
 from robustok.runtime.checkpoint import load_model
+from robustok.tokenizer.tokenizer import Tokenizer
 from robustok.training.generator_training import train_generator
 from robustok.training.post_training import post_train
 from robustok.training.saving import Saves
@@ -25,30 +27,41 @@ TOLD: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
-def main(folder: Path) -> None:
+@contextmanager
+def doubles() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def main(folder: Path, source: Tokenizer, maker: AutoregressiveModel) -> None:
     train_tokenizer(replace(MAIN, loop=SHORT, precision="fp32"), images(), folder, quiet=True)
 
 
-def generators(folder: Path) -> None:
-    tokens = LatentCache(folder.parent.parent / "tokens", tokenizer())
+def generators(folder: Path, source: Tokenizer, maker: AutoregressiveModel) -> None:
+    tokens = LatentCache(folder.parent.parent / "tokens", source)
     train_generator(replace(GENERATOR, loop=SHORT, precision="fp32"), tokens, folder, quiet=True)
 
 
-def post(folder: Path) -> None:
+def post(folder: Path, source: Tokenizer, maker: AutoregressiveModel) -> None:
     config = replace(POST, loop=SHORT, pairs=16, held_out=16, precision="fp32", sampling_precision="fp32")
-    post_train(config, tokenizer(), generator(), images(), folder, features=extract(), quiet=True)
+    post_train(config, source, maker, images(), folder, features=extract(), quiet=True)
 
 
 @pytest.mark.parametrize("train", [main, generators, post])
 def test_what_the_caller_told_torch_changes_nothing(train, tmp_path: Path):
     weights = []
     cache(tmp_path)
-    for name in ("plainly", *TOLD):
-        folder = tmp_path / name / "run"
+    told = TOLD | {"doubles": doubles}
+    for name in ("plainly", *told):
+        folder, given = tmp_path / name / "run", (tokenizer(), generator())
         with ExitStack() as stack:
-            if name in TOLD:
-                stack.enter_context(TOLD[name]())
-            train(folder)
+            if name in told:
+                stack.enter_context(told[name]())
+            train(folder, *given)
             assert name not in ("no_grad", "inference_mode") or not torch.is_grad_enabled()
             assert torch.is_autocast_enabled("cpu") == (name == "autocast")
         weights.append(load_model(folder)[0])

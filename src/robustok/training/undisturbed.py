@@ -15,7 +15,7 @@ KINDS = ("cpu", "cuda", "mps", "xpu")  # of devices that may have an autocast
 def undisturbed(train: Callable[P, T]) -> Callable[P, T]:
     """Make a function that trains do so with gradients and in its own precision.
 
-    Notebooks switch gradients off, or autocast on, for all that follows; a run's settings would not tell.
+    Notebooks switch gradients off, autocast on, or to doubles for all that follows; a run's settings would not tell.
     """
 
     @functools.wraps(train)
@@ -23,6 +23,8 @@ def undisturbed(train: Callable[P, T]) -> Callable[P, T]:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
             for kind in KINDS:
                 if torch.is_autocast_enabled(kind):
                     stack.enter_context(torch.autocast(kind, enabled=False))

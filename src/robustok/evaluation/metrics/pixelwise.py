@@ -50,7 +50,7 @@ def ssim(generated: Pixels, real: Pixels) -> Float[Tensor, " b"]:
 def _blur(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
     """Gaussian means, separably, where the window lies inside."""
     weights = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
-    kernel = torch.tensor(weights, device=x.device) / sum(weights)
+    kernel = torch.tensor(weights, dtype=x.dtype, device=x.device) / sum(weights)
     planes = x.flatten(0, 1).unsqueeze(1)
     planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
     return planes.view(*x.shape[:2], *planes.shape[-2:])
