@@ -11,7 +11,8 @@ from tests.data import some_shards
 from robustok.data import ImageFolder
 from robustok.data import folder as folders
 from robustok.data.folder import FolderFiles
-from robustok.data.images import DRAWS, short_hash
+from robustok.data.images import DRAWS
+from robustok.runtime.checkpoint import short_hash
 from robustok.shapes import to_pixels
 
 RED, BLUE, GRAY = (255, 0, 0), (0, 0, 255), (51, 51, 51)

@@ -40,7 +40,7 @@ class Evaluate(Sampled, Features, View, Shared):
     """Scores of a tokenizer, of a generator, or of images.
 
     --tokenizer and --images: rFID, pFID and its cells, PSNR, SSIM; codebook use, or iFID without a codebook, and with
-    --predict the distance that foretells gFID.
+    --predict the distance that went best with gFID.
 
     --generator, --tokenizer and --reference: gFID, precision, recall, density, coverage, KID, MIND, Vendi score; in the
     space inception also sFID and the Inception Score; with --train AuthPct and C_T, which tell of copies. Settings say

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from robustok.data.images import Draws, FashionMNIST, ImageSet, Indices, short_hash
+from robustok.data.images import Draws, FashionMNIST, ImageSet, Indices
+from robustok.runtime.checkpoint import short_hash
 from robustok.runtime.whole_numbers import whole_number, whole_numbers
 from robustok.shapes import Images, to_images
 

@@ -5,7 +5,6 @@ in the user's cache and hold as long as no folder within has changed; files that
 does not show, are noticed by a sample of sizes.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -21,7 +20,7 @@ from robustok.data.file_names import PACKED, PLAIN, SUFFIXES, is_hidden, tell_un
 from robustok.data.image_files import BrokenFileError, Files
 from robustok.data.label_files import told_by
 from robustok.data.user_cache import cached_file, keep
-from robustok.runtime.checkpoint import parse_json
+from robustok.runtime.checkpoint import parse_json, short_hash
 from robustok.runtime.places import home
 from robustok.runtime.words import reason, some
 
@@ -88,16 +87,16 @@ def _some_bytes(path: Path) -> str:
 
     Nothing for a file that cannot be read, which reading it tells.
     """
-    digest = hashlib.sha256()
+    pieces = []
     try:
         with path.open("rb") as file:
             last = os.fstat(file.fileno()).st_size - PIECE
             for piece in range(PIECES if last > 0 else 1):
                 file.seek(int(last * (piece * GOLDEN % 1)) if last > 0 else 0)
-                digest.update(file.read(PIECE))
+                pieces.append(file.read(PIECE))
     except OSError:
         return ""
-    return f" {digest.hexdigest()[:16]}"
+    return f" {short_hash(*pieces)}"
 
 
 class Listing(NamedTuple):

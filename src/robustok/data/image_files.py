@@ -19,8 +19,9 @@ from torch import Tensor
 
 from robustok.data import decoding
 from robustok.data.classes import check_none_lost
-from robustok.data.images import Draws, ImageSet, Indices, short_hash
+from robustok.data.images import Draws, ImageSet, Indices
 from robustok.data.order import Windows
+from robustok.runtime.checkpoint import short_hash
 from robustok.runtime.threads import cores
 from robustok.runtime.whole_numbers import whole_number, whole_numbers
 from robustok.runtime.words import reason, some

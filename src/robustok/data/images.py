@@ -5,7 +5,6 @@ Every set hands out `Images` in [-1, 1] by index, in two views: `images`, fixed,
 """
 
 import gzip
-import hashlib
 from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustok.data.order import Windows
+from robustok.runtime.checkpoint import short_hash
 from robustok.runtime.seeding import mixed
 from robustok.runtime.whole_numbers import whole_number, whole_numbers
 from robustok.shapes import Images, Labels, to_images
@@ -166,8 +166,3 @@ def evenly_ordered(images: ImageSet) -> Subset:
     labels = images.labels[by_class]
     places = torch.arange(len(images)) - (counts.cumsum(dim=0) - counts)[labels]  # of each image in its class
     return images.subset(by_class[((places + 0.5) / counts[labels]).argsort(stable=True)])
-
-
-def short_hash(*parts: bytes | bytearray) -> str:
-    """The start of the SHA-256 of all parts one after another: a name for contents."""
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

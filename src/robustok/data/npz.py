@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustok.data.images import Indices, short_hash
+from robustok.data.images import Indices
+from robustok.runtime.checkpoint import short_hash
 from robustok.runtime.npz import array_names, center_square, checksum, map_array, read_array
 from robustok.runtime.places import home
 from robustok.shapes import Images, to_images

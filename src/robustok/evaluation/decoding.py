@@ -39,7 +39,7 @@ def encoded(tokenizer: TokenizerLike, images: Images, batch_size: int = 125) -> 
     with evaluating(tokenizer):
         for part in images.split(batch_size):
             latents = tokenizer.encode(part.to(tokenizer.device))
-            _check_latents(latents, len(part), tokenizer)
+            _check_latents(latents, len(part), tokenizer, whole=codebook is None)
             if codebook is None:
                 parts.append(latents.cpu())
             else:
@@ -48,14 +48,14 @@ def encoded(tokenizer: TokenizerLike, images: Images, batch_size: int = 125) -> 
     return torch.cat(parts)
 
 
-def _check_latents(latents: Any, count: int, tokenizer: TokenizerLike) -> None:
-    """Raises ValueError for what are no latents of so many images; those that become tokens may be of any shape."""
+def _check_latents(latents: Any, count: int, tokenizer: TokenizerLike, *, whole: bool) -> None:
+    """Raises ValueError for what are no latents of so many images: of any shape, or where `whole` (b n d)."""
     if not isinstance(latents, Tensor):
         raise ValueError(
             f"a {type(tokenizer).__name__} encodes to a {type(latents).__name__}, not to latents (b n d); "
             "robustok.score_tokenizer, sample and post_train take raw models of diffusers"
         )
-    if len(latents) != count or (codebook_of(tokenizer) is None and latents.ndim != 3):
+    if len(latents) != count or (whole and latents.ndim != 3):
         raise ValueError(
             f"a {type(tokenizer).__name__} encodes {counted(count, 'image')} to {made_of(latents)}; wanted latents of "
             f"shape ({count}, tokens, dimensions)"

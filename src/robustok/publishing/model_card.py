@@ -1,6 +1,5 @@
 """The README.md of a model folder: what it is, how to load it, its scores by their protocol, recipe, data, license."""
 
-import hashlib
 import json
 import math
 import re
@@ -15,7 +14,7 @@ from safetensors import safe_open
 
 from robustok.evaluation.scores.metric_names import metric_named
 from robustok.evaluation.scores.score import scores_in
-from robustok.runtime.checkpoint import CONFIG, MODEL, parse_json, read_json, write_bytes
+from robustok.runtime.checkpoint import CONFIG, MODEL, parse_json, read_json, short_hash, write_bytes
 from robustok.runtime.words import listed
 
 CARD, SCORES, RUN = "README.md", "scores.json", "run.json"
@@ -47,8 +46,7 @@ def write_card(folder: str | Path, card: Card = Card()) -> Path:
     not say a license that is given now, a warning tells.
     """
     path = Path(folder) / CARD
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    former = _licenses(text) if text else {}
+    former = _licenses(text := _text(path))
     if former is not None:
         license, data_license = (getattr(card, name) or former.get(name) for name in LICENSES)
         card = replace(card, license=license, data_license=data_license)
@@ -66,20 +64,25 @@ def write_card(folder: str | Path, card: Card = Card()) -> Path:
 
 def stays(folder: str | Path) -> bool:
     """True for a folder whose card somebody else wrote or edited, which `write_card` leaves as it is."""
-    path = Path(folder) / CARD
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return bool(text) and _licenses(text) is None
+    return _licenses(_text(Path(folder) / CARD)) is None
+
+
+def _text(path: Path) -> str:
+    """What a card says, nothing where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _mark(text: str, licenses: Mapping[str, str | None]) -> str:
     """The last line of a card, which nobody sees: by it a card that was edited since is known."""
-    about = {"hash": hashlib.sha256(text.encode()).hexdigest()[:16], **licenses}
+    about = {"hash": short_hash(text.encode()), **licenses}
     told = json.dumps(about).replace(">", r"\u003e")  # which would end the comment
     return f"\n<!-- by robustok: {told} -->\n"
 
 
 def _licenses(text: str) -> dict[str, str | None] | None:
-    """The licenses that a card was written with, None for one that was not written here, or edited."""
+    """The licenses that a card was written with, none of an empty one, None for one not written here, or edited."""
+    if not text:
+        return {}
     body, _, last = text.rpartition("\n<!-- by robustok: ")
     try:
         about = parse_json(last.removesuffix(" -->\n"))

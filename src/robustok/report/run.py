@@ -236,11 +236,10 @@ class _Reader:
             content, fault = None, f"{place} is damaged: it is not JSON."
         if isinstance(content, kind):
             return content
-        if needed or path.is_file():
-            if path.is_file():
-                self.tell_damage(fault)
-            else:
-                self.missing.append(f"{place} is not there.")
+        if path.is_file():
+            self.tell_damage(fault)
+        elif needed:
+            self.missing.append(f"{place} is not there.")
         return kind()
 
     def tell_damage(self, fault: str) -> None:

@@ -154,6 +154,11 @@ def fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
     return digest.hexdigest()[:16]
 
 
+def short_hash(*parts: bytes | bytearray) -> str:
+    """The start of the SHA-256 of all parts one after another: a name for contents."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
 def save_resume(path: str | Path, state: Any) -> None:
     """Write nested dicts (string or integer keys), lists and tuples of tensors, numbers, strings, bools and
     None into one safetensors file: the tensors flat, the structure as JSON in its metadata.

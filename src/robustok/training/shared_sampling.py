@@ -9,11 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robustok.data.images import short_hash
 from robustok.generators.generate import AnySampling, sample
 from robustok.generators.protocol import GeneratorLike
 from robustok.layers import precision as number_format
-from robustok.runtime.checkpoint import is_whole, parse_json, save_tensors, stored_tensors
+from robustok.runtime.checkpoint import is_whole, parse_json, save_tensors, short_hash, stored_tensors
 from robustok.runtime.configs import to_plain
 from robustok.runtime.distributed import from_main, gather, rank, world_size
 from robustok.runtime.logging import Progress

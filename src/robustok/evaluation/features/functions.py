@@ -1,6 +1,5 @@
 """Functions that users give as feature spaces: what tells one from another, and the networks in them."""
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from robustok.runtime.checkpoint import fingerprint
+from robustok.runtime.checkpoint import fingerprint, short_hash
 
 LAMBDA = "<lambda>"
 
@@ -29,7 +28,7 @@ def name_of(function: Callable[..., Any]) -> str:
         return name
     found = [(name, _told(value)) for name, value in sorted(_found_by(function).items())]
     told = _code(function.__code__), _told(function.__defaults__), found
-    return f"<lambda {_short(repr(told).encode())}>"
+    return f"<lambda {short_hash(repr(told).encode())[:8]}>"
 
 
 def network_of(function: Callable[..., Any]) -> nn.Module | None:
@@ -65,10 +64,6 @@ def _code(code: CodeType) -> Any:
     return code.co_code, constants, code.co_names, code.co_freevars
 
 
-def _short(told: bytes) -> str:
-    return hashlib.sha256(told).hexdigest()[:8]
-
-
 def _told(value: Any) -> str:
     """A value in words that are the same in every process: its type alone, where these are not known."""
     match value:
@@ -81,5 +76,5 @@ def _told(value: Any) -> str:
         case Tensor():
             return fingerprint({"": value})
         case np.ndarray():
-            return _short(str(value.shape).encode() + value.tobytes())
+            return short_hash(str(value.shape).encode(), value.tobytes())[:8]
     return str(getattr(value, "__qualname__", type(value).__qualname__))
